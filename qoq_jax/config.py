@@ -1,0 +1,313 @@
+"""Configuration: an ml_collections.ConfigDict on the outside, frozen dataclasses on the inside.
+
+A config file (configs/*.py) defines `get_config(arg)` and returns a ConfigDict that starts from `default()`. The command line
+overrides single fields (`--config.rl.lr=1e-4`). `parse` turns the ConfigDict into a frozen `Config`: an unknown key or a wrong
+type stops there, with a suggestion. Code below the command line only ever sees the dataclasses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.util
+import os
+import typing
+
+import ml_collections
+
+from qoq_jax.data.schema import DOMAINS
+from qoq_jax.errors import ConfigError
+from qoq_jax.rl.drpo import DRPOConfig
+from qoq_jax.rl.rewards import RewardConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Which model, and how it computes."""
+
+    variant: str = "nano"  # a name of models/variants.py: nano, 3b, 7b, 32b, 72b
+    tokenizer: str = "nano"  # "nano", or a Hugging Face directory that holds tokenizer.json
+    ecg_tokens: int = 50  # tokens an ECG: 1 (pooled), 50 (a time step each) or 400 (a lead and time step each)
+    compute_dtype: str = "float32"  # float32 or bfloat16; master weights are always float32
+    remat: str = "none"  # rematerialisation of decoder and vision blocks: none, dots, full
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Device mesh. The product must be the device count; -1 takes what is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where rows come from and how they become fixed shapes."""
+
+    root: str = "data_cache"  # folder for generated and fetched data sets
+    mini_rows: int = 6000  # training rows of climb-mini; 0 = none
+    mini_seed: int = 0
+    mini_imbalance: str = "climb"  # climb (one domain over half of the rows) or balanced
+    real: bool = True  # add the real samples of climb/samples.py when they can be fetched
+    extra: tuple[str, ...] = ()  # further folders with train/validation/test.jsonl in the CLIMB-QA schema
+    real_repeat: int = 4  # times that a real training row counts, since there are few of them
+    mixing_power: float = 1.0  # a domain of n rows is drawn with weight n^power: 1 = as they come, 0 = all domains alike
+    on_error: str = "raise"  # a bad sample: "raise", or "skip" (counted, listed in the report)
+    max_bad_fraction: float = 0.01  # with skip: stop when more than this share of the rows read was bad
+    min_pixels: int = 28 * 28
+    max_pixels: int = 112 * 112  # largest image after resizing
+    frame_max_pixels: int = 112 * 112  # largest frame of a volume or video after resizing
+    system: str = ""  # system turn of the chat; "" = none
+    max_prompt_tokens: int = 128
+    max_response_tokens: int = 48
+    max_patches: int = 128  # patches of the largest sample
+    mean_patches: int = 112  # vision budget of a training batch: patches a sample
+    mean_ecgs: float = 0.4  # ECG budget of a training batch: ECGs a sample
+    media_rows: int = 1  # media rows a batch; a multiple of the mesh's data x fsdp
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW, as in QoQ-Med (spec: lr 1e-6 there; the stages set their own)."""
+
+    weight_decay: float = 0.01
+    b1: float = 0.9
+    b2: float = 0.999
+    clip_norm: float = 1.0
+    max_skipped: int = 10  # stop after so many non-finite updates in a row
+
+
+@dataclasses.dataclass(frozen=True)
+class SftConfig:
+    """Supervised warm start."""
+
+    steps: int = 200
+    rows: int = 16  # text rows a batch; several samples are packed into one
+    tokens: int = 352  # length of a text row
+    samples: int = 48  # samples a batch that the media budget is made for
+    limit: int = 0  # use only so many training rows (0 = all): the warm start should learn the format, not the task
+    lr: float = 1e-3
+    warmup: int = 20
+    schedule: str = "cosine"  # constant or cosine
+    accumulate: int = 1  # micro-batches a step; divides media_rows
+    save_every: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class RlConfig:
+    """Reinforcement learning on sampled answers."""
+
+    algorithm: str = "drpo"  # drpo or grpo
+    steps: int = 300
+    questions: int = 32  # prompts a rollout batch
+    rollouts: int = 8  # answers a prompt
+    minibatches: int = 1  # updates a rollout batch; divides media_rows
+    accumulate: int = 1  # micro-batches an update; minibatches x accumulate divides media_rows
+    lr: float = 3e-4
+    warmup: int = 10
+    schedule: str = "constant"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    kl_coefficient: float = 1e-4
+    clip_low: float = 0.2
+    clip_high: float = 0.3
+    clip_dual: float = 3.0
+    old_logprobs: str = "sampler"  # denominator of the ratio: the sampler's own, or "trainer" (one more forward pass)
+    save_every: int = 50
+    reward: RewardConfig = RewardConfig()
+    drpo: DRPOConfig = DRPOConfig(num_domains=len(DOMAINS))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation of a checkpoint by greedy decoding."""
+
+    split: str = "test"
+    rows: int = 32  # rows a batch
+    limit_per_domain: int = 0  # 0 = all
+    gallery: int = 24  # cases drawn in the report
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    every: int = 5  # steps between log lines and metric rows
+    tensorboard: bool = True
+    wandb: bool = False  # needs the extra `wandb`
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    workdir: str = "runs/default"
+    stages: tuple[str, ...] = ("sft", "rl")
+    model: ModelConfig = ModelConfig()
+    mesh: MeshConfig = MeshConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    sft: SftConfig = SftConfig()
+    rl: RlConfig = RlConfig()
+    eval: EvalConfig = EvalConfig()
+    log: LogConfig = LogConfig()
+
+
+_CHOICES = {
+    "stages": ("sft", "rl"),
+    "model.ecg_tokens": (1, 50, 400),
+    "model.compute_dtype": ("float32", "bfloat16"),
+    "model.remat": ("none", "dots", "full"),
+    "data.mini_imbalance": ("climb", "balanced"),
+    "data.on_error": ("raise", "skip"),
+    "sft.schedule": ("constant", "cosine"),
+    "rl.schedule": ("constant", "cosine"),
+    "rl.algorithm": ("drpo", "grpo"),
+    "rl.old_logprobs": ("sampler", "trainer"),
+    "eval.split": ("validation", "test"),
+}
+_POSITIVE = ("sft.steps", "sft.rows", "sft.tokens", "sft.samples", "sft.accumulate", "sft.save_every", "rl.steps", "rl.questions", "rl.rollouts",
+             "rl.minibatches", "rl.accumulate", "rl.temperature", "rl.save_every", "eval.rows", "log.every",
+             "data.media_rows", "data.max_prompt_tokens", "data.max_response_tokens")
+
+
+def default() -> ml_collections.ConfigDict:
+    """The defaults as a ConfigDict; config files start from it and change what differs."""
+    return to_config_dict(Config())
+
+
+def to_config_dict(config) -> ml_collections.ConfigDict:
+    """A (nested) config dataclass as a ConfigDict."""
+    return ml_collections.ConfigDict(dataclasses.asdict(config), convert_dict=True)
+
+
+def parse(config: ml_collections.ConfigDict) -> Config:
+    """ConfigDict -> frozen Config.
+
+    Raises:
+      ConfigError: an unknown key, a wrong type, or a value that makes no sense; the message names the field.
+    """
+    parsed = _build(Config, config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config), "")
+    _check(parsed)
+    return parsed
+
+
+def load(path: str) -> ml_collections.ConfigDict:
+    """Runs `get_config(arg)` of a config file given as `path.py` or `path.py:arg`."""
+    file, _, arg = path.partition(":")
+    if not os.path.isfile(file):
+        near = difflib.get_close_matches(os.path.basename(file), _config_files(os.path.dirname(file) or "."), n=1)
+        raise ConfigError(f"config file {file!r} does not exist",
+                          mend=f"did you mean {near[0]!r}?" if near else "give the path of a file in configs/")
+    module_spec = importlib.util.spec_from_file_location("qoq_config", file)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError("defines no get_config(arg)", where=file)
+    return module.get_config(arg) if arg else module.get_config()
+
+
+def override(config: ml_collections.ConfigDict, assignments: typing.Sequence[str]) -> ml_collections.ConfigDict:
+    """Applies `--config.a.b=value` arguments, typed as the field they replace."""
+    for text in assignments:
+        key, sep, value = text.removeprefix("--config.").partition("=")
+        if not text.startswith("--config.") or not sep:
+            raise ConfigError(f"cannot read {text!r}", mend="write --config.section.field=value")
+        node, parts = config, key.split(".")
+        for depth, part in enumerate(parts):
+            if not isinstance(node, ml_collections.ConfigDict) or part not in node:
+                known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+                raise ConfigError(f"unknown config key {'.'.join(parts[:depth + 1])!r}", mend=_suggest(part, known))
+            if depth < len(parts) - 1:
+                node = node[part]
+        if isinstance(node[parts[-1]], ml_collections.ConfigDict):
+            raise ConfigError(f"{key!r} is a section, not a field", mend="name a field: " + ", ".join(node[parts[-1]]))
+        node[parts[-1]] = _read_value(value, node[parts[-1]], key)
+    return config
+
+
+def _read_value(text: str, like, key: str):
+    """Text -> value of the type of `like`."""
+    try:
+        if isinstance(like, bool):
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if isinstance(like, int):
+            return int(text)
+        if isinstance(like, float):
+            return float(text)
+    except (KeyError, ValueError):
+        raise ConfigError(f"{key} = {text!r} is not a {type(like).__name__}", mend=f"now {like!r}") from None
+    if isinstance(like, (tuple, list)):
+        return tuple(part for part in text.strip("()[]").replace("'", "").replace('"', "").split(",") if part)
+    return text
+
+
+def _build(cls, values: dict, prefix: str):
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise ConfigError(f"unknown config key {prefix + str(key)!r}", mend=_suggest(str(key), list(hints)))
+    kwargs = {}
+    for key, value in values.items():
+        kind, where = hints[key], prefix + key
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where} must be a section, got {value!r}")
+            kwargs[key] = _build(kind, value, where + ".")
+        else:
+            kwargs[key] = _typed(value, kind, where)
+    return cls(**kwargs)
+
+
+def _typed(value, kind, where: str):
+    """Checks a leaf's type; ints pass as floats, lists as tuples."""
+    origin = typing.get_origin(kind)
+    if origin is typing.Literal:
+        if value not in typing.get_args(kind):
+            raise ConfigError(f"{where} = {value!r} is none of {', '.join(typing.get_args(kind))}")
+        return value
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, (tuple, list)):
+            raise ConfigError(f"{where} = {value!r} is not a tuple")
+        item = typing.get_args(kind)[0]
+        return tuple(_typed(v, item, where) for v in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{where} = {value!r} is a {type(value).__name__}", mend=f"give a {kind.__name__}")
+    return value
+
+
+def _check(config: Config) -> None:
+    def get(path):
+        node = config
+        for part in path.split("."):
+            node = getattr(node, part)
+        return node
+
+    for path, allowed in _CHOICES.items():
+        value = get(path)
+        for item in value if isinstance(value, tuple) else (value,):
+            if item not in allowed:
+                near = _suggest(str(item), [str(a) for a in allowed])
+                raise ConfigError(f"{path} = {item!r} is none of {', '.join(map(str, allowed))}", mend=near)
+    for path in _POSITIVE:
+        if get(path) <= 0:
+            raise ConfigError(f"{path} = {get(path)} must be positive")
+    if config.rl.rollouts < 2:
+        raise ConfigError("rl.rollouts = 1 leaves nothing to compare", mend="use at least 2")
+    for rows, name in ((config.sft.rows, "sft.rows"), (config.rl.questions, "rl.questions"), (config.eval.rows, "eval.rows")):
+        if rows % config.data.media_rows:
+            raise ConfigError(f"{name} = {rows} is not divisible by data.media_rows = {config.data.media_rows}")
+    for parts, name in ((config.sft.accumulate, "sft.accumulate"),
+                        (config.rl.minibatches * config.rl.accumulate, "rl.minibatches * rl.accumulate")):
+        if config.data.media_rows % parts:
+            raise ConfigError(f"{name} = {parts} does not divide data.media_rows = {config.data.media_rows}",
+                              mend="micro-batches are whole media rows: raise data.media_rows")
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(sorted(known))
+
+
+def _config_files(folder: str) -> list[str]:
+    return [f for f in os.listdir(folder) if f.endswith(".py")] if os.path.isdir(folder) else []

@@ -1,0 +1,122 @@
+"""The words around a sample: the Qwen chat template of the prompt, and the answer format to learn.
+
+A prompt is a list of parts, `Special` tokens and plain texts, so that text from a row stays text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from qoq_jax.data.tokenizer import ECG_TOKEN, END_OF_TURN, Special
+from qoq_jax.errors import DataError
+
+SYSTEM = "You are a helpful assistant."
+IMAGE, VIDEO, ECG = "<image>", "<video>", "<ecg>"
+_PLACEHOLDER = re.compile("(<image>|<video>|<ecg>)")
+_PADS = {IMAGE: "<|image_pad|>", VIDEO: "<|video_pad|>", ECG: ECG_TOKEN}
+
+
+def prompt_parts(
+    problem: str,
+    *,
+    images: Sequence[int] = (),
+    videos: Sequence[int] = (),
+    ecgs: Sequence[int] = (),
+    system: str = SYSTEM,
+    where: str = "problem",
+) -> list[str]:
+    """The prompt up to and including the assistant's opening.
+
+    Args:
+      problem: the question. "<image>", "<video>", "<ecg>" are replaced in order; media of a kind without
+        placeholder come first (images, then videos, then ECGs).
+      images, videos, ecgs: how many pad tokens each medium takes.
+      system: system text; "" leaves the system turn out.
+      where: what to name in an error.
+
+    Raises:
+      DataError: a kind has placeholders, but not one for each medium.
+    """
+    media = {IMAGE: list(images), VIDEO: list(videos), ECG: list(ecgs)}
+    pieces = _PLACEHOLDER.split(problem)
+    first: list[str] = []
+    for mark, counts in media.items():
+        if (written := pieces.count(mark)) not in (0, len(counts)):
+            raise DataError(
+                f"the text has {written} {mark} for {len(counts)} media",
+                where=where,
+                mend="write one for each, or none",
+            )
+        if not written:
+            first += [mark] * len(counts)
+    parts: list[str] = []
+    if system:
+        parts += [Special("<|im_start|>"), "system\n" + system, Special(END_OF_TURN), "\n"]
+    parts += [Special("<|im_start|>"), "user\n"]
+    for piece in (*first, *pieces):
+        if piece in media and media[piece]:
+            pads = [Special(_PADS[piece])] * media[piece].pop(0)
+            parts += pads if piece == ECG else [Special("<|vision_start|>"), *pads, Special("<|vision_end|>")]
+        else:
+            parts.append(piece)
+    return parts + [Special(END_OF_TURN), "\n", Special("<|im_start|>"), "assistant\n"]
+
+
+def prompt_text(
+    problem: str, *, images: int = 0, videos: int = 0, ecgs: int = 0, system: str = SYSTEM
+) -> str:
+    """The prompt as one string with one pad token a medium, for people to read and for other engines."""
+    one = lambda count: [1] * count  # noqa: E731
+    return "".join(
+        prompt_parts(problem, images=one(images), videos=one(videos), ecgs=one(ecgs), system=system)
+    )
+
+
+def answer_text(
+    labels: Sequence[str],
+    boxes: Sequence[Sequence[float]] = (),
+    box_labels: Sequence[str] = (),
+    reasoning: str = "",
+    frame_size: tuple[int, int] | None = None,
+) -> str:
+    """What the model should write: boxes, reasoning, diagnosis. The end-of-turn token is not part of it.
+
+    Args:
+      labels: the gold label set.
+      boxes: (x1, y1, x2, y2) in pixels of the resized frame; rounded to integers, at least 1 x 1.
+      box_labels: one for each box.
+      reasoning: text of <think>.
+      frame_size: (width, height); rounded boxes stay inside it.
+
+    Raises:
+      DataError: a text that would break the format which rewards parse.
+    """
+    diagnosis = ", ".join(labels)
+    if diagnosis.count("{") != diagnosis.count("}"):
+        raise DataError(
+            f"unbalanced braces in the label {diagnosis!r}", where="answer", mend="rename the label"
+        )
+    for mark in ("</think>", "<think>", "\\boxed", "```"):
+        if mark in reasoning:
+            raise DataError(
+                f"the text holds {mark!r}, which is part of the answer format",
+                where="reasoning",
+                mend="remove it",
+            )
+    regions = [
+        {"bbox_2d": _integer_box(box, frame_size), "label": label}
+        for box, label in zip(boxes, box_labels, strict=True)
+    ]
+    boxes_json = json.dumps(regions, ensure_ascii=False)
+    return f"```json\n{boxes_json}\n```\n<think>{reasoning}</think>\n\\boxed{{{diagnosis}}}"
+
+
+def _integer_box(box: Sequence[float], frame_size: tuple[int, int] | None) -> list[int]:
+    x1, y1, x2, y2 = (round(v) for v in box)
+    if frame_size:
+        width, height = frame_size
+        x1, y1 = min(x1, width - 1), min(y1, height - 1)
+        x2, y2 = min(x2, width), min(y2, height)
+    return [x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)]

@@ -1,0 +1,33 @@
+"""Masks of findings as one boolean picture."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qoq_jax.data.readers import files, image, nifti, video
+from qoq_jax.errors import DataError
+
+
+def read_mask(path: files.Path, frames: int = 4) -> np.ndarray:
+    """bool [h, w]: True in the region, in the frame of the image or volume the mask belongs to.
+
+    A picture: nonzero = region. A volume (.nii, .nii.gz, .nrrd, .npz with "mask"): nonzero in any of the
+    frames that `read_frames(path, frames)` takes from a volume of this length.
+    """
+    path = files.check_file(path)
+    if nifti.is_volume(path):
+        volume = nifti.read_volume(path) != 0
+    elif files.suffix(path) == ".npz":
+        volume = files.read_npz(path, "mask").get("mask")
+        if volume is None or volume.dtype.kind not in "bui" or volume.ndim not in (2, 3) or 0 in volume.shape:
+            raise DataError(
+                'needs "mask" as numbers [h, w] or [n, h, w]',
+                where=str(path),
+                mend="write it with numpy.savez_compressed(path, mask=...)",
+            )
+        volume = volume != 0
+    else:
+        volume = image.read_levels(path) != 0
+    if volume.ndim == 2:
+        return volume
+    return volume[video.frame_indices(len(volume), frames)].any(axis=0)

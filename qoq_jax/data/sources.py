@@ -1,0 +1,106 @@
+"""Where rows come from: a folder of {split}.jsonl files with the media beside them."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from qoq_jax.data import schema
+from qoq_jax.errors import DataError
+
+
+def load(root: str | os.PathLike, split: str) -> list[schema.Row]:
+    """The rows of root/{split}.jsonl, validated, in file order; media paths are relative to root.
+
+    Raises:
+      DataError: unknown split, no such file, a broken or empty file, a row that says another split.
+    """
+    if split not in schema.SPLITS:
+        raise DataError(f"unknown split {split!r}", where=str(root), mend="use " + ", ".join(schema.SPLITS))
+    path = pathlib.Path(root) / f"{split}.jsonl"
+    if not path.is_file():
+        raise DataError(
+            "no such row file", where=str(path), mend="build or fetch the data set first (qoq data)"
+        )
+    rows = schema.read_jsonl(path)
+    for row in rows:
+        if row.split not in ("", split):
+            raise DataError(
+                f"row {row.id!r} says split {row.split!r}",
+                where=str(path),
+                mend=f"move it to {row.split}.jsonl",
+            )
+    return rows
+
+
+def fingerprint(rows: Iterable[schema.Row]) -> str:
+    """SHA-256 of the rows in their order: a resumed run refuses another data set by it."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row.to_dict(), sort_keys=True, ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def domains(rows: Sequence[schema.Row] = ()) -> tuple[str, ...]:
+    """The domains that occur in the rows, in the fixed order of the schema; all of them without rows."""
+    present = {row.domain for row in rows}
+    return tuple(d for d in schema.DOMAINS if not rows or d in present)
+
+
+def describe(rows: Sequence[schema.Row]) -> dict[str, dict[str, int]]:
+    """Counts by "domain", "dataset", "label" (each label of a set counts), "source" and "split"."""
+    counts = {key: collections.Counter() for key in ("domain", "dataset", "label", "source", "split")}
+    for row in rows:
+        counts["domain"][row.domain] += 1
+        counts["dataset"][row.dataset] += 1
+        counts["label"].update(f"{row.dataset}/{label}" for label in row.answers)
+        counts["source"][row.source or "unnamed"] += 1
+        counts["split"][row.split or "unnamed"] += 1
+    return {key: dict(sorted(value.items())) for key, value in counts.items()}
+
+
+def from_tfds(name: str, split: str, data_dir: str | os.PathLike) -> list[schema.Row]:
+    """The rows of a prepared tensorflow-datasets data set; needs no TensorFlow (array_record files).
+
+    Each element has the fields of a row as features of the same names (texts as Text, boxes as float
+    sequences). A data set cannot hold a missing value, so "", 0 and empty sequences mean absent. Media paths
+    stay relative to the folder that the caller gives to the pipeline.
+
+    Args:
+      name: "name", "name/config" or "name/config:version".
+      split: any tfds split text, e.g. "train[:10%]".
+      data_dir: where it was prepared; nothing is downloaded.
+    """
+    import tensorflow_datasets as tfds  # slow to import, and only this function needs it
+
+    where = f"{name}[{split}]"
+    try:
+        elements = tfds.data_source(name, split=split, data_dir=os.fspath(data_dir), download=False)
+    except Exception as error:  # tfds raises its own and any file error; all mean "not there or not readable"
+        raise DataError(
+            f"tensorflow-datasets cannot open it ({type(error).__name__})",
+            where=where,
+            mend=f"prepare it as array_record under {data_dir}",
+        ) from None
+    rows = []
+    for number, element in enumerate(elements):
+        present = {key: _plain(value) for key, value in element.items()}
+        present = {key: value for key, value in present.items() if value not in ("", 0, [])}
+        rows.append(schema.validate_row(present, f"{where}:{number}"))
+    if not rows:
+        raise DataError("has no rows", where=where, mend="prepare it again")
+    return rows
+
+
+def _plain(value):
+    """numpy and bytes -> what JSON would have given."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+        return _plain(value) if isinstance(value, bytes) else value
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,131 @@
+"""Text to token ids. Row text is untrusted: it can never become a special token.
+
+Two `tokenizers.Tokenizer` are built from one tokenizer.json: `plain`, without any added token, encodes all
+text; the full one knows the special tokens by name and decodes. A question that contains "<|image_pad|>" or
+"<|im_end|>" is therefore encoded as the characters that it shows, and cannot forge a turn or claim an image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import tokenizers
+
+from qoq_jax.errors import ConfigError, DataError
+
+NANO = "nano"
+NANO_PATH = Path(__file__).parent / "assets" / "nano_tokenizer.json"
+ECG_TOKEN = "<|time_series_pad|>"
+END_OF_TURN = "<|im_end|>"
+END_TOKENS = (END_OF_TURN, "<|endoftext|>")  # the only added tokens that a model may write
+MAX_TEXT = 1 << 20  # characters; longer text is a mistake and slow to encode
+
+
+class Special(str):
+    """A part of a prompt that is one special token, written by this program and never by a row."""
+
+
+class Tokenizer:
+    """Encodes plain text and prompts; holds the special ids. Safe to share between threads."""
+
+    def __init__(self, spec: Mapping):
+        """Args: spec: the decoded tokenizer.json. `<|time_series_pad|>` is added when it is absent."""
+        full = json.dumps(spec, sort_keys=True)
+        self.fingerprint = hashlib.sha256(full.encode()).hexdigest()
+        self._full = tokenizers.Tokenizer.from_str(full)
+        if self._full.token_to_id(ECG_TOKEN) is None:
+            self._full.add_special_tokens([tokenizers.AddedToken(ECG_TOKEN, special=True, normalized=False)])
+        self._plain = tokenizers.Tokenizer.from_str(
+            json.dumps({**spec, "added_tokens": [], "post_processor": None})
+        )
+        for one in (self._full, self._plain):
+            one.no_padding()
+            one.no_truncation()
+        added = self._full.get_added_tokens_decoder()
+        self.special_ids: dict[str, int] = {token.content: index for index, token in sorted(added.items())}
+        clash = [name for name in self.special_ids if self._plain.token_to_id(name) is not None]
+        if clash:
+            raise ConfigError(
+                f"special token {clash[0]!r} is also an ordinary token, so row text could forge it",
+                mend="list special tokens under added_tokens only",
+            )
+
+    @property
+    def size(self) -> int:
+        """Ids run from 0 to size - 1; a model's vocabulary may be padded beyond."""
+        return max(self._full.get_vocab_size(), *(index + 1 for index in self.special_ids.values()))
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        return tuple(self.special_ids[name] for name in END_TOKENS if name in self.special_ids)
+
+    def token_to_id(self, token: str) -> int:
+        """The id of a token, special or not; ConfigError when there is none."""
+        index = self._full.token_to_id(token)
+        if index is None:
+            raise ConfigError(
+                f"the tokenizer has no token {token!r}", mend="use the tokenizer that belongs to the model"
+            )
+        return index
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; nothing in it is read as a special token."""
+        if len(text) > MAX_TEXT:
+            raise DataError(
+                f"a text of {len(text)} characters is over the limit of {MAX_TEXT}", mend="shorten it"
+            )
+        return self._plain.encode(text, add_special_tokens=False).ids
+
+    def encode_parts(self, parts: Iterable[str]) -> list[int]:
+        """Ids of a prompt given as `Special` tokens and plain texts; adjoining texts are encoded as one."""
+        ids: list[int] = []
+        run: list[str] = []
+        for part in parts:
+            if not isinstance(part, Special):
+                run.append(part)
+                continue
+            if run:
+                ids += self.encode("".join(run))
+                run = []
+            ids.append(self.special_ids[part])
+        return ids + self.encode("".join(run))
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of ids. Bytes that are not UTF-8 become U+FFFD; ids beyond the vocabulary are dropped."""
+        return self._full.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+
+    def banned_ids(self, vocab_size: int | None = None) -> tuple[int, ...]:
+        """Ids that a sampler must never draw: media and control tokens, and the padding of the vocabulary.
+
+        A model that writes an image token breaks the next forward pass hours later (EasyR1 issue 110).
+        """
+        named = {index for name, index in self.special_ids.items() if name not in END_TOKENS}
+        known = set(self._full.get_vocab(with_added_tokens=True).values())
+        return tuple(sorted(named | (set(range(max(vocab_size or 0, self.size))) - known)))
+
+    def check(self, expected: Mapping[str, int]) -> None:
+        """Raises ConfigError unless each named token has the id that the model's config says."""
+        for token, index in expected.items():
+            if (found := self.token_to_id(token)) != index:
+                raise ConfigError(
+                    f"token {token} has id {found} in the tokenizer and {index} in the model config",
+                    mend="use the tokenizer that belongs to the model",
+                )
+
+
+def load(source: str | Path) -> Tokenizer:
+    """The tokenizer "nano" of this package, or that of a Hugging Face model directory or tokenizer.json."""
+    path = NANO_PATH if str(source) == NANO else Path(source)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read the tokenizer ({type(error).__name__})",
+            where=str(path),
+            mend='give "nano" or a directory with a tokenizer.json',
+        ) from error
+    return Tokenizer(spec)

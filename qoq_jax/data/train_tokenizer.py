@@ -1,0 +1,189 @@
+"""Makes assets/nano_tokenizer.json, the 1024-id tokenizer of the nano model.
+
+    python -m qoq_jax.data.train_tokenizer
+
+A nano model answers within a few seconds on a CPU only if an answer is short, so the vocabulary is spent
+where answers are: 256 bytes (any text round-trips), every integer 0..255 (coordinates), the fixed pieces of
+the answer format, then the words of the corpus that save most tokens, then byte-pair merges for all other
+words. The last 23 ids are the special tokens of Qwen2.5-VL in their order. Same input, same file: no
+randomness, ties are broken by spelling.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from qoq_jax.climb import synthetic
+from qoq_jax.data import chat
+from qoq_jax.data.tokenizer import NANO_PATH
+from qoq_jax.models.variants import NANO_FIRST_SPECIAL, SPECIAL_TOKENS
+
+NUMBERS = 256  # integers below are one token
+MERGES = 150  # ids spent on byte-pair merges, for words outside the corpus
+
+# Pieces of chat.answer_text and of the chat template that never vary: one token each.
+FIXED = (
+    '```json\n[{"bbox_2d": [',
+    '], "label": "',
+    '"}, {"bbox_2d": [',
+    '"}]\n```\n<think>',
+    "```json\n[]\n```\n<think>",
+    "</think>\n\\boxed{",
+    "system\n",
+    "user\n",
+    "assistant\n",
+)
+
+LABELS = """
+Normal, CD, HYP, MI, STTC, A. Fib/Aflutter, Other
+No Finding, Enlarged Cardiomediastinum, Cardiomegaly, Lung Opacity, Lung Lesion, Edema, Consolidation,
+Pneumonia, Atelectasis,
+Pneumothorax, Pleural Effusion, Pleural Other, Fracture, Support Devices
+Lung tumor, Tuberculosis, COPD, Other diseases, No finding, Bacterial Pneumonia, Viral Pneumonia, COVID-19
+BI-RADS 0, BI-RADS 1, BI-RADS 2, BI-RADS 3, BI-RADS 4, BI-RADS 5, Benign, Malignant, Melanoma, Nevus, Basal
+Cell Carcinoma,
+Actinic Keratosis, MEL, NV, BCC, AKIEC, OTHER
+No DR, Mild, Moderate, Severe, Proliferative DR, None, Mild DR, Moderate DR, Severe DR, PDR, SDR, PPDR
+nodule >= 3 mm, nodule < 3 mm, non-nodule, No Hemorrhage, Has Hemorrhage, No PE, Chronic PE, Acute PE
+Has COVID, No COVID, covid, pneumonia, normal, No Tumor, Pituitary Tumor, Glioma Tumor, Meningioma Tumor,
+yes, no
+colon adenocarcinoma, benign colon, lung adenocarcinoma, lung squamous cell carcinoma, benign lung
+Tumor, Stroma, Lymphocytic infiltrate, Necrosis/debris
+"""
+
+QUESTIONS = """
+Above is a chest X-ray image of a patient. What is the diagnosis of the patient in the X-ray image?
+Above is a dermoscopy image of a skin lesion. What is the diagnosis of the lesion in the image?
+Above is a fundus photograph of an eye. What is the grade of diabetic retinopathy?
+Above is a mammography image of a breast. What is the assessment of the finding?
+Above is a pathology image of tissue under the microscope. What tissue type does it show?
+Above are slices of a CT scan of a patient. What is the diagnosis?
+Above are slices of a brain MRI of a patient. What type of tumor is present?
+Above are frames of an ultrasound video of a patient. What is the diagnosis?
+Above is a 12-lead ECG recording of a patient. What is the diagnosis of the patient based on the ECG?
+Answer with one phrase from the following: Answer with one or multiple phrases from the following:
+"""
+
+FINDINGS = """
+The image shows a round lesion with a smooth border in the left upper lobe. The heart is enlarged. The lungs
+are clear.
+There is a dense opacity in the right lower zone with air bronchograms. No pleural effusion and no
+pneumothorax.
+The rhythm is regular with a normal axis and normal intervals. The rhythm is irregular without P waves.
+ST elevation in V1 to V4. The QRS complex is wide with a bundle branch block. High voltage in V5 and V6 with
+inverted T waves.
+An irregular dark mass with a spiculated margin lies in the upper outer quadrant. Small bright
+calcifications are seen.
+The lesion is asymmetric with several colors and an irregular pigment network. The pigment is even and the
+border is sharp.
+Microaneurysms, hemorrhages and hard exudates are seen near the macula. New vessels at the optic disc.
+The nuclei are large, dark and crowded with irregular glands. The glands are regular with small nuclei.
+A hyperdense region is seen in the left hemisphere with mass effect. A bright ring around a dark center with
+edema.
+The mass is hypoechoic with a posterior shadow. B-lines and an irregular pleural line. The wall is thin and
+the shape is oval.
+"""
+
+
+def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
+    """Fixed pieces; words with one leading space; up to three digits; whole runs of everything else."""
+    fixed = "|".join(map(re.escape, FIXED))
+    pattern = rf"{fixed}| ?\p{{L}}+|\p{{N}}{{1,3}}|(?:(?!{fixed}| \p{{L}})[^\p{{L}}\p{{N}}])+"
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def corpus() -> Iterator[str]:
+    """Questions and answers: 3,000 of climb-mini, then labels and findings of other data sets."""
+    for problem, answer, reasoning in synthetic.corpus(3000):
+        yield problem
+        yield chat.answer_text([answer], [(1, 2, 30, 40)], [answer], reasoning)
+    labels = [label.strip() for label in LABELS.replace("\n", ",").split(",") if label.strip()]
+    findings = [text.strip() for text in FINDINGS.replace("\n", " ").split(". ") if text.strip()]
+    yield from (line for line in QUESTIONS.splitlines() if line)
+    yield "one phrase from the following: " + ", ".join(labels)
+    for index, label in enumerate(labels):
+        yield chat.answer_text([label], reasoning=findings[index % len(findings)])
+    yield from findings
+
+
+def build(texts: Iterable[str]) -> dict:
+    """The tokenizer.json for a corpus, as a dict."""
+    split = pre_tokenizer()
+    words: collections.Counter[str] = collections.Counter()
+    for text in texts:
+        words.update(word for word, _ in split.pre_tokenize_str(text))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = dict.fromkeys(alphabet)  # an ordered set
+    vocab.update(dict.fromkeys(str(number) for number in range(NUMBERS)))
+    vocab.update(dict.fromkeys(split.pre_tokenize_str(piece)[0][0] for piece in FIXED))
+    saving = lambda word: (-words[word] * (len(word) - 1), word)  # noqa: E731
+    merges = [(a, b) for a in "123456789" for b in "0123456789"]
+    room = NANO_FIRST_SPECIAL - MERGES
+    for word in sorted(words, key=saving):
+        if len(vocab) < room and len(word) > 1:
+            vocab[word] = None
+    for pair in byte_pair_merges(words):
+        if len(vocab) == NANO_FIRST_SPECIAL:
+            break
+        merges.append(pair)
+        vocab["".join(pair)] = None
+    if len(vocab) != NANO_FIRST_SPECIAL:
+        raise ValueError(f"the corpus gives {len(vocab)} tokens, {NANO_FIRST_SPECIAL} are needed: add text")
+    # ignore_merges: a word that is in the vocabulary is one token even when no chain of merges leads to it.
+    ids = {token: index for index, token in enumerate(vocab)}
+    model = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=merges, ignore_merges=True))
+    model.pre_tokenizer = split
+    model.decoder = decoders.ByteLevel()
+    model.add_special_tokens(
+        [tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS]
+    )
+    return json.loads(model.to_str())
+
+
+def byte_pair_merges(words: dict[str, int]) -> Iterator[tuple[str, str]]:
+    """The pairs that byte-pair encoding merges, most frequent first.
+
+    Words count by the root of their frequency, to keep a few frequent words from taking all merges: these
+    serve text that the corpus does not hold.
+    """
+    pieces = {word: list(word) for word in words}
+    while True:
+        pairs: collections.Counter[tuple[str, str]] = collections.Counter()
+        for word, parts in pieces.items():
+            for pair in zip(parts, parts[1:]):
+                pairs[pair] += words[word] ** 0.5
+        if not pairs:
+            return
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        yield best
+        for parts in pieces.values():
+            at = 0
+            while at < len(parts) - 1:
+                if (parts[at], parts[at + 1]) == best:
+                    parts[at : at + 2] = ["".join(best)]
+                at += 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=NANO_PATH)
+    args = parser.parse_args()
+    text = json.dumps(build(corpus()), ensure_ascii=False, indent=1) + "\n"
+    args.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

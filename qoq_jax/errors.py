@@ -1,0 +1,48 @@
+"""Errors a user can act on: one line that names the thing, where it is, and the mend.
+
+The command line prints such an error without a traceback; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class QoqError(Exception):
+    """Base of all errors that are the input's fault, not the program's.
+
+    Args:
+      what: what is wrong, with the offending value.
+      where: file, row or field, when there is one.
+      mend: what the user can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | None = None, mend: str | None = None):
+        self.what, self.where, self.mend = what, where, mend
+        super().__init__(f"{where}: {what}" if where else what)
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head} (mend: {self.mend})" if self.mend else head
+
+    def __reduce__(self):
+        # Errors cross process borders (Grain workers); keyword-only arguments need help to be rebuilt there.
+        return _rebuild, (type(self), self.what, self.where, self.mend)
+
+
+def _rebuild(cls, what, where, mend):
+    return cls(what, where=where, mend=mend)
+
+
+class ConfigError(QoqError):
+    """A mistake in a config, an override or the command line (exit code 2)."""
+
+    exit_code = 2
+
+
+class DataError(QoqError):
+    """An unreadable or inconsistent sample, file or data set."""
+
+
+class CheckpointError(QoqError):
+    """A checkpoint that is damaged, of another model, or cannot be written."""

@@ -1,0 +1,79 @@
+"""Evaluation of parameters on a split: greedy answers, their rewards and metrics, and the gallery of cases."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+from PIL import Image
+
+from qoq_jax.data import readers, schema
+from qoq_jax.evaluation import gallery, metrics
+from qoq_jax.rl import rewards
+from qoq_jax.train import step as steps
+
+
+def evaluate(setup, params, split: str) -> dict:
+    """Answers every row of the split greedily.
+
+    Args:
+      setup: train.setup.Setup.
+      params: model parameters on the setup's mesh.
+      split: "validation" or "test".
+
+    Returns:
+      {"split", "summary": metrics.summarize(records), "records"}.
+    """
+    cfg = setup.config
+    sampler = steps.make_sampler(setup.model, 1, cfg.data.max_response_tokens, 0.0, 1.0)
+    banned, key = setup.banned, jax.random.key(0)
+    data = setup.evaluation_iterator(split)
+    records = []
+    for batch, samples in data:
+        answers = sampler(params, setup.put(batch), key, banned)
+        tokens, mask = np.asarray(answers.tokens[:, 0]), np.asarray(answers.mask[:, 0])
+        for placed in samples:
+            length = int(mask[placed.row].sum())
+            text = setup.tokenizer.decode(tokens[placed.row, :length])
+            records.append(metrics.record(text, placed.meta, rewards.score(text, placed.meta, cfg.rl.reward)))
+    setup.remember_quarantined(data.quarantined)
+    return {"split": split, "summary": metrics.summarize(records), "records": records}
+
+
+def write_gallery(setup, result: dict, folder: str) -> None:
+    """Writes the most telling cases of an evaluation, with their media as the model saw them, for the report."""
+    placed = {row.id: (row, setup.roots[source]) for source, rows in setup.rows(result["split"]).items() for row in rows}
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    for i, record in enumerate(gallery.choose(result["records"], setup.config.eval.gallery)):
+        row, root = placed[record["id"]]
+        case = record | {"prompt": row.problem, "reasoning": row.reasoning or ""}
+        size = tuple(record["frame_size"]) if record["frame_size"] else None
+        frames = [readers.read_image(schema.resolve(root, path)) for path in row.images[:1]]
+        frames = frames or [f for path in row.videos[:1] for f in readers.read_frames(schema.resolve(root, path))]
+        names = []
+        for k, frame in enumerate(frames):
+            names.append(f"case_{i:02d}_{k}.png")
+            # Twice the model's frame: what the model saw, in a size that a person can look at.
+            Image.fromarray(frame).resize((2 * size[0], 2 * size[1]), Image.Resampling.BICUBIC).save(
+                os.path.join(folder, names[-1]))
+        case |= {"image": names[0]} if len(names) == 1 else {"frames": names} if names else {}
+        if row.time_series:
+            case["ecg"] = f"case_{i:02d}.npz"
+            np.savez(os.path.join(folder, case["ecg"]), signal=readers.read_ecg(schema.resolve(root, row.time_series[0])))
+        with open(os.path.join(folder, f"case_{i:02d}.json"), "w", encoding="utf-8") as f:
+            json.dump(case, f)
+
+
+def headline(summary: dict) -> str:
+    """One line of a summary."""
+    parts = []
+    for source, group in summary["sources"].items():
+        overall = group["overall"]
+        iou = f", IoU {overall['iou']:.3f}" if "iou" in overall else ""
+        parts.append(f"{source} ({group['count']} rows): macro-F1 {overall['macro_f1']:.3f}{iou}, "
+                     f"format {overall['format']:.3f}")
+    return "; ".join(parts)

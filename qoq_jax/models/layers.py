@@ -1,0 +1,64 @@
+"""Layers that the towers share: norms, rotary positions, biases, rematerialisation.
+
+Axis letters: B rows, T tokens, D width, H heads, h head dim, F mlp hidden.
+Norms, rotary angles and softmax are computed in float32 whatever the compute dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from qoq_jax.models.variants import VlmConfig
+
+MASKED = -1e30  # finite, so that a row in which everything is masked (padding) stays free of NaN
+
+
+def compute_dtype(cfg: VlmConfig) -> jnp.dtype:
+    """The dtype of activations and of matrix products."""
+    return jnp.dtype(cfg.compute_dtype)
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x / rms(x) * scale over the last axis; x [..., D], scale [D]; dtype of x."""
+    x32 = x.astype(jnp.float32)
+    normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+    return (normed * expand(scale.astype(jnp.float32), x.ndim)).astype(x.dtype)
+
+
+def expand(x: jax.Array, ndim: int) -> jax.Array:
+    """Adds leading axes of size one, since implicit rank promotion is an error in the tests."""
+    return x.reshape((1,) * (ndim - x.ndim) + x.shape)
+
+
+def linear(equation: str, x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """einsum(equation, x, kernel) + bias in the dtype of x; bias has the trailing axes of the result."""
+    y = jnp.einsum(equation, x, kernel.astype(x.dtype))
+    return y if bias is None else y + expand(bias.astype(x.dtype), y.ndim)
+
+
+def swiglu(x: jax.Array, params: dict) -> jax.Array:
+    """down(silu(gate(x)) * up(x)); x [B, T, D]; gate, up [D, F], down [F, D], each with an optional bias."""
+    gate = linear("btd,df->btf", x, params["gate"]["kernel"], params["gate"].get("bias"))
+    up = linear("btd,df->btf", x, params["up"]["kernel"], params["up"].get("bias"))
+    return linear("btf,fd->btd", jax.nn.silu(gate) * up, params["down"]["kernel"], params["down"].get("bias"))
+
+
+def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
+    """Rotary embedding, halves paired (x[i], x[i + h/2]) as in GPT-NeoX; x [B, T, H, h], angles [B, T, h/2]."""
+    cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def rematerialised(body: Callable, remat: str) -> Callable:
+    """A scan body under the rematerialisation policy of the config.
+
+    "none" keeps all activations, "full" keeps only the input of each layer, "dots" keeps products with weights.
+    """
+    if remat == "none":
+        return body
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    return jax.checkpoint(body, policy=policy, prevent_cse=False)

@@ -1,0 +1,184 @@
+"""One declaration per weight: shape, logical axes, init, Hugging Face name and layout.
+
+Initial values, shardings, parameter counts, memory plans and weight import/export all derive from a nested dict of
+`ParamSpec`. Weights of repeated layers are stacked on a leading axis "layers"; their Hugging Face name has a `{}` in
+the place of the layer number.
+
+Hugging Face layouts (a closed set; torch linear weights are [out, in]):
+  ""            no counterpart in the published checkpoint (the ECG projection)
+  "tensor"      same shape: embeddings
+  "vector"      theirs [n] <-> ours of any shape with n elements, in the same order: norms and biases
+  "linear"      theirs [out, in] <-> ours [in, out...]      (q, k, v and plain linear kernels)
+  "linear_out"  theirs [out, in] <-> ours [in..., out]      (attention output kernels)
+  "patches"     theirs [out, 3, frames, p, p] (Conv3d whose stride is its kernel) <-> ours [3 * frames * p * p, out]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qoq_jax.errors import CheckpointError
+from qoq_jax.parallel import mesh as mesh_lib
+
+HF_LAYOUTS = ("", "tensor", "vector", "linear", "linear_out", "patches")
+PATCH_FRAMES = 2  # temporal_patch_size of every published Qwen2.5-VL
+# Standard deviation of a unit normal cut at two standard deviations: initial values are divided by it.
+TRUNCATED_STD = 0.87962566103423978
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamSpec:
+    """One weight.
+
+    Attributes:
+      shape: including the leading layer axis of stacked layers.
+      axes: a logical axis (see parallel.mesh.AXIS_RULES) or None for each dimension; "layers" for the stacked axis.
+      init: "zeros", "ones", or the standard deviation of a normal cut at two standard deviations.
+      hf_key: name in the published checkpoint, with `{}` for the layer number when stacked; "" for none.
+      hf_layout: one of HF_LAYOUTS.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    init: str | float
+    hf_key: str = ""
+    hf_layout: str = ""
+
+    def __post_init__(self):
+        assert len(self.shape) == len(self.axes), f"{self.shape} and {self.axes} differ in rank"
+        assert self.hf_layout in HF_LAYOUTS, self.hf_layout
+        assert bool(self.hf_key) == bool(self.hf_layout), f"hf_key {self.hf_key!r} and layout {self.hf_layout!r}"
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the leading axis is a stack of layers."""
+        return bool(self.axes) and self.axes[0] == "layers"
+
+
+def fan_in(size: int, scale: float = 1.0) -> float:
+    """Standard deviation that keeps the variance of a sum over `size` inputs; `scale` for residual outputs."""
+    return scale / math.sqrt(size)
+
+
+def residual_scale(num_layers: int) -> float:
+    """Factor for kernels that write into the residual stream, twice a layer (GPT-2): 1 / sqrt(2 L)."""
+    return 1 / math.sqrt(2 * num_layers)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dict -> {"decoder/layers/q/kernel": leaf}, in sorted order."""
+    flat = {}
+    for name in sorted(tree):
+        path = f"{prefix}{name}"
+        flat.update(flatten(tree[name], f"{path}/") if isinstance(tree[name], Mapping) else {path: tree[name]})
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return tree
+
+
+def init_params(specs: Mapping[str, Any], key: jax.Array, dtype=jnp.float32) -> dict[str, Any]:
+    """Initial values. Each weight depends on `key` and its own path only: not on its neighbours, nor on sharding."""
+
+    def one(path: str, spec: ParamSpec) -> jax.Array:
+        if spec.init == "zeros":
+            return jnp.zeros(spec.shape, dtype)
+        if spec.init == "ones":
+            return jnp.ones(spec.shape, dtype)
+        leaf_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        draw = jax.random.truncated_normal(leaf_key, -2.0, 2.0, spec.shape, jnp.float32)
+        return (draw * (spec.init / TRUNCATED_STD)).astype(dtype)
+
+    return unflatten({path: one(path, spec) for path, spec in flatten(specs).items()})
+
+
+def abstract(specs: Mapping[str, Any], dtype=jnp.float32) -> dict[str, Any]:
+    """The parameter tree as jax.ShapeDtypeStruct: for eval_shape, memory plans and restoring checkpoints."""
+    return jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, dtype), dict(specs))
+
+
+def shardings(specs: Mapping[str, Any], mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """The parameter tree as NamedSharding on `mesh`."""
+    return jax.tree.map(lambda spec: mesh_lib.named_sharding(mesh, spec.axes, spec.shape), dict(specs))
+
+
+def count(specs: Mapping[str, Any]) -> int:
+    """Number of parameters."""
+    return sum(math.prod(spec.shape) for spec in jax.tree.leaves(dict(specs)))
+
+
+def layer_from_hf(array: np.ndarray, shape: tuple[int, ...], layout: str) -> np.ndarray:
+    """One tensor of the published checkpoint -> one weight of ours (one layer of a stacked weight)."""
+    if layout not in ("tensor", "vector"):
+        array = array.reshape(array.shape[0], -1).T
+    return array.reshape(shape)
+
+
+def layer_to_hf(array: np.ndarray, layout: str) -> np.ndarray:
+    """One weight of ours (one layer of a stacked weight) -> the tensor of the published checkpoint."""
+    if layout == "tensor":
+        return array
+    if layout == "vector":
+        return array.reshape(-1)
+    if layout == "linear":
+        return array.reshape(array.shape[0], -1).T
+    flat = array.reshape(-1, array.shape[-1]).T
+    if layout == "patches":
+        side = math.isqrt(flat.shape[1] // (3 * PATCH_FRAMES))
+        return flat.reshape(flat.shape[0], 3, PATCH_FRAMES, side, side)
+    return flat
+
+
+def from_hf(specs: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Parameters (numpy) from tensors of the published checkpoint; weights without a counterpart are left out.
+
+    Raises CheckpointError that names the first tensor that is missing or has another number of elements.
+    """
+
+    def read(key: str, shape: tuple[int, ...], layout: str) -> np.ndarray:
+        if key not in tensors:
+            raise CheckpointError(f"tensor {key!r} is missing", mend="choose the variant that belongs to the weights")
+        if math.prod(tensors[key].shape) != math.prod(shape):
+            raise CheckpointError(
+                f"tensor {key!r} has shape {tuple(tensors[key].shape)}, the variant needs {math.prod(shape)} elements",
+                mend="choose the variant that belongs to the weights",
+            )
+        return layer_from_hf(tensors[key], shape, layout)
+
+    params = {}
+    for path, spec in flatten(specs).items():
+        if spec.hf_key and spec.stacked:
+            layers = [read(spec.hf_key.format(i), spec.shape[1:], spec.hf_layout) for i in range(spec.shape[0])]
+            params[path] = np.stack(layers)
+        elif spec.hf_key:
+            params[path] = read(spec.hf_key, spec.shape, spec.hf_layout)
+    return unflatten(params)
+
+
+def to_hf(specs: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The inverse of `from_hf`: {published name: numpy tensor}."""
+    leaves, tensors = flatten(params), {}
+    for path, spec in flatten(specs).items():
+        if spec.hf_key and spec.stacked:
+            for i, layer in enumerate(np.asarray(leaves[path])):
+                tensors[spec.hf_key.format(i)] = layer_to_hf(layer, spec.hf_layout)
+        elif spec.hf_key:
+            tensors[spec.hf_key] = layer_to_hf(np.asarray(leaves[path]), spec.hf_layout)
+    return tensors

@@ -1,0 +1,208 @@
+"""The sizes of the model: frozen configurations and the published Qwen2.5-VL numbers.
+
+`get("7b")` is the model of Qwen/Qwen2.5-VL-7B-Instruct (config.json) plus the ECG encoder of ECG-JEPA
+(arXiv 2410.08559); `get("nano")` has the same parts at a size that trains on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from qoq_jax.errors import ConfigError
+
+# The 22 special tokens of the Qwen2.5 tokenizer in id order, then the token that QoQ-Med adds for an ECG.
+SPECIAL_TOKENS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>",
+    "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|time_series_pad|>",
+)  # fmt: skip
+QWEN_FIRST_SPECIAL = 151643
+NANO_VOCAB = 1024
+NANO_FIRST_SPECIAL = NANO_VOCAB - len(SPECIAL_TOKENS)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """Qwen2.5 decoder."""
+
+    vocab_size: int
+    width: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    tied_embeddings: bool = False
+    mrope_section: tuple[int, int, int] = (16, 24, 24)  # rotary frequencies for time, height, width
+    rope_theta: float = 1e6
+    norm_eps: float = 1e-6
+
+    def __post_init__(self):
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(f"{self.num_heads} heads do not divide into {self.num_kv_heads} kv heads")
+        if 2 * sum(self.mrope_section) != self.head_dim:
+            raise ConfigError(f"mrope_section {self.mrope_section} must sum to half of head_dim={self.head_dim}")
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """Qwen2.5-VL vision tower and patch merger; the merger's output width is the decoder's width."""
+
+    width: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    window: int  # side of an attention window, pixels
+    full_attention_blocks: tuple[int, ...]  # blocks that attend to the whole frame; the others to their window
+    max_frame_patches: int  # upper limit of patches in one frame (one temporal step of one image)
+    patch_size: int = 14
+    temporal_patch_size: int = 2
+    merge_size: int = 2  # merge_size x merge_size patches become one token
+    rope_theta: float = 1e4
+    norm_eps: float = 1e-6
+
+    def __post_init__(self):
+        if self.width % (4 * self.num_heads):
+            raise ConfigError(f"vision width {self.width} must be a multiple of 4 * heads ({self.num_heads})")
+        every = self.depth // max(len(self.full_attention_blocks), 1)
+        if self.full_attention_blocks != tuple(range(every - 1, self.depth, every)):
+            raise ConfigError(
+                f"full_attention_blocks {self.full_attention_blocks} must be the last of equal groups of the "
+                f"{self.depth} blocks, since the forward pass scans over groups",
+            )
+
+    @property
+    def patch_dim(self) -> int:
+        """Values in one flat patch: channels * frames * height * width."""
+        return 3 * self.temporal_patch_size * self.patch_size**2
+
+    @property
+    def window_patches(self) -> int:
+        """Patches in one attention window."""
+        return (self.window // self.patch_size) ** 2
+
+    @property
+    def merge_unit(self) -> int:
+        """Patches that become one token."""
+        return self.merge_size**2
+
+
+@dataclasses.dataclass(frozen=True)
+class EcgConfig:
+    """ECG-JEPA encoder and the predictor that only self-supervised pretraining uses."""
+
+    width: int
+    depth: int
+    num_heads: int
+    predictor_width: int
+    predictor_depth: int
+    predictor_heads: int
+    mlp_ratio: int = 4
+    leads: int = 8  # I, II, V1..V6
+    patches: int = 50  # time steps a lead
+    patch_size: int = 50  # samples a patch: 50 * 50 = 10 s at 250 Hz
+    norm_eps: float = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class VlmConfig:
+    """The whole model. Token ids are those of the tokenizer that belongs to the variant."""
+
+    decoder: DecoderConfig
+    vision: VisionConfig
+    ecg: EcgConfig
+    ecg_tokens: int = 50  # 1 = mean of the ECG (released QoQ-Med), 50 = one a time step, 400 = one a lead and step
+    image_token_id: int = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|image_pad|>")
+    video_token_id: int = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|video_pad|>")
+    vision_start_id: int = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|vision_start|>")
+    vision_end_id: int = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|vision_end|>")
+    ecg_token_id: int = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|time_series_pad|>")
+    pad_id: int = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|endoftext|>")
+    eos_ids: tuple[int, ...] = (
+        QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|im_end|>"),
+        QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|endoftext|>"),
+    )
+    tokens_per_second: int = 2  # M-RoPE time steps a second of video
+    compute_dtype: str = "bfloat16"
+    remat: str = "full"
+
+    def __post_init__(self):
+        if self.ecg_tokens not in (1, self.ecg.patches, self.ecg.leads * self.ecg.patches):
+            raise ConfigError(
+                f"ecg_tokens={self.ecg_tokens}",
+                mend=f"use 1, {self.ecg.patches} or {self.ecg.leads * self.ecg.patches}",
+            )
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise ConfigError(f"compute_dtype={self.compute_dtype!r}", mend="use 'float32' or 'bfloat16'")
+        if self.remat not in ("none", "full", "dots"):
+            raise ConfigError(f"remat={self.remat!r}", mend="use 'none', 'full' or 'dots'")
+
+
+def _special_ids(first: int) -> dict[str, int | tuple[int, ...]]:
+    """The token-id fields of VlmConfig when `<|endoftext|>` has id `first`."""
+    ids = {token: first + i for i, token in enumerate(SPECIAL_TOKENS)}
+    return dict(
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_id=ids["<|vision_start|>"],
+        vision_end_id=ids["<|vision_end|>"],
+        ecg_token_id=ids["<|time_series_pad|>"],
+        pad_id=ids["<|endoftext|>"],
+        eos_ids=(ids["<|im_end|>"], ids["<|endoftext|>"]),
+    )
+
+
+def _nano() -> VlmConfig:
+    return VlmConfig(
+        decoder=DecoderConfig(
+            vocab_size=NANO_VOCAB, width=128, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=32, mlp_dim=384,
+            tied_embeddings=True, mrope_section=(4, 6, 6),
+        ),
+        vision=VisionConfig(
+            width=96, depth=4, num_heads=4, mlp_dim=256, window=56, full_attention_blocks=(1, 3),
+            max_frame_patches=64,  # 112 x 112 pixels
+        ),
+        ecg=EcgConfig(
+            width=64, depth=2, num_heads=4, predictor_width=32, predictor_depth=1, predictor_heads=2,
+        ),
+        compute_dtype="float32",
+        remat="none",
+        **_special_ids(NANO_FIRST_SPECIAL),
+    )  # fmt: skip
+
+
+def _qwen(
+    vocab: int, width: int, layers: int, heads: int, kv_heads: int, mlp: int, vision_mlp: int, tied: bool = False
+) -> VlmConfig:
+    """Qwen2.5-VL as published; what all sizes share is written once here."""
+    return VlmConfig(
+        decoder=DecoderConfig(
+            vocab_size=vocab, width=width, num_layers=layers, num_heads=heads, num_kv_heads=kv_heads, head_dim=128,
+            mlp_dim=mlp, tied_embeddings=tied,
+        ),
+        vision=VisionConfig(
+            width=1280, depth=32, num_heads=16, mlp_dim=vision_mlp, window=112, full_attention_blocks=(7, 15, 23, 31),
+            max_frame_patches=2688,  # 524,288 pixels / 14^2 = 2675, up to a multiple of 64
+        ),
+        ecg=EcgConfig(
+            width=768, depth=12, num_heads=16, predictor_width=384, predictor_depth=6, predictor_heads=12,
+        ),
+    )  # fmt: skip
+
+
+_VARIANTS = {
+    "nano": _nano,
+    "3b": lambda: _qwen(151936, 2048, 36, 16, 2, 11008, vision_mlp=3420, tied=True),
+    "7b": lambda: _qwen(152064, 3584, 28, 28, 4, 18944, vision_mlp=3420),
+    "32b": lambda: _qwen(152064, 5120, 64, 40, 8, 27648, vision_mlp=3456),
+    "72b": lambda: _qwen(152064, 8192, 80, 64, 8, 29568, vision_mlp=3456),
+}
+NAMES = tuple(_VARIANTS)
+
+
+def get(name: str) -> VlmConfig:
+    """The configuration of a named variant (nano, 3b, 7b, 32b, 72b); change fields with dataclasses.replace."""
+    if name not in _VARIANTS:
+        raise ConfigError(f"unknown model variant {name!r}", mend=f"one of {', '.join(NAMES)}")
+    return _VARIANTS[name]()

@@ -1,0 +1,190 @@
+"""Qwen2.5-VL vision tower on packed patches, and the 2x2 patch merger.
+
+Source: Qwen2.5-VL technical report, arXiv 2502.13923, section 2.1.
+
+All images of a media row lie in one sequence of patches, in window order: first all patches of window 1, then of
+window 2, ..., and within a window the 4 patches of a merge unit next to each other. Windows, and frames (one temporal
+step of one image), are contiguous runs of equal segment ids; 0 is padding.
+
+Axis letters: R media rows, P patches, C merge units (P / 4), W width, H heads, h head dim, F mlp hidden, L blocks,
+D decoder width; N block size of the attention, b blocks.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qoq_jax.models import layers
+from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
+from qoq_jax.models.variants import VisionConfig, VlmConfig
+from qoq_jax.parallel.mesh import constrain
+
+# OpenAI CLIP statistics of pixels in 0..1, per colour channel.
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+DENSE_BLOCK = 512  # attention blocks larger than this are computed one after the other, to bound memory
+
+
+def param_specs(cfg: VisionConfig, out_width: int) -> dict:
+    """Weights of the tower and of the merger, whose output has `out_width` channels."""
+    L, W, H, F = cfg.depth, cfg.width, cfg.num_heads, cfg.mlp_dim
+    merged = cfg.merge_unit * W
+    out_scale = residual_scale(L)
+    at = "visual.blocks.{}."
+
+    def norm(name):
+        return {"scale": ParamSpec((L, W), ("layers", None), "ones", f"{at}{name}.weight", "vector")}
+
+    def dense(name, shape, axes, std, layout="linear", bias_axes=(None,)):
+        bias_shape = shape[-1:] if layout == "linear_out" else shape[1:]
+        return {
+            "kernel": ParamSpec((L, *shape), ("layers", *axes), std, f"{at}{name}.weight", layout),
+            "bias": ParamSpec((L, *bias_shape), ("layers", *bias_axes), "zeros", f"{at}{name}.bias", "vector"),
+        }
+
+    def merger(index, shape, axes, bias_axes):
+        key = f"visual.merger.mlp.{index}"
+        return {
+            "kernel": ParamSpec(shape, axes, fan_in(shape[0]), f"{key}.weight", "linear"),
+            "bias": ParamSpec(shape[1:], bias_axes, "zeros", f"{key}.bias", "vector"),
+        }
+
+    return {
+        "patch_embed": {
+            "kernel": ParamSpec(
+                (cfg.patch_dim, W), (None, "embed"), fan_in(cfg.patch_dim), "visual.patch_embed.proj.weight", "patches"
+            )
+        },
+        "blocks": {
+            "attention_norm": norm("norm1"),
+            "qkv": dense(
+                "attn.qkv", (W, 3, H, W // H), ("embed", None, "heads", None), fan_in(W),
+                bias_axes=(None, "heads", None),
+            ),
+            "o": dense(
+                "attn.proj", (H, W // H, W), ("heads", None, "embed"), fan_in(W, out_scale), layout="linear_out"
+            ),
+            "mlp_norm": norm("norm2"),
+            "mlp": {
+                "gate": dense("mlp.gate_proj", (W, F), ("embed", "mlp"), fan_in(W), bias_axes=("mlp",)),
+                "up": dense("mlp.up_proj", (W, F), ("embed", "mlp"), fan_in(W), bias_axes=("mlp",)),
+                "down": dense("mlp.down_proj", (F, W), ("mlp", "embed"), fan_in(F, out_scale)),
+            },
+        },
+        "merger": {
+            "norm": {"scale": ParamSpec((W,), (None,), "ones", "visual.merger.ln_q.weight", "vector")},
+            "hidden": merger(0, (merged, merged), ("embed", "mlp"), ("mlp",)),
+            "out": merger(2, (merged, out_width), ("mlp", "embed"), (None,)),
+        },
+    }  # fmt: skip
+
+
+def normalise(patches: jax.Array, cfg: VisionConfig, dtype) -> jax.Array:
+    """uint8 [R,P,C*f*p*p] -> (x / 255 - mean) / std per colour channel, in `dtype`."""
+    per_channel = cfg.temporal_patch_size * cfg.patch_size**2
+    mean = np.repeat(np.array(IMAGE_MEAN, np.float32), per_channel)
+    std = np.repeat(np.array(IMAGE_STD, np.float32), per_channel)
+    x = patches.astype(jnp.float32) / 255.0
+    return ((x - mean[None, None]) / std[None, None]).astype(dtype)
+
+
+def rotary_angles(cfg: VisionConfig, patch_hw: jax.Array) -> jax.Array:
+    """Row and column of each patch, int32 [R,P,2] -> angles float32 [R,P,h/2]: first half rows, second half columns."""
+    quarter = cfg.width // cfg.num_heads // 4
+    frequency = cfg.rope_theta ** -(np.arange(quarter, dtype=np.float32) / quarter)
+    angles = patch_hw.astype(jnp.float32)[..., None] * frequency[None, None, None]
+    return angles.reshape(*patch_hw.shape[:2], 2 * quarter)
+
+
+def segment_attention(q, k, v, segments, max_segment: int) -> jax.Array:
+    """Attention between patches of the same segment: exact, and linear in P.
+
+    q, k, v [R,P,H,h]; segments int32 [R,P], equal ids contiguous and at most `max_segment` long, 0 = padding.
+    Such a segment touches at most two neighbouring blocks of `max_segment` patches, wherever it starts, so block b of
+    queries needs the keys of blocks b-1, b and b+1 only. Returns [R,P,H,h]; padding rows hold no meaning.
+    """
+    R, P, H, h = q.shape
+
+    def attend(q, k, v, segments_q, segments_k):  # q [R,S,H,h], k and v [R,T,H,h]
+        same = (segments_q[:, :, None] == segments_k[:, None, :]) & (segments_k[:, None, :] > 0)
+        scores = jnp.einsum("rqnh,rknh->rnqk", q, k, preferred_element_type=jnp.float32) * h**-0.5
+        weights = jax.nn.softmax(jnp.where(same[:, None], scores, layers.MASKED))
+        return jnp.einsum("rnqk,rknh->rqnh", weights.astype(v.dtype), v)
+
+    if P <= max_segment:
+        return attend(q, k, v, segments, segments)
+
+    pad = -P % max_segment
+    count = (P + pad) // max_segment
+
+    def blocks(x):  # [R,P,...] -> [R,b,N,...]
+        x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
+        return x.reshape(R, count, max_segment, *x.shape[2:])
+
+    def neighbours(x):  # [R,P,...] -> [R,b,3N,...]; beyond the ends lie segments 0
+        x = jnp.pad(blocks(x), [(0, 0), (1, 1)] + [(0, 0)] * (x.ndim - 1))
+        return jnp.concatenate([x[:, :-2], x[:, 1:-1], x[:, 2:]], axis=2)
+
+    args = (blocks(q), neighbours(k), neighbours(v), blocks(segments), neighbours(segments))
+    if max_segment <= DENSE_BLOCK:
+        flat = [x.reshape(R * count, *x.shape[2:]) for x in args]
+        out = attend(*flat).reshape(R, count * max_segment, H, h)
+    else:
+        out = jax.lax.map(lambda block: jax.checkpoint(attend)(*block), [jnp.moveaxis(x, 1, 0) for x in args])
+        out = jnp.moveaxis(out, 0, 1).reshape(R, count * max_segment, H, h)
+    return out[:, :P]
+
+
+def block(params: dict, cfg: VisionConfig, x, angles, segments, max_segment: int) -> jax.Array:
+    """One transformer block, x [R,P,W]; its attention stays within `segments`."""
+    y = layers.rms_norm(x, params["attention_norm"]["scale"], cfg.norm_eps)
+    qkv = layers.linear("btd,dsnh->btsnh", y, params["qkv"]["kernel"], params["qkv"]["bias"])
+    q, k, v = (constrain(qkv[:, :, i], ("media", None, "heads", None)) for i in range(3))
+    attended = segment_attention(layers.rotate(q, angles), layers.rotate(k, angles), v, segments, max_segment)
+    x = x + layers.linear("btnh,nhd->btd", attended, params["o"]["kernel"], params["o"]["bias"])
+    y = layers.rms_norm(x, params["mlp_norm"]["scale"], cfg.norm_eps)
+    return constrain(x + layers.swiglu(y, params["mlp"]), ("media", None, None))
+
+
+def tower(params: dict, cfg: VlmConfig, patches, patch_hw, patch_frame, patch_window) -> jax.Array:
+    """Packed patches uint8 [R,P,1176] (window order) -> features [R,P,W] in the same order.
+
+    Scans over groups of blocks with one pattern: window attention, ..., window attention, full attention.
+    """
+    vision = cfg.vision
+    x = normalise(patches, vision, layers.compute_dtype(cfg))
+    x = constrain(layers.linear("btp,pd->btd", x, params["patch_embed"]["kernel"]), ("media", None, None))
+    angles = rotary_angles(vision, patch_hw)
+    groups = len(vision.full_attention_blocks)
+    stacked = jax.tree.map(lambda w: w.reshape(groups, -1, *w.shape[1:]), params["blocks"])
+
+    def window_block(x, weights):
+        return block(weights, vision, x, angles, patch_window, vision.window_patches), None
+
+    def full_block(x, weights):
+        return block(weights, vision, x, angles, patch_frame, vision.max_frame_patches), None
+
+    def group(x, weights):
+        windowed, full = jax.tree.map(lambda w: w[:-1], weights), jax.tree.map(lambda w: w[-1], weights)
+        x, _ = jax.lax.scan(layers.rematerialised(window_block, cfg.remat), x, windowed)
+        return layers.rematerialised(full_block, cfg.remat)(x, full)
+
+    x, _ = jax.lax.scan(group, x, stacked)
+    return x
+
+
+def merge(params: dict, cfg: VisionConfig, x: jax.Array) -> jax.Array:
+    """Features [R,P,W] -> tokens for the decoder [R,P/4,D]; each 4 neighbours are one 2x2 square of the image."""
+    x = layers.rms_norm(x, params["norm"]["scale"], cfg.norm_eps)
+    x = x.reshape(x.shape[0], x.shape[1] // cfg.merge_unit, cfg.merge_unit * cfg.width)
+    x = layers.linear("btd,df->btf", x, params["hidden"]["kernel"], params["hidden"]["bias"])
+    x = jax.nn.gelu(x, approximate=False)
+    return layers.linear("btf,fd->btd", x, params["out"]["kernel"], params["out"]["bias"])
+
+
+def tokens(params: dict, cfg: VlmConfig, batch: dict) -> jax.Array:
+    """The batch's patches -> vision tokens [R,P/4,D], in window order."""
+    x = tower(params, cfg, batch["patches"], batch["patch_hw"], batch["patch_frame"], batch["patch_window"])
+    return merge(params["merger"], cfg.vision, x)

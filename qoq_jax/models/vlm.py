@@ -1,0 +1,153 @@
+"""The vision-language-signal model: towers, projections and decoder over one device batch.
+
+The batch is the dict of data/packing.py. Text row b uses media row b // (B // R); the media table of a media row is
+its vision tokens, then its ECG tokens, and `media_index` says which of them replaces a text token's embedding.
+
+Axis letters: B text rows, R media rows, T tokens, P patches, M vision tokens of a media row (P / 4), E ECGs of a media
+row, D decoder width, V vocabulary, G rollouts of a question, S response length, L layers, K kv heads, h head dim.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from qoq_jax.models import decoder, ecg, layers, vision
+from qoq_jax.models.decoder import KVCache
+from qoq_jax.models.spec import ParamSpec, fan_in
+from qoq_jax.models.variants import VlmConfig
+from qoq_jax.parallel.mesh import constrain
+
+
+def param_specs(cfg: VlmConfig) -> dict:
+    """Every weight of the model: {"decoder", "vision", "ecg", "ecg_proj"}."""
+    width = cfg.decoder.width
+    return {
+        "decoder": decoder.param_specs(cfg.decoder),
+        "vision": vision.param_specs(cfg.vision, out_width=width),
+        "ecg": ecg.param_specs(cfg.ecg),
+        "ecg_proj": {
+            "kernel": ParamSpec((cfg.ecg.width, width), (None, "embed"), fan_in(cfg.ecg.width)),
+            "bias": ParamSpec((width,), (None,), "zeros"),
+        },
+    }
+
+
+def ecg_tokens(params: dict, cfg: VlmConfig, signal: jax.Array) -> jax.Array:
+    """ECGs [R,E,leads,samples] in mV -> tokens [R, E * ecg_tokens, D].
+
+    The encoder gives one token a lead and time step. ecg_tokens=1 takes their mean (released QoQ-Med), 50 the mean
+    over leads at each time step, 400 all of them, lead by lead.
+    """
+    R, E, leads, samples = signal.shape
+    dtype = layers.compute_dtype(cfg)
+    weights = jax.tree.map(lambda w: w.astype(dtype), params["ecg"])
+    x = ecg.tokens(weights, cfg.ecg, signal.reshape(R * E, leads, samples))
+    x = x.reshape(R * E, cfg.ecg.leads, cfg.ecg.patches, cfg.ecg.width)
+    if cfg.ecg_tokens == 1:
+        x = x.mean(axis=(1, 2))
+    elif cfg.ecg_tokens == cfg.ecg.patches:
+        x = x.mean(axis=1)
+    x = x.reshape(R, E * cfg.ecg_tokens, cfg.ecg.width).astype(dtype)
+    return layers.linear("btd,df->btf", x, params["ecg_proj"]["kernel"], params["ecg_proj"]["bias"])
+
+
+def media_table(params: dict, cfg: VlmConfig, batch: dict) -> jax.Array:
+    """Embeddings of all media: [R, M + E * ecg_tokens, D]. Budgets without patches or ECGs skip that tower."""
+    R = batch["patches"].shape[0]
+    parts = [jnp.zeros((R, 0, cfg.decoder.width), layers.compute_dtype(cfg))]
+    if batch["patches"].shape[1]:
+        parts.append(vision.tokens(params["vision"], cfg, batch))
+    if batch["ecg"].shape[1]:
+        parts.append(ecg_tokens(params, cfg, batch["ecg"]))
+    return constrain(jnp.concatenate(parts, axis=1), ("media", None, None))
+
+
+def place_media(text: jax.Array, table: jax.Array, media_index: jax.Array) -> jax.Array:
+    """text [B,T,D] with table[b // (B // R), media_index[b, t]] wherever media_index >= 0; table [R,N,D]."""
+    B, T, D = text.shape
+    # The text rows of one media row are folded into one gather, so that it stays on the device that holds both.
+    index = jnp.maximum(media_index, 0).reshape(table.shape[0], -1)
+    media = jax.vmap(lambda rows, at: jnp.take(rows, at, axis=0))(table, index)
+    return jnp.where(media_index[:, :, None] >= 0, media.reshape(B, T, D), text)
+
+
+def embed(params: dict, cfg: VlmConfig, batch: dict) -> jax.Array:
+    """Input embeddings [B,T,D]: text tokens, with media embeddings in the place of modality pads."""
+    text = decoder.embed_tokens(params["decoder"], cfg, batch["tokens"])
+    table = media_table(params, cfg, batch)
+    if table.shape[1]:
+        text = place_media(text, table, batch["media_index"])
+    return constrain(text, ("batch", None, None))
+
+
+def hidden(params: dict, cfg: VlmConfig, batch: dict, shared: tuple[int, int] | None = None) -> jax.Array:
+    """Final hidden states [B,T,D], after the last norm. shared: see decoder.forward."""
+    x = embed(params, cfg, batch)
+    return decoder.forward(
+        params["decoder"], cfg, x, batch["positions"], batch["segment_ids"], batch["branch_ids"], shared=shared
+    )
+
+
+def unembed(params: dict, cfg: VlmConfig, hidden: jax.Array) -> jax.Array:
+    """Hidden states [B,T,D] -> float32 logits [B,T,V]: for one sampled position a response, or for tests."""
+    del cfg
+    return decoder.logits(params["decoder"], hidden)
+
+
+def logits(params: dict, cfg: VlmConfig, batch: dict) -> jax.Array:
+    """Float32 logits [B,T,V] of a whole batch; for tests and small models."""
+    return unembed(params, cfg, hidden(params, cfg, batch))
+
+
+def token_logprobs(
+    params: dict, cfg: VlmConfig, hidden: jax.Array, targets: jax.Array, *, temperature: float = 1.0, chunk: int = 256
+) -> tuple[jax.Array, jax.Array]:
+    """(log-probability of targets, entropy), float32 [B,T]: hidden position t scores targets[:, t].
+
+    Never holds [B,T,V]: see decoder.token_logprobs.
+    """
+    del cfg
+    return decoder.token_logprobs(params["decoder"], hidden, targets, temperature=temperature, chunk=chunk)
+
+
+def init_cache(cfg: VlmConfig, prompt_k, prompt_v, prompt_mask, *, rollouts: int, max_new_tokens: int) -> KVCache:
+    """An empty response cache beside the keys and values of the prompts [L,B,Tp,K,h] and their mask [B,Tp]."""
+    L, B = prompt_k.shape[:2]
+    shape = (L, B, rollouts, max_new_tokens, cfg.decoder.num_kv_heads, cfg.decoder.head_dim)
+    empty = constrain(jnp.zeros(shape, prompt_k.dtype), (None, "batch", None, None, "kv_heads", None))
+    return KVCache(
+        prompt_k=prompt_k,
+        prompt_v=prompt_v,
+        prompt_mask=prompt_mask,
+        response_k=empty,
+        response_v=empty,
+        step=jnp.zeros((), jnp.int32),
+    )
+
+
+def prefill(
+    params: dict, cfg: VlmConfig, batch: dict, *, rollouts: int, max_new_tokens: int
+) -> tuple[jax.Array, KVCache]:
+    """Runs the prompts, one a row.
+
+    Returns (hidden state [B,D] at each row's last token that is not padding, which predicts the first response token;
+    cache for `rollouts` responses of `max_new_tokens`).
+    """
+    prompt_mask = batch["segment_ids"] > 0
+    x, (keys, values) = decoder.forward(
+        params["decoder"], cfg, embed(params, cfg, batch), batch["positions"], batch["segment_ids"],
+        batch["branch_ids"], return_kv=True,
+    )  # fmt: skip
+    index = jnp.arange(x.shape[1], dtype=jnp.int32)
+    last = jnp.where(prompt_mask, index[None], 0).max(axis=1)
+    last_hidden = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+    return last_hidden, init_cache(cfg, keys, values, prompt_mask, rollouts=rollouts, max_new_tokens=max_new_tokens)
+
+
+def decode_step(
+    params: dict, cfg: VlmConfig, tokens: jax.Array, positions: jax.Array, cache: KVCache
+) -> tuple[jax.Array, KVCache]:
+    """Feeds one token to every response: tokens [B,G], positions [B,3,G] -> (hidden [B,G,D], cache one step on)."""
+    x = decoder.embed_tokens(params["decoder"], cfg, tokens)
+    return decoder.decode_step(params["decoder"], cfg, x, positions, cache)

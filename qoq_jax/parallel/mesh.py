@@ -1,0 +1,104 @@
+"""The device mesh and the one table that maps logical axes to mesh axes.
+
+Mesh axes:
+  data    replicas of the parameters; each sees other rows of the batch.
+  fsdp    parameters, gradients and optimizer state are cut along their width; rows of the batch are cut too.
+  tensor  attention heads, mlp hidden units and the vocabulary are cut; rows are replicated.
+
+All mesh axes are `AxisType.Auto`: the compiler propagates shardings from the parameters, the batch and the few
+`constrain` calls in the forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from qoq_jax.errors import ConfigError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+# Logical axis -> mesh axes. A logical axis that is not listed (None, "layers", "head_dim") is never cut.
+AXIS_RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),  # text rows
+    "media": ("data", "fsdp"),  # media rows, a divisor of the text rows, so that gathers between both stay local
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+}
+BATCH_AXES = ("batch", "media")
+
+
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A (data, fsdp, tensor) mesh over `devices` (default: all). One of the sizes may be -1: what is left.
+
+    Raises ConfigError when the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shape = [data, fsdp, tensor]
+    if shape.count(-1) == 1:
+        known = math.prod(size for size in shape if size != -1)
+        shape[shape.index(-1)] = max(len(devices) // max(known, 1), 1)
+    if min(shape) < 1 or math.prod(shape) != len(devices):
+        raise ConfigError(
+            f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {len(devices)} devices",
+            mend="choose sizes whose product is the number of devices; one of them may be -1",
+        )
+    if len(devices) == jax.device_count():
+        return jax.make_mesh(tuple(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    # A subset of the devices (a test, one host of a sweep) has no torus to follow: the given order is kept.
+    return Mesh(np.array(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def partition_spec(mesh, axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
+    """The PartitionSpec of an array with logical `axes` on `mesh` (a Mesh or an AbstractMesh).
+
+    A dimension that the mesh axis does not divide (two kv heads on tensor=4) is replicated instead: for parameters
+    and heads that costs memory, not correctness. Batch dimensions never fall back: replicated rows would silently
+    do the same work on every device, so they raise ConfigError.
+    """
+    if len(axes) != len(shape):
+        raise ConfigError(f"axes {tuple(axes)} do not name every dimension of shape {tuple(shape)}")
+    entries: list[str | tuple[str, ...] | None] = []
+    for axis, size in zip(axes, shape):
+        names = AXIS_RULES.get(axis, ()) if axis is not None else ()
+        ways = math.prod(mesh.shape[name] for name in names)
+        if names and size % ways:
+            if axis in BATCH_AXES:
+                raise ConfigError(
+                    f"{axis} dimension of {size} rows does not divide over {ways} devices (mesh axes {names})",
+                    mend=f"use a multiple of {ways} rows, or a mesh with smaller data * fsdp",
+                )
+            names = ()
+        entries.append(None if not names else names[0] if len(names) == 1 else names)
+    return PartitionSpec(*entries)
+
+
+def named_sharding(mesh: Mesh, axes: Sequence[str | None], shape: Sequence[int]) -> NamedSharding:
+    """NamedSharding of an array with logical `axes` and `shape`; see `partition_spec`."""
+    return NamedSharding(mesh, partition_spec(mesh, axes, shape))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Sharding of every array of a device batch: leading (row) axis over data and fsdp, the rest whole."""
+    return NamedSharding(mesh, PartitionSpec(AXIS_RULES["batch"]))
+
+
+def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
+    """Pins the sharding of an activation inside jit, under `jax.set_mesh`; returns x itself without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(mesh, axes, x.shape))
+
+
+def batch_shards() -> int:
+    """Over how many devices rows are cut in the current mesh context; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape[name] for name in AXIS_RULES["batch"])

@@ -1,0 +1,270 @@
+"""DRPO, domain-aware relative policy optimisation (QoQ-Med, arXiv 2506.00711), as one jittable function.
+
+    Q questions   G rollouts a question   N domains   H remembered questions a domain   K most clusters a domain
+    P points to cluster = Q + N * H
+
+The vector of a question is its G rewards in ascending order, so that the order of the rollouts changes nothing, and
+`kmeans` orders the points itself, so that the order of the questions changes nothing either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from qoq_jax.errors import ConfigError
+from qoq_jax.rl import advantages as advantages_lib
+from qoq_jax.rl.kmeans import kmeans_elbow
+
+Array = jax.Array
+
+# Rewards and KL beyond this are cut, so that no product of two of them overflows float32.
+LARGEST = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class DRPOConfig:
+    """What DRPO does; the defaults are the paper's.
+
+    Attributes:
+      num_domains: N; domain ids are 0 .. N - 1.
+      k_max: most clusters a domain.
+      eps: added to the group std, and the floor of both temperatures.
+      cluster: False = scale by domain only (ablation).
+      damping: KL-aware damping; needs the responses' KL.
+      quantile: p, the share of products below the damping threshold.
+      history_size: H, past questions a domain that take part in clusters and counts; 0 = statistics of the batch.
+      variant: "released" is what the released code computes: unsorted reward vectors, cluster-balanced domain mean,
+        no floor on the cluster temperature, no damping; it also keeps all past questions (a long history).
+      cluster_balanced_mean: the mean reward of a domain weighs cluster means by 1 / cluster size (always so in
+        "released"); False = plain mean over questions.
+    """
+
+    num_domains: int
+    k_max: int = 10
+    eps: float = 1e-6
+    cluster: bool = True
+    damping: bool = True
+    quantile: float = 0.75
+    history_size: int = 0
+    variant: Literal["paper", "released"] = "paper"
+    cluster_balanced_mean: bool = False
+
+    def __post_init__(self):
+        if self.variant not in ("paper", "released"):
+            raise ConfigError(f"drpo variant {self.variant!r}", mend="use 'paper' or 'released'")
+        if self.num_domains < 1 or self.k_max < 1 or self.history_size < 0:
+            raise ConfigError(
+                f"drpo num_domains={self.num_domains} k_max={self.k_max} history_size={self.history_size}",
+                mend="use num_domains >= 1, k_max >= 1 and history_size >= 0",
+            )
+        if not 0.0 < self.quantile < 1.0:
+            raise ConfigError(f"drpo quantile={self.quantile}", mend="use a share between 0 and 1")
+
+
+@struct.dataclass
+class DomainHistory:
+    """The last H questions of each domain.
+
+    Attributes:
+      vectors: float32 [N, H, G], a ring of reward vectors a domain; slots not yet written hold 0.
+      count: int32 [N], questions written so far; the next goes to slot count % H.
+    """
+
+    vectors: Array
+    count: Array
+
+
+def init_history(cfg: DRPOConfig, rollouts: int) -> DomainHistory:
+    """An empty history for groups of `rollouts` responses."""
+    return DomainHistory(
+        vectors=jnp.zeros((cfg.num_domains, cfg.history_size, rollouts), jnp.float32),
+        count=jnp.zeros(cfg.num_domains, jnp.int32),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def advantages(
+    rewards: Array,
+    domain_ids: Array,
+    kl: Array | None = None,
+    history: DomainHistory | None = None,
+    *,
+    cfg: DRPOConfig,
+    valid: Array | None = None,
+) -> tuple[Array, DomainHistory | None, dict[str, Array]]:
+    """Domain-aware advantages of one rollout batch.
+
+    With r the rewards, g the domain and c the cluster of question q:
+
+        s[q,i]   = (r[q,i] - mean r[q]) / (std r[q] + eps)                       std with ddof = 1
+        T_g      = max(√N_g μ_g, eps),  T_c = max(√N_c μ_c, eps)                 N questions, μ mean reward
+        s'[q,i]  = s[q,i] / (T_g T_c)
+        z[q,i]   = max(s'[q,i] KL[q,i], 0),  t = the p-quantile of s' KL
+        s''[q,i] = s'[q,i] t / (t + z[q,i])
+        A[q,i]   = s''[q,i] / std(s'')                                           std over the batch, ddof = 1
+
+    Clusters: k-means on the sorted reward vectors of a domain; with I_k the inertia of k clusters and dI_k =
+    I_{k-1} - I_k, k is the first k >= 2 with dI_{k+1} < 0.1 dI_k, at most k_max and the number of distinct vectors.
+
+    Every case gives finite numbers. Absent domains take no part. A mean reward <= 0 puts a temperature on its floor (the
+    released variant has no floor for clusters: a negative mean turns the sign, only a vanishing one becomes eps).
+    Where the threshold t is not positive (no KL yet, or fewer than 1 - p of the products positive) there is nothing to
+    compare with and nothing is damped. A batch without any signal gets advantages 0.
+
+    Args:
+      rewards: [Q, G], G >= 2; cut to ±1e9.
+      domain_ids: int [Q]; a question whose id is outside 0 .. N - 1 is ignored like an invalid one.
+      kl: [Q, G], KL of each response to the reference, summed over its tokens; needed for damping.
+      history: questions of past steps, or None to start with none; used when cfg.history_size > 0.
+      cfg: static.
+      valid: bool [Q]; False marks padding: advantage 0, no part in any statistic. None = all are valid.
+
+    Returns:
+      advantages [Q, G] float32; the history with this batch added (None when cfg.history_size is 0); diagnostics:
+      domain_questions [N] and domain_temperature [N] (0 where absent) and domain_clusters [N] (history included),
+      zero_variance_groups [], ignored_questions [], damping_threshold [] and damping_mean [] (mean t / (t + z)).
+    """
+    _check(rewards, domain_ids, kl, valid, cfg)
+    valid = jnp.ones(domain_ids.shape, bool) if valid is None else valid.astype(bool)
+    valid &= (domain_ids >= 0) & (domain_ids < cfg.num_domains)
+    rewards = jnp.where(valid[:, None], jnp.clip(rewards.astype(jnp.float32), -LARGEST, LARGEST), 0.0)
+    vectors = rewards if cfg.variant == "released" else jnp.sort(rewards, axis=1)
+    domains = jnp.where(valid, domain_ids, cfg.num_domains)
+
+    scores = advantages_lib.grpo(rewards, eps=cfg.eps)
+    if cfg.history_size and history is None:
+        history = init_history(cfg, rewards.shape[1])
+    points, point_domains = _with_history(vectors, domains, history, cfg)
+    temperature, diagnostics = _temperatures(points, point_domains, len(domains), cfg)
+    scores = scores / temperature[:, None]
+
+    damping, threshold = jnp.ones_like(scores), jnp.zeros(())
+    if _damps(cfg):
+        products = scores * jnp.clip(kl.astype(jnp.float32), -LARGEST, LARGEST)
+        threshold = _masked_quantile(products, valid[:, None], cfg.quantile)
+        threshold = jnp.maximum(threshold, 0.0)
+        damping = jnp.where(threshold > 0, threshold / (threshold + jnp.maximum(products, 0.0)), 1.0)
+    damping = jnp.where(valid[:, None], damping, 0.0)
+    scores = damping * scores
+
+    spread = _masked_std(scores, valid[:, None])
+    result = scores / jnp.where(spread > 0, spread, 1.0)
+    diagnostics |= dict(
+        zero_variance_groups=((rewards.min(axis=1) == rewards.max(axis=1)) & valid).sum(),
+        ignored_questions=(~valid).sum(),
+        damping_threshold=threshold,
+        damping_mean=damping.sum() / jnp.maximum(valid.sum() * rewards.shape[1], 1),
+    )
+    return result, _push(history, vectors, domains, cfg), diagnostics
+
+
+def _damps(cfg: DRPOConfig) -> bool:
+    return cfg.damping and cfg.variant == "paper"
+
+
+def _check(rewards: Array, domain_ids: Array, kl: Array | None, valid: Array | None, cfg: DRPOConfig) -> None:
+    if rewards.ndim != 2 or domain_ids.shape != rewards.shape[:1]:
+        raise ValueError(f"rewards must be [Q, G] and domain_ids [Q], got {rewards.shape} and {domain_ids.shape}")
+    if valid is not None and valid.shape != domain_ids.shape:
+        raise ValueError(f"valid must be [Q] = {domain_ids.shape}, got {valid.shape}")
+    if _damps(cfg) and kl is None:
+        raise ConfigError("DRPO damping needs the KL of each response", mend="pass kl=, or set damping=False")
+    if kl is not None and kl.shape != rewards.shape:
+        raise ValueError(f"kl must have the shape of rewards, {rewards.shape}, got {kl.shape}")
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Temperatures
+
+
+def _temperatures(points: Array, domains: Array, questions: int, cfg: DRPOConfig) -> tuple[Array, dict[str, Array]]:
+    """T_g T_c of the first `questions` points, [Q], and the diagnostics of the domains."""
+    if cfg.cluster:
+        clusters, chosen = kmeans_elbow(points, domains, cfg.num_domains, cfg.k_max)
+    else:
+        clusters, chosen = jnp.zeros_like(domains), jnp.zeros(cfg.num_domains, jnp.int32)
+    means = points.mean(axis=1)
+    cells = domains * cfg.k_max + clusters  # one cell a (domain, cluster); absent points fall past the end
+    count, mean = _group_means(means, cells, cfg.num_domains * cfg.k_max)
+    domain_count, domain_mean = _group_means(means, domains, cfg.num_domains)
+    if cfg.cluster_balanced_mean or cfg.variant == "released":
+        weights = jnp.where(count > 0, 1.0 / jnp.maximum(count, 1), 0.0).reshape(cfg.num_domains, cfg.k_max)
+        balanced = (weights * mean.reshape(weights.shape)).sum(axis=1)
+        domain_mean = balanced / jnp.where(domain_count > 0, weights.sum(axis=1), 1.0)
+
+    domain_temperature = jnp.maximum(jnp.sqrt(domain_count) * domain_mean, cfg.eps)
+    cluster_temperature = jnp.sqrt(count) * mean
+    if cfg.variant == "released":
+        cluster_temperature = jnp.where(jnp.abs(cluster_temperature) < cfg.eps, cfg.eps, cluster_temperature)
+    else:
+        cluster_temperature = jnp.maximum(cluster_temperature, cfg.eps)
+    temperature = domain_temperature.at[domains[:questions]].get(mode="fill", fill_value=1.0)
+    if cfg.cluster:
+        temperature *= cluster_temperature.at[cells[:questions]].get(mode="fill", fill_value=1.0)
+    return temperature, dict(
+        domain_questions=domain_count.astype(jnp.int32),
+        domain_temperature=jnp.where(domain_count > 0, domain_temperature, 0.0),
+        domain_clusters=chosen,
+    )
+
+
+def _group_means(values: Array, groups: Array, size: int) -> tuple[Array, Array]:
+    """Number and mean of the values of each group 0 .. size - 1, both float32 [size]; other groups are dropped."""
+    # A product, not a scatter-add, which is not deterministic on GPUs.
+    member = (groups[:, None] == jnp.arange(size)[None]).astype(jnp.float32)
+    count = member.sum(axis=0)
+    return count, jnp.matmul(values, member, precision=jax.lax.Precision.HIGHEST) / jnp.maximum(count, 1)
+
+
+def _masked_std(x: Array, mask: Array) -> Array:
+    """Standard deviation (ddof = 1) of x [Q, G] where mask [Q, 1] is True; 0 for fewer than two entries."""
+    count = mask.sum() * x.shape[1]
+    mean = jnp.where(mask, x, 0.0).sum() / jnp.maximum(count, 1)
+    return jnp.sqrt(jnp.where(mask, jnp.square(x - mean), 0.0).sum() / jnp.maximum(count - 1, 1))
+
+
+def _masked_quantile(x: Array, mask: Array, p: float) -> Array:
+    """p-quantile, linear between order statistics, of x [Q, G] where mask [Q, 1] is True; 0 where there is none."""
+    ordered = jnp.sort(jnp.where(mask, x, jnp.inf).reshape(-1))
+    count = mask.sum() * x.shape[1]
+    place = p * jnp.maximum(count - 1, 0)
+    low = jnp.floor(place).astype(jnp.int32)
+    below, above = ordered[low], ordered[jnp.minimum(low + 1, jnp.maximum(count - 1, 0))]
+    return jnp.where(count > 0, below + (place - low) * (above - below), 0.0)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# History
+
+
+def _with_history(vectors: Array, domains: Array, history: DomainHistory | None, cfg: DRPOConfig,
+                  ) -> tuple[Array, Array]:
+    """This batch's points [P, G] first, then the remembered ones; empty slots have domain N."""
+    if not cfg.history_size:
+        return vectors, domains
+    written = jnp.arange(cfg.history_size)[None] < history.count[:, None]
+    remembered = jnp.where(written, jnp.arange(cfg.num_domains)[:, None], cfg.num_domains)
+    points = jnp.concatenate([vectors, history.vectors.reshape(-1, vectors.shape[1])])
+    return points, jnp.concatenate([domains, remembered.reshape(-1).astype(domains.dtype)])
+
+
+def _push(history: DomainHistory | None, vectors: Array, domains: Array, cfg: DRPOConfig) -> DomainHistory | None:
+    """The history after this batch; of more than H questions of a domain, the last H stay."""
+    if not cfg.history_size:
+        return None
+    member = (domains[:, None] == jnp.arange(cfg.num_domains)[None]).astype(jnp.int32)  # [Q, N]
+    added = member.sum(axis=0)
+    order = (jnp.cumsum(member, axis=0) * member).sum(axis=1) - 1  # place among the batch's questions of its domain
+    slot = (history.count.at[domains].get(mode="fill", fill_value=0) + order) % cfg.history_size
+    stays = order >= added.at[domains].get(mode="fill", fill_value=0) - cfg.history_size
+    written = history.vectors.at[jnp.where(stays, domains, cfg.num_domains), slot].set(vectors, mode="drop")
+    # Counting on for ever would overflow after 2^31 questions; only the place in the ring and "full" matter.
+    total = history.count + added
+    total = jnp.where(total >= 2 * cfg.history_size, cfg.history_size + total % cfg.history_size, total)
+    return DomainHistory(vectors=written, count=total)

@@ -1,0 +1,117 @@
+"""What a run tells: metrics on disk, a live line on the terminal, and the number of compilations."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+import jax
+
+from qoq_jax.errors import ConfigError
+
+
+class MetricWriter:
+    """Appends flat metric rows to metrics.jsonl, and to TensorBoard or Weights & Biases when asked.
+
+    A resumed run first drops the rows of steps that it will do again, so that the file holds each step once.
+    """
+
+    def __init__(self, workdir: str, *, tensorboard: bool, wandb: bool, config: dict):
+        self._path = os.path.join(workdir, "metrics.jsonl")
+        self._board = self._wandb = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter  # imported here: it is slow to load
+            self._board = SummaryWriter(os.path.join(workdir, "tensorboard"))
+        if wandb:
+            try:
+                import wandb as wandb_module
+            except ImportError:
+                raise ConfigError("log.wandb needs the package wandb", mend="pip install 'qoq_jax[wandb]'") from None
+            self._wandb = wandb_module.init(project="qoq_jax", dir=workdir, config=config)
+
+    def resume(self, stage: str, step: int) -> None:
+        """Drops rows of `stage` after `step`, and a last line that a kill left half-written."""
+        if not os.path.exists(self._path):
+            return
+        kept = []
+        with open(self._path, encoding="utf-8") as f:
+            for line in f:
+                if line.endswith("\n"):
+                    row = json.loads(line)
+                    if row["stage"] != stage or row["step"] <= step:
+                        kept.append(line)
+        temporary = self._path + ".tmp"
+        with open(temporary, "w", encoding="utf-8") as f:
+            f.writelines(kept)
+        os.replace(temporary, self._path)
+
+    def write(self, stage: str, step: int, values: dict[str, float]) -> None:
+        row = {"stage": stage, "step": step, "time": time.time(), **values}
+        with open(self._path, "a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
+        for name, value in values.items():
+            if self._board is not None:
+                self._board.add_scalar(f"{stage}/{name}", value, step)
+        if self._wandb is not None:
+            self._wandb.log({f"{stage}/{k}": v for k, v in values.items()} | {f"{stage}/step": step})
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+class Progress:
+    """One live line: stage, step, time left, and what is worth watching. Rewritten in place on a terminal."""
+
+    def __init__(self, stage: str, steps: int, start: int = 0):
+        self._stage, self._steps, self._start = stage, steps, start
+        self._began = time.monotonic()
+        self._tty = sys.stdout.isatty()
+
+    def show(self, step: int, facts: dict[str, str]) -> None:
+        done, elapsed = step - self._start, time.monotonic() - self._began
+        left = elapsed / max(done, 1) * (self._steps - step)
+        line = f"{self._stage} {step}/{self._steps}  left {clock(left)}  " + "  ".join(f"{k} {v}" for k, v in facts.items())
+        if self._tty:
+            width = os.get_terminal_size().columns
+            end = "\n" if step == self._steps else ""
+            print("\r\x1b[K" + line[:width - 1], end=end, flush=True)
+        else:
+            print(line, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """12.3 -> '12s', 754 -> '12m34s'."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+class CompileCounter:
+    """Counts XLA compilations of this process; after warm-up a training loop must add none."""
+
+    _count = 0
+    _listening = False
+
+    def __init__(self):
+        cls = CompileCounter
+        if not cls._listening:
+            jax.monitoring.register_event_duration_secs_listener(cls._on_event)
+            cls._listening = True
+        self._base = cls._count
+
+    @classmethod
+    def _on_event(cls, event: str, duration: float, **kwargs) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            cls._count += 1
+
+    def reset(self) -> None:
+        self._base = CompileCounter._count
+
+    @property
+    def count(self) -> int:
+        """Compilations since the last reset."""
+        return CompileCounter._count - self._base

@@ -1,0 +1,191 @@
+"""From a Config to the objects a run works with: data sets, tokenizer, model configuration, mesh, budgets."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import math
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qoq_jax.climb import samples as real_samples
+from qoq_jax.climb import synthetic
+from qoq_jax.config import Config
+from qoq_jax.data import pipeline, schema, sources
+from qoq_jax.data import tokenizer as tokenizer_lib
+from qoq_jax.data.packing import Budget
+from qoq_jax.data.transforms import ProcessConfig
+from qoq_jax.errors import ConfigError, DataError
+from qoq_jax.models import variants
+from qoq_jax.parallel import mesh as mesh_lib
+
+
+@dataclasses.dataclass
+class Setup:
+    """What every command needs.
+
+    Attributes:
+      config: the run's config.
+      model: VlmConfig with the config's compute options.
+      tokenizer: data.tokenizer.Tokenizer whose special ids agree with the model.
+      mesh: device mesh.
+      process: how rows become samples.
+      domains: names behind the domain ids of DRPO, in the schema's order.
+      roots: source name -> folder of {split}.jsonl.
+      notes: plain sentences for the report (a source that could not be had, say).
+      quarantined: bad samples that were skipped, {"where", "reason"}.
+      banned: bool [V] on the mesh, tokens that are never sampled.
+    """
+
+    config: Config
+    model: variants.VlmConfig
+    tokenizer: tokenizer_lib.Tokenizer
+    mesh: jax.sharding.Mesh
+    process: ProcessConfig
+    domains: tuple[str, ...]
+    roots: dict[str, str]
+    notes: list[str]
+    quarantined: list[dict[str, str]] = dataclasses.field(default_factory=list)
+
+    @property
+    def banned(self) -> jax.Array:
+        banned = np.zeros(self.model.decoder.vocab_size, bool)
+        banned[list(self.tokenizer.banned_ids(self.model.decoder.vocab_size))] = True
+        return jax.device_put(jnp.asarray(banned), jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec()))
+
+    def put(self, batch):
+        """Host arrays -> device arrays with rows (axis 0) over the mesh's data and fsdp axes."""
+        return jax.device_put(batch, mesh_lib.batch_sharding(self.mesh))
+
+    def budget(self, rows: int, tokens: int, samples: int | None = None, largest: bool = False) -> Budget:
+        """The fixed shapes of a batch.
+
+        Args:
+          rows, tokens: of the text.
+          samples: how many samples the media budget is made for, packed into the rows; None = one sample a row.
+          largest: room for the largest sample in every place (evaluation), not for the mean one.
+        """
+        data = self.config.data
+        patches, ecgs = (data.max_patches, 1.0) if largest else (data.mean_patches, data.mean_ecgs)
+        per_media_row = (samples or rows) / data.media_rows
+        return Budget(
+            rows=rows, tokens=tokens, media_rows=data.media_rows, pad_id=self.model.pad_id,
+            patches=max(math.ceil(per_media_row * patches / 16) * 16, data.max_patches),
+            ecgs=math.ceil(per_media_row * ecgs), max_per_row=1 if samples is None else 64, ecg_tokens=self.model.ecg_tokens)
+
+    def rows(self, split: str) -> dict[str, list[schema.Row]]:
+        """Rows of each source that has the split."""
+        found = {name: sources.load(root, split) for name, root in self.roots.items()
+                 if os.path.exists(os.path.join(root, f"{split}.jsonl"))}
+        if not found:
+            raise DataError(f"no source has a {split} split", mend="set data.mini_rows above 0 or add a folder to data.extra")
+        return found
+
+    def training_iterator(self, stage: str) -> pipeline.BatchIterator:
+        """Endless shuffled batches of the training split; prompts with answers for SFT, prompts alone for RL."""
+        cfg, data = self.config, self.config.data
+        rows = self.rows("train")
+        if stage == "sft":
+            if cfg.sft.limit:
+                rows = {name: limited(found, cfg.sft.limit, cfg.seed) for name, found in rows.items()}
+            budget = self.budget(cfg.sft.rows, cfg.sft.tokens, cfg.sft.samples)
+        else:
+            budget = self.budget(cfg.rl.questions, data.max_prompt_tokens)
+        counts = collections.Counter(row.domain for found in rows.values() for row in found)
+        weights = None if data.mixing_power == 1 else {name: n ** data.mixing_power for name, n in counts.items()}
+        if "real" in rows:
+            rows["real"] = rows["real"] * data.real_repeat
+        return pipeline.make_iterator(
+            self._sources(rows), self.tokenizer, self.process, budget, seed=cfg.seed + (0 if stage == "sft" else 1),
+            with_answer=stage == "sft", weights_by_domain=weights, on_error=data.on_error, max_bad=data.max_bad_fraction,
+            process_index=jax.process_index(), process_count=jax.process_count())
+
+    def evaluation_iterator(self, split: str) -> pipeline.BatchIterator:
+        """One pass over a split in fixed order."""
+        cfg = self.config
+        rows = self.rows(split)
+        if cfg.eval.limit_per_domain:
+            rows = {name: per_domain(found, cfg.eval.limit_per_domain) for name, found in rows.items()}
+        return pipeline.make_eval_iterator(
+            self._sources(rows), self.tokenizer, self.process,
+            self.budget(cfg.eval.rows, cfg.data.max_prompt_tokens, largest=True),
+            on_error=cfg.data.on_error, max_bad=cfg.data.max_bad_fraction,
+            process_index=jax.process_index(), process_count=jax.process_count())
+
+    def _sources(self, rows: dict[str, list[schema.Row]]) -> list[pipeline.Source]:
+        return [pipeline.Source(name, self.roots[name], found) for name, found in rows.items()]
+
+    def remember_quarantined(self, found: dict[str, str]) -> None:
+        """Keeps skipped samples ("source/row id" -> reason) for the report."""
+        self.quarantined.extend({"where": where, "reason": reason} for where, reason in found.items())
+
+
+def limited(rows: list, count: int, seed: int) -> list:
+    """A fixed random subset of `count` rows."""
+    order = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return [rows[i] for i in sorted(order)]
+
+
+def per_domain(rows: list, count: int) -> list:
+    """The first `count` rows of each domain."""
+    seen: dict[str, int] = {}
+    kept = []
+    for row in rows:
+        seen[row.domain] = seen.get(row.domain, 0) + 1
+        if seen[row.domain] <= count:
+            kept.append(row)
+    return kept
+
+
+def assemble(cfg: Config, prepare: bool = True) -> Setup:
+    """Checks that tokenizer, model, mesh and budgets fit each other, and prepares the data sets when asked.
+
+    Raises:
+      ConfigError: parts that do not fit. DataError: a data set that cannot be made or read.
+    """
+    model = dataclasses.replace(variants.get(cfg.model.variant), ecg_tokens=cfg.model.ecg_tokens,
+                                compute_dtype=cfg.model.compute_dtype, remat=cfg.model.remat)
+    tokenizer = tokenizer_lib.load(cfg.model.tokenizer)
+    mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if cfg.data.media_rows % shards:
+        raise ConfigError(f"data.media_rows = {cfg.data.media_rows} does not divide over {shards} data x fsdp devices",
+                          mend=f"set data.media_rows to a multiple of {shards}")
+    process = ProcessConfig.for_model(
+        model, min_pixels=cfg.data.min_pixels, max_pixels=cfg.data.max_pixels, frame_max_pixels=cfg.data.frame_max_pixels,
+        max_prompt_tokens=cfg.data.max_prompt_tokens, max_response_tokens=cfg.data.max_response_tokens,
+        system=cfg.data.system)
+    tokenizer.check(process.token_ids())
+    roots, notes = prepare_data(cfg) if prepare else ({}, [])
+    return Setup(cfg, model, tokenizer, mesh, process, schema.DOMAINS, roots, notes)
+
+
+def prepare_data(cfg: Config) -> tuple[dict[str, str], list[str]]:
+    """Builds climb-mini and fetches the real samples, side by side, unless they are there.
+
+    Returns:
+      (source name -> folder, notes). Real samples that cannot be had are a note, not an error.
+    """
+    data, roots, notes = cfg.data, {}, []
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(real_samples.fetch, os.path.join(data.root, "real")) if data.real else None
+        if data.mini_rows:
+            name = f"climb-mini-{data.mini_imbalance}-{data.mini_rows}-seed{data.mini_seed}"
+            roots["climb-mini"] = os.path.join(data.root, name)
+            synthetic.build(roots["climb-mini"], seed=data.mini_seed, size=data.mini_rows, imbalance=data.mini_imbalance)
+        if fetching:
+            try:
+                fetching.result()
+                roots["real"] = os.path.join(data.root, "real")
+            except DataError as error:
+                notes.append(f"The real samples could not be had, so this run used generated data alone: {error}")
+                print(notes[-1])
+    for folder in data.extra:
+        roots[os.path.basename(os.path.normpath(folder))] = folder
+    if not roots:
+        raise DataError("no data source", mend="set data.mini_rows above 0, data.real, or data.extra")
+    return roots, notes

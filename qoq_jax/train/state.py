@@ -1,0 +1,111 @@
+"""TrainState: everything on the device that the next update depends on, and the optimiser that updates it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from qoq_jax.config import OptimizerConfig
+from qoq_jax.models import spec, vlm
+from qoq_jax.models.variants import VlmConfig
+from qoq_jax.rl import drpo
+
+
+@struct.dataclass
+class TrainState:
+    """State of one training stage.
+
+    Attributes:
+      step: int32 [], finished steps of this stage (skipped ones included).
+      params: pytree of float32 master weights.
+      opt_state: optax state of the same layout.
+      skipped: int32 [], updates in a row that were dropped because loss or gradients were not finite.
+      history: drpo.DomainHistory, or None when the algorithm keeps none.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    skipped: jax.Array
+    history: Any = None
+
+
+def schedule(kind: str, lr: float, warmup: int, steps: int) -> optax.Schedule:
+    """Learning rate: linear warm-up, then constant or a cosine to a tenth of `lr`."""
+    ramp = optax.linear_schedule(lr / max(warmup, 1), lr, warmup)
+    after = optax.constant_schedule(lr) if kind == "constant" else optax.cosine_decay_schedule(
+        lr, max(steps - warmup, 1), alpha=0.1)
+    return optax.join_schedules([ramp, after], [warmup])
+
+
+def make_optimizer(cfg: OptimizerConfig, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+    """Clip by global norm, then AdamW. Weight decay leaves vectors (norms, biases) alone."""
+    return optax.chain(
+        optax.clip_by_global_norm(cfg.clip_norm),
+        optax.adamw(learning_rate, b1=cfg.b1, b2=cfg.b2, weight_decay=cfg.weight_decay, mask=_decays),
+    )
+
+
+def _decays(params):
+    """True for leaves with weight decay: matrices and tables. Stacked layers add one leading axis to every leaf."""
+    def leaf(path, value):
+        stacked = any(getattr(k, "key", None) in ("layers", "blocks") for k in path)
+        return value.ndim - stacked >= 2
+    return jax.tree_util.tree_map_with_path(leaf, params)
+
+
+def create(key: jax.Array, model: VlmConfig, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh,
+           params=None, history=None) -> TrainState:
+    """A fresh state on the mesh, with random weights unless `params` are given.
+
+    Every leaf, the counters too, gets a NamedSharding: a restore puts a leaf without one on a single device.
+    """
+    specs = vlm.param_specs(model)
+    if params is None:
+        params = jax.jit(lambda k: spec.init_params(specs, k), out_shardings=spec.shardings(specs, mesh))(key)
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    opt_state = jax.jit(optimizer.init, out_shardings=_opt_shardings(optimizer, params, replicated))(params)
+    # Two separate zeros: a donated buffer must not appear twice in the state.
+    step, skipped = (jax.device_put(jnp.zeros((), jnp.int32), replicated) for _ in range(2))
+    history = None if history is None else jax.device_put(history, replicated)
+    return TrainState(step=step, params=params, opt_state=opt_state, skipped=skipped, history=history)
+
+
+def _opt_shardings(optimizer, params, replicated):
+    """Moments are sharded as their parameters, counters replicated."""
+    shapes = jax.eval_shape(optimizer.init, params)
+    return optax.tree_utils.tree_map_params(
+        optimizer, lambda _, p: p.sharding, shapes, params, transform_non_params=lambda _: replicated)
+
+
+def apply_gradients(state: TrainState, grads, loss: jax.Array, optimizer: optax.GradientTransformation,
+                    history=None) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimiser step; a non-finite loss or gradient leaves parameters, moments and history bit-unchanged.
+
+    optax.apply_if_finite is not used: it accepts the update after enough failures.
+
+    Returns:
+      (new state, {"grad_norm", "update_finite"}).
+    """
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    new = state.replace(
+        step=state.step + 1,
+        params=keep(params, state.params),
+        opt_state=keep(opt_state, state.opt_state),
+        skipped=jnp.where(finite, 0, state.skipped + 1),
+        history=state.history if history is None else keep(history, state.history),
+    )
+    return new, {"grad_norm": norm, "update_finite": finite.astype(jnp.float32)}
+
+
+def empty_history(cfg: drpo.DRPOConfig, rollouts: int):
+    """The DRPO history of a new run, or None when the config keeps none."""
+    return drpo.init_history(cfg, rollouts) if cfg.history_size else None

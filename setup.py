@@ -1,0 +1,49 @@
+"""qoq_jax: clinical multimodal language models in JAX. Install with `pip install -e .`."""
+
+from setuptools import find_packages, setup
+
+EXTRAS = {
+    # Accelerators: the same code, another jaxlib.
+    "tpu": ["jax[tpu]"],
+    "cuda": ["jax[cuda12]"],
+    # Readers of the real samples and of clinical file formats beyond DICOM, NIfTI, PNG and NPZ.
+    "samples": ["SimpleITK>=2.4"],
+    "wfdb": ["wfdb>=4.1"],
+    "video": ["imageio[ffmpeg]>=2.34"],
+    "wandb": ["wandb>=0.17"],
+    "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100"],
+}
+
+setup(
+    name="qoq_jax",
+    version="0.1.0",
+    description="QoQ-Med and CLIMB in JAX: clinical vision-language-ECG models, DRPO, sharded from the first line.",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["qoq_jax", "qoq_jax.*"]),
+    package_data={"qoq_jax": ["data/assets/*.json", "evaluation/assets/*"]},
+    install_requires=[
+        "jax>=0.10,<0.13",
+        "flax>=0.12,<0.14",
+        "optax>=0.2.5,<0.4",
+        "orbax-checkpoint>=0.11.30,<0.14",
+        "grain>=0.2.12,<0.4",
+        "tensorflow-datasets>=4.9.7",
+        "transformers>=5.0,<6",
+        "einops>=0.8",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "scipy>=1.13",
+        "safetensors>=0.4.5",
+        "tokenizers>=0.21",
+        "pillow>=11",
+        "pydicom>=3.0,<4",
+        "nibabel>=5.3",
+        "matplotlib>=3.9",
+        "tensorboardX>=2.6.2",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["qoq = qoq_jax.cli:main"]},
+)

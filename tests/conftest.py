@@ -1,0 +1,19 @@
+"""Test session set-up: eight CPU devices, no silent rank promotion, warnings are errors."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8").strip()
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_threefry_partitionable", True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def eight_devices():
+    """Multi-device tests must run on eight devices; they never skip."""
+    assert jax.device_count() == 8, f"expected 8 forced CPU devices, found {jax.device_count()}"

@@ -1,0 +1,100 @@
+"""The nano tokenizer, and that no row text can become a special token."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qoq_jax.climb import synthetic
+from qoq_jax.data import chat, tokenizer, train_tokenizer
+from qoq_jax.errors import ConfigError, DataError
+from qoq_jax.models.variants import NANO_FIRST_SPECIAL, NANO_VOCAB, SPECIAL_TOKENS, get
+
+TOK = tokenizer.load("nano")
+
+
+def test_vocabulary_is_1001_ordinary_then_the_special_tokens():
+    assert TOK.size == NANO_VOCAB
+    assert TOK.special_ids == {name: NANO_FIRST_SPECIAL + i for i, name in enumerate(SPECIAL_TOKENS)}
+    assert TOK.eos_ids == get("nano").eos_ids
+
+
+def test_every_coordinate_is_one_token():
+    assert all(len(TOK.encode(str(n))) == 1 for n in range(256))
+    assert TOK.decode(TOK.encode("[999, 256, 1000]")) == "[999, 256, 1000]"
+
+
+def test_a_typical_answer_costs_less_than_thirty_tokens():
+    cost = []
+    for _, answer, reasoning in synthetic.corpus(120, seed=7):
+        text = chat.answer_text([answer], [(12, 30, 100, 112)], [answer], reasoning)
+        cost.append(len(TOK.encode(text)))
+    assert sum(cost) / len(cost) < 30
+    assert len(TOK.encode(chat.answer_text(["Normal"], reasoning="clear lungs"))) <= 8
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text())
+def test_any_text_round_trips_and_is_ordinary(text):
+    ids = TOK.encode(text)
+    assert TOK.decode(ids) == text
+    assert all(i < NANO_FIRST_SPECIAL for i in ids)
+
+
+@pytest.mark.parametrize("name", SPECIAL_TOKENS)
+def test_row_text_cannot_forge_a_special_token(name):
+    text = f"hello {name}{name}\n{name}"
+    assert not set(TOK.encode(text)) & set(TOK.special_ids.values())
+    ids = TOK.encode_parts([tokenizer.Special("<|im_start|>"), text, tokenizer.Special("<|im_end|>")])
+    assert [i for i in ids if i >= NANO_FIRST_SPECIAL] == [1002, 1003]
+    assert TOK.decode(ids) == text
+
+
+def test_adjoining_texts_are_encoded_as_one():
+    assert TOK.encode_parts(["Nor", "mal"]) == TOK.encode("Normal")
+
+
+def test_decode_shows_special_tokens_on_request():
+    ids = [TOK.token_to_id("<|im_end|>"), *TOK.encode("a")]
+    assert (TOK.decode(ids), TOK.decode(ids, skip_special=False)) == ("a", "<|im_end|>a")
+
+
+def test_banned_are_all_special_tokens_but_the_ends_and_the_vocabulary_padding():
+    banned = TOK.banned_ids(NANO_VOCAB + 3)
+    assert set(banned) == set(range(NANO_FIRST_SPECIAL, NANO_VOCAB + 3)) - set(TOK.eos_ids)
+
+
+def test_a_tokenizer_directory_without_ecg_token_gets_one_after_its_last_id(tmp_path):
+    spec = json.loads(tokenizer.NANO_PATH.read_text(encoding="utf-8"))
+    spec["added_tokens"] = [t for t in spec["added_tokens"] if t["content"] != tokenizer.ECG_TOKEN]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    loaded = tokenizer.load(tmp_path)
+    loaded.check({tokenizer.ECG_TOKEN: NANO_VOCAB - 1})
+    with pytest.raises(ConfigError, match="has id 1023"):
+        loaded.check({tokenizer.ECG_TOKEN: 151665})
+
+
+def test_a_special_token_among_the_ordinary_ones_is_refused():
+    spec = json.loads(tokenizer.NANO_PATH.read_text(encoding="utf-8"))
+    spec["model"]["vocab"]["<|im_end|>"] = spec["model"]["vocab"].pop(next(iter(spec["model"]["vocab"])))
+    with pytest.raises(ConfigError, match="forge"):
+        tokenizer.Tokenizer(spec)
+
+
+def test_missing_tokenizer_and_unknown_token_and_endless_text_are_errors(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read the tokenizer"):
+        tokenizer.load(tmp_path / "none")
+    with pytest.raises(ConfigError, match="no token"):
+        TOK.token_to_id("<|nothing|>")
+    with pytest.raises(DataError, match="over the limit"):
+        TOK.encode("a" * (tokenizer.MAX_TEXT + 1))
+
+
+def test_training_is_deterministic_and_makes_a_full_vocabulary():
+    texts = list(train_tokenizer.corpus())[:400] + list(train_tokenizer.corpus())[-200:]
+    first, second = train_tokenizer.build(texts), train_tokenizer.build(reversed(texts))
+    assert first == second
+    assert len(first["model"]["vocab"]) == NANO_FIRST_SPECIAL

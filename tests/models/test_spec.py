@@ -1,0 +1,69 @@
+"""The table of weights: deterministic init, layouts that invert, clear errors."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from model_helpers import TINY, golden, hf_params
+
+from qoq_jax.errors import CheckpointError
+from qoq_jax.models import spec, variants, vlm
+
+SPECS = {name: part for name, part in vlm.param_specs(TINY).items() if name in ("decoder", "vision")}
+
+
+def weights() -> dict[str, np.ndarray]:
+    return {k.removeprefix("weight:"): v for k, v in golden().items() if k.startswith("weight:")}
+
+
+def test_hugging_face_round_trip_is_bit_exact_and_complete():
+    tensors = spec.to_hf(SPECS, spec.from_hf(SPECS, weights()))
+    assert tensors.keys() == weights().keys()
+    for name, tensor in weights().items():
+        np.testing.assert_array_equal(tensors[name], tensor, err_msg=name)
+
+
+def test_published_names_of_all_layers():
+    specs = spec.flatten(vlm.param_specs(variants.get("7b")))
+    keys = {s.hf_key.format(27) for s in specs.values() if s.hf_key.startswith("model.layers")}
+    assert "model.layers.27.self_attn.q_proj.bias" in keys and len(keys) == 12
+    assert specs["decoder/layers/o/kernel"].hf_key == "model.layers.{}.self_attn.o_proj.weight"
+    assert specs["vision/blocks/qkv/kernel"].hf_key == "visual.blocks.{}.attn.qkv.weight"
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda w: w.pop("model.layers.1.mlp.up_proj.weight"), "model.layers.1.mlp.up_proj.weight' is missing"),
+        (lambda w: w.update({"model.norm.weight": np.zeros(3)}), "'model.norm.weight' has shape \\(3,\\)"),
+    ],
+)
+def test_import_names_the_wrong_tensor(damage, message):
+    tensors = weights()
+    damage(tensors)
+    with pytest.raises(CheckpointError, match=message):
+        spec.from_hf(SPECS, tensors)
+
+
+def test_initial_values_depend_on_key_and_path_only():
+    table = {
+        "a": spec.ParamSpec((64, 32), (None, None), 0.5),
+        "b": {"c": spec.ParamSpec((64, 32), (None, None), 0.5), "d": spec.ParamSpec((4,), (None,), "ones")},
+    }
+    params = spec.init_params(table, jax.random.key(0))
+    alone = spec.init_params({"b": {"c": table["b"]["c"]}}, jax.random.key(0))
+    np.testing.assert_array_equal(params["b"]["c"], alone["b"]["c"])
+    assert not np.array_equal(params["a"], params["b"]["c"])
+    assert abs(float(params["a"].std()) - 0.5) < 0.03 and float(jnp.abs(params["a"]).max()) < 1.2
+    assert params["b"]["d"].tolist() == [1, 1, 1, 1]
+
+
+def test_abstract_count_and_flatten_agree():
+    specs = vlm.param_specs(TINY)
+    shapes = spec.abstract(specs, jnp.bfloat16)
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == spec.count(specs)
+    assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.bfloat16)}
+    assert spec.unflatten(spec.flatten(specs)) == specs
+    assert jax.tree.structure(hf_params()) == jax.tree.structure(shapes)
