@@ -2,7 +2,7 @@
 
     qoq train --config=configs/quickstart.py            DRPO
     qoq train --config=configs/quickstart.py:grpo       the same with GRPO
-    qoq train --config=configs/quickstart.py:smoke      a minute, to see that everything runs
+    qoq train --config=configs/quickstart.py:smoke      2 minutes, to see that everything runs
 """
 
 from qoq_jax import config as qoq_config

@@ -99,37 +99,38 @@ def _rotated(vector, angle):
 
 def healthy(rng: np.random.Generator) -> Heart:
     """A normal heart with its owner's own rate, axis, size and intervals."""
-    base, turn, size = Heart(), rng.normal(0, 0.16), rng.uniform(0.8, 1.15)
+    base, turn, size = Heart(), rng.normal(0, 0.20), rng.uniform(0.75, 1.20)
     stretch = rng.uniform(0.92, 1.08)
     qrs = tuple(
         Wave(w.at * stretch, w.width * stretch, _scaled(_rotated(w.vector, turn), size)) for w in base.qrs
     )
     return replace(
         base,
-        rate=float(rng.uniform(56, 92)),
+        rate=float(rng.uniform(54, 98)),
         pr=float(rng.uniform(0.13, 0.19)),
         p=_scaled(base.p, rng.uniform(0.8, 1.3)),
         qrs=qrs,
-        t=_scaled(_rotated(base.t, turn), rng.uniform(0.85, 1.2)),
-        rr_spread=float(rng.uniform(0.015, 0.04)),
+        t=_scaled(_rotated(base.t, turn), rng.uniform(0.65, 1.2)),
+        rr_spread=float(rng.uniform(0.015, 0.06)),
     )
 
 
 def _conduction(heart: Heart, kind: str, s: float) -> Heart:
     """Conduction disturbance: left or right bundle branch block, or first-degree AV block."""
     if kind == "left bundle branch block":
-        k = 0.7 + 0.3 * s
+        k = 0.55 + 0.45 * s
         qrs = (
-            Wave(-0.035, 0.016, (0.55 * k, 0.25, 0.45 * k)),
-            Wave(0.000, 0.020, (0.95 * k, 0.40, 0.75 * k)),
-            Wave(0.052 * k, 0.020, (1.00 * k, 0.25, 0.70 * k)),
+            Wave(-0.035 * k, 0.008 + 0.008 * s, (0.55 * k, 0.25, 0.45 * k)),
+            Wave(0.000, 0.011 + 0.009 * s, (0.95, 0.50, 0.30 + 0.45 * s)),
+            Wave(0.052 * k, 0.012 + 0.008 * s, (1.00 * s, 0.25 * s, 0.40 + 0.30 * s)),
         )
-        return replace(heart, qrs=qrs, t=(-0.30 * k, -0.05, -0.35 * k), st=(-0.08 * s, -0.02, -0.12 * s))
+        t = tuple((1 - s) * a + s * b for a, b in zip(heart.t, (-0.30, -0.05, -0.35), strict=True))
+        return replace(heart, qrs=qrs, t=t, st=(-0.08 * s, -0.02 * s, -0.12 * s))
     if kind == "right bundle branch block":
         late = Wave(0.062, 0.018, (-0.62 * s, -0.05, -0.62 * s))
         x, y, z = heart.t
         return replace(heart, qrs=(*heart.qrs[:2], late), t=(x + 0.05, y, z + 0.22 * s))
-    return replace(heart, pr=0.20 + 0.035 + 0.085 * s)
+    return replace(heart, pr=0.21 + 0.11 * s)
 
 
 def _infarct(heart: Heart, territory: str, s: float) -> Heart:
@@ -153,13 +154,13 @@ def heart(rng: np.random.Generator, labels: tuple[str, ...], severity: float, ki
         if label == "CD":
             h = _conduction(h, what, s)
         elif label == "HYP":
-            gain = 1.35 + 0.75 * s
+            gain = 1.20 + 0.90 * s
             qrs = tuple(replace(w, vector=_scaled(w.vector, gain), width=w.width * 1.08) for w in h.qrs)
             h = replace(h, qrs=qrs, t=_scaled(h.t, 1.0 - 0.45 * s))
         elif label == "MI":
             h = _infarct(h, what, s)
         elif label == "STTC" and what == "T wave inversion":
-            h = replace(h, t=_scaled(h.t, -0.35 - 0.65 * s))
+            h = replace(h, t=_scaled(h.t, 0.2 - 1.2 * s))
         elif label == "STTC":
             st = tuple(h.st[i] + s * (-0.15, -0.12, 0.09)[i] for i in range(3))
             h = replace(h, st=st, t=_scaled(h.t, 0.6 - 0.4 * s))
@@ -169,9 +170,9 @@ def heart(rng: np.random.Generator, labels: tuple[str, ...], severity: float, ki
                 h,
                 atrial="flutter" if flutter else "fibrillation",
                 p=(0.0, 0.0, 0.0),
-                atrial_mv=(0.12 if flutter else 0.05) * (0.5 + 0.5 * s),
-                rate=75.0 if flutter else float(rng.uniform(85, 135)),
-                rr_spread=0.015 if flutter else 0.13 + 0.11 * s,
+                atrial_mv=(0.12 if flutter else 0.05) * (0.4 + 0.6 * s),
+                rate=75.0 if flutter else float(rng.uniform(60, 130)),
+                rr_spread=0.015 if flutter else 0.10 + 0.14 * s,
             )
         elif label == "Other" and what == "paced rhythm":
             h = replace(

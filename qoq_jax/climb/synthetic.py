@@ -222,8 +222,9 @@ def box_of(mask: np.ndarray) -> list[int]:
 def render_row(spec: RowSpec, seed: int) -> tuple[dict, dict[str, bytes]]:
     """Draw one row: the CLIMB-QA object and its media {path relative to the root: bytes}."""
     data = DATASETS[spec.dataset]
+    # What a patient has, and where, is the patient's own; each visit is another acquisition.
+    scene = data.plan(_rng(seed, "plan", spec.dataset, spec.anatomy), spec.labels, spec.difficulty)
     rng = _rng(seed, "row", spec.dataset, spec.split, spec.number)
-    scene = data.plan(rng, spec.labels, spec.difficulty)
     media: Media = data.draw(scene, _rng(seed, "patient", spec.dataset, spec.anatomy), rng)
     folder = f"media/{data.domain}/{spec.id}"
     row = {

@@ -140,7 +140,8 @@ def _pictures(case: dict) -> tuple[str, bool]:
         frames = [_read_picture(_inside(case["folder"], p)) for p in paths[:8]]
         frames = [f for f in frames if f.shape == frames[0].shape]
         boxes = [[b for b in case.get(k) or [] if len(b) == 4][:32] for k in ("gold_boxes", "boxes")]
-        pictures.append(boxes_svg(np.stack(frames), *boxes, frame_size=case.get("frame_size")))
+        drawn = boxes_svg(np.stack(frames), *boxes, frame_size=case.get("frame_size"))
+        pictures.append(f'<div class="{"strip" if len(frames) > 1 else "picture"}">{drawn}</div>')
         wide = len(frames) > 1
     if case.get("ecg"):
         path = _inside(case["folder"], case["ecg"])

@@ -1,8 +1,9 @@
 """The report of a run: one self-contained HTML file, made from the files in the run's working directory.
 
   metrics.jsonl        one object a line: "step", "stage" ("sft" or "rl"), and numbers: "loss",
-                       "reward/total", "reward/accuracy", "reward/iou", "reward/format", "reward/domain/<domain>", "kl",
-                       "entropy", "tokens_per_second", "seconds/<phase>" and more (sections.py)
+                       "reward/total", "reward/accuracy", "reward/iou", "reward/format",
+                       "reward/domain/<domain>", "kl", "entropy", "tokens_per_second",
+                       "seconds/<phase>" and more (sections.py)
   eval/sft.json        {"records": [...]} of the evaluation before RL; records are those of metrics.py
   eval/rl.json         the same after RL
   gallery/case_*.json  cases, see gallery.py

@@ -161,8 +161,8 @@ def localisation(run) -> str:
     shares = ", ".join(f"{np.mean(ious > 0.5):.0%} {name}" for name, ious in named)
     return (
         f"<p>Overlap (IoU) of the predicted box with the gold region, on the {len(after or before):,} rows "
-        f"that have one. Share of rows above 0.5: {shares}. Around a mask even the tightest box stays below 1.</p>"
-        f"{_keys()}<figure>{charts.histogram(before, after)}</figure>"
+        f"that have one. Share of rows above 0.5: {shares}. Around a mask even the tightest box stays below "
+        f"1.</p>{_keys()}<figure>{charts.histogram(before, after)}</figure>"
     )
 
 

@@ -54,6 +54,7 @@ th { text-align:left; font-weight:600; color:var(--muted); border-bottom:1.5px s
   padding:6px 14px 6px 0; white-space:nowrap; }
 td { border-bottom:1px solid var(--line); padding:6px 14px 6px 0; vertical-align:top;
   overflow-wrap:anywhere; }
+td:first-child { min-width:9em; }
 th.n, td.n { text-align:right; white-space:nowrap; } tr.sum td { font-weight:600;
   border-bottom:1.5px solid var(--line); }
 td .was { color:#8b97a3; }
@@ -61,7 +62,7 @@ td .was { color:#8b97a3; }
 .case { display:grid; grid-template-columns:minmax(0,5fr) minmax(0,6fr); gap:30px; padding:26px 0;
   border-top:1px solid var(--line); }
 .case.wide { grid-template-columns:1fr; gap:16px; }
-.case figure svg { border-radius:4px; } .case figure > svg + svg { margin-top:10px; }
+.case figure svg { border-radius:4px; } .case.wide .picture { max-width:420px; margin-bottom:12px; }
 .case.wide .body { display:grid; grid-template-columns:1fr 1fr; gap:8px 36px; }
 .case h3 { margin:0 0 2px; font-size:18px; }
 .chip { display:inline-block; font:600 12.5px/1 'Inter','Helvetica Neue',Helvetica,Arial,sans-serif;

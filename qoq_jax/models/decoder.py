@@ -2,8 +2,9 @@
 
 Source: Qwen2.5-VL technical report, arXiv 2502.13923; M-RoPE from Qwen2-VL, arXiv 2409.12191, section 2.1.
 
-Axis letters: B rows, T query tokens, S key tokens (S also: response length in the cache), D width, K kv heads,
-N query heads per kv head (H = K * N), h head dim, L layers, F mlp hidden, V vocabulary, G rollouts of a question.
+Axis letters: B rows, T query tokens, S key tokens (S also: response length in the cache), D width, K kv
+heads, N query heads per kv head (H = K * N), h head dim, L layers, F mlp hidden, V vocabulary, G rollouts of
+a question.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def param_specs(cfg: DecoderConfig) -> dict:
         f"{at}self_attn.o_proj.weight", "linear_out",
     )  # fmt: skip
     specs = {
-        "embedding": ParamSpec((cfg.vocab_size, D), ("vocab", "embed"), 0.02, "model.embed_tokens.weight", "tensor"),
+        "embedding": ParamSpec(
+            (cfg.vocab_size, D), ("vocab", "embed"), 0.02, "model.embed_tokens.weight", "tensor"
+        ),
         "layers": {
             "attention_norm": norm("input_layernorm"),
             "q": projection("q", H, "heads"),
@@ -68,7 +71,9 @@ def param_specs(cfg: DecoderConfig) -> dict:
         "final_norm": {"scale": ParamSpec((D,), (None,), "ones", "model.norm.weight", "vector")},
     }
     if not cfg.tied_embeddings:
-        specs["lm_head"] = ParamSpec((cfg.vocab_size, D), ("vocab", "embed"), 0.02, "lm_head.weight", "tensor")
+        specs["lm_head"] = ParamSpec(
+            (cfg.vocab_size, D), ("vocab", "embed"), 0.02, "lm_head.weight", "tensor"
+        )
     return specs
 
 
@@ -87,8 +92,8 @@ def mrope_angles(cfg: DecoderConfig, positions: jax.Array) -> jax.Array:
 def attention(q, k, v, segment, branch) -> jax.Array:
     """Attention within a sample, where responses see the shared prompt and themselves.
 
-    q [B,T,K,N,h], k and v [B,T,K,h], segment and branch int32 [B,T]. Token i attends to j iff j <= i, their segment is
-    equal and not 0, and j is in the prompt (branch 0) or in the branch of i. Returns [B,T,K,N,h].
+    q [B,T,K,N,h], k and v [B,T,K,h], segment and branch int32 [B,T]. Token i attends to j iff j <= i, their
+    segment is equal and not 0, and j is in the prompt (branch 0) or in the branch of i. Returns [B,T,K,N,h].
     """
     B, T = segment.shape
     index = jnp.arange(T)
@@ -97,7 +102,9 @@ def attention(q, k, v, segment, branch) -> jax.Array:
         same = (segment_q[:, :, None] == segment[:, None, :]) & (segment_q[:, :, None] > 0)
         visible = (branch[:, None, :] == 0) | (branch[:, None, :] == branch_q[:, :, None])
         mask = same & visible & (index[None, None, :] <= index_q[None, :, None])
-        scores = jnp.einsum("btknh,bskh->bknts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+        scores = (
+            jnp.einsum("btknh,bskh->bknts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+        )
         scores = jnp.where(mask[:, None, None], scores, layers.MASKED)
         return jnp.einsum("bknts,bskh->btknh", jax.nn.softmax(scores).astype(v.dtype), v)
 
@@ -107,8 +114,9 @@ def attention(q, k, v, segment, branch) -> jax.Array:
 def shared_prompt_attention(q, k, v, segment, branch, prompt: int, branches: int) -> jax.Array:
     """`attention` of rows [prompt | branch 1 | ... | branch G], without the scores between branches.
 
-    Same arguments, same result, for rows that hold one sample whose prompt takes the first `prompt` places and whose
-    `branches` responses share the rest evenly: (Tp^2 + G S (Tp + S)) scores a head instead of (Tp + G S)^2.
+    Same arguments, same result, for rows that hold one sample whose prompt takes the first `prompt` places
+    and whose `branches` responses share the rest evenly: Tp^2 + G S (Tp + S) scores a head instead of
+    (Tp + G S)^2.
     """
     B, T = segment.shape
     S = (T - prompt) // branches
@@ -139,7 +147,7 @@ def shared_prompt_attention(q, k, v, segment, branch, prompt: int, branches: int
 
 
 def _in_query_blocks(rows_of_queries, args, axes, out_axis: int) -> jax.Array:
-    """rows_of_queries(*args), for long rows in blocks of queries (on `axes` of the arguments), one after the other."""
+    """rows_of_queries(*args); long rows in blocks of queries (along `axes` of args), one after the other."""
     length = args[0].shape[axes[0]]
     if length <= 2 * QUERY_BLOCK:
         return rows_of_queries(*args)
@@ -182,14 +190,19 @@ def forward(
     params: dict, cfg: VlmConfig, x, positions, segment, branch, *, shared: tuple[int, int] | None = None,
     return_kv: bool = False,
 ):  # fmt: skip
-    """Embeddings [B,T,D] -> hidden [B,T,D] after the final norm; with return_kv also (keys, values) [L,B,T,K,h].
+    """Embeddings [B,T,D] -> hidden [B,T,D] after the final norm.
 
-    shared: (prompt length, branches) of rows in the form that `shared_prompt_attention` needs; None = any rows.
+    shared: (prompt length, branches) of rows in the form that `shared_prompt_attention` needs; None = any.
+    return_kv: returns (hidden, (keys, values)), each [L,B,T,K,h], keys rotated.
     """
     dec = cfg.decoder
     angles = mrope_angles(dec, positions)
     x = constrain(x.astype(layers.compute_dtype(cfg)), ("batch", None, None))
-    attend = functools.partial(shared_prompt_attention, prompt=shared[0], branches=shared[1]) if shared else attention
+    attend = (
+        functools.partial(shared_prompt_attention, prompt=shared[0], branches=shared[1])
+        if shared
+        else attention
+    )
 
     def block(x, layer):
         q, k, v = _qkv(layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec)
@@ -225,7 +238,7 @@ class KVCache:
 def decode_step(params: dict, cfg: VlmConfig, x, positions, cache: KVCache) -> tuple[jax.Array, KVCache]:
     """One token of every response: embeddings x [B,G,D], positions [B,3,G] -> (hidden [B,G,D], cache).
 
-    The G responses stand where `forward` has tokens: each attends to the prompt and to its own earlier tokens.
+    The G responses stand where `forward` has tokens; each attends to the prompt and its own earlier tokens.
     """
     dec = cfg.decoder
     angles = mrope_angles(dec, positions)
@@ -279,7 +292,9 @@ def head(params: dict) -> jax.Array:
 
 def logits(params: dict, hidden: jax.Array) -> jax.Array:
     """hidden [B,T,D] -> float32 logits [B,T,V]. For sampling one step and for tests; see token_logprobs."""
-    return jnp.einsum("btd,vd->btv", hidden, head(params).astype(hidden.dtype), preferred_element_type=jnp.float32)
+    return jnp.einsum(
+        "btd,vd->btv", hidden, head(params).astype(hidden.dtype), preferred_element_type=jnp.float32
+    )
 
 
 def token_logprobs(params: dict, hidden, targets, *, temperature: float = 1.0, chunk: int = 256):
@@ -305,7 +320,9 @@ def token_logprobs(params: dict, hidden, targets, *, temperature: float = 1.0, c
 
     def score(_, hidden_and_target):
         hidden, target = hidden_and_target
-        scores = jnp.einsum("btd,vd->btv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        scores = jnp.einsum(
+            "btd,vd->btv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
+        )
         scores = constrain(scores, ("batch", None, "vocab")) / temperature
         shifted = scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
         weight = jnp.exp(shifted)
@@ -316,6 +333,8 @@ def token_logprobs(params: dict, hidden, targets, *, temperature: float = 1.0, c
         entropy = jnp.log(total) - (weight * shifted).sum(axis=-1) / total
         return None, (logprob, entropy)
 
-    _, results = jax.lax.scan(jax.checkpoint(score, prevent_cse=False), None, (chunks(hidden), chunks(targets)))
+    _, results = jax.lax.scan(
+        jax.checkpoint(score, prevent_cse=False), None, (chunks(hidden), chunks(targets))
+    )
     logprob, entropy = (jnp.moveaxis(x, 0, 1).reshape(B, T + pad)[:, :T] for x in results)
     return logprob, entropy

@@ -3,9 +3,9 @@
     B ECGs   N leads   T time steps (patches of a lead)   S time steps as keys   M leads as keys
     W width   H heads   h head dim   F mlp hidden   L layers
 
-An ECG of 8 leads x 2500 samples (10 s at 250 Hz, millivolts standardised by the pipeline) becomes 8 x 50 tokens, one a
-lead and 0.2 s. Two habits of this model are unusual: the fixed 2D sin-cos positions are added at the input of EVERY
-block, and a token attends only to tokens of its own lead or of its own time step.
+An ECG of 8 leads x 2500 samples (10 s at 250 Hz, millivolts standardised by the pipeline) becomes 8 x 50
+tokens, one a lead and 0.2 s. Two habits of this model are unusual: the fixed 2D sin-cos positions are added
+at the input of EVERY block, and a token attends only to tokens of its own lead or of its own time step.
 
 Computation runs in the dtype of the parameters; LayerNorm, logits and softmax in float32.
 """
@@ -35,17 +35,17 @@ Array = jax.Array
 Params = dict[str, Any]
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Parameters
 
 
 def param_specs(cfg: EcgConfig) -> dict[str, Any]:
     """The encoder: all that the vision-language model needs."""
-    encoder = VLM_PREFIX + "encoder."
+    key, width = VLM_PREFIX + "encoder.", cfg.width
     return {
-        "patch": _linear_specs(cfg.patch_size, cfg.width, encoder + "W_P"),
-        "blocks": _block_specs(cfg.depth, cfg.width, cfg.num_heads, cfg.mlp_ratio, encoder + "encoder_blocks"),
-        "norm": _norm_specs(cfg.width, encoder + "norm"),
+        "patch": _linear_specs(cfg.patch_size, width, key + "W_P"),
+        "blocks": _block_specs(cfg.depth, width, cfg.num_heads, cfg.mlp_ratio, key + "encoder_blocks"),
+        "norm": _norm_specs(width, key + "norm"),
     }
 
 
@@ -97,7 +97,9 @@ def _block_specs(depth: int, width: int, heads: int, mlp_ratio: int, key: str) -
         "qkv": stacked(
             (width, 3, heads, head_dim), ("embed", None, "heads", None), INIT_STD, "attn.qkv.weight", "linear"
         ),
-        "out": stacked((heads, head_dim, width), ("heads", None, "embed"), residual, "attn.proj.weight", "linear_out"),
+        "out": stacked(
+            (heads, head_dim, width), ("heads", None, "embed"), residual, "attn.proj.weight", "linear_out"
+        ),
         "out_bias": vector(width, None, "zeros", "attn.proj.bias"),
         "norm2": {
             "scale": vector(width, None, "ones", "norm2.weight"),
@@ -110,7 +112,7 @@ def _block_specs(depth: int, width: int, heads: int, mlp_ratio: int, key: str) -
     }
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Encoder
 
 
@@ -135,8 +137,13 @@ def represent(params: Params, cfg: EcgConfig, ecg: Array, leads: Sequence[int] |
     return _encode(params, cfg, ecg, leads).mean(axis=(1, 2))
 
 
-def _encode(params: Params, cfg: EcgConfig, ecg: Array, leads: Sequence[int] | None = None,
-            visible: Array | None = None) -> Array:
+def _encode(
+    params: Params,
+    cfg: EcgConfig,
+    ecg: Array,
+    leads: Sequence[int] | None = None,
+    visible: Array | None = None,
+) -> Array:
     """[B, N, samples] -> [B, N, T, W]; with `visible` [T], tokens of other time steps are seen by none."""
     leads = range(cfg.leads) if leads is None else leads
     expected = (len(leads), cfg.patches * cfg.patch_size)
@@ -167,7 +174,7 @@ def sincos_positions(leads: int, steps: int, width: int) -> np.ndarray:
 
 
 def _transformer(blocks: Params, x: Array, positions: np.ndarray, visible: Array | None, eps: float) -> Array:
-    """Stacked blocks over [B, N, T, W]; rematerialised, since 400 tokens x 12 blocks outweigh their recomputation."""
+    """Stacked blocks over [B, N, T, W], rematerialised: 400 tokens x 12 blocks are much to keep."""
     positions = jnp.asarray(positions, x.dtype)[None]
 
     @jax.checkpoint
@@ -184,9 +191,9 @@ def _transformer(blocks: Params, x: Array, positions: np.ndarray, visible: Array
 def _attention(p: Params, x: Array, visible: Array | None) -> Array:
     """Attention of each token to its own lead and its own time step, [B, N, T, W] -> [B, N, T, W].
 
-    One softmax over two sets of logits, T of the same lead and N of the same time step, gives what a softmax over
-    all N * T tokens under the cross-shaped mask gives, at (T + N) / (N * T), about a seventh, of the cost. The token
-    itself is in both sets and counts in the first only.
+    One softmax over two sets of logits, T of the same lead and N of the same time step, gives what a softmax
+    over all N * T tokens under the cross-shaped mask gives, at (T + N) / (N * T), about a seventh, of the
+    cost. The token itself is in both sets and counts in the first only.
     """
     leads, steps = x.shape[1:3]
     q, k, v = jnp.moveaxis(jnp.einsum("bntw,wchd->bntchd", x, p["qkv"]), 3, 0)
@@ -223,16 +230,18 @@ def _rows(vector: Array, x: Array) -> Array:
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Self-supervised pretraining
 
 
-def jepa_loss(params: Params, target_params: Params, cfg: EcgConfig, ecg: Array, mask: Array) -> tuple[Array, Array]:
+def jepa_loss(
+    params: Params, target_params: Params, cfg: EcgConfig, ecg: Array, mask: Array
+) -> tuple[Array, Array]:
     """Predicts the target encoder's view of hidden time steps from the visible ones (section 3 of the paper).
 
     target = LayerNorm without affine of the target encoder on the whole ECG (a constant: no gradient);
-    prediction = predictor(encoder on the visible steps), each lead by itself; smooth-L1 between them on hidden steps.
-    Shapes do not depend on the mask: hidden tokens stay in place and are seen by none.
+    prediction = predictor(encoder on the visible steps), each lead by itself; smooth-L1 between them on
+    hidden steps. Shapes do not depend on the mask: hidden tokens stay in place and are seen by none.
 
     Args:
       params: {"encoder": param_specs, "predictor": predictor_param_specs}.
@@ -255,7 +264,7 @@ def jepa_loss(params: Params, target_params: Params, cfg: EcgConfig, ecg: Array,
 
 
 def _predict(params: Params, cfg: EcgConfig, context: Array, mask: Array) -> Array:
-    """[B, N, T, W] -> [B, N, T, W]: hidden steps hold the mask token, and each lead is a sequence of its own."""
+    """[B, N, T, W] -> [B, N, T, W]: hidden steps hold the mask token; each lead is a sequence of its own."""
     x = _linear(context, params["embed"])
     batch, leads, steps, width = x.shape
     x = jnp.where(mask[None, None, :, None], _rows(params["mask_token"], x), x)
@@ -281,7 +290,7 @@ def block_mask(key: Array, cfg: EcgConfig, low: float = 0.175, high: float = 0.2
     return ((steps >= start) & (steps < start + length)).any(axis=0)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Published weights
 
 
@@ -304,7 +313,8 @@ def load(path: str, num_heads: int, predictor_heads: int | None = None) -> tuple
         with safe_open(path, framework="numpy") as file:
             tensors = {name.removeprefix(VLM_PREFIX): file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"not readable: {error}", where=str(path), mend="give a safetensors file") from error
+        mend = "give a safetensors file"
+        raise CheckpointError(f"not readable: {error}", where=str(path), mend=mend) from error
     cfg = _config_of(tensors, path, num_heads, predictor_heads)
     params = {"encoder": _import(param_specs(cfg), tensors, path)}
     if "predictor.mask_token" in tensors:
@@ -312,7 +322,9 @@ def load(path: str, num_heads: int, predictor_heads: int | None = None) -> tuple
     return params, cfg
 
 
-def _config_of(tensors: dict[str, np.ndarray], path: str, heads: int, predictor_heads: int | None) -> EcgConfig:
+def _config_of(
+    tensors: dict[str, np.ndarray], path: str, heads: int, predictor_heads: int | None
+) -> EcgConfig:
     """Sizes from the shapes of the weights."""
 
     def depth(prefix: str) -> int:
@@ -320,7 +332,8 @@ def _config_of(tensors: dict[str, np.ndarray], path: str, heads: int, predictor_
         return 1 + max((int(found[1]) for found in numbers if found), default=-1)
 
     if "encoder.W_P.weight" not in tensors:
-        raise CheckpointError("no ECG-JEPA encoder", where=f"{path}: encoder.W_P.weight", mend="give an ECG-JEPA file")
+        where = f"{path}: encoder.W_P.weight"
+        raise CheckpointError("no ECG-JEPA encoder", where=where, mend="give an ECG-JEPA file")
     width, patch_size = tensors["encoder.W_P.weight"].shape
     encoder_depth = depth("encoder.encoder_blocks")
     predictor = tensors.get("predictor.mask_token")
@@ -338,8 +351,9 @@ def _import(specs: dict[str, Any], tensors: dict[str, np.ndarray], path: str) ->
     def one(spec: ParamSpec) -> np.ndarray:
         key = spec.hf_key.removeprefix(VLM_PREFIX)
         shape = spec.shape[1:] if spec.stacked else spec.shape
-        layers = [layer(key.format(i), shape, spec.hf_layout) for i in range(spec.shape[0] if spec.stacked else 1)]
-        return np.stack(layers) if spec.stacked else layers[0]
+        if not spec.stacked:
+            return layer(key, shape, spec.hf_layout)
+        return np.stack([layer(key.format(i), shape, spec.hf_layout) for i in range(spec.shape[0])])
 
     def layer(key: str, shape: tuple[int, ...], layout: str) -> np.ndarray:
         if key not in tensors:

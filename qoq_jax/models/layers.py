@@ -47,7 +47,7 @@ def swiglu(x: jax.Array, params: dict) -> jax.Array:
 
 
 def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Rotary embedding, halves paired (x[i], x[i + h/2]) as in GPT-NeoX; x [B, T, H, h], angles [B, T, h/2]."""
+    """Rotary embedding of pairs (x[i], x[i + h/2]), as in GPT-NeoX; x [B,T,H,h], angles [B,T,h/2]."""
     cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
@@ -56,7 +56,7 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
 def rematerialised(body: Callable, remat: str) -> Callable:
     """A scan body under the rematerialisation policy of the config.
 
-    "none" keeps all activations, "full" keeps only the input of each layer, "dots" keeps products with weights.
+    "none" keeps all activations, "full" the input of each layer, "dots" also the products with weights.
     """
     if remat == "none":
         return body

@@ -1,8 +1,8 @@
 """One declaration per weight: shape, logical axes, init, Hugging Face name and layout.
 
-Initial values, shardings, parameter counts, memory plans and weight import/export all derive from a nested dict of
-`ParamSpec`. Weights of repeated layers are stacked on a leading axis "layers"; their Hugging Face name has a `{}` in
-the place of the layer number.
+Initial values, shardings, parameter counts, memory plans and weight import/export all derive from a nested
+dict of `ParamSpec`. Weights of repeated layers are stacked on a leading axis "layers"; their Hugging Face
+name has a `{}` in the place of the layer number.
 
 Hugging Face layouts (a closed set; torch linear weights are [out, in]):
   ""            no counterpart in the published checkpoint (the ECG projection)
@@ -10,7 +10,7 @@ Hugging Face layouts (a closed set; torch linear weights are [out, in]):
   "vector"      theirs [n] <-> ours of any shape with n elements, in the same order: norms and biases
   "linear"      theirs [out, in] <-> ours [in, out...]      (q, k, v and plain linear kernels)
   "linear_out"  theirs [out, in] <-> ours [in..., out]      (attention output kernels)
-  "patches"     theirs [out, 3, frames, p, p] (Conv3d whose stride is its kernel) <-> ours [3 * frames * p * p, out]
+  "patches"     theirs [out, 3, f, p, p] (Conv3d whose stride is its kernel) <-> ours [3 * f * p * p, out]
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ParamSpec:
 
     Attributes:
       shape: including the leading layer axis of stacked layers.
-      axes: a logical axis (see parallel.mesh.AXIS_RULES) or None for each dimension; "layers" for the stacked axis.
+      axes: a logical axis of parallel.mesh.AXIS_RULES, or None, for each dimension; "layers" when stacked.
       init: "zeros", "ones", or the standard deviation of a normal cut at two standard deviations.
       hf_key: name in the published checkpoint, with `{}` for the layer number when stacked; "" for none.
       hf_layout: one of HF_LAYOUTS.
@@ -55,7 +55,9 @@ class ParamSpec:
     def __post_init__(self):
         assert len(self.shape) == len(self.axes), f"{self.shape} and {self.axes} differ in rank"
         assert self.hf_layout in HF_LAYOUTS, self.hf_layout
-        assert bool(self.hf_key) == bool(self.hf_layout), f"hf_key {self.hf_key!r} and layout {self.hf_layout!r}"
+        assert bool(self.hf_key) == bool(self.hf_layout), (
+            f"hf_key {self.hf_key!r} and layout {self.hf_layout!r}"
+        )
 
     @property
     def stacked(self) -> bool:
@@ -64,7 +66,7 @@ class ParamSpec:
 
 
 def fan_in(size: int, scale: float = 1.0) -> float:
-    """Standard deviation that keeps the variance of a sum over `size` inputs; `scale` for residual outputs."""
+    """Standard deviation that keeps the variance of a sum over `size` inputs, times `scale`."""
     return scale / math.sqrt(size)
 
 
@@ -78,7 +80,9 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for name in sorted(tree):
         path = f"{prefix}{name}"
-        flat.update(flatten(tree[name], f"{path}/") if isinstance(tree[name], Mapping) else {path: tree[name]})
+        flat.update(
+            flatten(tree[name], f"{path}/") if isinstance(tree[name], Mapping) else {path: tree[name]}
+        )
     return flat
 
 
@@ -95,7 +99,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def init_params(specs: Mapping[str, Any], key: jax.Array, dtype=jnp.float32) -> dict[str, Any]:
-    """Initial values. Each weight depends on `key` and its own path only: not on its neighbours, nor on sharding."""
+    """Initial values. Each depends on `key` and its own path only, not on its neighbours or the sharding."""
 
     def one(path: str, spec: ParamSpec) -> jax.Array:
         if spec.init == "zeros":
@@ -147,17 +151,19 @@ def layer_to_hf(array: np.ndarray, layout: str) -> np.ndarray:
 
 
 def from_hf(specs: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Parameters (numpy) from tensors of the published checkpoint; weights without a counterpart are left out.
+    """Parameters (numpy) from tensors of the published checkpoint, less the weights it has no name for.
 
-    Raises CheckpointError that names the first tensor that is missing or has another number of elements.
+    Raises CheckpointError that names the first tensor that is missing or has another number of values.
     """
 
     def read(key: str, shape: tuple[int, ...], layout: str) -> np.ndarray:
         if key not in tensors:
-            raise CheckpointError(f"tensor {key!r} is missing", mend="choose the variant that belongs to the weights")
+            raise CheckpointError(
+                f"tensor {key!r} is missing", mend="choose the variant that belongs to the weights"
+            )
         if math.prod(tensors[key].shape) != math.prod(shape):
             raise CheckpointError(
-                f"tensor {key!r} has shape {tuple(tensors[key].shape)}, the variant needs {math.prod(shape)} elements",
+                f"tensor {key!r} has shape {tensors[key].shape}, the variant needs {math.prod(shape)} values",
                 mend="choose the variant that belongs to the weights",
             )
         return layer_from_hf(tensors[key], shape, layout)
@@ -165,7 +171,9 @@ def from_hf(specs: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict
     params = {}
     for path, spec in flatten(specs).items():
         if spec.hf_key and spec.stacked:
-            layers = [read(spec.hf_key.format(i), spec.shape[1:], spec.hf_layout) for i in range(spec.shape[0])]
+            layers = [
+                read(spec.hf_key.format(i), spec.shape[1:], spec.hf_layout) for i in range(spec.shape[0])
+            ]
             params[path] = np.stack(layers)
         elif spec.hf_key:
             params[path] = read(spec.hf_key, spec.shape, spec.hf_layout)

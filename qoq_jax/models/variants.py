@@ -12,10 +12,10 @@ from qoq_jax.errors import ConfigError
 
 # The 22 special tokens of the Qwen2.5 tokenizer in id order, then the token that QoQ-Med adds for an ECG.
 SPECIAL_TOKENS = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
-    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
-    "<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>",
-    "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|time_series_pad|>",
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
+    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
+    "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>", "<|fim_prefix|>",
+    "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|time_series_pad|>",
 )  # fmt: skip
 QWEN_FIRST_SPECIAL = 151643
 NANO_VOCAB = 1024
@@ -42,7 +42,9 @@ class DecoderConfig:
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(f"{self.num_heads} heads do not divide into {self.num_kv_heads} kv heads")
         if 2 * sum(self.mrope_section) != self.head_dim:
-            raise ConfigError(f"mrope_section {self.mrope_section} must sum to half of head_dim={self.head_dim}")
+            raise ConfigError(
+                f"mrope_section {self.mrope_section} must sum to half of head_dim={self.head_dim}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,7 @@ class VisionConfig:
     num_heads: int
     mlp_dim: int
     window: int  # side of an attention window, pixels
-    full_attention_blocks: tuple[int, ...]  # blocks that attend to the whole frame; the others to their window
+    full_attention_blocks: tuple[int, ...]  # they attend to the whole frame, the others to their window
     max_frame_patches: int  # upper limit of patches in one frame (one temporal step of one image)
     patch_size: int = 14
     temporal_patch_size: int = 2
@@ -112,7 +114,7 @@ class VlmConfig:
     decoder: DecoderConfig
     vision: VisionConfig
     ecg: EcgConfig
-    ecg_tokens: int = 50  # 1 = mean of the ECG (released QoQ-Med), 50 = one a time step, 400 = one a lead and step
+    ecg_tokens: int = 50  # of one ECG: 1 = their mean (released QoQ-Med), 50 = a time step, 400 = all
     image_token_id: int = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|image_pad|>")
     video_token_id: int = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|video_pad|>")
     vision_start_id: int = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|vision_start|>")
@@ -156,8 +158,8 @@ def _special_ids(first: int) -> dict[str, int | tuple[int, ...]]:
 def _nano() -> VlmConfig:
     return VlmConfig(
         decoder=DecoderConfig(
-            vocab_size=NANO_VOCAB, width=128, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=32, mlp_dim=384,
-            tied_embeddings=True, mrope_section=(4, 6, 6),
+            vocab_size=NANO_VOCAB, width=128, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=32,
+            mlp_dim=384, tied_embeddings=True, mrope_section=(4, 6, 6),
         ),
         vision=VisionConfig(
             width=96, depth=4, num_heads=4, mlp_dim=256, window=56, full_attention_blocks=(1, 3),
@@ -173,16 +175,24 @@ def _nano() -> VlmConfig:
 
 
 def _qwen(
-    vocab: int, width: int, layers: int, heads: int, kv_heads: int, mlp: int, vision_mlp: int, tied: bool = False
+    vocab: int,
+    width: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    mlp: int,
+    vision_mlp: int,
+    tied: bool = False,
 ) -> VlmConfig:
     """Qwen2.5-VL as published; what all sizes share is written once here."""
     return VlmConfig(
         decoder=DecoderConfig(
-            vocab_size=vocab, width=width, num_layers=layers, num_heads=heads, num_kv_heads=kv_heads, head_dim=128,
-            mlp_dim=mlp, tied_embeddings=tied,
+            vocab_size=vocab, width=width, num_layers=layers, num_heads=heads, num_kv_heads=kv_heads,
+            head_dim=128, mlp_dim=mlp, tied_embeddings=tied,
         ),
         vision=VisionConfig(
-            width=1280, depth=32, num_heads=16, mlp_dim=vision_mlp, window=112, full_attention_blocks=(7, 15, 23, 31),
+            width=1280, depth=32, num_heads=16, mlp_dim=vision_mlp, window=112,
+            full_attention_blocks=(7, 15, 23, 31),
             max_frame_patches=2688,  # 524,288 pixels / 14^2 = 2675, up to a multiple of 64
         ),
         ecg=EcgConfig(
@@ -202,7 +212,7 @@ NAMES = tuple(_VARIANTS)
 
 
 def get(name: str) -> VlmConfig:
-    """The configuration of a named variant (nano, 3b, 7b, 32b, 72b); change fields with dataclasses.replace."""
+    """The configuration of a variant (nano, 3b, 7b, 32b, 72b); change fields with dataclasses.replace."""
     if name not in _VARIANTS:
         raise ConfigError(f"unknown model variant {name!r}", mend=f"one of {', '.join(NAMES)}")
     return _VARIANTS[name]()

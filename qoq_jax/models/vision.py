@@ -2,12 +2,12 @@
 
 Source: Qwen2.5-VL technical report, arXiv 2502.13923, section 2.1.
 
-All images of a media row lie in one sequence of patches, in window order: first all patches of window 1, then of
-window 2, ..., and within a window the 4 patches of a merge unit next to each other. Windows, and frames (one temporal
-step of one image), are contiguous runs of equal segment ids; 0 is padding.
+All images of a media row lie in one sequence of patches, in window order: first all patches of window 1, then
+of window 2, ..., and within a window the 4 patches of a merge unit next to each other. Windows, and frames
+(one temporal step of one image), are contiguous runs of equal segment ids; 0 is padding.
 
-Axis letters: R media rows, P patches, C merge units (P / 4), W width, H heads, h head dim, F mlp hidden, L blocks,
-D decoder width; N block size of the attention, b blocks.
+Axis letters: R media rows, P patches, C merge units (P / 4), W width, H heads, h head dim, F mlp hidden, L
+blocks, D decoder width; N block size of the attention, b blocks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def param_specs(cfg: VisionConfig, out_width: int) -> dict:
         bias_shape = shape[-1:] if layout == "linear_out" else shape[1:]
         return {
             "kernel": ParamSpec((L, *shape), ("layers", *axes), std, f"{at}{name}.weight", layout),
-            "bias": ParamSpec((L, *bias_shape), ("layers", *bias_axes), "zeros", f"{at}{name}.bias", "vector"),
+            "bias": ParamSpec(
+                (L, *bias_shape), ("layers", *bias_axes), "zeros", f"{at}{name}.bias", "vector"
+            ),
         }
 
     def merger(index, shape, axes, bias_axes):
@@ -54,7 +56,8 @@ def param_specs(cfg: VisionConfig, out_width: int) -> dict:
     return {
         "patch_embed": {
             "kernel": ParamSpec(
-                (cfg.patch_dim, W), (None, "embed"), fan_in(cfg.patch_dim), "visual.patch_embed.proj.weight", "patches"
+                (cfg.patch_dim, W), (None, "embed"), fan_in(cfg.patch_dim),
+                "visual.patch_embed.proj.weight", "patches",
             )
         },
         "blocks": {
@@ -64,7 +67,8 @@ def param_specs(cfg: VisionConfig, out_width: int) -> dict:
                 bias_axes=(None, "heads", None),
             ),
             "o": dense(
-                "attn.proj", (H, W // H, W), ("heads", None, "embed"), fan_in(W, out_scale), layout="linear_out"
+                "attn.proj", (H, W // H, W), ("heads", None, "embed"), fan_in(W, out_scale),
+                layout="linear_out"
             ),
             "mlp_norm": norm("norm2"),
             "mlp": {
@@ -91,7 +95,7 @@ def normalise(patches: jax.Array, cfg: VisionConfig, dtype) -> jax.Array:
 
 
 def rotary_angles(cfg: VisionConfig, patch_hw: jax.Array) -> jax.Array:
-    """Row and column of each patch, int32 [R,P,2] -> angles float32 [R,P,h/2]: first half rows, second half columns."""
+    """Row and column of patches int32 [R,P,2] -> angles float32 [R,P,h/2], rows first, then columns."""
     quarter = cfg.width // cfg.num_heads // 4
     frequency = cfg.rope_theta ** -(np.arange(quarter, dtype=np.float32) / quarter)
     angles = patch_hw.astype(jnp.float32)[..., None] * frequency[None, None, None]
@@ -102,8 +106,8 @@ def segment_attention(q, k, v, segments, max_segment: int) -> jax.Array:
     """Attention between patches of the same segment: exact, and linear in P.
 
     q, k, v [R,P,H,h]; segments int32 [R,P], equal ids contiguous and at most `max_segment` long, 0 = padding.
-    Such a segment touches at most two neighbouring blocks of `max_segment` patches, wherever it starts, so block b of
-    queries needs the keys of blocks b-1, b and b+1 only. Returns [R,P,H,h]; padding rows hold no meaning.
+    Such a segment touches at most two neighbouring blocks of `max_segment` patches, wherever it starts, so
+    queries of block b need the keys of blocks b-1, b and b+1 only. Returns [R,P,H,h], arbitrary at padding.
     """
     R, P, H, h = q.shape
 
@@ -176,7 +180,7 @@ def tower(params: dict, cfg: VlmConfig, patches, patch_hw, patch_frame, patch_wi
 
 
 def merge(params: dict, cfg: VisionConfig, x: jax.Array) -> jax.Array:
-    """Features [R,P,W] -> tokens for the decoder [R,P/4,D]; each 4 neighbours are one 2x2 square of the image."""
+    """Features [R,P,W] -> decoder tokens [R,P/4,D]; 4 neighbours are one 2x2 square of the image."""
     x = layers.rms_norm(x, params["norm"]["scale"], cfg.norm_eps)
     x = x.reshape(x.shape[0], x.shape[1] // cfg.merge_unit, cfg.merge_unit * cfg.width)
     x = layers.linear("btd,df->btf", x, params["hidden"]["kernel"], params["hidden"]["bias"])

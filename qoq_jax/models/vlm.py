@@ -1,10 +1,12 @@
 """The vision-language-signal model: towers, projections and decoder over one device batch.
 
-The batch is the dict of data/packing.py. Text row b uses media row b // (B // R); the media table of a media row is
-its vision tokens, then its ECG tokens, and `media_index` says which of them replaces a text token's embedding.
+The batch is the dict of data/packing.py. Text row b uses media row b // (B // R); the media table of a media
+row is its vision tokens, then its ECG tokens, and `media_index` says which of them replaces a text token's
+embedding.
 
-Axis letters: B text rows, R media rows, T tokens, P patches, M vision tokens of a media row (P / 4), E ECGs of a media
-row, D decoder width, V vocabulary, G rollouts of a question, S response length, L layers, K kv heads, h head dim.
+Axis letters: B text rows, R media rows, T tokens, P patches, M vision tokens of a media row (P / 4), E ECGs
+of a media row, D decoder width, V vocabulary, G rollouts of a question, S response length, L layers, K kv
+heads, h head dim.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ def param_specs(cfg: VlmConfig) -> dict:
 def ecg_tokens(params: dict, cfg: VlmConfig, signal: jax.Array) -> jax.Array:
     """ECGs [R,E,leads,samples] in mV -> tokens [R, E * ecg_tokens, D].
 
-    The encoder gives one token a lead and time step. ecg_tokens=1 takes their mean (released QoQ-Med), 50 the mean
-    over leads at each time step, 400 all of them, lead by lead.
+    The encoder gives one token a lead and time step. ecg_tokens=1 takes their mean (released QoQ-Med), 50 the
+    mean over leads at each time step, 400 all of them, lead by lead.
     """
     R, E, leads, samples = signal.shape
     dtype = layers.compute_dtype(cfg)
@@ -53,7 +55,7 @@ def ecg_tokens(params: dict, cfg: VlmConfig, signal: jax.Array) -> jax.Array:
 
 
 def media_table(params: dict, cfg: VlmConfig, batch: dict) -> jax.Array:
-    """Embeddings of all media: [R, M + E * ecg_tokens, D]. Budgets without patches or ECGs skip that tower."""
+    """Embeddings of all media, [R, M + E * ecg_tokens, D]; a budget without patches or ECGs skips a tower."""
     R = batch["patches"].shape[0]
     parts = [jnp.zeros((R, 0, cfg.decoder.width), layers.compute_dtype(cfg))]
     if batch["patches"].shape[1]:
@@ -66,7 +68,7 @@ def media_table(params: dict, cfg: VlmConfig, batch: dict) -> jax.Array:
 def place_media(text: jax.Array, table: jax.Array, media_index: jax.Array) -> jax.Array:
     """text [B,T,D] with table[b // (B // R), media_index[b, t]] wherever media_index >= 0; table [R,N,D]."""
     B, T, D = text.shape
-    # The text rows of one media row are folded into one gather, so that it stays on the device that holds both.
+    # The text rows of one media row are folded into one gather: it stays on the device that holds both.
     index = jnp.maximum(media_index, 0).reshape(table.shape[0], -1)
     media = jax.vmap(lambda rows, at: jnp.take(rows, at, axis=0))(table, index)
     return jnp.where(media_index[:, :, None] >= 0, media.reshape(B, T, D), text)
@@ -85,7 +87,13 @@ def hidden(params: dict, cfg: VlmConfig, batch: dict, shared: tuple[int, int] | 
     """Final hidden states [B,T,D], after the last norm. shared: see decoder.forward."""
     x = embed(params, cfg, batch)
     return decoder.forward(
-        params["decoder"], cfg, x, batch["positions"], batch["segment_ids"], batch["branch_ids"], shared=shared
+        params["decoder"],
+        cfg,
+        x,
+        batch["positions"],
+        batch["segment_ids"],
+        batch["branch_ids"],
+        shared=shared,
     )
 
 
@@ -101,7 +109,13 @@ def logits(params: dict, cfg: VlmConfig, batch: dict) -> jax.Array:
 
 
 def token_logprobs(
-    params: dict, cfg: VlmConfig, hidden: jax.Array, targets: jax.Array, *, temperature: float = 1.0, chunk: int = 256
+    params: dict,
+    cfg: VlmConfig,
+    hidden: jax.Array,
+    targets: jax.Array,
+    *,
+    temperature: float = 1.0,
+    chunk: int = 256,
 ) -> tuple[jax.Array, jax.Array]:
     """(log-probability of targets, entropy), float32 [B,T]: hidden position t scores targets[:, t].
 
@@ -111,8 +125,10 @@ def token_logprobs(
     return decoder.token_logprobs(params["decoder"], hidden, targets, temperature=temperature, chunk=chunk)
 
 
-def init_cache(cfg: VlmConfig, prompt_k, prompt_v, prompt_mask, *, rollouts: int, max_new_tokens: int) -> KVCache:
-    """An empty response cache beside the keys and values of the prompts [L,B,Tp,K,h] and their mask [B,Tp]."""
+def init_cache(
+    cfg: VlmConfig, prompt_k, prompt_v, prompt_mask, *, rollouts: int, max_new_tokens: int
+) -> KVCache:
+    """An empty response cache beside the prompts' keys and values [L,B,Tp,K,h] and their mask [B,Tp]."""
     L, B = prompt_k.shape[:2]
     shape = (L, B, rollouts, max_new_tokens, cfg.decoder.num_kv_heads, cfg.decoder.head_dim)
     empty = constrain(jnp.zeros(shape, prompt_k.dtype), (None, "batch", None, None, "kv_heads", None))
@@ -131,8 +147,8 @@ def prefill(
 ) -> tuple[jax.Array, KVCache]:
     """Runs the prompts, one a row.
 
-    Returns (hidden state [B,D] at each row's last token that is not padding, which predicts the first response token;
-    cache for `rollouts` responses of `max_new_tokens`).
+    Returns (hidden state [B,D] at each row's last token that is not padding, which predicts the first
+    response token; cache for `rollouts` responses of `max_new_tokens`).
     """
     prompt_mask = batch["segment_ids"] > 0
     x, (keys, values) = decoder.forward(
@@ -142,12 +158,14 @@ def prefill(
     index = jnp.arange(x.shape[1], dtype=jnp.int32)
     last = jnp.where(prompt_mask, index[None], 0).max(axis=1)
     last_hidden = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
-    return last_hidden, init_cache(cfg, keys, values, prompt_mask, rollouts=rollouts, max_new_tokens=max_new_tokens)
+    return last_hidden, init_cache(
+        cfg, keys, values, prompt_mask, rollouts=rollouts, max_new_tokens=max_new_tokens
+    )
 
 
 def decode_step(
     params: dict, cfg: VlmConfig, tokens: jax.Array, positions: jax.Array, cache: KVCache
 ) -> tuple[jax.Array, KVCache]:
-    """Feeds one token to every response: tokens [B,G], positions [B,3,G] -> (hidden [B,G,D], cache one step on)."""
+    """Feeds a token to every response: tokens [B,G], positions [B,3,G] -> (hidden [B,G,D], cache)."""
     x = decoder.embed_tokens(params["decoder"], cfg, tokens)
     return decoder.decode_step(params["decoder"], cfg, x, positions, cache)

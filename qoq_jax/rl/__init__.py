@@ -1,1 +1,1 @@
-
+"""Rewards, advantages, losses and rollouts: arrays in, arrays out."""

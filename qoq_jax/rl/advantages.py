@@ -2,10 +2,11 @@
 
     Q questions   G rollouts of a question   B rows (responses)   L response tokens
 
-Estimators that compare the rollouts of one question take rewards [Q, G] and return one number a rollout, which the
-loss applies to every token of that response (`rl.losses` broadcasts it). Estimators with a notion of time take
-token-level rewards [B, L] (the reward of a response sits on its last valid token) and a mask [B, L] that is 1 on
-response tokens. All are differentiable, but an advantage is a constant of the loss: callers stop the gradient.
+Estimators that compare the rollouts of one question take rewards [Q, G] and return one number a rollout,
+which the loss applies to every token of that response (`rl.losses` broadcasts it). Estimators with a notion
+of time take token-level rewards [B, L] (the reward of a response sits on its last valid token) and a mask [B,
+L] that is 1 on response tokens. All are differentiable, but an advantage is a constant of the loss: callers
+stop the gradient.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def grpo(rewards: Array, *, eps: float = 1e-6) -> Array:
 def dr_grpo(rewards: Array) -> Array:
     """GRPO without the division by std, which favours very easy and very hard questions: Aᵢ = rᵢ - mean(r).
 
-    Understanding R1-Zero-like training (arXiv 2503.20783), section 3; its other half, a loss divided by a constant
-    in place of the response length, is the caller's choice of denominator.
+    Understanding R1-Zero-like training (arXiv 2503.20783), section 3; its other half, a loss divided by a
+    constant in place of the response length, is the caller's choice of denominator.
 
     Args:
       rewards: [Q, G] with G >= 2.
@@ -104,16 +105,18 @@ def reinforce_pp(token_rewards: Array, mask: Array, *, gamma: float = 1.0) -> tu
     return whiten(returns.T, mask), returns.T
 
 
-def gae(token_rewards: Array, values: Array, mask: Array, *, gamma: float = 1.0, lam: float = 1.0,
-        ) -> tuple[Array, Array]:
-    """Generalised advantage estimation: δₜ = rₜ + γ Vₜ₊₁ - Vₜ,  Aₜ = δₜ + γλ Aₜ₊₁;  returns A + V; A is whitened.
+def gae(
+    token_rewards: Array, values: Array, mask: Array, *, gamma: float = 1.0, lam: float = 1.0
+) -> tuple[Array, Array]:
+    """Generalised advantage estimation: δₜ = rₜ + γ Vₜ₊₁ - Vₜ,  Aₜ = δₜ + γλ Aₜ₊₁;  returns are A + V.
 
-    GAE (arXiv 1506.02438), equation 16. Whitening as in `reinforce_pp`, after the returns are taken.
+    GAE (arXiv 1506.02438), equation 16. A is whitened as in `reinforce_pp`, after the
+    returns are taken.
 
     Args:
       token_rewards: [B, L].
-      values: [B, L], the critic's value before each token; V past the last column is 0, and callers give 0 (or the
-        critic's own output, as the reference does) on padding.
+      values: [B, L], the critic's value before each token; V past the last column is 0, and callers give 0
+        (or the critic's own output, as the reference does) on padding.
       mask: [B, L], 1 on response tokens.
       gamma: discount a token.
       lam: λ, 0 = one-step TD error, 1 = Monte Carlo.
@@ -155,8 +158,8 @@ def whiten(x: Array, mask: Array, *, eps: float = 1e-8) -> Array:
 def _centred(rewards: Array) -> Array:
     """rewards - mean over the group, exactly 0 where all are equal.
 
-    The minimum is taken away first: float32 mean(r, ..., r) may differ from r in the last digit, and dividing that
-    digit by std + eps would turn a question without any signal into a gradient.
+    The minimum is taken away first: float32 mean(r, ..., r) may differ from r in the last digit, and dividing
+    that digit by std + eps would turn a question without any signal into a gradient.
     """
     _check_rank("rewards of a group", rewards=(rewards, 2))
     if rewards.shape[1] < 2:

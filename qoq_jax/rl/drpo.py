@@ -1,10 +1,10 @@
 """DRPO, domain-aware relative policy optimisation (QoQ-Med, arXiv 2506.00711), as one jittable function.
 
-    Q questions   G rollouts a question   N domains   H remembered questions a domain   K most clusters a domain
-    P points to cluster = Q + N * H
+    Q questions   G rollouts a question   N domains   H remembered questions a domain
+    P = Q + N * H points to cluster   K most clusters a domain
 
-The vector of a question is its G rewards in ascending order, so that the order of the rollouts changes nothing, and
-`kmeans` orders the points itself, so that the order of the questions changes nothing either.
+The vector of a question is its G rewards in ascending order, so that the order of the rollouts changes
+nothing, and `kmeans` orders the points itself, so that the order of the questions changes nothing either.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ class DRPOConfig:
       cluster: False = scale by domain only (ablation).
       damping: KL-aware damping; needs the responses' KL.
       quantile: p, the share of products below the damping threshold.
-      history_size: H, past questions a domain that take part in clusters and counts; 0 = statistics of the batch.
-      variant: "released" is what the released code computes: unsorted reward vectors, cluster-balanced domain mean,
-        no floor on the cluster temperature, no damping; it also keeps all past questions (a long history).
-      cluster_balanced_mean: the mean reward of a domain weighs cluster means by 1 / cluster size (always so in
-        "released"); False = plain mean over questions.
+      history_size: H, past questions a domain that take part in clusters and counts; 0 = statistics of the
+        batch.
+      variant: "released" is what the released code computes: unsorted reward vectors, cluster-balanced domain
+        mean, no floor on the cluster temperature, no damping; it also keeps all past questions (a long
+        history).
+      cluster_balanced_mean: the mean reward of a domain weighs cluster means by 1 / cluster size (always so
+        in "released"); False = plain mean over questions.
     """
 
     num_domains: int
@@ -105,17 +107,21 @@ def advantages(
         s[q,i]   = (r[q,i] - mean r[q]) / (std r[q] + eps)                       std with ddof = 1
         T_g      = max(√N_g μ_g, eps),  T_c = max(√N_c μ_c, eps)                 N questions, μ mean reward
         s'[q,i]  = s[q,i] / (T_g T_c)
-        z[q,i]   = max(s'[q,i] KL[q,i], 0),  t = the p-quantile of s' KL
+        z[q,i]   = max(s'[q,i] KL[q,i], 0),  t = the p-quantile of the products s' KL
         s''[q,i] = s'[q,i] t / (t + z[q,i])
         A[q,i]   = s''[q,i] / std(s'')                                           std over the batch, ddof = 1
 
     Clusters: k-means on the sorted reward vectors of a domain; with I_k the inertia of k clusters and dI_k =
-    I_{k-1} - I_k, k is the first k >= 2 with dI_{k+1} < 0.1 dI_k, at most k_max and the number of distinct vectors.
+    I_{k-1} - I_k, k is the first k >= 2 with dI_{k+1} < 0.1 dI_k, at most k_max and the number of distinct
+    vectors.
 
-    Every case gives finite numbers. Absent domains take no part. A mean reward <= 0 puts a temperature on its floor (the
-    released variant has no floor for clusters: a negative mean turns the sign, only a vanishing one becomes eps).
-    Where the threshold t is not positive (no KL yet, or fewer than 1 - p of the products positive) there is nothing to
-    compare with and nothing is damped. A batch without any signal gets advantages 0.
+    The quantile is over questions with unequal rewards. The others have no advantage to damp, and their
+    products, all 0, would put t at 0 once they are most of the batch, and every positive advantage with it.
+
+    Every case gives finite numbers. Absent domains take no part. A mean reward <= 0 puts a temperature on its
+    floor (the released variant has none for clusters: a negative mean turns the sign, only a vanishing one
+    becomes eps). Where t is not positive beyond rounding, there is nothing to compare with and nothing is
+    damped. A batch without any signal gets advantages 0.
 
     Args:
       rewards: [Q, G], G >= 2; cut to ±1e9.
@@ -126,9 +132,10 @@ def advantages(
       valid: bool [Q]; False marks padding: advantage 0, no part in any statistic. None = all are valid.
 
     Returns:
-      advantages [Q, G] float32; the history with this batch added (None when cfg.history_size is 0); diagnostics:
-      domain_questions [N] and domain_temperature [N] (0 where absent) and domain_clusters [N] (history included),
-      zero_variance_groups [], ignored_questions [], damping_threshold [] and damping_mean [] (mean t / (t + z)).
+      advantages [Q, G] float32; the history with this batch added (None when cfg.history_size is 0);
+      diagnostics: domain_questions [N] and domain_temperature [N] (0 where absent) and domain_clusters [N]
+      (history included), zero_variance_groups [], ignored_questions [], damping_threshold [] and damping_mean
+      [] (mean t / (t + z)).
     """
     _check(rewards, domain_ids, kl, valid, cfg)
     valid = jnp.ones(domain_ids.shape, bool) if valid is None else valid.astype(bool)
@@ -144,19 +151,17 @@ def advantages(
     temperature, diagnostics = _temperatures(points, point_domains, len(domains), cfg)
     scores = scores / temperature[:, None]
 
+    signal = valid & (rewards.min(axis=1) < rewards.max(axis=1))
     damping, threshold = jnp.ones_like(scores), jnp.zeros(())
     if _damps(cfg):
-        products = scores * jnp.clip(kl.astype(jnp.float32), -LARGEST, LARGEST)
-        threshold = _masked_quantile(products, valid[:, None], cfg.quantile)
-        threshold = jnp.maximum(threshold, 0.0)
-        damping = jnp.where(threshold > 0, threshold / (threshold + jnp.maximum(products, 0.0)), 1.0)
+        damping, threshold = _damping(scores, kl, signal[:, None], cfg.quantile)
     damping = jnp.where(valid[:, None], damping, 0.0)
     scores = damping * scores
 
     spread = _masked_std(scores, valid[:, None])
     result = scores / jnp.where(spread > 0, spread, 1.0)
     diagnostics |= dict(
-        zero_variance_groups=((rewards.min(axis=1) == rewards.max(axis=1)) & valid).sum(),
+        zero_variance_groups=(valid & ~signal).sum(),
         ignored_questions=(~valid).sum(),
         damping_threshold=threshold,
         damping_mean=damping.sum() / jnp.maximum(valid.sum() * rewards.shape[1], 1),
@@ -168,9 +173,24 @@ def _damps(cfg: DRPOConfig) -> bool:
     return cfg.damping and cfg.variant == "paper"
 
 
+def _damping(scores: Array, kl: Array, signal: Array, quantile: float) -> tuple[Array, Array]:
+    """t / (t + z) of each rollout [Q, G], and the threshold t [], 0 for no damping.
+
+    The quantile is over questions where `signal` [Q, 1] is True.
+    """
+    products = scores * jnp.clip(kl.astype(jnp.float32), -LARGEST, LARGEST)
+    excess = jnp.where(signal, jnp.maximum(products, 0.0), 0.0)
+    threshold = _masked_quantile(products, signal, quantile)
+    # A reward equal to its group's mean has a score of 0 up to rounding; such a product must not become the
+    # threshold.
+    threshold = jnp.where(threshold > 1e-5 * excess.max(), threshold, 0.0)
+    return jnp.where(threshold > 0, threshold / (threshold + excess), 1.0), threshold
+
+
 def _check(rewards: Array, domain_ids: Array, kl: Array | None, valid: Array | None, cfg: DRPOConfig) -> None:
     if rewards.ndim != 2 or domain_ids.shape != rewards.shape[:1]:
-        raise ValueError(f"rewards must be [Q, G] and domain_ids [Q], got {rewards.shape} and {domain_ids.shape}")
+        shapes = f"{rewards.shape} and {domain_ids.shape}"
+        raise ValueError(f"rewards must be [Q, G] and domain_ids [Q], got {shapes}")
     if valid is not None and valid.shape != domain_ids.shape:
         raise ValueError(f"valid must be [Q] = {domain_ids.shape}, got {valid.shape}")
     if _damps(cfg) and kl is None:
@@ -179,11 +199,13 @@ def _check(rewards: Array, domain_ids: Array, kl: Array | None, valid: Array | N
         raise ValueError(f"kl must have the shape of rewards, {rewards.shape}, got {kl.shape}")
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Temperatures
 
 
-def _temperatures(points: Array, domains: Array, questions: int, cfg: DRPOConfig) -> tuple[Array, dict[str, Array]]:
+def _temperatures(
+    points: Array, domains: Array, questions: int, cfg: DRPOConfig
+) -> tuple[Array, dict[str, Array]]:
     """T_g T_c of the first `questions` points, [Q], and the diagnostics of the domains."""
     if cfg.cluster:
         clusters, chosen = kmeans_elbow(points, domains, cfg.num_domains, cfg.k_max)
@@ -215,7 +237,7 @@ def _temperatures(points: Array, domains: Array, questions: int, cfg: DRPOConfig
 
 
 def _group_means(values: Array, groups: Array, size: int) -> tuple[Array, Array]:
-    """Number and mean of the values of each group 0 .. size - 1, both float32 [size]; other groups are dropped."""
+    """Number and mean of the values of each group 0 .. size - 1, both float32 [size]; others are dropped."""
     # A product, not a scatter-add, which is not deterministic on GPUs.
     member = (groups[:, None] == jnp.arange(size)[None]).astype(jnp.float32)
     count = member.sum(axis=0)
@@ -230,7 +252,7 @@ def _masked_std(x: Array, mask: Array) -> Array:
 
 
 def _masked_quantile(x: Array, mask: Array, p: float) -> Array:
-    """p-quantile, linear between order statistics, of x [Q, G] where mask [Q, 1] is True; 0 where there is none."""
+    """p-quantile, linear between order statistics, of x [Q, G] where mask [Q, 1] is True; 0 for none."""
     ordered = jnp.sort(jnp.where(mask, x, jnp.inf).reshape(-1))
     count = mask.sum() * x.shape[1]
     place = p * jnp.maximum(count - 1, 0)
@@ -239,12 +261,13 @@ def _masked_quantile(x: Array, mask: Array, p: float) -> Array:
     return jnp.where(count > 0, below + (place - low) * (above - below), 0.0)
 
 
-# ---------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # History
 
 
-def _with_history(vectors: Array, domains: Array, history: DomainHistory | None, cfg: DRPOConfig,
-                  ) -> tuple[Array, Array]:
+def _with_history(
+    vectors: Array, domains: Array, history: DomainHistory | None, cfg: DRPOConfig
+) -> tuple[Array, Array]:
     """This batch's points [P, G] first, then the remembered ones; empty slots have domain N."""
     if not cfg.history_size:
         return vectors, domains
@@ -254,13 +277,15 @@ def _with_history(vectors: Array, domains: Array, history: DomainHistory | None,
     return points, jnp.concatenate([domains, remembered.reshape(-1).astype(domains.dtype)])
 
 
-def _push(history: DomainHistory | None, vectors: Array, domains: Array, cfg: DRPOConfig) -> DomainHistory | None:
+def _push(
+    history: DomainHistory | None, vectors: Array, domains: Array, cfg: DRPOConfig
+) -> DomainHistory | None:
     """The history after this batch; of more than H questions of a domain, the last H stay."""
     if not cfg.history_size:
         return None
     member = (domains[:, None] == jnp.arange(cfg.num_domains)[None]).astype(jnp.int32)  # [Q, N]
     added = member.sum(axis=0)
-    order = (jnp.cumsum(member, axis=0) * member).sum(axis=1) - 1  # place among the batch's questions of its domain
+    order = (jnp.cumsum(member, axis=0) * member).sum(axis=1) - 1  # place among its domain's in this batch
     slot = (history.count.at[domains].get(mode="fill", fill_value=0) + order) % cfg.history_size
     stays = order >= added.at[domains].get(mode="fill", fill_value=0) - cfg.history_size
     written = history.vectors.at[jnp.where(stays, domains, cfg.num_domains), slot].set(vectors, mode="drop")

@@ -2,9 +2,9 @@
 
     B rows   L tokens   V vocabulary; any leading shape works, rows may hold several responses
 
-The loss of a batch is sum / denominator. Keeping the two apart makes accumulation over micro-batches and devices
-exact: add the sums, add the denominators, divide once. Diagnostics come as sums over valid tokens with the same
-denominator.
+The loss of a batch is sum / denominator. Keeping the two apart makes accumulation over micro-batches and
+devices exact: add the sums, add the denominators, divide once. Diagnostics come as sums over valid tokens,
+with the same denominator.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
-# exp(20) = 4.9e8: far beyond any useful ratio, far below overflow, so that a broken token cannot make inf * 0.
+# exp(20) = 4.9e8: far beyond any useful ratio, far below overflow, so that no token can make inf * 0.
 MAX_LOG_RATIO = 20.0
 
 
@@ -36,12 +36,13 @@ def policy_loss(
         ρ = exp(log π - log π_old)
         ℓ = max(-A ρ, -A clip(ρ, 1 - clip_low, 1 + clip_high));   where A < 0: ℓ = min(ℓ, -A dual_clip)
 
-    PPO (arXiv 1707.06347), equation 7; clip_high > clip_low is DAPO (arXiv 2503.14476), equation 10; dual clip is
-    arXiv 1912.09729. Token mean = loss_sum / denominator.
+    PPO (arXiv 1707.06347), equation 7; clip_high > clip_low is DAPO (arXiv 2503.14476), equation 10; dual
+    clip is arXiv 1912.09729. Token mean = loss_sum / denominator.
 
     Args:
       logprobs: [B, L] log π(token), differentiated.
-      old_logprobs: [B, L] at the start of the update; equal to stop_gradient(logprobs) on the first mini-batch.
+      old_logprobs: [B, L] at the start of the update; equal to stop_gradient(logprobs) on the first
+        mini-batch.
       advantages: [B, L], or [B, 1] for one number a response.
       mask: [B, L], 1 on response tokens.
       clip_low: ε below 1.
@@ -50,8 +51,9 @@ def policy_loss(
       weights: [B, L] constant factors of the loss a token, e.g. `truncated_importance_weights`.
 
     Returns:
-      loss_sum [], denominator [] (number of valid tokens) and a dict of sums over valid tokens: clipped_high (the
-      upper or lower clip is active), clipped_low (the dual clip is active), kl (log π_old - log π), ratio.
+      loss_sum [], denominator [] (number of valid tokens) and a dict of sums over valid tokens: clipped_high
+      (the upper or lower clip is active), clipped_low (the dual clip is active), kl (log π_old - log π),
+      ratio.
     """
     _check_same_rank("policy_loss", logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask)
     mask = mask.astype(jnp.float32)
@@ -108,9 +110,8 @@ def sequence_policy_loss(
     length = mask.astype(jnp.float32).sum(axis=-1)
     difference = jnp.where(mask > 0, logprobs - jax.lax.stop_gradient(old_logprobs), 0.0).astype(jnp.float32)
     mean = difference.sum(axis=-1) / jnp.maximum(length, 1)
-    return policy_loss(
-        mean, jnp.zeros_like(mean), advantages, length > 0, clip_low=clip_low, clip_high=clip_high, dual_clip=None
-    )
+    clips = dict(clip_low=clip_low, clip_high=clip_high, dual_clip=None)
+    return policy_loss(mean, jnp.zeros_like(mean), advantages, length > 0, **clips)
 
 
 KlEstimator = Literal["kl", "abs", "mse", "low_var"]
@@ -124,7 +125,8 @@ def kl(logprobs: Array, ref_logprobs: Array, estimator: KlEstimator = "low_var")
         mse      d² / 2          k2
         low_var  e⁻ᵈ + d - 1     k3: unbiased, never negative; clipped to [-10, 10]
 
-    Schulman, "Approximating KL divergence" (joschu.net/blog/kl-approx.html); k3 in the loss is GRPO's equation 4.
+    Schulman, "Approximating KL divergence" (joschu.net/blog/kl-approx.html); k3 in the loss is GRPO's
+    equation 4.
 
     Args:
       logprobs: [B, L], differentiated.
@@ -143,7 +145,7 @@ def kl(logprobs: Array, ref_logprobs: Array, estimator: KlEstimator = "low_var")
     if estimator == "mse":
         return 0.5 * jnp.square(d)
     if estimator == "low_var":
-        # Where e^-d overflows the outer clip would pass inf * 0 = NaN back; the inner clip cannot be seen otherwise.
+        # Where e^-d overflows, the outer clip alone would pass inf * 0 = NaN back.
         d = jnp.maximum(d, -MAX_LOG_RATIO)
         return jnp.clip(jnp.exp(-d) + d - 1, -10.0, 10.0)
     raise ValueError(f"unknown KL estimator {estimator!r}: use 'kl', 'abs', 'mse' or 'low_var'")
@@ -175,12 +177,14 @@ def value_loss(
 
 
 def entropy(logits: Array) -> Array:
-    """Entropy in nats of softmax(logits): H = log Σ eᶻ - Σ p z, over the last axis ([..., V] -> [...]), float32."""
+    """Entropy in nats of softmax(logits): H = log Σ eᶻ - Σ p z; [..., V] -> [...], float32."""
     logits = logits.astype(jnp.float32)
     return jax.nn.logsumexp(logits, axis=-1) - (jax.nn.softmax(logits, axis=-1) * logits).sum(axis=-1)
 
 
-def truncated_importance_weights(old_logprobs: Array, sampler_logprobs: Array, mask: Array, cap: float = 2.0) -> Array:
+def truncated_importance_weights(
+    old_logprobs: Array, sampler_logprobs: Array, mask: Array, cap: float = 2.0
+) -> Array:
     """Corrects for a sampler that is not bit-equal to the trainer: w = min(π_old / π_sampler, cap).
 
     Truncated importance sampling (Ionides 2008), per token as ρ̄ in IMPALA (arXiv 1802.01561, section 4.1).

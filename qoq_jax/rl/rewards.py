@@ -8,7 +8,7 @@
   IoU       |box ∩ region| / |box ∪ region| of the best of the response's boxes; the region is the mask, or
             the gold box that fits best. A sample without a gold region has no such term: the other weights
             are renormalised. Against a mask even the tightest box stays below 1.
-  format    1 when the response is whole (fenced JSON list, then <think>, then \\boxed{}, nothing else) and its
+  format    1 when the response is whole (fenced JSON list, then <think>, then \\boxed{}, no more) and its
             boxes fit its answer (`boxes_fit_answer`), else 0. It judges form: it can be 1 beside a wrong
             diagnosis.
 `released` (the published code): weights 0.5 / 0.3 / 0.1 / 0.1, mean instead of best IoU, masks painted with

@@ -1,8 +1,8 @@
 """Writes tests/golden/qwen_tiny.npz: a tiny random Qwen2.5-VL of Hugging Face, its inputs and its outputs.
 
 Needs torch and transformers, which the test suite does not:  python tests/models/make_hf_fixtures.py
-Weights are rounded to float16 (the file is half as large) before the model runs in float32. Tensor names are those of
-the published checkpoints. Positions and window order come from transformers' own functions.
+Weights are rounded to float16 (the file is half as large) before the model runs in float32. Tensor names are
+those of the published checkpoints. Positions and window order come from transformers' own functions.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def tiny_config() -> Qwen2_5_VLConfig:
             depth=4, hidden_size=32, intermediate_size=48, num_heads=2, patch_size=4, window_size=16,
             fullatt_block_indexes=[1, 3], out_hidden_size=64, tokens_per_second=2,
         ),
-        image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=VISION_START, vision_end_token_id=VISION_END,
-        tie_word_embeddings=False, attn_implementation="eager",
+        image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=VISION_START,
+        vision_end_token_id=VISION_END, tie_word_embeddings=False, attn_implementation="eager",
     )  # fmt: skip
 
 
@@ -83,7 +83,9 @@ def main():
     out = model.model.language_model(
         inputs_embeds=torch.tensor(embeddings), position_ids=torch.tensor(positions).long(), use_cache=False
     )
-    arrays |= dict(embeddings=embeddings, positions=positions.swapaxes(0, 1), hidden=out.last_hidden_state.numpy())
+    arrays |= dict(
+        embeddings=embeddings, positions=positions.swapaxes(0, 1), hidden=out.last_hidden_state.numpy()
+    )
 
     # Text, an image, text, a video, text, an image, text.
     def text(n):

@@ -21,12 +21,12 @@ TINY = VlmConfig(
         mrope_section=(2, 3, 3),
     ),
     vision=VisionConfig(
-        width=32, depth=4, num_heads=2, mlp_dim=48, window=16, full_attention_blocks=(1, 3), max_frame_patches=64,
-        patch_size=4,
+        width=32, depth=4, num_heads=2, mlp_dim=48, window=16, full_attention_blocks=(1, 3),
+        max_frame_patches=64, patch_size=4,
     ),
     ecg=EcgConfig(width=16, depth=1, num_heads=2, predictor_width=16, predictor_depth=1, predictor_heads=2),
-    image_token_id=120, video_token_id=121, vision_start_id=122, vision_end_id=123, ecg_token_id=124, pad_id=110,
-    eos_ids=(111, 110), compute_dtype="float32", remat="none",
+    image_token_id=120, video_token_id=121, vision_start_id=122, vision_end_id=123, ecg_token_id=124,
+    pad_id=110, eos_ids=(111, 110), compute_dtype="float32", remat="none",
 )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def golden() -> dict[str, np.ndarray]:
 
 @functools.cache
 def hf_params() -> dict:
-    """The Hugging Face weights through the spec table, float32; the ECG part, which they lack, is initialised."""
+    """The Hugging Face weights through the spec table, float32; the ECG part, which they lack, is random."""
     specs = {name: part for name, part in vlm.param_specs(TINY).items() if name in ("decoder", "vision")}
     tensors = {
         name.removeprefix("weight:"): array.astype(np.float32)
@@ -63,7 +63,9 @@ def random_params() -> dict:
     return spec.unflatten(params)
 
 
-def batch(rows: int = 8, tokens: int = 24, *, media_rows: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:
+def batch(
+    rows: int = 8, tokens: int = 24, *, media_rows: int | None = None, seed: int = 0
+) -> dict[str, np.ndarray]:
     """One prompt a row: an image (6 vision tokens), an ECG (its 50 tokens cut to 4), text, then padding."""
     rng = np.random.default_rng(seed)
     media_rows = media_rows or rows
@@ -79,7 +81,9 @@ def batch(rows: int = 8, tokens: int = 24, *, media_rows: int | None = None, see
         media_index[row, 7:11] = each * 6 + slot * 50 + np.arange(4)
     positions = np.broadcast_to(index, (rows, 3, tokens)) + rng.integers(0, 2, (rows, 3, tokens))
     unit_hw = np.stack(np.meshgrid([0, 1], [0, 1], indexing="ij"), -1).reshape(4, 2)
-    starts = np.array([[0, 0], [0, 2], [2, 0], [2, 2], [0, 4], [2, 4]])  # units of a 4x6 image, two 4x4/4x2 windows
+    starts = np.array(
+        [[0, 0], [0, 2], [2, 0], [2, 2], [0, 4], [2, 4]]
+    )  # units of a 4x6 image, two 4x4/4x2 windows
     hw = (starts[:, None] + unit_hw[None]).reshape(24, 2)
     frames = np.repeat(np.arange(1, each + 1), 24)
     windows = np.concatenate([image * 6 + np.repeat(np.arange(1, 7), 4) for image in range(each)])
@@ -106,8 +110,12 @@ def text_batch(tokens, positions=None, segment_ids=None, branch_ids=None) -> dic
     return dict(
         tokens=tokens,
         positions=np.asarray(positions, np.int32),
-        segment_ids=np.ones((rows, length), np.int32) if segment_ids is None else np.asarray(segment_ids, np.int32),
-        branch_ids=np.zeros((rows, length), np.int32) if branch_ids is None else np.asarray(branch_ids, np.int32),
+        segment_ids=np.ones((rows, length), np.int32)
+        if segment_ids is None
+        else np.asarray(segment_ids, np.int32),
+        branch_ids=np.zeros((rows, length), np.int32)
+        if branch_ids is None
+        else np.asarray(branch_ids, np.int32),
         media_index=np.full((rows, length), -1, np.int32),
         patches=np.zeros((rows, 0, 96), np.uint8),
         patch_hw=np.zeros((rows, 0, 2), np.int32),

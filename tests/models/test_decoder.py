@@ -26,7 +26,9 @@ def test_hidden_states_equal_hugging_face_with_three_axis_positions():
 
 def test_each_rotary_frequency_turns_with_its_own_axis():
     cfg = TINY.decoder
-    angles = [decoder.mrope_angles(cfg, jnp.zeros((1, 3, 1), jnp.int32).at[0, axis].set(1)) for axis in range(3)]
+    angles = [
+        decoder.mrope_angles(cfg, jnp.zeros((1, 3, 1), jnp.int32).at[0, axis].set(1)) for axis in range(3)
+    ]
     turned = np.stack([np.asarray(a[0, 0]) > 0 for a in angles])
     expected = np.repeat(np.arange(3), cfg.mrope_section)[None] == np.arange(3)[:, None]
     np.testing.assert_array_equal(turned, expected)
@@ -34,20 +36,43 @@ def test_each_rotary_frequency_turns_with_its_own_axis():
 
 def test_blocked_queries_equal_dense(monkeypatch):
     rng = np.random.default_rng(0)
-    q, k, v = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in [(2, 21, 2, 2, 8), (2, 21, 2, 8), (2, 21, 2, 8)])
+    q, k, v = (
+        jnp.asarray(rng.normal(size=s), jnp.float32) for s in [(2, 21, 2, 2, 8), (2, 21, 2, 8), (2, 21, 2, 8)]
+    )
     segment = jnp.asarray(np.repeat([[1, 2, 0]], 2, 0).repeat([9, 9, 3], axis=1), jnp.int32)
     branch = jnp.asarray(rng.integers(0, 3, (2, 21)), jnp.int32)
 
     def run(q, k, v):
         return (decoder.attention(q, k, v, segment, branch)[:, :18] ** 2).sum()
 
-    def value_and_gradient():  # a new function each time: jit must not reuse the trace of the other block size
+    def value_and_gradient():  # a new function each time: jit must not reuse the other trace
         return jax.jit(jax.value_and_grad(lambda *args: run(*args), argnums=(0, 1, 2)))(q, k, v)
 
     dense = value_and_gradient()
     monkeypatch.setattr(decoder, "QUERY_BLOCK", 8)
     blocked = value_and_gradient()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), dense, blocked)
+
+
+def test_shared_prompt_attention_equals_the_general_rule(monkeypatch):
+    """Also where prompt and responses end in padding, and where queries go in blocks."""
+    rng = np.random.default_rng(6)
+    prompt, G, S = 7, 3, 5
+    T = prompt + G * S
+    q, k, v = (jnp.asarray(rng.normal(size=(2, T, 2, *n, 8)), jnp.float32) for n in [(2,), (), ()])
+    used = np.array([5, 5, 2, 4, 7, 3, 5, 1]).reshape(2, 4)  # prompt and three responses of each row
+    ends = [prompt, S, S, S]
+    segment = np.stack([np.concatenate([np.arange(n) < u for n, u in zip(ends, row)]) for row in used])
+    segment = jnp.asarray(segment, jnp.int32)
+    branch = jnp.asarray(np.repeat(np.arange(4), ends)[None].repeat(2, 0), jnp.int32)
+    general = decoder.attention(q, k, v, segment, branch)
+    real = np.asarray(segment, bool)
+    for block in (512, 2):
+        monkeypatch.setattr(decoder, "QUERY_BLOCK", block)
+        shared = jax.jit(lambda *args: decoder.shared_prompt_attention(*args, prompt, G))(
+            q, k, v, segment, branch
+        )
+        np.testing.assert_allclose(np.asarray(shared)[real], np.asarray(general)[real], atol=1e-5)
 
 
 def test_packed_samples_equal_separate_rows():
@@ -105,7 +130,9 @@ def test_token_logprobs_equal_log_softmax():
     targets = jnp.asarray(rng.integers(0, 128, (3, 7)), jnp.int32)
 
     def chunked(params, hidden):
-        return vlm.token_logprobs(params, TINY, hidden, targets, temperature=0.7, chunk=12)  # 4 tokens a row, then 3
+        return vlm.token_logprobs(
+            params, TINY, hidden, targets, temperature=0.7, chunk=12
+        )  # 4 tokens a row, then 3
 
     def dense(params, hidden):
         scores = jax.nn.log_softmax(vlm.unembed(params, TINY, hidden) / 0.7)
@@ -198,7 +225,11 @@ def test_decode_writes_the_cache_in_place():
     )
     response = cache.response_k.size * 4
     args = [jax.ShapeDtypeStruct(s, jnp.int32) for s in ((B, G), (B, 3, G))]
-    compiled = jax.jit(vlm.decode_step, static_argnums=1, donate_argnums=4).lower(params, cfg, *args, cache).compile()
+    compiled = (
+        jax.jit(vlm.decode_step, static_argnums=1, donate_argnums=4)
+        .lower(params, cfg, *args, cache)
+        .compile()
+    )
     memory = compiled.memory_analysis()
     assert memory.alias_size_in_bytes >= 2 * response
     assert memory.temp_size_in_bytes < 2 * response
@@ -217,4 +248,6 @@ def test_rematerialisation_does_not_change_gradients():
 
     plain = gradient("none")
     for remat in ("full", "dots"):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-5), plain, gradient(remat))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-5), plain, gradient(remat)
+        )

@@ -24,7 +24,9 @@ def test_eight_devices_equal_one():
         run = jax.jit(jax.value_and_grad(loss_and_scores, has_aux=True))
         (_, eight), sharded_gradient = run(params, inputs)
     assert len(params["decoder"]["layers"]["q"]["kernel"].sharding.device_set) == 8
-    assert params["decoder"]["layers"]["q"]["kernel"].sharding.spec == PartitionSpec(None, "fsdp", "tensor", None)
+    assert params["decoder"]["layers"]["q"]["kernel"].sharding.spec == PartitionSpec(
+        None, "fsdp", "tensor", None
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, eight)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), gradient, sharded_gradient)
 
@@ -37,10 +39,14 @@ def test_media_gather_stays_on_its_device():
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=mesh_lib.batch_sharding(mesh)),
         {name: batch(16, media_rows=8)[name] for name in ("tokens", "media_index")},
     )
-    embedding = jax.ShapeDtypeStruct((128, 64), jnp.float32, sharding=jax.NamedSharding(mesh, PartitionSpec()))
+    embedding = jax.ShapeDtypeStruct(
+        (128, 64), jnp.float32, sharding=jax.NamedSharding(mesh, PartitionSpec())
+    )
     with jax.set_mesh(mesh):
         compiled = jax.jit(
-            lambda embedding, table, inputs: vlm.place_media(embedding[inputs["tokens"]], table, inputs["media_index"])
+            lambda embedding, table, inputs: vlm.place_media(
+                embedding[inputs["tokens"]], table, inputs["media_index"]
+            )
         ).lower(embedding, table, inputs)
         text = compiled.compile().as_text()
     assert not any(word in text for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
@@ -48,7 +54,9 @@ def test_media_gather_stays_on_its_device():
 
 def test_dimensions_that_do_not_divide_are_replicated_except_rows():
     mesh = mesh_lib.make_mesh(data=2, fsdp=1, tensor=4)
-    assert mesh_lib.partition_spec(mesh, ("embed", "kv_heads", None), (64, 2, 16)) == PartitionSpec("fsdp", None, None)
+    assert mesh_lib.partition_spec(mesh, ("embed", "kv_heads", None), (64, 2, 16)) == PartitionSpec(
+        "fsdp", None, None
+    )
     assert mesh_lib.partition_spec(mesh, ("vocab",), (128,)) == PartitionSpec("tensor")
     with pytest.raises(ConfigError, match="3 rows does not divide over 2 devices"):
         mesh_lib.partition_spec(mesh, ("batch", None), (3, 5))

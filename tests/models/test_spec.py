@@ -36,7 +36,10 @@ def test_published_names_of_all_layers():
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda w: w.pop("model.layers.1.mlp.up_proj.weight"), "model.layers.1.mlp.up_proj.weight' is missing"),
+        (
+            lambda w: w.pop("model.layers.1.mlp.up_proj.weight"),
+            "model.layers.1.mlp.up_proj.weight' is missing",
+        ),
         (lambda w: w.update({"model.norm.weight": np.zeros(3)}), "'model.norm.weight' has shape \\(3,\\)"),
     ],
 )

@@ -56,7 +56,7 @@ def test_packed_images_equal_images_alone():
 
 @pytest.mark.parametrize("dense_block", [512, 0])
 def test_segment_attention_is_exact_wherever_segments_start(monkeypatch, dense_block):
-    """Lengths 1..8 that do not line up with blocks of 8, padding inside and at the end; against a dense mask."""
+    """Lengths 1..8 that do not line up with blocks of 8, padding inside and at the end; dense as judge."""
     monkeypatch.setattr(vision, "DENSE_BLOCK", dense_block)
     rng = np.random.default_rng(0)
     P, longest = 45, 8
@@ -72,17 +72,25 @@ def test_segment_attention_is_exact_wherever_segments_start(monkeypatch, dense_b
         return jnp.where(real, jnp.einsum("rnqk,rknh->rqnh", jax.nn.softmax(scores), v), 0)
 
     def blocked(q, k, v):
-        return jnp.where(real, vision.segment_attention(q, k, v, jnp.asarray(segments, jnp.int32), longest), 0)
+        return jnp.where(
+            real, vision.segment_attention(q, k, v, jnp.asarray(segments, jnp.int32), longest), 0
+        )
 
     def with_gradient(function):
-        return jax.jit(jax.value_and_grad(lambda *args: (function(*args) ** 3).sum(), argnums=(0, 1, 2)))(q, k, v)
+        return jax.jit(jax.value_and_grad(lambda *args: (function(*args) ** 3).sum(), argnums=(0, 1, 2)))(
+            q, k, v
+        )
 
     np.testing.assert_allclose(jax.jit(blocked)(q, k, v), dense(q, k, v), atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), with_gradient(blocked), with_gradient(dense))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), with_gradient(blocked), with_gradient(dense)
+    )
 
 
 def test_normalisation_is_per_colour_channel():
-    patches = np.repeat(np.array([0, 128, 255], np.uint8), 32)[None, None]  # a flat patch is channel by channel
+    patches = np.repeat(np.array([0, 128, 255], np.uint8), 32)[
+        None, None
+    ]  # a flat patch is channel by channel
     got = np.asarray(vision.normalise(jnp.asarray(patches), TINY.vision, jnp.float32)).reshape(3, 32)
     want = (np.array([0, 128, 255]) / 255 - vision.IMAGE_MEAN) / vision.IMAGE_STD
     np.testing.assert_allclose(got, np.repeat(want[:, None], 32, axis=1), atol=1e-6)

@@ -42,7 +42,10 @@ def test_media_replace_the_tokens_that_point_at_them():
 
 
 def test_batches_of_one_budget_compile_once():
-    sums = {float(embed_and_table(random_params(), batch(8, media_rows=2, seed=seed))[0].sum()) for seed in range(3)}
+    sums = {
+        float(embed_and_table(random_params(), batch(8, media_rows=2, seed=seed))[0].sum())
+        for seed in range(3)
+    }
     assert len(TRACES) == 1 and len(sums) == 3
 
 

@@ -164,7 +164,7 @@ corners = st.tuples(st.integers(0, 80), st.integers(0, 50), st.integers(1, 16), 
     st.booleans(),
 )
 def test_the_gold_answer_earns_everything(labels, boxes, naming, picture):
-    """Whatever a row's gold answer and boxes are, the target of supervised training has accuracy and format 1."""
+    """Whatever the gold labels and boxes, the target of supervised training has accuracy and format 1."""
     boxes = boxes if picture else []
     names = {"label": labels[0], "region": "lesion", "none": ", ".join(labels)}
     box_labels = (names[naming],) * len(boxes)

@@ -176,8 +176,14 @@ def pick(rng: Rng, options):
 
 
 #: Contrast of a finding and strength of the noise at difficulty 1, 2, 3.
-CONTRAST = {1: 1.0, 2: 0.62, 3: 0.38}
+CONTRAST = {1: 1.0, 2: 0.60, 3: 0.34}
+FAINT = {1: 1.0, 2: 0.45, 3: 0.20}  # for signs so plain that they need it
 NOISE = {1: 1.0, 2: 1.5, 3: 2.1}
+
+
+def contrast(rng: Rng, difficulty: int, table: dict[int, float] = CONTRAST) -> float:
+    """The contrast of one case: its difficulty's, give or take 20 %."""
+    return table[difficulty] * float(rng.uniform(0.8, 1.15))
 
 
 def size_near(rng: Rng, h: int, w: int, spread: int = 10) -> tuple[int, int]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from qoq_jax.climb.render.canvas import (
-    CONTRAST,
+    FAINT,
     NOISE,
     Dataset,
     Media,
     Rng,
     Scene,
     blur,
+    contrast,
     dots,
     grid,
     mix,
@@ -150,7 +151,7 @@ def add_patch(chest: dict, side: str, level: str, params: dict, rng: Rng) -> np.
     zx, zy = zx - 0.5 + params["dx"], zy + params["dy"]
     u, y = chest["u"], chest["y"]
     r = radius(u, y, zx, zy, params["size"] * 0.85, params["size"]) / wobble(u, y, zx, zy, rng, 0.16)
-    inside = soft(r, params["edge"]) * np.clip(chest[side] * 1.05, 0, 1)
+    inside = soft(r, params["edge"]) * chest[side] * (1 - 0.75 * chest["heart"])
     cloud = 1.0 + params["texture"] * 0.35 * noise(rng, h, w, 26)
     chest["image"] = chest["image"] + params["amount"] * inside * cloud
     return inside > 0.4
@@ -218,7 +219,11 @@ def add_nodule(chest: dict, side: str, level: str, params: dict, rng: Rng) -> np
 def add_distractors(chest: dict, rng: Rng, difficulty: int) -> None:
     """Electrodes and lines: bright, sharp and meaningless."""
     h, w = chest["image"].shape
-    if difficulty == 1 or rng.random() < 0.4:
+    if difficulty == 1:
+        return
+    haze = np.float32(0.014 * (difficulty - 1)) * noise(rng, h, w, 8)
+    chest["image"] = chest["image"] + haze * chest["lungs"]
+    if rng.random() < 0.4:
         return
     k = int(rng.integers(1, difficulty + 1))
     centres = np.stack([rng.uniform(0.15, 0.85, k), rng.uniform(0.2, 0.85, k) * h / w], -1)
@@ -242,7 +247,7 @@ def _jitter(rng: Rng) -> dict:
 
 
 def plan_covid(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
-    label, c = labels[0], CONTRAST[difficulty]
+    label, c = labels[0], contrast(rng, difficulty, FAINT)
     side, params = pick(rng, SIDES), {}
     if label == "Normal":
         text = "both lungs are clear without opacity"
@@ -258,14 +263,14 @@ def plan_covid(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
         }
         text = f"one dense consolidation in the {side} {level} lung"
     elif label == "Viral Pneumonia":
-        params = {"amount": 0.34 * (0.35 + 0.65 * c)}
+        params = {"amount": 0.34 * (0.10 + 0.90 * c)}
         text = "fine streaks around the hilum of both lungs"
     else:
         level = pick(rng, LEVELS[1:])
         params = {
             "level": level,
             "size": rng.uniform(0.095, 0.125),
-            "amount": 0.20 * (0.3 + 0.7 * c),
+            "amount": 0.20 * (0.15 + 0.85 * c),
             "texture": 1.0,
             "edge": 0.7,
         }
@@ -294,7 +299,7 @@ def draw_covid(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
 
 
 def plan_chexpert(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
-    c = CONTRAST[difficulty]
+    c = contrast(rng, difficulty)
     params, words = {}, []
     sides = list(SIDES) if rng.random() < 0.5 else list(SIDES[::-1])  # two findings lie on two sides
     for label in labels:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from qoq_jax.climb.render.canvas import (
-    CONTRAST,
     NOISE,
     Dataset,
     Media,
     Rng,
     Scene,
     blur,
+    contrast,
     dots,
     grid,
     mix,
@@ -61,7 +61,7 @@ def plan_pe(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
     label, place = labels[0], pick(rng, tuple(VESSELS))
     params = {
         "place": place,
-        "contrast": PE_CONTRAST[difficulty] * float(rng.uniform(0.75, 1.15)),
+        "contrast": contrast(rng, difficulty, PE_CONTRAST),
         "size": float(rng.uniform(0.92, 1.08)),
     }
     text = {
@@ -197,6 +197,7 @@ def draw_pe(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
 # --------------------------------------------------------------------------------------------------
 
 HEAD_LABELS = ("No Hemorrhage", "Has Hemorrhage")
+HEAD_CONTRAST = {1: 1.0, 2: 0.36, 3: 0.14}
 
 
 def plan_head(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
@@ -211,7 +212,7 @@ def plan_head(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
     params = {
         "side": side,
         "form": form,
-        "contrast": CONTRAST[difficulty],
+        "contrast": contrast(rng, difficulty, HEAD_CONTRAST),
         "size": float(rng.uniform(0.9, 1.1)),
         "at": float(rng.uniform(-0.5, 0.5)),
     }
@@ -237,7 +238,7 @@ def draw_head(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     volume = volume + 0.07 * falx
     shift = 0.0
     if scene.labels[0] == "Has Hemorrhage":  # mass effect pushes the ventricles away from the blood
-        shift = (-0.018 if p["side"] == "left" else 0.018) * p["size"]
+        shift = (-0.018 if p["side"] == "left" else 0.018) * min(1.0, 0.3 + c)
     size = (1 - 0.25 * np.abs(z)) * anatomy.uniform(0.85, 1.1)
     for s in (-1, 1):
         front = radius(x, y, 0.5 + shift + s * 0.048, mid - 0.09, 0.026 * size, 0.085 * size, -0.28 * s)
@@ -273,6 +274,10 @@ def draw_head(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         seen = soft(blood, 0.25) * brain
         volume = mix(volume, 0.40 + 0.42 * c, seen)
         regions = ((scene.labels[0], seen > 0.5),)
+    if scene.difficulty > 1:  # beam hardening brightens patches of brain next to the skull
+        volume = (
+            volume + np.float32(0.022 * scene.difficulty) * noise(rng, h, w, 5) * np.clip(r, 0.3, 1) * brain
+        )
     volume = blur(np.asarray(volume, np.float32), 0.45 + 0.1 * scene.difficulty)
     volume = volume + grain(rng, volume.shape, 0.016 * NOISE[scene.difficulty]) * (0.2 + scalp)
     volume *= r < 1.03

@@ -10,13 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from qoq_jax.climb.render.canvas import (
-    CONTRAST,
+    FAINT,
     NOISE,
     Dataset,
     Media,
     Rng,
     Scene,
     blur,
+    contrast,
     dots,
     grid,
     mix,
@@ -50,7 +51,11 @@ PLACES = {
 def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
     place = pick(rng, tuple(PLACES))
     text, shape = _WORDS[labels[0]]
-    params = {"place": place, "size": float(rng.uniform(0.20, 0.27)), "contrast": CONTRAST[difficulty]}
+    params = {
+        "place": place,
+        "size": float(rng.uniform(0.20, 0.27)),
+        "contrast": contrast(rng, difficulty, FAINT),
+    }
     return Scene(labels, difficulty, f"{shape} {text} in the {place}", params)
 
 
@@ -72,8 +77,6 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     edge = {"NV": 0.30, "MEL": 0.14, "BCC": 0.35, "AKIEC": 0.55, "OTHER": 0.07}[label]
     body = soft(r, edge)
     cloud, fine = noise(rng, h, w, 9), noise(rng, h, w, 34)
-    # Faint lesions keep their colours and lose their depth: the class stays visible.
-    depth = 0.35 + 0.65 * c
 
     if label == "NV":
         base = np.array([0.50, 0.30, 0.19]) * rng.uniform(0.9, 1.12)
@@ -133,7 +136,10 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
             np.array([0.16, 0.10, 0.07]),
             0.9 * dots(h, w, centres[k // 2 :], rng.uniform(0.008, 0.014, k - k // 2)),
         )
-    image = mix(skin, tone, body * np.float32(depth))
+    # A hard lesion is shallow, and most of it looks like any pigmented lesion: only a part shows its kind.
+    depth, kind = 0.30 + 0.70 * c, min(1.0, 0.22 + 0.90 * c)
+    plain = np.array([0.60, 0.40, 0.30]) * (1 + 0.12 * cloud[..., None])
+    image = mix(skin, mix(plain, tone, np.full((h, w), kind)), body * np.float32(depth))
     halo = np.exp(-np.square((r - 1.08) / 0.16)) * (0.25 if label in ("BCC", "AKIEC") else 0.08)
     image = mix(image, np.array([0.86, 0.50, 0.45]), halo * depth)
 

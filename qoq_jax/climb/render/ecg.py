@@ -7,8 +7,8 @@ from dataclasses import replace
 from qoq_jax.climb import ecg_simulator as sim
 from qoq_jax.climb.render.canvas import Dataset, Media, Rng, Scene, pick
 
-SEVERITY = {1: 1.0, 2: 0.62, 3: 0.36}
-NOISE_MV = {1: 0.010, 2: 0.025, 3: 0.045}
+SEVERITY = {1: 1.0, 2: 0.48, 3: 0.20}
+NOISE_MV = {1: 0.012, 2: 0.030, 3: 0.055}
 
 _WORDS = {
     "left bundle branch block": "wide QRS with left bundle branch block",

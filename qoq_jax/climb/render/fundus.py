@@ -10,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from qoq_jax.climb.render.canvas import (
-    CONTRAST,
     NOISE,
     Dataset,
     Media,
     Rng,
     Scene,
     blur,
+    contrast,
     dots,
     grid,
     mix,
@@ -47,7 +47,7 @@ def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
     params = {
         "eye": eye,
         "place": place,
-        "contrast": 0.30 + 0.70 * CONTRAST[difficulty],
+        "contrast": 0.30 + 0.70 * contrast(rng, difficulty),
         "size": float(rng.uniform(0.17, 0.205)),
     }
     return Scene(labels, difficulty, text, params)
@@ -119,11 +119,11 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         )
         red, dark = np.array([0.50, 0.03, 0.03]), np.array([0.30, 0.02, 0.02])
         grade = LABELS.index(label)
-        count = (0, 9, 8, 6, 4)[grade]
+        count = (0, 11, 8, 6, 4)[grade]
         image = mix(
             image,
             red,
-            0.92 * c * dots(h, w, _scatter(rng, count, cx, cy, reach * 0.9), np.full(count, 0.011)),
+            0.92 * c * dots(h, w, _scatter(rng, count, cx, cy, reach * 0.9), np.full(count, 0.0135)),
         )
         if grade == 2:
             yellow = _scatter(rng, 12, cx, cy, reach * 0.75)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from qoq_jax.climb.render.canvas import (
-    CONTRAST,
     NOISE,
     Dataset,
     Media,
     Rng,
     Scene,
     blur,
+    contrast,
     dots,
     grid,
     noise,
@@ -40,7 +40,7 @@ LEVELS = {"upper": 0.40, "central": 0.62, "lower": 0.84}
 
 def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
     label, side, level = labels[0], pick(rng, ("left", "right")), pick(rng, tuple(LEVELS))
-    c = CONTRAST[difficulty]
+    c = contrast(rng, difficulty)
     params = {
         "side": side,
         "x": float(rng.uniform(0.24, 0.48) if level == "central" else rng.uniform(0.24, 0.36)),

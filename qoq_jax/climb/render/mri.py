@@ -9,13 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from qoq_jax.climb.render.canvas import (
-    CONTRAST,
+    FAINT,
     NOISE,
     Dataset,
     Media,
     Rng,
     Scene,
     blur,
+    contrast,
     grid,
     mix,
     noise,
@@ -43,7 +44,7 @@ def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
     params = {
         "side": side,
         "lobe": lobe,
-        "contrast": CONTRAST[difficulty],
+        "contrast": contrast(rng, difficulty, FAINT),
         "size": float(rng.uniform(0.9, 1.12)),
     }
     return Scene(labels, difficulty, text, params)
@@ -79,10 +80,18 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         nucleus = radius(x, y, 0.5 + s * 0.115, mid + 0.015, 0.05, 0.075, -0.2 * s)
         volume = mix(volume, 0.37, 0.7 * soft(nucleus, 0.4))
 
+    hard = scene.difficulty - 1
+    if hard:  # uneven tissue, and a slice through the base, whose dark cistern holds a gland of normal size
+        volume = volume + np.float32(0.035 * hard) * noise(rng, h, w, 7) * brain
+        if label != "Pituitary Tumor" and rng.random() < 0.5:
+            base = mid - 0.03 + rng.uniform(-0.03, 0.03)
+            cistern = radius(x, y, 0.5, base, 0.15, 0.115) / wobble(x, y, 0.5, base, rng, 0.12, (5,))
+            volume = mix(volume, 0.10, 0.85 * soft(cistern, 0.15))
+            volume = mix(volume, 0.46, soft(radius(x, y, 0.5, base, 0.030, 0.028), 0.4))
     regions = ()
     taper = (1 - 0.2 * z * z) * p["size"]
     s = 1 if p["side"] == "left" else -1
-    bright = np.float32(0.50 + 0.42 * c)
+    bright = np.float32(0.49 + 0.43 * c)
     if label == "Glioma Tumor":
         cx, cy = 0.5 + s * (0.205 + rng.uniform(-0.02, 0.02)), mid + LOBES[p["lobe"]] * 0.9
         t = radius(x, y, cx, cy, 0.115 * taper, 0.115 * taper) / wobble(x, y, cx, cy, rng, 0.18)
@@ -109,9 +118,9 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         regions = ((label, np.broadcast_to(t < 1.0, volume.shape)),)
     # The coil is nearer to one side; a hard scan also shows a ghost of a moving head.
     volume = np.asarray(volume, np.float32) * (1 + np.float32(0.10) * noise(rng, h, w, 2))
-    if scene.difficulty > 1:
+    if hard:
         ghost = np.roll(volume, int(rng.integers(9, 16)), axis=1)
-        volume = volume + np.float32(0.05 * (scene.difficulty - 1)) * ghost
+        volume = volume + np.float32(0.05 * hard) * ghost
     volume = blur(volume, 0.40 + 0.12 * scene.difficulty)
     volume = np.abs(volume + grain(rng, volume.shape, 0.014 * NOISE[scene.difficulty]))
     return Media(pixels=to_uint8(volume, STEP), regions=regions)

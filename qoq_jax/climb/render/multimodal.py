@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from qoq_jax.climb import ecg_simulator as sim
 from qoq_jax.climb.render import chest_xray
-from qoq_jax.climb.render.canvas import CONTRAST, Dataset, Media, Rng, Scene, pick
+from qoq_jax.climb.render.canvas import Dataset, Media, Rng, Scene, contrast, pick
 from qoq_jax.climb.render.ecg import NOISE_MV, SEVERITY
 
 LABELS = ("No", "Yes")
@@ -39,7 +39,7 @@ def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
         if (distance > 0) == (labels[0] == "Yes") and abs(distance) >= MARGIN[difficulty]:
             break
     c, params = (
-        CONTRAST[difficulty],
+        contrast(rng, difficulty),
         {"ecg": ecg, "territory": pick(rng, sim.KINDS["MI"]), "rate": int(rng.integers(62, 92))},
     )
     if ecg == "A. Fib/Aflutter":

@@ -12,7 +12,6 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from qoq_jax.climb.render.canvas import (
-    CONTRAST,
     NOISE,
     Dataset,
     Media,
@@ -67,8 +66,8 @@ NUCLEUS, DARK, KERATIN = (
 def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
     label, place = labels[0], pick(rng, tuple(PLACES))
     text = f"{TUMOURS[label]} in the {place}" if label in TUMOURS else _BENIGN[label]
-    size = float(rng.uniform(0.30, 0.36) - 0.025 * (difficulty - 1))
-    return Scene(labels, difficulty, text, {"place": place, "size": size, "contrast": CONTRAST[difficulty]})
+    size = float(rng.uniform(0.30, 0.36) - 0.065 * (difficulty - 1))
+    return Scene(labels, difficulty, text, {"place": place, "size": size})
 
 
 def _scattered(rng: Rng, h: int, w: int, spacing: float) -> np.ndarray:
@@ -196,6 +195,17 @@ def _tumour(rng: Rng, h: int, w: int, label: str) -> np.ndarray:
     return mix(image, keratin, soft(pearls, 0.15))
 
 
+def _follicle(image: np.ndarray, rng: Rng, difficulty: int) -> np.ndarray:
+    """Benign tissue of a hard tile may hold a crowd of lymphocytes, dark but no tumour."""
+    if difficulty == 1 or rng.random() < 0.3:
+        return image
+    h, w = image.shape[:2]
+    reach, centre = rng.uniform(0.12, 0.22), rng.uniform((0.25, 0.25), (0.75, 0.75))
+    points = _scattered(rng, h, w, 0.024)
+    points = points[np.linalg.norm(points - centre, axis=1) < reach]
+    return _nuclei(image, points, 0.0100, DARK, rng, 0.85, (1.0, 1.1))
+
+
 def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     h, w = size_near(rng, 144, 144, 6)
     label, p = scene.labels[0], scene.params
@@ -207,13 +217,15 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         r = radius(x, y, cx, cy, p["size"], p["size"]) / wobble(x, y, cx, cy, rng, 0.12)
         host = mix(host, _tumour(rng, h, w, label), soft(r, 0.10))
         regions = ((label, r < 1.0),)
+    else:
+        host = _follicle(host, rng, scene.difficulty)
     # Stain and focus differ between laboratories; a hard tile is pale and out of focus.
-    pale = (0.0, 0.12, 0.28)[scene.difficulty - 1]
+    pale = (0.0, 0.2, 0.42)[scene.difficulty - 1]
     stain = (anatomy.uniform(0.97, 1.03) + np.array([0.0, 1.0, 0.3]) * anatomy.uniform(-0.05, 0.02)).astype(
         np.float32
     )
     image = mix(host * stain, np.array([0.93, 0.82, 0.90]), np.full((h, w), pale, np.float32))
-    image = np.moveaxis(blur(np.moveaxis(image, -1, 0), (0.35, 0.8, 1.25)[scene.difficulty - 1]), 0, -1)
+    image = np.moveaxis(blur(np.moveaxis(image, -1, 0), (0.35, 1.1, 1.9)[scene.difficulty - 1]), 0, -1)
     image = image + np.float32(0.012 * NOISE[scene.difficulty]) * rng.standard_normal(
         (h, w, 3), dtype=np.float32
     )

@@ -10,13 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from qoq_jax.climb.render.canvas import (
-    CONTRAST,
+    FAINT,
     NOISE,
     Dataset,
     Media,
     Rng,
     Scene,
     blur,
+    contrast,
     grid,
     mix,
     noise,
@@ -43,7 +44,7 @@ def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
         "x": {"left": 0.32, "middle": 0.50, "right": 0.68}[side] + float(rng.uniform(-0.04, 0.04)),
         "y": float(rng.uniform(0.36, 0.44)),
         "size": float(rng.uniform(0.105, 0.135)),
-        "contrast": CONTRAST[difficulty],
+        "contrast": contrast(rng, difficulty, FAINT),
     }
     return Scene(labels, difficulty, text, params)
 

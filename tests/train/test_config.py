@@ -1,0 +1,107 @@
+"""Configs: every file loads, every field is read by code, every mistake stops with a suggestion."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+
+import pytest
+
+from qoq_jax import config
+from qoq_jax.cli import main
+from qoq_jax.errors import ConfigError
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
+
+
+def variants_of(path: pathlib.Path) -> list[str]:
+    """The arguments that a config's docstring shows, "" for none."""
+    return sorted(set(re.findall(rf"{path.name}:?(\w*)", path.read_text().split('"""')[1])))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_loads_and_tells_how_to_run_it(path):
+    docstring = path.read_text().split('"""')[1]
+    assert "qoq train --config=configs/" in docstring
+    assert re.search(r"\d+ (minutes|min|s|seconds|hours)", docstring), "the docstring must say how long it takes"
+    shown = variants_of(path)
+    assert shown
+    for argument in shown:
+        assert isinstance(config.parse(config.load(f"{path}:{argument}" if argument else str(path))), config.Config)
+
+
+def test_every_field_is_read_by_code():
+    code = "\n".join(
+        p.read_text() for p in (REPOSITORY / "qoq_jax").rglob("*.py") if p.name != "config.py"
+    )
+
+    def leaves(cls):
+        for field in dataclasses.fields(cls):
+            value = getattr(cls(), field.name) if cls is not config.DRPOConfig else None
+            if dataclasses.is_dataclass(value) and not isinstance(value, (config.DRPOConfig, config.RewardConfig)):
+                yield from leaves(type(value))
+            else:
+                yield field.name
+
+    unread = [name for name in leaves(config.Config) if not re.search(rf"\.{name}\b", code)]
+    assert not unread, f"config fields that no code reads: {unread}"
+
+
+def test_dict_and_back():
+    assert config.parse(config.default()) == config.Config()
+    assert config.parse(dataclasses.asdict(config.Config())) == config.Config()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.rl.lrr=1", "did you mean 'lr'"),
+        ("--config.rll.lr=1", "did you mean 'rl'"),
+        ("--config.rl.steps=many", "is not a int"),
+        ("--config.rl=1", "is a section"),
+        ("--config.rl.lr", "write --config.section.field=value"),
+        ("--config.rl.algorithm=drop", "did you mean 'drpo'"),
+        ("--config.rl.rollouts=1", "at least 2"),
+        ("--config.sft.steps=0", "must be positive"),
+        ("--config.data.media_rows=5", "not divisible"),
+        ("--config.rl.minibatches=3", "does not divide"),
+    ],
+)
+def test_mistakes_exit_with_two_and_a_mend(override, message, capsys):
+    assert main(["train", f"--config={REPOSITORY / 'configs/quickstart.py'}", override]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_missing_config_file_suggests_the_nearest(capsys):
+    assert main(["train", f"--config={REPOSITORY / 'configs/quickstrat.py'}"]) == 2
+    assert "did you mean 'quickstart.py'" in capsys.readouterr().err
+
+
+def test_unknown_keys_and_types_in_a_file():
+    broken = config.default()
+    broken.rl.unlock()
+    broken.rl.learning_rate = 1.0
+    with pytest.raises(ConfigError, match="unknown config key 'rl.learning_rate'"):
+        config.parse(broken)
+    with pytest.raises(ConfigError, match="sft.lr = 'high' is a str"):
+        config.parse({"sft": {"lr": "high"}})
+    assert config.parse({"sft": {"lr": 1}}).sft.lr == 1.0
+
+
+def test_overrides_keep_types():
+    changed = config.parse(config.override(config.default(), [
+        "--config.rl.lr=1e-5", "--config.stages=sft", "--config.data.real=false", "--config.rl.drpo.k_max=3"]))
+    assert (changed.rl.lr, changed.stages, changed.data.real, changed.rl.drpo.k_max) == (1e-5, ("sft",), False, 3)
+
+
+def test_help_shows_examples(capsys):
+    for arguments in (["--help"], ["train", "--help"], ["data", "build", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+        assert "qoq train --config=configs/quickstart.py" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "nowhere", "--bogus"])
+    assert stop.value.code == 2
