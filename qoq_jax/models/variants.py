@@ -158,11 +158,11 @@ def _special_ids(first: int) -> dict[str, int | tuple[int, ...]]:
 def _nano() -> VlmConfig:
     return VlmConfig(
         decoder=DecoderConfig(
-            vocab_size=NANO_VOCAB, width=128, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=32,
-            mlp_dim=384, tied_embeddings=True, mrope_section=(4, 6, 6),
+            vocab_size=NANO_VOCAB, width=96, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=24,
+            mlp_dim=256, tied_embeddings=True, mrope_section=(4, 4, 4),
         ),
         vision=VisionConfig(
-            width=96, depth=4, num_heads=4, mlp_dim=256, window=56, full_attention_blocks=(1, 3),
+            width=96, depth=4, num_heads=4, mlp_dim=192, window=56, full_attention_blocks=(1, 3),
             max_frame_patches=64,  # 112 x 112 pixels
         ),
         ecg=EcgConfig(
