@@ -2,14 +2,14 @@
 
 from setuptools import find_packages, setup
 
+READERS = ["pydicom>=3.0,<4", "nibabel>=5.3"]
 EXTRAS = {
     # Accelerators: the same code, another jaxlib.
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
-    # Readers of the real samples and of clinical file formats beyond DICOM, NIfTI, PNG and NPZ.
-    "samples": ["SimpleITK>=2.4"],
-    "wfdb": ["wfdb>=4.1"],
-    "video": ["imageio[ffmpeg]>=2.34"],
+    # File formats. The real samples and climb-mini need no more than the core has.
+    "samples": READERS,
+    "video": ["opencv-python-headless>=4.9"],
     "wandb": ["wandb>=0.17"],
     "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100"],
 }
@@ -23,7 +23,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["qoq_jax", "qoq_jax.*"]),
-    package_data={"qoq_jax": ["data/assets/*.json", "evaluation/assets/*"]},
+    package_data={"qoq_jax": ["data/assets/*.json"]},
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12,<0.14",
@@ -39,9 +39,7 @@ setup(
         "safetensors>=0.4.5",
         "tokenizers>=0.21",
         "pillow>=11",
-        "pydicom>=3.0,<4",
-        "nibabel>=5.3",
-        "matplotlib>=3.9",
+        *READERS,
         "tensorboardX>=2.6.2",
     ],
     extras_require=EXTRAS,

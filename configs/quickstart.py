@@ -11,6 +11,19 @@ from qoq_jax import config as qoq_config
 def get_config(arg: str = "drpo"):
     config = qoq_config.default()
     config.workdir = f"runs/quickstart-{arg}" if arg != "drpo" else "runs/quickstart"
+    config.data.mixing_power = 0.5  # CT is over half of the rows; drawn by the square root, each domain is seen often enough
+    config.data.frame_max_pixels = 84 * 84  # 2 x 36 patches for the 4 frames of a volume
+    config.data.max_patches, config.data.mean_patches = 72, 64
+    config.data.cache = True
+    config.optimizer.b2 = 0.98
+    config.sft.diagnoses = False
+    config.sft.steps = 450
+    config.sft.rows, config.sft.samples = 8, 24
+    config.sft.lr = 3e-3
+    config.rl.questions, config.rl.rollouts = 24, 6
+    config.rl.steps = 250
+    config.rl.lr = 3e-4
+    config.rl.kl_coefficient = 1e-3
     config.rl.algorithm = "grpo" if arg == "grpo" else "drpo"
     if arg == "smoke":
         config.data.mini_rows = 400

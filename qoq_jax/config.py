@@ -27,7 +27,7 @@ class ModelConfig:
 
     variant: str = "nano"  # a name of models/variants.py: nano, 3b, 7b, 32b, 72b
     tokenizer: str = "nano"  # "nano", or a Hugging Face directory that holds tokenizer.json
-    ecg_tokens: int = 50  # tokens an ECG: 1 (pooled), 50 (a time step each) or 400 (a lead and time step each)
+    ecg_tokens: int = 1  # tokens an ECG: 1 (pooled), 50 (a time step each) or 400 (a lead and time step each)
     compute_dtype: str = "float32"  # float32 or bfloat16; master weights are always float32
     remat: str = "none"  # rematerialisation of decoder and vision blocks: none, dots, full
 
@@ -53,16 +53,17 @@ class DataConfig:
     extra: tuple[str, ...] = ()  # further folders with train/validation/test.jsonl in the CLIMB-QA schema
     real_repeat: int = 4  # times that a real training row counts, since there are few of them
     mixing_power: float = 1.0  # a domain of n rows is drawn with weight n^power: 1 = as they come, 0 = all domains alike
+    cache: bool = False  # keep processed samples in memory: for some thousand small samples
     on_error: str = "raise"  # a bad sample: "raise", or "skip" (counted, listed in the report)
     max_bad_fraction: float = 0.01  # with skip: stop when more than this share of the rows read was bad
     min_pixels: int = 28 * 28
     max_pixels: int = 112 * 112  # largest image after resizing
     frame_max_pixels: int = 112 * 112  # largest frame of a volume or video after resizing
     system: str = ""  # system turn of the chat; "" = none
-    max_prompt_tokens: int = 128
-    max_response_tokens: int = 48
+    max_prompt_tokens: int = 80
+    max_response_tokens: int = 56  # longest gold answer, and longest answer in evaluation
     max_patches: int = 128  # patches of the largest sample
-    mean_patches: int = 112  # vision budget of a training batch: patches a sample
+    mean_patches: int = 104  # vision budget of a training batch: patches a sample
     mean_ecgs: float = 0.4  # ECG budget of a training batch: ECGs a sample
     media_rows: int = 1  # media rows a batch; a multiple of the mesh's data x fsdp
 
@@ -86,7 +87,8 @@ class SftConfig:
     rows: int = 16  # text rows a batch; several samples are packed into one
     tokens: int = 352  # length of a text row
     samples: int = 48  # samples a batch that the media budget is made for
-    limit: int = 0  # use only so many training rows (0 = all): the warm start should learn the format, not the task
+    limit: int = 0  # use only so many training rows (0 = all)
+    diagnoses: bool = True  # False: teach format, boxes and findings, but hide the diagnosis (train/setup.py hide_diagnosis)
     lr: float = 1e-3
     warmup: int = 20
     schedule: str = "cosine"  # constant or cosine
@@ -101,7 +103,8 @@ class RlConfig:
     algorithm: str = "drpo"  # drpo or grpo
     steps: int = 300
     questions: int = 32  # prompts a rollout batch
-    rollouts: int = 8  # answers a prompt
+    rollouts: int = 6  # answers a prompt
+    response_tokens: int = 40  # longest answer in training; what is not finished by then has no format reward
     minibatches: int = 1  # updates a rollout batch; divides media_rows
     accumulate: int = 1  # micro-batches an update; minibatches x accumulate divides media_rows
     lr: float = 3e-4
@@ -164,7 +167,7 @@ _CHOICES = {
     "rl.old_logprobs": ("sampler", "trainer"),
     "eval.split": ("validation", "test"),
 }
-_POSITIVE = ("sft.steps", "sft.rows", "sft.tokens", "sft.samples", "sft.accumulate", "sft.save_every", "rl.steps", "rl.questions", "rl.rollouts",
+_POSITIVE = ("sft.steps", "sft.rows", "sft.tokens", "sft.samples", "sft.accumulate", "sft.save_every", "rl.steps", "rl.questions", "rl.rollouts", "rl.response_tokens",
              "rl.minibatches", "rl.accumulate", "rl.temperature", "rl.save_every", "eval.rows", "log.every",
              "data.media_rows", "data.max_prompt_tokens", "data.max_response_tokens")
 

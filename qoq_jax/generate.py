@@ -54,7 +54,7 @@ def question(arguments) -> schema.Row:
     domain = "multimodal" if len(kinds) > 1 else {"image": "chest_xray", "volume": "ct", "ecg": "ecg"}.get(
         kinds[0] if kinds else "", "multimodal")
     return schema.validate_row(
-        {"id": "question", "dataset": "question", "domain": domain, "problem": arguments.ask, "answer": "unknown",
+        {"id": "question", "dataset": "question", "domain": domain, "problem": arguments.ask, "answer": "unknown", "labels": ["unknown"],
          "images": paths(arguments.image), "videos": paths(arguments.volume), "time-series": paths(arguments.ecg)},
         "command line")
 

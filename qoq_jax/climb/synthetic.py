@@ -42,17 +42,17 @@ SPLITS = ("train", "validation", "test")
 
 #: Shares of the imbalanced training split: one domain has over half of the rows, the rarest under 1 %.
 CLIMB_SHARES = {
-    "pe-ct-mini": 0.46,
+    "pe-ct-mini": 0.45,
     "head-ct-mini": 0.07,
-    "covid-cxr-mini": 0.07,
-    "chexpert-mini": 0.08,
+    "covid-cxr-mini": 0.045,
+    "chexpert-mini": 0.045,
     "ecg-mini": 0.08,
-    "brain-mri-mini": 0.06,
-    "mammo-mini": 0.05,
-    "derm-mini": 0.045,
-    "path-mini": 0.04,
-    "breast-us-mini": 0.02,
-    "fundus-mini": 0.017,
+    "brain-mri-mini": 0.065,
+    "mammo-mini": 0.06,
+    "derm-mini": 0.055,
+    "path-mini": 0.055,
+    "breast-us-mini": 0.037,
+    "fundus-mini": 0.03,
     "icu-mini": 0.008,
 }
 #: Rows of a domain in the evaluation splits of a build of 4,000 or more; smaller builds have fewer.

@@ -13,6 +13,7 @@ A sample that cannot be made is a DataError ("raise"), or is left out, named and
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -210,6 +211,7 @@ def make_iterator(
     max_bad: float = 0.01,
     threads: int = 1,
     prefetch: int = 4,
+    cache: bool = False,
 ) -> BatchIterator:
     """Shuffled batches, without end unless `epochs` is given.
 
@@ -221,6 +223,7 @@ def make_iterator(
       epochs: end after so many passes. Only for one process (packing makes the number of batches differ
         between streams, and no process may stop before the others) and without weights.
       on_error: "raise" or "skip"; at most max_bad of the rows (at least one) may be skipped by a process.
+      cache: keep processed samples in memory, for data sets of some thousand small samples.
       threads, prefetch: of each media row of this process; 0 threads reads in the caller's thread.
     """
     pairs = _pairs(sources)
@@ -231,7 +234,7 @@ def make_iterator(
         mixed = rows.shuffle(seed=_seed(seed, "rows")).repeat(epochs)
     else:
         mixed = _mix(sources, pairs, weights_by_domain, seed, WINDOW * budget.media_rows)
-    make = _maker(sources, tokenizer, cfg, budget, with_answer)
+    make = _maker(sources, tokenizer, cfg, budget, with_answer, cache)
     streams = {
         r: mixed[r :: budget.media_rows].map(make) if len(mixed) > r else grain.MapDataset.range(0)
         for r in _own(budget, process_index, process_count)
@@ -335,7 +338,7 @@ def _seed(seed: int, name: str) -> int:
 
 
 def _maker(
-    sources: Sequence[Source], tokenizer: Tokenizer, cfg: ProcessConfig, budget: Budget, with_answer: bool
+    sources: Sequence[Source], tokenizer: Tokenizer, cfg: ProcessConfig, budget: Budget, with_answer: bool, cache: bool = False
 ) -> Callable[[tuple[int, int]], dict[str, Any] | Bad]:
     """(source, row) -> sample, or Bad. Errors are values: Grain's iterators lose count when a map raises."""
     tokenizer.check(cfg.token_ids())
@@ -354,7 +357,7 @@ def _maker(
             named = DataError(error.what, where=f"{source.name}: {error.where}", mend=error.mend)
             return Bad(f"{source.name}/{row.id}", named)
 
-    return make
+    return functools.cache(make) if cache else make
 
 
 def _own(budget: Budget, process_index: int, process_count: int) -> range:

@@ -21,7 +21,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from qoq_jax.climb import synthetic
+from qoq_jax.climb import samples_convert, synthetic
 from qoq_jax.data import chat
 from qoq_jax.data.tokenizer import NANO_PATH
 from qoq_jax.models.variants import NANO_FIRST_SPECIAL, SPECIAL_TOKENS
@@ -106,10 +106,12 @@ def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
 
 
 def corpus() -> Iterator[str]:
-    """Questions and answers: 3,000 of climb-mini, then labels and findings of other data sets."""
+    """Questions and answers: 3,000 of climb-mini, those of the real samples, then labels and findings of other data sets."""
     for problem, answer, reasoning in synthetic.corpus(3000):
         yield problem
         yield chat.answer_text([answer], [(1, 2, 30, 40)], [answer], reasoning)
+    for text in samples_convert.texts():
+        yield from [text] * 20  # as often as the rows of a small data set of climb-mini
     labels = [label.strip() for label in LABELS.replace("\n", ",").split(",") if label.strip()]
     findings = [text.strip() for text in FINDINGS.replace("\n", " ").split(". ") if text.strip()]
     yield from (line for line in QUESTIONS.splitlines() if line)

@@ -53,7 +53,7 @@ def param_specs(cfg: DecoderConfig) -> dict:
     )  # fmt: skip
     specs = {
         "embedding": ParamSpec(
-            (cfg.vocab_size, D), ("vocab", "embed"), 0.02, "model.embed_tokens.weight", "tensor"
+            (cfg.vocab_size, D), ("vocab", "embed"), fan_in(D), "model.embed_tokens.weight", "tensor"
         ),
         "layers": {
             "attention_norm": norm("input_layernorm"),
@@ -72,7 +72,7 @@ def param_specs(cfg: DecoderConfig) -> dict:
     }
     if not cfg.tied_embeddings:
         specs["lm_head"] = ParamSpec(
-            (cfg.vocab_size, D), ("vocab", "embed"), 0.02, "lm_head.weight", "tensor"
+            (cfg.vocab_size, D), ("vocab", "embed"), fan_in(D), "lm_head.weight", "tensor"
         )
     return specs
 
@@ -210,7 +210,7 @@ def forward(
         x = constrain(x + _mlp(layer, x, dec), ("batch", None, None))
         return x, (k, v) if return_kv else None
 
-    x, kv = jax.lax.scan(layers.rematerialised(block, cfg.remat), x, params["layers"])
+    x, kv = jax.lax.scan(layers.rematerialised(block, cfg.remat), x, params["layers"], unroll=_unroll(dec))
     hidden = layers.rms_norm(x, params["final_norm"]["scale"], dec.norm_eps)
     return (hidden, kv) if return_kv else hidden
 
@@ -274,7 +274,7 @@ def decode_step(params: dict, cfg: VlmConfig, x, positions, cache: KVCache) -> t
         block,
         (x.astype(layers.compute_dtype(cfg)), cache.response_k, cache.response_v),
         (params["layers"], jnp.arange(dec.num_layers)),
-        unroll=dec.num_layers if dec.num_layers <= UNROLL_LAYERS else 1,
+        unroll=_unroll(dec),
     )
     hidden = layers.rms_norm(x, params["final_norm"]["scale"], dec.norm_eps)
     return hidden, cache.replace(response_k=keys, response_v=values, step=cache.step + 1)
@@ -338,3 +338,8 @@ def token_logprobs(params: dict, hidden, targets, *, temperature: float = 1.0, c
     )
     logprob, entropy = (jnp.moveaxis(x, 0, 1).reshape(B, T + pad)[:, :T] for x in results)
     return logprob, entropy
+
+
+def _unroll(cfg: DecoderConfig) -> int:
+    """Layers a scan step holds: a shallow decoder is unrolled, so that no layer's slice of a stack is copied."""
+    return cfg.num_layers if cfg.num_layers <= UNROLL_LAYERS else 1

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -41,14 +41,14 @@ class ParamSpec:
     Attributes:
       shape: including the leading layer axis of stacked layers.
       axes: a logical axis of parallel.mesh.AXIS_RULES, or None, for each dimension; "layers" when stacked.
-      init: "zeros", "ones", or the standard deviation of a normal cut at two standard deviations.
+      init: "zeros", "ones", a function of the shape, or the standard deviation of a normal cut at two standard deviations.
       hf_key: name in the published checkpoint, with `{}` for the layer number when stacked; "" for none.
       hf_layout: one of HF_LAYOUTS.
     """
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
-    init: str | float
+    init: str | float | Callable[[tuple[int, ...]], np.ndarray]
     hf_key: str = ""
     hf_layout: str = ""
 
@@ -102,6 +102,8 @@ def init_params(specs: Mapping[str, Any], key: jax.Array, dtype=jnp.float32) -> 
     """Initial values. Each depends on `key` and its own path only, not on its neighbours or the sharding."""
 
     def one(path: str, spec: ParamSpec) -> jax.Array:
+        if callable(spec.init):
+            return jnp.asarray(spec.init(spec.shape), dtype)
         if spec.init == "zeros":
             return jnp.zeros(spec.shape, dtype)
         if spec.init == "ones":

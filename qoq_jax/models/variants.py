@@ -162,7 +162,7 @@ def _nano() -> VlmConfig:
             mlp_dim=256, tied_embeddings=True, mrope_section=(4, 4, 4),
         ),
         vision=VisionConfig(
-            width=96, depth=4, num_heads=4, mlp_dim=192, window=56, full_attention_blocks=(1, 3),
+            width=96, depth=2, num_heads=4, mlp_dim=256, window=56, full_attention_blocks=(1,),
             max_frame_patches=64,  # 112 x 112 pixels
         ),
         ecg=EcgConfig(

@@ -40,6 +40,8 @@ def run(cfg: Config) -> int:
     started = time.time()
     os.makedirs(cfg.workdir, exist_ok=True)
     _claim_workdir(cfg)
+    # Private to the run, since a compile cache is code: a restart then begins without compiling again.
+    jax.config.update("jax_compilation_cache_dir", os.path.abspath(os.path.join(cfg.workdir, "compile_cache")))
     setup = assemble(cfg)
     with jax.set_mesh(setup.mesh):
         # -------------------------------------------------------------------------------------------- stages
@@ -85,7 +87,7 @@ def run_rl(setup: Setup, params):
                   make_optimizer(cfg.optimizer, schedule(rl.schedule, rl.lr, rl.warmup, rl.steps * rl.minibatches)),
                   setup.training_iterator("rl"), jax.tree.map(jnp.copy, params), empty_history(rl.drpo, rl.rollouts))
     reference = params
-    sampler = steps.make_sampler(setup.model, rl.rollouts, cfg.data.max_response_tokens, rl.temperature, rl.top_p)
+    sampler = steps.make_sampler(setup.model, rl.rollouts, rl.response_tokens, rl.temperature, rl.top_p)
     scorer = steps.make_scorer(setup.model, rl.temperature)
     advantages_fn = steps.make_advantages(rl)
     kl_fn = jax.jit(steps.rollout_kl)
@@ -232,6 +234,7 @@ class Stage:
             if done == self.start + WARMUP_STEPS:
                 compiles.reset()
             if done % cfg.log.every == 0 or done == self.total or done == self.start + 1:
+                jax.block_until_ready(metrics)  # steps run ahead of the host; time what is done, not what is asked for
                 row = self._summarise(window, time.perf_counter() - began)
                 row["recompiles"] = compiles.count if done > self.start + WARMUP_STEPS else 0
                 row["skipped_samples"] = len(self.data.quarantined)

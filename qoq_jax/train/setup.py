@@ -22,6 +22,7 @@ from qoq_jax.data.transforms import ProcessConfig
 from qoq_jax.errors import ConfigError, DataError
 from qoq_jax.models import variants
 from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.rl import answers
 
 
 @dataclasses.dataclass
@@ -92,6 +93,8 @@ class Setup:
         if stage == "sft":
             if cfg.sft.limit:
                 rows = {name: limited(found, cfg.sft.limit, cfg.seed) for name, found in rows.items()}
+            if not cfg.sft.diagnoses:
+                rows = {name: [hide_diagnosis(row, cfg.seed) for row in found] for name, found in rows.items()}
             budget = self.budget(cfg.sft.rows, cfg.sft.tokens, cfg.sft.samples)
         else:
             budget = self.budget(cfg.rl.questions, data.max_prompt_tokens)
@@ -102,7 +105,7 @@ class Setup:
         return pipeline.make_iterator(
             self._sources(rows), self.tokenizer, self.process, budget, seed=cfg.seed + (0 if stage == "sft" else 1),
             with_answer=stage == "sft", weights_by_domain=weights, on_error=data.on_error, max_bad=data.max_bad_fraction,
-            process_index=jax.process_index(), process_count=jax.process_count())
+            process_index=jax.process_index(), process_count=jax.process_count(), cache=data.cache)
 
     def evaluation_iterator(self, split: str) -> pipeline.BatchIterator:
         """One pass over a split in fixed order."""
@@ -122,6 +125,22 @@ class Setup:
     def remember_quarantined(self, found: dict[str, str]) -> None:
         """Keeps skipped samples ("source/row id" -> reason) for the report."""
         self.quarantined.extend({"where": where, "reason": reason} for where, reason in found.items())
+
+
+def hide_diagnosis(row: schema.Row, seed: int) -> schema.Row:
+    """The row with a random diagnosis in the place of the gold one, for a warm start that must not learn diagnoses.
+
+    The warm start then teaches the answer format, the boxes and the words of the findings, as reports without a coded diagnosis
+    would; what they mean is left to RL. Labels that assert a finding are replaced by other such labels, so that the answer
+    still fits its boxes; labels that deny one ("Normal") say no more than the empty list of boxes and stay.
+    """
+    asserting = [label for label in row.labels if not answers.denies_finding(label)]
+    gold = [label for label in row.answers if label in asserting]
+    rng = np.random.default_rng([seed, *row.id.encode()])
+    drawn = dict(zip(gold, rng.permutation(asserting)))
+    renamed = [str(drawn.get(label, label)) for label in row.answers]
+    return dataclasses.replace(row, answer=", ".join(renamed),
+                               bbox_labels=tuple(str(drawn.get(label, label)) for label in row.bbox_labels))
 
 
 def limited(rows: list, count: int, seed: int) -> list:

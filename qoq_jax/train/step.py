@@ -147,7 +147,7 @@ def policy_loss(params, cfg: VlmConfig, rl: RlConfig, batch: Batch, data: Experi
         "kl": kl / denominator,
         "logprob_difference_mean": difference.sum() / denominator,
         "logprob_difference_max": difference.max(),
-    } | {name: value / denominator for name, value in facts.items()}
+    } | {f"policy/{name}": value / denominator for name, value in facts.items()}
 
 
 def make_policy_step(cfg: VlmConfig, rl: RlConfig, optimizer: optax.GradientTransformation, layout: TrainState) -> Callable:

@@ -1,0 +1,151 @@
+"""The whole run at a tiny size: it starts, survives kill -9, ends with the same bits, and reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from qoq_jax import cli
+from qoq_jax.data import schema
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+TINY = [
+    "--config.data.mini_rows=80", "--config.data.real=false", "--config.sft.steps=6", "--config.sft.rows=4",
+    "--config.sft.samples=12", "--config.sft.save_every=2", "--config.rl.steps=6", "--config.rl.questions=4",
+    "--config.rl.rollouts=2", "--config.rl.response_tokens=8", "--config.rl.save_every=2", "--config.eval.limit_per_domain=2",
+    "--config.eval.rows=4", "--config.eval.gallery=4", "--config.log.every=1", "--config.data.max_response_tokens=64",
+    "--config.rl.old_logprobs=trainer", "--config.rl.drpo.history_size=8",
+]  # fmt: skip
+
+
+def command(root, workdir, *more):
+    return [sys.executable, "-m", "qoq_jax.cli", "train", f"--config={REPOSITORY / 'configs/quickstart.py'}",
+            f"--config.data.root={root}", f"--config.workdir={workdir}", *TINY, *more]
+
+
+def environment():
+    # One device and no optimisation: compiling is nearly all of this run's time.
+    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)}
+
+
+def final_state(workdir):
+    """Every array of the last checkpoint, read without the run's code."""
+    folder = workdir / "checkpoints" / "rl"
+    step = max(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+    tree = ocp.StandardCheckpointer().restore(folder / str(step) / "state")
+    flat = {}
+
+    def walk(node, path=""):
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{path}/{key}")
+        elif isinstance(node, (list, tuple)):
+            for i, value in enumerate(node):
+                walk(value, f"{path}/{i}")
+        elif node is not None:
+            flat[path] = np.asarray(node)
+
+    walk(tree)
+    return step, flat
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def finished(data_root, tmp_path_factory):
+    """An uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    done = subprocess.run(command(data_root, workdir), env=environment(), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return workdir, done.stdout
+
+
+def test_a_run_leaves_everything(finished):
+    workdir, output = finished
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["stage"], r["step"]) for r in rows] == [("sft", i) for i in range(1, 7)] + [("rl", i) for i in range(1, 7)]
+    assert rows[5]["loss"] < rows[0]["loss"]
+    assert all(row["recompiles"] == 0 for row in rows)
+    last = rows[-1]
+    assert last["logprob_difference_max"] < 1e-4 and last["update_finite"] == 1
+    assert {"reward/total", "kl", "entropy", "seconds/rollout", "drpo/damping_mean", "zero_variance_groups"} <= last.keys()
+    for stage in ("sft", "rl"):
+        result = json.loads((workdir / "eval" / f"{stage}.json").read_text())
+        assert len(result["records"]) == 20 and "climb-mini" in result["summary"]["sources"]
+    assert "<html" in (workdir / "report.html").read_text()
+    assert any((workdir / "tensorboard").iterdir())
+    assert "left" in output and "recompiles 0" in output
+
+
+def test_killed_three_times_the_run_ends_with_the_same_bits(finished, data_root, tmp_path):
+    workdir = tmp_path / "killed"
+    rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
+    for target in ("sft", "rl", "rl"):
+        process = subprocess.Popen(command(data_root, workdir), env=environment(), stdout=subprocess.PIPE, text=True)
+        for line in process.stdout:  # kill somewhere after the first step of the stage that this process makes
+            if line.startswith(f"{target} ") and "/6" in line:
+                time.sleep(rng.uniform(0, 1.0))
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    done = subprocess.run(command(data_root, workdir), env=environment(), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (step_a, whole), (step_b, killed) = final_state(finished[0]), final_state(workdir)
+    assert step_a == step_b == 6 and whole.keys() == killed.keys()
+    assert any("history" in path for path in whole)
+    for path, value in whole.items():
+        np.testing.assert_array_equal(value, killed[path], err_msg=path)
+
+
+def test_the_same_command_again_ends_at_once_and_changes_nothing(finished, data_root):
+    workdir, _ = finished
+    before = (workdir / "metrics.jsonl").read_bytes()
+    done = subprocess.run(command(data_root, workdir), env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "report:" in done.stdout
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_config_or_model_in_the_same_workdir_is_refused(finished, data_root):
+    workdir, _ = finished
+    done = subprocess.run(command(data_root, workdir, "--config.rl.lr=0.5"), env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2 and "another rl.lr" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_generate_answers_about_a_file(finished, data_root, capsys, tmp_path):
+    rows = schema.read_jsonl(next(data_root.glob("climb-mini*")) / "test.jsonl")
+    row = next(r for r in rows if r.domain == "chest_xray")
+    image = next(data_root.glob("climb-mini*")) / row.images[0]
+    picture = tmp_path / "boxes.png"
+    code = cli.main(["generate", str(finished[0]), "--image", str(image), "--ask", row.problem, "--samples", "2", "--json",
+                     "--picture", str(picture)])
+    out = capsys.readouterr().out
+    answers = json.loads(out.splitlines()[0])["answers"]
+    assert code == 0 and len(answers) == 2 and picture.stat().st_size > 500
+    assert all(np.isfinite(a["logprob"]) for a in answers)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["report", "nowhere"], 1, "nothing to report"),
+        (["evaluate", "nowhere"], 1, "config.json is missing"),
+        (["data", "validate", "nowhere.jsonl"], 1, "nowhere.jsonl"),
+    ],
+)
+def test_mistakes_are_one_clear_line(arguments, code, message, capsys):
+    assert cli.main(arguments) == code
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1

@@ -1,0 +1,150 @@
+"""Updates: exact under accumulation and sharding, deaf to non-finite gradients, compiled once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from qoq_jax.config import OptimizerConfig, RlConfig
+from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.train import step as steps
+from qoq_jax.train.log import CompileCounter
+from qoq_jax.train.state import apply_gradients, create, make_optimizer, schedule
+from train_helpers import prompt_batch, tiny_model
+
+ROWS, G, S = 8, 4, 6
+OPTIMIZER = make_optimizer(OptimizerConfig(), schedule("constant", 1e-3, 2, 10))
+
+
+def meshes():
+    return {
+        "one": mesh_lib.make_mesh(1, 1, 1, jax.devices()[:1]),
+        "eight": mesh_lib.make_mesh(2, 2, 2, jax.devices()),
+    }
+
+
+def run_sft(mesh, accumulate=1, count=5):
+    cfg = tiny_model()
+    with jax.set_mesh(mesh):
+        state = create(jax.random.key(0), cfg, OPTIMIZER, mesh)
+        step = steps.make_sft_step(cfg, OPTIMIZER, accumulate, state)
+        losses = []
+        for i in range(count):
+            batch = jax.device_put(prompt_batch(cfg, ROWS, seed=i), mesh_lib.batch_sharding(mesh))
+            state, metrics = step(state, batch)
+            losses.append(float(metrics["loss"]))
+    return np.array(losses), jax.device_get(state.params)
+
+
+def run_rl(mesh, rl=RlConfig(rollouts=G), updates=2):
+    """A DRPO update on a fixed set of rollouts: scores, advantages, two policy steps."""
+    cfg = tiny_model()
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 900, (ROWS, G, S)).astype(np.int32)
+    mask = (np.arange(S) < rng.integers(2, S + 1, (ROWS, G, 1))).astype(np.float32)
+    rewards = rng.uniform(size=(ROWS, G)).astype(np.float32)
+    domains = rng.integers(0, 3, ROWS).astype(np.int32)
+    with jax.set_mesh(mesh):
+        put = lambda x: jax.device_put(x, mesh_lib.batch_sharding(mesh))
+        state = create(jax.random.key(0), cfg, OPTIMIZER, mesh)
+        reference = create(jax.random.key(7), cfg, OPTIMIZER, mesh).params
+        batch, tokens, mask = put(prompt_batch(cfg, ROWS)), put(tokens), put(mask)
+        scorer = steps.make_scorer(cfg, 1.0)
+        old, ref = scorer(state.params, batch, tokens, mask), scorer(reference, batch, tokens, mask)
+        kl = (jnp.exp(ref - old) - (ref - old) - 1).sum(-1)
+        advantages, _, _ = steps.make_advantages(rl)(
+            put(rewards), put(domains), put(np.ones(ROWS, bool)), kl, None)
+        data = steps.Experience(tokens, mask, old, ref, advantages)
+        step = steps.make_policy_step(cfg, rl, OPTIMIZER, state)
+        losses = []
+        for _ in range(updates):
+            state, metrics = step(state, batch, data)
+            losses.append(float(metrics["loss"]))
+    return np.array(losses), jax.device_get(state.params), jax.device_get(advantages)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    mesh = meshes()["one"]
+    return {"sft": run_sft(mesh), "rl": run_rl(mesh)}
+
+
+def test_sft_on_eight_devices_equals_one(one_device):
+    losses, params = run_sft(meshes()["eight"])
+    np.testing.assert_allclose(losses, one_device["sft"][0], atol=1e-5)
+    assert losses[-1] < losses[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, one_device["sft"][1])
+
+
+def test_drpo_update_on_eight_devices_equals_one(one_device):
+    losses, params, advantages = run_rl(meshes()["eight"])
+    np.testing.assert_allclose(advantages, one_device["rl"][2], atol=1e-5)
+    np.testing.assert_allclose(losses, one_device["rl"][0], atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, one_device["rl"][1])
+
+
+def test_accumulation_changes_nothing(one_device):
+    mesh = meshes()["one"]
+    losses, params = run_sft(mesh, accumulate=4)
+    np.testing.assert_allclose(losses, one_device["sft"][0], atol=1e-5)
+    split = run_rl(mesh, dataclasses.replace(RlConfig(rollouts=G), accumulate=2))
+    np.testing.assert_allclose(split[0], one_device["rl"][0], atol=1e-5)
+
+
+def test_policy_step_raises_the_log_probability_of_good_answers(one_device):
+    """The second update sees a lower loss: the first one moved the policy towards positive advantages."""
+    losses = one_device["rl"][0]
+    assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_non_finite_updates_leave_the_state_bit_unchanged(poison):
+    mesh = meshes()["one"]
+    with jax.set_mesh(mesh):
+        state = create(jax.random.key(0), tiny_model(), OPTIMIZER, mesh)
+        grads = jax.tree.map(jnp.ones_like, state.params)
+        loss = jnp.array(jnp.nan if poison == "loss" else 1.0)
+        if poison == "gradient":
+            grads["decoder"]["embedding"] = grads["decoder"]["embedding"].at[0, 0].set(jnp.inf)
+        new, facts = jax.jit(lambda s, g, x: apply_gradients(s, g, x, OPTIMIZER))(state, grads, loss)
+    assert int(new.skipped) == 1 and int(new.step) == 1 and float(facts["update_finite"]) == 0
+    for a, b in zip(jax.tree.leaves((state.params, state.opt_state)), jax.tree.leaves((new.params, new.opt_state))):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_weight_decay_spares_vectors():
+    mesh = meshes()["one"]
+    optimizer = make_optimizer(OptimizerConfig(weight_decay=0.5), optax.constant_schedule(0.1))
+    with jax.set_mesh(mesh):
+        state = create(jax.random.key(0), tiny_model(), optimizer, mesh)
+        new, _ = apply_gradients(state, jax.tree.map(jnp.zeros_like, state.params), jnp.array(1.0), optimizer)
+    layers, before = new.params["decoder"]["layers"], state.params["decoder"]["layers"]
+    np.testing.assert_array_equal(layers["attention_norm"]["scale"], before["attention_norm"]["scale"])
+    assert np.abs(layers["mlp"]["up"]["kernel"]).sum() < np.abs(before["mlp"]["up"]["kernel"]).sum()
+
+
+def test_no_recompilation_after_the_first_step():
+    cfg, mesh = tiny_model(), meshes()["eight"]
+    with jax.set_mesh(mesh):
+        state = create(jax.random.key(0), cfg, OPTIMIZER, mesh)
+        step = steps.make_sft_step(cfg, OPTIMIZER, 1, state)
+        put = lambda seed: jax.device_put(prompt_batch(cfg, ROWS, seed=seed), mesh_lib.batch_sharding(mesh))
+        batches = [put(seed) for seed in range(3)]
+        state, _ = step(state, batches[0])
+        counter = CompileCounter()
+        for batch in batches[1:]:
+            state, _ = step(state, batch)
+        assert counter.count == 0
+        jax.jit(lambda x: x * 3.5 + 1)(jnp.ones(3))
+        assert counter.count > 0, "the counter must see compilations"
+
+
+def test_schedules():
+    constant, cosine = schedule("constant", 1.0, 10, 100), schedule("cosine", 1.0, 10, 100)
+    assert 0 < float(constant(0)) <= 0.1 and float(constant(50)) == 1.0
+    assert float(cosine(100)) == pytest.approx(0.1)
