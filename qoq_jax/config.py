@@ -76,6 +76,7 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.999
     clip_norm: float = 1.0
+    frozen: tuple[str, ...] = ()  # weights that stay as they are, by the start of their path: "vision", "vision/patch_embed", ...
     max_skipped: int = 10  # stop after so many non-finite updates in a row
 
 

@@ -89,7 +89,7 @@ def sample(params, cfg: VlmConfig, batch: Batch, key: jax.Array, *, rollouts: in
         write = lambda array, value: jax.lax.dynamic_update_index_in_dim(array, value, state.step, axis=2)
         rollout = Rollout(tokens=write(state.rollout.tokens, token), mask=write(state.rollout.mask, live),
                           logprobs=write(state.rollout.logprobs, logprob * live))
-        done = state.done | (token[..., None] == eos).any(axis=-1)
+        done = state.done | (token[..., None] == eos[None, None]).any(axis=-1)
         positions = jnp.broadcast_to((last + 1 + state.step)[:, None, None], (q, 3, g))
         hidden, cache = vlm.decode_step(params, cfg, token, positions, state.cache)
         return SamplingState(state.step + 1, rollout, done, hidden, cache)

@@ -171,7 +171,7 @@ def assemble(cfg: Config, prepare: bool = True) -> Setup:
     tokenizer = tokenizer_lib.load(cfg.model.tokenizer)
     mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    if cfg.data.media_rows % shards:
+    if prepare and cfg.data.media_rows % shards:
         raise ConfigError(f"data.media_rows = {cfg.data.media_rows} does not divide over {shards} data x fsdp devices",
                           mend=f"set data.media_rows to a multiple of {shards}")
     process = ProcessConfig.for_model(

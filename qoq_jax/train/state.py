@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ import optax
 from flax import struct
 
 from qoq_jax.config import OptimizerConfig
+from qoq_jax.errors import ConfigError
 from qoq_jax.models import spec, vlm
 from qoq_jax.models.variants import VlmConfig
 from qoq_jax.rl import drpo
@@ -43,11 +46,33 @@ def schedule(kind: str, lr: float, warmup: int, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(cfg: OptimizerConfig, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW. Weight decay leaves vectors (norms, biases) alone."""
-    return optax.chain(
+    """Clip by global norm, then AdamW. Weight decay leaves vectors (norms, biases) alone.
+
+    Frozen weights take no part: their gradients count in no norm and they have no moments.
+    """
+    update = optax.chain(
         optax.clip_by_global_norm(cfg.clip_norm),
         optax.adamw(learning_rate, b1=cfg.b1, b2=cfg.b2, weight_decay=cfg.weight_decay, mask=_decays),
     )
+    if not cfg.frozen:
+        return update
+    return optax.partition({"train": update, "frozen": optax.set_to_zero()}, functools.partial(_labels, cfg.frozen))
+
+
+def _labels(frozen: tuple[str, ...], params):
+    """"frozen" or "train" for each leaf.
+
+    Raises:
+      ConfigError: a prefix that no weight has.
+    """
+    paths = list(spec.flatten(params))
+    for prefix in frozen:
+        if not any(path == prefix or path.startswith(prefix + "/") for path in paths):
+            near = difflib.get_close_matches(prefix, paths + sorted({path.rsplit("/", 1)[0] for path in paths}), n=1)
+            raise ConfigError(f"optimizer.frozen: no weight is under {prefix!r}",
+                              mend=f"did you mean {near[0]!r}?" if near else "use a path as vision/patch_embed")
+    held = lambda path: any(path == prefix or path.startswith(prefix + "/") for prefix in frozen)
+    return spec.unflatten({path: "frozen" if held(path) else "train" for path in paths})
 
 
 def _decays(params):
@@ -91,7 +116,7 @@ def apply_gradients(state: TrainState, grads, loss: jax.Array, optimizer: optax.
     Returns:
       (new state, {"grad_norm", "update_finite"}).
     """
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

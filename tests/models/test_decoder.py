@@ -220,7 +220,7 @@ def test_decode_writes_the_cache_in_place():
     B, G, T, S = 2, 4, 16, 512
     cache = jax.eval_shape(
         lambda: vlm.init_cache(
-            cfg, *[jnp.zeros((3, B, T, 2, 32))] * 2, jnp.ones((B, T), bool), rollouts=G, max_new_tokens=S
+            cfg, *[jnp.zeros((3, B, T, 2, cfg.decoder.head_dim))] * 2, jnp.ones((B, T), bool), rollouts=G, max_new_tokens=S
         )
     )
     response = cache.response_k.size * 4

@@ -51,8 +51,8 @@ def test_nano_special_tokens_are_the_last_of_its_vocabulary():
         (None, {"compute_dtype": "float16"}),
         (None, {"remat": "some"}),
         ("decoder", {"num_kv_heads": 3}),
-        ("decoder", {"mrope_section": (4, 4, 4)}),
-        ("vision", {"full_attention_blocks": (0, 3)}),
+        ("decoder", {"mrope_section": (4, 6, 6)}),
+        ("vision", {"full_attention_blocks": (0,)}),
         ("vision", {"width": 100}),
     ],
 )

@@ -39,7 +39,7 @@ def test_subsets_are_fixed():
 
 def test_parts_that_do_not_fit_are_named():
     with pytest.raises(ConfigError, match="does not divide over 8"):
-        setup.assemble(Config(mesh=MeshConfig(data=8), data=DataConfig(media_rows=4)), prepare=False)
+        setup.assemble(Config(mesh=MeshConfig(data=8), data=DataConfig(media_rows=4)))
     with pytest.raises(ConfigError, match="does not fit 8 devices"):
         setup.assemble(Config(mesh=MeshConfig(data=3)), prepare=False)
     with pytest.raises(ConfigError, match="unknown model variant 'nona'"):

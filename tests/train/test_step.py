@@ -18,7 +18,7 @@ from qoq_jax.train.state import apply_gradients, create, make_optimizer, schedul
 from train_helpers import prompt_batch, tiny_model
 
 ROWS, G, S = 8, 4, 6
-OPTIMIZER = make_optimizer(OptimizerConfig(), schedule("constant", 1e-3, 2, 10))
+OPTIMIZER = make_optimizer(OptimizerConfig(frozen=("vision/patch_embed",)), schedule("constant", 1e-4, 2, 10))
 
 
 def meshes():
@@ -146,5 +146,5 @@ def test_no_recompilation_after_the_first_step():
 
 def test_schedules():
     constant, cosine = schedule("constant", 1.0, 10, 100), schedule("cosine", 1.0, 10, 100)
-    assert 0 < float(constant(0)) <= 0.1 and float(constant(50)) == 1.0
+    assert float(constant(0)) == pytest.approx(0.1) and float(constant(50)) == 1.0
     assert float(cosine(100)) == pytest.approx(0.1)
