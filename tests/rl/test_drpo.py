@@ -273,7 +273,9 @@ def test_the_unit_of_rewards_and_kl_does_not_matter(rewards, kl, domains, unit):
 @hypothesis.given(grid_rewards, kls, domain_ids)
 def test_rewards_are_ranked_alike_within_a_question_and_the_batch_has_unit_spread(rewards, kl, domains):
     actual, _, _ = advantages(rewards, domains, kl, cfg=UNDAMPED)
-    assert (np.sign(actual) == np.sign(np.round(rewards - rewards.mean(1, keepdims=True), 5))).all()
+    same = np.sign(actual) == np.sign(np.round(rewards - rewards.mean(1, keepdims=True), 5))
+    # A mean that is not exact in float32 leaves a trace beside 0.
+    assert (same | (np.abs(actual) < 1e-3)).all()
     if np.ptp(rewards, axis=1).any():
         assert abs(actual.std(ddof=1) - 1) < 1e-4
 
