@@ -1,6 +1,7 @@
 """The quickstart: a small model, climb-mini and the real samples, SFT warm start, DRPO, report.
 
-    qoq train --config=configs/quickstart.py            DRPO
+    qoq train --config=configs/quickstart.py            DRPO; 13 minutes on 2 cores with install, data and report.
+                                                        Held-out climb-mini macro-F1 should rise; it fell, 0.171 to 0.125
     qoq train --config=configs/quickstart.py:grpo       the same with GRPO
     qoq train --config=configs/quickstart.py:smoke      2 minutes, to see that everything runs
 """
