@@ -12,22 +12,27 @@ from qoq_jax import config as qoq_config
 def get_config(arg: str = "drpo"):
     config = qoq_config.default()
     config.workdir = f"runs/quickstart-{arg}" if arg != "drpo" else "runs/quickstart"
+    config.data.mini_rows = 4500
     config.data.mixing_power = 0.5  # CT is over half of the rows; drawn by the square root, each domain is seen often enough
     config.data.frame_max_pixels = 84 * 84  # 2 x 36 patches for the 4 frames of a volume
-    config.data.max_patches, config.data.mean_patches = 72, 64
+    config.data.max_patches, config.data.mean_patches, config.data.mean_ecgs = 72, 64, 0.25
+    config.data.max_prompt_tokens = 76
     config.data.cache = True
     config.optimizer.b2 = 0.98
     # From scratch, the patch projection gets gradients far above all others and shakes what the tower has learned
     # (arXiv 2104.02057, section 4.2); its cosine basis needs no training.
     config.optimizer.frozen = ("vision/patch_embed",)
     config.sft.diagnoses = False
-    config.sft.steps = 450
-    config.sft.rows, config.sft.samples = 8, 24
-    config.sft.lr = 2e-3
+    config.sft.steps = 330
+    config.sft.rows, config.sft.tokens, config.sft.samples = 32, 176, 48
+    config.sft.lr = 1e-3
     config.rl.questions, config.rl.rollouts = 24, 6
-    config.rl.steps = 250
-    config.rl.lr = 4e-4
-    config.rl.kl_coefficient = 1e-3
+    config.rl.steps = 170
+    config.rl.response_tokens = 36
+    config.rl.lr, config.rl.schedule = 1.5e-4, "cosine"
+    config.rl.kl_coefficient = 1e-2
+    # A batch has two questions of a domain, too few to cluster: temperatures are taken over the last 256 of each as well.
+    config.rl.drpo.history_size = 256
     config.rl.algorithm = "grpo" if arg == "grpo" else "drpo"
     if arg == "smoke":
         config.data.mini_rows = 400

@@ -32,6 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except QoqError as error:
         print(f"qoq: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a full disk, a folder that may not be written, ...; what was committed before is intact
+        print(f"qoq: {error.filename or 'cannot go on'}: {error.strerror or error} (mend: free disk space, or choose another "
+              "data.root or workdir)", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

@@ -59,7 +59,7 @@ CLIMB_SHARES = {
 EVALUATION_ROWS = {"validation": 30, "test": 60}
 DIFFICULTY_SHARES = (0.40, 0.35, 0.25)  # of the training rows
 ROWS_PER_PATIENT = (0.70, 0.22, 0.08)  # probability of 1, 2, 3 rows
-PAIR_SHARE = 0.25  # of the abnormal rows of a multi-label data set
+PAIR_SHARE = 0.15  # of the abnormal rows of a multi-label data set
 _CHUNK = 40  # rows a task: also the most work that a kill can lose, for each worker
 
 

@@ -27,7 +27,11 @@ from qoq_jax.models import spec as spec_lib
 from qoq_jax.models.spec import ParamSpec
 from qoq_jax.models.variants import EcgConfig
 
-INIT_STD = 0.02
+# Random weights: the paper's 0.02 at its width of 768, wider spread for narrower encoders.
+INIT_STD, INIT_WIDTH = 0.02, 768
+# Raw signals are about 0.3 mV. With 0.02 a patch of 50 samples would come out at 0.04 and drown in the positions (about 0.7),
+# which are added again in every block; this makes it about as large as they are.
+PATCH_STD = 0.3
 # Where the encoder sits in a published QoQ-Med checkpoint; a file of ECG-JEPA itself has no such prefix.
 VLM_PREFIX = "time_series_embedding."
 
@@ -43,7 +47,7 @@ def param_specs(cfg: EcgConfig) -> dict[str, Any]:
     """The encoder: all that the vision-language model needs."""
     key, width = VLM_PREFIX + "encoder.", cfg.width
     return {
-        "patch": _linear_specs(cfg.patch_size, width, key + "W_P"),
+        "patch": _linear_specs(cfg.patch_size, width, key + "W_P", PATCH_STD),
         "blocks": _block_specs(cfg.depth, width, cfg.num_heads, cfg.mlp_ratio, key + "encoder_blocks"),
         "norm": _norm_specs(width, key + "norm"),
     }
@@ -53,19 +57,23 @@ def predictor_param_specs(cfg: EcgConfig) -> dict[str, Any]:
     """The predictor, used by `jepa_loss` only; it reads and writes encoder tokens."""
     width = cfg.predictor_width
     return {
-        "embed": _linear_specs(cfg.width, width, "predictor.predictor_embed"),
+        "embed": _linear_specs(cfg.width, width, "predictor.predictor_embed", _std(cfg.width)),
         "mask_token": ParamSpec((width,), (None,), INIT_STD, "predictor.mask_token", "tensor"),
         "blocks": _block_specs(
             cfg.predictor_depth, width, cfg.predictor_heads, cfg.mlp_ratio, "predictor.predictor_blocks"
         ),
         "norm": _norm_specs(width, "predictor.predictor_norm"),
-        "out": _linear_specs(width, cfg.width, "predictor.predictor_proj"),
+        "out": _linear_specs(width, cfg.width, "predictor.predictor_proj", _std(width)),
     }
 
 
-def _linear_specs(inputs: int, outputs: int, key: str) -> dict[str, ParamSpec]:
+def _std(width: int) -> float:
+    return INIT_STD * (INIT_WIDTH / width) ** 0.5
+
+
+def _linear_specs(inputs: int, outputs: int, key: str, std: float) -> dict[str, ParamSpec]:
     return {
-        "kernel": ParamSpec((inputs, outputs), (None, "embed"), INIT_STD, f"{key}.weight", "linear"),
+        "kernel": ParamSpec((inputs, outputs), (None, "embed"), std, f"{key}.weight", "linear"),
         "bias": ParamSpec((outputs,), (None,), "zeros", f"{key}.bias", "tensor"),
     }
 
@@ -81,7 +89,7 @@ def _block_specs(depth: int, width: int, heads: int, mlp_ratio: int, key: str) -
     """Pre-norm transformer blocks, stacked on a leading layer axis; q, k and v have no bias."""
     key += ".blocks.{}."
     head_dim, hidden = width // heads, mlp_ratio * width
-    residual = INIT_STD * spec_lib.residual_scale(depth)
+    std, residual = _std(width), _std(width) * spec_lib.residual_scale(depth)
 
     def stacked(shape, axes, init, name, layout):
         return ParamSpec((depth, *shape), ("layers", *axes), init, key + name, layout)
@@ -95,7 +103,7 @@ def _block_specs(depth: int, width: int, heads: int, mlp_ratio: int, key: str) -
             "bias": vector(width, None, "zeros", "norm1.bias"),
         },
         "qkv": stacked(
-            (width, 3, heads, head_dim), ("embed", None, "heads", None), INIT_STD, "attn.qkv.weight", "linear"
+            (width, 3, heads, head_dim), ("embed", None, "heads", None), std, "attn.qkv.weight", "linear"
         ),
         "out": stacked(
             (heads, head_dim, width), ("heads", None, "embed"), residual, "attn.proj.weight", "linear_out"
@@ -105,7 +113,7 @@ def _block_specs(depth: int, width: int, heads: int, mlp_ratio: int, key: str) -
             "scale": vector(width, None, "ones", "norm2.weight"),
             "bias": vector(width, None, "zeros", "norm2.bias"),
         },
-        "up": stacked((width, hidden), ("embed", "mlp"), INIT_STD, "mlp.fc1.weight", "linear"),
+        "up": stacked((width, hidden), ("embed", "mlp"), std, "mlp.fc1.weight", "linear"),
         "up_bias": vector(hidden, "mlp", "zeros", "mlp.fc1.bias"),
         "down": stacked((hidden, width), ("mlp", "embed"), residual, "mlp.fc2.weight", "linear"),
         "down_bias": vector(width, None, "zeros", "mlp.fc2.bias"),
@@ -116,7 +124,9 @@ def _block_specs(depth: int, width: int, heads: int, mlp_ratio: int, key: str) -
 # Encoder
 
 
-def tokens(params: Params, cfg: EcgConfig, ecg: Array, leads: Sequence[int] | None = None) -> Array:
+def tokens(
+    params: Params, cfg: EcgConfig, ecg: Array, leads: Sequence[int] | None = None, remat: bool = True
+) -> Array:
     """Encodes ECGs after the final LayerNorm.
 
     Args:
@@ -124,11 +134,12 @@ def tokens(params: Params, cfg: EcgConfig, ecg: Array, leads: Sequence[int] | No
       cfg: sizes.
       ecg: [B, N, T * patch_size], the leads in the order of `leads`.
       leads: which of (I, II, V1..V6) the N rows are, as indices; None = all of them.
+      remat: recompute the blocks in the backward pass; 400 tokens x 12 blocks are much to keep.
 
     Returns:
       [B, N * T, W]; token n * T + t is lead n at time step t.
     """
-    x = _encode(params, cfg, ecg, leads)
+    x = _encode(params, cfg, ecg, leads, remat=remat)
     return x.reshape(x.shape[0], -1, cfg.width)
 
 
@@ -143,6 +154,7 @@ def _encode(
     ecg: Array,
     leads: Sequence[int] | None = None,
     visible: Array | None = None,
+    remat: bool = True,
 ) -> Array:
     """[B, N, samples] -> [B, N, T, W]; with `visible` [T], tokens of other time steps are seen by none."""
     leads = range(cfg.leads) if leads is None else leads
@@ -152,7 +164,7 @@ def _encode(
     patches = ecg.reshape(-1, len(leads), cfg.patches, cfg.patch_size)
     x = _linear(patches.astype(params["patch"]["kernel"].dtype), params["patch"])
     positions = sincos_positions(cfg.leads, cfg.patches, cfg.width)[np.asarray(leads)]
-    x = _transformer(params["blocks"], x, positions, visible, cfg.norm_eps)
+    x = _transformer(params["blocks"], x, positions, visible, cfg.norm_eps, remat)
     return _layer_norm(x, params["norm"], cfg.norm_eps)
 
 
@@ -173,11 +185,12 @@ def sincos_positions(leads: int, steps: int, width: int) -> np.ndarray:
     return np.concatenate([time, lead], axis=2).astype(np.float32)
 
 
-def _transformer(blocks: Params, x: Array, positions: np.ndarray, visible: Array | None, eps: float) -> Array:
-    """Stacked blocks over [B, N, T, W], rematerialised: 400 tokens x 12 blocks are much to keep."""
+def _transformer(
+    blocks: Params, x: Array, positions: np.ndarray, visible: Array | None, eps: float, remat: bool = True
+) -> Array:
+    """Stacked blocks over [B, N, T, W]."""
     positions = jnp.asarray(positions, x.dtype)[None]
 
-    @jax.checkpoint
     def block(x, p):
         x = x + positions
         x = x + _attention(p, _layer_norm(x, p["norm1"], eps), visible)
@@ -185,7 +198,7 @@ def _transformer(blocks: Params, x: Array, positions: np.ndarray, visible: Array
         x = x + jax.nn.gelu(y, approximate=False) @ p["down"] + _rows(p["down_bias"], x)
         return x, None
 
-    return jax.lax.scan(block, x, blocks)[0]
+    return jax.lax.scan(jax.checkpoint(block) if remat else block, x, blocks)[0]
 
 
 def _attention(p: Params, x: Array, visible: Array | None) -> Array:

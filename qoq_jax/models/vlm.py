@@ -44,7 +44,7 @@ def ecg_tokens(params: dict, cfg: VlmConfig, signal: jax.Array) -> jax.Array:
     R, E, leads, samples = signal.shape
     dtype = layers.compute_dtype(cfg)
     weights = jax.tree.map(lambda w: w.astype(dtype), params["ecg"])
-    x = ecg.tokens(weights, cfg.ecg, signal.reshape(R * E, leads, samples))
+    x = ecg.tokens(weights, cfg.ecg, signal.reshape(R * E, leads, samples), remat=cfg.remat != "none")
     x = x.reshape(R * E, cfg.ecg.leads, cfg.ecg.patches, cfg.ecg.width)
     if cfg.ecg_tokens == 1:
         x = x.mean(axis=(1, 2))

@@ -90,7 +90,7 @@ def run_rl(setup: Setup, params):
     sampler = steps.make_sampler(setup.model, rl.rollouts, rl.response_tokens, rl.temperature, rl.top_p)
     scorer = steps.make_scorer(setup.model, rl.temperature)
     advantages_fn = steps.make_advantages(rl)
-    kl_fn = jax.jit(steps.rollout_kl)
+    kl_fn, banned = jax.jit(steps.rollout_kl), setup.banned
     update = steps.make_policy_step(setup.model, rl, stage.optimizer, stage.state)
 
     def one(state: TrainState, step: int):
@@ -99,7 +99,7 @@ def run_rl(setup: Setup, params):
         batch = setup.put(batch)
         clock.mark("data")
         # Rollout: G answers a question, with the parameters that the update will change.
-        sampled = sampler(state.params, batch, stage.key(step), setup.banned)
+        sampled = sampler(state.params, batch, stage.key(step), banned)
         tokens, mask = np.asarray(sampled.tokens), np.asarray(sampled.mask)
         clock.mark("rollout")
         # Reward: the only work of a step on the host.
@@ -123,7 +123,7 @@ def run_rl(setup: Setup, params):
         jax.block_until_ready(metrics)
         clock.mark("update")
         facts = questions.facts(scored) | clock.seconds() | {
-            "kl_answer": float((kl * questions.valid[:, None]).sum() / max(questions.valid.sum() * rl.rollouts, 1)),
+            "kl_answer": float((np.asarray(kl) * questions.valid[:, None]).sum() / max(questions.valid.sum() * rl.rollouts, 1)),
             "response_length": float(mask.sum() / max(questions.valid.sum() * rl.rollouts, 1)),
             "tokens": float(mask.sum()), "samples": len(samples),
         }
@@ -213,7 +213,7 @@ class Stage:
 
     def key(self, step: int) -> jax.Array:
         """The PRNG key of a step."""
-        return jax.random.fold_in(self._root, step)
+        return jax.random.fold_in(self._root, jax.device_put(np.uint32(step)))
 
     def loop(self, one, headline):
         """Runs `one(state, step) -> (state, device metrics, host facts)` to the end; returns the final parameters."""
@@ -228,7 +228,9 @@ class Stage:
         compiles = CompileCounter()
         state, window, began = self.state, [], time.perf_counter()
         for step in range(self.start, self.total):
-            state, metrics, facts = one(state, step)
+            # A numpy array that slips into a device operation would cross to the device unseen, at every step.
+            with jax.transfer_guard_host_to_device("disallow"):
+                state, metrics, facts = one(state, step)
             window.append((metrics, facts))
             done = step + 1
             if done == self.start + WARMUP_STEPS:

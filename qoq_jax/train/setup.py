@@ -9,7 +9,6 @@ import math
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from qoq_jax.climb import samples as real_samples
@@ -56,7 +55,7 @@ class Setup:
     def banned(self) -> jax.Array:
         banned = np.zeros(self.model.decoder.vocab_size, bool)
         banned[list(self.tokenizer.banned_ids(self.model.decoder.vocab_size))] = True
-        return jax.device_put(jnp.asarray(banned), jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec()))
+        return jax.device_put(banned, jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec()))
 
     def put(self, batch):
         """Host arrays -> device arrays with rows (axis 0) over the mesh's data and fsdp axes."""

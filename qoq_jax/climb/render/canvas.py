@@ -176,14 +176,14 @@ def pick(rng: Rng, options):
 
 
 #: Contrast of a finding and strength of the noise at difficulty 1, 2, 3.
-CONTRAST = {1: 1.0, 2: 0.60, 3: 0.34}
-FAINT = {1: 1.0, 2: 0.45, 3: 0.20}  # for signs so plain that they need it
-NOISE = {1: 1.0, 2: 1.5, 3: 2.1}
+CONTRAST = {1: 1.0, 2: 0.85, 3: 0.70}
+FAINT = {1: 1.0, 2: 0.82, 3: 0.64}  # for signs so plain that they need it
+NOISE = {1: 1.0, 2: 1.15, 3: 1.35}
 
 
 def contrast(rng: Rng, difficulty: int, table: dict[int, float] = CONTRAST) -> float:
-    """The contrast of one case: its difficulty's, give or take 20 %."""
-    return table[difficulty] * float(rng.uniform(0.8, 1.15))
+    """The contrast of one case: its difficulty's, give or take 10 %."""
+    return table[difficulty] * float(rng.uniform(0.9, 1.08))
 
 
 def size_near(rng: Rng, h: int, w: int, spread: int = 10) -> tuple[int, int]:

@@ -52,8 +52,8 @@ def thorax(h: int, w: int, anatomy: Rng, rng: Rng, heart: float = 1.0) -> dict[s
     """A chest without findings: picture and organs, float32 [h, w]. `heart` scales the heart's width."""
     x, y = grid(h, w)
     y = y - np.float32((h / w - 1.0) * 0.5)  # centre the anatomy whatever the aspect ratio
-    dx, dy = anatomy.uniform(-0.02, 0.02, 2)
-    width, tone = anatomy.uniform(0.94, 1.05), anatomy.uniform(-0.03, 0.03)
+    dx, dy = anatomy.uniform(-0.012, 0.012, 2)
+    width, tone = anatomy.uniform(0.96, 1.03), anatomy.uniform(-0.015, 0.015)
     cx = 0.5 + dx
     u = (x - cx) / np.float32(width)
 
@@ -139,7 +139,7 @@ def expose(chest: dict[str, np.ndarray], rng: Rng, difficulty: int) -> np.ndarra
     """Exposure, scatter, grain: the final uint8 picture."""
     h, w = chest["image"].shape
     image = blur(chest["image"], 0.5 + 0.1 * difficulty)
-    image = (image - 0.02) * np.float32(rng.uniform(1.14, 1.26)) + np.float32(rng.uniform(-0.02, 0.02))
+    image = (image - 0.02) * np.float32(rng.uniform(1.17, 1.23)) + np.float32(rng.uniform(-0.01, 0.01))
     image += np.float32(0.011 * NOISE[difficulty]) * rng.standard_normal((h, w), dtype=np.float32)
     return to_uint8(image)
 
@@ -153,7 +153,8 @@ def add_patch(chest: dict, side: str, level: str, params: dict, rng: Rng) -> np.
     r = radius(u, y, zx, zy, params["size"] * 0.85, params["size"]) / wobble(u, y, zx, zy, rng, 0.16)
     inside = soft(r, params["edge"]) * chest[side] * (1 - 0.75 * chest["heart"])
     cloud = 1.0 + params["texture"] * 0.35 * noise(rng, h, w, 26)
-    chest["image"] = chest["image"] + params["amount"] * inside * cloud
+    room = np.clip((0.95 - chest["image"]) / 0.6, 0, 1)  # dense organs hide a part
+    chest["image"] = chest["image"] + params["amount"] * inside * cloud * room
     return inside > 0.4
 
 
@@ -170,8 +171,8 @@ def add_streaks(chest: dict, amount: float, rng: Rng) -> np.ndarray:
             lines.append(
                 (
                     [(px, py), (px + s * length * np.cos(b), py + length * np.sin(b))],
-                    1.0,
-                    rng.uniform(0.5, 1.0),
+                    1.8,
+                    rng.uniform(0.7, 1.0),
                 )
             )
     zone = soft(radius(np.abs(chest["u"]), chest["y"], 0.19, 0.50, 0.135, 0.205), 0.7) * chest["lungs"]
@@ -183,10 +184,14 @@ def add_streaks(chest: dict, amount: float, rng: Rng) -> np.ndarray:
 def add_effusion(chest: dict, side: str, level: float, amount: float) -> np.ndarray:
     """Fluid, `level` [widths] above the dome, that rises along the wall (a meniscus). Returns its mask."""
     u, y = chest["u"], chest["y"]
-    surface = chest[f"{side}_dome"] - level - 2.6 * level * np.square(np.clip(np.abs(u) - 0.10, 0, 1) / 0.3)
-    lung = np.clip(soft(radius(u, y, _sign(side) * 0.235, 0.52, 0.19, 0.44), 0.1), 0, 1)
+    surface = (
+        chest[f"{side}_dome"]
+        - level
+        - 2.6 * min(level, 0.14) * np.square(np.clip(np.abs(u) - 0.10, 0, 1) / 0.3)
+    )
+    lung = np.clip(soft(radius(u, y, _sign(side) * 0.230, 0.52, 0.178, 0.44), 0.1), 0, 1)
     fluid = np.clip((y - surface) * 30, 0, 1) * lung * np.clip((0.93 - y) * 20, 0, 1) * (1 - chest["heart"])
-    target = np.float32(0.66)
+    target = np.float32(0.70)
     chest["image"] = mix(chest["image"], np.maximum(chest["image"], target), fluid * amount)
     return (fluid > 0.5) & (y < chest[f"{side}_dome"] + 0.03)
 
@@ -196,9 +201,11 @@ def add_pneumothorax(chest: dict, side: str, size: float, amount: float) -> np.n
     u, y = chest["u"], chest["y"]
     s = _sign(side)
     inner = radius(u, y, s * (0.205 - 0.25 * size), 0.60 + 0.35 * size, 0.168 - 0.25 * size, 0.40)
-    free = chest[side] * np.clip((inner - 1.0) * 9, 0, 1) * np.clip((0.62 - y) * 8, 0, 1)
-    line = np.exp(-np.square((inner - 1.0) / 0.045)) * chest[side] * np.clip((0.62 - y) * 8, 0, 1)
-    dark = 0.03 + 0.03 * chest["ribs"]
+    free = chest[side] * np.clip((inner - 1.0) * 9, 0, 1) * np.clip((0.74 - y) * 8, 0, 1)
+    line = np.exp(-np.square((inner - 1.0) / 0.045)) * chest[side] * np.clip((0.74 - y) * 8, 0, 1)
+    dark = 0.02 + 0.03 * chest["ribs"]
+    collapsed = chest[side] * soft(inner, 0.2) * (1 - chest["heart"])  # less air: denser
+    chest["image"] = chest["image"] + 0.16 * min(1.0, amount) * collapsed
     chest["image"] = (
         mix(chest["image"], np.minimum(chest["image"], dark), free * min(1.0, amount)) + 0.22 * amount * line
     )
@@ -212,7 +219,8 @@ def add_nodule(chest: dict, side: str, level: str, params: dict, rng: Rng) -> np
     cx, cy = zx - 0.5 + params["dx"] * 0.7, zy + params["dy"]
     r = radius(u, y, cx, cy, params["size"], params["size"]) / wobble(u, y, cx, cy, rng, 0.05)
     inside = soft(r, 0.22)
-    chest["image"] = chest["image"] + params["amount"] * inside
+    target = np.float32(0.17 + params["amount"])  # denser than lung, no denser than itself over other organs
+    chest["image"] = mix(chest["image"], np.maximum(chest["image"], target), inside)
     return inside > 0.5
 
 
@@ -221,20 +229,20 @@ def add_distractors(chest: dict, rng: Rng, difficulty: int) -> None:
     h, w = chest["image"].shape
     if difficulty == 1:
         return
-    haze = np.float32(0.014 * (difficulty - 1)) * noise(rng, h, w, 8)
+    haze = np.float32(0.007 * (difficulty - 1)) * noise(rng, h, w, 8)
     chest["image"] = chest["image"] + haze * chest["lungs"]
-    if rng.random() < 0.4:
+    if rng.random() < 0.6:
         return
     k = int(rng.integers(1, difficulty + 1))
     centres = np.stack([rng.uniform(0.15, 0.85, k), rng.uniform(0.2, 0.85, k) * h / w], -1)
-    chest["image"] = chest["image"] + 0.28 * dots(h, w, centres, np.full(k, 0.016))
+    chest["image"] = chest["image"] + 0.18 * dots(h, w, centres, np.full(k, 0.016))
     start = rng.uniform(0.2, 0.8)
     points = [
         (start, 0.0),
         (start + rng.normal(0, 0.05), 0.3 * h / w),
         (0.5 + rng.normal(0, 0.08), 0.55 * h / w),
     ]
-    chest["image"] = chest["image"] + 0.18 * strokes(h, w, [(points, 1.0, 1.0)])
+    chest["image"] = chest["image"] + 0.12 * strokes(h, w, [(points, 1.0, 1.0)])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -256,21 +264,21 @@ def plan_covid(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
         params = {
             "side": side,
             "level": level,
-            "size": rng.uniform(0.12, 0.16),
-            "amount": 0.36 * c,
+            "size": rng.uniform(0.20, 0.23),
+            "amount": 0.46 * c,
             "texture": 0.5,
             "edge": 0.3,
         }
         text = f"one dense consolidation in the {side} {level} lung"
     elif label == "Viral Pneumonia":
-        params = {"amount": 0.34 * (0.10 + 0.90 * c)}
+        params = {"amount": 0.50 * (0.10 + 0.90 * c)}
         text = "fine streaks around the hilum of both lungs"
     else:
         level = pick(rng, LEVELS[1:])
         params = {
             "level": level,
-            "size": rng.uniform(0.095, 0.125),
-            "amount": 0.20 * (0.15 + 0.85 * c),
+            "size": rng.uniform(0.16, 0.18),
+            "amount": 0.30 * (0.15 + 0.85 * c),
             "texture": 1.0,
             "edge": 0.7,
         }
@@ -279,7 +287,7 @@ def plan_covid(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
 
 
 def draw_covid(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
-    chest = thorax(*size_near(rng, 152, 152), anatomy, rng)
+    chest = thorax(*size_near(rng, 160, 144, 6), anatomy, rng)
     label, p = scene.labels[0], scene.params
     add_distractors(chest, rng, scene.difficulty)
     if label == "Normal":
@@ -306,20 +314,20 @@ def plan_chexpert(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
         side = sides.pop()
         p = {"side": side, **_jitter(rng)}
         if label == "Cardiomegaly":
-            p["heart"] = 1.22 + 0.36 * c
+            p["heart"] = 1.45 + 0.30 * c
             words.append("the heart is too wide")
             sides.append(side)
         elif label == "Pleural Effusion":
-            p |= {"size": 0.06 + 0.10 * c * rng.uniform(0.8, 1.2), "amount": 0.45 + 0.5 * c}
+            p |= {"size": 0.14 + 0.12 * c * rng.uniform(0.9, 1.1), "amount": 0.6 + 0.4 * c}
             words.append(f"fluid with a meniscus at the {side} lung base")
         elif label == "Pneumothorax":
-            p |= {"size": 0.10 + 0.09 * c * rng.uniform(0.8, 1.2), "amount": 0.5 + 0.5 * c}
+            p |= {"size": 0.16 + 0.12 * c * rng.uniform(0.9, 1.1), "amount": 0.5 + 0.5 * c}
             words.append(f"black air without vessels at the {side} apex")
         elif label == "Lung Opacity":
             p |= {
                 "level": pick(rng, LEVELS),
-                "size": rng.uniform(0.12, 0.16),
-                "amount": 0.30 * c,
+                "size": rng.uniform(0.18, 0.21),
+                "amount": 0.46 * c,
                 "texture": 0.8,
                 "edge": 0.6,
             }
@@ -327,8 +335,8 @@ def plan_chexpert(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
         elif label == "Lung Lesion":
             p |= {
                 "level": pick(rng, LEVELS),
-                "size": rng.uniform(0.06, 0.085),
-                "amount": 0.36 * (0.2 + 0.8 * c),
+                "size": rng.uniform(0.115, 0.135),
+                "amount": 0.52 * (0.2 + 0.8 * c),
             }
             words.append(f"round nodule in the {side} {p['level']} lung")
         params[label] = p
@@ -338,7 +346,7 @@ def plan_chexpert(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
 def draw_findings(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     """The thorax with every finding of scene.params (also used by the multimodal cases)."""
     heart = scene.params.get("Cardiomegaly", {}).get("heart", 1.0)
-    chest = thorax(*size_near(rng, 152, 152), anatomy, rng, heart)
+    chest = thorax(*size_near(rng, 160, 144, 6), anatomy, rng, heart)
     add_distractors(chest, rng, scene.difficulty)
     regions = []
     for label, p in scene.params.items():
@@ -363,7 +371,7 @@ DATASETS = (
         name="covid-cxr-mini",
         domain="chest_xray",
         labels=("Normal", "Bacterial Pneumonia", "COVID-19", "Viral Pneumonia"),
-        weights=(0.40, 0.28, 0.12, 0.20),
+        weights=(1.0, 1.0, 1.0, 1.0),
         question="What is the diagnosis of the patient in this chest X-ray?",
         kind="image",
         plan=plan_covid,
@@ -380,7 +388,7 @@ DATASETS = (
             "Lung Opacity",
             "Lung Lesion",
         ),
-        weights=(0.34, 0.16, 0.16, 0.10, 0.14, 0.10),
+        weights=(1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
         question="What are the findings of the patient in this chest X-ray?",
         kind="image",
         plan=plan_chexpert,

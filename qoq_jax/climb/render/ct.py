@@ -54,7 +54,7 @@ PE_LABELS = ("No PE", "Chronic PE", "Acute PE")
 #: Where a clot may lie: its centre (x from the left edge, y from the middle, in widths); the artery's tilt.
 VESSELS = {"right": (0.415, 0.0), "left": (0.635, -0.015), "main": (0.530, -0.085)}
 TILT = {"right": 0.16, "left": 0.50, "main": 1.35}
-PE_CONTRAST = {1: 0.80, 2: 0.40, 3: 0.20}
+PE_CONTRAST = {1: 0.85, 2: 0.72, 3: 0.58}
 
 
 def plan_pe(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
@@ -62,7 +62,7 @@ def plan_pe(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
     params = {
         "place": place,
         "contrast": contrast(rng, difficulty, PE_CONTRAST),
-        "size": float(rng.uniform(0.92, 1.08)),
+        "size": float(rng.uniform(1.10, 1.22)),
     }
     text = {
         "No PE": "bright pulmonary arteries without a filling defect",
@@ -127,7 +127,7 @@ def draw_pe(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     chronic = label == "Chronic PE"
     hard = scene.difficulty - 1
     # Trapped air gives any lung a mosaic; chronic disease gives it a stronger one.
-    mosaic = rng.uniform(0.0, 0.03 + 0.02 * hard) + (0.12 * c if chronic else 0.0)
+    mosaic = rng.uniform(0.0, 0.02 + 0.01 * hard) + (0.16 * c if chronic else 0.0)
     volume, body = _chest(h, w, mid, anatomy, rng, mosaic)
     rows, columns = window(h, w, 0.52, mid, 0.27)
     x, y = grid(h, w)
@@ -178,11 +178,11 @@ def draw_pe(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         fleck = radius(
             x, y, 0.455 + 0.042 * np.cos(a), mid - 0.095 + 0.042 * np.sin(a), 0.022, 0.012, a + 1.57
         )
-        chest = mix(chest, 1.0, soft(fleck, 0.4) * rng.uniform(0.0, 0.9))
+        chest = mix(chest, 1.0, soft(fleck, 0.4) * rng.uniform(0.0, 0.5))
         streak = np.cos(np.arctan2(y - (mid - 0.085), x - 0.385) * 14) * np.exp(
             -radius(x, y, 0.385, mid - 0.085, 0.14, 0.14)
         )
-        chest = chest + np.float32(0.05 * hard) * streak
+        chest = chest + np.float32(0.025 * hard) * streak
         nx, ny = rng.uniform(0.44, 0.56), mid + rng.uniform(0.05, 0.08)
         chest = mix(chest, 0.46, soft(radius(x, y, nx, ny, 0.026, 0.020), 0.3) * 0.8)
     volume[:, rows, columns] = chest
@@ -197,7 +197,7 @@ def draw_pe(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
 # --------------------------------------------------------------------------------------------------
 
 HEAD_LABELS = ("No Hemorrhage", "Has Hemorrhage")
-HEAD_CONTRAST = {1: 1.0, 2: 0.36, 3: 0.14}
+HEAD_CONTRAST = {1: 1.0, 2: 0.75, 3: 0.52}
 
 
 def plan_head(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
@@ -213,7 +213,7 @@ def plan_head(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
         "side": side,
         "form": form,
         "contrast": contrast(rng, difficulty, HEAD_CONTRAST),
-        "size": float(rng.uniform(0.9, 1.1)),
+        "size": float(rng.uniform(1.20, 1.40)),
         "at": float(rng.uniform(-0.5, 0.5)),
     }
     return Scene(labels, difficulty, text, params)
@@ -276,7 +276,7 @@ def draw_head(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         regions = ((scene.labels[0], seen > 0.5),)
     if scene.difficulty > 1:  # beam hardening brightens patches of brain next to the skull
         volume = (
-            volume + np.float32(0.022 * scene.difficulty) * noise(rng, h, w, 5) * np.clip(r, 0.3, 1) * brain
+            volume + np.float32(0.012 * scene.difficulty) * noise(rng, h, w, 5) * np.clip(r, 0.3, 1) * brain
         )
     volume = blur(np.asarray(volume, np.float32), 0.45 + 0.1 * scene.difficulty)
     volume = volume + grain(rng, volume.shape, 0.016 * NOISE[scene.difficulty]) * (0.2 + scalp)
@@ -289,7 +289,7 @@ DATASETS = (
         name="pe-ct-mini",
         domain="ct",
         labels=PE_LABELS,
-        weights=(0.56, 0.17, 0.27),
+        weights=(1.0, 1.0, 1.0),
         question="What is the diagnosis of the patient in this chest CT?",
         kind="volume",
         plan=plan_pe,
@@ -300,7 +300,7 @@ DATASETS = (
         name="head-ct-mini",
         domain="ct",
         labels=HEAD_LABELS,
-        weights=(0.6, 0.4),
+        weights=(1.0, 1.0),
         question="Does this head CT of the patient show blood?",
         kind="volume",
         plan=plan_head,

@@ -53,14 +53,14 @@ def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
     text, shape = _WORDS[labels[0]]
     params = {
         "place": place,
-        "size": float(rng.uniform(0.20, 0.27)),
+        "size": float(rng.uniform(0.28, 0.33)),
         "contrast": contrast(rng, difficulty, FAINT),
     }
     return Scene(labels, difficulty, f"{shape} {text} in the {place}", params)
 
 
 def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
-    h, w = size_near(rng, 140, 156)
+    h, w = size_near(rng, 140, 156, 6)
     label, p = scene.labels[0], scene.params
     x, y = grid(h, w)
     fair = np.array([0.90, 0.72, 0.62]) * anatomy.uniform(0.92, 1.05) + anatomy.normal(0, 0.012, 3)
@@ -96,7 +96,7 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         k = 5
         a, d = rng.uniform(0, 2 * np.pi, k), rng.uniform(0.1, 0.7, k) * size
         nests = blur(
-            dots(h, w, np.stack([cx + d * np.cos(a), cy + d * np.sin(a)], -1), rng.uniform(0.020, 0.042, k)),
+            dots(h, w, np.stack([cx + d * np.cos(a), cy + d * np.sin(a)], -1), rng.uniform(0.035, 0.060, k)),
             1.0,
         )
         tone = mix(tone, np.array([0.34, 0.36, 0.50]), 0.9 * nests)
@@ -121,7 +121,7 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         scale = np.clip(noise(rng, h, w, 17) - 0.25, 0, 1) + np.clip(noise(rng, h, w, 40) - 0.8, 0, 1)
         tone = mix(tone, np.array([0.98, 0.94, 0.86]), np.clip(1.3 * scale, 0, 0.95))
     else:
-        base = np.array([0.62, 0.45, 0.27]) * rng.uniform(0.92, 1.08)
+        base = np.array([0.78, 0.61, 0.38]) * rng.uniform(0.92, 1.08)
         tone = mix(base, base * 0.78, np.clip(0.5 + 0.5 * noise(rng, h, w, 16), 0, 1))
         k = 26
         a, d = rng.uniform(0, 2 * np.pi, k), np.sqrt(rng.uniform(0, 0.75, k)) * size
@@ -129,21 +129,21 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         tone = mix(
             tone,
             np.array([0.99, 0.96, 0.84]),
-            0.95 * dots(h, w, centres[: k // 2], rng.uniform(0.008, 0.015, k // 2)),
+            0.95 * dots(h, w, centres[: k // 2], rng.uniform(0.016, 0.026, k // 2)),
         )
         tone = mix(
             tone,
             np.array([0.16, 0.10, 0.07]),
-            0.9 * dots(h, w, centres[k // 2 :], rng.uniform(0.008, 0.014, k - k // 2)),
+            0.9 * dots(h, w, centres[k // 2 :], rng.uniform(0.014, 0.022, k - k // 2)),
         )
     # A hard lesion is shallow, and most of it looks like any pigmented lesion: only a part shows its kind.
-    depth, kind = 0.30 + 0.70 * c, min(1.0, 0.22 + 0.90 * c)
+    depth, kind = 0.30 + 0.70 * c, min(1.0, 0.40 + 0.70 * c)
     plain = np.array([0.60, 0.40, 0.30]) * (1 + 0.12 * cloud[..., None])
     image = mix(skin, mix(plain, tone, np.full((h, w), kind)), body * np.float32(depth))
     halo = np.exp(-np.square((r - 1.08) / 0.16)) * (0.25 if label in ("BCC", "AKIEC") else 0.08)
     image = mix(image, np.array([0.86, 0.50, 0.45]), halo * depth)
 
-    count = int(anatomy.integers(3, 7)) * scene.difficulty
+    count = int(anatomy.integers(2, 5)) * scene.difficulty
     hairs = []
     for _ in range(count):
         px, py, a, bend = rng.uniform(0, 1), rng.uniform(0, h / w), rng.uniform(0, np.pi), rng.normal(0, 0.35)
@@ -168,7 +168,7 @@ DATASETS = (
         name="derm-mini",
         domain="dermoscopy",
         labels=LABELS,
-        weights=(0.13, 0.50, 0.14, 0.09, 0.14),
+        weights=(1.0, 1.0, 1.0, 1.0, 1.0),
         question="What is the diagnosis of the skin lesion in this dermoscopy image?",
         kind="image",
         plan=plan,

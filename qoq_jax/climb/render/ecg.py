@@ -7,8 +7,8 @@ from dataclasses import replace
 from qoq_jax.climb import ecg_simulator as sim
 from qoq_jax.climb.render.canvas import Dataset, Media, Rng, Scene, pick
 
-SEVERITY = {1: 1.0, 2: 0.48, 3: 0.20}
-NOISE_MV = {1: 0.012, 2: 0.030, 3: 0.055}
+SEVERITY = {1: 1.0, 2: 0.75, 3: 0.45}
+NOISE_MV = {1: 0.010, 2: 0.018, 3: 0.030}
 
 _WORDS = {
     "left bundle branch block": "wide QRS with left bundle branch block",
@@ -60,7 +60,7 @@ DATASETS = (
         name="ecg-mini",
         domain="ecg",
         labels=sim.LABELS,
-        weights=(0.34, 0.14, 0.09, 0.14, 0.13, 0.09, 0.07),
+        weights=(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
         question="What does this 12-lead ECG of the patient show?",
         kind="ecg",
         plan=plan,

@@ -36,7 +36,7 @@ _WORDS = {
     "Severe DR": "many dark blots and white cotton spots",
     "Proliferative DR": "new vessels and dark blood",
 }
-PLACES = {"upper": (0.50, 0.27), "lower": (0.50, 0.73), "temporal": (0.26, 0.50), "central": (0.47, 0.50)}
+PLACES = {"upper": (0.46, 0.34), "lower": (0.46, 0.66), "temporal": (0.31, 0.50), "central": (0.46, 0.50)}
 
 
 def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
@@ -48,7 +48,7 @@ def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
         "eye": eye,
         "place": place,
         "contrast": 0.30 + 0.70 * contrast(rng, difficulty),
-        "size": float(rng.uniform(0.17, 0.205)),
+        "size": float(rng.uniform(0.26, 0.29)),
     }
     return Scene(labels, difficulty, text, params)
 
@@ -92,7 +92,7 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     x, y = grid(h, w)
     mid = 0.5 * h / w
     field = radius(x, y, 0.5, mid, 0.475, 0.475)
-    tint = anatomy.uniform(0.9, 1.08)
+    tint = anatomy.uniform(0.97, 1.03)
     image = mix(
         np.array([0.86, 0.42, 0.17]) * tint,
         np.array([0.58, 0.22, 0.08]) * tint,
@@ -117,35 +117,42 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
             p["size"],
             np.float32(p["contrast"]),
         )
-        red, dark = np.array([0.50, 0.03, 0.03]), np.array([0.30, 0.02, 0.02])
+        red, dark = np.array([0.44, 0.02, 0.03]), np.array([0.30, 0.02, 0.02])
         grade = LABELS.index(label)
-        count = (0, 11, 8, 6, 4)[grade]
+        count = (0, 13, 10, 0, 0)[grade]
         image = mix(
             image,
             red,
-            0.92 * c * dots(h, w, _scatter(rng, count, cx, cy, reach * 0.9), np.full(count, 0.0135)),
+            0.92
+            * c
+            * dots(
+                h,
+                w,
+                _scatter(rng, count, cx, cy, reach * 0.9),
+                np.full(count, (0, 0.036, 0.020, 0, 0)[grade]),
+            ),
         )
         if grade == 2:
-            yellow = _scatter(rng, 12, cx, cy, reach * 0.75)
+            yellow = _scatter(rng, 26, cx, cy, reach * 0.85)
             image = mix(
                 image,
                 np.array([1.0, 0.92, 0.45]),
-                0.95 * c * dots(h, w, yellow, rng.uniform(0.010, 0.017, 12)),
+                0.95 * c * dots(h, w, yellow, rng.uniform(0.018, 0.030, 26)),
             )
         if grade == 3:
-            k = 13
+            k = 22
             blots = dots(
                 h,
                 w,
                 _scatter(rng, k, cx, cy, reach * 0.95),
-                rng.uniform(0.018, 0.032, k),
+                rng.uniform(0.034, 0.052, k),
                 None,
                 2,
                 rng.uniform(1, 1.3, k),
                 rng.uniform(0, 3, k),
             )
             image = mix(image, dark, 0.9 * c * blur(blots, 0.6))
-            wool = blur(dots(h, w, _scatter(rng, 4, cx, cy, reach * 0.8), np.full(4, 0.034)), 2.0)
+            wool = blur(dots(h, w, _scatter(rng, 7, cx, cy, reach * 0.85), np.full(7, 0.052)), 2.0)
             image = mix(image, np.array([0.97, 0.93, 0.80]), 0.85 * c * wool)
         if grade == 4:
             lines = []
@@ -153,10 +160,10 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
                 t = np.linspace(0, 1, 9)
                 wave = a + 1.1 * np.sin(5 * t + rng.uniform(0, 6))
                 px, py = cx + 0.8 * reach * t * np.cos(wave), cy - 0.03 + 0.8 * reach * t * np.sin(wave)
-                lines.append((list(zip(px, py, strict=True)), 1.1, 1.0))
+                lines.append((list(zip(px, py, strict=True)), 2.0, 1.0))
             image = mix(image, red, 0.9 * c * blur(strokes(h, w, lines), 0.4))
-            boat = soft(radius(x, y, cx, cy + 0.02, reach * 0.80, reach * 0.62), 0.15) * np.clip(
-                (y - cy - 0.02) * 60, 0, 1
+            boat = soft(radius(x, y, cx, cy + 0.02, reach * 0.95, reach * 0.90), 0.15) * np.clip(
+                (y - cy + 0.03) * 60, 0, 1
             )
             image = mix(image, dark, 0.95 * c * boat)
         regions = ((label, (radius(x, y, cx, cy, reach, reach) < 1) & (field < 0.99)),)
@@ -165,7 +172,7 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         image = mix(
             image,
             np.array([0.95, 0.75, 0.5]),
-            0.16 * (scene.difficulty - 1) * soft(radius(x, y, gx, gy, 0.2, 0.3), 1.6),
+            0.08 * (scene.difficulty - 1) * soft(radius(x, y, gx, gy, 0.2, 0.3), 1.6),
         )
     grain = np.float32(0.010 * NOISE[scene.difficulty]) * rng.standard_normal((h, w, 3), dtype=np.float32)
     image = blur(np.moveaxis(image + grain, -1, 0), 0.35 + 0.12 * scene.difficulty)
@@ -182,7 +189,7 @@ DATASETS = (
         name="fundus-mini",
         domain="fundus",
         labels=LABELS,
-        weights=(0.48, 0.12, 0.24, 0.07, 0.09),
+        weights=(1.0, 1.0, 1.0, 1.0, 1.0),
         question="What is the grade of diabetic retinopathy in this fundus photograph?",
         kind="image",
         plan=plan,

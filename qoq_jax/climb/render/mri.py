@@ -45,7 +45,7 @@ def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
         "side": side,
         "lobe": lobe,
         "contrast": contrast(rng, difficulty, FAINT),
-        "size": float(rng.uniform(0.9, 1.12)),
+        "size": float(rng.uniform(1.25, 1.42)),
     }
     return Scene(labels, difficulty, text, params)
 
@@ -82,8 +82,8 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
 
     hard = scene.difficulty - 1
     if hard:  # uneven tissue, and a slice through the base, whose dark cistern holds a gland of normal size
-        volume = volume + np.float32(0.035 * hard) * noise(rng, h, w, 7) * brain
-        if label != "Pituitary Tumor" and rng.random() < 0.5:
+        volume = volume + np.float32(0.018 * hard) * noise(rng, h, w, 7) * brain
+        if label != "Pituitary Tumor" and rng.random() < 0.3:
             base = mid - 0.03 + rng.uniform(-0.03, 0.03)
             cistern = radius(x, y, 0.5, base, 0.15, 0.115) / wobble(x, y, 0.5, base, rng, 0.12, (5,))
             volume = mix(volume, 0.10, 0.85 * soft(cistern, 0.15))
@@ -117,10 +117,10 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
             volume = mix(volume, 0.02, soft(radius(x, y, cx + k * 0.125, cy + 0.01, 0.020, 0.020), 0.4))
         regions = ((label, np.broadcast_to(t < 1.0, volume.shape)),)
     # The coil is nearer to one side; a hard scan also shows a ghost of a moving head.
-    volume = np.asarray(volume, np.float32) * (1 + np.float32(0.10) * noise(rng, h, w, 2))
+    volume = np.asarray(volume, np.float32) * (1 + np.float32(0.06) * noise(rng, h, w, 2))
     if hard:
         ghost = np.roll(volume, int(rng.integers(9, 16)), axis=1)
-        volume = volume + np.float32(0.05 * hard) * ghost
+        volume = volume + np.float32(0.03 * hard) * ghost
     volume = blur(volume, 0.40 + 0.12 * scene.difficulty)
     volume = np.abs(volume + grain(rng, volume.shape, 0.014 * NOISE[scene.difficulty]))
     return Media(pixels=to_uint8(volume, STEP), regions=regions)
@@ -131,7 +131,7 @@ DATASETS = (
         name="brain-mri-mini",
         domain="mri",
         labels=LABELS,
-        weights=(0.28, 0.24, 0.26, 0.22),
+        weights=(1.0, 1.0, 1.0, 1.0),
         question="What is the diagnosis of the patient in this brain MRI?",
         kind="volume",
         plan=plan,

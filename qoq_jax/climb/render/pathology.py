@@ -66,7 +66,7 @@ NUCLEUS, DARK, KERATIN = (
 def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
     label, place = labels[0], pick(rng, tuple(PLACES))
     text = f"{TUMOURS[label]} in the {place}" if label in TUMOURS else _BENIGN[label]
-    size = float(rng.uniform(0.30, 0.36) - 0.065 * (difficulty - 1))
+    size = float(rng.uniform(0.41, 0.45) - 0.035 * (difficulty - 1))
     return Scene(labels, difficulty, text, {"place": place, "size": size})
 
 
@@ -197,7 +197,7 @@ def _tumour(rng: Rng, h: int, w: int, label: str) -> np.ndarray:
 
 def _follicle(image: np.ndarray, rng: Rng, difficulty: int) -> np.ndarray:
     """Benign tissue of a hard tile may hold a crowd of lymphocytes, dark but no tumour."""
-    if difficulty == 1 or rng.random() < 0.3:
+    if difficulty == 1 or rng.random() < 0.5:
         return image
     h, w = image.shape[:2]
     reach, centre = rng.uniform(0.12, 0.22), rng.uniform((0.25, 0.25), (0.75, 0.75))
@@ -220,12 +220,12 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     else:
         host = _follicle(host, rng, scene.difficulty)
     # Stain and focus differ between laboratories; a hard tile is pale and out of focus.
-    pale = (0.0, 0.2, 0.42)[scene.difficulty - 1]
+    pale = (0.0, 0.12, 0.25)[scene.difficulty - 1]
     stain = (anatomy.uniform(0.97, 1.03) + np.array([0.0, 1.0, 0.3]) * anatomy.uniform(-0.05, 0.02)).astype(
         np.float32
     )
     image = mix(host * stain, np.array([0.93, 0.82, 0.90]), np.full((h, w), pale, np.float32))
-    image = np.moveaxis(blur(np.moveaxis(image, -1, 0), (0.35, 1.1, 1.9)[scene.difficulty - 1]), 0, -1)
+    image = np.moveaxis(blur(np.moveaxis(image, -1, 0), (0.35, 0.8, 1.2)[scene.difficulty - 1]), 0, -1)
     image = image + np.float32(0.012 * NOISE[scene.difficulty]) * rng.standard_normal(
         (h, w, 3), dtype=np.float32
     )
@@ -237,7 +237,7 @@ DATASETS = (
         name="path-mini",
         domain="pathology",
         labels=LABELS,
-        weights=(0.2, 0.2, 0.2, 0.2, 0.2),
+        weights=(1.0, 1.0, 1.0, 1.0, 1.0),
         question="What is the diagnosis of the tissue in this pathology image?",
         kind="image",
         plan=plan,

@@ -41,9 +41,9 @@ def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
         "Malignant": f"irregular tall mass with a dark shadow behind it in the {side}",
     }[labels[0]]
     params = {
-        "x": {"left": 0.32, "middle": 0.50, "right": 0.68}[side] + float(rng.uniform(-0.04, 0.04)),
-        "y": float(rng.uniform(0.36, 0.44)),
-        "size": float(rng.uniform(0.105, 0.135)),
+        "x": {"left": 0.34, "middle": 0.50, "right": 0.66}[side] + float(rng.uniform(-0.03, 0.03)),
+        "y": float(rng.uniform(0.37, 0.41)),
+        "size": float(rng.uniform(0.155, 0.180)),
         "contrast": contrast(rng, difficulty, FAINT),
     }
     return Scene(labels, difficulty, text, params)
@@ -85,13 +85,13 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
             r = radius(x, y, cx, cy, size * 1.45, size * 0.82, rng.uniform(-0.12, 0.12)) / wobble(
                 x, y, cx, cy, rng, 0.03
             )
-            half, behind = size * 1.2, 1 + 0.75 * c
+            half, behind = size * 1.2, 1 + 1.4 * c
             rim, dark, edge = 0.12, 0.07, 0.12
         else:
             r = radius(x, y, cx, cy, size * 0.86, size * 1.22, rng.uniform(-0.2, 0.2)) / wobble(
                 x, y, cx, cy, rng, 0.20, (3, 5, 7, 9)
             )
-            half, behind = size * 0.8, 1 - 0.85 * c
+            half, behind = size * 0.8, 1 - 0.92 * c
             rim, dark, edge = 0.30, 0.10, 0.35
         band = np.clip(1.3 - np.abs(ray - along) * (cy - apex) / half, 0, 1) * np.clip(
             (depth - (cy - 0.02)) * 9, 0, 1
@@ -102,13 +102,13 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         region = r < 1.03
     if scene.difficulty > 1:  # shadows of poor contact, and a fat lobule that looks like a mass
         contact = rng.uniform(-0.4, 0.4)
-        tissue = tissue * (1 - 0.35 * np.exp(-np.square((ray - contact) / 0.05)))
+        tissue = tissue * (1 - 0.18 * np.exp(-np.square((ray - contact) / 0.05)))
         fx, fy = rng.uniform(0.2, 0.8), 0.14 + rng.uniform(0, 0.03)
-        tissue = mix(tissue, 0.20, 0.6 * soft(radius(x, y, fx, fy, 0.07, 0.03), 0.4))
+        tissue = mix(tissue, 0.20, 0.35 * soft(radius(x, y, fx, fy, 0.07, 0.03), 0.4))
 
     # Speckle: the length of a sum of random phasors, correlated more across than along the beam; it changes
     # as the probe drifts.
-    strength = (0.55, 0.75, 0.92)[scene.difficulty - 1]
+    strength = (0.50, 0.62, 0.75)[scene.difficulty - 1]
     frames, masks = [], []
     drift = np.rint(3.0 * np.sin(np.linspace(0, rng.uniform(2, 4), FRAMES) + rng.uniform(0, 6))).astype(int)
     field = rng.standard_normal((2, h + 24, w + 24), dtype=np.float32)
@@ -137,7 +137,7 @@ DATASETS = (
         name="breast-us-mini",
         domain="ultrasound",
         labels=LABELS,
-        weights=(0.24, 0.28, 0.48),
+        weights=(1.0, 1.0, 1.0),
         question="What is the diagnosis of the patient in this breast ultrasound?",
         kind="video",
         plan=plan,
