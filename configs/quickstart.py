@@ -35,7 +35,7 @@ def get_config(arg: str = "drpo"):
     config.rl.kl_coefficient = 1e-3
     # A batch has two questions of a domain, too few to cluster: temperatures are taken over the last 256 of each as well.
     config.rl.drpo.history_size = 256
-    config.rl.drpo.damping = False  # it halves most of the good answers' advantages and none of the bad ones' (docs/rl.md)
+    config.rl.drpo.damping = False  # it weakens good answers only (docs/rl.md); the published code has none
     config.rl.algorithm = "grpo" if arg == "grpo" else "drpo"
     if arg == "smoke":
         config.data.mini_rows = 400

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +20,8 @@ EXAMPLES = """examples:
   qoq report runs/quickstart
 """
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code (0 done, 1 a run failed, 2 a mistake in config or arguments, 130 Ctrl-C)."""
@@ -32,9 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except QoqError as error:
         print(f"qoq: {error}", file=sys.stderr)
         return error.exit_code
-    except OSError as error:  # a full disk, a folder that may not be written, ...; what was committed before is intact
-        print(f"qoq: {error.filename or 'cannot go on'}: {error.strerror or error} (mend: free disk space, or choose another "
-              "data.root or workdir)", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        print(f"qoq: {error.filename or 'cannot write'}: {error.strerror} (mend: free disk space, or choose another data.root or "
+              "workdir)", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)

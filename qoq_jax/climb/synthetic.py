@@ -125,12 +125,9 @@ def counts(size: int, imbalance: str) -> dict[str, dict[str, int]]:
     return out
 
 
-def _label_sets(
-    data: Dataset, split: str, rows: int, imbalance: str, rng: np.random.Generator
-) -> list[tuple[str, ...]]:
-    """The label set of each row; labels are equally frequent in evaluation and balanced rows."""
-    natural = split == "train" and imbalance == "climb"
-    each = _split_evenly(rows, data.weights if natural else [1.0] * len(data.labels))
+def _label_sets(data: Dataset, rows: int, rng: np.random.Generator) -> list[tuple[str, ...]]:
+    """The label set of each row; within a data set labels are equally frequent."""
+    each = _split_evenly(rows, [1.0] * len(data.labels))
     out = []
     for label, count in zip(data.labels, each, strict=True):
         partners = [pair for pair in data.pairs if label in pair]
@@ -147,7 +144,7 @@ def specs(seed: int, size: int, imbalance: str = "climb") -> list[RowSpec]:
     for split, per_dataset in counts(size, imbalance).items():
         for name, rows in per_dataset.items():
             rng = _rng(seed, "specs", split, name)
-            sets = _label_sets(DATASETS[name], split, rows, imbalance, rng)
+            sets = _label_sets(DATASETS[name], rows, rng)
             if split == "train":
                 levels = rng.choice((1, 2, 3), rows, p=DIFFICULTY_SHARES).tolist()
             else:  # sets are sorted by label: 1, 2, 3, 1, 2, 3 stratifies difficulty within each label

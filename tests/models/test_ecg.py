@@ -102,8 +102,9 @@ def cross_attention(block, x, visible):
 def test_attention_equals_a_masked_softmax(tiny, visible):
     params, _ = tiny
     block = jax.tree.map(lambda x: x[0], params["encoder"]["blocks"])
-    # Results of about 1: float32 cannot hold 1e-5 at the 35 that inputs of 1 give.
-    x = 0.1 * jax.random.normal(jax.random.key(2), (2, TINY.leads, TINY.patches, TINY.width))
+    # Results of about 1: float32 cannot hold an absolute 1e-5 at the 35 that this kernel would give.
+    block["out"] *= 0.03
+    x = jax.random.normal(jax.random.key(2), (2, TINY.leads, TINY.patches, TINY.width))
     visible = np.array(visible, bool)
     close(ecg._attention(block, x, jnp.asarray(visible))[:, :, visible],
           cross_attention(block, x, visible)[:, :, visible])

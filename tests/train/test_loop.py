@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ import pytest
 
 from qoq_jax import cli
 from qoq_jax.data import schema
+from qoq_jax.train import loop
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 TINY = [
@@ -149,3 +151,13 @@ def test_mistakes_are_one_clear_line(arguments, code, message, capsys):
     assert cli.main(arguments) == code
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1
+
+
+def test_a_full_disk_is_one_clear_line(monkeypatch, capsys):
+    def full(config):
+        raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+
+    monkeypatch.setattr(loop, "run", full)
+    assert cli.main(["train", f"--config={REPOSITORY / 'configs/quickstart.py'}"]) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("qoq: metrics.jsonl: No space left") and "mend:" in error and len(error.splitlines()) == 1

@@ -47,7 +47,6 @@ class Dataset:
     name: str
     domain: str
     labels: tuple[str, ...]
-    weights: tuple[float, ...]  # relative frequency of each label in an imbalanced training set
     question: str
     kind: str  # "image", "volume", "video", "ecg" or "image+ecg"
     plan: Callable[[Rng, tuple[str, ...], int], Scene]

@@ -168,7 +168,6 @@ DATASETS = (
         name="derm-mini",
         domain="dermoscopy",
         labels=LABELS,
-        weights=(1.0, 1.0, 1.0, 1.0, 1.0),
         question="What is the diagnosis of the skin lesion in this dermoscopy image?",
         kind="image",
         plan=plan,

@@ -60,7 +60,6 @@ DATASETS = (
         name="ecg-mini",
         domain="ecg",
         labels=sim.LABELS,
-        weights=(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
         question="What does this 12-lead ECG of the patient show?",
         kind="ecg",
         plan=plan,

@@ -189,7 +189,6 @@ DATASETS = (
         name="fundus-mini",
         domain="fundus",
         labels=LABELS,
-        weights=(1.0, 1.0, 1.0, 1.0, 1.0),
         question="What is the grade of diabetic retinopathy in this fundus photograph?",
         kind="image",
         plan=plan,

@@ -145,7 +145,6 @@ DATASETS = (
         name="mammo-mini",
         domain="mammography",
         labels=LABELS,
-        weights=(1.0, 1.0, 1.0, 1.0, 1.0),
         question="What is the BI-RADS category of this mammogram?",
         kind="image",
         plan=plan,

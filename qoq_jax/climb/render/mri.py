@@ -131,7 +131,6 @@ DATASETS = (
         name="brain-mri-mini",
         domain="mri",
         labels=LABELS,
-        weights=(1.0, 1.0, 1.0, 1.0),
         question="What is the diagnosis of the patient in this brain MRI?",
         kind="volume",
         plan=plan,

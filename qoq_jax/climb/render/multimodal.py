@@ -80,7 +80,6 @@ DATASETS = (
         name="icu-mini",
         domain="multimodal",
         labels=LABELS,
-        weights=(1.0, 1.0),
         question="Above are the chest X-ray and the ECG. Will the patient die within 48 hours?",
         kind="image+ecg",
         plan=plan,

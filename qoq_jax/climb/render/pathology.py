@@ -237,7 +237,6 @@ DATASETS = (
         name="path-mini",
         domain="pathology",
         labels=LABELS,
-        weights=(1.0, 1.0, 1.0, 1.0, 1.0),
         question="What is the diagnosis of the tissue in this pathology image?",
         kind="image",
         plan=plan,

@@ -137,7 +137,6 @@ DATASETS = (
         name="breast-us-mini",
         domain="ultrasound",
         labels=LABELS,
-        weights=(1.0, 1.0, 1.0),
         question="What is the diagnosis of the patient in this breast ultrasound?",
         kind="video",
         plan=plan,
