@@ -90,6 +90,7 @@ class SftConfig:
     samples: int = 48  # samples a batch that the media budget is made for
     limit: int = 0  # use only so many training rows (0 = all)
     diagnoses: bool = True  # False: teach format, boxes and findings, but hide the diagnosis (train/setup.py hide_diagnosis)
+    box_shrink: float = 0.0  # teach boxes whose edges lie up to this share of a side inside the gold box (train/setup.py shrink_boxes)
     lr: float = 1e-3
     warmup: int = 20
     schedule: str = "cosine"  # constant or cosine
@@ -296,6 +297,8 @@ def _check(config: Config) -> None:
     for path in _POSITIVE:
         if get(path) <= 0:
             raise ConfigError(f"{path} = {get(path)} must be positive")
+    if not 0 <= config.sft.box_shrink < 0.5:
+        raise ConfigError(f"sft.box_shrink = {config.sft.box_shrink} must be in [0, 0.5)")
     if config.rl.rollouts < 2:
         raise ConfigError("rl.rollouts = 1 leaves nothing to compare", mend="use at least 2")
     for rows, name in ((config.sft.rows, "sft.rows"), (config.rl.questions, "rl.questions"), (config.eval.rows, "eval.rows")):
