@@ -11,6 +11,7 @@ EXTRAS = {
     "samples": READERS,
     "video": ["opencv-python-headless>=4.9"],
     "wandb": ["wandb>=0.17"],
+    "parity": ["torch>=2.8"],  # the reference implementations that tests and benchmarks compare with; never needed to run
     "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100"],
 }
 

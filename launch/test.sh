@@ -7,5 +7,5 @@ cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv-test}
 source launch/venv.sh
 
-install_into_venv dev,samples
+install_into_venv dev,samples,parity
 exec "$VENV/bin/python" -m pytest -n 2 -q "$@"
