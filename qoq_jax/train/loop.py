@@ -21,6 +21,7 @@ import numpy as np
 from qoq_jax import config as config_lib
 from qoq_jax.config import Config
 from qoq_jax.data import pipeline
+from qoq_jax.data.packing import empty_batch
 from qoq_jax.errors import CheckpointError, ConfigError, QoqError
 from qoq_jax.evaluation import report, runner
 from qoq_jax.models import spec, vlm
@@ -63,9 +64,11 @@ def run_sft(setup: Setup, params):
     """Supervised warm start on gold answers; returns the final parameters."""
     cfg = setup.config
     stage = Stage(setup, "sft", cfg.sft.steps, cfg.sft.save_every,
-                  make_optimizer(cfg.optimizer, schedule(cfg.sft.schedule, cfg.sft.lr, cfg.sft.warmup, cfg.sft.steps)),
-                  setup.training_iterator("sft"), params)
+                  make_optimizer(cfg.optimizer, schedule(cfg.sft.schedule, cfg.sft.lr, cfg.sft.warmup, cfg.sft.steps)), params)
     step_fn = steps.make_sft_step(setup.model, stage.optimizer, cfg.sft.accumulate, stage.state)
+    if stage.start < stage.total:  # compiled before the data are asked for, which may still be on their way
+        step_fn = step_fn.lower(stage.state, setup.put(empty_batch(setup.training_budget("sft")))).compile()
+    stage.feed(setup.training_iterator("sft"))
 
     def one(state: TrainState, step: int):
         batch, samples = next(stage.data)
@@ -85,7 +88,8 @@ def run_rl(setup: Setup, params):
         raise ConfigError("stage rl needs a warm start", mend="put sft before rl in stages")
     stage = Stage(setup, "rl", rl.steps, rl.save_every,
                   make_optimizer(cfg.optimizer, schedule(rl.schedule, rl.lr, rl.warmup, rl.steps * rl.minibatches)),
-                  setup.training_iterator("rl"), jax.tree.map(jnp.copy, params), empty_history(rl.drpo, rl.rollouts))
+                  jax.tree.map(jnp.copy, params), empty_history(rl.drpo, rl.rollouts))
+    stage.feed(setup.training_iterator("rl"))
     reference = params
     sampler = steps.make_sampler(setup.model, rl.rollouts, rl.response_tokens, rl.temperature, rl.top_p)
     scorer = steps.make_scorer(setup.model, rl.temperature)
@@ -198,18 +202,23 @@ class Clock:
 class Stage:
     """One stage's state, data and checkpoints, and the loop around its step."""
 
-    def __init__(self, setup: Setup, name: str, total: int, save_every: int, optimizer, data, params, history=None):
+    def __init__(self, setup: Setup, name: str, total: int, save_every: int, optimizer, params, history=None):
         self.setup, self.name, self.total, self.save_every = setup, name, total, save_every
-        self.optimizer, self.data = optimizer, data
+        self.optimizer, self.data, self._data_state = optimizer, None, None
         self._root = jax.random.fold_in(jax.random.key(setup.config.seed), {"sft": 1, "rl": 2}[name])
         self._checkpoints = Checkpointer(os.path.join(setup.config.workdir, "checkpoints", name), setup.model)
         self.state = create(self.key(0), setup.model, optimizer, setup.mesh, params, history)
         self.start = 0
         if self._checkpoints.latest() is not None:
-            self.state, data_state, self.start = self._checkpoints.restore(self.state)
+            self.state, self._data_state, self.start = self._checkpoints.restore(self.state)
             if self.start < total:
-                data.set_state(data_state)
                 print(f"{name}: going on from step {self.start} of {total}")
+
+    def feed(self, data: pipeline.BatchIterator) -> None:
+        """Gives the stage its batches, from where the checkpoint left them."""
+        self.data = data
+        if self._data_state is not None and self.start < self.total:
+            data.set_state(self._data_state)
 
     def key(self, step: int) -> jax.Array:
         """The PRNG key of a step."""
