@@ -91,7 +91,7 @@ def frame_sizes(patch_hw: jax.Array, patch_frame: jax.Array) -> jax.Array:
 
 
 def position_embeddings(table: jax.Array, side: int, patch_hw: jax.Array, patch_frame: jax.Array) -> jax.Array:
-    """Learned positions [S*S,W], stretched over each frame corner to corner, bilinear -> [R,P,W] in the table's dtype."""
+    """Learned positions [S*S,W], stretched over each frame corner to corner, bilinear -> float32 [R,P,W]."""
     last = jnp.maximum(frame_sizes(patch_hw, patch_frame) - 1, 1).astype(jnp.float32)
     place = patch_hw.astype(jnp.float32) * (side - 1) / last  # [R,P,2], in 0 .. S-1
     low = jnp.floor(place)
@@ -101,8 +101,8 @@ def position_embeddings(table: jax.Array, side: int, patch_hw: jax.Array, patch_
     total = 0.0
     for row, row_weight in ((low[..., 0], 1 - share[..., 0]), (high[..., 0], share[..., 0])):
         for column, column_weight in ((low[..., 1], 1 - share[..., 1]), (high[..., 1], share[..., 1])):
-            weight = (row_weight * column_weight).astype(table.dtype)
-            total += jnp.take(table, row * side + column, axis=0) * weight[..., None]
+            values = jnp.take(table, row * side + column, axis=0).astype(jnp.float32)
+            total += values * (row_weight * column_weight)[..., None]
     return total
 
 
