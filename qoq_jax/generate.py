@@ -64,7 +64,7 @@ def one_row(setup, sample) -> Budget:
     rows = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
     return Budget(rows=rows, tokens=setup.config.data.max_prompt_tokens, media_rows=rows,
                   patches=len(sample["patches"]), ecgs=len(sample["ecg"]), max_per_row=1, ecg_tokens=setup.model.ecg_tokens,
-                  pad_id=setup.model.pad_id)
+                  pad_id=setup.model.pad_id, patch_dim=setup.model.vision.patch_dim)
 
 
 def picture(arguments, meta, boxes) -> None:
