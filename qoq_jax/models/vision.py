@@ -116,7 +116,9 @@ def cosine_basis(shape: tuple[int, int]) -> np.ndarray:
 
 
 def normalise(patches: jax.Array, cfg: VisionConfig, dtype) -> jax.Array:
-    """uint8 [R,P,C*f*p*p] -> (x / 255 - mean) / std per colour channel, in `dtype`."""
+    """uint8 [R,P,C*f*p*p] -> (x / 255 - mean) / std per colour channel, in `dtype`; floats are normalised already."""
+    if jnp.issubdtype(patches.dtype, jnp.floating):
+        return patches.astype(dtype)
     per_channel = cfg.temporal_patch_size * cfg.patch_size**2
     mean = np.repeat(np.array(IMAGE_MEAN, np.float32), per_channel)
     std = np.repeat(np.array(IMAGE_STD, np.float32), per_channel)
