@@ -92,7 +92,9 @@ def shape_of(sample: Mapping[str, Any]) -> tuple[int, int, int]:
     return bucket(len(sample["input_ids"])), bucket(patches, 64) if patches else 0, len(sample["ecg"])
 
 
-def make_batch(samples: Sequence[Mapping[str, Any]], shape: tuple[int, int, int], rows: int, cfg: VlmConfig) -> dict[str, np.ndarray]:
+def make_batch(
+    samples: Sequence[Mapping[str, Any]], shape: tuple[int, int, int], rows: int, cfg: VlmConfig
+) -> dict[str, np.ndarray]:
     """One prompt a row, each with its own media row, padded to `rows` rows. Floats when one sample has normalised patches."""
     tokens, patches, ecgs = shape
     budget = Budget(rows=rows, tokens=tokens, media_rows=rows, patches=patches, ecgs=ecgs, max_per_row=1,
@@ -196,7 +198,8 @@ def _decode(cfg: VlmConfig, params, slots: Slots, control: dict[str, jax.Array],
         hidden, cache = vlm.decode_step(params, cfg, token, jnp.broadcast_to(positions, (shape[0], 3, shape[1])), slots.cache)
         row_free, slot_free = ended.any(axis=1), ended.any(axis=1) & ~going.any(axis=1)
         stop = (row_free & control["more"]).any() | (slot_free.any() & control["waiting"]) | ~going.any()
-        return step + 1, slots.replace(hidden=hidden, cache=cache), going, write(tokens, token), write(logprobs, logprob), count, stop
+        slots = slots.replace(hidden=hidden, cache=cache)
+        return step + 1, slots, going, write(tokens, token), write(logprobs, logprob), count, stop
 
     carry = (jnp.zeros((), jnp.int32), slots, control["live"], jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32),
              jnp.zeros(shape[:2], jnp.int32), ~control["live"].any())
@@ -249,8 +252,9 @@ class Engine:
         for shape, group in self._by_shape(range(len(samples)), samples):
             most = max((1 << 28) // (shape[0] * self._cfg.decoder.vocab_size), 1)
             for part, rows in self._parts(group, shape, most):
+                batch = self._put(make_batch([samples[i] for i in part], shape, rows, self._cfg))
                 with self._on_mesh():
-                    values = self._run["logits"](self._params, self._put(make_batch([samples[i] for i in part], shape, rows, self._cfg)))
+                    values = self._run["logits"](self._params, batch)
                 for row, i in enumerate(part):
                     out[i] = np.asarray(values[row])[: len(samples[i]["input_ids"])]
         return out
@@ -347,9 +351,9 @@ class Engine:
             for part, rows in self._parts(group, shape):
                 at = np.full(rows, count, np.int32)
                 at[: len(part)] = [arriving[i] for i in part]
+                batch = self._put(make_batch([samples[i] for i in part], shape, rows, self._cfg))
                 with self._on_mesh():
-                    slots = self._run["admit"](self._params, slots,
-                                               self._put(make_batch([samples[i] for i in part], shape, rows, self._cfg)), at)
+                    slots = self._run["admit"](self._params, slots, batch, at)
                 self.prefills += len(part)
         return slots
 

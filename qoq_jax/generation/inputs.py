@@ -170,7 +170,8 @@ def _processed(sample, name, model: VlmConfig, process: ProcessConfig, tokenizer
     del tokenizer
     ids = np.asarray(sample["input_ids"])
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
-        raise DataError(f"is {ids.dtype} {list(ids.shape)}", where=f"{name}, input_ids", mend="give integers [T], without a batch axis")
+        raise DataError(f"is {ids.dtype} {list(ids.shape)}", where=f"{name}, input_ids",
+                        mend="give integers [T], without a batch axis")
     if ids.min() < 0 or ids.max() >= max(model.decoder.vocab_size, model.ecg_token_id + 1):
         raise DataError(f"ids run from {ids.min()} to {ids.max()}, the vocabulary has {model.decoder.vocab_size}",
                         where=f"{name}, input_ids", mend="use the tokenizer of the model")
