@@ -25,7 +25,7 @@ from qoq_jax.rl.rewards import RewardConfig
 class ModelConfig:
     """Which model, and how it computes."""
 
-    variant: str = "nano"  # a name of models/variants.py: nano, 3b, 7b, 32b, 72b
+    variant: str = "nano"  # a name of models/variants.py: nano, 3b, 7b, 32b, 72b, qwen3-2b, -4b, -8b, -32b
     tokenizer: str = "nano"  # "nano", or a Hugging Face directory that holds tokenizer.json
     ecg_tokens: int = 1  # tokens an ECG: 1 (pooled), 50 (a time step each) or 400 (a lead and time step each)
     compute_dtype: str = "float32"  # float32 or bfloat16; master weights are always float32

@@ -25,12 +25,11 @@ import numpy as np
 from qoq_jax.data import chat, images, positions, readers, schema
 from qoq_jax.data.tokenizer import END_OF_TURN, Tokenizer
 from qoq_jax.errors import ConfigError, DataError
-from qoq_jax.models.variants import VlmConfig
+from qoq_jax.models.variants import Qwen3VisionConfig, VlmConfig
 
 TEXT, VISION, ECG = 0, 1, 2  # values of media_kind
 ECG_SHAPE = (8, 2500)
 MAX_MILLIVOLT = 50.0  # no surface ECG is larger; a signal in µV or in ADC units is
-PATCH_DIM = 3 * 2 * 14 * 14
 
 # numpy parses .npy headers with `ast`, which fails at random in two threads of CPython 3.11 (gh-106905).
 _NPZ_LOCK = threading.Lock()
@@ -42,7 +41,8 @@ class ProcessConfig:
 
     Attributes:
       image_token_id, video_token_id, ecg_token_id: pad tokens of the media.
-      window: side of a vision window in pixels. patch, merge, temporal: as in VisionConfig.
+      window: side of a vision window in pixels, 0 = none. patch, merge, temporal: as in VisionConfig.
+      timestamps: each temporal step of a video has its time as text before it, and none in its positions (Qwen3-VL).
       ecg_tokens: tokens an ECG takes.
       tokens_per_second: M-RoPE time steps a second of video.
       min_pixels, max_pixels: bounds of an image's area after the resize.
@@ -61,6 +61,7 @@ class ProcessConfig:
     patch: int = 14
     merge: int = 2
     temporal: int = 2
+    timestamps: bool = False
     ecg_tokens: int = 50
     tokens_per_second: float = 2
     min_pixels: int = 65_536
@@ -83,6 +84,7 @@ class ProcessConfig:
             patch=model.vision.patch_size,
             merge=model.vision.merge_size,
             temporal=model.vision.temporal_patch_size,
+            timestamps=isinstance(model.vision, Qwen3VisionConfig),
             ecg_tokens=model.ecg_tokens,
             tokens_per_second=model.tokens_per_second,
             **budget,
@@ -94,6 +96,11 @@ class ProcessConfig:
                 mend="lower max_pixels and frame_max_pixels",
             )
         return made
+
+    @property
+    def patch_dim(self) -> int:
+        """Values in one flat patch."""
+        return 3 * self.temporal * self.patch**2
 
     def token_ids(self) -> dict[str, int]:
         """Ids to compare with the tokenizer: `tokenizer.check(cfg.token_ids())`."""
@@ -151,7 +158,7 @@ def process(
       media_kind int8 [t]: 0 text, 1 vision, 2 ECG; media_index int32 [t]: which vision (0..u-1) or ECG
         (0..e*ecg_tokens-1) token of the sample stands there, -1 for text. Vision tokens are numbered in the
         window order in which the vision tower emits them.
-      patches uint8 [n, 1176], patch_hw int32 [n, 2], patch_frame, patch_window int32 [n]: see images.py.
+      patches uint8 [n, patch_dim], patch_hw int32 [n, 2], patch_frame, patch_window int32 [n]: see images.py.
       ecg float32 [e, 8, 2500] in mV.
       meta: SampleMeta.
 
@@ -209,8 +216,15 @@ def prompt_ids(
 ) -> list[int]:
     """Token ids of the prompt with the pads of its media; DataError when it is longer than cfg.max_prompt_tokens."""
     still, moving = ([t * h * w // cfg.merge**2 for t, h, w in grids] for grids in (image_grids, video_grids))
+    times = positions.step_times(cfg.frames, cfg.seconds_per_grid, cfg.temporal)
     parts = chat.prompt_parts(
-        problem, images=still, videos=moving, ecgs=[cfg.ecg_tokens] * ecgs, system=cfg.system, where=where
+        problem,
+        images=still,
+        videos=moving,
+        ecgs=[cfg.ecg_tokens] * ecgs,
+        video_times=[times] * len(moving) if cfg.timestamps else (),
+        system=cfg.system,
+        where=where,
     )
     with naming(where):
         prompt = tokenizer.encode_parts(parts)
@@ -248,20 +262,21 @@ def arrange(
     """
     if (found := int((ids == cfg.ecg_token_id).sum())) != len(ecg) * cfg.ecg_tokens:
         raise DataError(f"{found} ECG tokens for {len(ecg)} ECGs of {cfg.ecg_tokens} tokens each")
+    steps = positions.single_steps(video_grids) if cfg.timestamps else video_grids
     rope = positions.rope_positions(
         ids,
         image_token_id=cfg.image_token_id,
         video_token_id=cfg.video_token_id,
         image_grids=image_grids,
-        video_grids=video_grids,
-        second_per_grid=[cfg.seconds_per_grid] * len(video_grids),
+        video_grids=steps,
+        second_per_grid=[cfg.seconds_per_grid] * len(steps),
         tokens_per_second=cfg.tokens_per_second,
         merge=cfg.merge,
     )
     order, patch_hw, patch_frame, patch_window = images.window_order(
         [*image_grids, *video_grids], window=cfg.window, patch=cfg.patch, merge=cfg.merge
     )
-    size, unit = 3 * cfg.temporal * cfg.patch**2, cfg.merge**2
+    size, unit = cfg.patch_dim, cfg.merge**2
     stacked = np.concatenate(patches) if len(patches) else np.zeros((0, size), np.uint8)
     kind, index = _media_tokens(ids, cfg, order)
     return {

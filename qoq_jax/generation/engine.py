@@ -28,7 +28,7 @@ from flax import struct
 
 from qoq_jax.data.packing import Budget, GroupPacker, empty_batch
 from qoq_jax.generation import sampling
-from qoq_jax.models import vision, vlm
+from qoq_jax.models import vlm
 from qoq_jax.models.decoder import KVCache
 from qoq_jax.models.variants import VlmConfig
 from qoq_jax.parallel import mesh as mesh_lib
@@ -98,14 +98,14 @@ def make_batch(
     """One prompt a row, each with its own media row, padded to `rows` rows. Floats when one sample has normalised patches."""
     tokens, patches, ecgs = shape
     budget = Budget(rows=rows, tokens=tokens, media_rows=rows, patches=patches, ecgs=ecgs, max_per_row=1,
-                    ecg_tokens=cfg.ecg_tokens, pad_id=cfg.pad_id)
+                    ecg_tokens=cfg.ecg_tokens, pad_id=cfg.pad_id, patch_dim=cfg.vision.patch_dim)
     batch = empty_batch(budget)
     floats = any(sample["patches"].dtype != np.uint8 for sample in samples)
-    batch["patches"] = np.zeros((rows, patches, cfg.vision.patch_dim), np.float32 if floats else np.uint8)
+    batch["patches"] = batch["patches"].astype(np.float32 if floats else np.uint8)
     for row, sample in enumerate(samples):
         if floats and sample["patches"].dtype == np.uint8:
             per_channel = cfg.vision.patch_dim // 3
-            mean, std = (np.repeat(np.array(x, np.float32), per_channel) for x in (vision.IMAGE_MEAN, vision.IMAGE_STD))
+            mean, std = (np.repeat(np.array(x, np.float32), per_channel) for x in (cfg.vision.pixel_mean, cfg.vision.pixel_std))
             sample = dict(sample, patches=(sample["patches"] / np.float32(255) - mean) / std)
         packer = GroupPacker(budget)
         packer.add(sample)

@@ -1,10 +1,11 @@
-"""Qwen2.5 decoder: grouped-query attention with multimodal rotary positions, SwiGLU, RMSNorm.
+"""Qwen2.5 and Qwen3 decoder: grouped-query attention with multimodal rotary positions, SwiGLU, RMSNorm.
 
 Source: Qwen2.5-VL technical report, arXiv 2502.13923; M-RoPE from Qwen2-VL, arXiv 2409.12191, section 2.1.
+Qwen3-VL technical report, arXiv 2511.21631: normed queries and keys, interleaved M-RoPE, DeepStack.
 
 Axis letters: B rows, T query tokens, S key tokens (S also: response length in the cache), D width, K kv
 heads, N query heads per kv head (H = K * N), h head dim, L layers, F mlp hidden, V vocabulary, G rollouts of
-a question.
+a question, R media rows, M vision tokens of a media row, J DeepStack layers.
 """
 
 from __future__ import annotations
@@ -31,17 +32,16 @@ def param_specs(cfg: DecoderConfig) -> dict:
     out_scale = residual_scale(L)
     at = "model.layers.{}."
 
-    def norm(key):
-        return {"scale": ParamSpec((L, D), ("layers", None), "ones", f"{at}{key}.weight", "vector")}
+    def norm(key, size=D):
+        return {"scale": ParamSpec((L, size), ("layers", None), "ones", f"{at}{key}.weight", "vector")}
 
     def projection(name, heads, axis):
         key = f"{at}self_attn.{name}_proj"
-        return {
-            "kernel": ParamSpec(
-                (L, D, heads, h), ("layers", "embed", axis, None), fan_in(D), f"{key}.weight", "linear"
-            ),
-            "bias": ParamSpec((L, heads, h), ("layers", axis, None), "zeros", f"{key}.bias", "vector"),
-        }
+        kernel = ParamSpec((L, D, heads, h), ("layers", "embed", axis, None), fan_in(D), f"{key}.weight", "linear")
+        if not cfg.qkv_bias:
+            return {"kernel": kernel}
+        bias = ParamSpec((L, heads, h), ("layers", axis, None), "zeros", f"{key}.bias", "vector")
+        return {"kernel": kernel, "bias": bias}
 
     def mlp(name, shape, axes, std):
         key = f"{at}mlp.{name}_proj.weight"
@@ -70,6 +70,8 @@ def param_specs(cfg: DecoderConfig) -> dict:
         },
         "final_norm": {"scale": ParamSpec((D,), (None,), "ones", "model.norm.weight", "vector")},
     }
+    if cfg.qk_norm:
+        specs["layers"] |= {f"{x}_norm": norm(f"self_attn.{x}_norm", h) for x in "qk"}
     if not cfg.tied_embeddings:
         specs["lm_head"] = ParamSpec(
             (cfg.vocab_size, D), ("vocab", "embed"), fan_in(D), "lm_head.weight", "tensor"
@@ -80,10 +82,15 @@ def param_specs(cfg: DecoderConfig) -> dict:
 def mrope_angles(cfg: DecoderConfig, positions: jax.Array) -> jax.Array:
     """positions int32 [B, 3, T] -> angles float32 [B, T, h/2].
 
-    Frequency i turns with the time, height or width position, by the section of mrope_section that holds i.
+    Frequency i turns with the time, height or width position: by the section of mrope_section that holds i, or,
+    interleaved, height at i = 1, 4, 7, ..., width at i = 2, 5, 8, ..., as often as their sections say, else time.
     """
     half = cfg.head_dim // 2
     section = np.repeat(np.arange(3), cfg.mrope_section)
+    if cfg.mrope_interleaved:
+        section = np.zeros(half, int)
+        for axis in (1, 2):
+            section[axis : 3 * cfg.mrope_section[axis] : 3] = axis
     frequency = cfg.rope_theta ** -(np.arange(half, dtype=np.float32) / half)
     chosen = positions.astype(jnp.float32)[:, section, :].swapaxes(1, 2)
     return chosen * frequency[None, None, :]
@@ -167,9 +174,12 @@ def _in_query_blocks(rows_of_queries, args, axes, out_axis: int) -> jax.Array:
 def _qkv(layer: dict, x: jax.Array, angles: jax.Array, cfg: DecoderConfig):
     """Normed input [B,T,D] -> rotated q [B,T,K,N,h], rotated k [B,T,K,h], v [B,T,K,h]."""
     B, T, _ = x.shape
-    q = layers.linear("btd,dnh->btnh", x, layer["q"]["kernel"], layer["q"]["bias"])
-    k = layers.linear("btd,dkh->btkh", x, layer["k"]["kernel"], layer["k"]["bias"])
-    v = layers.linear("btd,dkh->btkh", x, layer["v"]["kernel"], layer["v"]["bias"])
+    q = layers.linear("btd,dnh->btnh", x, layer["q"]["kernel"], layer["q"].get("bias"))
+    k = layers.linear("btd,dkh->btkh", x, layer["k"]["kernel"], layer["k"].get("bias"))
+    v = layers.linear("btd,dkh->btkh", x, layer["v"]["kernel"], layer["v"].get("bias"))
+    if cfg.qk_norm:
+        q = layers.rms_norm(q, layer["q_norm"]["scale"], cfg.norm_eps)
+        k = layers.rms_norm(k, layer["k_norm"]["scale"], cfg.norm_eps)
     q = constrain(layers.rotate(q, angles), ("batch", None, "heads", None))
     k = constrain(layers.rotate(k, angles), ("batch", None, "kv_heads", None))
     return q.reshape(B, T, cfg.num_kv_heads, -1, cfg.head_dim), k, v
@@ -186,12 +196,30 @@ def _mlp(layer: dict, x: jax.Array, cfg: DecoderConfig) -> jax.Array:
     return layers.swiglu(layers.rms_norm(x, layer["mlp_norm"]["scale"], cfg.norm_eps), layer["mlp"])
 
 
+def add_deepstack(x: jax.Array, layer: jax.Array, features: jax.Array, media_index: jax.Array) -> jax.Array:
+    """DeepStack (arXiv 2406.04334): adds features[layer] to the output x [B,T,D] of the first J layers.
+
+    features [J,R,M,D] belong to vision tokens, whose media_index [B,T] is in 0 .. M - 1; other tokens stay.
+    The layer's rows are gathered inside the scan over layers: a sum of zeros for the other L - J layers would
+    be as large as all activations, and a scan cut in two would copy the stacked weights.
+    """
+    J, _, M, _ = features.shape
+
+    def add(x):
+        seen = (media_index >= 0) & (media_index < M)
+        rows = layers.take_media(features[jnp.minimum(layer, J - 1)], jnp.where(seen, media_index, -1))
+        return x + jnp.where(seen[:, :, None], rows.astype(x.dtype), 0)
+
+    return jax.lax.cond(layer < J, add, lambda x: x, x)
+
+
 def forward(
     params: dict, cfg: VlmConfig, x, positions, segment, branch, *, shared: tuple[int, int] | None = None,
-    return_kv: bool = False,
+    return_kv: bool = False, deepstack: tuple[jax.Array, jax.Array] | None = None,
 ):  # fmt: skip
     """Embeddings [B,T,D] -> hidden [B,T,D] after the final norm.
 
+    deepstack: (features, media_index) of `add_deepstack`; None = nothing is added.
     shared: (prompt length, branches) of rows in the form that `shared_prompt_attention` needs; None = any.
     return_kv: returns (hidden, (keys, values)), each [L,B,T,K,h], keys rotated.
     """
@@ -204,13 +232,18 @@ def forward(
         else attention
     )
 
-    def block(x, layer):
+    def block(x, layer_and_index):
+        layer, i = layer_and_index
         q, k, v = _qkv(layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec)
         x = x + _output(layer, attend(q, k, v, segment, branch), dec)
-        x = constrain(x + _mlp(layer, x, dec), ("batch", None, None))
-        return x, (k, v) if return_kv else None
+        x = x + _mlp(layer, x, dec)
+        if deepstack:
+            x = add_deepstack(x, i, *deepstack)
+        return constrain(x, ("batch", None, None)), (k, v) if return_kv else None
 
-    x, kv = jax.lax.scan(layers.rematerialised(block, cfg.remat), x, params["layers"], unroll=_unroll(dec))
+    x, kv = jax.lax.scan(
+        layers.rematerialised(block, cfg.remat), x, (params["layers"], jnp.arange(dec.num_layers)), unroll=_unroll(dec)
+    )
     hidden = layers.rms_norm(x, params["final_norm"]["scale"], dec.norm_eps)
     return (hidden, kv) if return_kv else hidden
 

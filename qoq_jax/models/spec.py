@@ -29,7 +29,7 @@ from qoq_jax.errors import CheckpointError
 from qoq_jax.parallel import mesh as mesh_lib
 
 HF_LAYOUTS = ("", "tensor", "vector", "linear", "linear_out", "patches")
-PATCH_FRAMES = 2  # temporal_patch_size of every published Qwen2.5-VL
+PATCH_FRAMES = 2  # temporal_patch_size of every published Qwen2.5-VL and Qwen3-VL
 # Standard deviation of a unit normal cut at two standard deviations: initial values are divided by it.
 TRUNCATED_STD = 0.87962566103423978
 

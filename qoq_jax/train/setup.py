@@ -75,7 +75,8 @@ class Setup:
         return Budget(
             rows=rows, tokens=tokens, media_rows=data.media_rows, pad_id=self.model.pad_id,
             patches=max(math.ceil(per_media_row * patches / 16) * 16, data.max_patches),
-            ecgs=math.ceil(per_media_row * ecgs), max_per_row=1 if samples is None else 64, ecg_tokens=self.model.ecg_tokens)
+            ecgs=math.ceil(per_media_row * ecgs), max_per_row=1 if samples is None else 64, ecg_tokens=self.model.ecg_tokens,
+            patch_dim=self.model.vision.patch_dim)
 
     def rows(self, split: str) -> dict[str, list[schema.Row]]:
         """Rows of each source that has the split."""
