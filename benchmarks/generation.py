@@ -124,7 +124,8 @@ def main() -> None:
     ]
     print(f"\n{sum(p.numel() for p in theirs.parameters()) / 1e6:.0f} M parameters, float32; {os.cpu_count()} CPU cores "
           f"({platform.machine()}), python {platform.python_version()}, jax {jax.__version__}, torch {torch.__version__} "
-          f"({torch.get_num_threads()} threads), transformers {transformers.__version__}; largest difference of logits {difference:.1e}")
+          f"({torch.get_num_threads()} threads), transformers {transformers.__version__}")
+    print(f"largest difference of logits: {difference:.1e}")
     print(f"first call with compilation: forward {first_forward:.0f} s, generate {first:.0f} s")
     print(f"log-probs of 4096 positions x 152,064 words, forward and backward: {logprob_memory():.2f} GiB of temporaries\n")
     print("| | qoq_jax | transformers | ratio |\n|---|---|---|---|")

@@ -254,7 +254,7 @@ class KVCache:
 
     The response cache is a ring: every step writes one place for all responses, whenever each of them began, so
     that a response may start while others go on. The layout (keys with the tokens last, heads outermost) is the
-    fastest of those measured for the two products that read it: docs/performance.md.
+    fastest of those measured for the two products that read it: docs/generation.md.
 
     Attributes:
       prompt_k: [L, B, K, h, Tp] and prompt_v: [L, B, K, Tp, h], read by all G responses of a row, never repeated.
