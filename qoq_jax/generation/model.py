@@ -211,8 +211,9 @@ def process_config(cfg: VlmConfig, directory: str | None = None) -> ProcessConfi
     size = found.get("size") or {}
     low = found.get("min_pixels") or size.get("shortest_edge") or ProcessConfig.min_pixels
     high = found.get("max_pixels") or size.get("longest_edge") or ProcessConfig.max_pixels
+    high = min(high, room)
     return ProcessConfig.for_model(
-        cfg, min_pixels=low, max_pixels=min(high, room), frame_max_pixels=min(ProcessConfig.frame_max_pixels, room),
+        cfg, min_pixels=min(low, high // 4), max_pixels=high, frame_max_pixels=min(ProcessConfig.frame_max_pixels, room),
         max_prompt_tokens=MAX_PROMPT_TOKENS, max_response_tokens=MAX_NEW_TOKENS)
 
 
@@ -248,7 +249,7 @@ def _load_run(workdir: str, mesh, dtype) -> Model:
         params = jax.tree.map(lambda x: x.astype(dtype), params)
     if mesh is not None:
         params = jax.device_put(params, spec.shardings(vlm.param_specs(cfg), mesh))
-    return Model(cfg, params, setup.tokenizer, process=setup.process, mesh=mesh or setup.mesh,
+    return Model(cfg, params, setup.tokenizer, process=setup.process, mesh=setup.mesh if mesh is None else mesh,
                  source=f"stage {stage} of the run {workdir}")
 
 
