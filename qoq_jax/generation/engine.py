@@ -124,7 +124,7 @@ def _compiled(cfg: VlmConfig) -> dict[str, Callable]:
         "logits": jax.jit(lambda params, batch: vlm.logits(params, cfg, batch)),
         "empty": jax.jit(functools.partial(_empty, cfg), static_argnums=(0, 1, 2, 3)),
         "admit": jax.jit(functools.partial(_admit, cfg), donate_argnums=1),
-        "grow": jax.jit(_grow, static_argnums=1, donate_argnums=0),
+        "grow": jax.jit(_grow, static_argnums=3),
         "decode": jax.jit(functools.partial(_decode, cfg), donate_argnums=1, static_argnames=("length",)),
     }
 
@@ -153,14 +153,12 @@ def _admit(cfg: VlmConfig, params, slots: Slots, batch, at: jax.Array) -> Slots:
                          last=slots.last.at[at].set(last_position(batch), mode="drop"))
 
 
-def _grow(slots: Slots, places: int) -> Slots:
-    """More places for response tokens: the ring is unrolled, oldest first, into the beginning of a larger one."""
-    cache = slots.cache
-    old = cache.response_k.shape[-1]
+def _grow(keys: jax.Array, values: jax.Array, step: jax.Array, places: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(keys, values, step) with more response places: the ring is unrolled, oldest first, into the beginning of a larger one."""
+    old = keys.shape[-1]
     longer = lambda x, axis: jnp.pad(  # noqa: E731
-        jnp.roll(x, -(cache.step % old), axis), [(0, places - old if i == axis else 0) for i in range(x.ndim)])
-    return slots.replace(cache=cache.replace(
-        response_k=longer(cache.response_k, 5), response_v=longer(cache.response_v, 4), step=jnp.full((), old, jnp.int32)))
+        jnp.roll(x, -(step % old), axis), [(0, places - old if i == axis else 0) for i in range(x.ndim)])
+    return longer(keys, 5), longer(values, 4), jnp.full((), old, jnp.int32)
 
 
 def _decode(cfg: VlmConfig, params, slots: Slots, control: dict[str, jax.Array], *, length: int):
@@ -333,7 +331,8 @@ class Engine:
             while places - longest < CALL and places < most_places:
                 places = min(2 * places, most_places)
                 with self._on_mesh():
-                    slots = self._run["grow"](slots, places)
+                    grown = self._run["grow"](slots.cache.response_k, slots.cache.response_v, slots.cache.step, places)
+                slots = slots.replace(cache=slots.cache.replace(**dict(zip(("response_k", "response_v", "step"), grown))))
             control = fixed | {"start": start, "live": live, "keys": row_keys, "steps": np.int32(min(CALL, places - longest)),
                                "more": np.array([bool(t) for t in todo]), "waiting": np.bool_(bool(queue) and settings.refill)}
             with self._on_mesh():
