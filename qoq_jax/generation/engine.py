@@ -254,7 +254,7 @@ class Engine:
                 with self._on_mesh():
                     values = self._run["logits"](self._params, batch)
                 for row, i in enumerate(part):
-                    out[i] = np.asarray(values[row])[: len(samples[i]["input_ids"])]
+                    out[i] = np.array(values[row])[: len(samples[i]["input_ids"])]  # a copy that the caller may change
         return out
 
     def _by_shape(self, indices, samples):
