@@ -252,12 +252,17 @@ def forward(
 class KVCache:
     """Keys (rotated) and values of B prompts and of G responses each, written in place while sampling.
 
+    The response cache is a ring: every step writes one place for all responses, whenever each of them began, so
+    that a response may start while others go on. The layout (keys with the tokens last, heads outermost) is the
+    fastest of those measured for the two products that read it: docs/generation.md.
+
     Attributes:
-      prompt_k, prompt_v: [L, B, Tp, K, h], read by all G responses of a row, never repeated.
+      prompt_k: [L, B, K, h, Tp] and prompt_v: [L, B, K, Tp, h], read by all G responses of a row, never repeated.
       prompt_mask: bool [B, Tp], True at prompt tokens, False at padding.
-      response_k, response_v: [L, B, G, S, K, h]; positions >= step are not written yet.
-      step: int32 scalar, number of response tokens written. All responses of all rows are at the same step; a
-        finished one goes on writing pad tokens that nothing reads.
+      response_k: [L, B, K, G, h, S] and response_v: [L, B, K, G, S, h].
+      step: int32 scalar, steps written since the beginning; the next goes to place step mod S.
+      length: int32 [B, G], tokens of its present response that each row has written, at most S; a finished row
+        goes on writing pad tokens that nothing reads.
     """
 
     prompt_k: jax.Array
@@ -266,6 +271,7 @@ class KVCache:
     response_k: jax.Array
     response_v: jax.Array
     step: jax.Array
+    length: jax.Array
 
 
 def decode_step(params: dict, cfg: VlmConfig, x, positions, cache: KVCache) -> tuple[jax.Array, KVCache]:
@@ -274,32 +280,35 @@ def decode_step(params: dict, cfg: VlmConfig, x, positions, cache: KVCache) -> t
     The G responses stand where `forward` has tokens; each attends to the prompt and its own earlier tokens.
     """
     dec = cfg.decoder
+    B, G = x.shape[:2]
     angles = mrope_angles(dec, positions)
-    written = jnp.arange(cache.response_k.shape[3]) <= cache.step
-    mask = jnp.concatenate(
-        [cache.prompt_mask, jnp.broadcast_to(written[None], (x.shape[0], written.shape[0]))], axis=1
-    )[:, None, None, None, :]
-    prompt_length = cache.prompt_k.shape[2]
+    ring = cache.response_k.shape[-1]
+    place = cache.step % ring
+    age = (cache.step - jnp.arange(ring)) % ring  # 0 = written now, ring - 1 = the oldest
+    written = age[None, None] <= cache.length[:, :, None]
+    prompt_length = cache.prompt_k.shape[-1]
+    seen = jnp.broadcast_to(cache.prompt_mask[:, None], (B, G, prompt_length))
+    mask = jnp.concatenate([seen, written], axis=-1)[:, None, :, None, :]  # [B,1,G,1,Tp+S]
 
     def block(carry, layer_and_index):
         x, keys, values = carry
         layer, i = layer_and_index
         q, k, v = _qkv(layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec)
-        at = (i, 0, 0, cache.step, 0, 0)
-        keys = jax.lax.dynamic_update_slice(keys, k[None, :, :, None], at)
-        values = jax.lax.dynamic_update_slice(values, v[None, :, :, None], at)
+        q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B,K,G,N,h], [B,K,G,h]
+        keys = jax.lax.dynamic_update_slice(keys, k[None, ..., None], (i, 0, 0, 0, 0, place))
+        values = jax.lax.dynamic_update_slice(values, v[None, :, :, :, None], (i, 0, 0, 0, place, 0))
         scores = jnp.concatenate(
             [
-                jnp.einsum("bgknh,bskh->bgkns", q, cache.prompt_k[i], preferred_element_type=jnp.float32),
-                jnp.einsum("bgknh,bgskh->bgkns", q, keys[i], preferred_element_type=jnp.float32),
+                jnp.einsum("bkgnh,bkhs->bkgns", q, cache.prompt_k[i], preferred_element_type=jnp.float32),
+                jnp.einsum("bkgnh,bkghs->bkgns", q, keys[i], preferred_element_type=jnp.float32),
             ],
             axis=-1,
         )
         scores = jnp.where(mask, scores * dec.head_dim**-0.5, layers.MASKED)
         weights = jax.nn.softmax(scores).astype(v.dtype)
-        attended = jnp.einsum("bgkns,bskh->bgknh", weights[..., :prompt_length], cache.prompt_v[i])
-        attended += jnp.einsum("bgkns,bgskh->bgknh", weights[..., prompt_length:], values[i])
-        x = x + _output(layer, attended, dec)
+        attended = jnp.einsum("bkgns,bksh->bkgnh", weights[..., :prompt_length], cache.prompt_v[i])
+        attended += jnp.einsum("bkgns,bkgsh->bkgnh", weights[..., prompt_length:], values[i])
+        x = x + _output(layer, attended.swapaxes(1, 2), dec)
         return (x + _mlp(layer, x, dec), keys, values), None
 
     # The response cache is carried, not scanned over: a scanned-over cache would be copied at every step.
@@ -310,7 +319,9 @@ def decode_step(params: dict, cfg: VlmConfig, x, positions, cache: KVCache) -> t
         unroll=_unroll(dec),
     )
     hidden = layers.rms_norm(x, params["final_norm"]["scale"], dec.norm_eps)
-    return hidden, cache.replace(response_k=keys, response_v=values, step=cache.step + 1)
+    return hidden, cache.replace(
+        response_k=keys, response_v=values, step=cache.step + 1, length=cache.length + 1
+    )
 
 
 def embed_tokens(params: dict, cfg: VlmConfig, tokens: jax.Array) -> jax.Array:

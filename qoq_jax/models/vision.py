@@ -117,7 +117,9 @@ def cosine_basis(shape: tuple[int, int]) -> np.ndarray:
 
 
 def normalise(patches: jax.Array, cfg: PatchTower, dtype) -> jax.Array:
-    """uint8 [R,P,C*f*p*p] -> (x / 255 - mean) / std per colour channel, in `dtype`."""
+    """uint8 [R,P,C*f*p*p] -> (x / 255 - mean) / std per colour channel, in `dtype`; floats are normalised already."""
+    if jnp.issubdtype(patches.dtype, jnp.floating):
+        return patches.astype(dtype)
     per_channel = cfg.temporal_patch_size * cfg.patch_size**2
     mean = np.repeat(np.array(cfg.pixel_mean, np.float32), per_channel)
     std = np.repeat(np.array(cfg.pixel_std, np.float32), per_channel)

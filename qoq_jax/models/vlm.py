@@ -147,15 +147,16 @@ def init_cache(
 ) -> KVCache:
     """An empty response cache beside the prompts' keys and values [L,B,Tp,K,h] and their mask [B,Tp]."""
     L, B = prompt_k.shape[:2]
-    shape = (L, B, rollouts, max_new_tokens, cfg.decoder.num_kv_heads, cfg.decoder.head_dim)
-    empty = constrain(jnp.zeros(shape, prompt_k.dtype), (None, "batch", None, None, "kv_heads", None))
+    K, h = cfg.decoder.num_kv_heads, cfg.decoder.head_dim
+    rows = lambda x: constrain(x, (None, "batch", "kv_heads", *[None] * (x.ndim - 3)))  # noqa: E731
     return KVCache(
-        prompt_k=prompt_k,
-        prompt_v=prompt_v,
+        prompt_k=rows(jnp.transpose(prompt_k, (0, 1, 3, 4, 2))),
+        prompt_v=rows(jnp.transpose(prompt_v, (0, 1, 3, 2, 4))),
         prompt_mask=prompt_mask,
-        response_k=empty,
-        response_v=empty,
+        response_k=rows(jnp.zeros((L, B, K, rollouts, h, max_new_tokens), prompt_k.dtype)),
+        response_v=rows(jnp.zeros((L, B, K, rollouts, max_new_tokens, h), prompt_k.dtype)),
         step=jnp.zeros((), jnp.int32),
+        length=jnp.zeros((B, rollouts), jnp.int32),
     )
 
 
