@@ -7,6 +7,7 @@ user's function that is slow or not to be trusted. A worker that misses a deadli
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import multiprocessing
 import multiprocessing.connection
@@ -67,6 +68,11 @@ class RewardPool:
         """
         if not self._workers:
             return rewards.score_batch(texts, metas, self._cfg), 0
+        for i, worker in enumerate(self._workers):  # one may have died since the last batch (out of memory, say)
+            if not worker.process.is_alive():
+                _end(worker)
+                self._workers[i] = self._start()
+                self._await_start(self._workers[i])
         results: list[Reward | None] = [None] * len(texts)
         jobs = list(zip(range(len(texts)), texts, metas, strict=True))
         for i, worker in enumerate(self._workers):
@@ -109,7 +115,8 @@ class RewardPool:
     def _send(self, worker: _Worker, jobs: list) -> None:
         worker.todo.extend(jobs)
         if jobs:
-            worker.connection.send([(text, meta) for _, text, meta in jobs])
+            with contextlib.suppress(OSError):  # it has just died; the wait for its first answer finds that out
+                worker.connection.send([(text, meta) for _, text, meta in jobs])
         worker.alive_since = time.monotonic()
 
     def _receive(self, worker: _Worker, results: list) -> int:

@@ -98,6 +98,7 @@ def make_sampler(cfg: VlmConfig, rollouts: int, max_new_tokens: int, temperature
     return jax.jit(sampler)
 
 
+@functools.cache
 def make_scorer(cfg: VlmConfig, temperature: float) -> Callable:
     """Returns the jitted `scorer(params, batch, tokens, mask) -> logprobs [Q, G, S]`."""
     return jax.jit(lambda params, batch, tokens, mask: rollout.score(params, cfg, batch, tokens, mask, temperature)[0])
