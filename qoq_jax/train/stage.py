@@ -77,7 +77,7 @@ def start_state(setup: Setup, plan: Plan, weights) -> tuple[TrainState, object, 
     Args:
       weights: all weights of the model to start from, or None for random ones. The state takes them over: a step donates them.
     """
-    specs, key = vlm.param_specs(setup.model), stage_key(setup, plan.name, 0)
+    specs, key = vlm.param_specs(setup.model), step_key(root_key(setup, plan.name), 0)
     check_frozen(plan.optimizer.frozen, specs)
     optimizer = make_optimizer(plan.optimizer, schedule(plan.schedule, plan.lr, plan.warmup, plan.updates),
                                plan.rl.critic.lr if plan.critic else None)
@@ -104,9 +104,13 @@ def full_weights(trained, base, lora: LoraConfig):
     return {name: part for name, part in weights.items() if name != "critic"}
 
 
-def stage_key(setup: Setup, name: str, step: int) -> jax.Array:
-    """The PRNG key of a step of a stage."""
-    root = jax.random.fold_in(jax.random.key(setup.config.seed), _STREAMS[name])
+def root_key(setup: Setup, name: str) -> jax.Array:
+    """The PRNG key that all keys of a stage derive from."""
+    return jax.random.fold_in(jax.random.key(setup.config.seed), _STREAMS[name])
+
+
+def step_key(root: jax.Array, step: int) -> jax.Array:
+    """The PRNG key of a step."""
     return jax.random.fold_in(root, jax.device_put(np.uint32(step)))
 
 
@@ -143,7 +147,7 @@ class Stage:
 
     def __init__(self, setup: Setup, plan: Plan, data, weights, keep: bool = False):
         self.setup, self.plan, self.data = setup, plan, data
-        self._checkpoints = checkpointer(setup, plan.name)
+        self._checkpoints, self._root = checkpointer(setup, plan.name), root_key(setup, plan.name)
         copied = jax.tree.map(jnp.copy, weights) if keep and not plan.lora.rank else weights
         self.state, self.optimizer, self.base = start_state(setup, plan, copied)
         self.start = 0
@@ -161,7 +165,7 @@ class Stage:
         return self.start >= self.plan.steps or self._validation.stopped
 
     def key(self, step: int) -> jax.Array:
-        return stage_key(self.setup, self.plan.name, step)
+        return step_key(self._root, step)
 
     def weights(self, state: TrainState):
         """All weights of the model at a state."""
