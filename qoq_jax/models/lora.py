@@ -60,7 +60,9 @@ def adapter_specs(specs: Mapping[str, Any], cfg: LoraConfig) -> dict[str, Any]:
     for target in cfg.targets:
         hit = [path for path in matrices if f"/{path}/".startswith(f"/{target}/") or f"/{path}".endswith(f"/{target}")]
         if not hit:
-            near = difflib.get_close_matches(target, [*matrices, *{path.rsplit("/", 1)[0] for path in matrices}], n=1)
+            parts = [path.split("/") for path in matrices]
+            starts = sorted({"/".join(names[:n]) for names in parts for n in range(1, len(names) + 1)})
+            near = difflib.get_close_matches(target, starts, n=1)
             raise ConfigError(f"lora.targets: no weight matrix is under {target!r}",
                               mend=f"did you mean {near[0]!r}?" if near else "use a path as decoder/layers/q")
         chosen |= {path: matrices[path] for path in hit}

@@ -5,6 +5,7 @@ Letters: Q questions (= text rows), R media rows, G rollouts, S response positio
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -184,6 +185,12 @@ def make_policy_step(cfg: VlmConfig, rl: RlConfig, optimizer: optax.GradientTran
 
 def split_questions(tree, parts: int) -> list:
     """Cuts a batch and its experience into `parts` runs of whole media rows, one per mini-batch."""
+    return [tree] if parts == 1 else _split(tree, parts)
+
+
+@functools.partial(jax.jit, static_argnames="parts")
+def _split(tree, parts: int) -> list:
+    # Jitted, since the bounds of a slice outside of jit are sent to the device each time.
     cut = lambda i: jax.tree.map(lambda x: x[i * (x.shape[0] // parts):(i + 1) * (x.shape[0] // parts)], tree)
     return [cut(i) for i in range(parts)]
 
