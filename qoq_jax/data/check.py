@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import os
 
-from qoq_jax.data import readers, schema, sources
+from qoq_jax.data import schema, sources
+from qoq_jax.data import tokenizer as tokenizer_lib
+from qoq_jax.data.transforms import ProcessConfig, process
 from qoq_jax.errors import DataError
+from qoq_jax.models import variants
 
 _SHOWN = 20
 
 
 def run(file: str) -> int:
-    """Checks every row of a JSONL file and opens every file it names; prints each fault. Returns the exit code."""
-    rows = schema.read_jsonl(file)
-    root, faults = os.path.dirname(os.path.abspath(file)), []
+    """Checks every row of a JSONL file and turns it into a sample as training would; prints each fault. Returns the exit code.
+
+    Pictures are read whole but made small, and no length of text is too long: budgets belong to a config, not to a data set.
+    """
+    faults: list[str] = []
+    rows = schema.read_jsonl(file, faults)
+    root, tokenizer = os.path.dirname(os.path.abspath(file)), tokenizer_lib.load("nano")
+    small = ProcessConfig.for_model(variants.get("nano"), min_pixels=56 * 56, max_pixels=112 * 112, frame_max_pixels=84 * 84,
+                                    max_prompt_tokens=10**9, max_response_tokens=10**9)
+    total = len(rows) + len(faults)
     for row in rows:
-        for path, read in media(row):
-            try:
-                read(schema.resolve(root, path))
-            except DataError as error:
-                faults.append(f"row {row.id}: {error}")
+        try:
+            process(row, root, tokenizer, small)
+        except DataError as error:
+            faults.append(str(error))
     for fault in faults[:_SHOWN]:
         print(fault)
     if len(faults) > _SHOWN:
         print(f"... and {len(faults) - _SHOWN} more")
-    print(f"{file}: {len(rows)} rows, {len(faults)} faults")
+    print(f"{file}: {total} rows, {len(faults)} faults")
     return 1 if faults else 0
-
-
-def media(row: schema.Row):
-    """(path, reader) of every file a row names."""
-    for paths, read in ((row.images, readers.read_image), (row.videos, readers.read_frames),
-                        (row.time_series, readers.read_ecg)):
-        for path in paths:
-            yield path, read
-    if row.segmentation_path:
-        yield row.segmentation_path, readers.read_mask
 
 
 def describe(root: str) -> int:

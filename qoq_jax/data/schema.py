@@ -340,8 +340,12 @@ def _fail(where: str, what: str, mend: str):
 # ------------------------------------------------------------------------------------------------------ files
 
 
-def read_jsonl(path: str | os.PathLike) -> list[Row]:
+def read_jsonl(path: str | os.PathLike, faults: list[str] | None = None) -> list[Row]:
     """Reads a row file (JSON lines, or one JSON list) and validates every row.
+
+    Args:
+      path: the file.
+      faults: when given, broken rows are left out and described in it; else the first one is raised.
 
     Raises:
       DataError: file missing, empty or not JSON; a broken row; an id used twice. Names the line (or list
@@ -361,19 +365,25 @@ def read_jsonl(path: str | os.PathLike) -> list[Row]:
     if data.lstrip()[:1] == b"[":
         items = ((f"{name}[{i}]", item) for i, item in enumerate(_decode(data, str(path))))
     else:
-        items = _lines(data, name)
+        items = ((f"{name}:{i}", line) for i, line in enumerate(data.split(b"\n"), 1) if line.strip())
     seen: dict[str, str] = {}
-    for where, obj in items:
-        row = validate_row(obj, where)
-        if row.id in seen:
-            _fail(
-                f"{where}: id",
-                f"{_show(row.id)} is used by {seen[row.id]} already",
-                "ids are unique in a file",
-            )
+    for where, item in items:
+        try:
+            row = validate_row(_decode_line(item, where) if isinstance(item, bytes) else item, where)
+            if row.id in seen:
+                _fail(
+                    f"{where}: id",
+                    f"{_show(row.id)} is used by {seen[row.id]} already",
+                    "ids are unique in a file",
+                )
+        except DataError as error:
+            if faults is None:
+                raise
+            faults.append(str(error))
+            continue
         seen[row.id] = where
         rows.append(row)
-    if not rows:
+    if not rows and not faults:
         _fail(str(path), "has no rows", "the data set is empty; build or fetch it first")
     return rows
 
@@ -396,13 +406,10 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[Row]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _lines(data: bytes, name: str):
-    for number, line in enumerate(data.split(b"\n"), 1):
-        if line.strip():
-            where = f"{name}:{number}"
-            if len(line) > _MAX_LINE_BYTES:
-                _fail(where, "a line over 1 MiB", "media go into files, rows hold their paths")
-            yield where, _decode(line, where)
+def _decode_line(line: bytes, where: str) -> Any:
+    if len(line) > _MAX_LINE_BYTES:
+        _fail(where, "a line over 1 MiB", "media go into files, rows hold their paths")
+    return _decode(line, where)
 
 
 def _decode(data: bytes, where: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from typing import Any
 
@@ -17,6 +18,9 @@ import orbax.checkpoint as ocp
 
 from qoq_jax.errors import CheckpointError
 from qoq_jax.models.variants import VlmConfig
+
+# Orbax raises a failed write and also logs its traceback from each of its threads; the raised one becomes our one line.
+logging.getLogger("absl").addFilter(lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname)
 
 _RUNTIME_FIELDS = ("compute_dtype", "remat")  # do not change what a checkpoint holds
 
@@ -93,5 +97,6 @@ class Checkpointer:
 
     def _failed(self, step: int | None, error: Exception) -> CheckpointError:
         what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
-        return CheckpointError(f"cannot write {what}: {error}", where=self._folder,
+        cause = "the disk is full" if "No space left on device" in str(error) else str(error).partition("\n")[0]
+        return CheckpointError(f"cannot write {what}: {cause}", where=self._folder,
                                mend="free disk space or choose another workdir; the last committed step is intact")

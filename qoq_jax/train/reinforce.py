@@ -26,7 +26,8 @@ def run(setup: Setup, plan: Plan, weights):
     if weights is None:
         raise ConfigError(f"stage {plan.name} needs a warm start", mend="put sft before it in stages, or set start")
     algorithm = algorithms.resolve(rl)
-    stage = Stage(setup, plan, setup.training_iterator(plan.name, answers=False, domains=plan.domains), weights, keep=True)
+    stage = Stage(setup, plan, weights, keep=True)
+    stage.feed(setup.training_iterator(plan.name, answers=False, domains=plan.domains))
     # The base of adapters is the reference: no second copy.
     reference = weights if stage.base is None else stage.base
     if rl.offload_reference and stage.base is None:
@@ -152,7 +153,7 @@ class Sampling:
 
     def _refilled(self, weights, key, clock: Clock, host_batch, drawn, questions):
         """Dynamic sampling: further batches until all places hold questions whose answers differ in reward, or the limit."""
-        budget = self._setup.rollout_budget()
+        budget = self._setup.training_budget(self._stage.plan.name, answers=False)
         refill, lost = Refill(budget), questions.lost
         refill.add(_answered(host_batch, drawn, questions, budget))
         refills = 0

@@ -35,8 +35,7 @@ class Setup:
       mesh: device mesh.
       process: how rows become samples.
       domains: names behind the domain ids of DRPO, in the schema's order.
-      roots: source name -> folder of {split}.jsonl.
-      notes: plain sentences for the report (a source that could not be had, say).
+      prepared: the data sets, being built or fetched in the background; `roots` and `notes` wait for them.
       quarantined: bad samples that were skipped, {"where", "reason"}.
       banned: bool [V] on the mesh, tokens that are never sampled.
     """
@@ -47,9 +46,18 @@ class Setup:
     mesh: jax.sharding.Mesh
     process: ProcessConfig
     domains: tuple[str, ...]
-    roots: dict[str, str]
-    notes: list[str]
+    prepared: concurrent.futures.Future[tuple[dict[str, str], list[str]]]
     quarantined: list[dict[str, str]] = dataclasses.field(default_factory=list)
+
+    @property
+    def roots(self) -> dict[str, str]:
+        """Source name -> folder of {split}.jsonl."""
+        return self.prepared.result()[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """Plain sentences for the report (a source that could not be had, say)."""
+        return self.prepared.result()[1]
 
     @property
     def banned(self) -> jax.Array:
@@ -103,9 +111,6 @@ class Setup:
                 rows = {name: [hide_diagnosis(row, cfg.seed) for row in found] for name, found in rows.items()}
             if cfg.sft.box_shrink:
                 rows = {name: [shrink_boxes(row, cfg.sft.box_shrink, cfg.seed) for row in found] for name, found in rows.items()}
-            budget = self.budget(cfg.sft.rows, cfg.sft.tokens, cfg.sft.samples)
-        else:
-            budget = self.rollout_budget(data.max_response_tokens if answers else 0)
         if domains:
             rows = {name: kept for name, found in rows.items() if (kept := [row for row in found if row.domain in domains])}
             if not rows:
@@ -115,13 +120,17 @@ class Setup:
         if "real" in rows:
             rows["real"] = rows["real"] * data.real_repeat
         return pipeline.make_iterator(
-            self._sources(rows), self.tokenizer, self.process, budget, seed=cfg.seed + {"sft": 0, "rl": 1, "align": 2}[stage],
+            self._sources(rows), self.tokenizer, self.process, self.training_budget(stage, answers),
+            seed=cfg.seed + {"sft": 0, "rl": 1, "align": 2}[stage],
             with_answer=answers, weights_by_domain=weights, on_error=data.on_error, max_bad=data.max_bad_fraction,
             process_index=jax.process_index(), process_count=jax.process_count(), cache=data.cache)
 
-    def rollout_budget(self, answer_tokens: int = 0) -> Budget:
-        """The fixed shapes of a rollout batch, with room for gold answers when asked."""
-        return self.budget(self.config.rl.questions, self.config.data.max_prompt_tokens + answer_tokens)
+    def training_budget(self, stage: str, answers: bool) -> Budget:
+        """The shape of a stage's batches; see `training_iterator`."""
+        cfg = self.config
+        if stage == "sft":
+            return self.budget(cfg.sft.rows, cfg.sft.tokens, cfg.sft.samples)
+        return self.budget(cfg.rl.questions, cfg.data.max_prompt_tokens + (cfg.data.max_response_tokens if answers else 0))
 
     def evaluation_iterator(self, split: str, limit: int) -> pipeline.BatchIterator:
         """One pass in fixed order over a split, over `limit` rows a domain of each source (0 = all)."""
@@ -198,10 +207,10 @@ def model_config(cfg: Config) -> variants.VlmConfig:
 
 
 def assemble(cfg: Config, prepare: bool = True) -> Setup:
-    """Checks that tokenizer, model, mesh and budgets fit each other, and prepares the data sets when asked.
+    """Checks that tokenizer, model, mesh and budgets fit each other, and starts to prepare the data sets when asked.
 
     Raises:
-      ConfigError: parts that do not fit. DataError: a data set that cannot be made or read.
+      ConfigError: parts that do not fit. A data set that cannot be made or read is a DataError where it is first used.
     """
     model = model_config(cfg)
     tokenizer = tokenizer_lib.load(cfg.model.tokenizer)
@@ -215,8 +224,11 @@ def assemble(cfg: Config, prepare: bool = True) -> Setup:
         max_prompt_tokens=cfg.data.max_prompt_tokens, max_response_tokens=cfg.data.max_response_tokens,
         system=cfg.data.system)
     tokenizer.check(process.token_ids())
-    roots, notes = prepare_data(cfg) if prepare else ({}, [])
-    return Setup(cfg, model, tokenizer, mesh, process, schema.DOMAINS, roots, notes)
+    # In the background, so that the first step compiles while files are drawn and fetched.
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    prepared = pool.submit(prepare_data, cfg) if prepare else pool.submit(lambda: ({}, []))
+    pool.shutdown(wait=False)
+    return Setup(cfg, model, tokenizer, mesh, process, schema.DOMAINS, prepared)
 
 
 def prepare_data(cfg: Config) -> tuple[dict[str, str], list[str]]:

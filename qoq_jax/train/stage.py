@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qoq_jax.config import Config, OptimizerConfig, RlConfig
+from qoq_jax.data import pipeline
 from qoq_jax.errors import QoqError
 from qoq_jax.models import lora as lora_lib
 from qoq_jax.models import spec, vlm
@@ -145,20 +146,25 @@ class Stage:
       keep: the weights given stay usable (as a reference); without it the first step donates them.
     """
 
-    def __init__(self, setup: Setup, plan: Plan, data, weights, keep: bool = False):
-        self.setup, self.plan, self.data = setup, plan, data
+    def __init__(self, setup: Setup, plan: Plan, weights, keep: bool = False):
+        self.setup, self.plan, self.data, self._data_state = setup, plan, None, None
         self._checkpoints, self._root = checkpointer(setup, plan.name), root_key(setup, plan.name)
         copied = jax.tree.map(jnp.copy, weights) if keep and not plan.lora.rank else weights
         self.state, self.optimizer, self.base = start_state(setup, plan, copied)
         self.start = 0
         if self._checkpoints.latest() is not None:
-            self.state, data_state, self.start = self._checkpoints.restore(self.state)
+            self.state, self._data_state, self.start = self._checkpoints.restore(self.state)
             if self.start < plan.steps:
-                data.set_state(data_state)
                 print(f"{plan.name}: going on from step {self.start} of {plan.steps}")
         # Shapes and places alone: the arrays themselves are donated by the first update.
         self.layout = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.state)
         self._validation = Validation(setup.config.workdir, plan.name, setup.config.eval, self.start)
+
+    def feed(self, data: pipeline.BatchIterator) -> None:
+        """Gives the stage its batches, from where the checkpoint left them."""
+        self.data = data
+        if self._data_state is not None and not self.finished:
+            data.set_state(self._data_state)
 
     @property
     def finished(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qoq_jax.data.packing import empty_batch
 from qoq_jax.train import step as steps
 from qoq_jax.train.setup import Setup
 from qoq_jax.train.stage import Plan, Stage
@@ -16,8 +17,12 @@ def run(setup: Setup, plan: Plan, weights):
     """
     cfg = setup.config
     accumulate = cfg.sft.accumulate if plan.name == "sft" else cfg.rl.accumulate
-    stage = Stage(setup, plan, setup.training_iterator(plan.name, answers=True, domains=plan.domains), weights)
+    stage = Stage(setup, plan, weights)
     step_fn = steps.make_sft_step(setup.model, stage.optimizer, accumulate, stage.layout, plan.lora)
+    if not stage.finished:  # compiled before the data are asked for, which may still be on their way
+        empty = setup.put(empty_batch(setup.training_budget(plan.name, answers=True)))
+        step_fn = step_fn.lower(stage.layout, empty, stage.base).compile()
+    stage.feed(setup.training_iterator(plan.name, answers=True, domains=plan.domains))
 
     def one(state: TrainState, step: int):
         batch, samples = next(stage.data)

@@ -150,7 +150,7 @@ def test_align_trains_on_its_domains_with_its_parts_frozen(tiny, tmp_path):
 
 def test_a_question_unpacked_and_packed_again_is_the_same(tiny):
     setup = tiny[0]
-    budget = setup.rollout_budget()
+    budget = setup.training_budget("rl", answers=False)
     for _, (batch, placed) in zip(range(3), setup.training_iterator("rl", answers=False)):
         groups = [refill.GroupPacker(budget) for _ in range(budget.media_rows)]
         for place in placed:
@@ -163,7 +163,7 @@ def test_a_question_unpacked_and_packed_again_is_the_same(tiny):
 
 def test_refill_fills_free_places_with_informative_questions(tiny):
     setup = tiny[0]
-    budget, data = setup.rollout_budget(), setup.training_iterator("rl", answers=False)
+    budget, data = setup.training_budget("rl", answers=False), setup.training_iterator("rl", answers=False)
     pool = refill.Refill(budget)
     while not pool.full:
         batch, placed = next(data)

@@ -1,0 +1,33 @@
+"""`qoq data validate` lists every fault of a file in one go."""
+
+import json
+
+import numpy as np
+from PIL import Image
+
+from qoq_jax.data import check
+
+
+def test_validate_lists_every_fault(tmp_path, capsys):
+    Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.full((40, 60), 255, np.uint8)).save(tmp_path / "mask.png")
+    Image.fromarray(np.full((30, 30), 255, np.uint8)).save(tmp_path / "small.png")
+    row = {"dataset": "cases", "domain": "chest_xray", "problem": "Answer with one of: Normal, Pneumonia.", "answer": "Pneumonia",
+           "labels": ["Normal", "Pneumonia"], "images": ["a.png"]}
+    lines = [
+        row | {"id": "good", "bbox": [[1, 2, 60, 40]], "segmentation_path": "mask.png"},
+        row | {"id": "outside", "bbox": [[1, 2, 61, 40]]},
+        row | {"id": "mask", "segmentation_path": "small.png"},
+        row | {"id": "missing", "images": ["b.png"]},
+        row | {"id": "label", "answer": "Asthma"},
+        row | {"id": "good"},
+    ]
+    file = tmp_path / "test.jsonl"
+    file.write_text("\n".join([json.dumps(line) for line in lines] + ["{broken"]), encoding="utf-8")
+    assert check.run(str(file)) == 1
+    out = capsys.readouterr().out
+    assert out.strip().endswith("7 rows, 6 faults")
+    for word in ("leaves the image of 60 x 40", "the mask is 30 x 30", "b.png", "Asthma", "is used by", "not valid JSON"):
+        assert word in out, out
+    file.write_text(json.dumps(lines[0]), encoding="utf-8")
+    assert check.run(str(file)) == 0
