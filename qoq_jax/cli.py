@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = add("evaluate", _evaluate, "Evaluate the checkpoints of a run by greedy decoding.")
     evaluate.add_argument("workdir")
-    evaluate.add_argument("--stage", choices=("sft", "rl"), help="default: the last one that was trained")
+    evaluate.add_argument("--stage", choices=("sft", "align", "rl"), help="default: the last one that was trained")
     evaluate.add_argument("--split", choices=("validation", "test"), default="test")
 
     generate = add("generate", _generate, "Ask a model about files; the answer is streamed.")

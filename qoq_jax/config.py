@@ -17,6 +17,8 @@ import ml_collections
 
 from qoq_jax.data.schema import DOMAINS
 from qoq_jax.errors import ConfigError
+from qoq_jax.models.lora import LoraConfig
+from qoq_jax.rl.algorithms import ALGORITHMS
 from qoq_jax.rl.drpo import DRPOConfig
 from qoq_jax.rl.rewards import RewardConfig
 
@@ -78,6 +80,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     frozen: tuple[str, ...] = ()  # weights that stay as they are, by the start of their path: "vision", "vision/patch_embed", ...
     max_skipped: int = 10  # stop after so many non-finite updates in a row
+    offload: bool = False  # keep the moments in host memory between updates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,35 +96,66 @@ class SftConfig:
     box_shrink: float = 0.0  # teach boxes whose edges lie up to this share of a side inside the gold box (train/setup.py shrink_boxes)
     lr: float = 1e-3
     warmup: int = 20
-    schedule: str = "cosine"  # constant or cosine
+    schedule: str = "cosine"  # constant, cosine or linear, after the warm-up
     accumulate: int = 1  # micro-batches a step; divides media_rows
     save_every: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class CriticConfig:
+    """Value head of PPO: an MLP on the decoder's last hidden state. Its gradient stops there."""
+
+    lr: float = 1e-3
+    clip: float = 0.5  # largest move of a value in one update that the loss rewards
+    gae_lambda: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class RlConfig:
     """Reinforcement learning on sampled answers."""
 
-    algorithm: str = "drpo"  # drpo or grpo
+    algorithm: str = "drpo"  # sft (gold answers to the same questions, no RL), or a row of rl/algorithms.py
     steps: int = 300
     questions: int = 32  # prompts a rollout batch
     rollouts: int = 6  # answers a prompt
     response_tokens: int = 40  # longest answer in training; what is not finished by then has no format reward
-    minibatches: int = 1  # updates a rollout batch; divides media_rows
+    minibatches: int = 1  # updates a pass over a rollout batch; divides media_rows
+    epochs: int = 1  # passes over a rollout batch; from the second on its media rows are shuffled
     accumulate: int = 1  # micro-batches an update; minibatches x accumulate divides media_rows
     lr: float = 3e-4
     warmup: int = 10
     schedule: str = "constant"
     temperature: float = 1.0
     top_p: float = 1.0
+    gamma: float = 1.0  # discount a token of ppo and reinforce_pp
     kl_coefficient: float = 1e-4
-    clip_low: float = 0.2
-    clip_high: float = 0.3
-    clip_dual: float = 3.0
-    old_logprobs: str = "sampler"  # denominator of the ratio: the sampler's own, or "trainer" (one more forward pass)
+    kl_estimator: str = "low_var"  # kl, abs, mse or low_var
+    kl_in: str = "loss"  # loss or reward
+    kl_target: float = 0.0  # above 0: the coefficient adapts until an answer has this KL to the reference
+    kl_horizon: int = 10000  # answers in which an adaptive coefficient changes by at most 20 %
+    clip_low: float = 0.0  # clip range of the ratio and dual clip; 0 = the algorithm's own
+    clip_high: float = 0.0
+    clip_dual: float = 0.0
+    old_logprobs: str = "sampler"  # denominator of the ratio: the sampler's own, or "trainer" (recomputed if a batch has several updates)
+    importance_cap: float = 0.0  # above 0: weigh tokens by min(trainer / sampler probability, cap); needs old_logprobs = trainer
+    max_refills: int = 3  # dapo: further rollout batches drawn at most, to replace questions whose answers all earned the same
+    offload_reference: bool = False  # keep the reference in host memory while it is not needed
+    reward_workers: int = 0  # processes that compute rewards; 0 = in the trainer's own process, without a deadline
+    reward_deadline: float = 2.0  # seconds that a worker has for one answer; past it the answer earns 0 and is counted
     save_every: int = 50
+    critic: CriticConfig = CriticConfig()
     reward: RewardConfig = RewardConfig()
     drpo: DRPOConfig = DRPOConfig(num_domains=len(DOMAINS))
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignConfig:
+    """Stage 1 of QoQ-Med, modality alignment: section rl, on some domains, with more frozen."""
+
+    steps: int = 100
+    lr: float = 3e-4
+    domains: tuple[str, ...] = ("ecg",)
+    frozen: tuple[str, ...] = ("vision",)  # beside optimizer.frozen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +166,10 @@ class EvalConfig:
     rows: int = 32  # rows a batch
     limit_per_domain: int = 0  # 0 = all
     gallery: int = 24  # cases drawn in the report
+    every: int = 0  # steps between validations while training; 0 = none
+    validation_rows: int = 8  # validation rows a domain
+    best: bool = False  # go on with the weights of the best validation, not with the last ones
+    patience: int = 0  # stop a stage after so many validations without a new best; 0 = never
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,32 +183,40 @@ class LogConfig:
 class Config:
     seed: int = 0
     workdir: str = "runs/default"
-    stages: tuple[str, ...] = ("sft", "rl")
+    start: str = ""  # workdir of a finished run whose weights this one starts from; "" = random weights
+    stages: tuple[str, ...] = ("sft", "rl")  # of sft, align, rl, in this order
     model: ModelConfig = ModelConfig()
     mesh: MeshConfig = MeshConfig()
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    lora: LoraConfig = LoraConfig()
     sft: SftConfig = SftConfig()
+    align: AlignConfig = AlignConfig()
     rl: RlConfig = RlConfig()
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
 
 
+STAGES = ("sft", "align", "rl")
 _CHOICES = {
-    "stages": ("sft", "rl"),
+    "stages": STAGES,
+    "lora.stages": STAGES,
+    "align.domains": DOMAINS,
     "model.ecg_tokens": (1, 50, 400),
     "model.compute_dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "dots", "full"),
     "data.mini_imbalance": ("climb", "balanced"),
     "data.on_error": ("raise", "skip"),
-    "sft.schedule": ("constant", "cosine"),
-    "rl.schedule": ("constant", "cosine"),
-    "rl.algorithm": ("drpo", "grpo"),
+    "sft.schedule": ("constant", "cosine", "linear"),
+    "rl.schedule": ("constant", "cosine", "linear"),
+    "rl.algorithm": ("sft", *ALGORITHMS),
+    "rl.kl_estimator": ("kl", "abs", "mse", "low_var"),
+    "rl.kl_in": ("loss", "reward"),
     "rl.old_logprobs": ("sampler", "trainer"),
     "eval.split": ("validation", "test"),
 }
 _POSITIVE = ("sft.steps", "sft.rows", "sft.tokens", "sft.samples", "sft.accumulate", "sft.save_every", "rl.steps", "rl.questions", "rl.rollouts", "rl.response_tokens",
-             "rl.minibatches", "rl.accumulate", "rl.temperature", "rl.save_every", "eval.rows", "log.every",
+             "rl.minibatches", "rl.accumulate", "rl.epochs", "rl.kl_horizon", "rl.reward_deadline", "align.steps", "eval.validation_rows", "rl.temperature", "rl.save_every", "eval.rows", "log.every",
              "data.media_rows", "data.max_prompt_tokens", "data.max_response_tokens")
 
 
@@ -299,6 +345,11 @@ def _check(config: Config) -> None:
             raise ConfigError(f"{path} = {get(path)} must be positive")
     if not 0 <= config.sft.box_shrink < 0.5:
         raise ConfigError(f"sft.box_shrink = {config.sft.box_shrink} must be in [0, 0.5)")
+    _check_rl(config.rl)
+    if list(config.stages) != [name for name in STAGES if name in config.stages]:
+        raise ConfigError(f"stages = {config.stages}", mend="name each stage once, in the order sft, align, rl")
+    if (config.eval.best or config.eval.patience) and not config.eval.every:
+        raise ConfigError("eval.best and eval.patience need validations", mend="set eval.every")
     if config.rl.rollouts < 2:
         raise ConfigError("rl.rollouts = 1 leaves nothing to compare", mend="use at least 2")
     for rows, name in ((config.sft.rows, "sft.rows"), (config.rl.questions, "rl.questions"), (config.eval.rows, "eval.rows")):
@@ -309,6 +360,20 @@ def _check(config: Config) -> None:
         if config.data.media_rows % parts:
             raise ConfigError(f"{name} = {parts} does not divide data.media_rows = {config.data.media_rows}",
                               mend="micro-batches are whole media rows: raise data.media_rows")
+
+
+def _check_rl(rl: RlConfig) -> None:
+    if rl.importance_cap and rl.old_logprobs != "trainer":
+        raise ConfigError("rl.importance_cap corrects the trainer's log-probs", mend="set rl.old_logprobs=trainer")
+    if rl.importance_cap and rl.algorithm == "gspo":
+        raise ConfigError("rl.importance_cap weighs tokens, and gspo has one ratio an answer", mend="set it to 0")
+    if not (0 <= rl.clip_low < 1 and rl.clip_high >= 0 and (rl.clip_dual == 0 or rl.clip_dual > 1)):
+        raise ConfigError(f"rl.clip_low, clip_high, clip_dual = {rl.clip_low}, {rl.clip_high}, {rl.clip_dual}",
+                          mend="use clip_low in [0, 1), clip_high >= 0 and clip_dual 0 or above 1 (inf = none)")
+    if min(rl.kl_coefficient, rl.kl_target, rl.max_refills, rl.reward_workers, rl.importance_cap) < 0:
+        raise ConfigError("rl.kl_coefficient, kl_target, max_refills, reward_workers and importance_cap must not be negative")
+    if rl.kl_target and not rl.kl_coefficient:
+        raise ConfigError("an adaptive KL coefficient is scaled from its start, and 0 stays 0", mend="set rl.kl_coefficient above 0")
 
 
 def _suggest(name: str, known: list[str]) -> str:

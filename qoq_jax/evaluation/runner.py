@@ -27,10 +27,16 @@ def evaluate(setup, params, split: str) -> dict:
     Returns:
       {"split", "summary": metrics.summarize(records), "records"}.
     """
+    records = answer(setup, params, split, setup.config.eval.limit_per_domain)
+    return {"split": split, "summary": metrics.summarize(records), "records": records}
+
+
+def answer(setup, params, split: str, limit: int) -> list[dict]:
+    """The records of greedy answers to at most `limit` rows a domain of each source (0 = all)."""
     cfg = setup.config
     sampler = steps.make_sampler(setup.model, 1, cfg.data.max_response_tokens, 0.0, 1.0)
     banned, key = setup.banned, jax.random.key(0)
-    data = setup.evaluation_iterator(split)
+    data = setup.evaluation_iterator(split, limit)
     records = []
     for batch, samples in data:
         answers = sampler(params, setup.put(batch), key, banned)
@@ -40,7 +46,16 @@ def evaluate(setup, params, split: str) -> dict:
             text = setup.tokenizer.decode(tokens[placed.row, :length])
             records.append(metrics.record(text, placed.meta, rewards.score(text, placed.meta, cfg.rl.reward)))
     setup.remember_quarantined(data.quarantined)
-    return {"split": split, "summary": metrics.summarize(records), "records": records}
+    return records
+
+
+def macro_f1(records: list[dict]) -> float:
+    """Mean over domains of the mean over their data sets, as in `metrics.summarize`, without its intervals."""
+    by_domain: dict[str, dict[str, list[dict]]] = {}
+    for record in records:
+        by_domain.setdefault(record["domain"], {}).setdefault(record["dataset"], []).append(record)
+    return float(np.mean([np.mean([metrics.dataset_metrics(rows)["macro_f1"] for rows in sets.values()])
+                          for sets in by_domain.values()]))
 
 
 def write_gallery(setup, result: dict, folder: str) -> None:

@@ -1,6 +1,6 @@
-"""The reward of a response: accuracy, IoU, format and length, each in [0, 1], and their weighted mean.
+"""The reward of a response: accuracy, IoU, format, length, coherence, each in [0, 1], and their weighted mean.
 
-    r = w_accuracy * accuracy + w_iou * IoU + w_format * format + w_length * length
+    r = (w_accuracy accuracy + w_iou IoU + w_format format + ...) / (sum of the weights of the terms that a sample has)
 
 `paper` (arXiv 2506.00711, section 3.3; the default): weights 0.6 / 0.2 / 0.2 / 0.
   accuracy  F1 between the sets of predicted and gold labels; case and spacing do not matter. Without a
@@ -14,6 +14,10 @@
 `released` (the published code): weights 0.5 / 0.3 / 0.1 / 0.1, mean instead of best IoU, masks painted with
   the box's last row and column, a missing region counted as IoU 0, a graded JSON score, and length =
   characters / 1000, 1 above 600.
+Both can have two more terms, off by default:
+  coherence across views, for volumes and videos: the frames show one body from one side, so boxes of one label, one a frame,
+            should lie in one place: mean IoU of all pairs of boxes with the same label; 1 without such a pair.
+  custom    a function of the user (rl/custom.py).
 
 Pure numpy on host text, about a tenth of a millisecond a response.
 """
@@ -26,13 +30,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from qoq_jax.errors import ConfigError
-from qoq_jax.rl import answers
+from qoq_jax.rl import answers, custom
 
 PRESETS = {
     "paper": dict(accuracy=0.6, iou=0.2, format=0.2, length=0.0, iou_over="best"),
     "released": dict(accuracy=0.5, iou=0.3, format=0.1, length=0.1, iou_over="mean"),
 }
-TERMS = ("total", "accuracy", "iou", "format", "length")
+TERMS = ("total", "accuracy", "iou", "format", "length", "coherence", "custom")
 IOU_OVER = ("best", "mean", "hungarian")
 
 
@@ -41,9 +45,10 @@ class RewardConfig:
     """Weights and rules. `RewardConfig.of("released")` gives a preset whole; the default is the paper's.
 
     preset: the rules of each term, "paper" or "released".
-    accuracy, iou, format, length: weights; they are divided by their sum over the terms that a sample has.
+    accuracy, iou, format, length, coherence: weights; they are divided by their sum over the terms that a sample has.
     iou_over: how several boxes become one IoU: "best", "mean" over the response's boxes, or "hungarian":
       one-to-one matching with the gold boxes, its sum divided by the larger number of boxes.
+    custom: "package.module:function", see rl/custom.py; "" = none. custom_weight: its weight.
     """
 
     preset: str = "paper"
@@ -52,6 +57,9 @@ class RewardConfig:
     format: float = 0.2
     length: float = 0.0
     iou_over: str = "best"
+    coherence: float = 0.0
+    custom: str = ""
+    custom_weight: float = 1.0
 
     def __post_init__(self):
         if self.preset not in PRESETS:
@@ -60,10 +68,11 @@ class RewardConfig:
             )
         if self.iou_over not in IOU_OVER:
             raise ConfigError(f"unknown iou_over {self.iou_over!r}", mend=f"use one of {', '.join(IOU_OVER)}")
-        weights = (self.accuracy, self.iou, self.format, self.length)
-        if not all(np.isfinite(w) and w >= 0 for w in weights) or sum(weights) - self.iou <= 0:
+        weights = (self.accuracy, self.iou, self.format, self.length, self.coherence, self.custom_weight)
+        always = self.accuracy + self.format + self.length + (self.custom_weight if self.custom else 0.0)
+        if not all(np.isfinite(w) and w >= 0 for w in weights) or always <= 0:
             raise ConfigError(
-                f"reward weights {weights} must be finite, not negative, and not all zero beside the IoU",
+                f"reward weights {weights} must be finite, not negative, and not all zero beside IoU and coherence",
                 mend="give accuracy, format or length a weight: samples without a region have no other",
             )
 
@@ -77,7 +86,8 @@ class RewardConfig:
 class Reward:
     """One response's reward and what it was made of.
 
-    `iou` is None where the sample has no gold region, `length` where it has no weight.
+    `iou` is None where the sample has no gold region, `coherence` where it has no frames; these and `length` and `custom` also
+    where they have no weight.
     """
 
     total: float
@@ -87,6 +97,8 @@ class Reward:
     length: float | None
     predicted: tuple[str, ...] = ()
     answer: answers.Answer = answers.Answer()
+    coherence: float | None = None
+    custom: float | None = None
 
     def parts(self) -> dict[str, float]:
         """The numbers alone, for logs and records; without what is None."""
@@ -118,10 +130,13 @@ def score(text: str, meta, cfg: RewardConfig = RewardConfig()) -> Reward:
         boxes = answer.boxes
         iou = None if region is None else region_iou(boxes, region, cfg.iou_over)
     length = (1.0 if len(text) > 600 else len(text) / 1000) if cfg.length else None
-    weighted = ((cfg.accuracy, accuracy), (cfg.iou, iou), (cfg.format, form), (cfg.length, length))
+    coherence = view_coherence(answer) if cfg.coherence and meta.row.videos else None
+    own = custom.call(cfg.custom, text, meta) if cfg.custom else None
+    weighted = ((cfg.accuracy, accuracy), (cfg.iou, iou), (cfg.format, form), (cfg.length, length), (cfg.coherence, coherence),
+                (cfg.custom_weight, own))
     present = [(weight, value) for weight, value in weighted if value is not None]
     total = sum(weight * value for weight, value in present) / sum(weight for weight, _ in present)
-    return Reward(total, accuracy, None if region is None else iou, form, length, predicted, answer)
+    return Reward(total, accuracy, None if region is None else iou, form, length, predicted, answer, coherence, own)
 
 
 def score_batch(texts: Sequence[str], metas: Sequence, cfg: RewardConfig = RewardConfig()) -> list[Reward]:
@@ -178,6 +193,16 @@ def boxes_fit_answer(answer: answers.Answer, predicted: Sequence[str], meta, reg
 
 
 # -------------------------------------------------------------------------------------------------------- IoU
+
+
+def view_coherence(answer: answers.Answer) -> float:
+    """Mean IoU over all pairs of boxes with the same label, 1 when there is none; see the head of this file."""
+    names, ious = [answers.fold(label) for label in answer.box_labels], []
+    for name in set(names):
+        boxes = [box for box, other in zip(answer.boxes, names) if other == name]
+        first, second = np.triu_indices(len(boxes), k=1)
+        ious.extend(box_ious(boxes, boxes)[first, second])
+    return float(np.mean(ious)) if ious else 1.0
 
 
 def gold_region(meta) -> np.ndarray | tuple[answers.Box, ...] | None:

@@ -124,6 +124,33 @@ def group_rows(batch: Batch, tokens: jax.Array, mask: jax.Array) -> Batch:
     )
 
 
+def answer_hidden(params, cfg: VlmConfig, batch: Batch, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    """The hidden state that predicts each answer token, [Q, G, S, D]: position t has seen the prompt and the t tokens before it.
+
+    Args:
+      batch: one prompt a row.
+      tokens, mask: [Q, G, S].
+    """
+    q, g, s = tokens.shape
+    prompt = batch["tokens"].shape[1]
+    hidden = vlm.hidden(params, cfg, group_rows(batch, tokens, mask), shared=(prompt, g))
+    # The first answer token is predicted by the prompt's last token, every other one by its predecessor.
+    end = jnp.maximum((batch["segment_ids"] > 0).sum(axis=1) - 1, 0)
+    first = jnp.take_along_axis(hidden, end[:, None, None], axis=1)
+    first = jnp.broadcast_to(first[:, None], (q, g, 1, hidden.shape[-1]))
+    answers = hidden[:, prompt:].reshape(q, g, s, -1)
+    return jnp.concatenate([first, answers[:, :, :-1]], axis=2)
+
+
+def score_hidden(params, cfg: VlmConfig, hidden: jax.Array, tokens: jax.Array, mask: jax.Array,
+                 temperature: float = 1.0) -> tuple[jax.Array, jax.Array]:
+    """(logprobs, entropy) of answers, float32 [Q, G, S], 0 where masked, from their `answer_hidden`."""
+    q, g, s = tokens.shape
+    logprobs, entropy = vlm.token_logprobs(params, cfg, hidden.reshape(q, g * s, -1), tokens.reshape(q, g * s),
+                                           temperature=temperature)
+    return logprobs.reshape(q, g, s) * mask, entropy.reshape(q, g, s) * mask
+
+
 def score(params, cfg: VlmConfig, batch: Batch, tokens: jax.Array, mask: jax.Array,
           temperature: float = 1.0) -> tuple[jax.Array, jax.Array]:
     """Log-probability and entropy of given answers in one forward pass.
@@ -135,14 +162,4 @@ def score(params, cfg: VlmConfig, batch: Batch, tokens: jax.Array, mask: jax.Arr
     Returns:
       (logprobs, entropy), float32 [Q, G, S], 0 where masked.
     """
-    q, g, s = tokens.shape
-    prompt = batch["tokens"].shape[1]
-    hidden = vlm.hidden(params, cfg, group_rows(batch, tokens, mask), shared=(prompt, g))
-    # The first answer token is predicted by the prompt's last token, every other one by its predecessor.
-    end = jnp.maximum((batch["segment_ids"] > 0).sum(axis=1) - 1, 0)
-    first = jnp.take_along_axis(hidden, end[:, None, None], axis=1)
-    first = jnp.broadcast_to(first[:, None], (q, g, 1, hidden.shape[-1]))
-    answers = hidden[:, prompt:].reshape(q, g, s, -1)
-    before = jnp.concatenate([first, answers[:, :, :-1]], axis=2).reshape(q, g * s, -1)
-    logprobs, entropy = vlm.token_logprobs(params, cfg, before, tokens.reshape(q, g * s), temperature=temperature)
-    return logprobs.reshape(q, g, s) * mask, entropy.reshape(q, g, s) * mask
+    return score_hidden(params, cfg, answer_hidden(params, cfg, batch, tokens, mask), tokens, mask, temperature)

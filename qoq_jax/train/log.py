@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -110,6 +111,13 @@ class CompileCounter:
 
     def reset(self) -> None:
         self._base = CompileCounter._count
+
+    @contextlib.contextmanager
+    def ignored(self):
+        """Compilations inside do not count."""
+        before = CompileCounter._count
+        yield
+        self._base += CompileCounter._count - before
 
     @property
     def count(self) -> int:

@@ -94,8 +94,15 @@ class Setup:
             raise DataError(f"no source has a {split} split", mend="set data.mini_rows above 0 or add a folder to data.extra")
         return found
 
-    def training_iterator(self, stage: str) -> pipeline.BatchIterator:
-        """Endless shuffled batches of the training split; prompts with answers for SFT, prompts alone for RL."""
+    def training_iterator(self, stage: str, answers: bool, domains: tuple[str, ...] = ()) -> pipeline.BatchIterator:
+        """Endless shuffled batches of the training split.
+
+        Args:
+          stage: sft, align or rl; it decides the shuffle. Stage sft packs several samples into a text row, the others put one
+            prompt into each.
+          answers: whether gold answers follow the prompts.
+          domains: rows of other domains are left out; () = none.
+        """
         cfg, data = self.config, self.config.data
         rows = self.rows("train")
         if stage == "sft":
@@ -105,28 +112,33 @@ class Setup:
                 rows = {name: [hide_diagnosis(row, cfg.seed) for row in found] for name, found in rows.items()}
             if cfg.sft.box_shrink:
                 rows = {name: [shrink_boxes(row, cfg.sft.box_shrink, cfg.seed) for row in found] for name, found in rows.items()}
+        if domains:
+            rows = {name: kept for name, found in rows.items() if (kept := [row for row in found if row.domain in domains])}
+            if not rows:
+                raise DataError(f"no training row is of {', '.join(domains)}", mend="change align.domains or the data")
         counts = collections.Counter(row.domain for found in rows.values() for row in found)
         weights = None if data.mixing_power == 1 else {name: n ** data.mixing_power for name, n in counts.items()}
         if "real" in rows:
             rows["real"] = rows["real"] * data.real_repeat
         return pipeline.make_iterator(
-            self._sources(rows), self.tokenizer, self.process, self.training_budget(stage), seed=cfg.seed + (0 if stage == "sft" else 1),
-            with_answer=stage == "sft", weights_by_domain=weights, on_error=data.on_error, max_bad=data.max_bad_fraction,
+            self._sources(rows), self.tokenizer, self.process, self.training_budget(stage, answers),
+            seed=cfg.seed + {"sft": 0, "rl": 1, "align": 2}[stage],
+            with_answer=answers, weights_by_domain=weights, on_error=data.on_error, max_bad=data.max_bad_fraction,
             process_index=jax.process_index(), process_count=jax.process_count(), cache=data.cache)
 
-    def training_budget(self, stage: str) -> Budget:
-        """The shape of a stage's batches."""
+    def training_budget(self, stage: str, answers: bool) -> Budget:
+        """The shape of a stage's batches; see `training_iterator`."""
         cfg = self.config
         if stage == "sft":
             return self.budget(cfg.sft.rows, cfg.sft.tokens, cfg.sft.samples)
-        return self.budget(cfg.rl.questions, cfg.data.max_prompt_tokens)
+        return self.budget(cfg.rl.questions, cfg.data.max_prompt_tokens + (cfg.data.max_response_tokens if answers else 0))
 
-    def evaluation_iterator(self, split: str) -> pipeline.BatchIterator:
-        """One pass over a split in fixed order."""
+    def evaluation_iterator(self, split: str, limit: int) -> pipeline.BatchIterator:
+        """One pass in fixed order over a split, over `limit` rows a domain of each source (0 = all)."""
         cfg = self.config
         rows = self.rows(split)
-        if cfg.eval.limit_per_domain:
-            rows = {name: per_domain(found, cfg.eval.limit_per_domain) for name, found in rows.items()}
+        if limit:
+            rows = {name: per_domain(found, limit) for name, found in rows.items()}
         return pipeline.make_eval_iterator(
             self._sources(rows), self.tokenizer, self.process,
             self.budget(cfg.eval.rows, cfg.data.max_prompt_tokens, largest=True),
@@ -189,14 +201,19 @@ def per_domain(rows: list, count: int) -> list:
     return kept
 
 
+def model_config(cfg: Config) -> variants.VlmConfig:
+    """The model of a config with its compute options."""
+    return dataclasses.replace(variants.get(cfg.model.variant), ecg_tokens=cfg.model.ecg_tokens,
+                               compute_dtype=cfg.model.compute_dtype, remat=cfg.model.remat)
+
+
 def assemble(cfg: Config, prepare: bool = True) -> Setup:
     """Checks that tokenizer, model, mesh and budgets fit each other, and starts to prepare the data sets when asked.
 
     Raises:
       ConfigError: parts that do not fit. A data set that cannot be made or read is a DataError where it is first used.
     """
-    model = dataclasses.replace(variants.get(cfg.model.variant), ecg_tokens=cfg.model.ecg_tokens,
-                                compute_dtype=cfg.model.compute_dtype, remat=cfg.model.remat)
+    model = model_config(cfg)
     tokenizer = tokenizer_lib.load(cfg.model.tokenizer)
     mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]

@@ -24,10 +24,12 @@ class TrainState:
 
     Attributes:
       step: int32 [], finished steps of this stage (skipped ones included).
-      params: pytree of float32 master weights.
+      params: pytree of float32 master weights that are trained: those of the model, or {"lora": adapters}; "critic" beside them
+        when there is one.
       opt_state: optax state of the same layout.
       skipped: int32 [], updates in a row that were dropped because loss or gradients were not finite.
       history: drpo.DomainHistory, or None when the algorithm keeps none.
+      kl_coefficient: float32 [], or None when it is fixed.
     """
 
     step: jax.Array
@@ -35,44 +37,64 @@ class TrainState:
     opt_state: Any
     skipped: jax.Array
     history: Any = None
+    kl_coefficient: Any = None
 
 
 def schedule(kind: str, lr: float, warmup: int, steps: int) -> optax.Schedule:
-    """Learning rate: linear warm-up, then constant or a cosine to a tenth of `lr`."""
-    ramp = optax.linear_schedule(lr / max(warmup, 1), lr, warmup)
-    after = optax.constant_schedule(lr) if kind == "constant" else optax.cosine_decay_schedule(
-        lr, max(steps - warmup, 1), alpha=0.1)
+    """Learning rate: linear warm-up, then constant, or a cosine or a straight line to a tenth of `lr`."""
+    ramp, rest = optax.linear_schedule(lr / max(warmup, 1), lr, warmup), max(steps - warmup, 1)
+    after = {
+        "constant": lambda: optax.constant_schedule(lr),
+        "cosine": lambda: optax.cosine_decay_schedule(lr, rest, alpha=0.1),
+        "linear": lambda: optax.linear_schedule(lr, 0.1 * lr, rest),
+    }[kind]()
     return optax.join_schedules([ramp, after], [warmup])
 
 
-def make_optimizer(cfg: OptimizerConfig, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+def make_optimizer(cfg: OptimizerConfig, learning_rate: optax.Schedule, critic_lr: float | None = None) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW. Weight decay leaves vectors (norms, biases) alone.
 
-    Frozen weights take no part: their gradients count in no norm and they have no moments.
+    Frozen weights take no part: their gradients count in no norm and they have no moments. A critic (critic_lr given) has its own
+    learning rate and its own clip, so that the size of value errors does not scale the policy's update.
     """
-    update = optax.chain(
-        optax.clip_by_global_norm(cfg.clip_norm),
-        optax.adamw(learning_rate, b1=cfg.b1, b2=cfg.b2, weight_decay=cfg.weight_decay, mask=_decays),
-    )
-    if not cfg.frozen:
-        return update
-    return optax.partition({"train": update, "frozen": optax.set_to_zero()}, functools.partial(_labels, cfg.frozen))
+    def update(rate):
+        return optax.chain(
+            optax.clip_by_global_norm(cfg.clip_norm),
+            optax.adamw(rate, b1=cfg.b1, b2=cfg.b2, weight_decay=cfg.weight_decay, mask=_decays),
+        )
+
+    if not cfg.frozen and critic_lr is None:
+        return update(learning_rate)
+    parts = {"train": update(learning_rate)}
+    if cfg.frozen:
+        parts["frozen"] = optax.set_to_zero()
+    if critic_lr is not None:
+        parts["critic"] = update(critic_lr)
+    return optax.partition(parts, functools.partial(_labels, cfg.frozen))
 
 
 def _labels(frozen: tuple[str, ...], params):
-    """"frozen" or "train" for each leaf.
+    """"critic", "frozen" or "train" for each leaf. An adapter is named by the weight that it belongs to."""
+    def label(path):
+        name = path.removeprefix("lora/")
+        held = any(name == prefix or name.startswith(prefix + "/") for prefix in frozen)
+        return "critic" if name.startswith("critic/") else "frozen" if held else "train"
+
+    return spec.unflatten({path: label(path) for path in spec.flatten(params)})
+
+
+def check_frozen(frozen: tuple[str, ...], specs) -> None:
+    """Checks that each prefix names some weight of the model.
 
     Raises:
       ConfigError: a prefix that no weight has.
     """
-    paths = list(spec.flatten(params))
+    paths = list(spec.flatten(specs))
     for prefix in frozen:
         if not any(path == prefix or path.startswith(prefix + "/") for path in paths):
             near = difflib.get_close_matches(prefix, paths + sorted({path.rsplit("/", 1)[0] for path in paths}), n=1)
             raise ConfigError(f"optimizer.frozen: no weight is under {prefix!r}",
                               mend=f"did you mean {near[0]!r}?" if near else "use a path as vision/patch_embed")
-    held = lambda path: any(path == prefix or path.startswith(prefix + "/") for prefix in frozen)
-    return spec.unflatten({path: "frozen" if held(path) else "train" for path in paths})
 
 
 def _decays(params):
@@ -84,7 +106,7 @@ def _decays(params):
 
 
 def create(key: jax.Array, model: VlmConfig, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh,
-           params=None, history=None) -> TrainState:
+           params=None, history=None, kl_coefficient: float | None = None) -> TrainState:
     """A fresh state on the mesh, with random weights unless `params` are given.
 
     Every leaf, the counters too, gets a NamedSharding: a restore puts a leaf without one on a single device.
@@ -97,7 +119,9 @@ def create(key: jax.Array, model: VlmConfig, optimizer: optax.GradientTransforma
     # Two separate zeros: a donated buffer must not appear twice in the state.
     step, skipped = (jax.device_put(jnp.zeros((), jnp.int32), replicated) for _ in range(2))
     history = None if history is None else jax.device_put(history, replicated)
-    return TrainState(step=step, params=params, opt_state=opt_state, skipped=skipped, history=history)
+    if kl_coefficient is not None:
+        kl_coefficient = jax.device_put(jnp.asarray(kl_coefficient, jnp.float32), replicated)
+    return TrainState(step=step, params=params, opt_state=opt_state, skipped=skipped, history=history, kl_coefficient=kl_coefficient)
 
 
 def _opt_shardings(optimizer, params, replicated):

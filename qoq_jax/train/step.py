@@ -1,4 +1,4 @@
-"""The jitted updates: one supervised step, one policy step. Both accumulate over micro-batches exactly.
+"""The supervised update, sampling and scoring, and what all updates share: exact accumulation over micro-batches.
 
 A micro-batch is a set of whole media rows with their text rows. Losses are sums over tokens divided by the token count of the
 WHOLE batch, so that the gradient does not depend on how the batch is cut, nor over how many devices it is spread.
@@ -14,35 +14,16 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
-from qoq_jax.config import RlConfig
+from qoq_jax.models import lora as lora_lib
 from qoq_jax.models import vlm
+from qoq_jax.models.lora import LoraConfig
 from qoq_jax.models.variants import VlmConfig
-from qoq_jax.rl import drpo, losses, rollout
-from qoq_jax.rl.advantages import grpo
+from qoq_jax.rl import rollout
 from qoq_jax.train.state import TrainState, apply_gradients
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-
-
-@struct.dataclass
-class Experience:
-    """What a policy update learns from.
-
-    Attributes:
-      tokens, mask: [Q, G, S] the answers.
-      old_logprobs: float32 [Q, G, S] under the policy that sampled them.
-      ref_logprobs: float32 [Q, G, S] under the frozen reference.
-      advantages: float32 [Q, G].
-    """
-
-    tokens: jax.Array
-    mask: jax.Array
-    old_logprobs: jax.Array
-    ref_logprobs: jax.Array
-    advantages: jax.Array
 
 
 def accumulated_gradients(loss_fn: Callable, params, batches, parts: int):
@@ -78,20 +59,29 @@ def sft_loss(params, cfg: VlmConfig, batch: Batch, denominator: jax.Array) -> tu
     return loss, {"loss": loss, "entropy": (entropy * weight).sum() / denominator}
 
 
-def make_sft_step(cfg: VlmConfig, optimizer: optax.GradientTransformation, accumulate: int, layout: TrainState) -> Callable:
-    """Returns the jitted `step(state, batch) -> (state, metrics)`; the state is donated and keeps the sharding of `layout`."""
+def model_weights(params, base, lora: LoraConfig):
+    """All weights of the model: the trained ones themselves, or a base with the trained adapters added."""
+    return params if base is None else lora_lib.merge(base, params["lora"], lora)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+
+def make_sft_step(cfg: VlmConfig, optimizer: optax.GradientTransformation, accumulate: int, layout: TrainState,
+                  lora: LoraConfig = LoraConfig()) -> Callable:
+    """Returns the jitted `step(state, batch, base=None) -> (state, metrics)`.
+
+    The state is donated and keeps the sharding of `layout`; `base` is what adapters are added to.
+    """
+
+    def step(state: TrainState, batch: Batch, base=None) -> tuple[TrainState, Metrics]:
         denominator = jnp.maximum(batch["loss_mask"][:, 1:].sum(), 1.0)
         (loss, metrics), grads = accumulated_gradients(
-            lambda p, b: sft_loss(p, cfg, b, denominator), state.params, batch, accumulate)
+            lambda p, b: sft_loss(model_weights(p, base, lora), cfg, b, denominator), state.params, batch, accumulate)
         state, applied = apply_gradients(state, grads, loss, optimizer)
         return state, metrics | applied
 
-    return _jit_update(step, layout)
+    return jit_update(step, layout)
 
 
-def _jit_update(step: Callable, layout: TrainState) -> Callable:
+def jit_update(step: Callable, layout: TrainState) -> Callable:
     """Jits an update whose new state lies where the old one lay; left to the compiler, it could move and recompile."""
     shardings = jax.tree.map(lambda x: x.sharding, layout)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
@@ -108,70 +98,7 @@ def make_sampler(cfg: VlmConfig, rollouts: int, max_new_tokens: int, temperature
     return jax.jit(sampler)
 
 
+@functools.cache
 def make_scorer(cfg: VlmConfig, temperature: float) -> Callable:
     """Returns the jitted `scorer(params, batch, tokens, mask) -> logprobs [Q, G, S]`."""
     return jax.jit(lambda params, batch, tokens, mask: rollout.score(params, cfg, batch, tokens, mask, temperature)[0])
-
-
-def make_advantages(cfg: RlConfig) -> Callable:
-    """Returns the jitted `advantages(rewards, domains, valid, kl, history) -> (advantages, history, diagnostics)`.
-
-    Shapes: rewards and kl [Q, G], domains and valid [Q].
-    """
-
-    def advantages(rewards, domains, valid, kl, history):
-        if cfg.algorithm == "drpo":
-            return drpo.advantages(rewards, domains, kl=kl, history=history, cfg=cfg.drpo, valid=valid)
-        scores = jnp.where(valid[:, None], grpo(rewards), 0.0)
-        return scores, history, {}
-
-    return jax.jit(advantages)
-
-
-def policy_loss(params, cfg: VlmConfig, rl: RlConfig, batch: Batch, data: Experience,
-                denominator: jax.Array) -> tuple[jax.Array, Metrics]:
-    """Clipped surrogate plus KL to the reference, both as means over the answer tokens of the whole batch."""
-    new, entropy = rollout.score(params, cfg, batch, data.tokens, data.mask, rl.temperature)
-    flat = lambda x: x.reshape(-1, x.shape[-1])
-    mask = flat(data.mask)
-    spread = jnp.broadcast_to(data.advantages[..., None], data.mask.shape)
-    surrogate, _, facts = losses.policy_loss(
-        flat(new), flat(data.old_logprobs), flat(spread), mask,
-        clip_low=rl.clip_low, clip_high=rl.clip_high, dual_clip=rl.clip_dual)
-    kl = (losses.kl(new, data.ref_logprobs, "low_var") * data.mask).sum()
-    loss = (surrogate + rl.kl_coefficient * kl) / denominator
-    difference = jnp.abs(new - data.old_logprobs) * data.mask
-    return loss, {
-        "loss": loss,
-        "entropy": entropy.sum() / denominator,
-        "kl": kl / denominator,
-        "logprob_difference_mean": difference.sum() / denominator,
-        "logprob_difference_max": difference.max(),
-    } | {f"policy/{name}": value / denominator for name, value in facts.items()}
-
-
-def make_policy_step(cfg: VlmConfig, rl: RlConfig, optimizer: optax.GradientTransformation, layout: TrainState) -> Callable:
-    """Returns the jitted `step(state, batch, experience) -> (state, metrics)`; donation and sharding as in `make_sft_step`."""
-
-    def step(state: TrainState, batch: Batch, data: Experience) -> tuple[TrainState, Metrics]:
-        denominator = jnp.maximum(data.mask.sum(), 1.0)
-
-        def loss_fn(params, micro):
-            return policy_loss(params, cfg, rl, *micro, denominator)
-
-        (loss, metrics), grads = accumulated_gradients(loss_fn, state.params, (batch, data), rl.accumulate)
-        state, applied = apply_gradients(state, grads, loss, optimizer)
-        return state, metrics | applied
-
-    return _jit_update(step, layout)
-
-
-def rollout_kl(sampled: rollout.Rollout, ref_logprobs: jax.Array) -> jax.Array:
-    """KL of each answer to the reference, summed over its tokens (low-variance estimator): [Q, G, S] -> [Q, G]."""
-    return (losses.kl(sampled.logprobs, ref_logprobs, "low_var") * sampled.mask).sum(axis=-1)
-
-
-def split_questions(tree, parts: int) -> list:
-    """Cuts a batch and its experience into `parts` runs of whole media rows, one per mini-batch."""
-    cut = lambda i: jax.tree.map(lambda x: x[i * (x.shape[0] // parts):(i + 1) * (x.shape[0] // parts)], tree)
-    return [cut(i) for i in range(parts)]

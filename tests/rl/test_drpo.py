@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 
@@ -278,6 +279,69 @@ def test_rewards_are_ranked_alike_within_a_question_and_the_batch_has_unit_sprea
     assert (same | (np.abs(actual) < 1e-3)).all()
     if np.ptp(rewards, axis=1).any():
         assert abs(actual.std(ddof=1) - 1) < 1e-4
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The same in bulk: Hypothesis draws seeds, a seed draws BULK cases, and one vmapped call computes them
+
+BULK, BULK_SHAPE = 250, (12, GROUP)
+bulk = hypothesis.settings(max_examples=40, deadline=None)  # 10,000 cases
+seeds = st.integers(0, 2**32 - 1)
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def in_bulk(rewards, domains, kl, valid, cfg=PAPER):
+    one = lambda r, d, k, v: (lambda a, _, facts: (a, facts))(*drpo.advantages(r, d, k, cfg=cfg, valid=v))
+    return jax.vmap(one)(rewards, domains, kl, valid)
+
+
+def bulk_cases(seed):
+    """(rng, rewards on a coarse grid, domains, KL on a coarse grid, valid), each with BULK on axis 0."""
+    rng = np.random.default_rng(seed)
+    levels = rng.integers(1, 6, (BULK, 1, 1))
+    rewards = (rng.integers(0, 1 << 30, (BULK, *BULK_SHAPE)) % (levels + 1) / 5).astype(np.float32)
+    kl = (rng.integers(0, 8, rewards.shape) / 4).astype(np.float32)
+    return rng, rewards, rng.integers(0, DOMAINS, rewards.shape[:2]).astype(np.int32), kl, np.ones(rewards.shape[:2], bool)
+
+
+@bulk
+@hypothesis.given(seeds)
+def test_bulk_any_finite_input_gives_finite_advantages(seed):
+    """Any bit pattern that is a finite float32, scaled to all sizes from denormal to the largest."""
+    rng = np.random.default_rng(seed)
+    shape = (BULK, *BULK_SHAPE)
+    rewards, kl = rng.integers(0, 1 << 32, (2, *shape), dtype=np.uint32).view(np.float32)
+    grid = bulk_cases(seed)[1] * (10.0 ** rng.integers(-38, 38, (BULK, 1, 1))).astype(np.float32)
+    rewards = np.where(rng.random((BULK, 1, 1)) < 0.5, rewards, grid)
+    rewards, kl = (np.where(np.isfinite(x), x, 0).astype(np.float32) for x in (rewards, kl))
+    found, facts = in_bulk(rewards, rng.integers(-1, DOMAINS + 1, shape[:2]).astype(np.int32), kl, rng.random(shape[:2]) < 0.8)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found, facts)))
+
+
+@bulk
+@hypothesis.given(seeds)
+def test_bulk_order_and_names_do_not_matter(seed):
+    rng, rewards, domains, kl, valid = bulk_cases(seed)
+    plain = np.asarray(in_bulk(rewards, domains, kl, valid)[0])
+    close = dict(atol=1e-4, rtol=1e-3)
+    questions = np.argsort(rng.random(domains.shape), axis=1)
+    move = lambda x: np.take_along_axis(x, questions.reshape(questions.shape + (1,) * (x.ndim - 2)), axis=1)
+    np.testing.assert_allclose(in_bulk(move(rewards), move(domains), move(kl), valid)[0], move(plain), **close)
+    rollouts = np.broadcast_to(np.argsort(rng.random((BULK, 1, GROUP)), axis=2), rewards.shape)
+    turn = lambda x: np.take_along_axis(x, rollouts, axis=2)
+    np.testing.assert_allclose(in_bulk(turn(rewards), domains, turn(kl), valid)[0], turn(plain), **close)
+    names = np.argsort(rng.random((BULK, DOMAINS)), axis=1).astype(np.int32)
+    np.testing.assert_allclose(in_bulk(rewards, np.take_along_axis(names, domains, 1), kl, valid)[0], plain, **close)
+
+
+@bulk
+@hypothesis.given(seeds)
+def test_bulk_the_unit_of_rewards_and_kl_does_not_matter(seed):
+    rng, rewards, domains, kl, valid = bulk_cases(seed)
+    plain = in_bulk(rewards, domains, kl, valid)[0]
+    unit = rng.choice([0.5, 3.0, 100.0], (BULK, 1, 1)).astype(np.float32)
+    for scaled in ((rewards * unit, domains, kl), (rewards, domains, kl * unit)):
+        np.testing.assert_allclose(in_bulk(*scaled, valid)[0], plain, atol=1e-3, rtol=1e-3)
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -209,3 +209,37 @@ def test_a_batch_of_4096_takes_under_a_second():
     # A quarter of the batch on one core has half a second of the two cores' budget.
     assert time.process_time() - start < 0.5
     assert all(0.9 < r.total < 1 for r in found)
+
+
+FRAGMENTS = [
+    "```", "```json\n", "\n", "[", "]", "{", "}", '{"bbox_2d": [1, 2, 30, 40], "label": "Pneumonia"}', ",", ":", '"', "'", "\\", "\\boxed{",
+    "<think>", "</think>", "Normal", "Pneumonia", " and ", " & ", "NaN", "1e400", "9" * 50, "true", "null", "\x00", "ß", "\ud800", " ", "\u202e",
+    '[{"bbox_2d":[', "]]]]", '{"a":', "-", "\\text{", "objects_of_interest",
+]  # fmt: skip
+
+
+def fuzzed(rng):
+    """A text of up to 64 KB: one fragment for ever, or many in random order, whole or inside of an answer."""
+    size = int(2 ** rng.uniform(0, 16))
+    few = rng.choice(FRAGMENTS, rng.integers(1, 4)) if rng.random() < 0.5 else FRAGMENTS
+    text = "".join(rng.choice(few, max(1, size // 4)))[:size] if size < 4096 else "".join(rng.choice(few, 512)) * (size // 512)
+    wrapped = (text, "```json\n" + text + "\n```", respond("Pneumonia", (1, 1, 9, 9)) + text, "\\boxed{" + text + "}", text + respond("Edema"))
+    return wrapped[rng.integers(len(wrapped))][-65536:]
+
+
+def test_ten_thousand_hostile_texts_score_in_range_in_time():
+    rng = np.random.default_rng(0)
+    metas = (Meta(boxes=((1, 1, 9, 9),)), Meta(mask=painted(3, 3, 20, 30)), Meta(frame_size=None))
+    largest = 0
+    for case in range(10_000):
+        text, meta, cfg = fuzzed(rng), metas[case % 3], RewardConfig.of(("paper", "released")[case % 2])
+        largest = max(largest, len(text))
+        # Processor time, the least of up to five: other work on the machine is not what is measured.
+        for _ in range(5):
+            began = time.process_time()
+            found = score(text, meta, cfg)
+            if (took := time.process_time() - began) < 0.010:
+                break
+        assert took < 0.010, f"case {case}: {len(text)} characters from {text[:40]!r} took {took:.4f} s"
+        assert all(math.isfinite(v) and 0 <= v <= 1 + 1e-9 for v in found.parts().values()), text[:200]
+    assert largest == 65536

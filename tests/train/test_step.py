@@ -11,10 +11,12 @@ import optax
 import pytest
 
 from qoq_jax.config import OptimizerConfig, RlConfig
+from qoq_jax.errors import ConfigError
 from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.train import policy
 from qoq_jax.train import step as steps
 from qoq_jax.train.log import CompileCounter
-from qoq_jax.train.state import apply_gradients, create, make_optimizer, schedule
+from qoq_jax.train.state import apply_gradients, check_frozen, create, make_optimizer, schedule
 from train_helpers import prompt_batch, tiny_model
 
 ROWS, G, S = 8, 4, 6
@@ -56,11 +58,11 @@ def run_rl(mesh, rl=RlConfig(rollouts=G), updates=2):
         batch, tokens, mask = put(prompt_batch(cfg, ROWS)), put(tokens), put(mask)
         scorer = steps.make_scorer(cfg, 1.0)
         old, ref = scorer(state.params, batch, tokens, mask), scorer(reference, batch, tokens, mask)
-        kl = (jnp.exp(ref - old) - (ref - old) - 1).sum(-1)
-        advantages, _, _ = steps.make_advantages(rl)(
-            put(rewards), put(domains), put(np.ones(ROWS, bool)), kl, None)
-        data = steps.Experience(tokens, mask, old, ref, advantages)
-        step = steps.make_policy_step(cfg, rl, OPTIMIZER, state)
+        estimate, _, _ = policy.make_advantages(rl)(
+            put(rewards), put(domains), put(np.ones(ROWS, bool)), mask, old, ref, None)
+        advantages = estimate.advantages
+        data = policy.Experience(tokens, mask, old, old, ref, advantages)
+        step = policy.make_policy_step(cfg, rl, OPTIMIZER, state)
         losses = []
         for _ in range(updates):
             state, metrics = step(state, batch, data)
@@ -127,6 +129,17 @@ def test_weight_decay_spares_vectors():
     assert np.abs(layers["mlp"]["up"]["kernel"]).sum() < np.abs(before["mlp"]["up"]["kernel"]).sum()
 
 
+def test_frozen_weights_and_the_critic_have_their_own_part_of_the_optimiser():
+    optimizer = make_optimizer(OptimizerConfig(weight_decay=0.0, frozen=("vision",)), optax.constant_schedule(0.1), critic_lr=0.5)
+    params = {"vision": {"w": jnp.ones((2, 2))}, "lora": {"vision": {"w": {"a": jnp.ones((2, 2))}}}, "decoder": {"w": jnp.ones((2, 2))},
+              "critic": {"w": jnp.ones((2, 2))}}
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
+    largest = {name: float(jnp.abs(jax.tree.leaves(part)[0]).max()) for name, part in updates.items()}
+    assert largest == pytest.approx({"vision": 0.0, "lora": 0.0, "decoder": 0.1, "critic": 0.5}, rel=1e-3)
+    with pytest.raises(ConfigError, match="did you mean 'vision'"):
+        check_frozen(("visoin",), {"vision": {"w": 0}})
+
+
 def test_no_recompilation_after_the_first_step():
     cfg, mesh = tiny_model(), meshes()["eight"]
     with jax.set_mesh(mesh):
@@ -144,6 +157,7 @@ def test_no_recompilation_after_the_first_step():
 
 
 def test_schedules():
-    constant, cosine = schedule("constant", 1.0, 10, 100), schedule("cosine", 1.0, 10, 100)
+    constant, cosine, linear = (schedule(kind, 1.0, 10, 100) for kind in ("constant", "cosine", "linear"))
+    assert float(linear(55)) == pytest.approx(0.55) and float(linear(100)) == pytest.approx(0.1)
     assert float(constant(0)) == pytest.approx(0.1) and float(constant(50)) == 1.0
     assert float(cosine(100)) == pytest.approx(0.1)

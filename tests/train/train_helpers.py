@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,3 +44,13 @@ def prompt_batch(cfg: variants.VlmConfig, rows: int, tokens: int = 12, seed: int
         ecg=rng.normal(0, 0.3, (rows, 1, 8, 2500)).astype(np.float32),
     )
     return {name: jnp.asarray(value) for name, value in batch.items()}
+
+
+def pseudo_reward(text, meta) -> float:
+    """A reward that any text has, answers of one question differ in, and 20 steps can raise: for runs from random weights."""
+    return (zlib.crc32(f"{meta.id}{text}".encode()) % 100) / 200 + 0.5 * min(text.count("e") / 8, 1.0)
+
+
+def rising_reward(text, meta) -> float:
+    """1 for every answer: groups without variance."""
+    return 1.0

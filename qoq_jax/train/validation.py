@@ -1,0 +1,82 @@
+"""Validation while training: macro-F1 every N steps, the best weights kept apart, a stage that stops when nothing improves.
+
+    WORKDIR/validation-STAGE.json          [[step, macro-F1], ...], in order
+    WORKDIR/checkpoints/STAGE-best/STEP    the weights that the stage trains, at the best of these steps (the first of equals)
+
+A resumed run drops the scores after its checkpoint and finds them again with the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import jax
+import orbax.checkpoint as ocp
+
+from qoq_jax.config import EvalConfig
+from qoq_jax.errors import CheckpointError
+from qoq_jax.evaluation import runner
+
+
+class Validation:
+    """The scores of one stage.
+
+    Args:
+      workdir, stage: where the files are.
+      cfg: section eval.
+      start: the step that the stage goes on from.
+    """
+
+    def __init__(self, workdir: str, stage: str, cfg: EvalConfig, start: int | None = None):
+        self._path = os.path.join(workdir, f"validation-{stage}.json")
+        self._folder = os.path.abspath(os.path.join(workdir, "checkpoints", f"{stage}-best"))
+        self._cfg, self.scores = cfg, []
+        if os.path.exists(self._path):
+            with open(self._path, encoding="utf-8") as f:
+                self.scores = [(step, score) for step, score in json.load(f) if start is None or step <= start]
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the highest score, or None before the first one."""
+        return max(self.scores, key=lambda item: item[1])[0] if self.scores else None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the last `eval.patience` scores brought no new best."""
+        since = [step for step, _ in self.scores if self.best_step is not None and step > self.best_step]
+        return bool(self._cfg.patience) and len(since) >= self._cfg.patience
+
+    def due(self, step: int, last: bool) -> bool:
+        """Whether weights after `step` steps are to be scored."""
+        return bool(self._cfg.every) and (step % self._cfg.every == 0 or last)
+
+    def run(self, setup, step: int, weights, trained) -> dict[str, float]:
+        """Scores all weights of the model, keeps the trained ones when they are the best so far; returns what to log."""
+        records = runner.answer(setup, weights, "validation", self._cfg.validation_rows)
+        score = runner.macro_f1(records)
+        self.scores.append((step, score))
+        if self.best_step == step:
+            path = os.path.join(self._folder, str(step))
+            with ocp.StandardCheckpointer() as saver:
+                saver.save(path, trained, force=True)
+        with open(self._path + ".tmp", "w", encoding="utf-8") as f:
+            json.dump(self.scores, f)
+        os.replace(self._path + ".tmp", self._path)
+        for name in os.listdir(self._folder):
+            if name != str(self.best_step):
+                shutil.rmtree(os.path.join(self._folder, name))
+        return {"validation/macro_f1": score, "validation/best_step": float(self.best_step)}
+
+    def restore_best(self, layout):
+        """The best trained weights, laid out as `layout`.
+
+        Raises:
+          CheckpointError: there are none.
+        """
+        if self.best_step is None:
+            raise CheckpointError("no validation has been made", where=self._path, mend="set eval.every, or eval.best=false")
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), layout)
+        with ocp.StandardCheckpointer() as saver:
+            return saver.restore(os.path.join(self._folder, str(self.best_step)), shapes)
