@@ -25,6 +25,7 @@ from qoq_jax.errors import CheckpointError, ConfigError, QoqError
 from qoq_jax.evaluation import report, runner
 from qoq_jax.models import spec, vlm
 from qoq_jax.rl import rewards as rewards_lib
+from qoq_jax.train import ecg_jepa
 from qoq_jax.train import step as steps
 from qoq_jax.train.checkpoint import Checkpointer
 from qoq_jax.train.log import CompileCounter, MetricWriter, Progress
@@ -42,6 +43,8 @@ def run(cfg: Config) -> int:
     _claim_workdir(cfg)
     # Private to the run, since a compile cache is code: a restart then begins without compiling again.
     jax.config.update("jax_compilation_cache_dir", os.path.abspath(os.path.join(cfg.workdir, "compile_cache")))
+    if cfg.stages == (ecg_jepa.STAGE,):
+        return ecg_jepa.run(cfg)
     setup = assemble(cfg)
     with jax.set_mesh(setup.mesh):
         # -------------------------------------------------------------------------------------------- stages
@@ -210,6 +213,8 @@ class Stage:
             if self.start < total:
                 data.set_state(data_state)
                 print(f"{name}: going on from step {self.start} of {total}")
+        elif name == "sft" and setup.config.model.ecg_weights:
+            self.state = self.state.replace(params=ecg_jepa.with_ecg_weights(self.state.params, setup))
 
     def key(self, step: int) -> jax.Array:
         """The PRNG key of a step."""
@@ -298,6 +303,9 @@ def restore_run(workdir: str, stage: str | None = None, prepare: bool = True):
     with open(path, encoding="utf-8") as f:
         cfg = config_lib.parse(json.load(f))
     cfg = dataclasses.replace(cfg, workdir=workdir)
+    if cfg.stages == (ecg_jepa.STAGE,):
+        raise ConfigError("this run pretrained an ECG encoder, which answers no questions", where=workdir,
+                          mend=f"train a model that starts from it: --config.model.ecg_weights={workdir}/{ecg_jepa.WEIGHTS}")
     setup = assemble(cfg, prepare)
     for name in (stage,) if stage else reversed(cfg.stages):
         folder = os.path.join(workdir, "checkpoints", name)
