@@ -6,11 +6,13 @@ import dataclasses
 import functools
 import json
 import pathlib
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from qoq_jax.config import Config, DataConfig, EcgPretrainConfig, LogConfig, MeshConfig, ModelConfig, OptimizerConfig
 from qoq_jax.data import ecgs
@@ -190,6 +192,9 @@ def test_bad_files_are_raised_or_counted(wfdb_folder, tmp_path):
 def tiny_variant(monkeypatch):
     nano = variants.get("nano")
     monkeypatch.setattr(ecg_jepa.variants, "get", lambda name: dataclasses.replace(nano, ecg=SIZES))
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)  # a run sets its own; other tests have none
+    compilation_cache.reset_cache()
 
 
 def config(workdir, folder, root, **changes) -> Config:
@@ -217,6 +222,8 @@ def test_a_run_stopped_on_the_way_ends_with_the_same_bits_and_exports(tiny_varia
     def stop(self):
         left[0] -= 1
         if left[0] < 0:
+            while not (tmp_path / "cut" / "checkpoints" / "ecg" / "3").exists():  # appears when it is committed
+                time.sleep(0.02)
             raise QoqError("the power went out")
         return read(self)
 
