@@ -209,24 +209,24 @@ def _train(cfg: Config, sizes: variants.EcgConfig, mesh: jax.sharding.Mesh, data
     writer = _writer(cfg)
     writer.resume(STAGE, begin)
     sharding, progress, compiles, rows = mesh_lib.batch_sharding(mesh), Progress(STAGE, pre.steps, begin), CompileCounter(), []
-    clock = time.perf_counter()
+    recompiles, clock = 0, time.perf_counter()
     for number in range(begin, pre.steps):
         batch = jax.make_array_from_process_local_data(sharding, next(data))
+        done = number + 1
+        compiles.reset()  # Orbax compiles too, when it saves: only the step's own count
         with jax.transfer_guard_host_to_device("disallow"):
             state, metrics = step_fn(state, batch)
+        recompiles += compiles.count if done > begin + _WARMUP_STEPS else 0
         rows.append(metrics)
-        done = number + 1
-        if done == begin + _WARMUP_STEPS:
-            compiles.reset()
         if done % cfg.log.every == 0 or done in (pre.steps, begin + 1):
             host = jax.device_get(rows)
             seconds, clock = time.perf_counter() - clock, time.perf_counter()
             row = {name: float(np.mean([one[name] for one in host])) for name in host[0]}
             row |= {"ecgs_per_second": pre.batch * len(rows) / seconds, "seconds/step": seconds / len(rows),
-                    "recompiles": compiles.count if done > begin + _WARMUP_STEPS else 0, "skipped_samples": len(data.quarantined)}
+                    "recompiles": recompiles, "skipped_samples": len(data.quarantined)}
             writer.write(STAGE, done, row)
             progress.show(done, {"loss": f"{row['loss']:.4f}", "ecg/s": f"{row['ecgs_per_second']:.0f}",
-                                 "recompiles": str(int(row["recompiles"]))})
+                                 "recompiles": str(recompiles)})
             rows = []
             if int(state.train.skipped) >= cfg.optimizer.max_skipped:
                 raise QoqError(f"{int(state.train.skipped)} updates in a row were not finite", where=f"{STAGE} step {done}",
