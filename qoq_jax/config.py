@@ -195,7 +195,8 @@ _CHOICES = {
 }
 _POSITIVE = ("sft.steps", "sft.rows", "sft.tokens", "sft.samples", "sft.accumulate", "sft.save_every", "rl.steps", "rl.questions", "rl.rollouts", "rl.response_tokens",
              "rl.minibatches", "rl.accumulate", "rl.temperature", "rl.save_every", "eval.rows", "log.every",
-             "ecg.steps", "ecg.batch", "ecg.mask_blocks", "ecg.save_every", "data.media_rows", "data.max_prompt_tokens", "data.max_response_tokens")
+             "ecg.steps", "ecg.batch", "ecg.mask_blocks", "ecg.save_every",
+             "data.media_rows", "data.max_prompt_tokens", "data.max_response_tokens")
 
 
 def default() -> ml_collections.ConfigDict:
