@@ -26,7 +26,7 @@ from flax import struct
 from qoq_jax.climb import ecg_set, ecg_simulator
 from qoq_jax.config import Config, EcgPretrainConfig
 from qoq_jax.data import ecgs
-from qoq_jax.errors import CheckpointError, ConfigError, DataError, QoqError
+from qoq_jax.errors import CheckpointError, DataError, QoqError
 from qoq_jax.evaluation.probe import linear_probe
 from qoq_jax.models import ecg as model
 from qoq_jax.models import spec, variants
