@@ -12,6 +12,7 @@ from qoq_jax.errors import QoqError
 EXAMPLES = """examples:
   qoq train --config=configs/quickstart.py
   qoq train --config=configs/quickstart.py:grpo --config.rl.lr=1e-4 --config.workdir=runs/grpo
+  qoq train --config=configs/ecg_jepa.py
   qoq evaluate runs/quickstart --split validation
   qoq generate runs/quickstart --image scan.png --ask "What is the diagnosis? Answer with one of: Normal, Pneumonia."
   qoq data build data_cache/climb-mini --rows 6000
