@@ -134,6 +134,24 @@ def test_deepstack_adds_to_vision_tokens_of_the_first_layers_alone():
     assert not add(2).any()
 
 
+def test_deepstack_makes_nothing_of_the_size_of_all_layers():
+    """Backward through 12 scanned layers takes two more copies of the features at most (their gradient), not twelve."""
+    cfg = dataclasses.replace(CFG, decoder=dataclasses.replace(CFG.decoder, num_layers=12), remat="full")
+    shaped = jax.ShapeDtypeStruct
+    weights, x = spec.abstract(decoder.param_specs(cfg.decoder)), shaped((2, 512, 48), jnp.float32)
+    features, ids = shaped((2, 2, 256, 48), jnp.float32), shaped((2, 512), jnp.int32)
+
+    def temporaries(deep: bool) -> int:
+        def loss(weights, x, features, positions, ids):
+            hidden = decoder.forward(weights, cfg, x, positions, ids, ids, deepstack=(features, ids) if deep else None)
+            return (hidden**2).sum()
+
+        lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(weights, x, features, shaped((2, 3, 512), jnp.int32), ids)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(deep=True) - temporaries(deep=False) < 2 * features.size * 4
+
+
 def loss_and_scores(weights, inputs, cfg=CFG):
     """A scalar that every weight contributes to, and (logprob, entropy) of the next tokens."""
     hidden = vlm.hidden(weights, cfg, inputs)
