@@ -137,7 +137,7 @@ class RlConfig:
     clip_low: float = 0.0  # clip range of the ratio and dual clip; 0 = the algorithm's own
     clip_high: float = 0.0
     clip_dual: float = 0.0
-    old_logprobs: str = "sampler"  # denominator of the ratio: the sampler's own, or "trainer" (recomputed if a batch has several updates)
+    old_logprobs: str = "sampler"  # denominator of the ratio: the sampler's own, or "trainer" (recomputed for several updates)
     importance_cap: float = 0.0  # above 0: weigh tokens by min(trainer / sampler probability, cap); needs old_logprobs = trainer
     max_refills: int = 3  # dapo: further rollout batches drawn at most, to replace questions whose answers all earned the same
     offload_reference: bool = False  # keep the reference in host memory while it is not needed
@@ -239,9 +239,10 @@ _CHOICES = {
     "rl.old_logprobs": ("sampler", "trainer"),
     "eval.split": ("validation", "test"),
 }
-_POSITIVE = ("sft.steps", "sft.rows", "sft.tokens", "sft.samples", "sft.accumulate", "sft.save_every", "rl.steps", "rl.questions", "rl.rollouts", "rl.response_tokens",
-             "rl.minibatches", "rl.accumulate", "rl.epochs", "rl.kl_horizon", "rl.reward_deadline", "align.steps", "eval.validation_rows", "rl.temperature", "rl.save_every", "eval.rows", "log.every",
-             "ecg.steps", "ecg.batch", "ecg.mask_blocks", "ecg.save_every",
+_POSITIVE = ("sft.steps", "sft.rows", "sft.tokens", "sft.samples", "sft.accumulate", "sft.save_every", "rl.steps",
+             "rl.questions", "rl.rollouts", "rl.response_tokens", "rl.minibatches", "rl.accumulate", "rl.epochs",
+             "rl.kl_horizon", "rl.reward_deadline", "align.steps", "eval.validation_rows", "rl.temperature", "rl.save_every",
+             "eval.rows", "log.every", "ecg.steps", "ecg.batch", "ecg.mask_blocks", "ecg.save_every",
              "data.media_rows", "data.max_prompt_tokens", "data.max_response_tokens")
 
 
@@ -407,7 +408,8 @@ def _check_rl(rl: RlConfig) -> None:
     if min(rl.kl_coefficient, rl.kl_target, rl.max_refills, rl.reward_workers, rl.importance_cap) < 0:
         raise ConfigError("rl.kl_coefficient, kl_target, max_refills, reward_workers and importance_cap must not be negative")
     if rl.kl_target and not rl.kl_coefficient:
-        raise ConfigError("an adaptive KL coefficient is scaled from its start, and 0 stays 0", mend="set rl.kl_coefficient above 0")
+        raise ConfigError("an adaptive KL coefficient is scaled from its start, and 0 stays 0",
+                          mend="set rl.kl_coefficient above 0")
 
 
 def _suggest(name: str, known: list[str]) -> str:

@@ -38,7 +38,8 @@ class LoraConfig:
 
     def __post_init__(self):
         if self.rank < 0 or not self.targets:
-            raise ConfigError(f"lora rank={self.rank} targets={self.targets}", mend="use a rank of at least 0 and at least one target")
+            raise ConfigError(f"lora rank={self.rank} targets={self.targets}",
+                              mend="use a rank of at least 0 and at least one target")
 
     @property
     def scale(self) -> float:
@@ -72,7 +73,8 @@ def adapter_specs(specs: Mapping[str, Any], cfg: LoraConfig) -> dict[str, Any]:
         axes_in, axes_out = leaf.axes[stack:inputs], leaf.axes[inputs:]
         adapters[f"{path}/a"] = ParamSpec((*leaf.shape[:stack], *shape_in, cfg.rank), (*leaf.axes[:stack], *axes_in, None),
                                           fan_in(math.prod(shape_in)))
-        adapters[f"{path}/b"] = ParamSpec((*leaf.shape[:stack], cfg.rank, *shape_out), (*leaf.axes[:stack], None, *axes_out), "zeros")
+        adapters[f"{path}/b"] = ParamSpec((*leaf.shape[:stack], cfg.rank, *shape_out),
+                                          (*leaf.axes[:stack], None, *axes_out), "zeros")
     return spec_lib.unflatten(adapters)
 
 

@@ -45,7 +45,7 @@ def load(path: str) -> RewardFunction:
         function = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"rl.reward.custom = {path!r}: {error}",
-                          mend="write package.module:function; the package must be importable (installed, or on PYTHONPATH)") from None
+                          mend="write package.module:function, of a package that is installed or on PYTHONPATH") from None
     if not callable(function):
         raise ConfigError(f"rl.reward.custom = {path!r} is a {type(function).__name__}", mend="name a function")
     return function
@@ -65,7 +65,8 @@ def call(path: str, text: str, meta: SampleMeta) -> float:
         raise QoqError(f"the reward function raised {type(error).__name__}: {error}", where=f"{path}, sample {meta.id!r}",
                        mend="it must give a number for any text; see rl/custom.py check_reward_function") from error
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= 1:
-        raise QoqError(f"the reward function returned {value!r}", where=f"{path}, sample {meta.id!r}", mend="return a float in [0, 1]")
+        raise QoqError(f"the reward function returned {value!r}", where=f"{path}, sample {meta.id!r}",
+                       mend="return a float in [0, 1]")
     return float(value)
 
 
@@ -85,6 +86,7 @@ def check_reward_function(path: str, metas: Iterable[SampleMeta], texts: Iterabl
                 values.add(call(path, text, meta))
                 times.append(time.perf_counter() - began)
             if len(values) > 1:
-                raise QoqError(f"the reward function gave {sorted(values)} for the same arguments", where=where, mend="make it pure")
+                raise QoqError(f"the reward function gave {sorted(values)} for the same arguments", where=where,
+                               mend="make it pure")
             if min(times) > seconds:
                 raise QoqError(f"the reward function took {min(times):.3f} s", where=where, mend=f"bring it under {seconds} s")

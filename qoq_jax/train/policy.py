@@ -51,7 +51,8 @@ class Experience:
 def critic_specs(width: int) -> dict:
     """The value head: a hidden layer of the decoder's width; its output starts at zero."""
     return {
-        "hidden": {"kernel": ParamSpec((width, width), ("embed", None), fan_in(width)), "bias": ParamSpec((width,), (None,), "zeros")},
+        "hidden": {"kernel": ParamSpec((width, width), ("embed", None), fan_in(width)),
+                   "bias": ParamSpec((width,), (None,), "zeros")},
         "out": {"kernel": ParamSpec((width,), (None,), "zeros"), "bias": ParamSpec((), (), "zeros")},
     }
 
@@ -82,7 +83,8 @@ def make_advantages(rl: RlConfig) -> Callable:
     """
     algorithm = algorithms.resolve(rl)
 
-    def advantages(rewards, domains, valid, mask, sampler_logprobs, ref_logprobs, history, kl_coefficient=None, greedy=None, values=None):
+    def advantages(rewards, domains, valid, mask, sampler_logprobs, ref_logprobs, history, kl_coefficient=None, greedy=None,
+                   values=None):
         kl = (losses.kl(sampler_logprobs, ref_logprobs, "low_var") * mask).sum(axis=-1)
         coefficient = rl.kl_coefficient if kl_coefficient is None else kl_coefficient
         penalty = None
@@ -132,7 +134,8 @@ def policy_loss(params, cfg: VlmConfig, rl: RlConfig, lora: LoraConfig, batch: B
     if algorithm.critic:
         flat = lambda x: x.reshape(-1, x.shape[-1])
         error, _, critic_facts = losses.value_loss(
-            flat(critic_values(params["critic"], hidden)), flat(data.values), flat(data.returns), flat(data.mask), clip=rl.critic.clip)
+            flat(critic_values(params["critic"], hidden)), flat(data.values), flat(data.returns), flat(data.mask),
+            clip=rl.critic.clip)
         loss += error / tokens
         metrics |= {"value_loss": error / tokens, "value_clipped": critic_facts["clipped"] / tokens}
     return loss, {"loss": loss} | metrics | facts
@@ -153,7 +156,8 @@ def _surrogate(algorithm: algorithms.Algorithm, rl: RlConfig, new, old, data: Ex
         factors = importance if factors is None else importance * factors
     loss, _, facts = losses.policy_loss(
         flat(new), flat(old), flat(spread), mask, **clips,
-        dual_clip=None if math.isinf(algorithm.clip_dual) else algorithm.clip_dual, weights=None if factors is None else flat(factors))
+        dual_clip=None if math.isinf(algorithm.clip_dual) else algorithm.clip_dual,
+        weights=None if factors is None else flat(factors))
     return loss, facts
 
 

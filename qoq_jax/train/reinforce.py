@@ -165,7 +165,7 @@ class Sampling:
             refill.add(_answered(host_batch, drawn, questions, budget))
         host_batch, placed, kept = refill.batch()
         q, g, s = drawn.tokens.shape
-        arrays = (np.full((q, g, s), self._setup.model.pad_id, np.int32), np.zeros((q, g, s), np.float32), np.zeros((q, g, s), np.float32))
+        arrays = (np.full((q, g, s), self._setup.model.pad_id, np.int32), *np.zeros((2, q, g, s), np.float32))
         for place, item in zip(placed, kept):
             for array, answers in zip(arrays, item.answers):
                 array[place.row] = answers

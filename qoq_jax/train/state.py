@@ -51,7 +51,8 @@ def schedule(kind: str, lr: float, warmup: int, steps: int) -> optax.Schedule:
     return optax.join_schedules([ramp, after], [warmup])
 
 
-def make_optimizer(cfg: OptimizerConfig, learning_rate: optax.Schedule, critic_lr: float | None = None) -> optax.GradientTransformation:
+def make_optimizer(cfg: OptimizerConfig, learning_rate: optax.Schedule,
+                   critic_lr: float | None = None) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW. Weight decay leaves vectors (norms, biases) alone.
 
     Frozen weights take no part: their gradients count in no norm and they have no moments. A critic (critic_lr given) has its own
@@ -127,7 +128,8 @@ def start(params, optimizer: optax.GradientTransformation, mesh: jax.sharding.Me
     history = None if history is None else jax.device_put(history, replicated)
     if kl_coefficient is not None:
         kl_coefficient = jax.device_put(jnp.asarray(kl_coefficient, jnp.float32), replicated)
-    return TrainState(step=step, params=params, opt_state=opt_state, skipped=skipped, history=history, kl_coefficient=kl_coefficient)
+    return TrainState(step=step, params=params, opt_state=opt_state, skipped=skipped, history=history,
+                      kl_coefficient=kl_coefficient)
 
 
 def _opt_shardings(optimizer, params, replicated):

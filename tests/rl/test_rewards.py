@@ -212,8 +212,10 @@ def test_a_batch_of_4096_takes_under_a_second():
 
 
 FRAGMENTS = [
-    "```", "```json\n", "\n", "[", "]", "{", "}", '{"bbox_2d": [1, 2, 30, 40], "label": "Pneumonia"}', ",", ":", '"', "'", "\\", "\\boxed{",
-    "<think>", "</think>", "Normal", "Pneumonia", " and ", " & ", "NaN", "1e400", "9" * 50, "true", "null", "\x00", "ß", "\ud800", " ", "\u202e",
+    "```", "```json\n", "\n", "[", "]", "{", "}", '{"bbox_2d": [1, 2, 30, 40], "label": "Pneumonia"}', ",", ":", '"', "'", "\\",
+    "\\boxed{",
+    "<think>", "</think>", "Normal", "Pneumonia", " and ", " & ", "NaN", "1e400", "9" * 50, "true", "null", "\x00", "ß", "\ud800",
+    " ", "\u202e",
     '[{"bbox_2d":[', "]]]]", '{"a":', "-", "\\text{", "objects_of_interest",
 ]  # fmt: skip
 
@@ -223,7 +225,8 @@ def fuzzed(rng):
     size = int(2 ** rng.uniform(0, 16))
     few = rng.choice(FRAGMENTS, rng.integers(1, 4)) if rng.random() < 0.5 else FRAGMENTS
     text = "".join(rng.choice(few, max(1, size // 4)))[:size] if size < 4096 else "".join(rng.choice(few, 512)) * (size // 512)
-    wrapped = (text, "```json\n" + text + "\n```", respond("Pneumonia", (1, 1, 9, 9)) + text, "\\boxed{" + text + "}", text + respond("Edema"))
+    wrapped = (text, "```json\n" + text + "\n```", respond("Pneumonia", (1, 1, 9, 9)) + text, "\\boxed{" + text + "}",
+               text + respond("Edema"))
     return wrapped[rng.integers(len(wrapped))][-65536:]
 
 

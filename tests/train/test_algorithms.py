@@ -26,7 +26,8 @@ RL_DIAGNOSTICS = DIAGNOSTICS | {
     "reward/total", "reward/custom", "zero_variance_groups", "kl", "kl_answer", "logprob_difference_mean", "policy/ratio",
     "policy/clipped_high", "response_length", "seconds/rollout", "seconds/reward", "seconds/score", "seconds/update"}
 OWN = {
-    "drpo": {"drpo/damping_mean", "drpo/zero_variance_groups"}, "ppo": {"value_loss", "value_clipped", "advantage/explained_variance"},
+    "drpo": {"drpo/damping_mean", "drpo/zero_variance_groups"},
+    "ppo": {"value_loss", "value_clipped", "advantage/explained_variance"},
     "remax": {"advantage/greedy_reward", "seconds/greedy"}, "dapo": {"dapo/refills", "dapo/informative"},
 }
 REWARD = RewardConfig(accuracy=0.0, iou=0.0, format=0.0, custom="train_helpers:pseudo_reward")
@@ -140,7 +141,8 @@ def test_lora_trains_and_saves_adapters_only(tiny, tmp_path):
 
 
 def test_align_trains_on_its_domains_with_its_parts_frozen(tiny, tmp_path):
-    cfg = dataclasses.replace(tiny[0].config, align=config_lib.AlignConfig(steps=2, lr=1e-3, domains=("ecg",), frozen=("vision", "decoder")))
+    align = config_lib.AlignConfig(steps=2, lr=1e-3, domains=("ecg",), frozen=("vision", "decoder"))
+    cfg = dataclasses.replace(tiny[0].config, align=align)
     _, weights, rows = train(tiny, tmp_path, "align", cfg, algorithm="grpo")
     assert {key for row in rows for key in row if key.startswith("reward/domain/")} == {"reward/domain/ecg"}
     before = tiny[1]()

@@ -131,8 +131,8 @@ def test_weight_decay_spares_vectors():
 
 def test_frozen_weights_and_the_critic_have_their_own_part_of_the_optimiser():
     optimizer = make_optimizer(OptimizerConfig(weight_decay=0.0, frozen=("vision",)), optax.constant_schedule(0.1), critic_lr=0.5)
-    params = {"vision": {"w": jnp.ones((2, 2))}, "lora": {"vision": {"w": {"a": jnp.ones((2, 2))}}}, "decoder": {"w": jnp.ones((2, 2))},
-              "critic": {"w": jnp.ones((2, 2))}}
+    ones = jnp.ones((2, 2))
+    params = {"vision": {"w": ones}, "lora": {"vision": {"w": {"a": ones}}}, "decoder": {"w": ones}, "critic": {"w": ones}}
     updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
     largest = {name: float(jnp.abs(jax.tree.leaves(part)[0]).max()) for name, part in updates.items()}
     assert largest == pytest.approx({"vision": 0.0, "lora": 0.0, "decoder": 0.1, "critic": 0.5}, rel=1e-3)
