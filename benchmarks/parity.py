@@ -145,7 +145,7 @@ def forward(params, cfg, batch):
 def torch_inputs(prompts: list[Prompt], left: bool = False) -> dict[str, torch.Tensor]:
     """Inputs of the Hugging Face model, padded to the longest prompt."""
     longest = max(len(prompt.ids) for prompt in prompts)
-    pad = lambda x, value: np.pad(x, (longest - len(x), 0) if left else (0, longest - len(x)), constant_values=value)  # noqa: E731
+    pad = lambda x, value: np.pad(x, (longest - len(x), 0) if left else (0, longest - len(x)), constant_values=value)
     ids = np.stack([pad(prompt.ids, PAD) for prompt in prompts]).astype(np.int64)
     inputs = {
         "input_ids": torch.tensor(ids),

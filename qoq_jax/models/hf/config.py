@@ -13,14 +13,13 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from qoq_jax.errors import ConfigError
 from qoq_jax.models import variants, vision
 from qoq_jax.models.hf import keys
 from qoq_jax.models.variants import DecoderConfig, EcgConfig, VisionConfig, VlmConfig
 
-CONFIG, GENERATION, PREPROCESSOR = "config.json", "generation_config.json", "preprocessor_config.json"
+CONFIG, GENERATION = "config.json", "generation_config.json"
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 MAX_PIXELS = 524_288  # of an image in QoQ-Med; VisionConfig.max_frame_patches of an imported model follows from it
 
 # Fields that change no number here, and are copied from the source on export. max_position_embeddings limits
@@ -34,6 +33,9 @@ BOOKKEEPING = (
     "chunk_size_feed_forward", "_attn_implementation", "_attn_implementation_autoset", "attn_implementation", "unsloth_fixed",
     "unsloth_version", "time_series_max_length", "spatial_patch_size",
 )  # fmt: skip
+# What a processor may not say differently: how pixels become the numbers that the tower reads.
+_PIXEL_FIELDS = ("image_mean", "image_std", "patch_size", "temporal_patch_size", "merge_size", "rescale_factor", "do_normalize",
+                 "do_rescale", "do_convert_rgb", "resample")  # fmt: skip
 _MISSING = object()
 
 
@@ -158,15 +160,22 @@ def _with_generation_ids(cfg: VlmConfig, root: Section, generation: dict[str, An
 def _check_preprocessor(directory: str, cfg: VlmConfig) -> None:
     """Pixels are normalised on the device with constants: a processor with others belongs to another model."""
     path = os.path.join(directory, PREPROCESSOR)
+    if not os.path.exists(path):  # transformers 5 writes one file for all processors
+        path = os.path.join(directory, PROCESSOR)
     found = _read_json(path)
+    found = found.get("image_processor", found)
     ours = write_preprocessor(cfg)
-    wrong = []
-    for name in ("image_mean", "image_std", "patch_size", "temporal_patch_size", "merge_size", "rescale_factor", "do_normalize",
-                 "do_rescale", "do_convert_rgb", "resample"):  # fmt: skip
-        if found.get(name) is not None and not np.allclose(found[name], ours[name], atol=1e-6):
-            wrong.append(f"{name} = {found[name]!r} is not supported, only {ours[name]!r}")
+    wrong = [f"{name} = {found[name]!r} is not supported, only {ours[name]!r}" for name in _PIXEL_FIELDS
+             if found.get(name) is not None and not _near(found[name], ours[name])]
     if wrong:
         raise ConfigError("; ".join(wrong), where=path, mend="use a checkpoint with the processor of Qwen2.5-VL")
+
+
+def _near(a: Any, b: Any) -> bool:
+    """Equal numbers, or lists of numbers, up to what decimal notation loses."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_near, a, b))
+    return isinstance(a, (int, float)) and isinstance(b, (int, float)) and abs(a - b) < 1e-6
 
 
 def architecture(cfg: VlmConfig) -> Architecture:

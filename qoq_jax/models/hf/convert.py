@@ -19,7 +19,7 @@ from qoq_jax.models import ecg as ecg_lib
 from qoq_jax.models import spec, vlm
 from qoq_jax.models.hf import ecg_jepa
 from qoq_jax.models.hf.load import load, resolve
-from qoq_jax.models.hf.save import SHARD_SIZE, save
+from qoq_jax.models.hf.save import save
 from qoq_jax.models.variants import VlmConfig
 
 PICKLED = (".pth", ".pt")

@@ -67,7 +67,8 @@ def header(path: str) -> dict[str, TensorFile]:
         with open(path, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
             if length < 8 or size > min(_MAX_HEADER, length - 8):
-                raise CheckpointError(f"truncated or no safetensors file: {length} bytes, a header of {size}", where=path, mend=_AGAIN)
+                what = f"truncated or no safetensors file: {length} bytes, a header of {size}"
+                raise CheckpointError(what, where=path, mend=_AGAIN)
             entries = json.loads(file.read(size))
         start = 8 + size
         tensors, end = {}, 0

@@ -128,7 +128,7 @@ def _write_weights(directory: str, cfg: VlmConfig, plan, tensors: Iterator[np.nd
 
 def _take(spec, leaf, layer: int, dtype) -> np.ndarray:
     """One published tensor on the host."""
-    shape, order = keys.split(spec)
+    _, order = keys.split(spec)
     back = tuple(order.index(i) for i in range(len(order)))
     sharding = getattr(leaf, "sharding", None)
     # Gathered on every device, since a reshape of a cut dimension may not be one the compiler can keep cut.
@@ -156,14 +156,30 @@ def _main_dtype(plan) -> str:
 
 
 def _write_companions(directory: str, cfg: VlmConfig, source: str | None, dtype: str) -> None:
+    """Everything beside the weights: copies, and what the source lacks."""
+    written = set()
     for name in COMPANIONS:
-        if source and os.path.exists(os.path.join(source, name)):
-            shutil.copyfile(os.path.join(source, name), os.path.join(directory, name))
+        if source and os.path.exists(path := os.path.join(source, name)):
+            _copy(path, os.path.join(directory, name))
+            written.add(name)
     _write_json(os.path.join(directory, config_lib.CONFIG), config_lib.write(cfg, dtype, source))
-    for name, content in ((config_lib.GENERATION, config_lib.write_generation(cfg)),
-                          (config_lib.PREPROCESSOR, config_lib.write_preprocessor(cfg))):
-        if not os.path.exists(os.path.join(directory, name)):
-            _write_json(os.path.join(directory, name), content)
+    if config_lib.GENERATION not in written:
+        _write_json(os.path.join(directory, config_lib.GENERATION), config_lib.write_generation(cfg))
+    if not written & {config_lib.PREPROCESSOR, config_lib.PROCESSOR}:
+        _write_json(os.path.join(directory, config_lib.PREPROCESSOR), config_lib.write_preprocessor(cfg))
+
+
+def _copy(path: str, target: str) -> None:
+    """Copies a file. References to Python files, which are not copied, are taken out of JSON."""
+    if path.endswith(".json"):
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        if isinstance(content, dict) and content.pop("auto_map", None):
+            if "tokenizer_class" in content:
+                content["tokenizer_class"] = "Qwen2Tokenizer"
+            _write_json(target, content)
+            return
+    shutil.copyfile(path, target)
 
 
 def _write_json(path: str, content: dict[str, Any]) -> None:
