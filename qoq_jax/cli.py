@@ -19,6 +19,8 @@ EXAMPLES = """examples:
   qoq data samples data_cache/real
   qoq data validate data_cache/climb-mini/train.jsonl
   qoq report runs/quickstart
+  qoq convert runs/quickstart exported
+  qoq convert Qwen/Qwen2.5-VL-7B-Instruct qoq-start --ecg multiblock_epoch100.pth --dtype float32
 """
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -102,6 +104,15 @@ def _parser() -> argparse.ArgumentParser:
     report = add("report", _report, "Write a run's report as one self-contained HTML file.")
     report.add_argument("workdir")
     report.add_argument("--out", help="default: WORKDIR/report.html")
+
+    convert = add("convert", _convert, "Write a Hugging Face directory that transformers, vLLM and llama.cpp load.")
+    convert.add_argument("source", help="a run's workdir, a Hugging Face directory or hub id, or an ECG-JEPA .pth file")
+    convert.add_argument("dest", help="a new directory; for a .pth file, a new safetensors file")
+    convert.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in the source")
+    convert.add_argument("--shard-size", default="5GB", help="upper limit of a weight file")
+    convert.add_argument("--stage", choices=("sft", "rl"), help="of a run; default: the last one that was trained")
+    convert.add_argument("--ecg", help="ECG-JEPA weights (.pth or safetensors) to put into the model")
+    convert.add_argument("--ecg-heads", type=int, help="heads of that encoder; default: 16 at the published width of 768")
     return parser
 
 
@@ -156,6 +167,12 @@ def _report(arguments) -> int:
 
     print(report.write_report(arguments.workdir, arguments.out))
     return 0
+
+
+def _convert(arguments) -> int:
+    from qoq_jax.models.hf import convert
+
+    return convert.run(arguments)
 
 
 if __name__ == "__main__":

@@ -367,12 +367,14 @@ def save(path: str, params: Params, cfg: EcgConfig) -> None:
       params: {"encoder": ...} and optionally "predictor", arrays of any kind.
       cfg: sizes.
     """
-    tensors = spec_lib.to_hf(param_specs(cfg), params["encoder"])
+    from qoq_jax.models.hf.save import to_tensors  # that package imports this module
+
+    tensors = dict(to_tensors(param_specs(cfg), params["encoder"]))
     tensors = {name.removeprefix(VLM_PREFIX): x for name, x in tensors.items()}
     positions = sincos_positions(cfg.leads, cfg.patches, cfg.width)
     tensors["encoder.pos_embed"] = positions.reshape(-1, cfg.width)
     if "predictor" in params:
-        tensors |= spec_lib.to_hf(predictor_param_specs(cfg), params["predictor"])
+        tensors |= dict(to_tensors(predictor_param_specs(cfg), params["predictor"]))
         tensors["predictor.mask_token"] = tensors["predictor.mask_token"].reshape(1, 1, -1)
         tensors["predictor.pos_embed"] = sincos_positions(1, cfg.patches, cfg.predictor_width)[0]
     tensors = {name: np.ascontiguousarray(x, np.float32) for name, x in tensors.items()}

@@ -157,7 +157,7 @@ class VlmConfig:
 
     decoder: DecoderConfig
     vision: VisionConfig | Qwen3VisionConfig
-    ecg: EcgConfig
+    ecg: EcgConfig | None  # None: no ECG encoder, as in the published Qwen checkpoints
     ecg_tokens: int = 50  # of one ECG: 1 = their mean (released QoQ-Med), 50 = a time step, 400 = all
     image_token_id: int = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|image_pad|>")
     video_token_id: int = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|video_pad|>")
@@ -174,7 +174,7 @@ class VlmConfig:
     remat: str = "full"
 
     def __post_init__(self):
-        if self.ecg_tokens not in (1, self.ecg.patches, self.ecg.leads * self.ecg.patches):
+        if self.ecg and self.ecg_tokens not in (1, self.ecg.patches, self.ecg.leads * self.ecg.patches):
             raise ConfigError(
                 f"ecg_tokens={self.ecg_tokens}",
                 mend=f"use 1, {self.ecg.patches} or {self.ecg.leads * self.ecg.patches}",

@@ -23,7 +23,6 @@ from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
 from qoq_jax.models.variants import CLIP_MEAN, CLIP_STD, PatchTower, VisionConfig, VlmConfig
 from qoq_jax.parallel.mesh import constrain
 
-IMAGE_MEAN, IMAGE_STD = CLIP_MEAN, CLIP_STD
 MAX_COSINE_WIDTH = 336  # beyond it a patch has too few frequencies; towers that wide are loaded, not trained from scratch
 DENSE_BLOCK = 512  # attention blocks larger than this are computed one after the other, to bound memory
 

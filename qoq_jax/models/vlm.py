@@ -14,6 +14,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from qoq_jax.errors import ConfigError
 from qoq_jax.models import decoder, ecg, layers, qwen3_vision, vision
 from qoq_jax.models.decoder import KVCache
 from qoq_jax.models.spec import ParamSpec, fan_in
@@ -27,16 +28,23 @@ def vision_tower(cfg: VlmConfig):
 
 
 def param_specs(cfg: VlmConfig) -> dict:
-    """Every weight of the model: {"decoder", "vision", "ecg", "ecg_proj"}."""
+    """Every weight of the model: {"decoder", "vision"}, and {"ecg", "ecg_proj"} with an ECG encoder."""
     width = cfg.decoder.width
-    return {
+    specs = {
         "decoder": decoder.param_specs(cfg.decoder),
         "vision": vision_tower(cfg).param_specs(cfg.vision, out_width=width),
-        "ecg": ecg.param_specs(cfg.ecg),
-        "ecg_proj": {
-            "kernel": ParamSpec((cfg.ecg.width, width), (None, "embed"), fan_in(cfg.ecg.width)),
-            "bias": ParamSpec((width,), (None,), "zeros"),
-        },
+    }
+    if cfg.ecg is not None:
+        specs |= {"ecg": ecg.param_specs(cfg.ecg), "ecg_proj": ecg_projection_specs(cfg.ecg.width, width)}
+    return specs
+
+
+def ecg_projection_specs(ecg_width: int, width: int) -> dict:
+    """The linear layer from the ECG encoder to the decoder."""
+    key = f"{ecg.VLM_PREFIX}linear"
+    return {
+        "kernel": ParamSpec((ecg_width, width), (None, "embed"), fan_in(ecg_width), f"{key}.weight", "linear"),
+        "bias": ParamSpec((width,), (None,), "zeros", f"{key}.bias", "vector"),
     }
 
 
@@ -46,6 +54,8 @@ def ecg_tokens(params: dict, cfg: VlmConfig, signal: jax.Array) -> jax.Array:
     The encoder gives one token a lead and time step. ecg_tokens=1 takes their mean (released QoQ-Med), 50 the
     mean over leads at each time step, 400 all of them, lead by lead.
     """
+    if cfg.ecg is None:
+        raise ConfigError("an ECG for a model without an ECG encoder", mend="add one with `qoq convert --ecg`")
     R, E, leads, samples = signal.shape
     dtype = layers.compute_dtype(cfg)
     weights = jax.tree.map(lambda w: w.astype(dtype), params["ecg"])

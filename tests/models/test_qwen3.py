@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 from model_helpers import GOLDEN, TINY, batch, text_batch
 
 from qoq_jax.data import positions
-from qoq_jax.models import decoder, qwen3_vision, spec, vlm
+from qoq_jax.models import decoder, hf, qwen3_vision, spec, vlm
 from qoq_jax.models.variants import DecoderConfig, Qwen3VisionConfig
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.rl import rollout
@@ -57,7 +57,7 @@ def params() -> dict:
     rng = np.random.default_rng(0)
     random = {path: rng.normal(size=s.shape, scale=0.1).astype(np.float32) for path, s in spec.flatten(SPECS).items()}
     tensors = {name: array.astype(np.float32) for name, array in weights().items()}
-    return jax.tree.map(jnp.asarray, spec.unflatten(random | spec.flatten(spec.from_hf(published(), tensors))))
+    return jax.tree.map(jnp.asarray, spec.unflatten(random | spec.flatten(hf.from_tensors(published(), tensors))))
 
 
 def prompt() -> dict[str, np.ndarray]:
@@ -118,7 +118,7 @@ def test_height_and_width_take_turns_with_time():
 
 
 def test_hugging_face_round_trip_is_bit_exact_and_complete():
-    tensors = spec.to_hf(published(), spec.from_hf(published(), weights()))
+    tensors = dict(hf.to_tensors(published(), hf.from_tensors(published(), weights())))
     assert tensors.keys() == weights().keys()
     for name, tensor in weights().items():
         np.testing.assert_array_equal(tensors[name], tensor, err_msg=name)

@@ -15,7 +15,7 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from qoq_jax.data import images, packing, positions
-from qoq_jax.models import qwen3_vision, spec, variants, vlm
+from qoq_jax.models import hf, qwen3_vision, spec, variants, vlm
 from qoq_jax.rl import rollout
 
 IMAGE, VIDEO, START, END, PAD = 120, 121, 122, 123, 110
@@ -77,7 +77,7 @@ def ours(name: str) -> str:
 def params() -> dict:
     tensors = {ours(name): weight.detach().numpy() for name, weight in hugging_face().named_parameters()}
     ecg = {name: part for name, part in vlm.param_specs(CFG).items() if name not in SPECS}
-    return jax.tree.map(jnp.asarray, spec.from_hf(SPECS, tensors)) | spec.init_params(ecg, jax.random.key(0))
+    return jax.tree.map(jnp.asarray, hf.from_tensors(SPECS, tensors)) | spec.init_params(ecg, jax.random.key(0))
 
 
 class Prompt:
@@ -216,7 +216,7 @@ def test_gradients_of_the_mean_log_prob():
         return (logprob * scored).sum()
 
     gradient = jax.jit(jax.grad(mean_log_prob))(params())
-    got = spec.to_hf(SPECS, {name: gradient[name] for name in SPECS})
+    got = dict(hf.to_tensors(SPECS, {name: gradient[name] for name in SPECS}))
     logits = model(**torch_inputs(prompts)).logits.log_softmax(-1)
     total = 0
     for row, prompt in zip(logits, prompts):
