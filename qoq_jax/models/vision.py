@@ -20,7 +20,7 @@ import numpy as np
 
 from qoq_jax.models import layers
 from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
-from qoq_jax.models.variants import CLIP_MEAN, CLIP_STD, PatchTower, VisionConfig, VlmConfig
+from qoq_jax.models.variants import PatchTower, VisionConfig, VlmConfig
 from qoq_jax.parallel.mesh import constrain
 
 MAX_COSINE_WIDTH = 336  # beyond it a patch has too few frequencies; towers that wide are loaded, not trained from scratch
