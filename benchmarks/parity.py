@@ -21,7 +21,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from qoq_jax.data import images, packing, positions
 from qoq_jax.data.transforms import ECG_SHAPE, VISION
-from qoq_jax.models import hf, spec, vision, vlm
+from qoq_jax.models import hf, spec, variants, vision, vlm
 from qoq_jax.models.hf import keys
 
 TOLERANCE = 1e-4
@@ -167,7 +167,7 @@ def part(prompt: Prompt, kind: str) -> torch.Tensor:
     still = sum(int(np.prod(grid)) for grid in prompt.grids["image"])
     patches = prompt.patches[:still] if kind == "image" else prompt.patches[still:]
     per_channel = patches.shape[1] // 3
-    mean, std = (np.repeat(np.array(x, np.float32), per_channel) for x in (vision.IMAGE_MEAN, vision.IMAGE_STD))
+    mean, std = (np.repeat(np.array(x, np.float32), per_channel) for x in (variants.CLIP_MEAN, variants.CLIP_STD))
     return torch.tensor((patches / np.float32(255) - mean) / std)
 
 
