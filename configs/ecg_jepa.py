@@ -1,8 +1,12 @@
 """ECG-JEPA pretraining of the ECG encoder (arXiv 2410.08559) on climb-mini's ECGs or your own, and its linear probe.
 
-    qoq train --config=configs/ecg_jepa.py              random masking; about 5 minutes on 2 cores. TODO
+    qoq train --config=configs/ecg_jepa.py              random masking; about 4 minutes on 2 cores.
+                                                        Held-out linear probe of the seven classes: macro AUROC 0.901 to
+                                                        0.921, macro-F1 0.707 to 0.761
     qoq train --config=configs/ecg_jepa.py:block        multi-block masking
     qoq train --config=configs/ecg_jepa.py --config.ecg.folders=WFDB_FOLDER --config.ecg.rows=0
+
+For more than some 50,000 ECGs of your own add --config.data.cache=false: an ECG in memory takes 80 KB.
 
 It leaves runs/ecg_jepa/ecg_encoder.safetensors, which a model starts from:
 

@@ -166,16 +166,16 @@ class EcgPretrainConfig:
     rows: int = 3000  # climb-mini ECGs to generate, a fifth of the patients held out for the linear probe; 0 = none
     data_seed: int = 1000  # another one than data.mini_seed, so that no patient of climb-mini is among them
     folders: tuple[str, ...] = ()  # further ECGs: trees of WFDB, NPZ or DICOM files (unlabelled), or folders with train.jsonl
-    steps: int = 500
+    steps: int = 400
     batch: int = 32  # a multiple of the mesh's data x fsdp
     mask: str = "random"  # hidden time steps: "random", or "block" (multi-block)
     mask_low: float = 0.6  # share of the steps that is hidden (random), or that each block hides: drawn from [low, high)
     mask_high: float = 0.7
     mask_blocks: int = 4  # blocks of mask=block
-    lr: float = 1e-3
+    lr: float = 2e-3
     warmup: int = 30
     schedule: str = "cosine"
-    momentum: float = 0.996  # of the moving average that gives the targets; rises linearly to 1 at the last step
+    momentum: float = 0.99  # of the moving average that gives the targets, rising linearly to 1; the paper has 0.996 for long runs
     save_every: int = 100
 
 

@@ -24,7 +24,7 @@ from qoq_jax.train import ecg_jepa, loop
 from qoq_jax.train.state import make_optimizer, schedule
 
 SIZES = variants.EcgConfig(width=16, depth=1, num_heads=2, predictor_width=8, predictor_depth=1, predictor_heads=2)
-PRE = EcgPretrainConfig(rows=0, steps=8, batch=8, lr=3e-3, warmup=1, save_every=3)
+PRE = EcgPretrainConfig(rows=0, steps=8, batch=8, lr=3e-3, warmup=1, momentum=0.996, save_every=3)
 OPTIMIZER = make_optimizer(OptimizerConfig(b2=0.98), schedule("constant", PRE.lr, PRE.warmup, PRE.steps))
 
 
