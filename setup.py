@@ -33,6 +33,8 @@ setup(
         "grain>=0.2.12,<0.4",
         "tensorflow-datasets>=4.9.7",
         "transformers>=5.0,<6",
+        "huggingface_hub>=1.0",
+        "ml_dtypes>=0.5",
         "einops>=0.8",
         "ml-collections>=1.0",
         "numpy>=2.0",

@@ -12,12 +12,16 @@ from qoq_jax.errors import QoqError
 EXAMPLES = """examples:
   qoq train --config=configs/quickstart.py
   qoq train --config=configs/quickstart.py:grpo --config.rl.lr=1e-4 --config.workdir=runs/grpo
+  qoq train --config=configs/ecg_jepa.py
   qoq evaluate runs/quickstart --split validation
   qoq generate runs/quickstart --image scan.png --ask "What is the diagnosis? Answer with one of: Normal, Pneumonia."
   qoq data build data_cache/climb-mini --rows 6000
   qoq data samples data_cache/real
   qoq data validate data_cache/climb-mini/train.jsonl
   qoq report runs/quickstart
+  qoq sweep configs/evidence.py --only grpo,drpo --seeds 2
+  qoq convert runs/quickstart exported
+  qoq convert Qwen/Qwen2.5-VL-7B-Instruct qoq-start --ecg multiblock_epoch100.pth --dtype float32
 """
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -27,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code (0 done, 1 a run failed, 2 a mistake in config or arguments, 130 Ctrl-C)."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
-    if rest and (arguments.command != "train" or not all(text.startswith("--config.") for text in rest)):
+    if rest and (arguments.command not in ("train", "sweep") or not all(text.startswith("--config.") for text in rest)):
         parser.error(f"unknown argument {rest[0]!r}")
     arguments.overrides = rest
     try:
@@ -66,16 +70,22 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--stage", choices=("sft", "align", "rl"), help="default: the last one that was trained")
     evaluate.add_argument("--split", choices=("validation", "test"), default="test")
 
-    generate = add("generate", _generate, "Ask a trained model about files.")
-    generate.add_argument("workdir")
+    generate = add("generate", _generate, "Ask a model about files; the answer is streamed.")
+    generate.add_argument("source", help="the workdir of a run, a Hugging Face directory or hub id, or a variant (random weights)")
     generate.add_argument("--ask", required=True, help="the question, allowed answers included")
     generate.add_argument("--image", action="append", default=[], help="PNG, JPEG or DICOM; may be repeated")
     generate.add_argument("--volume", action="append", default=[], help="NIfTI, NRRD, multi-frame DICOM or NPZ, read as 4 frames")
+    generate.add_argument("--video", action="append", default=[], help="MP4, AVI, MOV or MKV, read as 4 frames")
     generate.add_argument("--ecg", action="append", default=[], help="DICOM, WFDB or NPZ, 12 leads")
-    generate.add_argument("--samples", type=int, default=1, help="answers to draw; 1 = one greedy answer")
-    generate.add_argument("--temperature", type=float, default=1.0, help="used with --samples > 1")
+    generate.add_argument("--samples", type=int, default=1, help="answers to draw")
+    generate.add_argument("--temperature", type=float, help="default: 0 (greedy) for one answer, 1 for several")
+    generate.add_argument("--top-p", type=float, default=1.0, help="draw from the most likely words of this probability")
+    generate.add_argument("--top-k", type=int, default=0, help="draw from this many most likely words; 0 = all")
+    generate.add_argument("--max-new-tokens", type=int, help="default: the response limit of the run, or 1024")
+    generate.add_argument("--stop", action="append", default=[], help="a text that ends the answer; may be repeated")
     generate.add_argument("--seed", type=int, default=0)
-    generate.add_argument("--picture", help="write the first image with the predicted boxes to this PNG file")
+    generate.add_argument("--dtype", choices=("float32", "bfloat16"), help="of weights and compute; default: as stored")
+    generate.add_argument("--picture", help="write the first image or frame with the predicted boxes to this PNG file")
     generate.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
     data = commands.add_parser("data", help="Make, fetch, check and describe data sets.")
@@ -95,6 +105,22 @@ def _parser() -> argparse.ArgumentParser:
     report = add("report", _report, "Write a run's report as one self-contained HTML file.")
     report.add_argument("workdir")
     report.add_argument("--out", help="default: WORKDIR/report.html")
+
+    sweep = add("sweep", _sweep, "Run all runs of a config file that defines SWEEP, several seeds each, and compare them.")
+    sweep.add_argument("file", help="configs/evidence.py, say; override fields of every run with --config.section.field=value")
+    sweep.add_argument("--out", help="folder of the runs; default: runs/NAME of the config file")
+    sweep.add_argument("--only", default="", help="run these alone, joined by commas (and their starts)")
+    sweep.add_argument("--seeds", type=int, help="seeds of each run; default: the file's")
+    sweep.add_argument("--jobs", type=int, default=1, help="runs at a time")
+
+    convert = add("convert", _convert, "Write a Hugging Face directory that transformers, vLLM and llama.cpp load.")
+    convert.add_argument("source", help="a run's workdir, a Hugging Face directory or hub id, or an ECG-JEPA .pth file")
+    convert.add_argument("dest", help="a new directory; for a .pth file, a new safetensors file")
+    convert.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in the source")
+    convert.add_argument("--shard-size", default="5GB", help="upper limit of a weight file")
+    convert.add_argument("--stage", choices=("sft", "rl"), help="of a run; default: the last one that was trained")
+    convert.add_argument("--ecg", help="ECG-JEPA weights (.pth or safetensors) to put into the model")
+    convert.add_argument("--ecg-heads", type=int, help="heads of that encoder; default: 16 at the published width of 768")
     return parser
 
 
@@ -144,11 +170,27 @@ def _data_describe(arguments) -> int:
     return check.describe(arguments.root)
 
 
+def _sweep(arguments) -> int:
+    import pathlib
+
+    from qoq_jax.evaluation import sweep
+
+    out = arguments.out or f"runs/{pathlib.Path(arguments.file).stem}"
+    only = [name for name in arguments.only.split(",") if name]
+    return sweep.run(arguments.file, out, only, arguments.seeds, arguments.jobs, arguments.overrides)
+
+
 def _report(arguments) -> int:
     from qoq_jax.evaluation import report
 
     print(report.write_report(arguments.workdir, arguments.out))
     return 0
+
+
+def _convert(arguments) -> int:
+    from qoq_jax.models.hf import convert
+
+    return convert.run(arguments)
 
 
 if __name__ == "__main__":

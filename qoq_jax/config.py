@@ -27,11 +27,12 @@ from qoq_jax.rl.rewards import RewardConfig
 class ModelConfig:
     """Which model, and how it computes."""
 
-    variant: str = "nano"  # a name of models/variants.py: nano, 3b, 7b, 32b, 72b
+    variant: str = "nano"  # a name of models/variants.py: nano, 3b, 7b, 32b, 72b, qwen3-2b, -4b, -8b, -32b
     tokenizer: str = "nano"  # "nano", or a Hugging Face directory that holds tokenizer.json
     ecg_tokens: int = 1  # tokens an ECG: 1 (pooled), 50 (a time step each) or 400 (a lead and time step each)
     compute_dtype: str = "float32"  # float32 or bfloat16; master weights are always float32
     remat: str = "none"  # rematerialisation of decoder and vision blocks: none, dots, full
+    ecg_weights: str = ""  # ECG-JEPA safetensors file that the ECG encoder starts from; "" = random weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +160,26 @@ class AlignConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EcgPretrainConfig:
+    """ECG-JEPA pretraining of the variant's ECG encoder (stage "ecg", which is a run of its own)."""
+
+    rows: int = 3000  # climb-mini ECGs to generate, a fifth of the patients held out for the linear probe; 0 = none
+    data_seed: int = 1000  # another one than data.mini_seed, so that no patient of climb-mini is among them
+    folders: tuple[str, ...] = ()  # further ECGs: trees of WFDB, NPZ or DICOM files (unlabelled), or folders with train.jsonl
+    steps: int = 400
+    batch: int = 32  # a multiple of the mesh's data x fsdp
+    mask: str = "random"  # hidden time steps: "random", or "block" (multi-block)
+    mask_low: float = 0.6  # share of the steps that is hidden (random), or that each block hides: drawn from [low, high)
+    mask_high: float = 0.7
+    mask_blocks: int = 4  # blocks of mask=block
+    lr: float = 2e-3
+    warmup: int = 30
+    schedule: str = "cosine"
+    momentum: float = 0.99  # of the moving average that gives the targets, rising linearly to 1; the paper has 0.996 for long runs
+    save_every: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     """Evaluation of a checkpoint by greedy decoding."""
 
@@ -183,6 +204,7 @@ class LogConfig:
 class Config:
     seed: int = 0
     workdir: str = "runs/default"
+    compile_cache: str = ""  # folder of compiled programs, for runs that share them; "" = inside the workdir
     start: str = ""  # workdir of a finished run whose weights this one starts from; "" = random weights
     stages: tuple[str, ...] = ("sft", "rl")  # of sft, align, rl, in this order
     model: ModelConfig = ModelConfig()
@@ -193,13 +215,14 @@ class Config:
     sft: SftConfig = SftConfig()
     align: AlignConfig = AlignConfig()
     rl: RlConfig = RlConfig()
+    ecg: EcgPretrainConfig = EcgPretrainConfig()
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
 
 
 STAGES = ("sft", "align", "rl")
 _CHOICES = {
-    "stages": STAGES,
+    "stages": (*STAGES, "ecg"),
     "lora.stages": STAGES,
     "align.domains": DOMAINS,
     "model.ecg_tokens": (1, 50, 400),
@@ -212,13 +235,16 @@ _CHOICES = {
     "rl.algorithm": ("sft", *ALGORITHMS),
     "rl.kl_estimator": ("kl", "abs", "mse", "low_var"),
     "rl.kl_in": ("loss", "reward"),
+    "ecg.mask": ("random", "block"),
+    "ecg.schedule": ("constant", "cosine", "linear"),
     "rl.old_logprobs": ("sampler", "trainer"),
     "eval.split": ("validation", "test"),
 }
 _POSITIVE = ("sft.steps", "sft.rows", "sft.tokens", "sft.samples", "sft.accumulate", "sft.save_every", "rl.steps",
              "rl.questions", "rl.rollouts", "rl.response_tokens", "rl.minibatches", "rl.accumulate", "rl.epochs",
              "rl.kl_horizon", "rl.reward_deadline", "align.steps", "eval.validation_rows", "rl.temperature", "rl.save_every",
-             "eval.rows", "log.every", "data.media_rows", "data.max_prompt_tokens", "data.max_response_tokens")
+             "eval.rows", "log.every", "ecg.steps", "ecg.batch", "ecg.mask_blocks", "ecg.save_every",
+             "data.media_rows", "data.max_prompt_tokens", "data.max_response_tokens")
 
 
 def default() -> ml_collections.ConfigDict:
@@ -245,6 +271,18 @@ def parse(config: ml_collections.ConfigDict) -> Config:
 def load(path: str) -> ml_collections.ConfigDict:
     """Runs `get_config(arg)` of a config file given as `path.py` or `path.py:arg`."""
     file, _, arg = path.partition(":")
+    module = load_module(file)
+    if not hasattr(module, "get_config"):
+        raise ConfigError("defines no get_config(arg)", where=file)
+    return module.get_config(arg) if arg else module.get_config()
+
+
+def load_module(file: str):
+    """A config file as a module.
+
+    Raises:
+      ConfigError: no such file.
+    """
     if not os.path.isfile(file):
         near = difflib.get_close_matches(os.path.basename(file), _config_files(os.path.dirname(file) or "."), n=1)
         raise ConfigError(f"config file {file!r} does not exist",
@@ -252,9 +290,7 @@ def load(path: str) -> ml_collections.ConfigDict:
     module_spec = importlib.util.spec_from_file_location("qoq_config", file)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ConfigError("defines no get_config(arg)", where=file)
-    return module.get_config(arg) if arg else module.get_config()
+    return module
 
 
 def override(config: ml_collections.ConfigDict, assignments: typing.Sequence[str]) -> ml_collections.ConfigDict:
@@ -347,10 +383,19 @@ def _check(config: Config) -> None:
     if not 0 <= config.sft.box_shrink < 0.5:
         raise ConfigError(f"sft.box_shrink = {config.sft.box_shrink} must be in [0, 0.5)")
     _check_rl(config.rl)
-    if list(config.stages) != [name for name in STAGES if name in config.stages]:
+    if "ecg" in config.stages and config.stages != ("ecg",):
+        raise ConfigError(f"stages = {config.stages}: ECG pretraining is a run of its own",
+                          mend="run it with stages = ('ecg',) and give its file to the other run as model.ecg_weights")
+    if config.stages != ("ecg",) and list(config.stages) != [name for name in STAGES if name in config.stages]:
         raise ConfigError(f"stages = {config.stages}", mend="name each stage once, in the order sft, align, rl")
     if (config.eval.best or config.eval.patience) and not config.eval.every:
         raise ConfigError("eval.best and eval.patience need validations", mend="set eval.every")
+    blocks = config.ecg.mask_blocks if config.ecg.mask == "block" else 1
+    if not 0.02 <= config.ecg.mask_low <= config.ecg.mask_high or blocks * config.ecg.mask_high >= 1:
+        raise ConfigError(f"ecg.mask_low = {config.ecg.mask_low}, mask_high = {config.ecg.mask_high} with {blocks} block(s) hides "
+                          "nothing or everything", mend="0.6 and 0.7 for random, 0.175 and 0.225 for block")
+    if not 0 <= config.ecg.momentum <= 1:
+        raise ConfigError(f"ecg.momentum = {config.ecg.momentum} must be in [0, 1]")
     if config.rl.rollouts < 2:
         raise ConfigError("rl.rollouts = 1 leaves nothing to compare", mend="use at least 2")
     for rows, name in ((config.sft.rows, "sft.rows"), (config.rl.questions, "rl.questions"), (config.eval.rows, "eval.rows")):

@@ -1,80 +1,58 @@
-"""`qoq generate`: ask a trained model about files on disk."""
+"""`qoq generate`: ask a model about files on disk."""
 
 from __future__ import annotations
 
 import json
-import os
 
-import jax
 import numpy as np
 
-from qoq_jax.data import readers, schema
-from qoq_jax.data.packing import Budget, pack
-from qoq_jax.data.transforms import process
+from qoq_jax.data import readers
 from qoq_jax.errors import ConfigError
 from qoq_jax.evaluation import figures
+from qoq_jax.generation import model as models
 from qoq_jax.rl import answers
-from qoq_jax.train import loop
-from qoq_jax.train import step as steps
 
 
 def run(arguments) -> int:
-    """Prints the answers (or one JSON object); writes the picture with boxes when asked."""
+    """Streams the answer (or prints one JSON object); writes the picture with boxes when asked."""
+    frames = [*arguments.image, *arguments.volume, *arguments.video]
+    if arguments.picture and not frames:
+        raise ConfigError("--picture needs an --image, a --volume or a --video")
     if arguments.samples < 1:
         raise ConfigError(f"--samples {arguments.samples} must be at least 1")
-    setup, params, _ = loop.restore_run(arguments.workdir, prepare=False)
-    sample = process(question(arguments), "/", setup.tokenizer, setup.process)
-    batch, placed = pack([sample], one_row(setup, sample))
-    temperature = arguments.temperature if arguments.samples > 1 else 0.0
-    sampler = steps.make_sampler(setup.model, arguments.samples, setup.config.data.max_response_tokens, temperature, 1.0)
-    with jax.set_mesh(setup.mesh):
-        drawn = sampler(params, setup.put(batch), jax.random.key(arguments.seed), setup.banned)
-    tokens, mask, logprobs = (np.asarray(x[0]) for x in (drawn.tokens, drawn.mask, drawn.logprobs))
-    results = []
-    for i in range(arguments.samples):
-        length = int(mask[i].sum())
-        text = setup.tokenizer.decode(tokens[i, :length])
-        answer = answers.parse(text)
-        results.append({"text": text, "answer": answer.boxed, "boxes": [list(box) for box in answer.boxes],
-                        "box_labels": list(answer.box_labels), "frame_size": placed[0].meta.frame_size,
-                        "logprob": float(logprobs[i, :length].sum())})
+    model = models.load(arguments.source, dtype=arguments.dtype)
+    sample = {"prompt": arguments.ask, "images": arguments.image, "videos": arguments.video, "volumes": arguments.volume,
+              "ecg": arguments.ecg}
+    frame_size = model.prepare([sample])[0]["meta"].frame_size
+    temperature = arguments.temperature
+    if temperature is None:
+        temperature = 1.0 if arguments.samples > 1 else 0.0
+    live = not arguments.json and arguments.samples == 1  # several answers grow at once, so they are printed when done
+    found = model.generate(
+        [sample], arguments.max_new_tokens, temperature=temperature, top_p=arguments.top_p, top_k=arguments.top_k,
+        num_samples=arguments.samples, seed=arguments.seed, stop=arguments.stop,
+        stream=(lambda _, __, piece: print(piece, end="", flush=True)) if live else None)[0]
+    results = [result(generation, frame_size) for generation in found]
     if arguments.json:
-        print(json.dumps({"question": arguments.ask, "answers": results}))
+        print(json.dumps({"question": arguments.ask, "model": model.source, "answers": results}))
     else:
-        print("\n\n".join(result["text"] for result in results))
+        print("" if live else "\n\n".join(one["text"] for one in results))
     if arguments.picture:
-        picture(arguments, placed[0].meta, results[0]["boxes"])
+        first = readers.read_image(frames[0]) if arguments.image else readers.read_frames(frames[0], model.process.frames)[0]
+        picture(arguments.picture, first, frame_size, results[0]["boxes"])
     return 0
 
 
-def question(arguments) -> schema.Row:
-    """The command line as a row without a gold answer; paths become relative to the root folder."""
-    paths = lambda files: [os.path.relpath(os.path.realpath(f), "/") for f in files]
-    kinds = [k for k in ("image", "volume", "ecg") if getattr(arguments, k)]
-    domain = "multimodal" if len(kinds) > 1 else {"image": "chest_xray", "volume": "ct", "ecg": "ecg"}.get(
-        kinds[0] if kinds else "", "multimodal")
-    return schema.validate_row(
-        {"id": "question", "dataset": "question", "domain": domain, "problem": arguments.ask, "answer": "unknown", "labels": ["unknown"],
-         "images": paths(arguments.image), "videos": paths(arguments.volume), "time-series": paths(arguments.ecg)},
-        "command line")
+def result(generation: models.Generation, frame_size: tuple[int, int] | None) -> dict:
+    """An answer for programs; boxes are (x1, y1, x2, y2) in pixels of a frame of `frame_size` (w, h)."""
+    answer = answers.parse(generation.text)
+    return {"text": generation.text, "answer": answer.boxed, "boxes": [list(box) for box in answer.boxes],
+            "box_labels": list(answer.box_labels), "frame_size": frame_size, "logprob": float(generation.logprobs.sum()),
+            "tokens": len(generation.token_ids), "finish_reason": generation.finish_reason}
 
 
-def one_row(setup, sample) -> Budget:
-    """The smallest shapes that hold the sample, on a mesh of any size."""
-    rows = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
-    return Budget(rows=rows, tokens=setup.config.data.max_prompt_tokens, media_rows=rows,
-                  patches=len(sample["patches"]), ecgs=len(sample["ecg"]), max_per_row=1, ecg_tokens=setup.model.ecg_tokens,
-                  pad_id=setup.model.pad_id)
-
-
-def picture(arguments, meta, boxes) -> None:
-    """Writes the first image or frame, as the model sees it, with the predicted boxes."""
-    if arguments.image:
-        frame = readers.read_image(arguments.image[0])
-    elif arguments.volume:
-        frame = readers.read_frames(arguments.volume[0])[1]
-    else:
-        raise ConfigError("--picture needs an --image or a --volume")
-    scale = np.array([frame.shape[1] / meta.frame_size[0], frame.shape[0] / meta.frame_size[1]] * 2)
-    figures.draw_boxes(frame, [], [tuple(np.array(box) * scale) for box in boxes]).save(arguments.picture)
-    print(f"picture: {arguments.picture}")
+def picture(path: str, frame: np.ndarray, frame_size: tuple[int, int], boxes) -> None:
+    """Writes the first image or frame with the predicted boxes."""
+    scale = np.array([frame.shape[1] / frame_size[0], frame.shape[0] / frame_size[1]] * 2)
+    figures.draw_boxes(frame, [], [tuple(np.array(box) * scale) for box in boxes]).save(path)
+    print(f"picture: {path}")

@@ -24,6 +24,7 @@ def prompt_parts(
     images: Sequence[int] = (),
     videos: Sequence[int] = (),
     ecgs: Sequence[int] = (),
+    video_times: Sequence[Sequence[float]] = (),
     system: str = SYSTEM,
     where: str = "problem",
 ) -> list[str]:
@@ -33,6 +34,8 @@ def prompt_parts(
       problem: the question. "<image>", "<video>", "<ecg>" are replaced in order; media of a kind without
         placeholder come first (images, then videos, then ECGs).
       images, videos, ecgs: how many pad tokens each medium takes.
+      video_times: for Qwen3-VL, the seconds of each temporal step of each video. The steps stand apart, each as
+        "<1.2 seconds>" and its share of the pads; else a video is one run of pads.
       system: system text; "" leaves the system turn out.
       where: what to name in an error.
 
@@ -51,6 +54,7 @@ def prompt_parts(
             )
         if not written:
             first += [mark] * len(counts)
+    times = list(video_times)
     parts: list[str] = []
     if system:
         parts += [Special("<|im_start|>"), "system\n" + system, Special(END_OF_TURN), "\n"]
@@ -58,10 +62,21 @@ def prompt_parts(
     for piece in (*first, *pieces):
         if piece in media and media[piece]:
             pads = [Special(_PADS[piece])] * media[piece].pop(0)
-            parts += pads if piece == ECG else [Special("<|vision_start|>"), *pads, Special("<|vision_end|>")]
+            if piece == ECG:
+                parts += pads
+            elif piece == VIDEO and times:
+                steps = times.pop(0)
+                for seconds in steps:
+                    parts += [f"<{seconds:.1f} seconds>", *_vision(pads[: len(pads) // len(steps)])]
+            else:
+                parts += _vision(pads)
         else:
             parts.append(piece)
     return parts + [Special(END_OF_TURN), "\n", Special("<|im_start|>"), "assistant\n"]
+
+
+def _vision(pads: list[str]) -> list[str]:
+    return [Special("<|vision_start|>"), *pads, Special("<|vision_end|>")]
 
 
 def prompt_text(
@@ -80,6 +95,7 @@ def answer_text(
     box_labels: Sequence[str] = (),
     reasoning: str = "",
     frame_size: tuple[int, int] | None = None,
+    answer_only: bool = False,
 ) -> str:
     """What the model should write: boxes, reasoning, diagnosis. The end-of-turn token is not part of it.
 
@@ -89,6 +105,7 @@ def answer_text(
       box_labels: one for each box.
       reasoning: text of <think>.
       frame_size: (width, height); rounded boxes stay inside it.
+      answer_only: the diagnosis alone.
 
     Raises:
       DataError: a text that would break the format which rewards parse.
@@ -98,6 +115,8 @@ def answer_text(
         raise DataError(
             f"unbalanced braces in the label {diagnosis!r}", where="answer", mend="rename the label"
         )
+    if answer_only:
+        return f"\\boxed{{{diagnosis}}}"
     for mark in ("</think>", "<think>", "\\boxed", "```"):
         if mark in reasoning:
             raise DataError(

@@ -1,9 +1,10 @@
-"""Images to patches: resize, cut, and order for the Qwen2.5-VL vision tower. numpy and PIL only.
+"""Images to patches: resize, cut, and order for the vision towers of Qwen2.5-VL and Qwen3-VL. numpy and PIL only.
 
 Axis letters: t temporal grid steps, h w rows and columns of patches, n = t*h*w patches, u = n/merge² merge
-units, C colour channels (3), p patch side (14), f frames a temporal patch (2).
+units, C colour channels (3), p patch side (14; Qwen3-VL 16), f frames a temporal patch (2).
 
-Pixels stay uint8: 4 times less to ship than float32, and the device normalises (IMAGE_MEAN, IMAGE_STD).
+Pixels stay uint8: 4 times less to ship than float32, and the device normalises (pixel_mean and pixel_std of
+models/variants.py).
 Source of the geometry: Qwen2-VL (arXiv 2409.12191) section 2.1 and Qwen2.5-VL (arXiv 2502.13923) section 2.1;
 tests hold it equal to the Hugging Face processor and vision tower.
 """
@@ -104,15 +105,15 @@ def window_order(
 
     Args:
       grids: (t, h, w) patches of each image, in prompt order.
-      window: side of a window in pixels (Qwen2.5-VL: 112).
+      window: side of a window in pixels (Qwen2.5-VL: 112); 0 = no windows (Qwen3-VL): Hugging Face order.
 
     Returns, with n patches and u = n / merge² units over all images:
       order int64 [u]: entry i is the unit (numbered in Hugging Face order) that stands at place i.
       patch_hw int32 [n, 2]: row and column of each patch in its frame, in window order.
       patch_frame int32 [n]: 1-based frame segment (a temporal step of an image), bounds of full attention.
-      patch_window int32 [n]: 1-based window segment.
+      patch_window int32 [n]: 1-based window segment; without windows that of the frame.
     """
-    side = window // merge // patch  # units along a window
+    side = window // merge // patch if window else 1 << 30  # units along a window; without windows a frame is one
     unit = merge * merge
     order, hw, frame, segment = [], [], [], []
     units = frames = windows = 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from qoq_jax.data.transforms import ECG, ECG_SHAPE, PATCH_DIM, VISION, SampleMeta
+from qoq_jax.data.transforms import ECG, ECG_SHAPE, VISION, SampleMeta
 from qoq_jax.errors import ConfigError, DataError
 
 MERGE_UNIT = 4  # patches that become one vision token
@@ -28,6 +28,7 @@ class Budget:
       max_per_row: most samples in a text row; 1 for prompts that a sampler continues.
       ecg_tokens: tokens an ECG takes.
       pad_id: token of unused places.
+      patch_dim: values in one flat patch (Qwen2.5-VL 1176, Qwen3-VL 1536).
     """
 
     rows: int
@@ -38,6 +39,7 @@ class Budget:
     pad_id: int
     max_per_row: int = 64
     ecg_tokens: int = 50
+    patch_dim: int = 3 * 2 * 14 * 14
 
     def __post_init__(self):
         for name in ("rows", "tokens", "media_rows", "max_per_row", "ecg_tokens"):
@@ -151,7 +153,7 @@ def empty_batch(budget: Budget) -> dict[str, np.ndarray]:
     tokens int32 [B, T]; positions int32 [B, 3, T]; segment_ids int32 [B, T], 0 padding, s the s-th sample of
     the row; branch_ids int32 [B, T], 0 prompt, 1 answer; media_index int32 [B, T], -1 text, else a place in
     the media row's table of M vision tokens followed by E * ecg_tokens ECG tokens; loss_mask float32 [B, T],
-    1 on answer tokens; patches uint8 [R, P, 1176]; patch_hw int32 [R, P, 2]; patch_frame, patch_window int32
+    1 on answer tokens; patches uint8 [R, P, patch_dim]; patch_hw int32 [R, P, 2]; patch_frame, patch_window int32
     [R, P], 0 padding; ecg float32 [R, E, 8, 2500].
     """
     b, t, r, p = budget.rows, budget.tokens, budget.media_rows, budget.patches
@@ -162,7 +164,7 @@ def empty_batch(budget: Budget) -> dict[str, np.ndarray]:
         "branch_ids": np.zeros((b, t), np.int32),
         "media_index": np.full((b, t), -1, np.int32),
         "loss_mask": np.zeros((b, t), np.float32),
-        "patches": np.zeros((r, p, PATCH_DIM), np.uint8),
+        "patches": np.zeros((r, p, budget.patch_dim), np.uint8),
         "patch_hw": np.zeros((r, p, 2), np.int32),
         "patch_frame": np.zeros((r, p), np.int32),
         "patch_window": np.zeros((r, p), np.int32),

@@ -1,7 +1,8 @@
 """Multimodal rotary positions (M-RoPE): three positions a token, for time, height and width.
 
-Source: Qwen2-VL (arXiv 2409.12191) section 2.1, Qwen2.5-VL (arXiv 2502.13923) section 2.1 (absolute time);
-tests hold the result equal to `get_rope_index` of Hugging Face transformers 5. Computed here, per unpacked
+Source: Qwen2-VL (arXiv 2409.12191) section 2.1, Qwen2.5-VL (arXiv 2502.13923) section 2.1 (absolute time),
+Qwen3-VL (arXiv 2511.21631): time as text before each step of a video, whose tokens then all have step 0.
+Tests hold the results equal to `get_rope_index` of Hugging Face transformers 5. Computed here, per unpacked
 and unpadded sample, so that packing and padding cannot change a position (transformers PR 40490).
 """
 
@@ -77,6 +78,24 @@ def rope_positions(
         if left:
             raise DataError(f"{len(left)} {names[run]}s without {names[run]} tokens in the prompt")
     return out
+
+
+def single_steps(grids: Sequence[Grid]) -> list[Grid]:
+    """Grids of videos -> one grid for each temporal step, as Qwen3-VL numbers them: for `rope_positions`."""
+    return [(1, h, w) for t, h, w in grids for _ in range(t)]
+
+
+def step_times(frames: int, seconds_per_grid: float, temporal: int = 2) -> list[float]:
+    """Seconds that Qwen3-VL writes before each temporal step: the mean time of the first and the last of its frames.
+
+    Args:
+      frames: frames of the video, evenly spaced; the last is repeated to fill its step.
+      seconds_per_grid: from one temporal step to the next.
+      temporal: frames of a step.
+    """
+    seconds = [frame * seconds_per_grid / temporal for frame in range(frames)]
+    seconds += seconds[-1:] * (-frames % temporal)
+    return [(seconds[i] + seconds[i + temporal - 1]) / 2 for i in range(0, len(seconds), temporal)]
 
 
 def extend(positions: np.ndarray, count: int) -> np.ndarray:

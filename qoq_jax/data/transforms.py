@@ -17,7 +17,7 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,11 @@ import numpy as np
 from qoq_jax.data import chat, images, positions, readers, schema
 from qoq_jax.data.tokenizer import END_OF_TURN, Tokenizer
 from qoq_jax.errors import ConfigError, DataError
-from qoq_jax.models.variants import VlmConfig
+from qoq_jax.models.variants import Qwen3VisionConfig, VlmConfig
 
 TEXT, VISION, ECG = 0, 1, 2  # values of media_kind
 ECG_SHAPE = (8, 2500)
 MAX_MILLIVOLT = 50.0  # no surface ECG is larger; a signal in µV or in ADC units is
-PATCH_DIM = 3 * 2 * 14 * 14
 
 # numpy parses .npy headers with `ast`, which fails at random in two threads of CPython 3.11 (gh-106905).
 _NPZ_LOCK = threading.Lock()
@@ -42,7 +41,8 @@ class ProcessConfig:
 
     Attributes:
       image_token_id, video_token_id, ecg_token_id: pad tokens of the media.
-      window: side of a vision window in pixels. patch, merge, temporal: as in VisionConfig.
+      window: side of a vision window in pixels, 0 = none. patch, merge, temporal: as in VisionConfig.
+      timestamps: each temporal step of a video has its time as text before it, and none in its positions (Qwen3-VL).
       ecg_tokens: tokens an ECG takes.
       tokens_per_second: M-RoPE time steps a second of video.
       min_pixels, max_pixels: bounds of an image's area after the resize.
@@ -61,6 +61,7 @@ class ProcessConfig:
     patch: int = 14
     merge: int = 2
     temporal: int = 2
+    timestamps: bool = False
     ecg_tokens: int = 50
     tokens_per_second: float = 2
     min_pixels: int = 65_536
@@ -71,6 +72,7 @@ class ProcessConfig:
     max_prompt_tokens: int = 4000
     max_response_tokens: int = 4000
     system: str = chat.SYSTEM
+    answer_only: bool = False  # gold answers are the diagnosis alone
 
     @classmethod
     def for_model(cls, model: VlmConfig, **budget: Any) -> ProcessConfig:
@@ -83,6 +85,7 @@ class ProcessConfig:
             patch=model.vision.patch_size,
             merge=model.vision.merge_size,
             temporal=model.vision.temporal_patch_size,
+            timestamps=isinstance(model.vision, Qwen3VisionConfig),
             ecg_tokens=model.ecg_tokens,
             tokens_per_second=model.tokens_per_second,
             **budget,
@@ -94,6 +97,11 @@ class ProcessConfig:
                 mend="lower max_pixels and frame_max_pixels",
             )
         return made
+
+    @property
+    def patch_dim(self) -> int:
+        """Values in one flat patch."""
+        return 3 * self.temporal * self.patch**2
 
     def token_ids(self) -> dict[str, int]:
         """Ids to compare with the tokenizer: `tokenizer.check(cfg.token_ids())`."""
@@ -151,7 +159,7 @@ def process(
       media_kind int8 [t]: 0 text, 1 vision, 2 ECG; media_index int32 [t]: which vision (0..u-1) or ECG
         (0..e*ecg_tokens-1) token of the sample stands there, -1 for text. Vision tokens are numbered in the
         window order in which the vision tower emits them.
-      patches uint8 [n, 1176], patch_hw int32 [n, 2], patch_frame, patch_window int32 [n]: see images.py.
+      patches uint8 [n, patch_dim], patch_hw int32 [n, 2], patch_frame, patch_window int32 [n]: see images.py.
       ecg float32 [e, 8, 2500] in mV.
       meta: SampleMeta.
 
@@ -166,41 +174,24 @@ def process(
         )
 
     read = [_read(readers.read_image, root, path, here("images")) for path in row.images]
-    stacks = [_resize(image[None], cfg, cfg.max_pixels, here("images")) for image in read]
+    stacks = [resize(image[None], cfg, cfg.max_pixels, here("images")) for image in read]
     clips = [_read(readers.read_frames, root, path, here("videos"), cfg.frames) for path in row.videos]
-    stacks += [_resize(clip, cfg, cfg.frame_max_pixels, here("videos")) for clip in clips]
+    stacks += [resize(clip, cfg, cfg.frame_max_pixels, here("videos")) for clip in clips]
     cut = [
         images.patchify(stack, patch=cfg.patch, temporal=cfg.temporal, merge=cfg.merge) for stack in stacks
     ]
     signals = [_read(readers.read_ecg, root, path, here("time-series")) for path in row.time_series]
-    ecg = [_check_ecg(signal, here("time-series")) for signal in signals]
+    ecg = [check_ecg(signal, here("time-series")) for signal in signals]
 
     grids = [grid for _, grid in cut]
-    counts = [t * h * w // cfg.merge**2 for t, h, w in grids]
     still = len(read)
-    parts = chat.prompt_parts(
-        row.problem,
-        images=counts[:still],
-        videos=counts[still:],
-        ecgs=[cfg.ecg_tokens] * len(ecg),
-        system=cfg.system,
-        where=here("problem"),
-    )
-    with _naming(here("problem")):
-        prompt = tokenizer.encode_parts(parts)
-    if len(prompt) > cfg.max_prompt_tokens:
-        raise DataError(
-            f"the prompt takes {len(prompt)} tokens ({sum(counts)} of images), "
-            f"the limit is {cfg.max_prompt_tokens}",
-            where=here("problem"),
-            mend="raise max_prompt_tokens or lower max_pixels",
-        )
+    prompt = prompt_ids(row.problem, grids[:still], grids[still:], len(ecg), tokenizer, cfg, here("problem"))
     meta = _meta(row, root, (read + clips)[:1], stacks[:1], cfg, here)
     answer: list[int] = []
     if with_answer:
-        with _naming(f"row {row.id!r}"):
+        with naming(f"row {row.id!r}"):
             text = chat.answer_text(
-                row.answers, meta.boxes, meta.box_labels, row.reasoning or "", meta.frame_size
+                row.answers, meta.boxes, meta.box_labels, row.reasoning or "", meta.frame_size, cfg.answer_only
             )
         answer = [*tokenizer.encode(text), tokenizer.special_ids[END_OF_TURN]]
         if len(answer) > cfg.max_response_tokens:
@@ -209,40 +200,101 @@ def process(
                 where=here("answer"),
                 mend="raise max_response_tokens or shorten the reasoning",
             )
-    ids = np.array(prompt + answer, np.int32)
+    sample = arrange(
+        np.array(prompt + answer, np.int32), [patches for patches, _ in cut], grids[:still], grids[still:], ecg, cfg
+    )
+    return sample | {"prompt_length": len(prompt), "meta": meta}
+
+
+def prompt_ids(
+    problem: str,
+    image_grids: Sequence[tuple[int, int, int]],
+    video_grids: Sequence[tuple[int, int, int]],
+    ecgs: int,
+    tokenizer: Tokenizer,
+    cfg: ProcessConfig,
+    where: str,
+) -> list[int]:
+    """Token ids of the prompt with the pads of its media; DataError when it is longer than cfg.max_prompt_tokens."""
+    still, moving = ([t * h * w // cfg.merge**2 for t, h, w in grids] for grids in (image_grids, video_grids))
+    times = positions.step_times(cfg.frames, cfg.seconds_per_grid, cfg.temporal)
+    parts = chat.prompt_parts(
+        problem,
+        images=still,
+        videos=moving,
+        ecgs=[cfg.ecg_tokens] * ecgs,
+        video_times=[times] * len(moving) if cfg.timestamps else (),
+        system=cfg.system,
+        where=where,
+    )
+    with naming(where):
+        prompt = tokenizer.encode_parts(parts)
+    check_length(len(prompt), sum(still) + sum(moving), cfg, where)
+    return prompt
+
+
+def check_length(tokens: int, of_images: int, cfg: ProcessConfig, where: str) -> None:
+    """DataError when a prompt is longer than cfg.max_prompt_tokens."""
+    if tokens > cfg.max_prompt_tokens:
+        raise DataError(
+            f"the prompt takes {tokens} tokens ({of_images} of images), the limit is {cfg.max_prompt_tokens}",
+            where=where,
+            mend="raise max_prompt_tokens or lower max_pixels",
+        )
+
+
+def arrange(
+    ids: np.ndarray,
+    patches: Sequence[np.ndarray],
+    image_grids: Sequence[tuple[int, int, int]],
+    video_grids: Sequence[tuple[int, int, int]],
+    ecg: Sequence[np.ndarray],
+    cfg: ProcessConfig,
+) -> dict[str, Any]:
+    """The arrays of a sample from its tokens and media; see `process`, whose dict lacks only prompt_length and meta.
+
+    Args:
+      ids: int32 [t] with pads in the place of media.
+      patches: arrays [.., patch values] in Hugging Face order, together those of all images, then of all videos.
+      image_grids, video_grids: (t, h, w) in patches. ecg: float32 [8, 2500] each.
+
+    Raises:
+      DataError: the pads and the media do not match.
+    """
+    if (found := int((ids == cfg.ecg_token_id).sum())) != len(ecg) * cfg.ecg_tokens:
+        raise DataError(f"{found} ECG tokens for {len(ecg)} ECGs of {cfg.ecg_tokens} tokens each")
+    steps = positions.single_steps(video_grids) if cfg.timestamps else video_grids
     rope = positions.rope_positions(
         ids,
         image_token_id=cfg.image_token_id,
         video_token_id=cfg.video_token_id,
-        image_grids=grids[:still],
-        video_grids=grids[still:],
-        second_per_grid=[cfg.seconds_per_grid] * len(clips),
+        image_grids=image_grids,
+        video_grids=steps,
+        second_per_grid=[cfg.seconds_per_grid] * len(steps),
         tokens_per_second=cfg.tokens_per_second,
         merge=cfg.merge,
     )
     order, patch_hw, patch_frame, patch_window = images.window_order(
-        grids, window=cfg.window, patch=cfg.patch, merge=cfg.merge
+        [*image_grids, *video_grids], window=cfg.window, patch=cfg.patch, merge=cfg.merge
     )
-    patches = np.concatenate([p for p, _ in cut]) if cut else np.zeros((0, PATCH_DIM), np.uint8)
-    unit = cfg.merge**2
+    size, unit = cfg.patch_dim, cfg.merge**2
+    stacked = np.concatenate(patches) if len(patches) else np.zeros((0, size), np.uint8)
     kind, index = _media_tokens(ids, cfg, order)
     return {
         "input_ids": ids,
-        "prompt_length": len(prompt),
         "positions": rope,
         "media_kind": kind,
         "media_index": index,
-        "patches": patches.reshape(len(order), unit, PATCH_DIM)[order].reshape(-1, PATCH_DIM),
+        "patches": stacked.reshape(len(order), unit, size)[order].reshape(-1, size),
         "patch_hw": patch_hw,
         "patch_frame": patch_frame,
         "patch_window": patch_window,
-        "ecg": np.stack(ecg) if ecg else np.zeros((0, *ECG_SHAPE), np.float32),
-        "meta": meta,
+        "ecg": np.stack(ecg) if len(ecg) else np.zeros((0, *ECG_SHAPE), np.float32),
     }
 
 
 @contextlib.contextmanager
-def _naming(where: str) -> Iterator[None]:
+def naming(where: str) -> Iterator[None]:
     """Puts the row and field in front of a DataError's place."""
     try:
         yield
@@ -255,7 +307,7 @@ def _read(
     reader: Callable[..., np.ndarray], root: str | os.PathLike, path: str, where: str, *args: Any
 ) -> np.ndarray:
     """Reads a medium that must lie inside root; what cannot be read is a DataError that names the row too."""
-    with _naming(where):
+    with naming(where):
         full = schema.resolve(root, path)
         try:
             with _NPZ_LOCK if full.suffix == ".npz" else contextlib.nullcontext():
@@ -265,11 +317,11 @@ def _read(
             raise DataError(what, where=path, mend="fetch the file again") from error
 
 
-def _resize(stack: np.ndarray, cfg: ProcessConfig, max_pixels: int, where: str) -> np.ndarray:
+def resize(stack: np.ndarray, cfg: ProcessConfig, max_pixels: int, where: str) -> np.ndarray:
     """uint8 [f, H, W, 3] -> [f, h, w, 3] inside the pixel budget."""
     height, width = stack.shape[1:3]
     low, factor = min(cfg.min_pixels, max_pixels), cfg.patch * cfg.merge
-    with _naming(where):
+    with naming(where):
         h, w = images.smart_resize(height, width, factor=factor, min_pixels=low, max_pixels=max_pixels)
         if h * w > max_pixels:  # very long and thin: one side is already at its minimum
             raise DataError(
@@ -279,7 +331,7 @@ def _resize(stack: np.ndarray, cfg: ProcessConfig, max_pixels: int, where: str) 
     return np.stack([images.resize(frame, h, w) for frame in stack])
 
 
-def _check_ecg(signal: np.ndarray, where: str) -> np.ndarray:
+def check_ecg(signal: np.ndarray, where: str) -> np.ndarray:
     """float32 [8, 2500] in mV, or a DataError."""
     if signal.shape != ECG_SHAPE:
         raise DataError(

@@ -1,10 +1,11 @@
-"""Qwen2.5 decoder: grouped-query attention with multimodal rotary positions, SwiGLU, RMSNorm.
+"""Qwen2.5 and Qwen3 decoder: grouped-query attention with multimodal rotary positions, SwiGLU, RMSNorm.
 
 Source: Qwen2.5-VL technical report, arXiv 2502.13923; M-RoPE from Qwen2-VL, arXiv 2409.12191, section 2.1.
+Qwen3-VL technical report, arXiv 2511.21631: normed queries and keys, interleaved M-RoPE, DeepStack.
 
 Axis letters: B rows, T query tokens, S key tokens (S also: response length in the cache), D width, K kv
 heads, N query heads per kv head (H = K * N), h head dim, L layers, F mlp hidden, V vocabulary, G rollouts of
-a question.
+a question, R media rows, M vision tokens of a media row, J DeepStack layers.
 """
 
 from __future__ import annotations
@@ -31,17 +32,16 @@ def param_specs(cfg: DecoderConfig) -> dict:
     out_scale = residual_scale(L)
     at = "model.layers.{}."
 
-    def norm(key):
-        return {"scale": ParamSpec((L, D), ("layers", None), "ones", f"{at}{key}.weight", "vector")}
+    def norm(key, size=D):
+        return {"scale": ParamSpec((L, size), ("layers", None), "ones", f"{at}{key}.weight", "vector")}
 
     def projection(name, heads, axis):
         key = f"{at}self_attn.{name}_proj"
-        return {
-            "kernel": ParamSpec(
-                (L, D, heads, h), ("layers", "embed", axis, None), fan_in(D), f"{key}.weight", "linear"
-            ),
-            "bias": ParamSpec((L, heads, h), ("layers", axis, None), "zeros", f"{key}.bias", "vector"),
-        }
+        kernel = ParamSpec((L, D, heads, h), ("layers", "embed", axis, None), fan_in(D), f"{key}.weight", "linear")
+        if not cfg.qkv_bias:
+            return {"kernel": kernel}
+        bias = ParamSpec((L, heads, h), ("layers", axis, None), "zeros", f"{key}.bias", "vector")
+        return {"kernel": kernel, "bias": bias}
 
     def mlp(name, shape, axes, std):
         key = f"{at}mlp.{name}_proj.weight"
@@ -70,6 +70,8 @@ def param_specs(cfg: DecoderConfig) -> dict:
         },
         "final_norm": {"scale": ParamSpec((D,), (None,), "ones", "model.norm.weight", "vector")},
     }
+    if cfg.qk_norm:
+        specs["layers"] |= {f"{x}_norm": norm(f"self_attn.{x}_norm", h) for x in "qk"}
     if not cfg.tied_embeddings:
         specs["lm_head"] = ParamSpec(
             (cfg.vocab_size, D), ("vocab", "embed"), fan_in(D), "lm_head.weight", "tensor"
@@ -80,10 +82,15 @@ def param_specs(cfg: DecoderConfig) -> dict:
 def mrope_angles(cfg: DecoderConfig, positions: jax.Array) -> jax.Array:
     """positions int32 [B, 3, T] -> angles float32 [B, T, h/2].
 
-    Frequency i turns with the time, height or width position, by the section of mrope_section that holds i.
+    Frequency i turns with the time, height or width position: by the section of mrope_section that holds i, or,
+    interleaved, height at i = 1, 4, 7, ..., width at i = 2, 5, 8, ..., as often as their sections say, else time.
     """
     half = cfg.head_dim // 2
     section = np.repeat(np.arange(3), cfg.mrope_section)
+    if cfg.mrope_interleaved:
+        section = np.zeros(half, int)
+        for axis in (1, 2):
+            section[axis : 3 * cfg.mrope_section[axis] : 3] = axis
     frequency = cfg.rope_theta ** -(np.arange(half, dtype=np.float32) / half)
     chosen = positions.astype(jnp.float32)[:, section, :].swapaxes(1, 2)
     return chosen * frequency[None, None, :]
@@ -167,9 +174,12 @@ def _in_query_blocks(rows_of_queries, args, axes, out_axis: int) -> jax.Array:
 def _qkv(layer: dict, x: jax.Array, angles: jax.Array, cfg: DecoderConfig):
     """Normed input [B,T,D] -> rotated q [B,T,K,N,h], rotated k [B,T,K,h], v [B,T,K,h]."""
     B, T, _ = x.shape
-    q = layers.linear("btd,dnh->btnh", x, layer["q"]["kernel"], layer["q"]["bias"])
-    k = layers.linear("btd,dkh->btkh", x, layer["k"]["kernel"], layer["k"]["bias"])
-    v = layers.linear("btd,dkh->btkh", x, layer["v"]["kernel"], layer["v"]["bias"])
+    q = layers.linear("btd,dnh->btnh", x, layer["q"]["kernel"], layer["q"].get("bias"))
+    k = layers.linear("btd,dkh->btkh", x, layer["k"]["kernel"], layer["k"].get("bias"))
+    v = layers.linear("btd,dkh->btkh", x, layer["v"]["kernel"], layer["v"].get("bias"))
+    if cfg.qk_norm:
+        q = layers.rms_norm(q, layer["q_norm"]["scale"], cfg.norm_eps)
+        k = layers.rms_norm(k, layer["k_norm"]["scale"], cfg.norm_eps)
     q = constrain(layers.rotate(q, angles), ("batch", None, "heads", None))
     k = constrain(layers.rotate(k, angles), ("batch", None, "kv_heads", None))
     return q.reshape(B, T, cfg.num_kv_heads, -1, cfg.head_dim), k, v
@@ -186,12 +196,30 @@ def _mlp(layer: dict, x: jax.Array, cfg: DecoderConfig) -> jax.Array:
     return layers.swiglu(layers.rms_norm(x, layer["mlp_norm"]["scale"], cfg.norm_eps), layer["mlp"])
 
 
+def add_deepstack(x: jax.Array, layer: jax.Array, features: jax.Array, media_index: jax.Array) -> jax.Array:
+    """DeepStack (arXiv 2406.04334): adds features[layer] to the output x [B,T,D] of the first J layers.
+
+    features [J,R,M,D] belong to vision tokens, whose media_index [B,T] is in 0 .. M - 1; other tokens stay.
+    The layer's rows are gathered inside the scan over layers: a sum of zeros for the other L - J layers would
+    be as large as all activations, and a scan cut in two would copy the stacked weights.
+    """
+    J, _, M, _ = features.shape
+
+    def add(x):
+        seen = (media_index >= 0) & (media_index < M)
+        rows = layers.take_media(features[jnp.minimum(layer, J - 1)], jnp.where(seen, media_index, -1))
+        return x + jnp.where(seen[:, :, None], rows.astype(x.dtype), 0)
+
+    return jax.lax.cond(layer < J, add, lambda x: x, x)
+
+
 def forward(
     params: dict, cfg: VlmConfig, x, positions, segment, branch, *, shared: tuple[int, int] | None = None,
-    return_kv: bool = False,
+    return_kv: bool = False, deepstack: tuple[jax.Array, jax.Array] | None = None,
 ):  # fmt: skip
     """Embeddings [B,T,D] -> hidden [B,T,D] after the final norm.
 
+    deepstack: (features, media_index) of `add_deepstack`; None = nothing is added.
     shared: (prompt length, branches) of rows in the form that `shared_prompt_attention` needs; None = any.
     return_kv: returns (hidden, (keys, values)), each [L,B,T,K,h], keys rotated.
     """
@@ -204,13 +232,18 @@ def forward(
         else attention
     )
 
-    def block(x, layer):
+    def block(x, layer_and_index):
+        layer, i = layer_and_index
         q, k, v = _qkv(layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec)
         x = x + _output(layer, attend(q, k, v, segment, branch), dec)
-        x = constrain(x + _mlp(layer, x, dec), ("batch", None, None))
-        return x, (k, v) if return_kv else None
+        x = x + _mlp(layer, x, dec)
+        if deepstack:
+            x = add_deepstack(x, i, *deepstack)
+        return constrain(x, ("batch", None, None)), (k, v) if return_kv else None
 
-    x, kv = jax.lax.scan(layers.rematerialised(block, cfg.remat), x, params["layers"], unroll=_unroll(dec))
+    x, kv = jax.lax.scan(
+        layers.rematerialised(block, cfg.remat), x, (params["layers"], jnp.arange(dec.num_layers)), unroll=_unroll(dec)
+    )
     hidden = layers.rms_norm(x, params["final_norm"]["scale"], dec.norm_eps)
     return (hidden, kv) if return_kv else hidden
 
@@ -219,12 +252,17 @@ def forward(
 class KVCache:
     """Keys (rotated) and values of B prompts and of G responses each, written in place while sampling.
 
+    The response cache is a ring: every step writes one place for all responses, whenever each of them began, so
+    that a response may start while others go on. The layout (keys with the tokens last, heads outermost) is the
+    fastest of those measured for the two products that read it: docs/generation.md.
+
     Attributes:
-      prompt_k, prompt_v: [L, B, Tp, K, h], read by all G responses of a row, never repeated.
+      prompt_k: [L, B, K, h, Tp] and prompt_v: [L, B, K, Tp, h], read by all G responses of a row, never repeated.
       prompt_mask: bool [B, Tp], True at prompt tokens, False at padding.
-      response_k, response_v: [L, B, G, S, K, h]; positions >= step are not written yet.
-      step: int32 scalar, number of response tokens written. All responses of all rows are at the same step; a
-        finished one goes on writing pad tokens that nothing reads.
+      response_k: [L, B, K, G, h, S] and response_v: [L, B, K, G, S, h].
+      step: int32 scalar, steps written since the beginning; the next goes to place step mod S.
+      length: int32 [B, G], tokens of its present response that each row has written, at most S; a finished row
+        goes on writing pad tokens that nothing reads.
     """
 
     prompt_k: jax.Array
@@ -233,6 +271,7 @@ class KVCache:
     response_k: jax.Array
     response_v: jax.Array
     step: jax.Array
+    length: jax.Array
 
 
 def decode_step(params: dict, cfg: VlmConfig, x, positions, cache: KVCache) -> tuple[jax.Array, KVCache]:
@@ -241,32 +280,35 @@ def decode_step(params: dict, cfg: VlmConfig, x, positions, cache: KVCache) -> t
     The G responses stand where `forward` has tokens; each attends to the prompt and its own earlier tokens.
     """
     dec = cfg.decoder
+    B, G = x.shape[:2]
     angles = mrope_angles(dec, positions)
-    written = jnp.arange(cache.response_k.shape[3]) <= cache.step
-    mask = jnp.concatenate(
-        [cache.prompt_mask, jnp.broadcast_to(written[None], (x.shape[0], written.shape[0]))], axis=1
-    )[:, None, None, None, :]
-    prompt_length = cache.prompt_k.shape[2]
+    ring = cache.response_k.shape[-1]
+    place = cache.step % ring
+    age = (cache.step - jnp.arange(ring)) % ring  # 0 = written now, ring - 1 = the oldest
+    written = age[None, None] <= cache.length[:, :, None]
+    prompt_length = cache.prompt_k.shape[-1]
+    seen = jnp.broadcast_to(cache.prompt_mask[:, None], (B, G, prompt_length))
+    mask = jnp.concatenate([seen, written], axis=-1)[:, None, :, None, :]  # [B,1,G,1,Tp+S]
 
     def block(carry, layer_and_index):
         x, keys, values = carry
         layer, i = layer_and_index
         q, k, v = _qkv(layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec)
-        at = (i, 0, 0, cache.step, 0, 0)
-        keys = jax.lax.dynamic_update_slice(keys, k[None, :, :, None], at)
-        values = jax.lax.dynamic_update_slice(values, v[None, :, :, None], at)
+        q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B,K,G,N,h], [B,K,G,h]
+        keys = jax.lax.dynamic_update_slice(keys, k[None, ..., None], (i, 0, 0, 0, 0, place))
+        values = jax.lax.dynamic_update_slice(values, v[None, :, :, :, None], (i, 0, 0, 0, place, 0))
         scores = jnp.concatenate(
             [
-                jnp.einsum("bgknh,bskh->bgkns", q, cache.prompt_k[i], preferred_element_type=jnp.float32),
-                jnp.einsum("bgknh,bgskh->bgkns", q, keys[i], preferred_element_type=jnp.float32),
+                jnp.einsum("bkgnh,bkhs->bkgns", q, cache.prompt_k[i], preferred_element_type=jnp.float32),
+                jnp.einsum("bkgnh,bkghs->bkgns", q, keys[i], preferred_element_type=jnp.float32),
             ],
             axis=-1,
         )
         scores = jnp.where(mask, scores * dec.head_dim**-0.5, layers.MASKED)
         weights = jax.nn.softmax(scores).astype(v.dtype)
-        attended = jnp.einsum("bgkns,bskh->bgknh", weights[..., :prompt_length], cache.prompt_v[i])
-        attended += jnp.einsum("bgkns,bgskh->bgknh", weights[..., prompt_length:], values[i])
-        x = x + _output(layer, attended, dec)
+        attended = jnp.einsum("bkgns,bksh->bkgnh", weights[..., :prompt_length], cache.prompt_v[i])
+        attended += jnp.einsum("bkgns,bkgsh->bkgnh", weights[..., prompt_length:], values[i])
+        x = x + _output(layer, attended.swapaxes(1, 2), dec)
         return (x + _mlp(layer, x, dec), keys, values), None
 
     # The response cache is carried, not scanned over: a scanned-over cache would be copied at every step.
@@ -277,7 +319,9 @@ def decode_step(params: dict, cfg: VlmConfig, x, positions, cache: KVCache) -> t
         unroll=_unroll(dec),
     )
     hidden = layers.rms_norm(x, params["final_norm"]["scale"], dec.norm_eps)
-    return hidden, cache.replace(response_k=keys, response_v=values, step=cache.step + 1)
+    return hidden, cache.replace(
+        response_k=keys, response_v=values, step=cache.step + 1, length=cache.length + 1
+    )
 
 
 def embed_tokens(params: dict, cfg: VlmConfig, tokens: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
     B ECGs   N leads   T time steps (patches of a lead)   S time steps as keys   M leads as keys
     W width   H heads   h head dim   F mlp hidden   L layers
 
-An ECG of 8 leads x 2500 samples (10 s at 250 Hz, millivolts standardised by the pipeline) becomes 8 x 50
+An ECG of 8 leads x 2500 samples (10 s at 250 Hz, in millivolts) becomes 8 x 50
 tokens, one a lead and 0.2 s. Two habits of this model are unusual: the fixed 2D sin-cos positions are added
 at the input of EVERY block, and a token attends only to tokens of its own lead or of its own time step.
 
@@ -13,6 +13,7 @@ Computation runs in the dtype of the parameters; LayerNorm, logits and softmax i
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from qoq_jax.errors import CheckpointError
 from qoq_jax.models import spec as spec_lib
@@ -130,7 +132,7 @@ def tokens(
     """Encodes ECGs after the final LayerNorm.
 
     Args:
-      params: as `param_specs` describes.
+      params: as `param_specs` describes, or the whole of what `load` returns.
       cfg: sizes.
       ecg: [B, N, T * patch_size], the leads in the order of `leads`.
       leads: which of (I, II, V1..V6) the N rows are, as indices; None = all of them.
@@ -155,8 +157,13 @@ def _encode(
     leads: Sequence[int] | None = None,
     visible: Array | None = None,
     remat: bool = True,
+    order: Array | None = None,
 ) -> Array:
-    """[B, N, samples] -> [B, N, T, W]; with `visible` [T], tokens of other time steps are seen by none."""
+    """[B, N, samples] -> [B, N, T, W]; with `visible` [T], tokens of other time steps are seen by none.
+
+    With `order` [T'], only these time steps are encoded, in this order: T' takes the place of T, in `visible` too.
+    """
+    params = params.get("encoder", params)  # a whole tree as `load` returns it is fine too
     leads = range(cfg.leads) if leads is None else leads
     expected = (len(leads), cfg.patches * cfg.patch_size)
     if ecg.ndim != 3 or ecg.shape[1:] != expected:
@@ -164,6 +171,8 @@ def _encode(
     patches = ecg.reshape(-1, len(leads), cfg.patches, cfg.patch_size)
     x = _linear(patches.astype(params["patch"]["kernel"].dtype), params["patch"])
     positions = sincos_positions(cfg.leads, cfg.patches, cfg.width)[np.asarray(leads)]
+    if order is not None:
+        x, positions = x[:, :, order], jnp.asarray(positions)[:, order]
     x = _transformer(params["blocks"], x, positions, visible, cfg.norm_eps, remat)
     return _layer_norm(x, params["norm"], cfg.norm_eps)
 
@@ -186,7 +195,7 @@ def sincos_positions(leads: int, steps: int, width: int) -> np.ndarray:
 
 
 def _transformer(
-    blocks: Params, x: Array, positions: np.ndarray, visible: Array | None, eps: float, remat: bool = True
+    blocks: Params, x: Array, positions: np.ndarray | Array, visible: Array | None, eps: float, remat: bool = True
 ) -> Array:
     """Stacked blocks over [B, N, T, W]."""
     positions = jnp.asarray(positions, x.dtype)[None]
@@ -248,13 +257,14 @@ def _rows(vector: Array, x: Array) -> Array:
 
 
 def jepa_loss(
-    params: Params, target_params: Params, cfg: EcgConfig, ecg: Array, mask: Array
-) -> tuple[Array, Array]:
+    params: Params, target_params: Params, cfg: EcgConfig, ecg: Array, mask: Array,
+    most_visible: int | None = None, remat: bool = True,
+) -> tuple[Array, Array]:  # fmt: skip
     """Predicts the target encoder's view of hidden time steps from the visible ones (section 3 of the paper).
 
     target = LayerNorm without affine of the target encoder on the whole ECG (a constant: no gradient);
     prediction = predictor(encoder on the visible steps), each lead by itself; smooth-L1 between them on
-    hidden steps. Shapes do not depend on the mask: hidden tokens stay in place and are seen by none.
+    hidden steps. Shapes do not depend on the mask: hidden tokens are seen by none, and left out as far as `most_visible` tells.
 
     Args:
       params: {"encoder": param_specs, "predictor": predictor_param_specs}.
@@ -262,27 +272,33 @@ def jepa_loss(
       cfg: sizes.
       ecg: [B, N, T * patch_size], all leads.
       mask: bool [T], True = hidden; one mask for all leads and ECGs.
+      most_visible: upper limit of visible steps in any mask; the context encoder then runs on so many instead of all. A mask with
+        more visible steps would lose some of them.
+      remat: as in `tokens`.
 
     Returns:
       (sum over hidden tokens and channels, their number), float32; the loss is the quotient.
     """
     target = _layer_norm(_encode(target_params, cfg, ecg).astype(jnp.float32), None, 1e-5)
     target = jax.lax.stop_gradient(target)
-    context = _encode(params["encoder"], cfg, ecg, visible=~mask)
-    prediction = _predict(params["predictor"], cfg, context, mask)
+    # The visible steps, in order, and as many hidden ones as the fixed shape has room for.
+    order = jnp.argsort(mask, stable=True)[: most_visible or cfg.patches]
+    seen = _encode(params["encoder"], cfg, ecg, visible=~mask[order], remat=remat, order=order)
+    context = jnp.zeros(ecg.shape[:2] + (cfg.patches, cfg.width), seen.dtype).at[:, :, order].set(seen)
+    prediction = _predict(params["predictor"], cfg, context, mask, remat)
     error = jnp.abs(prediction.astype(jnp.float32) - target)
     loss = jnp.where(error < 1, 0.5 * jnp.square(error), error - 0.5)
     hidden = mask.astype(jnp.float32)
     return (loss * hidden[None, None, :, None]).sum(), hidden.sum() * (loss.size // cfg.patches)
 
 
-def _predict(params: Params, cfg: EcgConfig, context: Array, mask: Array) -> Array:
+def _predict(params: Params, cfg: EcgConfig, context: Array, mask: Array, remat: bool) -> Array:
     """[B, N, T, W] -> [B, N, T, W]: hidden steps hold the mask token; each lead is a sequence of its own."""
     x = _linear(context, params["embed"])
     batch, leads, steps, width = x.shape
     x = jnp.where(mask[None, None, :, None], _rows(params["mask_token"], x), x)
     x = x.reshape(batch * leads, 1, steps, width)
-    x = _transformer(params["blocks"], x, sincos_positions(1, steps, width), None, cfg.norm_eps)
+    x = _transformer(params["blocks"], x, sincos_positions(1, steps, width), None, cfg.norm_eps, remat)
     x = _linear(_layer_norm(x, params["norm"], cfg.norm_eps), params["out"])
     return x.reshape(batch, leads, steps, cfg.width)
 
@@ -313,21 +329,27 @@ def load(path: str, num_heads: int, predictor_heads: int | None = None) -> tuple
     Args:
       path: the file; names may carry the prefix they have inside a QoQ-Med checkpoint.
       num_heads: encoder heads, which the weights cannot tell.
-      predictor_heads: likewise; None = `num_heads`.
+      predictor_heads: likewise; None = what `save` wrote into the file, else `num_heads`.
 
     Returns:
       ({"encoder": ..., "predictor": ...} as float32 numpy arrays, cfg); without a predictor in the file, only
       "encoder", and cfg has the predictor sizes of the paper's ratio (half the width, half the depth).
 
     Raises:
-      CheckpointError: a file that cannot be read, a missing tensor, or one of an unexpected shape.
+      CheckpointError: a file that cannot be read, a missing tensor, one of an unexpected shape, or numbers of heads that
+        `save` wrote differently.
     """
     try:
         with safe_open(path, framework="numpy") as file:
+            written = file.metadata() or {}
             tensors = {name.removeprefix(VLM_PREFIX): file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
         mend = "give a safetensors file"
         raise CheckpointError(f"not readable: {error}", where=str(path), mend=mend) from error
+    predictor_heads = predictor_heads or int(written.get("predictor_heads", num_heads))
+    if written.get("num_heads", str(num_heads)) != str(num_heads):
+        raise CheckpointError(f"was trained with {written['num_heads']} heads, not {num_heads}", where=str(path),
+                              mend=f"give num_heads={written['num_heads']}")
     cfg = _config_of(tensors, path, num_heads, predictor_heads)
     params = {"encoder": _import(param_specs(cfg), tensors, path)}
     if "predictor.mask_token" in tensors:
@@ -335,8 +357,34 @@ def load(path: str, num_heads: int, predictor_heads: int | None = None) -> tuple
     return params, cfg
 
 
+def save(path: str, params: Params, cfg: EcgConfig) -> None:
+    """Writes a safetensors file with the original parameter names, as `load` and the original code know them.
+
+    The file also holds what the original one does: the fixed positions, and in its header the numbers of heads.
+
+    Args:
+      path: the file; written whole or not at all.
+      params: {"encoder": ...} and optionally "predictor", arrays of any kind.
+      cfg: sizes.
+    """
+    from qoq_jax.models.hf.save import to_tensors  # that package imports this module
+
+    tensors = dict(to_tensors(param_specs(cfg), params["encoder"]))
+    tensors = {name.removeprefix(VLM_PREFIX): x for name, x in tensors.items()}
+    positions = sincos_positions(cfg.leads, cfg.patches, cfg.width)
+    tensors["encoder.pos_embed"] = positions.reshape(-1, cfg.width)
+    if "predictor" in params:
+        tensors |= dict(to_tensors(predictor_param_specs(cfg), params["predictor"]))
+        tensors["predictor.mask_token"] = tensors["predictor.mask_token"].reshape(1, 1, -1)
+        tensors["predictor.pos_embed"] = sincos_positions(1, cfg.patches, cfg.predictor_width)[0]
+    tensors = {name: np.ascontiguousarray(x, np.float32) for name, x in tensors.items()}
+    heads = {"num_heads": str(cfg.num_heads), "predictor_heads": str(cfg.predictor_heads)}
+    save_file(tensors, path + ".tmp", metadata=heads)
+    os.replace(path + ".tmp", path)
+
+
 def _config_of(
-    tensors: dict[str, np.ndarray], path: str, heads: int, predictor_heads: int | None
+    tensors: dict[str, np.ndarray], path: str, heads: int, predictor_heads: int
 ) -> EcgConfig:
     """Sizes from the shapes of the weights."""
 
@@ -354,7 +402,7 @@ def _config_of(
         width=width, depth=encoder_depth, num_heads=heads, patch_size=patch_size,
         predictor_width=width // 2 if predictor is None else predictor.shape[-1],
         predictor_depth=encoder_depth // 2 if predictor is None else depth("predictor.predictor_blocks"),
-        predictor_heads=predictor_heads or heads,
+        predictor_heads=predictor_heads,
     )  # fmt: skip
 
 

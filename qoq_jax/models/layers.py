@@ -28,6 +28,15 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     return (normed * expand(scale.astype(jnp.float32), x.ndim)).astype(x.dtype)
 
 
+def layer_norm(x: jax.Array, params: dict, eps: float) -> jax.Array:
+    """(x - mean(x)) / std(x) * scale + bias over the last axis; x [..., D], scale and bias [D]; dtype of x."""
+    x32 = x.astype(jnp.float32)
+    centred = x32 - x32.mean(axis=-1, keepdims=True)
+    normed = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+    scale, bias = (expand(params[name].astype(jnp.float32), x.ndim) for name in ("scale", "bias"))
+    return (normed * scale + bias).astype(x.dtype)
+
+
 def expand(x: jax.Array, ndim: int) -> jax.Array:
     """Adds leading axes of size one, since implicit rank promotion is an error in the tests."""
     return x.reshape((1,) * (ndim - x.ndim) + x.shape)
@@ -44,6 +53,14 @@ def swiglu(x: jax.Array, params: dict) -> jax.Array:
     gate = linear("btd,df->btf", x, params["gate"]["kernel"], params["gate"].get("bias"))
     up = linear("btd,df->btf", x, params["up"]["kernel"], params["up"].get("bias"))
     return linear("btf,fd->btd", jax.nn.silu(gate) * up, params["down"]["kernel"], params["down"].get("bias"))
+
+
+def take_media(table: jax.Array, media_index: jax.Array) -> jax.Array:
+    """table[b // (B // R), media_index[b, t]]: media rows [R,N,D], int32 [B,T] -> [B,T,D]; row 0 where the index is -1."""
+    (B, T), R = media_index.shape, table.shape[0]
+    # The text rows of one media row are folded into one gather: it stays on the device that holds both.
+    index = jnp.maximum(media_index, 0).reshape(R, -1)
+    return jax.vmap(lambda rows, at: jnp.take(rows, at, axis=0))(table, index).reshape(B, T, -1)
 
 
 def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from qoq_jax.errors import ConfigError
 from qoq_jax.models import spec as spec_lib

@@ -4,8 +4,8 @@ Initial values, shardings, parameter counts, memory plans and weight import/expo
 dict of `ParamSpec`. Weights of repeated layers are stacked on a leading axis "layers"; their Hugging Face
 name has a `{}` in the place of the layer number.
 
-Hugging Face layouts (a closed set; torch linear weights are [out, in]):
-  ""            no counterpart in the published checkpoint (the ECG projection)
+Hugging Face layouts (a closed set, carried out in models/hf/keys.py; torch linear weights are [out, in]):
+  ""            no counterpart in a published checkpoint
   "tensor"      same shape: embeddings
   "vector"      theirs [n] <-> ours of any shape with n elements, in the same order: norms and biases
   "linear"      theirs [out, in] <-> ours [in, out...]      (q, k, v and plain linear kernels)
@@ -25,11 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qoq_jax.errors import CheckpointError
 from qoq_jax.parallel import mesh as mesh_lib
 
 HF_LAYOUTS = ("", "tensor", "vector", "linear", "linear_out", "patches")
-PATCH_FRAMES = 2  # temporal_patch_size of every published Qwen2.5-VL
 # Standard deviation of a unit normal cut at two standard deviations: initial values are divided by it.
 TRUNCATED_STD = 0.87962566103423978
 
@@ -128,67 +126,3 @@ def shardings(specs: Mapping[str, Any], mesh: jax.sharding.Mesh) -> dict[str, An
 def count(specs: Mapping[str, Any]) -> int:
     """Number of parameters."""
     return sum(math.prod(spec.shape) for spec in jax.tree.leaves(dict(specs)))
-
-
-def layer_from_hf(array: np.ndarray, shape: tuple[int, ...], layout: str) -> np.ndarray:
-    """One tensor of the published checkpoint -> one weight of ours (one layer of a stacked weight)."""
-    if layout not in ("tensor", "vector"):
-        array = array.reshape(array.shape[0], -1).T
-    return array.reshape(shape)
-
-
-def layer_to_hf(array: np.ndarray, layout: str) -> np.ndarray:
-    """One weight of ours (one layer of a stacked weight) -> the tensor of the published checkpoint."""
-    if layout == "tensor":
-        return array
-    if layout == "vector":
-        return array.reshape(-1)
-    if layout == "linear":
-        return array.reshape(array.shape[0], -1).T
-    flat = array.reshape(-1, array.shape[-1]).T
-    if layout == "patches":
-        side = math.isqrt(flat.shape[1] // (3 * PATCH_FRAMES))
-        return flat.reshape(flat.shape[0], 3, PATCH_FRAMES, side, side)
-    return flat
-
-
-def from_hf(specs: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Parameters (numpy) from tensors of the published checkpoint, less the weights it has no name for.
-
-    Raises CheckpointError that names the first tensor that is missing or has another number of values.
-    """
-
-    def read(key: str, shape: tuple[int, ...], layout: str) -> np.ndarray:
-        if key not in tensors:
-            raise CheckpointError(
-                f"tensor {key!r} is missing", mend="choose the variant that belongs to the weights"
-            )
-        if math.prod(tensors[key].shape) != math.prod(shape):
-            raise CheckpointError(
-                f"tensor {key!r} has shape {tensors[key].shape}, the variant needs {math.prod(shape)} values",
-                mend="choose the variant that belongs to the weights",
-            )
-        return layer_from_hf(tensors[key], shape, layout)
-
-    params = {}
-    for path, spec in flatten(specs).items():
-        if spec.hf_key and spec.stacked:
-            layers = [
-                read(spec.hf_key.format(i), spec.shape[1:], spec.hf_layout) for i in range(spec.shape[0])
-            ]
-            params[path] = np.stack(layers)
-        elif spec.hf_key:
-            params[path] = read(spec.hf_key, spec.shape, spec.hf_layout)
-    return unflatten(params)
-
-
-def to_hf(specs: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The inverse of `from_hf`: {published name: numpy tensor}."""
-    leaves, tensors = flatten(params), {}
-    for path, spec in flatten(specs).items():
-        if spec.hf_key and spec.stacked:
-            for i, layer in enumerate(np.asarray(leaves[path])):
-                tensors[spec.hf_key.format(i)] = layer_to_hf(layer, spec.hf_layout)
-        elif spec.hf_key:
-            tensors[spec.hf_key] = layer_to_hf(np.asarray(leaves[path]), spec.hf_layout)
-    return tensors

@@ -20,12 +20,9 @@ import numpy as np
 
 from qoq_jax.models import layers
 from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
-from qoq_jax.models.variants import VisionConfig, VlmConfig
+from qoq_jax.models.variants import PatchTower, VisionConfig, VlmConfig
 from qoq_jax.parallel.mesh import constrain
 
-# OpenAI CLIP statistics of pixels in 0..1, per colour channel.
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_COSINE_WIDTH = 336  # beyond it a patch has too few frequencies; towers that wide are loaded, not trained from scratch
 DENSE_BLOCK = 512  # attention blocks larger than this are computed one after the other, to bound memory
 
@@ -59,9 +56,7 @@ def param_specs(cfg: VisionConfig, out_width: int) -> dict:
     return {
         "patch_embed": {
             "kernel": ParamSpec(
-                (cfg.patch_dim, W), (None, "embed"),
-                cosine_basis if W <= MAX_COSINE_WIDTH else fan_in(cfg.patch_dim),
-                "visual.patch_embed.proj.weight", "patches",
+                (cfg.patch_dim, W), (None, "embed"), patch_embed_init(cfg), "visual.patch_embed.proj.weight", "patches"
             )
         },
         "blocks": {
@@ -87,6 +82,11 @@ def param_specs(cfg: VisionConfig, out_width: int) -> dict:
             "out": merger(2, (merged, out_width), ("mlp", "embed"), (None,)),
         },
     }  # fmt: skip
+
+
+def patch_embed_init(cfg: PatchTower):
+    """Initial value of the patch embedding, for ParamSpec."""
+    return cosine_basis if cfg.width <= MAX_COSINE_WIDTH else fan_in(cfg.patch_dim)
 
 
 def cosine_basis(shape: tuple[int, int]) -> np.ndarray:
@@ -115,16 +115,18 @@ def cosine_basis(shape: tuple[int, int]) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def normalise(patches: jax.Array, cfg: VisionConfig, dtype) -> jax.Array:
-    """uint8 [R,P,C*f*p*p] -> (x / 255 - mean) / std per colour channel, in `dtype`."""
+def normalise(patches: jax.Array, cfg: PatchTower, dtype) -> jax.Array:
+    """uint8 [R,P,C*f*p*p] -> (x / 255 - mean) / std per colour channel, in `dtype`; floats are normalised already."""
+    if jnp.issubdtype(patches.dtype, jnp.floating):
+        return patches.astype(dtype)
     per_channel = cfg.temporal_patch_size * cfg.patch_size**2
-    mean = np.repeat(np.array(IMAGE_MEAN, np.float32), per_channel)
-    std = np.repeat(np.array(IMAGE_STD, np.float32), per_channel)
+    mean = np.repeat(np.array(cfg.pixel_mean, np.float32), per_channel)
+    std = np.repeat(np.array(cfg.pixel_std, np.float32), per_channel)
     x = patches.astype(jnp.float32) / 255.0
     return ((x - mean[None, None]) / std[None, None]).astype(dtype)
 
 
-def rotary_angles(cfg: VisionConfig, patch_hw: jax.Array) -> jax.Array:
+def rotary_angles(cfg: PatchTower, patch_hw: jax.Array) -> jax.Array:
     """Row and column of patches int32 [R,P,2] -> angles float32 [R,P,h/2], rows first, then columns."""
     quarter = cfg.width // cfg.num_heads // 4
     frequency = cfg.rope_theta ** -(np.arange(quarter, dtype=np.float32) / quarter)
@@ -218,7 +220,7 @@ def merge(params: dict, cfg: VisionConfig, x: jax.Array) -> jax.Array:
     return layers.linear("btf,fd->btd", x, params["out"]["kernel"], params["out"]["bias"])
 
 
-def tokens(params: dict, cfg: VlmConfig, batch: dict) -> jax.Array:
-    """The batch's patches -> vision tokens [R,P/4,D], in window order."""
+def tokens(params: dict, cfg: VlmConfig, batch: dict) -> tuple[jax.Array, None]:
+    """The batch's patches -> (vision tokens [R,P/4,D], in window order; None: no features for DeepStack)."""
     x = tower(params, cfg, batch["patches"], batch["patch_hw"], batch["patch_frame"], batch["patch_window"])
-    return merge(params["merger"], cfg.vision, x)
+    return merge(params["merger"], cfg.vision, x), None

@@ -6,7 +6,7 @@ embedding.
 
 Axis letters: B text rows, R media rows, T tokens, P patches, M vision tokens of a media row (P / 4), E ECGs
 of a media row, D decoder width, V vocabulary, G rollouts of a question, S response length, L layers, K kv
-heads, h head dim.
+heads, h head dim, J DeepStack layers.
 """
 
 from __future__ import annotations
@@ -14,24 +14,37 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from qoq_jax.models import decoder, ecg, layers, vision
+from qoq_jax.errors import ConfigError
+from qoq_jax.models import decoder, ecg, layers, qwen3_vision, vision
 from qoq_jax.models.decoder import KVCache
 from qoq_jax.models.spec import ParamSpec, fan_in
-from qoq_jax.models.variants import VlmConfig
+from qoq_jax.models.variants import Qwen3VisionConfig, VlmConfig
 from qoq_jax.parallel.mesh import constrain
 
 
+def vision_tower(cfg: VlmConfig):
+    """The module of the configured vision tower; both have `param_specs` and `tokens`."""
+    return qwen3_vision if isinstance(cfg.vision, Qwen3VisionConfig) else vision
+
+
 def param_specs(cfg: VlmConfig) -> dict:
-    """Every weight of the model: {"decoder", "vision", "ecg", "ecg_proj"}."""
+    """Every weight of the model: {"decoder", "vision"}, and {"ecg", "ecg_proj"} with an ECG encoder."""
     width = cfg.decoder.width
-    return {
+    specs = {
         "decoder": decoder.param_specs(cfg.decoder),
-        "vision": vision.param_specs(cfg.vision, out_width=width),
-        "ecg": ecg.param_specs(cfg.ecg),
-        "ecg_proj": {
-            "kernel": ParamSpec((cfg.ecg.width, width), (None, "embed"), fan_in(cfg.ecg.width)),
-            "bias": ParamSpec((width,), (None,), "zeros"),
-        },
+        "vision": vision_tower(cfg).param_specs(cfg.vision, out_width=width),
+    }
+    if cfg.ecg is not None:
+        specs |= {"ecg": ecg.param_specs(cfg.ecg), "ecg_proj": ecg_projection_specs(cfg.ecg.width, width)}
+    return specs
+
+
+def ecg_projection_specs(ecg_width: int, width: int) -> dict:
+    """The linear layer from the ECG encoder to the decoder."""
+    key = f"{ecg.VLM_PREFIX}linear"
+    return {
+        "kernel": ParamSpec((ecg_width, width), (None, "embed"), fan_in(ecg_width), f"{key}.weight", "linear"),
+        "bias": ParamSpec((width,), (None,), "zeros", f"{key}.bias", "vector"),
     }
 
 
@@ -41,6 +54,8 @@ def ecg_tokens(params: dict, cfg: VlmConfig, signal: jax.Array) -> jax.Array:
     The encoder gives one token a lead and time step. ecg_tokens=1 takes their mean (released QoQ-Med), 50 the
     mean over leads at each time step, 400 all of them, lead by lead.
     """
+    if cfg.ecg is None:
+        raise ConfigError("an ECG for a model without an ECG encoder", mend="add one with `qoq convert --ecg`")
     R, E, leads, samples = signal.shape
     dtype = layers.compute_dtype(cfg)
     weights = jax.tree.map(lambda w: w.astype(dtype), params["ecg"])
@@ -54,38 +69,49 @@ def ecg_tokens(params: dict, cfg: VlmConfig, signal: jax.Array) -> jax.Array:
     return layers.linear("btd,df->btf", x, params["ecg_proj"]["kernel"], params["ecg_proj"]["bias"])
 
 
-def media_table(params: dict, cfg: VlmConfig, batch: dict) -> jax.Array:
-    """Embeddings of all media, [R, M + E * ecg_tokens, D]; a budget without patches or ECGs skips a tower."""
+def media_tables(params: dict, cfg: VlmConfig, batch: dict) -> tuple[jax.Array, jax.Array | None]:
+    """(embeddings of all media [R, M + E * ecg_tokens, D], DeepStack features of vision tokens [J,R,M,D] or None).
+
+    A budget without patches or ECGs skips a tower.
+    """
     R = batch["patches"].shape[0]
-    parts = [jnp.zeros((R, 0, cfg.decoder.width), layers.compute_dtype(cfg))]
+    parts, features = [jnp.zeros((R, 0, cfg.decoder.width), layers.compute_dtype(cfg))], None
     if batch["patches"].shape[1]:
-        parts.append(vision.tokens(params["vision"], cfg, batch))
+        tokens, features = vision_tower(cfg).tokens(params["vision"], cfg, batch)
+        parts.append(tokens)
     if batch["ecg"].shape[1]:
         parts.append(ecg_tokens(params, cfg, batch["ecg"]))
-    return constrain(jnp.concatenate(parts, axis=1), ("media", None, None))
+    return constrain(jnp.concatenate(parts, axis=1), ("media", None, None)), features
+
+
+def media_table(params: dict, cfg: VlmConfig, batch: dict) -> jax.Array:
+    """Embeddings of all media alone, [R, M + E * ecg_tokens, D]."""
+    return media_tables(params, cfg, batch)[0]
 
 
 def place_media(text: jax.Array, table: jax.Array, media_index: jax.Array) -> jax.Array:
     """text [B,T,D] with table[b // (B // R), media_index[b, t]] wherever media_index >= 0; table [R,N,D]."""
-    B, T, D = text.shape
-    # The text rows of one media row are folded into one gather: it stays on the device that holds both.
-    index = jnp.maximum(media_index, 0).reshape(table.shape[0], -1)
-    media = jax.vmap(lambda rows, at: jnp.take(rows, at, axis=0))(table, index)
-    return jnp.where(media_index[:, :, None] >= 0, media.reshape(B, T, D), text)
+    return jnp.where(media_index[:, :, None] >= 0, layers.take_media(table, media_index), text)
+
+
+def decoder_inputs(params: dict, cfg: VlmConfig, batch: dict):
+    """(embeddings [B,T,D]: text tokens, with media embeddings in the place of modality pads; deepstack of decoder.forward)."""
+    text = decoder.embed_tokens(params["decoder"], cfg, batch["tokens"])
+    table, features = media_tables(params, cfg, batch)
+    if table.shape[1]:
+        text = place_media(text, table, batch["media_index"])
+    deepstack = None if features is None else (features, batch["media_index"])
+    return constrain(text, ("batch", None, None)), deepstack
 
 
 def embed(params: dict, cfg: VlmConfig, batch: dict) -> jax.Array:
-    """Input embeddings [B,T,D]: text tokens, with media embeddings in the place of modality pads."""
-    text = decoder.embed_tokens(params["decoder"], cfg, batch["tokens"])
-    table = media_table(params, cfg, batch)
-    if table.shape[1]:
-        text = place_media(text, table, batch["media_index"])
-    return constrain(text, ("batch", None, None))
+    """Input embeddings alone, [B,T,D]."""
+    return decoder_inputs(params, cfg, batch)[0]
 
 
 def hidden(params: dict, cfg: VlmConfig, batch: dict, shared: tuple[int, int] | None = None) -> jax.Array:
     """Final hidden states [B,T,D], after the last norm. shared: see decoder.forward."""
-    x = embed(params, cfg, batch)
+    x, deepstack = decoder_inputs(params, cfg, batch)
     return decoder.forward(
         params["decoder"],
         cfg,
@@ -94,6 +120,7 @@ def hidden(params: dict, cfg: VlmConfig, batch: dict, shared: tuple[int, int] | 
         batch["segment_ids"],
         batch["branch_ids"],
         shared=shared,
+        deepstack=deepstack,
     )
 
 
@@ -130,15 +157,16 @@ def init_cache(
 ) -> KVCache:
     """An empty response cache beside the prompts' keys and values [L,B,Tp,K,h] and their mask [B,Tp]."""
     L, B = prompt_k.shape[:2]
-    shape = (L, B, rollouts, max_new_tokens, cfg.decoder.num_kv_heads, cfg.decoder.head_dim)
-    empty = constrain(jnp.zeros(shape, prompt_k.dtype), (None, "batch", None, None, "kv_heads", None))
+    K, h = cfg.decoder.num_kv_heads, cfg.decoder.head_dim
+    rows = lambda x: constrain(x, (None, "batch", "kv_heads", *[None] * (x.ndim - 3)))  # noqa: E731
     return KVCache(
-        prompt_k=prompt_k,
-        prompt_v=prompt_v,
+        prompt_k=rows(jnp.transpose(prompt_k, (0, 1, 3, 4, 2))),
+        prompt_v=rows(jnp.transpose(prompt_v, (0, 1, 3, 2, 4))),
         prompt_mask=prompt_mask,
-        response_k=empty,
-        response_v=empty,
+        response_k=rows(jnp.zeros((L, B, K, rollouts, h, max_new_tokens), prompt_k.dtype)),
+        response_v=rows(jnp.zeros((L, B, K, rollouts, max_new_tokens, h), prompt_k.dtype)),
         step=jnp.zeros((), jnp.int32),
+        length=jnp.zeros((B, rollouts), jnp.int32),
     )
 
 
@@ -151,9 +179,10 @@ def prefill(
     response token; cache for `rollouts` responses of `max_new_tokens`).
     """
     prompt_mask = batch["segment_ids"] > 0
+    x, deepstack = decoder_inputs(params, cfg, batch)
     x, (keys, values) = decoder.forward(
-        params["decoder"], cfg, embed(params, cfg, batch), batch["positions"], batch["segment_ids"],
-        batch["branch_ids"], return_kv=True,
+        params["decoder"], cfg, x, batch["positions"], batch["segment_ids"], batch["branch_ids"], return_kv=True,
+        deepstack=deepstack,
     )  # fmt: skip
     index = jnp.arange(x.shape[1], dtype=jnp.int32)
     last = jnp.where(prompt_mask, index[None], 0).max(axis=1)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from qoq_jax.generation import sampling
 from qoq_jax.models import vlm
 from qoq_jax.models.variants import VlmConfig
 
@@ -63,7 +64,7 @@ def sample(params, cfg: VlmConfig, batch: Batch, key: jax.Array, *, rollouts: in
       batch: one prompt a row (contract of data/packing.py).
       key: PRNG key; the result depends on it and on nothing of the mesh.
       temperature: 0 means greedy.
-      top_p: nucleus; 1 switches it off (and its sort away).
+      top_p: nucleus; 1 switches it off.
       banned: bool [V], tokens that are never sampled: modality pads and template tokens (a policy that emits an image pad would
         ask for an image that is not there).
     """
@@ -72,19 +73,13 @@ def sample(params, cfg: VlmConfig, batch: Batch, key: jax.Array, *, rollouts: in
     asked = batch["segment_ids"].max(axis=1) > 0
     last = last_position(batch)
     eos = jnp.asarray(cfg.eos_ids, jnp.int32)
+    keys = sampling.row_keys(key, q, g)
 
     def body(state: SamplingState) -> SamplingState:
         logits = vlm.unembed(params, cfg, state.hidden).astype(jnp.float32)
-        scaled = logits / temperature if temperature else logits
-        allowed = jnp.where(banned, -jnp.inf, scaled)
-        if temperature:
-            if top_p < 1.0:
-                allowed = nucleus(allowed, top_p)
-            token = jax.random.categorical(jax.random.fold_in(key, state.step), allowed)
-        else:
-            token = jnp.argmax(allowed, axis=-1)
-        logprob = jnp.take_along_axis(scaled, token[..., None], axis=-1)[..., 0] - jax.nn.logsumexp(scaled, axis=-1)
-        token = jnp.where(state.done, cfg.pad_id, token).astype(jnp.int32)
+        uniform = sampling.uniforms(keys, jnp.broadcast_to(state.step, (q, g))) if temperature else None
+        token, logprob = sampling.choose(logits, uniform, banned, temperature=temperature, top_p=top_p if top_p < 1 else None)
+        token = jnp.where(state.done, cfg.pad_id, token)
         live = 1.0 - state.done.astype(jnp.float32)
         write = lambda array, value: jax.lax.dynamic_update_index_in_dim(array, value, state.step, axis=2)
         rollout = Rollout(tokens=write(state.rollout.tokens, token), mask=write(state.rollout.mask, live),
@@ -99,15 +94,6 @@ def sample(params, cfg: VlmConfig, batch: Batch, key: jax.Array, *, rollouts: in
     start = SamplingState(jnp.zeros((), jnp.int32), empty, jnp.broadcast_to(~asked[:, None], (q, g)),
                           jnp.broadcast_to(hidden[:, None], (q, g, hidden.shape[-1])), cache)
     return jax.lax.while_loop(lambda st: (st.step < s) & ~st.done.all(), body, start).rollout
-
-
-def nucleus(logits: jax.Array, top_p: float) -> jax.Array:
-    """Keeps the smallest set of tokens whose probability reaches `top_p`; the rest becomes -inf. [..., V] -> [..., V]."""
-    descending = -jnp.sort(-logits, axis=-1)
-    probability = jax.nn.softmax(descending, axis=-1)
-    before = jnp.cumsum(probability, axis=-1) - probability
-    threshold = jnp.where(before < top_p, descending, jnp.inf).min(axis=-1, keepdims=True)
-    return jnp.where(logits >= threshold, logits, -jnp.inf)
 
 
 def last_position(batch: Batch) -> jax.Array:

@@ -17,7 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from qoq_jax.errors import CheckpointError
-from qoq_jax.models.variants import VlmConfig
+from qoq_jax.models.variants import EcgConfig, VlmConfig
 
 # Orbax raises a failed write and also logs its traceback from each of its threads; the raised one becomes our one line.
 logging.getLogger("absl").addFilter(lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname)
@@ -25,7 +25,7 @@ logging.getLogger("absl").addFilter(lambda record: record.levelno < logging.ERRO
 _RUNTIME_FIELDS = ("compute_dtype", "remat")  # do not change what a checkpoint holds
 
 
-def model_fingerprint(cfg: VlmConfig) -> str:
+def model_fingerprint(cfg: VlmConfig | EcgConfig) -> str:
     """Short hash of the architecture; two models with equal fingerprints have interchangeable parameters."""
     fields = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _RUNTIME_FIELDS}
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -40,7 +40,7 @@ class Checkpointer:
       keep: how many steps to keep.
     """
 
-    def __init__(self, folder: str, model: VlmConfig, keep: int = 2):
+    def __init__(self, folder: str, model: VlmConfig | EcgConfig, keep: int = 2):
         self._folder = os.path.abspath(folder)
         self._model = model
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)

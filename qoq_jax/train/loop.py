@@ -21,7 +21,7 @@ from qoq_jax.config import Config
 from qoq_jax.errors import CheckpointError, ConfigError
 from qoq_jax.evaluation import report, runner
 from qoq_jax.models import spec, vlm
-from qoq_jax.train import reinforce, supervised
+from qoq_jax.train import ecg_jepa, reinforce, supervised
 from qoq_jax.train import stage as stage_lib
 from qoq_jax.train.setup import Setup, assemble, model_config
 
@@ -33,7 +33,10 @@ def run(cfg: Config) -> int:
     os.makedirs(cfg.workdir, exist_ok=True)
     _claim_workdir(cfg)
     # Private to the run, since a compile cache is code: a restart then begins without compiling again.
-    jax.config.update("jax_compilation_cache_dir", os.path.abspath(os.path.join(cfg.workdir, "compile_cache")))
+    cache = cfg.compile_cache or os.path.join(cfg.workdir, "compile_cache")
+    jax.config.update("jax_compilation_cache_dir", os.path.abspath(cache))
+    if cfg.stages == (ecg_jepa.STAGE,):
+        return ecg_jepa.run(cfg)
     setup = assemble(cfg)
     with jax.set_mesh(setup.mesh):
         # -------------------------------------------------------------------------------------------- stages
@@ -80,16 +83,21 @@ def evaluate_run(workdir: str, stage: str | None, split: str) -> int:
 
 def restore_run(workdir: str, stage: str | None = None, prepare: bool = True):
     """(setup, all weights, stage name) of a finished or running training run; `prepare`: its data sets are needed too."""
-    setup = assemble(_config_of(workdir), prepare)
+    cfg = _config_of(workdir)
+    if cfg.stages == (ecg_jepa.STAGE,):
+        raise ConfigError("this run pretrained an ECG encoder, which answers no questions", where=workdir,
+                          mend=f"train a model that starts from it: --config.model.ecg_weights={workdir}/{ecg_jepa.WEIGHTS}")
+    setup = assemble(cfg, prepare)
     name = stage or _last_stage(setup.config)
     with jax.set_mesh(setup.mesh):
         return setup, reached_weights(setup, name), name
 
 
 def start_weights(setup: Setup):
-    """The weights of `config.start` on the setup's mesh, or None for random ones."""
-    if not setup.config.start:
-        return None
+    """Weights on the setup's mesh: those of the run `config.start`, or random ones around `model.ecg_weights`; None = all random."""
+    cfg = setup.config
+    if not cfg.start:
+        return ecg_jepa.with_ecg_weights(stage_lib.random_weights(setup, cfg.stages[0]), setup) if cfg.model.ecg_weights else None
     theirs = _config_of(setup.config.start)
     other = dataclasses.replace(setup, config=theirs)
     if model_config(theirs) != model_config(setup.config):
@@ -152,7 +160,7 @@ def _claim_workdir(cfg: Config) -> None:
 def _differences(a, b, prefix: str = ""):
     if isinstance(a, dict) and isinstance(b, dict):
         for key in a.keys() | b.keys():
-            if prefix + key not in ("workdir",) and not key == "log":
+            if prefix + key not in ("workdir", "compile_cache") and not key == "log":
                 yield from _differences(a.get(key), b.get(key), prefix + key + ".")
     elif a != b:
         yield prefix.rstrip(".")

@@ -22,7 +22,7 @@ from qoq_jax.train.state import TrainState
 
 def run(setup: Setup, plan: Plan, weights):
     """RL from the weights given, which are the reference policy; returns the weights reached."""
-    cfg, rl = setup.config, plan.rl
+    rl = plan.rl
     if weights is None:
         raise ConfigError(f"stage {plan.name} needs a warm start", mend="put sft before it in stages, or set start")
     algorithm = algorithms.resolve(rl)

@@ -83,7 +83,8 @@ class Setup:
         return Budget(
             rows=rows, tokens=tokens, media_rows=data.media_rows, pad_id=self.model.pad_id,
             patches=max(math.ceil(per_media_row * patches / 16) * 16, data.max_patches),
-            ecgs=math.ceil(per_media_row * ecgs), max_per_row=1 if samples is None else 64, ecg_tokens=self.model.ecg_tokens)
+            ecgs=math.ceil(per_media_row * ecgs), max_per_row=1 if samples is None else 64, ecg_tokens=self.model.ecg_tokens,
+            patch_dim=self.model.vision.patch_dim)
 
     def rows(self, split: str) -> dict[str, list[schema.Row]]:
         """Rows of each source that has the split."""
@@ -222,7 +223,7 @@ def assemble(cfg: Config, prepare: bool = True) -> Setup:
     process = ProcessConfig.for_model(
         model, min_pixels=cfg.data.min_pixels, max_pixels=cfg.data.max_pixels, frame_max_pixels=cfg.data.frame_max_pixels,
         max_prompt_tokens=cfg.data.max_prompt_tokens, max_response_tokens=cfg.data.max_response_tokens,
-        system=cfg.data.system)
+        system=cfg.data.system, answer_only=cfg.rl.reward.answer_only)
     tokenizer.check(process.token_ids())
     # In the background, so that the first step compiles while files are drawn and fetched.
     pool = concurrent.futures.ThreadPoolExecutor(1)

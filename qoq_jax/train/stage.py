@@ -84,7 +84,7 @@ def start_state(setup: Setup, plan: Plan, weights) -> tuple[TrainState, object, 
                                plan.rl.critic.lr if plan.critic else None)
     trained, base = weights, None
     if weights is None and (plan.lora.rank or plan.critic):
-        trained = jax.jit(lambda k: spec.init_params(specs, k), out_shardings=spec.shardings(specs, setup.mesh))(key)
+        trained = random_weights(setup, plan.name)
     if plan.lora.rank:
         base = trained
         trained = {"lora": lora_lib.init(specs, plan.lora, jax.random.fold_in(key, 1), setup.mesh)}
@@ -97,6 +97,12 @@ def start_state(setup: Setup, plan: Plan, weights) -> tuple[TrainState, object, 
         history = empty_history(plan.rl.drpo, plan.rl.rollouts) if plan.rl.algorithm == "drpo" else None
         coefficient = plan.rl.kl_coefficient if plan.rl.kl_target else None
     return create(key, setup.model, optimizer, setup.mesh, trained, history, coefficient), optimizer, base
+
+
+def random_weights(setup: Setup, name: str):
+    """The weights that a stage starts from when there are none; on the mesh."""
+    specs, key = vlm.param_specs(setup.model), step_key(root_key(setup, name), 0)
+    return jax.jit(lambda k: spec.init_params(specs, k), out_shardings=spec.shardings(specs, setup.mesh))(key)
 
 
 def full_weights(trained, base, lora: LoraConfig):

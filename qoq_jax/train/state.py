@@ -115,6 +115,12 @@ def create(key: jax.Array, model: VlmConfig, optimizer: optax.GradientTransforma
     specs = vlm.param_specs(model)
     if params is None:
         params = jax.jit(lambda k: spec.init_params(specs, k), out_shardings=spec.shardings(specs, mesh))(key)
+    return start(params, optimizer, mesh, history, kl_coefficient)
+
+
+def start(params, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh, history=None,
+          kl_coefficient: float | None = None) -> TrainState:
+    """A fresh state around parameters that lie on the mesh."""
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     opt_state = jax.jit(optimizer.init, out_shardings=_opt_shardings(optimizer, params, replicated))(params)
     # Two separate zeros: a donated buffer must not appear twice in the state.

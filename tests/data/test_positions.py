@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qoq_jax.data.positions import extend, rope_positions
+from qoq_jax.data.positions import extend, rope_positions, step_times
 from qoq_jax.errors import DataError
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "qwen_vision.npz")
@@ -30,6 +30,11 @@ def test_positions_equal_reference(case):
     got = positions(*(GOLDEN[f"rope_{case}_{part}"] for part in ("ids", "images", "videos", "seconds")))
     assert got.dtype == np.int32
     np.testing.assert_array_equal(got, GOLDEN[f"rope_{case}_positions"])
+
+
+def test_times_of_steps_are_means_of_their_first_and_last_frame():
+    """As the processor of Qwen3-VL computes them at two frames a second: the last frame is repeated to fill a step."""
+    assert step_times(4, 1.0) == [0.25, 1.25] and step_times(5, 1.0) == [0.25, 1.25, 2.0]
 
 
 def test_extend_is_what_longer_text_would_get():

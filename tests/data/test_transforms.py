@@ -15,6 +15,7 @@ from sample_rows import LABELS, MODEL, TOKENIZER, config, row, write_ecg, write_
 
 from qoq_jax.data import chat, images, readers, transforms
 from qoq_jax.errors import ConfigError, DataError
+from qoq_jax.models import variants
 
 CFG = config()
 
@@ -55,6 +56,24 @@ def test_sample_of_two_images_a_video_and_an_ecg(tmp_path):
     )
     assert sample["patch_frame"].max() == 4 and sample["positions"].shape == (3, len(ids))
     np.testing.assert_array_equal(sample["ecg"], readers.read_ecg(tmp_path / signal)[None])
+
+
+def test_sample_for_qwen3_vl(tmp_path):
+    """Patches of 16 x 16 in Hugging Face order; each step of the clip stands alone, after its time in words."""
+    cfg = dataclasses.replace(CFG, patch=16, window=0, timestamps=True, frame_max_pixels=64 * 64)
+    fields = {"images": [write_image(tmp_path, "a.png", 96, 64)], "videos": [write_video(tmp_path, "v.npz")]}
+    sample = process(tmp_path, cfg=cfg, **fields)
+    ids, kind = sample["input_ids"], sample["media_kind"]
+    media = [f"<|vision_start|>{pad}<|vision_end|>" for pad in ("<|image_pad|>" * 6, "<|video_pad|>" * 4)]
+    assert f"user\n{media[0]}<0.2 seconds>{media[1]}<1.2 seconds>{media[1]}What" in TOKENIZER.decode(ids, skip_special=False)
+    assert sample["patches"].shape == (24 + 32, 3 * 2 * 16 * 16)
+    image = images.patchify(readers.read_image(tmp_path / "a.png")[None], patch=16)[0]
+    np.testing.assert_array_equal(sample["patches"][:24], image)
+    np.testing.assert_array_equal(sample["media_index"][kind == transforms.VISION], np.arange(14))
+    np.testing.assert_array_equal(sample["patch_frame"], np.repeat([1, 2, 3], [24, 16, 16]))
+    np.testing.assert_array_equal(sample["patch_window"], sample["patch_frame"])
+    time = sample["positions"][0][ids == cfg.video_token_id].reshape(2, 4)
+    assert (time == time[:, :1]).all() and time[1, 0] > time[0, 0] + 2
 
 
 def test_answer_is_appended_and_prompt_is_unchanged(tmp_path):
@@ -198,6 +217,9 @@ def test_images_larger_than_the_model_takes_are_a_config_error():
 def test_config_of_a_model_matches_its_tokenizer():
     TOKENIZER.check(CFG.token_ids())
     assert (CFG.window, CFG.ecg_tokens) == (MODEL.vision.window, MODEL.ecg_tokens)
+    assert (CFG.patch_dim, CFG.timestamps) == (1176, False)
+    qwen3 = transforms.ProcessConfig.for_model(variants.get("qwen3-8b"))
+    assert (qwen3.window, qwen3.patch_dim, qwen3.timestamps) == (0, 1536, True)
 
 
 def test_making_samples_needs_no_jax():

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qoq_jax.models import spec, vlm
+from qoq_jax.models import hf, spec, vlm
 from qoq_jax.models.variants import DecoderConfig, EcgConfig, VisionConfig, VlmConfig
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -46,7 +46,7 @@ def hf_params() -> dict:
         for name, array in golden().items()
         if name.startswith("weight:")
     }
-    params = spec.flatten(random_params()) | spec.flatten(spec.from_hf(specs, tensors))
+    params = spec.flatten(random_params()) | spec.flatten(hf.from_tensors(specs, tensors))
     return jax.tree.map(jnp.asarray, spec.unflatten(params))
 
 

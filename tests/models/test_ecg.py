@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 
 import jax
@@ -63,7 +64,8 @@ def test_fewer_leads_match_the_reference(published):
     params, cfg = published
     leads = tuple(int(lead) for lead in GOLDEN["leads4"])
     represent = jax.jit(ecg.represent, static_argnums=(1, 3))
-    close(represent(params["encoder"], cfg, GOLDEN["ecg"][:, leads], leads), GOLDEN["representation_leads4"])
+    for tree in (params["encoder"], params):  # the encoder, or all that `load` returns
+        close(represent(tree, cfg, GOLDEN["ecg"][:, leads], leads), GOLDEN["representation_leads4"])
 
 
 def test_pretraining_loss_matches_the_reference(published):
@@ -72,6 +74,10 @@ def test_pretraining_loss_matches_the_reference(published):
     total, denominator = loss(params, params["encoder"], cfg, GOLDEN["ecg"], GOLDEN["mask"])
     close(total / denominator, GOLDEN["jepa_loss"])
     assert denominator == 2 * 8 * GOLDEN["mask"].sum() * 96
+    # The context encoder on fewer steps than all: on the visible ones alone, and on those and one hidden step.
+    shorter = jax.jit(functools.partial(ecg.jepa_loss, remat=False), static_argnums=(2, 5))
+    for most in ((~GOLDEN["mask"]).sum(), (~GOLDEN["mask"]).sum() + 1):
+        close(shorter(params, params, cfg, GOLDEN["ecg"], GOLDEN["mask"], int(most))[0] / denominator, GOLDEN["jepa_loss"])
 
 
 def test_positions_are_those_of_the_published_files():
@@ -190,3 +196,23 @@ def test_encoder_alone_inside_a_vlm_checkpoint_is_found(tmp_path, published):
     params, cfg = ecg.load(str(tmp_path / "vlm.safetensors"), num_heads=4)
     assert set(params) == {"encoder"} and cfg.width == 96 and cfg.depth == 3
     jax.tree.map(np.testing.assert_array_equal, params["encoder"], published[0]["encoder"])
+
+
+def test_saved_weights_are_the_published_file_again(tmp_path, published):
+    params, cfg = published
+    path = str(tmp_path / "ecg.safetensors")
+    ecg.save(path, params, cfg)
+    theirs, ours = load_file(WEIGHTS), load_file(path)
+    assert {n: x.shape for n, x in ours.items()} == {n: x.shape for n, x in theirs.items()}
+    for name, tensor in theirs.items():
+        if name.endswith("pos_embed"):
+            close(ours[name], tensor, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(ours[name], tensor, err_msg=name)
+    again, sizes = ecg.load(path, num_heads=4)
+    assert sizes == cfg
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    with pytest.raises(CheckpointError, match="was trained with 4 heads, not 8"):
+        ecg.load(path, num_heads=8)
+    ecg.save(path, {"encoder": params["encoder"]}, cfg)
+    assert set(ecg.load(path, num_heads=4)[0]) == {"encoder"} and list(tmp_path.iterdir()) == [tmp_path / "ecg.safetensors"]

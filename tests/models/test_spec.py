@@ -1,28 +1,13 @@
-"""The table of weights: deterministic init, layouts that invert, clear errors."""
+"""The table of weights: deterministic init, names, shapes."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from model_helpers import TINY, golden, hf_params
+from model_helpers import TINY, hf_params
 
-from qoq_jax.errors import CheckpointError
 from qoq_jax.models import spec, variants, vlm
-
-SPECS = {name: part for name, part in vlm.param_specs(TINY).items() if name in ("decoder", "vision")}
-
-
-def weights() -> dict[str, np.ndarray]:
-    return {k.removeprefix("weight:"): v for k, v in golden().items() if k.startswith("weight:")}
-
-
-def test_hugging_face_round_trip_is_bit_exact_and_complete():
-    tensors = spec.to_hf(SPECS, spec.from_hf(SPECS, weights()))
-    assert tensors.keys() == weights().keys()
-    for name, tensor in weights().items():
-        np.testing.assert_array_equal(tensors[name], tensor, err_msg=name)
 
 
 def test_published_names_of_all_layers():
@@ -31,23 +16,6 @@ def test_published_names_of_all_layers():
     assert "model.layers.27.self_attn.q_proj.bias" in keys and len(keys) == 12
     assert specs["decoder/layers/o/kernel"].hf_key == "model.layers.{}.self_attn.o_proj.weight"
     assert specs["vision/blocks/qkv/kernel"].hf_key == "visual.blocks.{}.attn.qkv.weight"
-
-
-@pytest.mark.parametrize(
-    "damage, message",
-    [
-        (
-            lambda w: w.pop("model.layers.1.mlp.up_proj.weight"),
-            "model.layers.1.mlp.up_proj.weight' is missing",
-        ),
-        (lambda w: w.update({"model.norm.weight": np.zeros(3)}), "'model.norm.weight' has shape \\(3,\\)"),
-    ],
-)
-def test_import_names_the_wrong_tensor(damage, message):
-    tensors = weights()
-    damage(tensors)
-    with pytest.raises(CheckpointError, match=message):
-        spec.from_hf(SPECS, tensors)
 
 
 def test_initial_values_depend_on_key_and_path_only():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from model_helpers import TINY, golden, hf_params, random_params
 
-from qoq_jax.models import vision
+from qoq_jax.models import variants, vision
 
 NAMES = ("patches", "patch_hw", "patch_frame", "patch_window")
 
@@ -92,5 +92,5 @@ def test_normalisation_is_per_colour_channel():
         None, None
     ]  # a flat patch is channel by channel
     got = np.asarray(vision.normalise(jnp.asarray(patches), TINY.vision, jnp.float32)).reshape(3, 32)
-    want = (np.array([0, 128, 255]) / 255 - vision.IMAGE_MEAN) / vision.IMAGE_STD
+    want = (np.array([0, 128, 255]) / 255 - variants.CLIP_MEAN) / variants.CLIP_STD
     np.testing.assert_allclose(got, np.repeat(want[:, None], 32, axis=1), atol=1e-6)

@@ -1,8 +1,11 @@
 """Tests against Hugging Face models on torch. Without torch (the extra `parity`) they are left out, and pytest's header says so."""
 
 import importlib.util
+import pathlib
+import sys
 
 collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["test_*.py"]
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # the cases are those of benchmarks/parity.py
 
 
 def pytest_report_header():

@@ -73,6 +73,9 @@ def test_dict_and_back():
         ("--config.sft.steps=0", "must be positive"),
         ("--config.data.media_rows=5", "not divisible"),
         ("--config.rl.minibatches=3", "does not divide"),
+        ("--config.stages=ecg,sft", "a run of its own"),
+        ("--config.ecg.mask=blocks", "did you mean 'block'"),
+        ("--config.ecg.mask_high=1.0", "hides nothing or everything"),
     ],
 )
 def test_mistakes_exit_with_two_and_a_mend(override, message, capsys):

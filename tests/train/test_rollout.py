@@ -74,14 +74,6 @@ def test_greedy_takes_the_most_likely_token(model, sampler):
     np.testing.assert_array_equal(drawn.tokens[:, :, 0], jnp.broadcast_to(first[:, None], (Q, G)))
 
 
-def test_nucleus_keeps_the_smallest_sufficient_set():
-    logits = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]]))
-    kept = lambda p: np.isfinite(np.asarray(rollout.nucleus(logits, p)))[0].tolist()
-    assert kept(0.4) == [True, False, False, False]
-    assert kept(0.6) == [True, True, False, False]
-    assert kept(0.99) == [True, True, True, True]
-
-
 def test_one_row_of_answers_equals_rows_of_one_answer(model):
     """Log-probabilities and gradients of [prompt | a1 | a2 | a3] equal those of three rows [prompt | a]."""
     cfg, params = model

@@ -1,0 +1,137 @@
+"""Forward pass and generation against transformers on torch: same machine, same weights, same run. Prints a table.
+
+    python benchmarks/generation.py                       # the whole comparison; needs torch: pip install -e '.[parity]'
+    python benchmarks/generation.py --prompts 2 --new 16  # a few minutes on 2 cores
+
+The model has 0.3 B parameters: a vision tower with the widths, windows and heads of Qwen2.5-VL and 8 of its 32 blocks, a
+decoder of 6 layers. Each prompt is one 448 x 448 image and 24 text tokens, and has 8 answers at temperature 1.
+Times are the second call of each program; ours compiles in the first, which is shown apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import qoq_jax
+from qoq_jax.models import decoder
+
+VOCAB = 32_768
+IMAGE, VIDEO, START, END = VOCAB - 4, VOCAB - 3, VOCAB - 2, VOCAB - 1
+
+
+def hf_model() -> transformers.Qwen2_5_VLForConditionalGeneration:
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=dict(
+            vocab_size=VOCAB, hidden_size=896, intermediate_size=4864, num_hidden_layers=6, num_attention_heads=14,
+            num_key_value_heads=2, max_position_embeddings=4096, bos_token_id=None, eos_token_id=None, pad_token_id=0,
+            rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=[8, 12, 12]),
+        ),
+        vision_config=dict(
+            depth=8, hidden_size=1280, intermediate_size=3420, num_heads=16, window_size=112, fullatt_block_indexes=[7],
+            out_hidden_size=896, tokens_per_second=2,
+        ),
+        image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=START, vision_end_token_id=END,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return transformers.Qwen2_5_VLForConditionalGeneration(config).eval().float()
+
+
+def prompts(count: int) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    text = lambda n: rng.integers(0, VOCAB - 100, n).tolist()  # noqa: E731
+    return [{"input_ids": np.array(text(12) + [START] + [IMAGE] * 256 + [END] + text(10)), "grid_thw": np.array([[1, 32, 32]]),
+             "patches": rng.normal(size=(1024, 1176)).astype(np.float32)} for _ in range(count)]
+
+
+def torch_inputs(samples) -> dict[str, torch.Tensor]:
+    ids = np.stack([sample["input_ids"] for sample in samples])
+    return dict(
+        input_ids=torch.tensor(ids), attention_mask=torch.ones(ids.shape, dtype=torch.long),
+        mm_token_type_ids=torch.tensor((ids == IMAGE) * 1),
+        pixel_values=torch.tensor(np.concatenate([sample["patches"] for sample in samples])),
+        image_grid_thw=torch.tensor(np.concatenate([sample["grid_thw"] for sample in samples])))
+
+
+def timed(call):
+    start = time.perf_counter()
+    result = call()
+    return time.perf_counter() - start, result
+
+
+def logprob_memory(width: int = 2048) -> float:
+    """GiB of temporaries of the log-probs of 4096 positions over 152,064 words, forward and backward (logits: 2.3 GiB)."""
+    head = {"embedding": jax.ShapeDtypeStruct((152_064, width), jnp.float32)}
+    hidden, targets = jax.ShapeDtypeStruct((1, 4096, width), jnp.float32), jax.ShapeDtypeStruct((1, 4096), jnp.int32)
+    loss = lambda p, h, t: decoder.token_logprobs(p, h, t)[0].sum()  # noqa: E731
+    memory = jax.jit(jax.grad(loss, argnums=1)).lower(head, hidden, targets).compile().memory_analysis()
+    return memory.temp_size_in_bytes / 2**30
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--new", type=int, default=32, help="tokens of an answer")
+    options = parser.parse_args()
+    theirs = hf_model()
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        ours = qoq_jax.load(folder, dtype="float32")
+    samples = prompts(options.prompts)
+    inputs = torch_inputs(samples)
+    few, few_inputs = samples[:2], torch_inputs(samples[:2])
+
+    first_forward, logits = timed(lambda: ours.logits(few))
+    reference = theirs(**few_inputs).logits.numpy()
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(logits, reference))
+    our_forward = min(timed(lambda: ours.logits(few))[0] for _ in range(3))
+    their_forward = min(timed(lambda: theirs(**few_inputs).logits)[0] for _ in range(3))
+
+    ask = dict(max_new_tokens=options.new, temperature=1.0, num_samples=options.samples)
+    first, _ = timed(lambda: ours.generate(samples, **ask))
+    our_time, answers = timed(lambda: ours.generate(samples, **ask))
+    prefill, _ = timed(lambda: ours.generate(samples, **(ask | {"max_new_tokens": 1})))
+    prefill, _ = timed(lambda: ours.generate(samples, **(ask | {"max_new_tokens": 1})))
+    tokens = sum(len(answer.token_ids) for group in answers for answer in group)
+    settings = dict(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, num_return_sequences=options.samples)
+    their_time, out = timed(lambda: theirs.generate(**inputs, max_new_tokens=options.new, min_new_tokens=options.new, **settings))
+    assert tokens == out.shape[0] * (out.shape[1] - inputs["input_ids"].shape[1]), "both must have written the same number"
+    their_prefill, _ = timed(lambda: theirs.generate(**inputs, max_new_tokens=1, **settings))
+
+    rate = lambda seconds: f"{tokens / seconds:.1f} tokens/s"  # noqa: E731
+    steps = max(options.new - 1, 1)
+    rows = [
+        ("forward, 2 prompts", f"{our_forward:.2f} s", f"{their_forward:.2f} s", their_forward / our_forward),
+        (f"generate, {options.prompts} x {options.samples} answers of {options.new}", rate(our_time), rate(their_time),
+         their_time / our_time),
+        ("  of it up to the first token", f"{prefill:.1f} s", f"{their_prefill:.1f} s", their_prefill / prefill),
+        ("  a further token of all answers", f"{(our_time - prefill) / steps * 1e3:.0f} ms",
+         f"{(their_time - their_prefill) / steps * 1e3:.0f} ms", (their_time - their_prefill) / max(our_time - prefill, 1e-9)),
+    ]
+    print(f"\n{sum(p.numel() for p in theirs.parameters()) / 1e6:.0f} M parameters, float32; {os.cpu_count()} CPU cores "
+          f"({platform.machine()}), python {platform.python_version()}, jax {jax.__version__}, torch {torch.__version__} "
+          f"({torch.get_num_threads()} threads), transformers {transformers.__version__}")
+    print(f"largest difference of logits: {difference:.1e}")
+    print(f"first call with compilation: forward {first_forward:.0f} s, generate {first:.0f} s")
+    print(f"log-probs of 4096 positions x 152,064 words, forward and backward: {logprob_memory():.2f} GiB of temporaries\n")
+    print("| | qoq_jax | transformers | ratio |\n|---|---|---|---|")
+    for name, mine, other, ratio in rows:
+        print(f"| {name} | {mine} | {other} | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""ECGs alone, for self-supervised pretraining and its probe: folders -> recordings -> shuffled batches (Grain).
+
+A folder is either a data set with {split}.jsonl, of which the ECGs are taken, or any tree of ECG files (WFDB headers, .npz,
+DICOM), which then have no labels. The global batch is a function of (recordings, seed, batch size, batch number) only; a
+process reads its contiguous share of each batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from qoq_jax.data import readers, sources
+from qoq_jax.errors import ConfigError, DataError
+
+SUFFIXES = (".hea", ".npz", ".dcm")  # of a WFDB record only the header is listed
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """One ECG file.
+
+    Attributes:
+      path: of the file.
+      patient: who it is, "" when unknown.
+      labels: its diagnoses; () when it has none.
+      vocabulary: the diagnoses that it could have had; () when unlabelled.
+    """
+
+    path: str
+    patient: str = ""
+    labels: tuple[str, ...] = ()
+    vocabulary: tuple[str, ...] = ()
+
+
+def find(folder: str | os.PathLike, split: str) -> list[Recording]:
+    """The ECGs of a folder, in fixed order.
+
+    Args:
+      folder: with {split}.jsonl, or a tree of ECG files, all of which are "train".
+      split: train, validation or test.
+
+    Returns:
+      Recordings; [] when the folder has row files but none of this split, or is a tree and the split is not "train".
+
+    Raises:
+      DataError: no such folder, a broken row file, or no ECG where there should be one.
+    """
+    root = pathlib.Path(folder)
+    if not root.is_dir():
+        raise DataError("no such folder", where=str(folder), mend="name a folder of ECGs")
+    if any((root / f"{name}.jsonl").is_file() for name in sources.schema.SPLITS):
+        if not (root / f"{split}.jsonl").is_file():
+            return []
+        return [Recording(str(root / path), row.patient, tuple(row.answers), tuple(row.labels))
+                for row in sources.load(root, split) for path in row.time_series]
+    if split != "train":
+        return []
+    # Sorted at every level: the order of a directory is the file system's own.
+    found = []
+    for parent, folders, names in os.walk(root):
+        folders.sort()
+        found += [Recording(os.path.join(parent, name)) for name in sorted(names) if name.lower().endswith(SUFFIXES)]
+    if not found:
+        raise DataError("has no ECG files", where=str(folder), mend="it needs WFDB (.hea), .npz or .dcm files, or train.jsonl")
+    return found
+
+
+class EcgBatches:
+    """Endless shuffled batches, float32 [B / processes, 8, 2500] in mV at 250 Hz; exactly resumable.
+
+    Args:
+      recordings: at least `batch` of them.
+      batch: ECGs of the global batch.
+      seed: of the shuffle; each epoch is shuffled anew.
+      on_error: a file that cannot be read is raised ("raise"), or its successor in the list is read twice and it is counted
+        in `quarantined` ("skip").
+      max_bad: with "skip", the share of the recordings (at least one) that may be bad.
+      cache: keep what was read in memory, 80 KB an ECG.
+      threads: that read ahead.
+
+    Attributes:
+      quarantined: path -> reason, of the files left out so far.
+    """
+
+    def __init__(self, recordings: Sequence[Recording], *, batch: int, seed: int, on_error: str = "raise", max_bad: float = 0.01,
+                 cache: bool = False, threads: int = 2, process_index: int = 0, process_count: int = 1):
+        if len(recordings) < batch:
+            raise DataError(f"{len(recordings)} ECGs do not fill a batch of {batch}", mend="use a smaller batch or more ECGs")
+        if batch % process_count:
+            raise ConfigError(f"a batch of {batch} ECGs does not divide over {process_count} processes")
+        names = [dataclasses.asdict(recording) | {"path": _short(recording.path)} for recording in recordings]
+        self._fingerprint = hashlib.sha256(json.dumps([names, seed, batch]).encode()).hexdigest()
+        self._limit = max(1, int(max_bad * len(recordings))) if on_error == "skip" else 0
+        self._on_error, self.quarantined = on_error, {}
+        share = batch // process_count
+        own = slice(process_index * share, (process_index + 1) * share)
+        paths = [recording.path for recording in recordings]
+        read = functools.cache(_read) if cache else _read
+        order = grain.MapDataset.range(len(paths)).shuffle(seed=seed).repeat().batch(batch)
+        made = order.map(functools.partial(_make, paths=paths, read=read, own=own, strict=on_error == "raise"))
+        self._iterator = iter(made.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
+
+    def __iter__(self) -> EcgBatches:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        batch, bad = next(self._iterator)
+        if bad and self._on_error == "raise":
+            raise next(iter(bad.values()))
+        self.quarantined |= {path: str(error) for path, error in bad.items()}
+        if len(self.quarantined) > self._limit:
+            path, reason = list(self.quarantined.items())[-1]
+            raise DataError(f"{len(self.quarantined)} ECGs could not be read, the limit is {self._limit}; the last: {reason}",
+                            where=path, mend="mend the data, or raise data.max_bad_fraction")
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """JSON-able: the next batch after `set_state` equals the next batch now."""
+        return {"fingerprint": self._fingerprint, "iterator": self._iterator.get_state(), "quarantined": dict(self.quarantined)}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continues from a state.
+
+        Raises:
+          DataError: the state belongs to other recordings, another seed or another batch size.
+        """
+        if state["fingerprint"] != self._fingerprint:
+            raise DataError("the saved data state belongs to other ECGs, another seed or another batch size",
+                            mend="resume with the data and config of the run, or start a new run")
+        self._iterator.set_state(state["iterator"])
+        self.quarantined = dict(state["quarantined"])
+
+
+def read_all(recordings: Sequence[Recording]) -> np.ndarray:
+    """float32 [n, 8, 2500]: all of them, for the probe; a bad file raises its DataError."""
+    return np.stack([readers.read_ecg(recording.path) for recording in recordings])
+
+
+def _short(path: str) -> str:
+    """The last two parts of a path: a data set that was moved as a whole is still the same."""
+    return "/".join(pathlib.PurePath(path).parts[-2:])
+
+
+def _read(path: str) -> np.ndarray | DataError:
+    """An ECG, or its error as a value: Grain's iterators lose count when a map raises."""
+    try:
+        return readers.read_ecg(path)
+    except DataError as error:
+        return error
+
+
+def _make(numbers: np.ndarray, paths: Sequence[str], read, own: slice, strict: bool) -> tuple[np.ndarray, dict[str, DataError]]:
+    """The recordings of these numbers [B] that are `own`, and the errors of those that could not be read."""
+    signals, bad = [], {}
+    for number in np.asarray(numbers)[own]:
+        for step in range(len(paths)):
+            path = paths[(int(number) + step) % len(paths)]
+            signal = read(path)
+            if not isinstance(signal, DataError):
+                signals.append(signal)
+                break
+            bad[path] = signal
+            if strict:
+                return np.zeros(0, np.float32), bad
+        else:
+            break  # none can be read: `bad` says so
+    return np.stack(signals) if signals else np.zeros(0, np.float32), bad

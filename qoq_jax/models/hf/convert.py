@@ -1,0 +1,115 @@
+"""`qoq convert`: a Hugging Face directory or hub id, a run of this package, or an ECG-JEPA file -> published form."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import tempfile
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qoq_jax.data import tokenizer as tokenizer_lib
+from qoq_jax.errors import ConfigError
+from qoq_jax.models import ecg as ecg_lib
+from qoq_jax.models import spec, vlm
+from qoq_jax.models.hf import ecg_jepa
+from qoq_jax.models.hf.load import load, resolve
+from qoq_jax.models.hf.save import save
+from qoq_jax.models.variants import VlmConfig
+
+PICKLED = (".pth", ".pt")
+PUBLISHED_ECG = {768: 16}  # encoder width -> heads
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+# What data/chat.py writes, for engines that build the prompt themselves.
+CHAT_TEMPLATE = (
+    "{%- if messages[0].role != 'system' %}{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{%- endif %}"
+    "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
+    "{%- if message.content is string %}{{ message.content }}{%- else %}{%- for part in message.content %}"
+    "{%- if part.type == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{%- elif part.type == 'video' %}{{ '<|vision_start|><|video_pad|><|vision_end|>' }}"
+    "{%- elif part.type == 'ecg' %}{{ '<|time_series_pad|>' }}{%- else %}{{ part.text }}{%- endif %}"
+    "{%- endfor %}{%- endif %}{{ '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+
+
+def run(arguments) -> int:
+    """Writes `arguments.dest`; see the parser in cli.py for the arguments."""
+    source, dest, dtype = arguments.source, arguments.dest, arguments.dtype
+    limit = shard_bytes(arguments.shard_size)
+    if source.endswith(PICKLED):
+        if not os.path.isfile(source):
+            raise ConfigError("no such file", where=source)
+        ecg_jepa.convert(source, dest)
+    elif os.path.isdir(os.path.join(source, "checkpoints")):
+        from qoq_jax.train import loop  # the trainer is needed for runs only
+
+        setup, params, _ = loop.restore_run(source, arguments.stage, prepare=False)
+        cfg, params = with_ecg(setup.model, params, arguments.ecg, arguments.ecg_heads)
+        with tempfile.TemporaryDirectory() as folder:
+            save(dest, cfg, params, tokenizer_files(setup.config.model.tokenizer, folder), dtype=dtype, shard_size=limit)
+    else:
+        directory = resolve(source)
+        cfg, params = with_ecg(*load(directory), arguments.ecg, arguments.ecg_heads)
+        save(dest, cfg, params, directory, dtype=dtype, shard_size=limit)
+    print(dest)
+    return 0
+
+
+def shard_bytes(text: str) -> int:
+    """"5GB" -> bytes."""
+    found = re.fullmatch(r"(\d+)\s*([KMG]?B)?", text.strip().upper())
+    if not found or not int(found[1]):
+        raise ConfigError(f"--shard-size {text}", mend="write it like 5GB or 500MB")
+    return int(found[1]) * _UNITS[found[2] or ""]
+
+
+def with_ecg(cfg: VlmConfig, params: dict[str, Any], path: str | None, heads: int | None = None):
+    """(cfg, params) with the ECG encoder of a file; the projection is kept, or new (initial values of seed 0).
+
+    Args:
+      path: .pth or safetensors of ECG-JEPA; None: nothing changes.
+      heads: of the encoder; None: those of the published encoder of that width.
+    """
+    if path is None:
+        return cfg, params
+    if cfg.ecg_token_id >= cfg.decoder.vocab_size:
+        raise ConfigError(f"the ECG token {cfg.ecg_token_id} is outside the vocabulary of {cfg.decoder.vocab_size}",
+                          mend="give time_series_token_id in config.json")
+    with tempfile.TemporaryDirectory() as folder:
+        if path.endswith(PICKLED):
+            ecg_jepa.convert(path, converted := os.path.join(folder, "ecg.safetensors"))
+            path = converted
+        _, sizes = ecg_lib.load(path, num_heads=1)  # the width tells how many heads the published encoder has
+        heads = heads or PUBLISHED_ECG.get(sizes.width)
+        if heads is None:
+            raise ConfigError(f"the number of heads of an encoder of width {sizes.width} is not known", where=path,
+                              mend="give --ecg-heads")
+        weights, sizes = ecg_lib.load(path, num_heads=heads)
+    dtype = params["decoder"]["embedding"].dtype
+    projection = params.get("ecg_proj")
+    if projection is None or projection["kernel"].shape[0] != sizes.width:
+        specs = vlm.ecg_projection_specs(sizes.width, cfg.decoder.width)
+        projection = spec.init_params(specs, jax.random.key(0), dtype)
+        print("the ECG projection is new: train it before use")
+    encoder = jax.tree.map(lambda weight: jnp.asarray(weight, dtype), weights["encoder"])
+    return dataclasses.replace(cfg, ecg=sizes), {**params, "ecg": encoder, "ecg_proj": projection}
+
+
+def tokenizer_files(name: str, folder: str) -> str:
+    """A directory with the files of a run's tokenizer: the given one, or `folder` with those of the nano tokenizer."""
+    if name != tokenizer_lib.NANO:
+        return name if os.path.isdir(name) else os.path.dirname(os.path.abspath(name))
+    shutil.copyfile(tokenizer_lib.NANO_PATH, os.path.join(folder, "tokenizer.json"))
+    content = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": tokenizer_lib.END_OF_TURN,
+               "pad_token": "<|endoftext|>", "clean_up_tokenization_spaces": False}
+    with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2)
+    with open(os.path.join(folder, "chat_template.jinja"), "w", encoding="utf-8") as file:
+        file.write(CHAT_TEMPLATE)
+    return folder
