@@ -13,6 +13,7 @@ Computation runs in the dtype of the parameters; LayerNorm, logits and softmax i
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -341,15 +342,15 @@ def load(path: str, num_heads: int, predictor_heads: int | None = None) -> tuple
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            written = file.metadata() or {}
+            written = json.loads((file.metadata() or {}).get("heads", "{}"))
             tensors = {name.removeprefix(VLM_PREFIX): file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         mend = "give a safetensors file"
         raise CheckpointError(f"not readable: {error}", where=str(path), mend=mend) from error
-    predictor_heads = predictor_heads or int(written.get("predictor_heads", num_heads))
-    if written.get("num_heads", str(num_heads)) != str(num_heads):
-        raise CheckpointError(f"was trained with {written['num_heads']} heads, not {num_heads}", where=str(path),
-                              mend=f"give num_heads={written['num_heads']}")
+    predictor_heads = predictor_heads or written.get("predictor", num_heads)
+    if written.get("encoder", num_heads) != num_heads:
+        raise CheckpointError(f"was trained with {written['encoder']} heads, not {num_heads}", where=str(path),
+                              mend=f"give num_heads={written['encoder']}")
     cfg = _config_of(tensors, path, num_heads, predictor_heads)
     params = {"encoder": _import(param_specs(cfg), tensors, path)}
     if "predictor.mask_token" in tensors:
@@ -378,7 +379,8 @@ def save(path: str, params: Params, cfg: EcgConfig) -> None:
         tensors["predictor.mask_token"] = tensors["predictor.mask_token"].reshape(1, 1, -1)
         tensors["predictor.pos_embed"] = sincos_positions(1, cfg.patches, cfg.predictor_width)[0]
     tensors = {name: np.ascontiguousarray(x, np.float32) for name, x in tensors.items()}
-    heads = {"num_heads": str(cfg.num_heads), "predictor_heads": str(cfg.predictor_heads)}
+    # One entry: the package writes several in an order of its own, and equal weights should give equal files.
+    heads = {"heads": json.dumps({"encoder": cfg.num_heads, "predictor": cfg.predictor_heads})}
     save_file(tensors, path + ".tmp", metadata=heads)
     os.replace(path + ".tmp", path)
 
