@@ -185,11 +185,12 @@ def _qkv(layer: dict, x: jax.Array, angles: jax.Array, cfg: DecoderConfig):
     return q.reshape(B, T, cfg.num_kv_heads, -1, cfg.head_dim), k, v
 
 
-def _output(layer: dict, attended: jax.Array, cfg: DecoderConfig) -> jax.Array:
+def _output(layer: dict, attended: jax.Array) -> jax.Array:
     """Attention result [B,T,K,N,h] -> [B,T,D]."""
     B, T = attended.shape[:2]
-    attended = attended.reshape(B, T, cfg.num_heads, cfg.head_dim)
-    return layers.linear("btnh,nhd->btd", attended, layer["o"]["kernel"])
+    # One axis of heads and channels: XLA would contract two in an order of its own, and transpose the kernel for it.
+    kernel = layer["o"]["kernel"]
+    return layers.linear("btf,fd->btd", attended.reshape(B, T, -1), kernel.reshape(-1, kernel.shape[-1]))
 
 
 def _mlp(layer: dict, x: jax.Array, cfg: DecoderConfig) -> jax.Array:
@@ -235,7 +236,7 @@ def forward(
     def block(x, layer_and_index):
         layer, i = layer_and_index
         q, k, v = _qkv(layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec)
-        x = x + _output(layer, attend(q, k, v, segment, branch), dec)
+        x = x + _output(layer, attend(q, k, v, segment, branch))
         x = x + _mlp(layer, x, dec)
         if deepstack:
             x = add_deepstack(x, i, *deepstack)
@@ -333,7 +334,7 @@ def decode_step(params: dict, cfg: VlmConfig, x, positions, cache: KVCache) -> t
         weights = jax.nn.softmax(scores).astype(v.dtype)
         attended = jnp.einsum("bkgns,bksh->bkgnh", weights[..., :prompt_length], cache.prompt_v[i])
         attended += jnp.einsum("bkgns,bkgsh->bkgnh", weights[..., prompt_length:], values)
-        x = x + _output(layer, attended.swapaxes(1, 2), dec)
+        x = x + _output(layer, attended.swapaxes(1, 2))
         x = x + _mlp(layer, x, dec)
         all_keys.append(keys)
         all_values.append(values)
