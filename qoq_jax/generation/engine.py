@@ -28,7 +28,7 @@ from flax import struct
 
 from qoq_jax.data.packing import Budget, GroupPacker, empty_batch
 from qoq_jax.generation import sampling
-from qoq_jax.models import vlm
+from qoq_jax.models import decoder, vlm
 from qoq_jax.models.decoder import KVCache
 from qoq_jax.models.variants import VlmConfig
 from qoq_jax.parallel import mesh as mesh_lib
@@ -124,7 +124,8 @@ def _compiled(cfg: VlmConfig) -> dict[str, Callable]:
         "logits": jax.jit(lambda params, batch: vlm.logits(params, cfg, batch)),
         "empty": jax.jit(functools.partial(_empty, cfg), static_argnums=(0, 1, 2, 3)),
         "admit": jax.jit(functools.partial(_admit, cfg), donate_argnums=1),
-        "grow": jax.jit(_grow, static_argnums=3),
+        "grow": jax.jit(_grow, static_argnums=1),
+        "apart": jax.jit(lambda layers: decoder.layers_apart({"layers": layers}, cfg)["layers"]),
         "decode": jax.jit(functools.partial(_decode, cfg), donate_argnums=1, static_argnames=("length",)),
     }
 
@@ -146,23 +147,27 @@ def _admit(cfg: VlmConfig, params, slots: Slots, batch, at: jax.Array) -> Slots:
     mask = jnp.pad(new.prompt_mask, [(0, 0), (0, room)])
     length = new.prompt_mask.shape[1]
     cache = cache.replace(
-        prompt_k=cache.prompt_k.at[:, at, :, :, :length].set(new.prompt_k, mode="drop"),
-        prompt_v=cache.prompt_v.at[:, at, :, :length].set(new.prompt_v, mode="drop"),
+        prompt_k=tuple(x.at[at, :, :, :length].set(y, mode="drop") for x, y in zip(cache.prompt_k, new.prompt_k)),
+        prompt_v=tuple(x.at[at, :, :length].set(y, mode="drop") for x, y in zip(cache.prompt_v, new.prompt_v)),
         prompt_mask=cache.prompt_mask.at[at].set(mask, mode="drop"))
     return slots.replace(cache=cache, prompt_hidden=slots.prompt_hidden.at[at].set(hidden, mode="drop"),
                          last=slots.last.at[at].set(last_position(batch), mode="drop"))
 
 
-def _grow(keys: jax.Array, values: jax.Array, step: jax.Array, places: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(keys, values, step) with more response places: the ring is unrolled, oldest first, into the beginning of a larger one."""
-    old = keys.shape[-1]
-    longer = lambda x, axis: jnp.pad(  # noqa: E731
-        jnp.roll(x, -(step % old), axis), [(0, places - old if i == axis else 0) for i in range(x.ndim)])
-    return longer(keys, 5), longer(values, 4), jnp.full((), old, jnp.int32)
+def _grow(cache: KVCache, places: int) -> KVCache:
+    """The cache with more response places: the ring is unrolled, oldest first, into the beginning of a larger one."""
+    old = cache.response_k[0].shape[-1]
+
+    def longer(x, axis):
+        return jnp.pad(jnp.roll(x, -(cache.step % old), axis), [(0, places - old if i == axis else 0) for i in range(x.ndim)])
+
+    return cache.replace(
+        response_k=tuple(longer(x, 4) for x in cache.response_k), response_v=tuple(longer(x, 3) for x in cache.response_v),
+        step=jnp.full((), old, jnp.int32))
 
 
 def _decode(cfg: VlmConfig, params, slots: Slots, control: dict[str, jax.Array], *, length: int):
-    """Up to `length` = C tokens of every row that is live.
+    """Up to `length` = C tokens of every row that is live; params: see vlm.decode_params.
 
     control:
       start, live: bool [P, G]: rows that begin a new answer; rows that sample, the beginning ones included.
@@ -301,6 +306,8 @@ class Engine:
         prompt = max(shape_of(sample)[0] for sample in samples)
         with self._on_mesh():
             slots = self._run["empty"](count, width, prompt, places)
+            mine = self._params["decoder"]
+            weights = {"decoder": mine | {"layers": self._run["apart"](mine["layers"])}}  # once for all calls of `decode`
         fixed = {"banned": self._banned, "limit": np.int32(settings.max_new_tokens)}
         if settings.temperature > 0:
             fixed["temperature"] = np.float32(settings.temperature)
@@ -331,12 +338,11 @@ class Engine:
             while places - longest < CALL and places < most_places:
                 places = min(2 * places, most_places)
                 with self._on_mesh():
-                    grown = self._run["grow"](slots.cache.response_k, slots.cache.response_v, slots.cache.step, places)
-                slots = slots.replace(cache=slots.cache.replace(**dict(zip(("response_k", "response_v", "step"), grown))))
+                    slots = slots.replace(cache=self._run["grow"](slots.cache, places))
             control = fixed | {"start": start, "live": live, "keys": row_keys, "steps": np.int32(min(CALL, places - longest)),
                                "more": np.array([bool(t) for t in todo]), "waiting": np.bool_(bool(queue) and settings.refill)}
             with self._on_mesh():
-                slots, *found = self._run["decode"](self._params, slots, control, length=CALL)
+                slots, *found = self._run["decode"](weights, slots, control, length=CALL)
             tokens, logprobs, written, steps = jax.device_get(found)
             self.steps += int(steps)
             for p, g in zip(*np.nonzero(live)):

@@ -23,7 +23,7 @@ from qoq_jax.models.variants import DecoderConfig, VlmConfig
 from qoq_jax.parallel.mesh import batch_shards, constrain
 
 QUERY_BLOCK = 512  # longer rows attend in blocks of queries, so that [T, T] scores never exist at once
-UNROLL_LAYERS = 8  # a decoder this shallow is unrolled in decode_step: slices of the cache become static
+UNROLL_LAYERS = 8  # a decoder this shallow is unrolled in `forward`
 
 
 def param_specs(cfg: DecoderConfig) -> dict:
@@ -185,11 +185,12 @@ def _qkv(layer: dict, x: jax.Array, angles: jax.Array, cfg: DecoderConfig):
     return q.reshape(B, T, cfg.num_kv_heads, -1, cfg.head_dim), k, v
 
 
-def _output(layer: dict, attended: jax.Array, cfg: DecoderConfig) -> jax.Array:
+def _output(layer: dict, attended: jax.Array) -> jax.Array:
     """Attention result [B,T,K,N,h] -> [B,T,D]."""
     B, T = attended.shape[:2]
-    attended = attended.reshape(B, T, cfg.num_heads, cfg.head_dim)
-    return layers.linear("btnh,nhd->btd", attended, layer["o"]["kernel"])
+    # One axis of heads and channels: XLA would contract two in an order of its own, and transpose the kernel for it.
+    kernel = layer["o"]["kernel"]
+    return layers.linear("btf,fd->btd", attended.reshape(B, T, -1), kernel.reshape(-1, kernel.shape[-1]))
 
 
 def _mlp(layer: dict, x: jax.Array, cfg: DecoderConfig) -> jax.Array:
@@ -235,7 +236,7 @@ def forward(
     def block(x, layer_and_index):
         layer, i = layer_and_index
         q, k, v = _qkv(layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec)
-        x = x + _output(layer, attend(q, k, v, segment, branch), dec)
+        x = x + _output(layer, attend(q, k, v, segment, branch))
         x = x + _mlp(layer, x, dec)
         if deepstack:
             x = add_deepstack(x, i, *deepstack)
@@ -256,22 +257,46 @@ class KVCache:
     that a response may start while others go on. The layout (keys with the tokens last, heads outermost) is the
     fastest of those measured for the two products that read it: docs/generation.md.
 
+    Each layer has arrays of its own: a slice of one array of all layers would be copied before it is multiplied,
+    the whole cache once a token.
+
     Attributes:
-      prompt_k: [L, B, K, h, Tp] and prompt_v: [L, B, K, Tp, h], read by all G responses of a row, never repeated.
+      prompt_k: L of [B, K, h, Tp] and prompt_v: L of [B, K, Tp, h], read by all G responses of a row, never repeated.
       prompt_mask: bool [B, Tp], True at prompt tokens, False at padding.
-      response_k: [L, B, K, G, h, S] and response_v: [L, B, K, G, S, h].
+      response_k: L of [B, K, G, h, S] and response_v: L of [B, K, G, S, h].
       step: int32 scalar, steps written since the beginning; the next goes to place step mod S.
       length: int32 [B, G], tokens of its present response that each row has written, at most S; a finished row
         goes on writing pad tokens that nothing reads.
     """
 
-    prompt_k: jax.Array
-    prompt_v: jax.Array
+    prompt_k: tuple[jax.Array, ...]
+    prompt_v: tuple[jax.Array, ...]
     prompt_mask: jax.Array
-    response_k: jax.Array
-    response_v: jax.Array
+    response_k: tuple[jax.Array, ...]
+    response_v: tuple[jax.Array, ...]
     step: jax.Array
     length: jax.Array
+
+
+def layers_apart(params: dict, cfg: VlmConfig) -> dict:
+    """`params` with a dict for each layer, matrices in the compute dtype: for many calls of `decode_step`.
+
+    A slice of stacked weights is copied before it is multiplied, all weights of all layers once a token; taken apart,
+    they are copied once. The price is a second copy of the layers in the compute dtype for as long as it is used.
+    """
+    dtype = layers.compute_dtype(cfg)
+
+    def cast(path, w):  # norms compute in float32 from the stored scale
+        return w if path[-1].key == "scale" else w.astype(dtype)
+
+    apart = (jax.tree_util.tree_map_with_path(cast, _layer(params, i)) for i in range(cfg.decoder.num_layers))
+    return params | {"layers": tuple(apart)}
+
+
+def _layer(params: dict, i: int) -> dict:
+    """Weights of layer i, from a stack or from `layers_apart`."""
+    stack = params["layers"]
+    return stack[i] if isinstance(stack, tuple) else jax.tree.map(lambda w: w[i], stack)
 
 
 def decode_step(params: dict, cfg: VlmConfig, x, positions, cache: KVCache) -> tuple[jax.Array, KVCache]:
@@ -282,45 +307,41 @@ def decode_step(params: dict, cfg: VlmConfig, x, positions, cache: KVCache) -> t
     dec = cfg.decoder
     B, G = x.shape[:2]
     angles = mrope_angles(dec, positions)
-    ring = cache.response_k.shape[-1]
+    ring = cache.response_k[0].shape[-1]
     place = cache.step % ring
     age = (cache.step - jnp.arange(ring)) % ring  # 0 = written now, ring - 1 = the oldest
     written = age[None, None] <= cache.length[:, :, None]
-    prompt_length = cache.prompt_k.shape[-1]
+    prompt_length = cache.prompt_k[0].shape[-1]
     seen = jnp.broadcast_to(cache.prompt_mask[:, None], (B, G, prompt_length))
     mask = jnp.concatenate([seen, written], axis=-1)[:, None, :, None, :]  # [B,1,G,1,Tp+S]
 
-    def block(carry, layer_and_index):
-        x, keys, values = carry
-        layer, i = layer_and_index
+    all_keys, all_values = [], []
+    x = x.astype(layers.compute_dtype(cfg))
+    for i in range(dec.num_layers):
+        layer = _layer(params, i)
         q, k, v = _qkv(layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec)
         q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B,K,G,N,h], [B,K,G,h]
-        keys = jax.lax.dynamic_update_slice(keys, k[None, ..., None], (i, 0, 0, 0, 0, place))
-        values = jax.lax.dynamic_update_slice(values, v[None, :, :, :, None], (i, 0, 0, 0, place, 0))
+        keys = jax.lax.dynamic_update_slice(cache.response_k[i], k[..., None], (0, 0, 0, 0, place))
+        values = jax.lax.dynamic_update_slice(cache.response_v[i], v[:, :, :, None], (0, 0, 0, place, 0))
         scores = jnp.concatenate(
             [
                 jnp.einsum("bkgnh,bkhs->bkgns", q, cache.prompt_k[i], preferred_element_type=jnp.float32),
-                jnp.einsum("bkgnh,bkghs->bkgns", q, keys[i], preferred_element_type=jnp.float32),
+                jnp.einsum("bkgnh,bkghs->bkgns", q, keys, preferred_element_type=jnp.float32),
             ],
             axis=-1,
         )
         scores = jnp.where(mask, scores * dec.head_dim**-0.5, layers.MASKED)
         weights = jax.nn.softmax(scores).astype(v.dtype)
         attended = jnp.einsum("bkgns,bksh->bkgnh", weights[..., :prompt_length], cache.prompt_v[i])
-        attended += jnp.einsum("bkgns,bkgsh->bkgnh", weights[..., prompt_length:], values[i])
-        x = x + _output(layer, attended.swapaxes(1, 2), dec)
-        return (x + _mlp(layer, x, dec), keys, values), None
+        attended += jnp.einsum("bkgns,bkgsh->bkgnh", weights[..., prompt_length:], values)
+        x = x + _output(layer, attended.swapaxes(1, 2))
+        x = x + _mlp(layer, x, dec)
+        all_keys.append(keys)
+        all_values.append(values)
 
-    # The response cache is carried, not scanned over: a scanned-over cache would be copied at every step.
-    (x, keys, values), _ = jax.lax.scan(
-        block,
-        (x.astype(layers.compute_dtype(cfg)), cache.response_k, cache.response_v),
-        (params["layers"], jnp.arange(dec.num_layers)),
-        unroll=_unroll(dec),
-    )
     hidden = layers.rms_norm(x, params["final_norm"]["scale"], dec.norm_eps)
     return hidden, cache.replace(
-        response_k=keys, response_v=values, step=cache.step + 1, length=cache.length + 1
+        response_k=tuple(all_keys), response_v=tuple(all_values), step=cache.step + 1, length=cache.length + 1
     )
 
 

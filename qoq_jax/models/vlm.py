@@ -158,13 +158,14 @@ def init_cache(
     """An empty response cache beside the prompts' keys and values [L,B,Tp,K,h] and their mask [B,Tp]."""
     L, B = prompt_k.shape[:2]
     K, h = cfg.decoder.num_kv_heads, cfg.decoder.head_dim
-    rows = lambda x: constrain(x, (None, "batch", "kv_heads", *[None] * (x.ndim - 3)))  # noqa: E731
+    rows = lambda x: constrain(x, ("batch", "kv_heads", *[None] * (x.ndim - 2)))  # noqa: E731
+    empty = lambda *shape: tuple(rows(jnp.zeros(shape, prompt_k.dtype)) for _ in range(L))  # noqa: E731
     return KVCache(
-        prompt_k=rows(jnp.transpose(prompt_k, (0, 1, 3, 4, 2))),
-        prompt_v=rows(jnp.transpose(prompt_v, (0, 1, 3, 2, 4))),
+        prompt_k=tuple(rows(jnp.transpose(layer, (0, 2, 3, 1))) for layer in prompt_k),
+        prompt_v=tuple(rows(jnp.transpose(layer, (0, 2, 1, 3))) for layer in prompt_v),
         prompt_mask=prompt_mask,
-        response_k=rows(jnp.zeros((L, B, K, rollouts, h, max_new_tokens), prompt_k.dtype)),
-        response_v=rows(jnp.zeros((L, B, K, rollouts, max_new_tokens, h), prompt_k.dtype)),
+        response_k=empty(B, K, rollouts, h, max_new_tokens),
+        response_v=empty(B, K, rollouts, max_new_tokens, h),
         step=jnp.zeros((), jnp.int32),
         length=jnp.zeros((B, rollouts), jnp.int32),
     )
@@ -190,6 +191,11 @@ def prefill(
     return last_hidden, init_cache(
         cfg, keys, values, prompt_mask, rollouts=rollouts, max_new_tokens=max_new_tokens
     )
+
+
+def decode_params(params: dict, cfg: VlmConfig) -> dict:
+    """The weights that `decode_step` and `unembed` read, each layer apart: for a loop over tokens, made once before it."""
+    return {"decoder": decoder.layers_apart(params["decoder"], cfg)}
 
 
 def decode_step(

@@ -74,6 +74,7 @@ def sample(params, cfg: VlmConfig, batch: Batch, key: jax.Array, *, rollouts: in
     last = last_position(batch)
     eos = jnp.asarray(cfg.eos_ids, jnp.int32)
     keys = sampling.row_keys(key, q, g)
+    params = vlm.decode_params(params, cfg)
 
     def body(state: SamplingState) -> SamplingState:
         logits = vlm.unembed(params, cfg, state.hidden).astype(jnp.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from generation_helpers import make_model, samples
 from qoq_jax.generation import engine as engine_lib
 from qoq_jax.generation.engine import Engine, Settings
 from qoq_jax.generation.text import TextStream
+from qoq_jax.models import vlm
 from qoq_jax.parallel import mesh as mesh_lib
 
 NEW = 24
@@ -147,19 +150,35 @@ def test_eight_devices_equal_one(model, drawn):
 
 
 def test_the_cache_is_updated_in_place(model):
-    """Prefill and decode get the cache as a donation; no second copy of it is among their temporaries."""
+    """Prefill and decode get the cache as a donation, and the loop over tokens copies no layer of it, nor of the weights."""
     cfg, run = model.cfg, engine_lib._compiled(model.cfg)
-    slots = jax.eval_shape(lambda: engine_lib._empty(cfg, 2, 4, 32, 2048))
-    response = 2 * slots.cache.response_k.size * 4
+    prepared = model.prepare(samples()[:1])
+    shape = engine_lib.shape_of(prepared[0])
+    slots = jax.eval_shape(lambda: engine_lib._empty(cfg, 2, 4, shape[0], 2048))
+    layer = slots.cache.response_k[0].size * 4
     control = {"start": jnp.zeros((2, 4), bool), "live": jnp.ones((2, 4), bool), "keys": jnp.zeros((2, 4, 2), jnp.uint32),
                "steps": 16, "limit": 2000, "more": jnp.zeros(2, bool), "waiting": False,
                "banned": jnp.zeros(cfg.decoder.vocab_size, bool), "temperature": 1.0}
-    prepared = model.prepare(samples()[:1])
-    batch = engine_lib.make_batch(prepared, engine_lib.shape_of(prepared[0]), 1, cfg)
-    decode = run["decode"].lower(model.params, slots, control, length=16).compile().memory_analysis()
-    admit = run["admit"].lower(model.params, slots, batch, jnp.zeros(1, jnp.int32)).compile().memory_analysis()
-    for memory in (decode, admit):
-        assert memory.alias_size_in_bytes >= response and memory.temp_size_in_bytes < response, memory
+    batch = engine_lib.make_batch(prepared, shape, 1, cfg)
+    apart = jax.eval_shape(lambda params: vlm.decode_params(params, cfg), model.params)
+    decode = run["decode"].lower(apart, slots, control, length=16).compile()
+    admit = run["admit"].lower(model.params, slots, batch, jnp.zeros(1, jnp.int32)).compile()
+    for memory in (decode.memory_analysis(), admit.memory_analysis()):
+        assert memory.alias_size_in_bytes >= 2 * cfg.decoder.num_layers * layer and memory.temp_size_in_bytes < layer, memory
+    made = arrays_of(decode.as_text(), layer)
+    assert len(made) == 2 * cfg.decoder.num_layers and all("dynamic-update-slice" in one for one in made), made
+
+
+def arrays_of(program: str, size: int) -> list[str]:
+    """Instructions of a compiled program, those within fusions left out, whose result has `size` bytes of float32 or more."""
+    found, fused = [], False
+    for line in program.splitlines():
+        if line.endswith("{"):
+            fused = "fused_computation" in line
+        result = re.match(r"\s+(?:ROOT )?%\S+ = f32\[([\d,]+)\]\S* ([\w-]+)\(", line)
+        if result and not fused and result[2] not in ("parameter", "get-tuple-element", "bitcast"):
+            found += [line.strip()] if 4 * np.prod([int(n) for n in result[1].split(",")]) >= size else []
+    return found
 
 
 def test_text_holds_back_what_may_become_a_stop_string(model):

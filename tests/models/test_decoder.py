@@ -198,19 +198,14 @@ def test_cached_decode_equals_full_forward(dtype, tolerance):
         np.testing.assert_allclose(last[b].astype(jnp.float32), full[b, 0, n - 1], atol=tolerance)
 
 
-def test_scanned_decode_equals_unrolled(monkeypatch):
+def test_decode_with_layers_apart_equals_stacked():
     rng = np.random.default_rng(5)
     k, v = jnp.asarray(rng.normal(size=(2, 2, 2, 5, 2, 16)), jnp.float32)
     cache = vlm.init_cache(TINY, k, v, jnp.ones((2, 5), bool), rollouts=2, max_new_tokens=3)
     tokens, positions = np.arange(4, dtype=np.int32).reshape(2, 2), np.full((2, 3, 2), 5, np.int32)
-
-    def step():  # a new function each time: jit must not reuse the other trace
-        return jax.jit(lambda params, cache: vlm.decode_step(params, TINY, tokens, positions, cache))
-
-    unrolled = step()(random_params(), cache)
-    monkeypatch.setattr(decoder, "UNROLL_LAYERS", 0)
-    scanned = step()(random_params(), cache)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), unrolled, scanned)
+    step = jax.jit(lambda params, cache: vlm.decode_step(params, TINY, tokens, positions, cache))
+    stacked, apart = (step(p, cache) for p in (random_params(), vlm.decode_params(random_params(), TINY)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), stacked, apart)
 
 
 def test_decode_writes_the_cache_in_place():
@@ -223,7 +218,7 @@ def test_decode_writes_the_cache_in_place():
             cfg, *[jnp.zeros((3, B, T, 2, cfg.decoder.head_dim))] * 2, jnp.ones((B, T), bool), rollouts=G, max_new_tokens=S
         )
     )
-    response = cache.response_k.size * 4
+    response = sum(layer.size for layer in cache.response_k) * 4
     args = [jax.ShapeDtypeStruct(s, jnp.int32) for s in ((B, G), (B, 3, G))]
     compiled = (
         jax.jit(vlm.decode_step, static_argnums=1, donate_argnums=4)
