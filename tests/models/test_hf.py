@@ -56,7 +56,7 @@ def edited(published, tmp_path, tensors=None, **fields):
     (directory / "config.json").write_text(json.dumps(content))
     if tensors is not None:
         for old in [*directory.glob("*.safetensors"), directory / files.INDEX]:
-            old.unlink()
+            old.unlink(missing_ok=True)
         write(directory / files.SINGLE, tensors)
     return str(directory)
 
