@@ -18,7 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from transformers import (
-    PreTrainedModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen3VLConfig, Qwen3VLForConditionalGeneration,
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )  # fmt: skip
 
 from qoq_jax.data import images, packing, positions
