@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   qoq data samples data_cache/real
   qoq data validate data_cache/climb-mini/train.jsonl
   qoq report runs/quickstart
+  qoq sweep configs/evidence.py --only grpo,drpo --seeds 2
   qoq convert runs/quickstart exported
   qoq convert Qwen/Qwen2.5-VL-7B-Instruct qoq-start --ecg multiblock_epoch100.pth --dtype float32
 """
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code (0 done, 1 a run failed, 2 a mistake in config or arguments, 130 Ctrl-C)."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
-    if rest and (arguments.command != "train" or not all(text.startswith("--config.") for text in rest)):
+    if rest and (arguments.command not in ("train", "sweep") or not all(text.startswith("--config.") for text in rest)):
         parser.error(f"unknown argument {rest[0]!r}")
     arguments.overrides = rest
     try:
@@ -105,6 +106,13 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("workdir")
     report.add_argument("--out", help="default: WORKDIR/report.html")
 
+    sweep = add("sweep", _sweep, "Run all runs of a config file that defines SWEEP, several seeds each, and compare them.")
+    sweep.add_argument("file", help="configs/evidence.py, say; override fields of every run with --config.section.field=value")
+    sweep.add_argument("--out", help="folder of the runs; default: runs/NAME of the config file")
+    sweep.add_argument("--only", default="", help="run these alone, joined by commas (and their starts)")
+    sweep.add_argument("--seeds", type=int, help="seeds of each run; default: the file's")
+    sweep.add_argument("--jobs", type=int, default=1, help="runs at a time")
+
     convert = add("convert", _convert, "Write a Hugging Face directory, as transformers loads it.")
     convert.add_argument("source", help="a run's workdir, a Hugging Face directory or hub id, or an ECG-JEPA .pth file")
     convert.add_argument("dest", help="a new directory; for a .pth file, a new safetensors file")
@@ -160,6 +168,16 @@ def _data_describe(arguments) -> int:
     from qoq_jax.data import check
 
     return check.describe(arguments.root)
+
+
+def _sweep(arguments) -> int:
+    import pathlib
+
+    from qoq_jax.evaluation import sweep
+
+    out = arguments.out or f"runs/{pathlib.Path(arguments.file).stem}"
+    only = [name for name in arguments.only.split(",") if name]
+    return sweep.run(arguments.file, out, only, arguments.seeds, arguments.jobs, arguments.overrides)
 
 
 def _report(arguments) -> int:

@@ -205,6 +205,7 @@ class LogConfig:
 class Config:
     seed: int = 0
     workdir: str = "runs/default"
+    compile_cache: str = ""  # folder of compiled programs, for runs that share them; "" = inside the workdir
     start: str = ""  # workdir of a finished run whose weights this one starts from; "" = those of model.variant
     stages: tuple[str, ...] = ("sft", "rl")  # of sft, align, rl, in this order
     model: ModelConfig = ModelConfig()
@@ -271,6 +272,18 @@ def parse(config: ml_collections.ConfigDict) -> Config:
 def load(path: str) -> ml_collections.ConfigDict:
     """Runs `get_config(arg)` of a config file given as `path.py` or `path.py:arg`."""
     file, _, arg = path.partition(":")
+    module = load_module(file)
+    if not hasattr(module, "get_config"):
+        raise ConfigError("defines no get_config(arg)", where=file)
+    return module.get_config(arg) if arg else module.get_config()
+
+
+def load_module(file: str):
+    """A config file as a module.
+
+    Raises:
+      ConfigError: no such file.
+    """
     if not os.path.isfile(file):
         near = difflib.get_close_matches(os.path.basename(file), _config_files(os.path.dirname(file) or "."), n=1)
         raise ConfigError(f"config file {file!r} does not exist",
@@ -278,9 +291,7 @@ def load(path: str) -> ml_collections.ConfigDict:
     module_spec = importlib.util.spec_from_file_location("qoq_config", file)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ConfigError("defines no get_config(arg)", where=file)
-    return module.get_config(arg) if arg else module.get_config()
+    return module
 
 
 def override(config: ml_collections.ConfigDict, assignments: typing.Sequence[str]) -> ml_collections.ConfigDict:

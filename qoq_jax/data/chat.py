@@ -95,6 +95,7 @@ def answer_text(
     box_labels: Sequence[str] = (),
     reasoning: str = "",
     frame_size: tuple[int, int] | None = None,
+    answer_only: bool = False,
 ) -> str:
     """What the model should write: boxes, reasoning, diagnosis. The end-of-turn token is not part of it.
 
@@ -104,6 +105,7 @@ def answer_text(
       box_labels: one for each box.
       reasoning: text of <think>.
       frame_size: (width, height); rounded boxes stay inside it.
+      answer_only: the diagnosis alone.
 
     Raises:
       DataError: a text that would break the format which rewards parse.
@@ -113,6 +115,8 @@ def answer_text(
         raise DataError(
             f"unbalanced braces in the label {diagnosis!r}", where="answer", mend="rename the label"
         )
+    if answer_only:
+        return f"\\boxed{{{diagnosis}}}"
     for mark in ("</think>", "<think>", "\\boxed", "```"):
         if mark in reasoning:
             raise DataError(

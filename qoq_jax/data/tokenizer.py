@@ -1,8 +1,8 @@
 """Text to token ids. Row text is untrusted: it can never become a special token.
 
-Two `tokenizers.Tokenizer` are built from one tokenizer.json: `plain`, without any added token, encodes all
-text; the full one knows the special tokens by name and decodes. A question that contains "<|image_pad|>" or
-"<|im_end|>" is therefore encoded as the characters that it shows, and cannot forge a turn or claim an image.
+Two `tokenizers.Tokenizer` are built from one tokenizer.json: `plain`, without added tokens but `WRITTEN_TOKENS`,
+encodes all text; the full one knows the special tokens by name and decodes. A question that contains "<|image_pad|>"
+or "<|im_end|>" is therefore encoded as the characters that it shows, and cannot forge a turn or claim an image.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ NANO_PATH = Path(__file__).parent / "assets" / "nano_tokenizer.json"
 ECG_TOKEN = "<|time_series_pad|>"
 END_OF_TURN = "<|im_end|>"
 END_TOKENS = (END_OF_TURN, "<|endoftext|>")  # the only added tokens that a model may write
+WRITTEN_TOKENS = ("<think>", "</think>")  # added tokens of Qwen3 that are text: answers hold them, anyone may write them
 MAX_TEXT = 1 << 20  # characters; longer text is a mistake and slow to encode
 
 
@@ -38,14 +39,19 @@ class Tokenizer:
         self._full = tokenizers.Tokenizer.from_str(full)
         if self._full.token_to_id(ECG_TOKEN) is None:
             self._full.add_special_tokens([tokenizers.AddedToken(ECG_TOKEN, special=True, normalized=False)])
+        written = [token for token in spec.get("added_tokens") or [] if token["content"] in WRITTEN_TOKENS and not token["special"]]
         self._plain = tokenizers.Tokenizer.from_str(
-            json.dumps({**spec, "added_tokens": [], "post_processor": None})
+            json.dumps({**spec, "added_tokens": written, "post_processor": None})
         )
+        # The library numbers added tokens from the end of the vocabulary on, whatever id they ask for.
+        self._written = {self._plain.token_to_id(t["content"]): self._full.token_to_id(t["content"]) for t in written}
         for one in (self._full, self._plain):
             one.no_padding()
             one.no_truncation()
         added = self._full.get_added_tokens_decoder()
-        self.special_ids: dict[str, int] = {token.content: index for index, token in sorted(added.items())}
+        self.special_ids: dict[str, int] = {
+            token.content: index for index, token in sorted(added.items()) if token.content not in {t["content"] for t in written}
+        }
         clash = [name for name in self.special_ids if self._plain.token_to_id(name) is not None]
         if clash:
             raise ConfigError(
@@ -77,7 +83,8 @@ class Tokenizer:
             raise DataError(
                 f"a text of {len(text)} characters is over the limit of {MAX_TEXT}", mend="shorten it"
             )
-        return self._plain.encode(text, add_special_tokens=False).ids
+        ids = self._plain.encode(text, add_special_tokens=False).ids
+        return [self._written.get(index, index) for index in ids] if self._written else ids
 
     def encode_parts(self, parts: Iterable[str]) -> list[int]:
         """Ids of a prompt given as `Special` tokens and plain texts; adjoining texts are encoded as one."""

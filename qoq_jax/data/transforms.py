@@ -72,6 +72,7 @@ class ProcessConfig:
     max_prompt_tokens: int = 4000
     max_response_tokens: int = 4000
     system: str = chat.SYSTEM
+    answer_only: bool = False  # gold answers are the diagnosis alone
 
     @classmethod
     def for_model(cls, model: VlmConfig, **budget: Any) -> ProcessConfig:
@@ -189,7 +190,7 @@ def process(
     if with_answer:
         with naming(f"row {row.id!r}"):
             text = chat.answer_text(
-                row.answers, meta.boxes, meta.box_labels, row.reasoning or "", meta.frame_size
+                row.answers, meta.boxes, meta.box_labels, row.reasoning or "", meta.frame_size, cfg.answer_only
             )
         answer = [*tokenizer.encode(text), tokenizer.special_ids[END_OF_TURN]]
         if len(answer) > cfg.max_response_tokens:

@@ -73,6 +73,8 @@ def number(value: float) -> str:
 
 
 def tick(value: float) -> str:
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.0e}".replace("e-0", "e-")
     return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
 
 

@@ -104,7 +104,7 @@ def domains(run) -> str:
                 )
         rows.append(row)
     return (
-        f"<p>Macro-F1 on held-out {escape(run.main_source, 40)} rows, commonest domain first. Thin lines are "
+        f"<p>Macro-F1 on held-out {escape(run.main_source, 40)} rows. Thin lines are "
         "95 % intervals. Each domain counts the same in the mean, however rare.</p>"
         f"{_keys()}<figure>{charts.paired_bars(rows)}</figure>"
         "<h3>Every metric under its own name</h3>"

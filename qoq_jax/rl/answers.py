@@ -169,12 +169,18 @@ def _is_whole(text: str) -> bool:
     end = rest.find(END_THINK)
     if not rest.startswith(THINK) or not rest[len(THINK) : max(end, 0)].strip():
         return False
-    rest = rest[end + len(END_THINK) :].lstrip()
-    # One \boxed{}, and the brace that closes it is the last character of the response.
+    return is_boxed_alone(rest[end + len(END_THINK) :])
+
+
+def is_boxed_alone(text: str) -> bool:
+    """One \\boxed{...} that is not empty, and nothing else but white space."""
+    text = text.strip()
     return (
-        rest.startswith(BOXED)
-        and rest.count(BOXED) == 1
-        and _closing_brace(rest, len(BOXED)) == len(rest) - 1
+        len(text) <= MAX_TEXT
+        and text.startswith(BOXED)
+        and text.count(BOXED) == 1
+        and _closing_brace(text, len(BOXED)) == len(text) - 1
+        and bool(text[len(BOXED) : -1].strip())
     )
 
 

@@ -49,6 +49,8 @@ class RewardConfig:
     iou_over: how several boxes become one IoU: "best", "mean" over the response's boxes, or "hungarian":
       one-to-one matching with the gold boxes, its sum divided by the larger number of boxes.
     custom: "package.module:function", see rl/custom.py; "" = none. custom_weight: its weight.
+    answer_only: the response is \\boxed{} alone, without boxes and reasoning: the format asks for that, and IoU has no term.
+      The warm start teaches the same form.
     """
 
     preset: str = "paper"
@@ -60,6 +62,7 @@ class RewardConfig:
     coherence: float = 0.0
     custom: str = ""
     custom_weight: float = 1.0
+    answer_only: bool = False
 
     def __post_init__(self):
         if self.preset not in PRESETS:
@@ -68,6 +71,8 @@ class RewardConfig:
             )
         if self.iou_over not in IOU_OVER:
             raise ConfigError(f"unknown iou_over {self.iou_over!r}", mend=f"use one of {', '.join(IOU_OVER)}")
+        if self.answer_only and self.preset != "paper":
+            raise ConfigError("answer_only belongs to the preset paper")
         weights = (self.accuracy, self.iou, self.format, self.length, self.coherence, self.custom_weight)
         always = self.accuracy + self.format + self.length + (self.custom_weight if self.custom else 0.0)
         if not all(np.isfinite(w) and w >= 0 for w in weights) or always <= 0:
@@ -126,7 +131,9 @@ def score(text: str, meta, cfg: RewardConfig = RewardConfig()) -> Reward:
     else:
         predicted = answers.boxed_labels(answer.boxed, meta.vocabulary)
         accuracy = set_f1(map(answers.fold, predicted), map(answers.fold, meta.labels))
-        form = float(answer.whole and boxes_fit_answer(answer, predicted, meta, region is not None))
+        region = None if cfg.answer_only else region
+        form = float(answers.is_boxed_alone(text) if cfg.answer_only
+                     else answer.whole and boxes_fit_answer(answer, predicted, meta, region is not None))
         boxes = answer.boxes
         iou = None if region is None else region_iou(boxes, region, cfg.iou_over)
     length = (1.0 if len(text) > 600 else len(text) / 1000) if cfg.length else None

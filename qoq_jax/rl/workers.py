@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qoq_jax.errors import QoqError
-from qoq_jax.rl import rewards
+from qoq_jax.rl import custom, rewards
 from qoq_jax.rl.rewards import Reward, RewardConfig
 
 START_SECONDS = 120.0  # for a worker to start and import; a busy machine takes some seconds
@@ -26,6 +26,8 @@ LOST = Reward(total=0.0, accuracy=0.0, iou=None, format=0.0, length=None)
 def _work(connection, cfg: RewardConfig) -> None:
     """A worker: receives lists of (text, meta), sends one Reward or QoqError each, ends when the trainer does."""
     try:
+        if cfg.custom:  # before the clock runs: a user's module may take seconds to import
+            custom.load(cfg.custom)
         connection.send("ready")
         while True:
             for text, meta in connection.recv():
@@ -54,6 +56,8 @@ class RewardPool:
 
     def __init__(self, cfg: RewardConfig, workers: int = 0, deadline: float = 2.0):
         self._cfg, self._deadline = cfg, deadline
+        if cfg.custom:  # a mistake in its name stops the run here, not at the first reward
+            custom.load(cfg.custom)
         # Not fork: a child of a process that runs JAX's threads may hang.
         self._context = multiprocessing.get_context("spawn")
         self._workers = [self._start() for _ in range(workers)]

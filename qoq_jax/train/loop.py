@@ -33,7 +33,8 @@ def run(cfg: Config) -> int:
     os.makedirs(cfg.workdir, exist_ok=True)
     _claim_workdir(cfg)
     # Private to the run, since a compile cache is code: a restart then begins without compiling again.
-    jax.config.update("jax_compilation_cache_dir", os.path.abspath(os.path.join(cfg.workdir, "compile_cache")))
+    cache = cfg.compile_cache or os.path.join(cfg.workdir, "compile_cache")
+    jax.config.update("jax_compilation_cache_dir", os.path.abspath(cache))
     if cfg.stages == (ecg_jepa.STAGE,):
         return ecg_jepa.run(cfg)
     setup = assemble(cfg)
@@ -178,7 +179,7 @@ def _claim_workdir(cfg: Config) -> None:
 def _differences(a, b, prefix: str = ""):
     if isinstance(a, dict) and isinstance(b, dict):
         for key in a.keys() | b.keys():
-            if prefix + key not in ("workdir",) and not key == "log":
+            if prefix + key not in ("workdir", "compile_cache") and not key == "log":
                 yield from _differences(a.get(key), b.get(key), prefix + key + ".")
     elif a != b:
         yield prefix.rstrip(".")

@@ -71,8 +71,8 @@ def run(setup: Setup, plan: Plan, weights):
             "response_length": float(questions.tokens / answers),
             "tokens": float(questions.tokens), "samples": int(questions.valid.sum()),
         }
-        if coefficient is not None:
-            facts["kl_coefficient"] = float(coefficient)
+        if state.kl_coefficient is not None:
+            facts["kl_coefficient"] = float(state.kl_coefficient)
         prefix = "drpo" if rl.algorithm == "drpo" else "advantage"
         facts |= {f"{prefix}/{name}": float(value) for name, value in estimate.diagnostics.items() if np.ndim(value) == 0}
         return state, metrics, facts

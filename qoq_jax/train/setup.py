@@ -265,7 +265,7 @@ def assemble(cfg: Config, prepare: bool = True) -> Setup:
     process = ProcessConfig.for_model(
         model, min_pixels=cfg.data.min_pixels, max_pixels=cfg.data.max_pixels, frame_max_pixels=cfg.data.frame_max_pixels,
         max_prompt_tokens=cfg.data.max_prompt_tokens, max_response_tokens=cfg.data.max_response_tokens,
-        system=cfg.data.system)
+        system=cfg.data.system, answer_only=cfg.rl.reward.answer_only)
     tokenizer.check(process.token_ids())
     # In the background, so that the first step compiles while files are drawn and fetched.
     pool = concurrent.futures.ThreadPoolExecutor(1)

@@ -57,3 +57,7 @@ def test_rounded_boxes_keep_an_area_inside_the_frame(box, want):
 def test_texts_that_break_the_format_are_refused(labels, reasoning):
     with pytest.raises(DataError):
         chat.answer_text(labels, reasoning=reasoning)
+
+
+def test_answer_only_is_the_diagnosis_alone():
+    assert chat.answer_text(["A", "B"], [(1, 2, 30, 40)], ["A"], "Because.", answer_only=True) == "\\boxed{A, B}"

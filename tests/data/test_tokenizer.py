@@ -77,6 +77,19 @@ def test_a_tokenizer_directory_without_ecg_token_gets_one_after_its_last_id(tmp_
         loaded.check({tokenizer.ECG_TOKEN: 151665})
 
 
+def test_think_of_qwen3_is_text(monkeypatch):
+    marks = ("<reason>", "</reason>")  # stand for Qwen3's <think>, which is an ordinary token in nano's vocabulary
+    monkeypatch.setattr(tokenizer, "WRITTEN_TOKENS", marks)
+    spec = json.loads(tokenizer.NANO_PATH.read_text(encoding="utf-8"))
+    spec["added_tokens"] += [{**spec["added_tokens"][-1], "id": NANO_VOCAB + i, "content": word, "special": False}
+                             for i, word in enumerate(marks)]
+    qwen3 = tokenizer.Tokenizer(spec)
+    ids = qwen3.encode("<reason>clear lungs</reason>")
+    assert (ids[0], ids[-1]) == (NANO_VOCAB, NANO_VOCAB + 1) and qwen3.decode(ids) == "<reason>clear lungs</reason>"
+    assert not {NANO_VOCAB, NANO_VOCAB + 1} & {*qwen3.banned_ids(NANO_VOCAB + 2), *qwen3.special_ids.values()}
+    assert not set(qwen3.encode("<|im_end|><reason>")) & set(qwen3.special_ids.values())
+
+
 def test_a_special_token_among_the_ordinary_ones_is_refused():
     spec = json.loads(tokenizer.NANO_PATH.read_text(encoding="utf-8"))
     spec["model"]["vocab"]["<|im_end|>"] = spec["model"]["vocab"].pop(next(iter(spec["model"]["vocab"])))

@@ -75,6 +75,13 @@ def test_paper_weights_and_terms():
     assert half.total == pytest.approx(0.6 * 2 / 3 + 0.2 * 0.5)
 
 
+def test_answer_only_wants_the_boxed_answer_and_nothing_else():
+    meta, cfg = Meta(boxes=((10, 10, 30, 30),), box_labels=("Pneumonia",)), RewardConfig(answer_only=True)
+    assert score("\\boxed{Pneumonia}\n", meta, cfg).parts() == {"total": 1.0, "accuracy": 1.0, "format": 1.0}
+    for text in (respond("Pneumonia", (10, 10, 30, 30)), "It is \\boxed{Pneumonia}", "\\boxed{Pneumonia}.", "\\boxed{}"):
+        assert score(text, meta, cfg).format == 0
+
+
 def test_without_a_gold_region_the_weights_are_renormalised():
     right = score(respond("Pneumonia"), Meta())
     assert right.iou is None and right.total == 1.0

@@ -1,0 +1,133 @@
+"""`qoq sweep`: many runs of one config file from shared starts, several seeds each, and the tables that compare them.
+
+A config file that can be swept defines `get_config(arg)` and `SWEEP`, a `Sweep` that says which args to run. Each run is a
+`qoq train` of its own in OUT/ARG/seedN, so a sweep that was stopped goes on where it was; finished runs are not done again.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+
+from qoq_jax import config as config_lib
+from qoq_jax.errors import ConfigError, QoqError
+from qoq_jax.evaluation import sweep_report
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What to run.
+
+    Attributes:
+      runs: config arg -> arg of the run whose weights it starts from; a start has "" and is run once, with seed 0.
+      baseline: arg that the others are compared with, seed by seed.
+      seeds: runs of each arg that is not a start.
+    """
+
+    runs: dict[str, str]
+    baseline: str
+    seeds: int = 5
+
+    def starts(self) -> list[str]:
+        return [name for name, start in self.runs.items() if not start]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run: its arg, seed, folder and the folder of the run it starts from ("" = none)."""
+
+    name: str
+    seed: int
+    folder: str
+    start: str
+
+
+def jobs(sweep: Sweep, out: str, only: Sequence[str] = ()) -> tuple[list[Job], list[Job]]:
+    """(starts, other runs), seed by seed, so that an unfinished sweep has as many whole seeds as possible.
+
+    Raises:
+      ConfigError: `only` names a run that the sweep does not have.
+    """
+    unknown = [name for name in only if name not in sweep.runs]
+    if unknown:
+        raise ConfigError(f"no run {', '.join(unknown)} in the sweep", mend=f"it has {', '.join(sweep.runs)}")
+    wanted = [name for name, start in sweep.runs.items() if start and (not only or name in only)]
+    folder = lambda name: os.path.join(out, name)  # noqa: E731
+    starts = [Job(name, 0, folder(name), "") for name in sweep.starts() if name in {sweep.runs[w] for w in wanted}]
+    others = [Job(name, seed, os.path.join(folder(name), f"seed{seed}"), folder(sweep.runs[name]))
+              for seed in range(sweep.seeds) for name in wanted]
+    return starts, others
+
+
+def run(file: str, out: str, only: Sequence[str] = (), seeds: int | None = None, side_by_side: int = 1,
+        overrides: Sequence[str] = ()) -> int:
+    """Runs what is not finished, writes OUT/report.md after each run; returns the exit code.
+
+    Args:
+      file: config file with SWEEP.
+      out: folder of all runs.
+      only: args to run; () = all.
+      seeds: instead of the sweep's own number.
+      side_by_side: runs at a time.
+      overrides: `--config.a.b=value` for every run.
+    """
+    sweep = load(file)
+    sweep = dataclasses.replace(sweep, seeds=seeds or sweep.seeds)
+    starts, others = jobs(sweep, out, only)
+    os.makedirs(out, exist_ok=True)
+    lock, failed = threading.Lock(), []
+
+    def one(job: Job) -> None:
+        if not os.path.exists(os.path.join(job.folder, "run.json")):
+            code = _train(file, job, out, overrides)
+            if code:
+                with lock:
+                    failed.append(job)
+                    print(f"{job.folder} failed with exit code {code}; its output is in {job.folder}.log", flush=True)
+                return
+        with lock:
+            sweep_report.write(sweep, out)
+            done = sum(os.path.exists(os.path.join(j.folder, "run.json")) for j in others)
+            print(f"{job.folder}  ({done} of {len(others)} runs)", flush=True)
+
+    for group in (starts, others):
+        with concurrent.futures.ThreadPoolExecutor(max(side_by_side, 1)) as pool:
+            list(pool.map(one, group))
+        if failed and group is starts:
+            break
+    print(f"report: {os.path.join(out, 'report.md')}")
+    return 1 if failed else 0
+
+
+def load(file: str) -> Sweep:
+    """SWEEP of a config file.
+
+    Raises:
+      ConfigError: no such file, or no SWEEP in it.
+    """
+    module = config_lib.load_module(file)
+    found = getattr(module, "SWEEP", None)
+    if not isinstance(found, Sweep):
+        raise ConfigError("defines no SWEEP", where=file, mend="SWEEP = Sweep(runs={...}, baseline=...), as configs/evidence.py")
+    if found.baseline not in found.runs or any(start and start not in found.starts() for start in found.runs.values()):
+        raise ConfigError("SWEEP names a baseline or a start that is no run of its own", where=file)
+    return found
+
+
+def _train(file: str, job: Job, out: str, overrides: Sequence[str]) -> int:
+    """`qoq train` of a job in a process of its own; its output goes to FOLDER.log."""
+    os.makedirs(os.path.dirname(job.folder), exist_ok=True)
+    command = [sys.executable, "-m", "qoq_jax.cli", "train", f"--config={file}:{job.name}", f"--config.seed={job.seed}",
+               f"--config.workdir={job.folder}", f"--config.compile_cache={os.path.join(out, 'compile_cache')}", *overrides]
+    if job.start:
+        command.append(f"--config.start={job.start}")
+    with open(f"{job.folder}.log", "a", encoding="utf-8") as log:
+        try:
+            return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        except OSError as error:
+            raise QoqError(f"cannot start a run: {error.strerror}", where=job.folder) from error

@@ -1,0 +1,79 @@
+"""The sweep: which runs it makes, that it goes on where it was, and the statistics of its tables."""
+
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from qoq_jax.errors import ConfigError
+from qoq_jax.evaluation import sweep, sweep_report
+
+PLAN = sweep.Sweep(runs={"start": "", "grpo": "start", "drpo": "start"}, baseline="grpo", seeds=3)
+SCORES = {"grpo": [0.40, 0.44, 0.42], "drpo": [0.46, 0.47, 0.51]}
+
+
+def finish(folder: str, stage: str, score: float) -> None:
+    """What a finished run leaves, as far as the report reads it."""
+    os.makedirs(os.path.join(folder, "eval"))
+    of = {"macro_f1": score, "exact_match": score + 0.1}
+    summary = {"sources": {"climb-mini": {"overall": of, "domains": {"ct": of, "ecg": of}}}}
+    files = {f"eval/{stage}.json": {"summary": summary}, "run.json": {}, f"validation-{stage}.json": [[10, score / 2], [30, score]]}
+    for name, content in files.items():
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
+            json.dump(content, f)
+    with open(os.path.join(folder, "metrics.jsonl"), "w", encoding="utf-8") as f:
+        for step in (5, 10, 15):
+            f.write(json.dumps({"stage": stage, "step": step, "seconds/step": 2.0, "seconds/reward": 0.1}) + "\n")
+
+
+def test_every_run_is_made_once_from_its_start(tmp_path, monkeypatch):
+    made = []
+
+    def train(file, job, out, overrides):
+        made.append(job)
+        finish(job.folder, "rl" if job.start else "sft", SCORES.get(job.name, [0.3])[job.seed])
+        return 0
+
+    monkeypatch.setattr(sweep, "load", lambda file: PLAN)
+    monkeypatch.setattr(sweep, "_train", train)
+    out = str(tmp_path / "out")
+    assert sweep.run("evidence.py", out, seeds=2) == 0
+    assert [(job.name, job.seed) for job in made] == [("start", 0), ("grpo", 0), ("drpo", 0), ("grpo", 1), ("drpo", 1)]
+    assert {job.start for job in made} == {"", os.path.join(out, "start")}
+    made.clear()
+    assert sweep.run("evidence.py", out) == 0  # the file's three seeds: only what is missing
+    assert [(job.name, job.seed) for job in made] == [("grpo", 2), ("drpo", 2)]
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| drpo | 3 | 0.580 ± 0.066 | 0.480 ± 0.066 |" in text and "5.0%" in text
+    assert (tmp_path / "out" / "curves.svg").read_text().startswith("<svg")
+
+
+def test_a_failed_start_ends_the_sweep(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "load", lambda file: PLAN)
+    monkeypatch.setattr(sweep, "_train", lambda file, job, out, overrides: 1)
+    assert sweep.run("evidence.py", str(tmp_path)) == 1
+    assert capsys.readouterr().out.count("failed with exit code 1") == 1
+
+
+def test_a_run_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match="no run gspo in the sweep"):
+        sweep.jobs(PLAN, "out", ["gspo"])
+
+
+def test_intervals_and_areas():
+    values = np.array([0.46, 0.47, 0.51])
+    mean, half = sweep_report.interval(values.tolist())
+    low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
+    np.testing.assert_allclose([mean - half, mean + half], [low, high], rtol=1e-12)
+    assert math.isinf(sweep_report.interval([0.4])[1])
+    assert sweep_report.area([[0, 0.0], [10, 1.0], [30, 1.0]]) == pytest.approx(25 / 30)
+    assert sweep_report.area([[5, 0.3]]) is None
+
+
+def test_differences_are_paired_by_seed():
+    make = lambda scores: {str(i): {"overall": {"macro_f1": v}, "area": None} for i, v in enumerate(scores)}  # noqa: E731
+    found = sweep_report.paired(make([0.5, 0.6, 0.7]), make([0.4, 0.55]), "macro_f1")
+    np.testing.assert_allclose(found, [0.1, 0.05])
