@@ -1,4 +1,4 @@
-"""Parity with Hugging Face: prints max |difference| by case and stage on a tiny random Qwen2.5-VL, float32.
+"""Parity with Hugging Face: max |difference| by case and stage, tiny random Qwen2.5-VL and Qwen3-VL, float32.
 
     python benchmarks/parity.py        # needs torch: pip install -e '.[parity]'
 
@@ -17,16 +17,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)  # fmt: skip
 
 from qoq_jax.data import images, packing, positions
 from qoq_jax.data.transforms import ECG_SHAPE, VISION
-from qoq_jax.models import hf, spec, variants, vision, vlm
+from qoq_jax.models import hf, qwen3_vision, spec, vision, vlm
 from qoq_jax.models.hf import keys
+from qoq_jax.models.variants import Qwen3VisionConfig, VlmConfig
 
 TOLERANCE = 1e-4
 VOCAB, IMAGE, VIDEO, VISION_START, VISION_END, EOS, PAD = 128, 120, 121, 122, 123, 111, 110
-STAGES = ("positions", "vision tower", "merger", "hidden", "logits")
+STAGES = ("positions", "vision tower", "merger", "deepstack", "hidden", "logits")
+FAMILIES = ("Qwen2.5-VL", "Qwen3-VL")
 
 # A prompt is a list of parts: a number of text tokens, or (kind, grid of patches). Windows are 4 x 4 patches.
 PROMPTS = {
@@ -42,28 +50,34 @@ PROMPTS = {
 }
 
 
-def tiny_model(seed: int = 0, tied: bool = False) -> Qwen2_5_VLForConditionalGeneration:
+def tiny_model(family: str = FAMILIES[0], seed: int = 0, tied: bool = False) -> PreTrainedModel:
     """A random model: norms and biases are drawn too, so that ignoring one shows."""
-    config = Qwen2_5_VLConfig(
-        text_config=dict(
-            vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, rms_norm_eps=1e-6, max_position_embeddings=512, bos_token_id=PAD, eos_token_id=EOS,
-            pad_token_id=PAD, rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=[2, 3, 3]),
-        ),
-        vision_config=dict(
-            depth=4, hidden_size=32, intermediate_size=48, num_heads=2, window_size=56, fullatt_block_indexes=[1, 3],
-            out_hidden_size=64, tokens_per_second=2,
-        ),
-        image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=VISION_START, vision_end_token_id=VISION_END,
-        tie_word_embeddings=tied, attn_implementation="eager",
-    )  # fmt: skip
+    text = dict(vocab_size=VOCAB, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6,
+                max_position_embeddings=512, bos_token_id=PAD, eos_token_id=EOS, pad_token_id=PAD)
+    tower = dict(depth=4, hidden_size=32, intermediate_size=48, num_heads=2)
+    ids = dict(image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=VISION_START, vision_end_token_id=VISION_END,
+               tie_word_embeddings=tied, attn_implementation="eager")
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(config).eval().float()
+    if family == "Qwen3-VL":  # heads wider than width / heads, as in the published 2b and 32b
+        text |= dict(hidden_size=48, num_hidden_layers=3, head_dim=16, rope_parameters=dict(
+            rope_type="default", rope_theta=5e6, mrope_section=[4, 2, 2], mrope_interleaved=True))
+        tower |= dict(out_hidden_size=48, num_position_embeddings=36, deepstack_visual_indexes=[0, 2])
+        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=tower, **ids))
+    else:
+        text |= dict(hidden_size=64, num_hidden_layers=2, rope_parameters=dict(
+            rope_type="default", rope_theta=1e6, mrope_section=[2, 3, 3]))
+        tower |= dict(out_hidden_size=64, window_size=56, fullatt_block_indexes=[1, 3], tokens_per_second=2)
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=tower, **ids))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             noise = torch.randn_like(weight) * (weight.shape[-1] ** -0.5 if weight.ndim > 1 else 0.1)
-            weight.copy_(1 + noise if "norm" in name or "ln_q" in name else noise)
-    return model
+            norm = name.endswith("weight") and ("norm" in name or "ln_q" in name)
+            weight.copy_(1 + noise if norm else noise)
+    return model.eval().float()
+
+
+def is_qwen3(cfg: VlmConfig) -> bool:
+    return isinstance(cfg.vision, Qwen3VisionConfig)
 
 
 @dataclasses.dataclass
@@ -84,8 +98,8 @@ class Prompt:
         return (self.ids == IMAGE) * 1 + (self.ids == VIDEO) * 2
 
 
-def make_prompt(parts, rng: np.random.Generator) -> Prompt:
-    """Random tokens and pixels; images come before videos, as in `patches`."""
+def make_prompt(parts, rng: np.random.Generator, cfg: VlmConfig) -> Prompt:
+    """Random tokens and pixels; images come before videos, as in `patches`. Qwen3-VL has text before each step of a video."""
     ids: list[int] = []
     grids: dict[str, list[tuple[int, int, int]]] = {"image": [], "video": []}
     for part in parts:
@@ -94,17 +108,22 @@ def make_prompt(parts, rng: np.random.Generator) -> Prompt:
             continue
         kind, grid = part
         grids[kind].append(grid)
-        ids += [VISION_START, *[IMAGE if kind == "image" else VIDEO] * (int(np.prod(grid)) // 4), VISION_END]
+        steps = is_qwen3(cfg) and kind == "video"
+        for _, h, w in positions.single_steps([grid]) if steps else [(1, grid[0] * grid[1], grid[2])]:
+            ids += rng.integers(0, PAD, 2 * steps).tolist()
+            ids += [VISION_START, *[IMAGE if kind == "image" else VIDEO] * (h * w // 4), VISION_END]
     count = sum(int(np.prod(grid)) for kind in grids.values() for grid in kind)
-    return Prompt(np.array(ids, np.int32), rng.integers(0, 256, (count, 3 * 2 * 14 * 14)).astype(np.uint8), grids)
+    return Prompt(np.array(ids, np.int32), rng.integers(0, 256, (count, cfg.vision.patch_dim)).astype(np.uint8), grids)
 
 
-def sample(prompt: Prompt) -> dict:
+def sample(prompt: Prompt, cfg: VlmConfig) -> dict:
     """The prompt as data/transforms.py makes samples."""
-    order, patch_hw, patch_frame, patch_window = images.window_order(prompt.all_grids, window=56)
+    order, patch_hw, patch_frame, patch_window = images.window_order(
+        prompt.all_grids, window=cfg.vision.window, patch=cfg.vision.patch_size)
+    video_grids = positions.single_steps(prompt.grids["video"]) if is_qwen3(cfg) else prompt.grids["video"]
     rope = positions.rope_positions(
         prompt.ids, image_token_id=IMAGE, video_token_id=VIDEO, image_grids=prompt.grids["image"],
-        video_grids=prompt.grids["video"], second_per_grid=[1.5] * len(prompt.grids["video"]))
+        video_grids=video_grids, second_per_grid=[1.5] * len(video_grids))
     index = np.full(prompt.ids.shape, -1)
     index[prompt.kinds > 0] = np.argsort(order)
     return {
@@ -116,10 +135,11 @@ def sample(prompt: Prompt) -> dict:
     }  # fmt: skip
 
 
-def our_batch(prompts: list[Prompt], packed: bool, left: bool = False):
+def our_batch(prompts: list[Prompt], cfg: VlmConfig, packed: bool, left: bool = False):
     """(device batch of a shape that all cases share, where each prompt stands: row and first token)."""
-    budget = packing.Budget(rows=2, tokens=64, media_rows=1, patches=192, ecgs=0, pad_id=PAD, max_per_row=8 if packed else 1)
-    batch, placed = packing.pack([sample(prompt) for prompt in prompts], budget)
+    budget = packing.Budget(rows=2, tokens=64, media_rows=1, patches=192, ecgs=0, pad_id=PAD, max_per_row=8 if packed else 1,
+                            patch_dim=cfg.vision.patch_dim)
+    batch, placed = packing.pack([sample(prompt, cfg) for prompt in prompts], budget)
     used, places = [0, 0], []
     for prompt, place in zip(prompts, placed):
         places.append((place.row, used[place.row]))
@@ -135,14 +155,17 @@ def our_batch(prompts: list[Prompt], packed: bool, left: bool = False):
 
 @functools.partial(jax.jit, static_argnums=1)
 def forward(params, cfg, batch):
-    """(features [R,P,W], tokens [R,P/4,D], hidden [B,T,D], logits [B,T,V])."""
-    features = vision.tower(params["vision"], cfg, *(batch[n] for n in ("patches", "patch_hw", "patch_frame", "patch_window")))
+    """(features [R,P,W], tokens [R,P/4,D], DeepStack features [J,R,P/4,D] or None, hidden [B,T,D], logits [B,T,V])."""
+    inputs = [batch[name] for name in ("patches", "patch_hw", "patch_frame", "patch_window")]
+    if is_qwen3(cfg):
+        features, _ = qwen3_vision.tower(params["vision"], cfg, *inputs[:3])
+    else:
+        features = vision.tower(params["vision"], cfg, *inputs)
     hidden = vlm.hidden(params, cfg, batch)
-    return (features, vision.merge(params["vision"]["merger"], cfg.vision, features), hidden,
-            vlm.unembed(params, cfg, hidden))
+    return features, *vlm.vision_tower(cfg).tokens(params["vision"], cfg, batch), hidden, vlm.unembed(params, cfg, hidden)
 
 
-def torch_inputs(prompts: list[Prompt], left: bool = False) -> dict[str, torch.Tensor]:
+def torch_inputs(prompts: list[Prompt], cfg: VlmConfig, left: bool = False) -> dict[str, torch.Tensor]:
     """Inputs of the Hugging Face model, padded to the longest prompt."""
     longest = max(len(prompt.ids) for prompt in prompts)
     pad = lambda x, value: np.pad(x, (longest - len(x), 0) if left else (0, longest - len(x)), constant_values=value)
@@ -156,25 +179,25 @@ def torch_inputs(prompts: list[Prompt], left: bool = False) -> dict[str, torch.T
         grids = [grid for prompt in prompts for grid in prompt.grids[kind]]
         if grids:
             inputs[f"{kind}_grid_thw"] = torch.tensor(grids)
-            inputs[pixels] = torch.cat([part(prompt, kind) for prompt in prompts])
-    if "video_grid_thw" in inputs:
+            inputs[pixels] = torch.cat([part(prompt, kind, cfg) for prompt in prompts])
+    if "video_grid_thw" in inputs and not is_qwen3(cfg):
         inputs["second_per_grid_ts"] = torch.tensor([1.5] * len(inputs["video_grid_thw"]))
     return inputs
 
 
-def part(prompt: Prompt, kind: str) -> torch.Tensor:
+def part(prompt: Prompt, kind: str, cfg: VlmConfig) -> torch.Tensor:
     """Normalised patches of the images or of the videos of a prompt."""
     still = sum(int(np.prod(grid)) for grid in prompt.grids["image"])
     patches = prompt.patches[:still] if kind == "image" else prompt.patches[still:]
     per_channel = patches.shape[1] // 3
-    mean, std = (np.repeat(np.array(x, np.float32), per_channel) for x in (variants.CLIP_MEAN, variants.CLIP_STD))
+    mean, std = (np.repeat(np.array(x, np.float32), per_channel) for x in (cfg.vision.pixel_mean, cfg.vision.pixel_std))
     return torch.tensor((patches / np.float32(255) - mean) / std)
 
 
 @torch.no_grad()
-def torch_forward(model, prompts: list[Prompt], left: bool = False):
-    """[(positions [3,T], features, tokens, hidden [T,D], logits [T,V])] by prompt, without the padding."""
-    inputs = torch_inputs(prompts, left)
+def torch_forward(model, prompts: list[Prompt], cfg: VlmConfig, left: bool = False):
+    """[(positions [3,T], features, tokens, DeepStack features, hidden [T,D], logits [T,V])] by prompt, without the padding."""
+    inputs = torch_inputs(prompts, cfg, left)
     rope = {name: inputs.get(name) for name in ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")}
     place, _ = model.model.get_rope_index(inputs["input_ids"], inputs["mm_token_type_ids"],
                                           attention_mask=inputs["attention_mask"], **rope)
@@ -182,12 +205,13 @@ def torch_forward(model, prompts: list[Prompt], left: bool = False):
     results = []
     for row, prompt in enumerate(prompts):
         real = inputs["attention_mask"][row].bool()
-        features = tokens = torch.zeros(0)
+        features = tokens = deep = torch.zeros(0)
         if prompt.all_grids:
-            pixels = torch.cat([part(prompt, "image"), part(prompt, "video")])
+            pixels = torch.cat([part(prompt, "image", cfg), part(prompt, "video", cfg)])
             tower = model.model.visual(pixels, grid_thw=torch.tensor(prompt.all_grids))
             features, tokens = tower.last_hidden_state, tower.pooler_output
-        results.append([x.numpy() for x in (place[:, row, real], features, tokens, out.hidden_states[-1][row, real],
+            deep = torch.stack(tower.deepstack_features) if is_qwen3(cfg) else deep
+        results.append([x.numpy() for x in (place[:, row, real], features, tokens, deep, out.hidden_states[-1][row, real],
                                             out.logits[row, real])])
     return results
 
@@ -195,19 +219,20 @@ def torch_forward(model, prompts: list[Prompt], left: bool = False):
 def compare(name: str, model, cfg, params) -> dict[str, float]:
     """{stage: max |ours - theirs|} of a case; stages that the case lacks are left out."""
     rng = np.random.default_rng(list(PROMPTS).index(name))
-    prompts, left = [make_prompt(parts, rng) for parts in PROMPTS[name]], name == "left padding"
-    batch, places = our_batch(prompts, packed=name == "packed rows", left=left)
-    features, tokens, hidden, logits = map(np.asarray, forward(params, cfg, batch))
+    prompts, left = [make_prompt(parts, rng, cfg) for parts in PROMPTS[name]], name == "left padding"
+    batch, places = our_batch(prompts, cfg, packed=name == "packed rows", left=left)
+    features, tokens, deep, hidden, logits = jax.device_get(forward(params, cfg, batch))
     # Packed prompts share a row here and have a call of their own there.
     groups = [[prompt] for prompt in prompts] if name == "packed rows" else [prompts]
-    theirs = [result for group in groups for result in torch_forward(model, group, left)]
+    theirs = [result for group in groups for result in torch_forward(model, group, cfg, left)]
     found: dict[str, float] = {}
     patch = 0
     for prompt, (row, start), result in zip(prompts, places, theirs):
         at, count = slice(start, start + len(prompt.ids)), len(prompt.patches)
         index = batch["media_index"][row, at]
-        ours = (batch["positions"][row, :, at], features[0, patch : patch + count], tokens[0, index[index >= 0]],
-                hidden[row, at], logits[row, at])
+        at_vision = index[index >= 0]
+        ours = (batch["positions"][row, :, at], features[0, patch : patch + count], tokens[0, at_vision],
+                None if deep is None else deep[:, 0, at_vision], hidden[row, at], logits[row, at])
         patch += count
         for stage, mine, reference in zip(STAGES, ours, result):
             if reference.size:
@@ -217,8 +242,8 @@ def compare(name: str, model, cfg, params) -> dict[str, float]:
 
 def gradients(model, cfg, params) -> dict[str, float]:
     """{weight: |ours - theirs| / |theirs| (Frobenius)} of the gradient of the mean log-prob of the next tokens."""
-    prompt = make_prompt(PROMPTS["two images of different sizes"][0], np.random.default_rng(0))
-    batch, [(row, start)] = our_batch([prompt], packed=False)
+    prompt = make_prompt(PROMPTS["two images of different sizes"][0], np.random.default_rng(0), cfg)
+    batch, [(row, start)] = our_batch([prompt], cfg, packed=False)
     count = len(prompt.ids) - 1
 
     @jax.jit
@@ -229,7 +254,7 @@ def gradients(model, cfg, params) -> dict[str, float]:
 
     mine = spec.flatten(ours(params))
     model.zero_grad()
-    inputs = torch_inputs([prompt])
+    inputs = torch_inputs([prompt], cfg)
     scores = torch.log_softmax(model(**inputs).logits[0, :-1], -1)
     scores.gather(1, inputs["input_ids"][0, 1:, None]).mean().backward()
     theirs = {keys.canonical(name): weight.grad.numpy() for name, weight in model.named_parameters()}
@@ -240,24 +265,32 @@ def gradients(model, cfg, params) -> dict[str, float]:
             for path in mine}
 
 
+def loaded(model, directory: str):
+    """(cfg, params) of a torch model, through a directory that transformers writes."""
+    model.save_pretrained(directory)
+    cfg, params = hf.load(directory)
+    return dataclasses.replace(cfg, remat="none"), params
+
+
 def main() -> int:
     torch.set_num_threads(1)
-    model = tiny_model()
-    with tempfile.TemporaryDirectory() as directory:
-        model.save_pretrained(directory)
-        cfg, params = hf.load(directory)
-    cfg = dataclasses.replace(cfg, remat="none")
-    print("| case | " + " | ".join(STAGES) + " |")
-    print("|---" * (len(STAGES) + 1) + "|")
-    worst = 0.0
-    for name in PROMPTS:
-        found = compare(name, model, cfg, params)
-        worst = max(worst, *found.values())
-        print(f"| {name} | " + " | ".join(f"{found[stage]:.1e}" if stage in found else "" for stage in STAGES) + " |", flush=True)
-    relative = gradients(model, cfg, params)
-    worst = max(worst, *relative.values())
-    print(f"\ngradient of the mean log-prob, relative: {max(relative.values()):.1e} ({max(relative, key=relative.__getitem__)})")
-    print(f"largest of all: {worst:.1e}, allowed {TOLERANCE:.0e}")
+    worst, notes = 0.0, []
+    print("| model | case | " + " | ".join(STAGES) + " |")
+    print("|---" * (len(STAGES) + 2) + "|")
+    for family in FAMILIES:
+        model = tiny_model(family)
+        with tempfile.TemporaryDirectory() as directory:
+            cfg, params = loaded(model, directory)
+        for name in PROMPTS:
+            found = compare(name, model, cfg, params)
+            worst = max(worst, *found.values())
+            columns = " | ".join(f"{found[stage]:.1e}" if stage in found else "" for stage in STAGES)
+            print(f"| {family} | {name} | {columns} |", flush=True)
+        relative = gradients(model, cfg, params)
+        worst = max(worst, *relative.values())
+        notes.append(f"{family}, gradient of the mean log-prob, relative: {max(relative.values()):.1e} "
+                     f"({max(relative, key=relative.__getitem__)})")
+    print("", *notes, f"largest of all: {worst:.1e}, allowed {TOLERANCE:.0e}", sep="\n")
     return int(not worst <= TOLERANCE)
 
 

@@ -113,12 +113,12 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--seeds", type=int, help="seeds of each run; default: the file's")
     sweep.add_argument("--jobs", type=int, default=1, help="runs at a time")
 
-    convert = add("convert", _convert, "Write a Hugging Face directory that transformers, vLLM and llama.cpp load.")
+    convert = add("convert", _convert, "Write a Hugging Face directory, as transformers loads it.")
     convert.add_argument("source", help="a run's workdir, a Hugging Face directory or hub id, or an ECG-JEPA .pth file")
     convert.add_argument("dest", help="a new directory; for a .pth file, a new safetensors file")
     convert.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in the source")
     convert.add_argument("--shard-size", default="5GB", help="upper limit of a weight file")
-    convert.add_argument("--stage", choices=("sft", "rl"), help="of a run; default: the last one that was trained")
+    convert.add_argument("--stage", choices=("sft", "align", "rl"), help="of a run; default: the last one that was trained")
     convert.add_argument("--ecg", help="ECG-JEPA weights (.pth or safetensors) to put into the model")
     convert.add_argument("--ecg-heads", type=int, help="heads of that encoder; default: 16 at the published width of 768")
     return parser

@@ -27,9 +27,10 @@ from qoq_jax.rl.rewards import RewardConfig
 class ModelConfig:
     """Which model, and how it computes."""
 
-    variant: str = "nano"  # a name of models/variants.py: nano, 3b, 7b, 32b, 72b, qwen3-2b, -4b, -8b, -32b
-    tokenizer: str = "nano"  # "nano", or a Hugging Face directory that holds tokenizer.json
-    ecg_tokens: int = 1  # tokens an ECG: 1 (pooled), 50 (a time step each) or 400 (a lead and time step each)
+    variant: str = "nano"  # random weights: a name of models/variants.py, nano, 3b, 7b, 32b, 72b, qwen3-2b, -4b, -8b, -32b;
+    # published architecture, tokenizer and weights: a Hugging Face directory, or a hub id like Qwen/Qwen2.5-VL-3B-Instruct
+    tokenizer: str = ""  # "nano", or a Hugging Face directory that holds tokenizer.json; "" = the model's own
+    ecg_tokens: int = 1  # tokens an ECG: 1 (pooled), 50 (a time step each), 400 (a lead and time step each); 0 = no ECG encoder
     compute_dtype: str = "float32"  # float32 or bfloat16; master weights are always float32
     remat: str = "none"  # rematerialisation of decoder and vision blocks: none, dots, full
     ecg_weights: str = ""  # ECG-JEPA safetensors file that the ECG encoder starts from; "" = random weights
@@ -205,7 +206,7 @@ class Config:
     seed: int = 0
     workdir: str = "runs/default"
     compile_cache: str = ""  # folder of compiled programs, for runs that share them; "" = inside the workdir
-    start: str = ""  # workdir of a finished run whose weights this one starts from; "" = random weights
+    start: str = ""  # workdir of a finished run whose weights this one starts from; "" = those of model.variant
     stages: tuple[str, ...] = ("sft", "rl")  # of sft, align, rl, in this order
     model: ModelConfig = ModelConfig()
     mesh: MeshConfig = MeshConfig()
@@ -225,7 +226,7 @@ _CHOICES = {
     "stages": (*STAGES, "ecg"),
     "lora.stages": STAGES,
     "align.domains": DOMAINS,
-    "model.ecg_tokens": (1, 50, 400),
+    "model.ecg_tokens": (0, 1, 50, 400),
     "model.compute_dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "dots", "full"),
     "data.mini_imbalance": ("climb", "balanced"),
@@ -383,6 +384,8 @@ def _check(config: Config) -> None:
     if not 0 <= config.sft.box_shrink < 0.5:
         raise ConfigError(f"sft.box_shrink = {config.sft.box_shrink} must be in [0, 0.5)")
     _check_rl(config.rl)
+    if config.model.ecg_weights and not config.model.ecg_tokens:
+        raise ConfigError("model.ecg_weights for a model without an ECG encoder", mend="set model.ecg_tokens to 1, 50 or 400")
     if "ecg" in config.stages and config.stages != ("ecg",):
         raise ConfigError(f"stages = {config.stages}: ECG pretraining is a run of its own",
                           mend="run it with stages = ('ecg',) and give its file to the other run as model.ecg_weights")

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from qoq_jax.data import chat, images, positions, readers, schema
-from qoq_jax.data.tokenizer import END_OF_TURN, Tokenizer
+from qoq_jax.data.tokenizer import ECG_TOKEN, END_OF_TURN, Tokenizer
 from qoq_jax.errors import ConfigError, DataError
 from qoq_jax.models.variants import Qwen3VisionConfig, VlmConfig
 
@@ -40,7 +40,7 @@ class ProcessConfig:
     """What `process` needs to know of the model and of the budget.
 
     Attributes:
-      image_token_id, video_token_id, ecg_token_id: pad tokens of the media.
+      image_token_id, video_token_id, ecg_token_id: pad tokens of the media; None: the model has no ECG encoder.
       window: side of a vision window in pixels, 0 = none. patch, merge, temporal: as in VisionConfig.
       timestamps: each temporal step of a video has its time as text before it, and none in its positions (Qwen3-VL).
       ecg_tokens: tokens an ECG takes.
@@ -56,7 +56,7 @@ class ProcessConfig:
 
     image_token_id: int
     video_token_id: int
-    ecg_token_id: int
+    ecg_token_id: int | None
     window: int = 112
     patch: int = 14
     merge: int = 2
@@ -80,7 +80,7 @@ class ProcessConfig:
         made = cls(
             image_token_id=model.image_token_id,
             video_token_id=model.video_token_id,
-            ecg_token_id=model.ecg_token_id,
+            ecg_token_id=None if model.ecg is None else model.ecg_token_id,
             window=model.vision.window,
             patch=model.vision.patch_size,
             merge=model.vision.merge_size,
@@ -105,11 +105,8 @@ class ProcessConfig:
 
     def token_ids(self) -> dict[str, int]:
         """Ids to compare with the tokenizer: `tokenizer.check(cfg.token_ids())`."""
-        return {
-            "<|image_pad|>": self.image_token_id,
-            "<|video_pad|>": self.video_token_id,
-            "<|time_series_pad|>": self.ecg_token_id,
-        }
+        ids = {"<|image_pad|>": self.image_token_id, "<|video_pad|>": self.video_token_id}
+        return ids if self.ecg_token_id is None else ids | {ECG_TOKEN: self.ecg_token_id}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -173,6 +170,8 @@ def process(
             f"{wrong or row.answer!r} is not among the labels", where=here("answer"), mend="mend the row"
         )
 
+    if row.time_series and cfg.ecg_token_id is None:
+        raise DataError("an ECG, and the model has no ECG encoder", where=here("time-series"), mend="set model.ecg_tokens")
     read = [_read(readers.read_image, root, path, here("images")) for path in row.images]
     stacks = [resize(image[None], cfg, cfg.max_pixels, here("images")) for image in read]
     clips = [_read(readers.read_frames, root, path, here("videos"), cfg.frames) for path in row.videos]
@@ -261,7 +260,7 @@ def arrange(
     Raises:
       DataError: the pads and the media do not match.
     """
-    if (found := int((ids == cfg.ecg_token_id).sum())) != len(ecg) * cfg.ecg_tokens:
+    if (found := int(_is_ecg(ids, cfg).sum())) != len(ecg) * cfg.ecg_tokens:
         raise DataError(f"{found} ECG tokens for {len(ecg)} ECGs of {cfg.ecg_tokens} tokens each")
     steps = positions.single_steps(video_grids) if cfg.timestamps else video_grids
     rope = positions.rope_positions(
@@ -412,7 +411,7 @@ def _media_tokens(ids: np.ndarray, cfg: ProcessConfig, order: np.ndarray) -> tup
     Images come before videos in the patch stream whatever their order in the text: each kind has its count.
     """
     still, moving = ids == cfg.image_token_id, ids == cfg.video_token_id
-    signal = ids == cfg.ecg_token_id
+    signal = _is_ecg(ids, cfg)
     place = np.empty(len(order), np.int64)  # place in window order of each unit in Hugging Face order
     place[order] = np.arange(len(order))
     kind, index = np.zeros(len(ids), np.int8), np.full(len(ids), -1, np.int32)
@@ -421,3 +420,8 @@ def _media_tokens(ids: np.ndarray, cfg: ProcessConfig, order: np.ndarray) -> tup
     index[moving] = place[still.sum() :]
     index[signal] = np.arange(signal.sum())
     return kind, index
+
+
+def _is_ecg(ids: np.ndarray, cfg: ProcessConfig) -> np.ndarray:
+    """bool [t]: ECG pads."""
+    return np.zeros(len(ids), bool) if cfg.ecg_token_id is None else ids == cfg.ecg_token_id

@@ -172,7 +172,8 @@ def _processed(sample, name, model: VlmConfig, process: ProcessConfig, tokenizer
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
         raise DataError(f"is {ids.dtype} {list(ids.shape)}", where=f"{name}, input_ids",
                         mend="give integers [T], without a batch axis")
-    if ids.min() < 0 or ids.max() >= max(model.decoder.vocab_size, model.ecg_token_id + 1):
+    room = model.decoder.vocab_size if model.ecg is None else max(model.decoder.vocab_size, model.ecg_token_id + 1)
+    if ids.min() < 0 or ids.max() >= room:
         raise DataError(f"ids run from {ids.min()} to {ids.max()}, the vocabulary has {model.decoder.vocab_size}",
                         where=f"{name}, input_ids", mend="use the tokenizer of the model")
     size = model.vision.patch_dim

@@ -399,6 +399,8 @@ def _config_of(
         raise CheckpointError("no ECG-JEPA encoder", where=where, mend="give an ECG-JEPA file")
     width, patch_size = tensors["encoder.W_P.weight"].shape
     encoder_depth = depth("encoder.encoder_blocks")
+    if not encoder_depth:
+        raise CheckpointError("the blocks of the encoder are missing", where=path, mend="give a complete ECG-JEPA file")
     predictor = tensors.get("predictor.mask_token")
     return EcgConfig(
         width=width, depth=encoder_depth, num_heads=heads, patch_size=patch_size,

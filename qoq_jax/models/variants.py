@@ -243,7 +243,7 @@ def _qwen(
             full_attention_blocks=(7, 15, 23, 31),
             max_frame_patches=2688,  # 524,288 pixels / 14^2 = 2675, up to a multiple of 64
         ),
-        ecg=_BASE_ECG,
+        ecg=BASE_ECG,
     )  # fmt: skip
 
 
@@ -263,12 +263,12 @@ def _qwen3(width: int, layers: int, heads: int, mlp: int, large_vision: bool, ti
         vision=Qwen3VisionConfig(
             num_heads=16, position_grid=48, max_frame_patches=2048, **vision,  # 524,288 pixels / 16^2
         ),
-        ecg=_BASE_ECG,
+        ecg=BASE_ECG,
         ecg_token_id=QWEN3_ECG_TOKEN_ID,
     )  # fmt: skip
 
 
-_BASE_ECG = EcgConfig(
+BASE_ECG = EcgConfig(  # the published ECG-JEPA
     width=768, depth=12, num_heads=16, predictor_width=384, predictor_depth=6, predictor_heads=12
 )
 _VARIANTS = {

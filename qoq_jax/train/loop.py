@@ -20,10 +20,10 @@ from qoq_jax import config as config_lib
 from qoq_jax.config import Config
 from qoq_jax.errors import CheckpointError, ConfigError
 from qoq_jax.evaluation import report, runner
-from qoq_jax.models import spec, vlm
+from qoq_jax.models import hf, spec, vlm
 from qoq_jax.train import ecg_jepa, reinforce, supervised
 from qoq_jax.train import stage as stage_lib
-from qoq_jax.train.setup import Setup, assemble, model_config
+from qoq_jax.train.setup import Setup, assemble, is_published, model_config
 
 
 def run(cfg: Config) -> int:
@@ -94,16 +94,31 @@ def restore_run(workdir: str, stage: str | None = None, prepare: bool = True):
 
 
 def start_weights(setup: Setup):
-    """Weights on the setup's mesh: those of the run `config.start`, or random ones around `model.ecg_weights`; None = all random."""
+    """Weights on the setup's mesh: those of the run `config.start`, or of `model.variant` with `model.ecg_weights`.
+
+    None: all are random.
+    """
     cfg = setup.config
     if not cfg.start:
-        return ecg_jepa.with_ecg_weights(stage_lib.random_weights(setup, cfg.stages[0]), setup) if cfg.model.ecg_weights else None
+        weights = published_weights(setup) if is_published(cfg.model.variant) else None
+        if not cfg.model.ecg_weights:
+            return weights
+        return ecg_jepa.with_ecg_weights(weights or stage_lib.random_weights(setup, cfg.stages[0]), setup)
     theirs = _config_of(setup.config.start)
     other = dataclasses.replace(setup, config=theirs)
     if model_config(theirs) != model_config(setup.config):
         raise ConfigError("the run named in start trained another model", where=setup.config.start,
                           mend="give both runs the same section model")
     return reached_weights(other, _last_stage(theirs))
+
+
+def published_weights(setup: Setup):
+    """The weights of the Hugging Face model that `model.variant` names, float32; an ECG encoder that it lacks is random."""
+    _, found = hf.load(hf.resolve(setup.config.model.variant), setup.mesh, "float32")
+    wanted = vlm.param_specs(setup.model)
+    lacking = wanted.keys() - found.keys()
+    new = stage_lib.random_weights(setup, setup.config.stages[0], lacking) if lacking else {}
+    return {branch: found[branch] if branch in found else new[branch] for branch in wanted}
 
 
 def reached_weights(setup: Setup, name: str):
@@ -120,7 +135,11 @@ def _config_of(workdir: str) -> Config:
     if not os.path.exists(path):
         raise CheckpointError("no run here (config.json is missing)", where=workdir, mend="name the workdir of a qoq train run")
     with open(path, encoding="utf-8") as f:
-        return dataclasses.replace(config_lib.parse(json.load(f)), workdir=workdir)
+        content = json.load(f)
+    if "model_type" in content:
+        raise ConfigError("this is a Hugging Face model, not a run", where=workdir,
+                          mend="train from it with --config.model.variant")
+    return dataclasses.replace(config_lib.parse(content), workdir=workdir)
 
 
 def _last_stage(cfg: Config) -> str:

@@ -19,7 +19,7 @@ from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.packing import Budget
 from qoq_jax.data.transforms import ProcessConfig
 from qoq_jax.errors import ConfigError, DataError
-from qoq_jax.models import variants
+from qoq_jax.models import hf, variants
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.rl import answers
 
@@ -79,6 +79,7 @@ class Setup:
         """
         data = self.config.data
         patches, ecgs = (data.max_patches, 1.0) if largest else (data.mean_patches, data.mean_ecgs)
+        ecgs = 0 if self.model.ecg is None else ecgs
         per_media_row = (samples or rows) / data.media_rows
         return Budget(
             rows=rows, tokens=tokens, media_rows=data.media_rows, pad_id=self.model.pad_id,
@@ -202,9 +203,50 @@ def per_domain(rows: list, count: int) -> list:
 
 
 def model_config(cfg: Config) -> variants.VlmConfig:
-    """The model of a config with its compute options."""
-    return dataclasses.replace(variants.get(cfg.model.variant), ecg_tokens=cfg.model.ecg_tokens,
-                               compute_dtype=cfg.model.compute_dtype, remat=cfg.model.remat)
+    """The model of a config with its compute options.
+
+    A published model without an ECG encoder gets one of the size of the published ECG-JEPA, unless model.ecg_tokens is 0.
+
+    Raises:
+      ConfigError: an unknown variant, or a published model that is not supported or does not fit model.ecg_tokens.
+      CheckpointError: the directory or hub id cannot be read.
+    """
+    chosen = cfg.model
+    options = {"compute_dtype": chosen.compute_dtype, "remat": chosen.remat}
+    if not is_published(chosen.variant):
+        model = variants.get(chosen.variant)
+    else:
+        directory = hf.resolve(chosen.variant)
+        model = hf.read_config(directory)
+        if model.ecg is not None and chosen.ecg_tokens not in (0, model.ecg_tokens):
+            raise ConfigError(f"its ECGs take {model.ecg_tokens} token(s), model.ecg_tokens = {chosen.ecg_tokens}", where=directory,
+                              mend=f"set model.ecg_tokens={model.ecg_tokens}, or 0 to leave the ECG encoder out")
+        if model.ecg is None and chosen.ecg_tokens:
+            if model.ecg_token_id >= model.decoder.vocab_size:
+                raise ConfigError(f"no room for an ECG encoder: the vocabulary of {model.decoder.vocab_size} ends before the ECG "
+                                  f"token {model.ecg_token_id}", where=directory,
+                                  mend="set model.ecg_tokens=0, or give time_series_token_id in its config.json")
+            options["ecg"] = variants.BASE_ECG
+    if not chosen.ecg_tokens:
+        return dataclasses.replace(model, ecg=None, **options)
+    return dataclasses.replace(model, ecg_tokens=chosen.ecg_tokens, **options)
+
+
+def is_published(variant: str) -> bool:
+    """Whether model.variant names a Hugging Face directory or hub id, and not a size of models/variants.py."""
+    return variant not in variants.NAMES and (os.path.isdir(variant) or "/" in variant)
+
+
+def tokenizer_source(cfg: Config) -> str:
+    """What data.tokenizer.load reads: model.tokenizer, or else the model's own."""
+    if cfg.model.tokenizer:
+        return cfg.model.tokenizer
+    if is_published(cfg.model.variant):
+        return hf.resolve(cfg.model.variant)
+    if cfg.model.variant == "nano":
+        return tokenizer_lib.NANO
+    raise ConfigError(f"model.variant = {cfg.model.variant!r} has no tokenizer of its own",
+                      mend="set model.tokenizer to a directory with tokenizer.json, or model.variant to a Hugging Face model")
 
 
 def assemble(cfg: Config, prepare: bool = True) -> Setup:
@@ -214,7 +256,7 @@ def assemble(cfg: Config, prepare: bool = True) -> Setup:
       ConfigError: parts that do not fit. A data set that cannot be made or read is a DataError where it is first used.
     """
     model = model_config(cfg)
-    tokenizer = tokenizer_lib.load(cfg.model.tokenizer)
+    tokenizer = tokenizer_lib.load(tokenizer_source(cfg))
     mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if prepare and cfg.data.media_rows % shards:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Container
 
 import jax
 import jax.numpy as jnp
@@ -99,9 +100,10 @@ def start_state(setup: Setup, plan: Plan, weights) -> tuple[TrainState, object, 
     return create(key, setup.model, optimizer, setup.mesh, trained, history, coefficient), optimizer, base
 
 
-def random_weights(setup: Setup, name: str):
-    """The weights that a stage starts from when there are none; on the mesh."""
+def random_weights(setup: Setup, name: str, lacking: Container[str] | None = None):
+    """The weights that a stage starts from when there are none, or the branches of them that are `lacking`; on the mesh."""
     specs, key = vlm.param_specs(setup.model), step_key(root_key(setup, name), 0)
+    specs = {branch: part for branch, part in specs.items() if lacking is None or branch in lacking}
     return jax.jit(lambda k: spec.init_params(specs, k), out_shardings=spec.shardings(specs, setup.mesh))(key)
 
 

@@ -222,6 +222,16 @@ def test_config_of_a_model_matches_its_tokenizer():
     assert (qwen3.window, qwen3.patch_dim, qwen3.timestamps) == (0, 1536, True)
 
 
+def test_a_model_without_an_ecg_encoder_needs_no_ecg_token_and_takes_no_ecg(tmp_path):
+    plain = transforms.ProcessConfig.for_model(dataclasses.replace(variants.get("3b"), ecg=None))
+    assert plain.token_ids() == {"<|image_pad|>": 151655, "<|video_pad|>": 151656}
+    cfg = dataclasses.replace(CFG, ecg_token_id=None)
+    sample = process(tmp_path, cfg, images=[write_image(tmp_path, "a.png", 60, 60)])
+    assert (sample["media_kind"] != transforms.ECG).all() and len(sample["ecg"]) == 0
+    with pytest.raises(DataError, match="row 'a', time-series.*the model has no ECG encoder"):
+        process(tmp_path, cfg, **{"time-series": [write_ecg(tmp_path, "e.npz")]})
+
+
 def test_making_samples_needs_no_jax():
     """Data workers must start fast and must not touch an accelerator."""
     code = "import sys, qoq_jax.data.packing, qoq_jax.data.transforms; sys.exit('jax' in sys.modules)"

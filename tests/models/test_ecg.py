@@ -185,6 +185,9 @@ def test_broken_files_are_named(tmp_path):
     save_file({**tensors, "encoder.norm.bias": np.zeros(7, np.float32)}, path)
     with pytest.raises(CheckpointError, match="encoder.norm.bias: shape"):
         ecg.load(str(path), num_heads=4)
+    save_file({name: x for name, x in tensors.items() if "encoder_blocks" not in name}, path)
+    with pytest.raises(CheckpointError, match="the blocks of the encoder are missing"):
+        ecg.load(str(path), num_heads=4)
     save_file({"x": np.zeros(1, np.float32)}, path)
     with pytest.raises(CheckpointError, match="no ECG-JEPA encoder"):
         ecg.load(str(path), num_heads=4)

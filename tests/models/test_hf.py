@@ -56,7 +56,7 @@ def edited(published, tmp_path, tensors=None, **fields):
     (directory / "config.json").write_text(json.dumps(content))
     if tensors is not None:
         for old in [*directory.glob("*.safetensors"), directory / files.INDEX]:
-            old.unlink()
+            old.unlink(missing_ok=True)
         write(directory / files.SINGLE, tensors)
     return str(directory)
 
@@ -261,6 +261,117 @@ def test_other_pixel_statistics_and_other_ecg_positions_are_refused(published, t
     tensors[keys.ECG_POSITIONS] = tensors[keys.ECG_POSITIONS] + 0.01
     with pytest.raises(CheckpointError, match="pos_embed is not the fixed sin-cos table"):
         hf.load(edited(published, tmp_path / "x", tensors))
+
+
+# ------------------------------------------------------------------------------------------------------------ Qwen3-VL
+
+# config.json in the form of Qwen/Qwen3-VL-4B-Instruct, of the tiny model in golden/qwen3_tiny.npz.
+QWEN3_TEXT = {
+    "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 110, "dtype": "float16", "eos_token_id": 111, "head_dim": 16,
+    "hidden_act": "silu", "hidden_size": 48, "initializer_range": 0.02, "intermediate_size": 96, "max_position_embeddings": 512,
+    "model_type": "qwen3_vl_text", "num_attention_heads": 4, "num_hidden_layers": 3, "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6, "rope_theta": 5000000, "tie_word_embeddings": False, "use_cache": True, "vocab_size": 128,
+    "rope_scaling": {"mrope_interleaved": True, "mrope_section": [4, 2, 2], "rope_type": "default"},
+}  # fmt: skip
+QWEN3_TOWER = {
+    "deepstack_visual_indexes": [0, 2], "depth": 4, "hidden_act": "gelu_pytorch_tanh", "hidden_size": 32, "in_channels": 3,
+    "initializer_range": 0.02, "intermediate_size": 48, "model_type": "qwen3_vl", "num_heads": 2, "num_position_embeddings": 36,
+    "out_hidden_size": 48, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2,
+}  # fmt: skip
+QWEN3 = {
+    "architectures": ["Qwen3VLForConditionalGeneration"], "model_type": "qwen3_vl", "image_token_id": 120, "video_token_id": 121,
+    "vision_start_token_id": 122, "vision_end_token_id": 123, "tie_word_embeddings": False, "text_config": QWEN3_TEXT,
+    "vision_config": QWEN3_TOWER, "transformers_version": "4.57.0",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory):
+    """The tiny Qwen3-VL as the hub has it."""
+    directory = tmp_path_factory.mktemp("qwen3")
+    with np.load(GOLDEN / "qwen3_tiny.npz") as golden:
+        tensors = {keys.transformers_5(name.removeprefix("weight:")): x for name, x in golden.items() if name.startswith("weight:")}
+    assert {"model.language_model.layers.2.self_attn.k_norm.weight", "model.visual.pos_embed.weight", keys.LM_HEAD} <= tensors.keys()
+    write(directory / files.SINGLE, tensors)
+    (directory / "config.json").write_text(json.dumps(QWEN3))
+    processor = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
+    for name in (config.PREPROCESSOR, config.VIDEO_PREPROCESSOR):
+        (directory / name).write_text(json.dumps(processor))
+    return str(directory)
+
+
+def test_qwen3_round_trip_is_bit_exact_in_names_and_values(qwen3, tmp_path):
+    cfg, params = hf.load(qwen3)
+    assert cfg.decoder == variants.DecoderConfig(
+        vocab_size=128, width=48, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=16, mlp_dim=96, mrope_section=(4, 2, 2),
+        rope_theta=5e6, qkv_bias=False, qk_norm=True, mrope_interleaved=True)
+    assert cfg.vision == variants.Qwen3VisionConfig(
+        width=32, depth=4, num_heads=2, mlp_dim=48, patch_size=4, position_grid=6, deepstack_blocks=(0, 2),
+        max_frame_patches=config.frame_patches(4))
+    assert (cfg.ecg, cfg.ecg_token_id, cfg.eos_ids, cfg.pad_id) == (None, variants.QWEN3_ECG_TOKEN_ID, (111,), 111)
+    with np.load(GOLDEN / "qwen3_tiny.npz") as golden:
+        tensors = {name.removeprefix("weight:"): x for name, x in golden.items() if name.startswith("weight:")}
+    same(params, hf.from_tensors(vlm.param_specs(cfg), tensors))
+    for dest, source in (("copied", qwen3), ("written", None)):
+        hf.save(str(tmp_path / dest), cfg, params, source)
+        same(arrays(str(tmp_path / dest)), arrays(qwen3))
+        assert hf.read_config(str(tmp_path / dest)) == dataclasses.replace(cfg, compute_dtype="bfloat16")
+        written = json.loads((tmp_path / dest / config.PREPROCESSOR).read_text())
+        assert written["image_mean"] == [0.5] * 3 and written["patch_size"] == 4
+    written = json.loads((tmp_path / "copied" / "config.json").read_text())
+    assert written["text_config"]["max_position_embeddings"] == 512 and written["text_config"]["head_dim"] == 16
+
+
+def test_qwen3_as_transformers_5_nests_it_and_tied(qwen3, tmp_path):
+    rope = {**QWEN3_TEXT["rope_scaling"], "rope_theta": 5e6}
+    text = {name: x for name, x in QWEN3_TEXT.items() if name not in ("rope_scaling", "rope_theta", "tie_word_embeddings")}
+    tower = {**QWEN3_TOWER, "rope_parameters": {"rope_type": "axial", "rope_theta": 500.0}}
+    tensors = arrays(qwen3)
+    tensors[keys.LM_HEAD] = tensors["model.language_model.embed_tokens.weight"]
+    fields = {"text_config": text | {"rope_parameters": rope}, "vision_config": tower, "tie_word_embeddings": True}
+    tied = edited(qwen3, tmp_path, tensors, **fields)
+    cfg, params = hf.load(tied)
+    assert cfg.decoder.tied_embeddings and cfg.decoder.rope_theta == 5e6 and cfg.vision.rope_theta == 500
+    hf.save(str(tmp_path / "again"), cfg, params)
+    assert hf.load(str(tmp_path / "again"))[0] == cfg and keys.LM_HEAD not in arrays(str(tmp_path / "again"))
+
+
+@pytest.mark.parametrize("text, tower, message", [
+    ({"attention_bias": True}, {}, "text_config.attention_bias = True is not supported"),
+    ({"head_dim": 8}, {}, "must sum to half of head_dim=8"),
+    ({"rope_scaling": {"mrope_section": [4, 2, 2], "mrope_interleaved": False}}, {}, "mrope_interleaved = False is not supported"),
+    ({"rope_scaling": {"mrope_section": [4, 2, 2], "factor": 2.0}}, {}, "rope_scaling.factor is not supported"),
+    ({"num_experts": 8}, {}, "text_config.num_experts is not supported"),
+    ({}, {"hidden_act": "gelu"}, "vision_config.hidden_act = 'gelu' is not supported"),
+    ({}, {"out_hidden_size": 64}, "vision_config.out_hidden_size = 64 is not supported, only 48"),
+    ({}, {"num_position_embeddings": 35}, "num_position_embeddings = 35 is not a square"),
+    ({}, {"deepstack_visual_indexes": [2, 0]}, "must be rising numbers"),
+    ({}, {"patch_size": [4, 4]}, r"patch_size is \[4, 4\], not int"),
+    ({}, {"window_size": 112}, "vision_config.window_size is not supported"),
+])  # fmt: skip
+def test_qwen3_fields_are_honoured_or_refused_by_name(qwen3, tmp_path, text, tower, message):
+    with pytest.raises(ConfigError, match=message):
+        hf.load(edited(qwen3, tmp_path, text_config=QWEN3_TEXT | text, vision_config=QWEN3_TOWER | tower))
+
+
+def test_what_config_json_cannot_say_is_not_exported(qwen3):
+    cfg, replace = hf.read_config(qwen3), dataclasses.replace
+    for wrong, name in ((replace(cfg, tokens_per_second=4), "tokens_per_second = 4"),
+                        (replace(cfg, decoder=replace(cfg.decoder, qkv_bias=True)), "decoder.qkv_bias = True"),
+                        (replace(TINY, vision=replace(TINY.vision, norm_eps=1e-5)), "vision.norm_eps = 1e-05")):
+        with pytest.raises(ConfigError, match=f"config.json of .* cannot say {name}"):
+            config.write(wrong, "float32")
+
+
+@pytest.mark.parametrize("name", [config.PREPROCESSOR, config.VIDEO_PREPROCESSOR])
+def test_pixel_statistics_of_the_other_family_are_refused(qwen3, tmp_path, name):
+    path = pathlib.Path(edited(qwen3, tmp_path), name)
+    path.write_text(json.dumps({"image_mean": list(variants.CLIP_MEAN)}))
+    with pytest.raises(ConfigError, match=rf"{name}: image_mean = \[0.48145466.*Qwen3VLProcessor"):
+        hf.load(str(path.parent))
+
+
+# ------------------------------------------------------------------------------------------------------------ hub, command
 
 
 def test_resolve_names_what_is_missing_and_asks_the_hub_for_the_rest(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL of transformers, saved, loaded, compared and written back; ECG-JEPA's pickles. Cases: benchmarks/parity.py."""
+"""Qwen2.5-VL and Qwen3-VL of transformers, saved, loaded, compared and written back; ECG-JEPA's pickles. Cases: benchmarks/parity.py."""
 
 from __future__ import annotations
 
@@ -18,25 +18,32 @@ from benchmarks import parity
 from qoq_jax import cli
 from qoq_jax.data import chat
 from qoq_jax.errors import CheckpointError
-from qoq_jax.models import hf, variants, vlm
-from qoq_jax.models.hf import convert, files
+from qoq_jax.models import hf, spec, variants, vlm
+from qoq_jax.models.hf import config as config_lib
+from qoq_jax.models.hf import convert, files, keys
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
+@pytest.fixture(scope="module", params=["Qwen2.5-VL", "Qwen2.5-VL, names of transformers 5", "Qwen3-VL"])
+def kind(request):
+    """Family and key scheme; Qwen3-VL has one scheme."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def theirs():
+def theirs(kind):
     torch.set_num_threads(2)
-    return parity.tiny_model()
+    return parity.tiny_model(kind.partition(",")[0])
 
 
-@pytest.fixture(scope="module", params=["hub", "transformers 5"])
-def directory(theirs, tmp_path_factory, request):
-    """The model as transformers saves it, in each key scheme."""
+@pytest.fixture(scope="module")
+def directory(theirs, kind, tmp_path_factory):
+    """The model as transformers saves it."""
     path = tmp_path_factory.mktemp("theirs")
-    theirs.save_pretrained(path, save_original_format=request.param == "hub", max_shard_size="200KB")
+    theirs.save_pretrained(path, save_original_format="," not in kind, max_shard_size="200KB")
     names = set(files.open_directory(str(path)))
-    assert ("model.language_model.norm.weight" in names) == (request.param != "hub")
+    assert ("model.language_model.norm.weight" in names) == (kind != "Qwen2.5-VL")
     return str(path)
 
 
@@ -50,6 +57,7 @@ def ours(directory):
 def test_every_stage_equals_transformers(case, theirs, ours):
     found = parity.compare(case, theirs, *ours)
     assert {"positions", "hidden", "logits"} <= found.keys() and found["positions"] == 0
+    assert ("deepstack" in found) == (parity.is_qwen3(ours[0]) and "vision tower" in found)
     assert max(found.values()) <= parity.TOLERANCE, found
 
 
@@ -58,30 +66,35 @@ def test_gradients_equal_transformers(theirs, ours):
     assert max(relative.values()) <= parity.TOLERANCE, relative
 
 
-def test_a_tied_model_equals_transformers(tmp_path):
-    model = parity.tiny_model(seed=1, tied=True)
-    model.save_pretrained(tmp_path)
-    cfg, params = hf.load(str(tmp_path))
+@pytest.mark.parametrize("family", parity.FAMILIES)
+def test_a_tied_model_equals_transformers_and_goes_back(family, tmp_path):
+    model = parity.tiny_model(family, seed=1, tied=True)
+    cfg, params = parity.loaded(model, str(tmp_path / "theirs"))
     assert cfg.decoder.tied_embeddings and "lm_head" not in params["decoder"]
-    found = parity.compare("one image", model, dataclasses.replace(cfg, remat="none"), params)
+    found = parity.compare("one image", model, cfg, params)
     assert max(found.values()) <= parity.TOLERANCE, found
+    hf.save(str(tmp_path / "ours"), cfg, params)
+    again = transformers.AutoModelForImageTextToText.from_pretrained(
+        tmp_path / "ours", dtype="float32", attn_implementation="eager")
+    assert again.lm_head.weight is again.get_input_embeddings().weight
+    assert torch.equal(logits(again.eval(), cfg), logits(model, cfg))
 
 
 @torch.no_grad()
-def logits(model):
-    prompt = parity.make_prompt(parity.PROMPTS["image and video"][0], np.random.default_rng(0))
-    return model(**parity.torch_inputs([prompt])).logits
+def logits(model, cfg):
+    prompt = parity.make_prompt(parity.PROMPTS["image and video"][0], np.random.default_rng(0), cfg)
+    return model(**parity.torch_inputs([prompt], cfg)).logits
 
 
 def test_transformers_loads_the_export_with_equal_bits(theirs, directory, tmp_path):
-    dest = str(tmp_path / "back")
+    dest, cfg = str(tmp_path / "back"), hf.read_config(directory)
     assert cli.main(["convert", directory, dest, "--shard-size", "150KB"]) == 0
     again = transformers.AutoModelForImageTextToText.from_pretrained(dest, dtype="float32", attn_implementation="eager")
     state, reference = again.state_dict(), theirs.state_dict()
     assert state.keys() == reference.keys()
     for name in reference:
         assert torch.equal(state[name], reference[name]), name
-    assert torch.equal(logits(again.eval()), logits(theirs))
+    assert torch.equal(logits(again.eval(), cfg), logits(theirs, cfg))
     assert again.generation_config.eos_token_id == theirs.generation_config.eos_token_id
 
 
@@ -106,9 +119,9 @@ def test_ecg_weights_travel_beside_and_transformers_loads_the_rest(theirs, direc
     for name in golden:
         if name.startswith("encoder."):
             np.testing.assert_array_equal(names[f"time_series_embedding.{name}"].map(), golden[name])
-    assert names["time_series_embedding.linear.weight"].shape == (64, 96)
-    again = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(dest, dtype="float32", attn_implementation="eager")
-    assert torch.equal(logits(again.eval()), logits(theirs))
+    assert names["time_series_embedding.linear.weight"].shape == (cfg.decoder.width, 96)
+    again = transformers.AutoModelForImageTextToText.from_pretrained(dest, dtype="float32", attn_implementation="eager")
+    assert torch.equal(logits(again.eval(), cfg), logits(theirs, cfg))
 
 
 class Harmful:
@@ -148,3 +161,21 @@ def test_transformers_reads_tokenizer_template_and_processor_of_a_run(tmp_path):
     assert config.text_config.hidden_size == 96 and config.tie_word_embeddings
     processor = transformers.AutoImageProcessor.from_pretrained(dest, backend="pil")
     assert processor.patch_size == 14 and processor.merge_size == 2
+
+
+@pytest.mark.parametrize("name", ["3b", "7b", "qwen3-2b", "qwen3-8b"])
+def test_transformers_has_the_same_tensors_for_a_published_size(name, tmp_path):
+    """config.json of a variant as we write it; every name and shape, without the weights."""
+    cfg = dataclasses.replace(variants.get(name), ecg=None)
+    (tmp_path / "config.json").write_text(json.dumps(config_lib.write(cfg, "bfloat16")))
+    published = config_lib.architecture(cfg).published_name
+    ours = {published(key): keys.published_shape(one) for one in spec.flatten(vlm.param_specs(cfg)).values()
+            for key in keys.layer_keys(one)}
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(transformers.AutoConfig.from_pretrained(tmp_path))
+    theirs = {keys.canonical(key): tuple(x.shape) for key, x in model.state_dict().items()}
+    if cfg.decoder.tied_embeddings:
+        del theirs[keys.LM_HEAD]
+    assert {keys.canonical(key): shape for key, shape in ours.items()} == theirs
+    read = config_lib.read(str(tmp_path))
+    assert dataclasses.replace(read, pad_id=cfg.pad_id, eos_ids=cfg.eos_ids, ecg_tokens=50, ecg_token_id=cfg.ecg_token_id) == cfg

@@ -1,4 +1,4 @@
-"""Qwen3-VL on torch, tiny and random, against ours on the same weights and inputs: float32, at most 1e-4 apart."""
+"""Qwen3-VL on torch, tiny and random: the trainer's sampler token for token, and the image processor. Logits: test_hf_models.py."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from qoq_jax.data import images, packing, positions
-from qoq_jax.models import hf, qwen3_vision, spec, variants, vlm
+from qoq_jax.models import hf, spec, variants, vlm
 from qoq_jax.rl import rollout
 
 IMAGE, VIDEO, START, END, PAD = 120, 121, 122, 123, 110
@@ -134,99 +133,6 @@ def torch_inputs(prompts: list[Prompt]) -> dict[str, torch.Tensor]:
 
 
 ONE, TWO = [(1, 6, 10)], [(1, 6, 10), (1, 4, 6)]
-CASES = {
-    "text": [Prompt()],
-    "one image": [Prompt(ONE)],
-    "two images of different sizes": [Prompt(TWO)],
-    "video": [Prompt((), [(3, 4, 6)])],
-    "image and video": [Prompt([(1, 4, 6)], [(2, 6, 4)])],
-    "padding": [Prompt([(1, 4, 6)], seed=1), Prompt(TWO, seed=2), Prompt(text=3, seed=3)],
-}  # fmt: skip
-LOGITS = jax.jit(vlm.logits, static_argnums=1)
-
-
-def our_logits(prompts: list[Prompt], max_per_row: int = 1) -> list[np.ndarray]:
-    """Logits [T, V] of each prompt out of a packed batch."""
-    batch, placed = packing.pack([p.sample() for p in prompts], dataclasses.replace(BUDGET, max_per_row=max_per_row))
-    logits = np.asarray(LOGITS(params(), CFG, batch))
-    return [logits[place.row][batch["segment_ids"][place.row] == place.segment] for place in placed]
-
-
-@functools.cache
-def torch_logits(case: str) -> list[np.ndarray]:
-    with torch.no_grad():
-        logits = hugging_face()(**torch_inputs(CASES[case])).logits.numpy()
-    return [rows[-len(p.ids) :] for rows, p in zip(logits, CASES[case])]
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_logits(case):
-    """Theirs padded on the left, ours on the right; each with its own positions and its own order of patches."""
-    for got, want in zip(our_logits(CASES[case]), torch_logits(case), strict=True):
-        np.testing.assert_allclose(got, want, atol=1e-4, rtol=0)
-
-
-def test_logits_of_packed_rows():
-    """Two prompts with media in one row, and a third, against each alone."""
-    names = ("one image", "video", "text")
-    prompts = [prompt for name in names for prompt in CASES[name]]
-    got = our_logits(prompts, max_per_row=4)
-    for logits, name in zip(got, names):
-        np.testing.assert_allclose(logits, torch_logits(name)[0], atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_positions(case):
-    inputs = torch_inputs(CASES[case])
-    grids = {name: inputs.get(name) for name in ("image_grid_thw", "video_grid_thw")}
-    want, _ = hugging_face().model.get_rope_index(
-        inputs["input_ids"], inputs["mm_token_type_ids"], attention_mask=inputs["attention_mask"], **grids
-    )
-    for row, prompt in enumerate(CASES[case]):
-        np.testing.assert_array_equal(prompt.sample()["positions"], want[:, row, -len(prompt.ids) :])
-
-
-def test_vision_tower_and_deepstack_features():
-    """Two images and a video in one media row: the tower's output, the tokens and the features of both DeepStack blocks."""
-    prompt = Prompt(TWO, [(2, 4, 4)])
-    sample, inputs = prompt.sample(), torch_inputs([prompt])
-    pixels = torch.cat([inputs["pixel_values"], inputs["pixel_values_videos"]])
-    with torch.no_grad():
-        want = hugging_face().model.visual(pixels, grid_thw=torch.tensor(prompt.images + prompt.videos))
-    row = {name: sample[name][None] for name in ("patches", "patch_hw", "patch_frame")}
-    vision = params()["vision"]
-    run = lambda row: (qwen3_vision.tower(vision, CFG, **row)[0], *qwen3_vision.tokens(vision, CFG, row))  # noqa: E731
-    features, tokens, deep = jax.jit(run)(row)
-    np.testing.assert_allclose(features[0], want.last_hidden_state, atol=1e-4, rtol=0)
-    np.testing.assert_allclose(tokens[0], want.pooler_output, atol=1e-4, rtol=0)
-    np.testing.assert_allclose(deep[:, 0], torch.stack(want.deepstack_features), atol=1e-4, rtol=0)
-
-
-def test_gradients_of_the_mean_log_prob():
-    """Of every tensor, within 1e-4 of its largest value; the padding case, whose rows hold 0, 1 and 2 images."""
-    prompts, model = CASES["padding"], hugging_face()
-    batch, _ = packing.pack([p.sample() for p in prompts], dataclasses.replace(BUDGET, max_per_row=1))
-    scored = np.zeros(batch["tokens"].shape, np.float32)
-    for row, prompt in enumerate(prompts):
-        scored[row, : len(prompt.ids) - 1] = 1 / sum(len(p.ids) - 1 for p in prompts)
-
-    def mean_log_prob(weights):
-        hidden = vlm.hidden(weights, CFG, batch)
-        logprob, _ = vlm.token_logprobs(weights, CFG, hidden, jnp.roll(batch["tokens"], -1, axis=1))
-        return (logprob * scored).sum()
-
-    gradient = jax.jit(jax.grad(mean_log_prob))(params())
-    got = dict(hf.to_tensors(SPECS, {name: gradient[name] for name in SPECS}))
-    logits = model(**torch_inputs(prompts)).logits.log_softmax(-1)
-    total = 0
-    for row, prompt in zip(logits, prompts):
-        own, target = row[-len(prompt.ids) : -1], torch.tensor(prompt.ids[1:]).long()
-        total = total + own.gather(1, target[:, None]).sum()
-    model.zero_grad()
-    (total / sum(len(p.ids) - 1 for p in prompts)).backward()
-    for name, weight in model.named_parameters():
-        want = weight.grad.numpy()
-        assert np.abs(got[ours(name)] - want).max() <= 1e-4 * np.abs(want).max(), name
 
 
 def test_greedy_generation_is_token_exact():

@@ -15,8 +15,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+import qoq_jax
 from qoq_jax import cli
 from qoq_jax.data import schema
+from qoq_jax.models import spec
 from qoq_jax.train import loop
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -161,3 +163,16 @@ def test_a_full_disk_is_one_clear_line(monkeypatch, capsys):
     assert cli.main(["train", f"--config={REPOSITORY / 'configs/quickstart.py'}"]) == 1
     error = capsys.readouterr().err.strip()
     assert error.startswith("qoq: metrics.jsonl: No space left") and "mend:" in error and len(error.splitlines()) == 1
+
+
+def test_convert_writes_the_last_checkpoint_as_a_hugging_face_directory(finished, tmp_path, capsys):
+    dest = tmp_path / "exported"
+    assert cli.main(["convert", str(finished[0]), str(dest)]) == 0 and capsys.readouterr().out.strip() == str(dest)
+    model, (_, state) = qoq_jax.load(str(dest)), final_state(finished[0])
+    exported, kept = spec.flatten(model.params), {path: x for path, x in state.items() if path.startswith("/params/")}
+    assert {f"/params/{path}" for path in exported} == kept.keys()
+    for path, weight in exported.items():
+        np.testing.assert_array_equal(weight, kept[f"/params/{path}"], err_msg=path)
+    run = qoq_jax.load(str(finished[0]))
+    assert model.tokenizer.fingerprint == run.tokenizer.fingerprint and model.cfg.eos_ids == run.cfg.eos_ids
+    assert model.cfg.ecg_tokens == run.cfg.ecg_tokens == 1 and model.cfg.decoder == run.cfg.decoder

@@ -44,9 +44,11 @@ def test_parts_that_do_not_fit_are_named():
         setup.assemble(Config(mesh=MeshConfig(data=3)), prepare=False)
     with pytest.raises(ConfigError, match="unknown model variant 'nona'"):
         setup.assemble(Config(model=ModelConfig(variant="nona")), prepare=False)
+    with pytest.raises(ConfigError, match="'7b' has no tokenizer of its own"):
+        setup.assemble(Config(model=ModelConfig(variant="7b")), prepare=False)
     with pytest.raises(ConfigError, match="has id"):
-        setup.assemble(Config(model=ModelConfig(variant="7b"), mesh=MeshConfig(data=1, fsdp=8), data=DataConfig(media_rows=8)),
-                       prepare=False)
+        setup.assemble(Config(model=ModelConfig(variant="7b", tokenizer="nano"), mesh=MeshConfig(data=1, fsdp=8),
+                              data=DataConfig(media_rows=8)), prepare=False)
 
 
 def test_a_run_without_network_goes_on_and_says_so(monkeypatch, tmp_path, capsys):

@@ -8,7 +8,7 @@ published tensors), `files` (safetensors: headers, reading, writing), `load`, `s
 ECG-JEPA, the one place that reads pickles, with weights_only) and `convert` (the command `qoq convert`).
 """
 
-from qoq_jax.models.hf.load import from_tensors, load, resolve
+from qoq_jax.models.hf.load import from_tensors, load, read_config, resolve
 from qoq_jax.models.hf.save import save, to_tensors
 
-__all__ = ["from_tensors", "load", "resolve", "save", "to_tensors"]
+__all__ = ["from_tensors", "load", "read_config", "resolve", "save", "to_tensors"]

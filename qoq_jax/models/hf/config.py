@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 from qoq_jax.errors import ConfigError
 from qoq_jax.models import variants
 from qoq_jax.models.hf import keys
-from qoq_jax.models.variants import DecoderConfig, EcgConfig, VisionConfig, VlmConfig
+from qoq_jax.models.variants import DecoderConfig, EcgConfig, PatchTower, Qwen3VisionConfig, VisionConfig, VlmConfig
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
+VIDEO_PREPROCESSOR = "video_preprocessor_config.json"
 MAX_PIXELS = 524_288  # of an image in QoQ-Med; VisionConfig.max_frame_patches of an imported model follows from it
 
 # Fields that change no number here, and are copied from the source on export. max_position_embeddings limits
@@ -46,16 +48,18 @@ class Architecture:
     Attributes:
       model_type: as in config.json.
       names: what `architectures` may hold; the first is written.
+      processor: class name of its processor in transformers.
       read: (config.json, whether the weights hold an ECG encoder) -> VlmConfig, adding to the section's problems.
-      write: VlmConfig -> the fields of config.json that read uses.
-      key_prefix: canonical tensor name -> the name that the hub's checkpoints of this family use.
+      write: (VlmConfig, IDLE fields, dtype) -> config.json.
+      published_name: canonical tensor name -> the name that the hub's checkpoints of this family use.
     """
 
     model_type: str
     names: tuple[str, ...]
+    processor: str
     read: Callable[[Section, bool], VlmConfig]
-    write: Callable[[VlmConfig], dict[str, Any]]
-    key_prefix: Callable[[str], str]
+    write: Callable[[VlmConfig, dict[str, Any], str], dict[str, Any]]
+    published_name: Callable[[str], str]
 
 
 class Section:
@@ -159,16 +163,18 @@ def _with_generation_ids(cfg: VlmConfig, root: Section, generation: dict[str, An
 
 def _check_preprocessor(directory: str, cfg: VlmConfig) -> None:
     """Pixels are normalised on the device with constants: a processor with others belongs to another model."""
-    path = os.path.join(directory, PREPROCESSOR)
-    if not os.path.exists(path):  # transformers 5 writes one file for all processors
-        path = os.path.join(directory, PROCESSOR)
-    found = _read_json(path)
-    found = found.get("image_processor", found)
     ours = write_preprocessor(cfg)
-    wrong = [f"{name} = {found[name]!r} is not supported, only {ours[name]!r}" for name in _PIXEL_FIELDS
-             if found.get(name) is not None and not _near(found[name], ours[name])]
-    if wrong:
-        raise ConfigError("; ".join(wrong), where=path, mend="use a checkpoint with the processor of Qwen2.5-VL")
+    for name, part in ((PREPROCESSOR, "image_processor"), (VIDEO_PREPROCESSOR, "video_processor")):
+        path = os.path.join(directory, name)
+        if os.path.exists(path):
+            found = _read_json(path)
+        else:  # transformers 5 writes one file for all processors
+            path = os.path.join(directory, PROCESSOR)
+            found = _read_json(path).get(part, {})
+        wrong = [f"{field} = {found[field]!r} is not supported, only {ours[field]!r}" for field in _PIXEL_FIELDS
+                 if found.get(field) is not None and not _near(found[field], ours[field])]
+        if wrong:
+            raise ConfigError("; ".join(wrong), where=path, mend=f"use a checkpoint with the {ours['processor_class']} of the hub")
 
 
 def _near(a: Any, b: Any) -> bool:
@@ -180,23 +186,43 @@ def _near(a: Any, b: Any) -> bool:
 
 def architecture(cfg: VlmConfig) -> Architecture:
     """The published family that a configuration belongs to."""
-    del cfg  # one family so far
-    return QWEN2_5_VL
+    return QWEN3_VL if isinstance(cfg.vision, Qwen3VisionConfig) else QWEN2_5_VL
 
 
 def write(cfg: VlmConfig, dtype: str, source: str | None = None) -> dict[str, Any]:
-    """config.json of a model whose tensors have `dtype`; fields that change no number come from `source`, a directory."""
+    """config.json of a model whose tensors have `dtype`; fields that change no number come from `source`, a directory.
+
+    Raises:
+      ConfigError: the family's config.json has no field for something that cfg says.
+    """
     family = architecture(cfg)
     theirs = _read_json(os.path.join(source, CONFIG)) if source else {}
     theirs = {**theirs, **(theirs.get("text_config") or {})}
-    fields = {"architectures": [family.names[0]], "model_type": family.model_type, "torch_dtype": dtype}
-    fields |= {"max_position_embeddings": 128000, "initializer_range": 0.02, "use_cache": True}
-    fields |= {name: theirs[name] for name in IDLE if name in theirs}
-    fields |= family.write(cfg)
+    idle = {"max_position_embeddings": 128000, "initializer_range": 0.02, "use_cache": True}
+    idle |= {name: theirs[name] for name in IDLE if name in theirs}
+    fields = {"architectures": [family.names[0]], "model_type": family.model_type, **family.write(cfg, idle, dtype)}
+    fields |= {theirs: getattr(cfg, ours) for ours, theirs, _ in _TOKEN_IDS}
     if cfg.ecg is not None:
         fields["time_series_token_id"] = cfg.ecg_token_id
         fields["time_series_config"] = {"tokens": cfg.ecg_tokens, **dataclasses.asdict(cfg.ecg)}
+    _check_says(family, cfg, fields)
     return fields
+
+
+def _check_says(family: Architecture, cfg: VlmConfig, fields: dict[str, Any]) -> None:
+    """Reads what was written: whoever loads the file must get the same model."""
+    read = family.read(root := Section(fields), cfg.ecg is not None)
+    elsewhere = {name: getattr(cfg, name) for name in ("eos_ids", "pad_id", "compute_dtype", "remat")}
+    if cfg.ecg is None:  # then they mean nothing
+        elsewhere |= {"ecg_tokens": cfg.ecg_tokens, "ecg_token_id": cfg.ecg_token_id}
+    vision = dataclasses.replace(read.vision, max_frame_patches=cfg.vision.max_frame_patches)
+    said, meant = (dataclasses.asdict(one) for one in (dataclasses.replace(read, vision=vision, **elsewhere), cfg))
+    lost = [f"{part}.{name} = {value!r}" for part in ("decoder", "vision") for name, value in meant[part].items()
+            if value != said[part][name]]
+    lost += [f"{name} = {value!r}" for name, value in meant.items() if name not in ("decoder", "vision") and value != said[name]]
+    if lost or root.problems:
+        raise ConfigError(f"{CONFIG} of {family.model_type} cannot say {', '.join(lost + root.problems)}",
+                          mend="export a model of a published family")
 
 
 def write_generation(cfg: VlmConfig) -> dict[str, Any]:
@@ -207,7 +233,7 @@ def write_generation(cfg: VlmConfig) -> dict[str, Any]:
 def write_preprocessor(cfg: VlmConfig) -> dict[str, Any]:
     """preprocessor_config.json of the image geometry and of the pixel statistics that the tower expects."""
     return {
-        "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor",
+        "image_processor_type": "Qwen2VLImageProcessor", "processor_class": architecture(cfg).processor,
         "image_mean": list(cfg.vision.pixel_mean), "image_std": list(cfg.vision.pixel_std), "rescale_factor": 1 / 255,
         "do_normalize": True, "do_rescale": True, "do_convert_rgb": True, "do_resize": True, "resample": 3,  # 3 = bicubic
         "patch_size": cfg.vision.patch_size, "temporal_patch_size": cfg.vision.temporal_patch_size,
@@ -220,19 +246,19 @@ def write_preprocessor(cfg: VlmConfig) -> dict[str, Any]:
 # What families share
 
 
-def read_ecg(root: Section, width: int, has_ecg: bool) -> dict[str, Any]:
-    """The ECG fields of VlmConfig; {"ecg": None, ...} without an encoder.
+def read_ecg(root: Section, width: int, has_ecg: bool, token_id: int) -> dict[str, Any]:
+    """The ECG fields of VlmConfig; {"ecg": None, ...} without an encoder. token_id: that of the family's tokenizer.
 
     The released QoQ-Med code fixes the encoder's sizes and pools an ECG to one token, and its config.json says
     neither; `time_series_config`, which `write` adds, says both.
     """
     section = root.section("time_series_config")
-    token = root.take("time_series_token_id", VlmConfig.ecg_token_id)
+    token = root.take("time_series_token_id", token_id)
     root.require("time_series_embed_dim", width)
     if section is None:
-        return {"ecg": variants.get("7b").ecg, "ecg_tokens": 1, "ecg_token_id": token} if has_ecg else {
+        return {"ecg": variants.BASE_ECG, "ecg_tokens": 1, "ecg_token_id": token} if has_ecg else {
             "ecg": None, "ecg_token_id": token}
-    published = variants.get("7b").ecg
+    published = variants.BASE_ECG
     sizes = {field.name: section.take(field.name, getattr(published, field.name), type(getattr(published, field.name)))
              for field in dataclasses.fields(EcgConfig)}
     tokens = section.take("tokens", 1)
@@ -276,62 +302,80 @@ def frame_patches(patch_size: int) -> int:
     return -(-MAX_PIXELS // patch_size**2 // 64) * 64
 
 
-# ------------------------------------------------------------------------------------------------------------
-# Qwen2.5-VL
+def read_vision_rope(tower: Section) -> float:
+    """The base of the vision tower's rotary frequencies; files of the hub leave it out."""
+    rope = tower.section("rope_parameters")
+    if rope is None:
+        return PatchTower.rope_theta
+    theta = rope.take("rope_theta", PatchTower.rope_theta, float)
+    rope.require("rope_type", "axial", "default")
+    rope.finish()
+    return float(theta)
 
 
-def _read_qwen2_5_vl(root: Section, has_ecg: bool) -> VlmConfig:
-    text = root.section("text_config") or root
-    tower = root.section("vision_config") or Section({}, "vision_config.", root.problems)
-    same_everywhere(root, text)
-
-    width, heads = text.take("hidden_size", 8192), text.take("num_attention_heads", 64)
-    kv_heads = heads if text.fields.get("num_key_value_heads", 8) is None else text.take("num_key_value_heads", 8)
-    if width % heads:
-        raise ConfigError(f"hidden_size {width} does not divide into {heads} heads")
-    layers = text.take("num_hidden_layers", 80)
-    theta, sections, rope = read_rope(root, text, 1e6)
+def read_text(root: Section, text: Section, theta: float, eps: float, **sizes: int) -> tuple[dict[str, Any], Section | None]:
+    """(the fields of DecoderConfig that both families have, the rest of the rope fields); `sizes`: the family's defaults."""
+    found = {name: text.take(name, default) for name, default in sizes.items()}
+    heads = found["num_attention_heads"]
+    if "num_key_value_heads" in text.fields and not text.has("num_key_value_heads"):  # null, as opposed to missing
+        found["num_key_value_heads"] = heads
+    theta, sections, rope = read_rope(root, text, theta)
     tied = text.take("tie_word_embeddings", False, bool) or root.take("tie_word_embeddings", False, bool)
     text.require("hidden_act", "silu")
-    text.require("head_dim", width // heads)
     text.require("use_sliding_window", False)
     text.require("attention_dropout", 0, 0.0)
-    text.require("layer_types", ["full_attention"] * layers)
+    text.require("layer_types", ["full_attention"] * found["num_hidden_layers"])
     for field in ("eos_token_id", "pad_token_id"):  # read with generation_config.json
-        text.take(field, None, list if isinstance(text.fields.get(field), list) else int)
-        root.take(field, None, list if isinstance(root.fields.get(field), list) else int)
+        for section in (text, root):
+            section.take(field, None, list if isinstance(section.fields.get(field), list) else int)
+    decoder = dict(
+        vocab_size=found["vocab_size"], width=found["hidden_size"], num_layers=found["num_hidden_layers"], num_heads=heads,
+        num_kv_heads=found["num_key_value_heads"], mlp_dim=found["intermediate_size"], tied_embeddings=tied,
+        mrope_section=sections, rope_theta=float(theta), norm_eps=text.take("rms_norm_eps", eps, float),
+    )  # fmt: skip
+    return decoder, rope
 
-    patch = tower.take("patch_size", 14)
-    vision_rope = tower.section("rope_parameters")
-    vision_theta = vision_rope.take("rope_theta", 1e4, float) if vision_rope else 1e4
-    tower.require("hidden_act", "silu")
-    tower.require("out_hidden_size", width, default=3584)
-    # These three are built into the pipeline's patches and their order.
-    tower.require("spatial_merge_size", 2)
+
+def read_tower(tower: Section, out_width: int, act: str, patch_size: int, **sizes: int) -> dict[str, Any]:
+    """The fields of PatchTower; `sizes`: the family's defaults."""
+    tower.require("hidden_act", act)
+    tower.require("out_hidden_size", out_width, default=3584)
+    # These are built into the pipeline's patches and their order.
+    tower.require("spatial_merge_size", PatchTower.merge_size)
     tower.require("temporal_patch_size", keys.PATCH_FRAMES)
     tower.require("in_channels", 3)
     tower.require("in_chans", 3)
-    if vision_rope:
-        vision_rope.require("rope_type", "axial", "default")
-        vision_rope.finish()
+    found = {name: tower.take(name, default) for name, default in sizes.items()}
+    patch = tower.take("patch_size", patch_size)
+    return dict(
+        width=found["hidden_size"], depth=found["depth"], num_heads=found["num_heads"], mlp_dim=found["intermediate_size"],
+        patch_size=patch, max_frame_patches=frame_patches(patch), rope_theta=read_vision_rope(tower),
+    )  # fmt: skip
 
-    ids = {ours: root.take(theirs, default) for ours, theirs, default in _TOKEN_IDS}
-    ecg = read_ecg(root, width, has_ecg)
-    decoder = dict(
-        vocab_size=text.take("vocab_size", 152064), width=width, num_layers=layers, num_heads=heads, num_kv_heads=kv_heads,
-        head_dim=width // heads, mlp_dim=text.take("intermediate_size", 29568), tied_embeddings=tied,
-        mrope_section=sections, rope_theta=float(theta), norm_eps=text.take("rms_norm_eps", 1e-5, float),
-    )  # fmt: skip
-    vision_sizes = dict(
-        width=tower.take("hidden_size", 3584), depth=tower.take("depth", 32), num_heads=tower.take("num_heads", 16),
-        mlp_dim=tower.take("intermediate_size", 3420), window=tower.take("window_size", 112),
-        full_attention_blocks=tuple(tower.take("fullatt_block_indexes", [7, 15, 23, 31], list)),
-        max_frame_patches=frame_patches(patch), patch_size=patch, rope_theta=float(vision_theta),
-    )  # fmt: skip
-    seconds = tower.take("tokens_per_second", 4)
-    for section in {id(s): s for s in (root, text, tower, rope) if s}.values():
-        section.finish()
-    return VlmConfig(DecoderConfig(**decoder), VisionConfig(**vision_sizes), tokens_per_second=seconds, **ecg, **ids)
+
+def write_text(cfg: VlmConfig) -> dict[str, Any]:
+    """The fields of the decoder that both families have."""
+    text = cfg.decoder
+    return {
+        "vocab_size": text.vocab_size, "hidden_size": text.width, "intermediate_size": text.mlp_dim,
+        "num_hidden_layers": text.num_layers, "num_attention_heads": text.num_heads, "num_key_value_heads": text.num_kv_heads,
+        "hidden_act": "silu", "rms_norm_eps": text.norm_eps, "attention_dropout": 0.0, "rope_theta": text.rope_theta,
+        "tie_word_embeddings": text.tied_embeddings, "pad_token_id": cfg.pad_id,
+        "eos_token_id": cfg.eos_ids[0] if cfg.eos_ids else None,
+    }  # fmt: skip
+
+
+def write_tower(cfg: VlmConfig) -> dict[str, Any]:
+    """The fields of the vision tower that both families have."""
+    tower = cfg.vision
+    fields = {
+        "hidden_size": tower.width, "depth": tower.depth, "num_heads": tower.num_heads, "intermediate_size": tower.mlp_dim,
+        "out_hidden_size": cfg.decoder.width, "in_channels": 3, "patch_size": tower.patch_size,
+        "spatial_merge_size": tower.merge_size, "temporal_patch_size": tower.temporal_patch_size,
+    }  # fmt: skip
+    if tower.rope_theta != PatchTower.rope_theta:  # the hub's files do not have the field
+        fields["rope_parameters"] = {"rope_type": "axial", "rope_theta": tower.rope_theta}
+    return fields
 
 
 _TOKEN_IDS = (
@@ -340,37 +384,114 @@ _TOKEN_IDS = (
 )  # fmt: skip
 
 
-def _write_qwen2_5_vl(cfg: VlmConfig) -> dict[str, Any]:
-    """Flat, as on the hub, which every version of transformers, vLLM and llama.cpp reads."""
-    text, tower = cfg.decoder, cfg.vision
-    fields = {
-        "vocab_size": text.vocab_size, "hidden_size": text.width, "intermediate_size": text.mlp_dim,
-        "num_hidden_layers": text.num_layers, "num_attention_heads": text.num_heads, "num_key_value_heads": text.num_kv_heads,
-        "hidden_act": "silu", "rms_norm_eps": text.norm_eps, "attention_dropout": 0.0, "use_sliding_window": False,
-        "rope_theta": text.rope_theta, "rope_scaling": {"type": "mrope", "mrope_section": list(text.mrope_section)},
-        "tie_word_embeddings": text.tied_embeddings, "pad_token_id": cfg.pad_id,
-        "eos_token_id": cfg.eos_ids[0] if cfg.eos_ids else None,
-        **{theirs: getattr(cfg, ours) for ours, theirs, _ in _TOKEN_IDS},
+def _sections(root: Section) -> tuple[Section, Section]:
+    """(text_config, or the root of a flat file; vision_config)."""
+    text = root.section("text_config") or root
+    tower = root.section("vision_config") or Section({}, "vision_config.", root.problems)
+    same_everywhere(root, text)
+    return text, tower
+
+
+def _finish(*sections: Section | None) -> None:
+    for section in {id(one): one for one in sections if one}.values():
+        section.finish()
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Qwen2.5-VL
+
+
+def _read_qwen2_5_vl(root: Section, has_ecg: bool) -> VlmConfig:
+    text, tower = _sections(root)
+    decoder, rope = read_text(
+        root, text, theta=1e6, eps=1e-5, vocab_size=152064, hidden_size=8192, intermediate_size=29568, num_hidden_layers=80,
+        num_attention_heads=64, num_key_value_heads=8)
+    width, heads = decoder["width"], decoder["num_heads"]
+    if width % heads:
+        raise ConfigError(f"hidden_size {width} does not divide into {heads} heads")
+    text.require("head_dim", width // heads)
+    vision = read_tower(tower, width, "silu", 14, hidden_size=3584, depth=32, num_heads=16, intermediate_size=3420)
+    vision["window"] = tower.take("window_size", 112)
+    vision["full_attention_blocks"] = tuple(tower.take("fullatt_block_indexes", [7, 15, 23, 31], list))
+    seconds = tower.take("tokens_per_second", 4)
+    ids = {ours: root.take(theirs, default) for ours, theirs, default in _TOKEN_IDS}
+    ecg = read_ecg(root, width, has_ecg, VlmConfig.ecg_token_id)
+    _finish(root, text, tower, rope)
+    return VlmConfig(DecoderConfig(**decoder, head_dim=width // heads), VisionConfig(**vision), tokens_per_second=seconds,
+                     **ecg, **ids)
+
+
+def _write_qwen2_5_vl(cfg: VlmConfig, idle: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Flat, as on the hub."""
+    tower = {
+        "model_type": "qwen2_5_vl", "hidden_act": "silu", "in_chans": 3, "spatial_patch_size": cfg.vision.patch_size,
+        "window_size": cfg.vision.window, "fullatt_block_indexes": list(cfg.vision.full_attention_blocks),
+        "tokens_per_second": cfg.tokens_per_second, **write_tower(cfg),
     }  # fmt: skip
-    fields["vision_config"] = {
-        "model_type": "qwen2_5_vl", "hidden_size": tower.width, "depth": tower.depth, "num_heads": tower.num_heads,
-        "intermediate_size": tower.mlp_dim, "out_hidden_size": text.width, "hidden_act": "silu", "in_channels": 3,
-        "in_chans": 3, "patch_size": tower.patch_size, "spatial_patch_size": tower.patch_size,
-        "spatial_merge_size": tower.merge_size, "temporal_patch_size": tower.temporal_patch_size,
-        "window_size": tower.window, "fullatt_block_indexes": list(tower.full_attention_blocks),
-        "tokens_per_second": cfg.tokens_per_second,
+    return {
+        "torch_dtype": dtype, **idle, **write_text(cfg), "use_sliding_window": False, "vision_config": tower,
+        "rope_scaling": {"type": "mrope", "mrope_section": list(cfg.decoder.mrope_section)},
     }  # fmt: skip
-    if tower.rope_theta != 1e4:  # the hub's files do not have the field
-        fields["vision_config"]["rope_parameters"] = {"rope_type": "axial", "rope_theta": tower.rope_theta}
-    return fields
 
 
 QWEN2_5_VL = Architecture(
     model_type="qwen2_5_vl",
     # The second name is QoQ-Med's: the same model with an ECG encoder.
     names=("Qwen2_5_VLForConditionalGeneration", "TimeSeriesQwen2_5_VLForConditionalGeneration"),
+    processor="Qwen2_5_VLProcessor",
     read=_read_qwen2_5_vl,
     write=_write_qwen2_5_vl,
-    key_prefix=lambda name: name,
+    published_name=lambda name: name,
 )
-ARCHITECTURES = {family.model_type: family for family in (QWEN2_5_VL,)}
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Qwen3-VL, dense
+
+
+def _read_qwen3_vl(root: Section, has_ecg: bool) -> VlmConfig:
+    text, tower = _sections(root)
+    decoder, rope = read_text(
+        root, text, theta=5e5, eps=1e-6, vocab_size=151936, hidden_size=4096, intermediate_size=22016, num_hidden_layers=32,
+        num_attention_heads=32, num_key_value_heads=32)
+    text.require("attention_bias", False)
+    if rope:
+        rope.require("mrope_interleaved", True)
+    vision = read_tower(tower, decoder["width"], "gelu_pytorch_tanh", 16, hidden_size=1152, depth=27, num_heads=16,
+                        intermediate_size=4304)
+    positions = tower.take("num_position_embeddings", 2304)
+    if (side := math.isqrt(max(positions, 0))) ** 2 != positions:
+        tower.problems.append(f"vision_config.num_position_embeddings = {positions} is not a square")
+    deepstack = tuple(tower.take("deepstack_visual_indexes", [8, 16, 24], list))
+    ids = {ours: root.take(theirs, default) for ours, theirs, default in _TOKEN_IDS}
+    ecg = read_ecg(root, decoder["width"], has_ecg, variants.QWEN3_ECG_TOKEN_ID)
+    head_dim = text.take("head_dim", 128)
+    _finish(root, text, tower, rope)
+    return VlmConfig(
+        DecoderConfig(**decoder, head_dim=head_dim, qkv_bias=False, qk_norm=True, mrope_interleaved=True),
+        Qwen3VisionConfig(**vision, position_grid=side, deepstack_blocks=deepstack), **ecg, **ids)
+
+
+def _write_qwen3_vl(cfg: VlmConfig, idle: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Nested, as on the hub."""
+    text = {
+        "model_type": "qwen3_vl_text", "dtype": dtype, **idle, **write_text(cfg), "head_dim": cfg.decoder.head_dim,
+        "attention_bias": False, "rope_scaling": {
+            "rope_type": "default", "mrope_section": list(cfg.decoder.mrope_section), "mrope_interleaved": True},
+    }  # fmt: skip
+    tower = {
+        "model_type": "qwen3_vl", "hidden_act": "gelu_pytorch_tanh", "num_position_embeddings": cfg.vision.position_grid**2,
+        "deepstack_visual_indexes": list(cfg.vision.deepstack_blocks), **write_tower(cfg),
+    }  # fmt: skip
+    return {"dtype": dtype, "tie_word_embeddings": cfg.decoder.tied_embeddings, "text_config": text, "vision_config": tower}
+
+
+QWEN3_VL = Architecture(
+    model_type="qwen3_vl",
+    names=("Qwen3VLForConditionalGeneration",),
+    processor="Qwen3VLProcessor",
+    read=_read_qwen3_vl,
+    write=_write_qwen3_vl,
+    published_name=keys.transformers_5,
+)
+ARCHITECTURES = {family.model_type: family for family in (QWEN2_5_VL, QWEN3_VL)}

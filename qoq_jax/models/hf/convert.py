@@ -48,11 +48,12 @@ def run(arguments) -> int:
         ecg_jepa.convert(source, dest)
     elif os.path.isdir(os.path.join(source, "checkpoints")):
         from qoq_jax.train import loop  # the trainer is needed for runs only
+        from qoq_jax.train.setup import tokenizer_source
 
         setup, params, _ = loop.restore_run(source, arguments.stage, prepare=False)
         cfg, params = with_ecg(setup.model, params, arguments.ecg, arguments.ecg_heads)
         with tempfile.TemporaryDirectory() as folder:
-            save(dest, cfg, params, tokenizer_files(setup.config.model.tokenizer, folder), dtype=dtype, shard_size=limit)
+            save(dest, cfg, params, tokenizer_files(tokenizer_source(setup.config), folder), dtype=dtype, shard_size=limit)
     else:
         directory = resolve(source)
         cfg, params = with_ecg(*load(directory), arguments.ecg, arguments.ecg_heads)

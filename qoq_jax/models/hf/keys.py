@@ -1,8 +1,9 @@
 """Names and layouts of published tensors: two key schemes, and how their arrays and ours map onto each other.
 
-A `ParamSpec` names its tensor in the scheme of the hub (`visual.*`, `model.layers.*`, `lm_head.weight`), here
-called canonical. transformers 5 in memory, and directories it saves with `save_original_format=False`, use
-`model.visual.*` and `model.language_model.*`. ECG weights have the names of QoQ-Med in both.
+A `ParamSpec` names its tensor in the scheme of Qwen2.5-VL on the hub (`visual.*`, `model.layers.*`,
+`lm_head.weight`), here called canonical. Qwen3-VL on the hub, transformers 5 in memory, and directories it saves with
+`save_original_format=False`, use `model.visual.*` and `model.language_model.*`. ECG weights have the names of
+QoQ-Med in both.
 """
 
 from __future__ import annotations
@@ -23,10 +24,18 @@ PATCH_FRAMES = 2  # temporal_patch_size of every published model; the config rea
 
 
 def canonical(name: str) -> str:
-    """The hub's name of a tensor that either scheme names."""
+    """The canonical name of a tensor that either scheme names."""
     for theirs, ours in TRANSFORMERS_5:
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
+    return name
+
+
+def transformers_5(name: str) -> str:
+    """The other scheme's name of a tensor; inverse of `canonical`."""
+    for theirs, ours in TRANSFORMERS_5:
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
     return name
 
 

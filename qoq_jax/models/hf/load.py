@@ -81,17 +81,26 @@ def load(directory: str, mesh: Mesh | None = None, dtype: Any = None) -> tuple[V
       CheckpointError: files that cannot be read, or tensors that are missing, left over, of another shape or
         type than the config asks for; all are named, and nothing is loaded.
     """
-    tensors = files.open_directory(directory)
+    by_name, cfg = _open(directory)
+    params = from_tensors(vlm.param_specs(cfg), _checked_and_dropped(by_name, cfg, directory), mesh, dtype, where=directory)
+    compute = "float32" if params["decoder"]["embedding"].dtype == jnp.float32 else "bfloat16"
+    return dataclasses.replace(cfg, compute_dtype=compute), params
+
+
+def read_config(directory: str) -> VlmConfig:
+    """The configuration that `load` returns, from config.json and the headers of the weights; raises the same errors."""
+    return _open(directory)[1]
+
+
+def _open(directory: str) -> tuple[dict[str, files.TensorFile], VlmConfig]:
+    """Tensors by canonical name, and the configuration."""
     by_name: dict[str, files.TensorFile] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in files.open_directory(directory).items():
         if (key := keys.canonical(name)) in by_name:
             raise CheckpointError(f"{name} and {by_name[key].name} are the same weight", where=directory,
                                   mend="keep one of the two key schemes")
         by_name[key] = tensor
-    cfg = config_lib.read(directory, has_ecg=any(key.startswith(keys.ECG_PREFIX) for key in by_name))
-    params = from_tensors(vlm.param_specs(cfg), _checked_and_dropped(by_name, cfg, directory), mesh, dtype, where=directory)
-    compute = "float32" if params["decoder"]["embedding"].dtype == jnp.float32 else "bfloat16"
-    return dataclasses.replace(cfg, compute_dtype=compute), params
+    return by_name, config_lib.read(directory, has_ecg=any(key.startswith(keys.ECG_PREFIX) for key in by_name))
 
 
 def _checked_and_dropped(tensors: dict[str, files.TensorFile], cfg: VlmConfig, where: str) -> dict[str, files.TensorFile]:

@@ -1,6 +1,6 @@
-"""Parameters -> a directory that transformers, vLLM and llama.cpp load.
+"""Parameters -> a directory as on the hub, which transformers loads (tests/parity).
 
-Names and config.json are those of the hub (both key schemes are read, one is written). Tensors are made on the
+Names and config.json are those of the family on the hub (both key schemes are read, one is written). Tensors are made on the
 devices and written one at a time.
 """
 
@@ -108,13 +108,13 @@ def _tensors(cfg, specs, leaves, dtype, plan) -> Iterator[np.ndarray]:
 
 def _write_weights(directory: str, cfg: VlmConfig, plan, tensors: Iterator[np.ndarray], shard_size: int) -> None:
     """model.safetensors, or numbered files and their index."""
-    prefix = config_lib.architecture(cfg).key_prefix
+    published_name = config_lib.architecture(cfg).published_name
     sizes = {key: math.prod(shape) * files.DTYPES[kind].itemsize for key, (kind, shape) in plan.items()}
     groups = list(files.shard(sizes, shard_size))
     place = {}
     for number, group in enumerate(groups):
         name = files.SINGLE if len(groups) == 1 else f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
-        part = {prefix(key): plan[key] for key in group}
+        part = {published_name(key): plan[key] for key in group}
         place |= dict.fromkeys(part, name)
         if jax.process_index() == 0:
             files.write(os.path.join(directory, name), part, (next(tensors) for _ in group))
