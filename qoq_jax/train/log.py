@@ -66,23 +66,33 @@ class MetricWriter:
 
 
 class Progress:
-    """One live line: stage, step, time left, and what is worth watching. Rewritten in place on a terminal."""
+    """A live display: stage, step, time left and what is worth watching, and below it the reward of each domain.
+
+    Rewritten in place on a terminal; elsewhere every line is printed, the one of the domains every fifth time.
+    """
 
     def __init__(self, stage: str, steps: int, start: int = 0):
         self._stage, self._steps, self._start = stage, steps, start
         self._began = time.monotonic()
         self._tty = sys.stdout.isatty()
+        self._shown, self._lines = 0, 1
 
-    def show(self, step: int, facts: dict[str, str]) -> None:
+    def show(self, step: int, facts: dict[str, str], domains: dict[str, float] | None = None) -> None:
         done, elapsed = step - self._start, time.monotonic() - self._began
         left = elapsed / max(done, 1) * (self._steps - step)
         line = f"{self._stage} {step}/{self._steps}  left {clock(left)}  " + "  ".join(f"{k} {v}" for k, v in facts.items())
+        lines = [line]
+        if domains and (self._tty or self._shown % 5 == 0):
+            lines.append("  reward: " + "  ".join(f"{name} {value:.2f}" for name, value in domains.items()))
+        self._shown += 1
         if self._tty:
             width = os.get_terminal_size().columns
+            home = f"\x1b[{self._lines - 1}F" if self._lines > 1 else "\r"
             end = "\n" if step == self._steps else ""
-            print("\r\x1b[K" + line[:width - 1], end=end, flush=True)
+            print(home + "\n".join("\x1b[K" + text[:width - 1] for text in lines), end=end, flush=True)
+            self._lines = len(lines)
         else:
-            print(line, flush=True)
+            print("\n".join(lines), flush=True)
 
 
 def clock(seconds: float) -> str:

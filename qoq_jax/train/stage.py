@@ -225,7 +225,8 @@ class Stage:
                         row |= self._validation.run(self.setup, done, self.weights(state), state.params)
                 writer.write(name, done, row)
                 progress.show(done, headline(row) | {"tok/s": f"{row['tokens_per_second']:.0f}",
-                                                     "recompiles": str(int(row["recompiles"]))})
+                                                     "recompiles": str(int(row["recompiles"]))},
+                              {key.removeprefix("reward/domain/"): row[key] for key in row if key.startswith("reward/domain/")})
                 window, began = [], time.perf_counter()
                 if int(state.skipped) >= cfg.optimizer.max_skipped:
                     raise QoqError(f"{int(state.skipped)} updates in a row were not finite", where=f"{name} step {done}",
