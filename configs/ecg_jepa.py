@@ -14,6 +14,7 @@ It leaves runs/ecg_jepa/ecg_encoder.safetensors, which a model starts from:
 """
 
 from qoq_jax import config as qoq_config
+from qoq_jax.errors import ConfigError
 
 
 def get_config(arg: str = "random"):
@@ -27,5 +28,5 @@ def get_config(arg: str = "random"):
     if arg == "block":
         config.ecg.mask, config.ecg.mask_low, config.ecg.mask_high = "block", 0.175, 0.225
     elif arg != "random":
-        raise ValueError(f"unknown argument {arg!r}: use random or block")
+        raise ConfigError(f"unknown argument {arg!r}", mend="use random or block")
     return config

@@ -7,6 +7,7 @@
 """
 
 from qoq_jax import config as qoq_config
+from qoq_jax.errors import ConfigError
 
 
 def get_config(arg: str = "drpo"):
@@ -47,5 +48,5 @@ def get_config(arg: str = "drpo"):
         config.sft.steps = 20
         config.rl.steps = 5
     elif arg not in ("drpo", "grpo"):
-        raise ValueError(f"unknown argument {arg!r}: use drpo, grpo or smoke")
+        raise ConfigError(f"unknown argument {arg!r}", mend="use drpo, grpo or smoke")
     return config

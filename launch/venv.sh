@@ -12,7 +12,8 @@ install_into_venv() {
     exit 2
   }
   echo "installing qoq_jax into $VENV (a minute or two, once)"
-  [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+  # An interrupted first start can leave a python without pip.
+  "$VENV/bin/python" -m pip --version > /dev/null 2>&1 || "$PYTHON" -m venv --clear "$VENV"
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$1]"
   echo "$state" > "$stamp"
 }

@@ -41,7 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except OSError as error:
         if error.errno not in _DISK_FULL:
-            raise
+            if error.filename is None:
+                raise
+            print(f"qoq: {error.filename}: {error.strerror} (mend: check the path and its rights)", file=sys.stderr)
+            return 1
         print(f"qoq: {error.filename or 'cannot write'}: {error.strerror} (mend: free disk space, or choose another data.root or "
               "workdir)", file=sys.stderr)
         return 1

@@ -275,7 +275,12 @@ def load(path: str) -> ml_collections.ConfigDict:
     module = load_module(file)
     if not hasattr(module, "get_config"):
         raise ConfigError("defines no get_config(arg)", where=file)
-    return module.get_config(arg) if arg else module.get_config()
+    try:
+        return module.get_config(arg) if arg else module.get_config()
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a config file does wrong is a mistake in the config
+        raise ConfigError(f"get_config failed ({type(error).__name__}: {error})", where=path, mend="mend the config file") from error
 
 
 def load_module(file: str):
@@ -290,7 +295,12 @@ def load_module(file: str):
                           mend=f"did you mean {near[0]!r}?" if near else "give the path of a file in configs/")
     module_spec = importlib.util.spec_from_file_location("qoq_config", file)
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"cannot be read ({type(error).__name__}: {error})", where=file, mend="mend the config file") from error
     return module
 
 

@@ -140,6 +140,9 @@ def fetch(
     done = _finished(root, pinned)
     if done is not None:
         return done
+    ours = any((root / name).exists() for name in ("samples.json", "SOURCES.md"))
+    if not ours and any((root / name).exists() for name in ("media", *(f"{split}.jsonl" for split in schema.SPLITS))):
+        raise DataError("holds another data set, which would be replaced", where=str(root), mend="choose an empty or new folder")
     try:
         root.mkdir(parents=True, exist_ok=True)
         raw = root / "raw"

@@ -363,6 +363,14 @@ def _finished(root: Path, mark: str) -> dict | None:
     return manifest if manifest.get("fingerprint") == mark else None
 
 
+def _is_ours(root: Path) -> bool:
+    """Whether a folder holds a climb-mini, of whatever arguments: another data set must not be replaced."""
+    try:
+        return "imbalance" in json.loads((root / "manifest.json").read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 @contextlib.contextmanager
 def _only_one(root: Path):
     """Two builds of one folder take turns; the second finds the first one's result."""
@@ -408,7 +416,7 @@ def build(
             done = _finished(root, mark)
             if done:
                 return done
-            if root.exists() and any(root.iterdir()) and not (root / "manifest.json").exists():
+            if root.exists() and any(root.iterdir()) and not _is_ours(root):
                 raise DataError(
                     "is not a climb-mini folder", where=str(root), mend="choose an empty or new folder"
                 )

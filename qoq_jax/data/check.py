@@ -39,6 +39,8 @@ def run(file: str) -> int:
 
 def describe(root: str) -> int:
     """Prints the rows of a data set folder by split, domain, data set and label."""
+    if not any(os.path.exists(os.path.join(root, f"{split}.jsonl")) for split in schema.SPLITS):
+        raise DataError("no train.jsonl, validation.jsonl or test.jsonl there", where=root, mend="name a data set folder")
     for split in schema.SPLITS:
         if not os.path.exists(os.path.join(root, f"{split}.jsonl")):
             continue

@@ -143,7 +143,7 @@ class BatchIterator(grain.DatasetIterator):
                 f"{len(self.quarantined)} samples could not be made, the limit is {self._max_quarantined}; "
                 f"the last: {bad.error}",
                 where=bad.key,
-                mend="mend the data, or raise max_bad",
+                mend="mend the data, or raise data.max_bad_fraction",
             )
 
     def get_state(self) -> dict[str, Any]:

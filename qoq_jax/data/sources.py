@@ -13,8 +13,10 @@ from qoq_jax.data import schema
 from qoq_jax.errors import DataError
 
 
-def load(root: str | os.PathLike, split: str) -> list[schema.Row]:
+def load(root: str | os.PathLike, split: str, faults: list[str] | None = None) -> list[schema.Row]:
     """The rows of root/{split}.jsonl, validated, in file order; media paths are relative to root.
+
+    faults: when given, broken rows are left out and described in it.
 
     Raises:
       DataError: unknown split, no such file, a broken or empty file, a row that says another split.
@@ -26,7 +28,7 @@ def load(root: str | os.PathLike, split: str) -> list[schema.Row]:
         raise DataError(
             "no such row file", where=str(path), mend="build or fetch the data set first (qoq data)"
         )
-    rows = schema.read_jsonl(path)
+    rows = schema.read_jsonl(path, faults)
     for row in rows:
         if row.split not in ("", split):
             raise DataError(

@@ -29,9 +29,18 @@ from qoq_jax.train.setup import Setup, assemble, is_published, model_config
 def run(cfg: Config) -> int:
     """`qoq train`. Returns the exit code."""
     # ------------------------------------------------------------------------------------------------ set-up
-    started = time.time()
     os.makedirs(cfg.workdir, exist_ok=True)
-    _claim_workdir(cfg)
+    claimed = _claim_workdir(cfg)
+    try:
+        return _run(cfg)
+    except ConfigError:
+        if claimed and not os.path.exists(os.path.join(cfg.workdir, "metrics.jsonl")):
+            os.remove(os.path.join(cfg.workdir, "config.json"))  # nothing was trained: the mended config may have the workdir
+        raise
+
+
+def _run(cfg: Config) -> int:
+    started = time.time()
     # Private to the run, since a compile cache is code: a restart then begins without compiling again.
     cache = cfg.compile_cache or os.path.join(cfg.workdir, "compile_cache")
     jax.config.update("jax_compilation_cache_dir", os.path.abspath(cache))
@@ -159,8 +168,8 @@ def _eval_file(workdir: str, stage: str, split: str) -> str:
 # -------------------------------------------------------------------------------------------------------- bookkeeping
 
 
-def _claim_workdir(cfg: Config) -> None:
-    """Writes config.json, or checks that the run there was started with the same config."""
+def _claim_workdir(cfg: Config) -> bool:
+    """Writes config.json and returns True, or checks that the run there was started with the same config."""
     path = os.path.join(cfg.workdir, "config.json")
     ours = json.loads(json.dumps(dataclasses.asdict(cfg)))
     if os.path.exists(path):
@@ -170,10 +179,11 @@ def _claim_workdir(cfg: Config) -> None:
         if changed:
             raise ConfigError(f"the run there was started with another {', '.join(changed[:5])}", where=cfg.workdir,
                               mend="give the same config, or another --config.workdir")
-        return
+        return False
     with open(path + ".tmp", "w", encoding="utf-8") as f:
         json.dump(ours, f, indent=1)
     os.replace(path + ".tmp", path)
+    return True
 
 
 def _differences(a, b, prefix: str = ""):

