@@ -4,8 +4,8 @@
     qoq sweep configs/evidence.py --only grpo,drpo --seeds 2           # a part of it; later calls go on from there
     qoq train --config=configs/evidence.py:start --config.workdir=runs/evidence/start     # one run by hand
 
-It writes runs/evidence/report.md with accuracy and macro-F1 by domain, paired differences to GRPO and learning curves. The numbers
-of a sweep are in docs/evidence.md once one has been run to its end.
+It writes runs/evidence/report.md with accuracy and macro-F1 by domain, paired differences to GRPO and learning curves. No sweep has
+been run to its end yet, so there is no expected number; about 2 to 4 minutes a run are an estimate.
 
 All runs share everything but the algorithm: the warm start, its 240 supervised steps on 600 labelled rows, the questions of each
 step (per seed), steps, learning rate and KL. Nothing is tuned for one of them.
