@@ -36,19 +36,25 @@ def tiny_config() -> Qwen2_5_VLConfig:
     )  # fmt: skip
 
 
+def randomise(model) -> dict[str, torch.Tensor]:
+    """Gives a model random weights that float16 holds exactly; returns its tensors under the hub's names."""
+    for name, weight in model.named_parameters():
+        noise = torch.randn_like(weight) * (weight.shape[-1] ** -0.5 if weight.ndim > 1 else 0.1)
+        scale = ("norm" in name or "ln_q" in name) and name.endswith("weight")
+        weight.copy_((1 + noise if scale else noise).half().float())
+    return {
+        name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): tensor
+        for name, tensor in model.state_dict().items()
+    }
+
+
 @torch.no_grad()
 def main():
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     config = tiny_config()
     model = Qwen2_5_VLForConditionalGeneration(config).eval().float()
-    for name, weight in model.named_parameters():
-        noise = torch.randn_like(weight) * (weight.shape[-1] ** -0.5 if weight.ndim > 1 else 0.1)
-        weight.copy_((1 + noise if "norm" in name or "ln_q" in name else noise).half().float())
-    published = {
-        name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): tensor
-        for name, tensor in model.state_dict().items()
-    }
+    published = randomise(model)
     arrays = {f"weight:{name}": tensor.numpy().astype(np.float16) for name, tensor in published.items()}
 
     # Two images and a two-step video in one packed sequence.

@@ -10,6 +10,7 @@ import pathlib
 
 import numpy as np
 import torch
+from make_hf_fixtures import randomise
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl import modeling_qwen3_vl as hf
 
@@ -40,13 +41,7 @@ def main():
     rng = np.random.default_rng(0)
     config = tiny_config()
     model = Qwen3VLForConditionalGeneration(config).eval().float()
-    for name, weight in model.named_parameters():
-        noise = torch.randn_like(weight) * (weight.shape[-1] ** -0.5 if weight.ndim > 1 else 0.1)
-        weight.copy_((1 + noise if "norm" in name and name.endswith("weight") else noise).half().float())
-    published = {
-        name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): tensor
-        for name, tensor in model.state_dict().items()
-    }
+    published = randomise(model)
     arrays = {f"weight:{name}": tensor.numpy().astype(np.float16) for name, tensor in published.items()}
 
     # Two images and a two-step video in one packed sequence.
