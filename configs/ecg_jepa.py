@@ -1,6 +1,6 @@
 """ECG-JEPA pretraining of the ECG encoder (arXiv 2410.08559) on climb-mini's ECGs or your own, and its linear probe.
 
-    qoq train --config=configs/ecg_jepa.py              random masking; about 4 minutes on 2 cores.
+    qoq train --config=configs/ecg_jepa.py              random masking; some 4 minutes on 2 cores (added up from its parts).
                                                         Held-out linear probe of the seven classes: macro AUROC 0.901 to
                                                         0.921, macro-F1 0.707 to 0.761
     qoq train --config=configs/ecg_jepa.py:block        multi-block masking
