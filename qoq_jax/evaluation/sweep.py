@@ -9,6 +9,8 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import os
+import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -81,10 +83,15 @@ def run(file: str, out: str, only: Sequence[str] = (), seeds: int | None = None,
     starts, others = jobs(sweep, out, only)
     os.makedirs(out, exist_ok=True)
     lock, failed = threading.Lock(), []
+    shares: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
 
     def one(job: Job) -> None:
         if not os.path.exists(os.path.join(job.folder, "run.json")):
-            code = _train(file, job, out, overrides)
+            cores = shares.get()
+            try:
+                code = _train(file, job, out, cores, overrides)
+            finally:
+                shares.put(cores)
             if code:
                 with lock:
                     failed.append(job)
@@ -96,12 +103,22 @@ def run(file: str, out: str, only: Sequence[str] = (), seeds: int | None = None,
             print(f"{job.folder}  ({done} of {len(others)} runs)", flush=True)
 
     for group in (starts, others):
-        with concurrent.futures.ThreadPoolExecutor(max(side_by_side, 1)) as pool:
+        at_a_time = max(1, min(side_by_side, len(group)))
+        shares = queue.SimpleQueue()
+        for share in core_shares(at_a_time):
+            shares.put(share)
+        with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
             list(pool.map(one, group))
         if failed and group is starts:
             break
     print(f"report: {os.path.join(out, 'report.md')}")
     return 1 if failed else 0
+
+
+def core_shares(runs: int) -> list[tuple[int, ...]]:
+    """The cores this process may use, dealt out to runs side by side: threads of one run that wait for another's cost more."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return [tuple(cores[i::runs]) if len(cores) >= runs else tuple(cores) for i in range(runs)]
 
 
 def load(file: str) -> Sweep:
@@ -119,13 +136,15 @@ def load(file: str) -> Sweep:
     return found
 
 
-def _train(file: str, job: Job, out: str, overrides: Sequence[str]) -> int:
-    """`qoq train` of a job in a process of its own; its output goes to FOLDER.log."""
+def _train(file: str, job: Job, out: str, cores: Sequence[int], overrides: Sequence[str]) -> int:
+    """`qoq train` of a job in a process of its own on its cores; its output goes to FOLDER.log."""
     os.makedirs(os.path.dirname(job.folder), exist_ok=True)
     command = [sys.executable, "-m", "qoq_jax.cli", "train", f"--config={file}:{job.name}", f"--config.seed={job.seed}",
                f"--config.workdir={job.folder}", f"--config.compile_cache={os.path.join(out, 'compile_cache')}", *overrides]
     if job.start:
         command.append(f"--config.start={job.start}")
+    if cores and shutil.which("taskset"):
+        command = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
     with open(f"{job.folder}.log", "a", encoding="utf-8") as log:
         try:
             return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode

@@ -32,7 +32,8 @@ def finish(folder: str, stage: str, score: float) -> None:
 def test_every_run_is_made_once_from_its_start(tmp_path, monkeypatch):
     made = []
 
-    def train(file, job, out, overrides):
+    def train(file, job, out, cores, overrides):
+        assert set(cores) <= os.sched_getaffinity(0)
         made.append(job)
         finish(job.folder, "rl" if job.start else "sft", SCORES.get(job.name, [0.3])[job.seed])
         return 0
@@ -53,7 +54,7 @@ def test_every_run_is_made_once_from_its_start(tmp_path, monkeypatch):
 
 def test_a_failed_start_ends_the_sweep(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sweep, "load", lambda file: PLAN)
-    monkeypatch.setattr(sweep, "_train", lambda file, job, out, overrides: 1)
+    monkeypatch.setattr(sweep, "_train", lambda file, job, out, cores, overrides: 1)
     assert sweep.run("evidence.py", str(tmp_path)) == 1
     assert capsys.readouterr().out.count("failed with exit code 1") == 1
 
@@ -61,6 +62,13 @@ def test_a_failed_start_ends_the_sweep(tmp_path, monkeypatch, capsys):
 def test_a_run_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match="no run gspo in the sweep"):
         sweep.jobs(PLAN, "out", ["gspo"])
+
+
+def test_runs_side_by_side_share_no_core():
+    cores = sorted(os.sched_getaffinity(0))
+    shares = sweep.core_shares(len(cores))
+    assert sorted(core for share in shares for core in share) == cores and all(shares)
+    assert sweep.core_shares(len(cores) + 1) == [tuple(cores)] * (len(cores) + 1)
 
 
 def test_intervals_and_areas():
