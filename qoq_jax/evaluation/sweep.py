@@ -26,7 +26,8 @@ class Sweep:
     """What to run.
 
     Attributes:
-      runs: config arg -> arg of the run whose weights it starts from; a start has "" and is run once, with seed 0.
+      runs: config arg -> arg of the run whose weights it starts from, listed before it; "" = its own. A run that others start
+        from is a start: it is run once, with seed 0, ends with stage sft and is not compared.
       baseline: arg that the others are compared with, seed by seed.
       seeds: runs of each arg that is not a start.
     """
@@ -36,7 +37,12 @@ class Sweep:
     seeds: int = 5
 
     def starts(self) -> list[str]:
-        return [name for name, start in self.runs.items() if not start]
+        return [name for name in self.runs if name in self.runs.values()]
+
+    def behind(self, name: str) -> list[str]:
+        """The starts that a run needs, the first to be made first."""
+        start = self.runs[name]
+        return [*self.behind(start), start] if start else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +64,11 @@ def jobs(sweep: Sweep, out: str, only: Sequence[str] = ()) -> tuple[list[Job], l
     unknown = [name for name in only if name not in sweep.runs]
     if unknown:
         raise ConfigError(f"no run {', '.join(unknown)} in the sweep", mend=f"it has {', '.join(sweep.runs)}")
-    wanted = [name for name, start in sweep.runs.items() if start and (not only or name in only)]
-    folder = lambda name: os.path.join(out, name)  # noqa: E731
-    starts = [Job(name, 0, folder(name), "") for name in sweep.starts() if name in {sweep.runs[w] for w in wanted}]
+    begins = sweep.starts()
+    wanted = [name for name in sweep.runs if name not in begins and (not only or name in only)]
+    needed = {start for name in wanted for start in sweep.behind(name)}
+    folder = lambda name: os.path.join(out, name) if name else ""  # noqa: E731
+    starts = [Job(name, 0, folder(name), folder(sweep.runs[name])) for name in begins if name in needed]
     others = [Job(name, seed, os.path.join(folder(name), f"seed{seed}"), folder(sweep.runs[name]))
               for seed in range(sweep.seeds) for name in wanted]
     return starts, others
@@ -102,14 +110,14 @@ def run(file: str, out: str, only: Sequence[str] = (), seeds: int | None = None,
             done = sum(os.path.exists(os.path.join(j.folder, "run.json")) for j in others)
             print(f"{job.folder}  ({done} of {len(others)} runs)", flush=True)
 
-    for group in (starts, others):
+    for group in (*([job] for job in starts), others):
         at_a_time = max(1, min(side_by_side, len(group)))
         shares = queue.SimpleQueue()
         for share in core_shares(at_a_time):
             shares.put(share)
         with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
             list(pool.map(one, group))
-        if failed and group is starts:
+        if failed and group is not others:
             break
     print(f"report: {os.path.join(out, 'report.md')}")
     return 1 if failed else 0
@@ -131,8 +139,10 @@ def load(file: str) -> Sweep:
     found = getattr(module, "SWEEP", None)
     if not isinstance(found, Sweep):
         raise ConfigError("defines no SWEEP", where=file, mend="SWEEP = Sweep(runs={...}, baseline=...), as configs/evidence.py")
-    if found.baseline not in found.runs or any(start and start not in found.starts() for start in found.runs.values()):
-        raise ConfigError("SWEEP names a baseline or a start that is no run of its own", where=file)
+    names = list(found.runs)
+    late = [name for i, (name, start) in enumerate(found.runs.items()) if start and start not in names[:i]]
+    if late or found.baseline not in names:
+        raise ConfigError("SWEEP has a baseline that is no run, or a run listed before its start", where=file)
     return found
 
 

@@ -25,11 +25,12 @@ METRICS = (("exact_match", "accuracy"), ("macro_f1", "macro-F1"))
 
 def write(sweep: Sweep, out: str) -> None:
     """Writes the report of the runs that are finished."""
-    found = {name: collect(out, name, start) for name, start in sweep.runs.items()}
+    starts = sweep.starts()
+    found = {name: collect(out, name, start, name in starts) for name, start in sweep.runs.items()}
     found = {name: runs for name, runs in found.items() if runs}
     with open(os.path.join(out, "results.json"), "w", encoding="utf-8") as f:
         json.dump(found, f, indent=1)
-    compared = {name: runs for name, runs in found.items() if sweep.runs[name]}
+    compared = {name: runs for name, runs in found.items() if name not in starts}
     chart = curves(compared)
     if chart:
         with open(os.path.join(out, "curves.svg"), "w", encoding="utf-8") as f:
@@ -42,28 +43,41 @@ def write(sweep: Sweep, out: str) -> None:
         f.write("\n".join(parts))
 
 
-def collect(out: str, name: str, start: str) -> dict[str, dict]:
-    """{seed: {"overall", "domains", "curve", "area", "reward_share", "seconds"}} of the finished runs of an arg."""
-    folders = {"0": os.path.join(out, name)}
-    if start:
+def collect(out: str, name: str, start: str, once: bool) -> dict[str, dict]:
+    """{seed: {"overall", "domains", "curve", "area", "reward_share", "seconds"}} of the finished runs of an arg.
+
+    Args:
+      start: the run that it starts from, "" = none.
+      once: it is a start itself, run once and with stage sft alone.
+    """
+    if once:
+        folders = {"0": os.path.join(out, name)}
+    else:
         parent = os.path.join(out, name)
         names = sorted(os.listdir(parent)) if os.path.isdir(parent) else []
         folders = {n.removeprefix("seed"): os.path.join(parent, n) for n in names if n.startswith("seed") and n[4:].isdigit()}
-    return {seed: one for seed, folder in folders.items() if (one := read_run(folder, "rl" if start else "sft"))}
+    before = learning_curve(os.path.join(out, start), "sft")[-1:] if start else []
+    return {seed: one for seed, folder in folders.items() if (one := read_run(folder, "sft" if once else "rl", before))}
 
 
-def read_run(folder: str, stage: str) -> dict | None:
-    """What the report says of a run, or None when it is not finished."""
+def learning_curve(folder: str, stage: str) -> list:
+    """[[step, validation macro-F1], ...] of a stage; [] when nothing was validated."""
+    path = os.path.join(folder, f"validation-{stage}.json")
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)
+
+
+def read_run(folder: str, stage: str, before: list) -> dict | None:
+    """What the report says of a run, or None when it is not finished; its curve begins with `before`, the start's last point."""
     path = os.path.join(folder, "eval", f"{stage}.json")
     if not os.path.exists(path) or not os.path.exists(os.path.join(folder, "run.json")):
         return None
     with open(path, encoding="utf-8") as f:
         group = json.load(f)["summary"]["sources"]["climb-mini"]
     domains = {name: {key: of[key] for key, _ in METRICS} for name, of in group["domains"].items()}
-    curve, scores = [], os.path.join(folder, f"validation-{stage}.json")
-    if os.path.exists(scores):
-        with open(scores, encoding="utf-8") as f:
-            curve = json.load(f)
+    curve = [[0, score] for _, score in before] + learning_curve(folder, stage)
     rows = []
     with open(os.path.join(folder, "metrics.jsonl"), encoding="utf-8") as f:
         rows = [row for row in map(json.loads, f) if row["stage"] == stage]
@@ -115,7 +129,7 @@ def overall_table(sweep: Sweep, found: dict) -> str:
              " rewards' share |", "|---" * 9 + "|"]
     for name, runs in found.items():
         pick = lambda get: [v for run in runs.values() if (v := get(run)) is not None]  # noqa: E731, B023
-        differences = [shown(paired(runs, baseline, key), signed=True) if name != sweep.baseline and sweep.runs[name] else ""
+        differences = [shown(paired(runs, baseline, key), signed=True) if name != sweep.baseline and name not in sweep.starts() else ""
                        for key in ("macro_f1", "area")]
         seconds, share = pick(lambda r: r["seconds_a_step"]), pick(lambda r: r["reward_share"])
         lines.append(

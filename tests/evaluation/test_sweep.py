@@ -11,7 +11,7 @@ from scipy import stats
 from qoq_jax.errors import ConfigError
 from qoq_jax.evaluation import sweep, sweep_report
 
-PLAN = sweep.Sweep(runs={"start": "", "grpo": "start", "drpo": "start"}, baseline="grpo", seeds=3)
+PLAN = sweep.Sweep(runs={"seeing": "", "start": "seeing", "grpo": "start", "drpo": "start"}, baseline="grpo", seeds=3)
 SCORES = {"grpo": [0.40, 0.44, 0.42], "drpo": [0.46, 0.47, 0.51]}
 
 
@@ -35,18 +35,22 @@ def test_every_run_is_made_once_from_its_start(tmp_path, monkeypatch):
     def train(file, job, out, cores, overrides):
         assert set(cores) <= os.sched_getaffinity(0)
         made.append(job)
-        finish(job.folder, "rl" if job.start else "sft", SCORES.get(job.name, [0.3])[job.seed])
+        finish(job.folder, "rl" if job.name in SCORES else "sft", SCORES.get(job.name, [0.3])[job.seed])
         return 0
 
     monkeypatch.setattr(sweep, "load", lambda file: PLAN)
     monkeypatch.setattr(sweep, "_train", train)
     out = str(tmp_path / "out")
     assert sweep.run("evidence.py", out, seeds=2) == 0
-    assert [(job.name, job.seed) for job in made] == [("start", 0), ("grpo", 0), ("drpo", 0), ("grpo", 1), ("drpo", 1)]
-    assert {job.start for job in made} == {"", os.path.join(out, "start")}
+    assert [(job.name, job.seed) for job in made] == [
+        ("seeing", 0), ("start", 0), ("grpo", 0), ("drpo", 0), ("grpo", 1), ("drpo", 1)]
+    start = os.path.join(out, "start")
+    assert [job.start for job in made] == ["", os.path.join(out, "seeing"), start, start, start, start]
     made.clear()
     assert sweep.run("evidence.py", out) == 0  # the file's three seeds: only what is missing
     assert [(job.name, job.seed) for job in made] == [("grpo", 2), ("drpo", 2)]
+    with open(os.path.join(out, "results.json"), encoding="utf-8") as f:
+        assert json.load(f)["drpo"]["0"]["curve"] == [[0, 0.3], [10, 0.23], [30, 0.46]]  # from the start's last score
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| drpo | 3 | 0.580 ± 0.066 | 0.480 ± 0.066 |" in text and "5.0%" in text
     assert (tmp_path / "out" / "curves.svg").read_text().startswith("<svg")
