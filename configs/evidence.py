@@ -27,10 +27,9 @@ RUNS = {
     "grpo": {"algorithm": "grpo"},
     "drpo-domain": {"drpo.cluster": False},
     "drpo-no-kl": {"drpo.damping": False},
-    "drpo": {},
+    "drpo": {},  # k_max is 10
     "drpo-k1": {"drpo.k_max": 1},
     "drpo-k3": {"drpo.k_max": 3},
-    "drpo-k10": {"drpo.k_max": 10},
     "drpo-k20": {"drpo.k_max": 20},
     "balanced-grpo": {"imbalance": "balanced", "algorithm": "grpo"},
     "balanced-drpo": {"imbalance": "balanced"},
@@ -57,18 +56,18 @@ def get_config(arg: str = "drpo"):
     if arg not in RUNS:  # every domain is to be seen, and its diagnoses to be forgotten: drawn by the square root of its rows
         config.data.mixing_power = 0.5
     config.sft.rows, config.sft.tokens, config.sft.samples = 32, 144, 48
-    config.sft.steps, config.sft.lr = (300, 1e-3) if arg == "seeing" else (60, 5e-4)
+    config.sft.steps, config.sft.lr = (200, 1e-3) if arg == "seeing" else (60, 5e-4)
     config.sft.diagnoses = arg == "seeing"
-    config.rl.questions, config.rl.rollouts = 24, 6
-    config.rl.steps, config.rl.response_tokens = 80, 12
-    config.rl.lr, config.rl.schedule = 3e-4, "cosine"
+    config.rl.questions, config.rl.rollouts = 48, 6
+    config.rl.steps, config.rl.response_tokens = 40, 12
+    config.rl.lr, config.rl.schedule, config.rl.warmup = 4e-4, "cosine", 4
     config.rl.top_p = 0.95
     config.rl.kl_coefficient = 0.03
     config.rl.reward.answer_only = True
     config.rl.algorithm = changes.pop("algorithm", "drpo")
     for field, value in changes.items():
         config.rl.drpo[field.removeprefix("drpo.")] = value
-    config.eval.every, config.eval.validation_rows = (10 if arg in RUNS else 20), 30
+    config.eval.every, config.eval.validation_rows = (10 if arg in RUNS else 50), 30
     config.eval.gallery = 0
     config.log.tensorboard = False
     return config

@@ -20,7 +20,7 @@ from qoq_jax.models.lora import LoraConfig
 from qoq_jax.models.spec import ParamSpec, fan_in
 from qoq_jax.models.variants import VlmConfig
 from qoq_jax.rl import algorithms, losses, rollout
-from qoq_jax.train.state import TrainState, apply_gradients
+from qoq_jax.train.state import TrainState, apply_gradients, hold
 from qoq_jax.train.step import Batch, Metrics, accumulated_gradients, jit_update, model_weights
 
 
@@ -162,10 +162,11 @@ def _surrogate(algorithm: algorithms.Algorithm, rl: RlConfig, new, old, data: Ex
 
 
 def make_policy_step(cfg: VlmConfig, rl: RlConfig, optimizer: optax.GradientTransformation, layout: TrainState,
-                     lora: LoraConfig = LoraConfig()) -> Callable:
+                     lora: LoraConfig = LoraConfig(), frozen: tuple[str, ...] = ()) -> Callable:
     """Returns the jitted `step(state, batch, experience, base=None) -> (state, metrics)`.
 
-    The state is donated and keeps the sharding of `layout`; `base` is what adapters are added to.
+    The state is donated and keeps the sharding of `layout`; `base` is what adapters are added to; `frozen` weights, which the
+    optimiser leaves alone, get no gradient.
     """
     mean = algorithms.resolve(rl).mean
 
@@ -178,7 +179,7 @@ def make_policy_step(cfg: VlmConfig, rl: RlConfig, optimizer: optax.GradientTran
         coefficient = rl.kl_coefficient if state.kl_coefficient is None else state.kl_coefficient
 
         def loss_fn(params, micro):
-            return policy_loss(params, cfg, rl, lora, *micro, base, coefficient, divisors)
+            return policy_loss(hold(params, frozen), cfg, rl, lora, *micro, base, coefficient, divisors)
 
         (loss, metrics), grads = accumulated_gradients(loss_fn, state.params, (batch, data), rl.accumulate)
         state, applied = apply_gradients(state, grads, loss, optimizer)

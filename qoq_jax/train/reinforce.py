@@ -36,7 +36,7 @@ def run(setup: Setup, plan: Plan, weights):
     scorer = steps.make_scorer(setup.model, rl.temperature)
     valued = policy.make_critic(setup.model) if algorithm.critic else None
     advantages_fn = policy.make_advantages(rl)
-    update = policy.make_policy_step(setup.model, rl, stage.optimizer, stage.layout, plan.lora)
+    update = policy.make_policy_step(setup.model, rl, stage.optimizer, stage.layout, plan.lora, plan.optimizer.frozen)
     off_policy = rl.minibatches * rl.epochs > 1
     sampling = Sampling(setup, plan, stage)
 

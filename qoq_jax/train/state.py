@@ -84,6 +84,14 @@ def _labels(frozen: tuple[str, ...], params):
     return spec.unflatten({path: label(path) for path in spec.flatten(params)})
 
 
+def hold(params, frozen: tuple[str, ...]):
+    """`params` whose frozen weights are constants: neither their gradients nor what leads to them alone is computed."""
+    if not frozen:
+        return params
+    stop = lambda label, weights: jax.lax.stop_gradient(weights) if label == "frozen" else weights  # noqa: E731
+    return jax.tree.map(stop, _labels(frozen, params), params)
+
+
 def check_frozen(frozen: tuple[str, ...], specs) -> None:
     """Checks that each prefix names some weight of the model.
 

@@ -20,7 +20,7 @@ from qoq_jax.models import vlm
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.models.variants import VlmConfig
 from qoq_jax.rl import rollout
-from qoq_jax.train.state import TrainState, apply_gradients
+from qoq_jax.train.state import TrainState, apply_gradients, hold
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -65,16 +65,17 @@ def model_weights(params, base, lora: LoraConfig):
 
 
 def make_sft_step(cfg: VlmConfig, optimizer: optax.GradientTransformation, accumulate: int, layout: TrainState,
-                  lora: LoraConfig = LoraConfig()) -> Callable:
+                  lora: LoraConfig = LoraConfig(), frozen: tuple[str, ...] = ()) -> Callable:
     """Returns the jitted `step(state, batch, base=None) -> (state, metrics)`.
 
-    The state is donated and keeps the sharding of `layout`; `base` is what adapters are added to.
+    The state is donated and keeps the sharding of `layout`; `base` is what adapters are added to; `frozen` weights, which the
+    optimiser leaves alone, get no gradient.
     """
 
     def step(state: TrainState, batch: Batch, base=None) -> tuple[TrainState, Metrics]:
         denominator = jnp.maximum(batch["loss_mask"][:, 1:].sum(), 1.0)
         (loss, metrics), grads = accumulated_gradients(
-            lambda p, b: sft_loss(model_weights(p, base, lora), cfg, b, denominator), state.params, batch, accumulate)
+            lambda p, b: sft_loss(model_weights(hold(p, frozen), base, lora), cfg, b, denominator), state.params, batch, accumulate)
         state, applied = apply_gradients(state, grads, loss, optimizer)
         return state, metrics | applied
 

@@ -18,7 +18,7 @@ def run(setup: Setup, plan: Plan, weights):
     cfg = setup.config
     accumulate = cfg.sft.accumulate if plan.name == "sft" else cfg.rl.accumulate
     stage = Stage(setup, plan, weights)
-    step_fn = steps.make_sft_step(setup.model, stage.optimizer, accumulate, stage.layout, plan.lora)
+    step_fn = steps.make_sft_step(setup.model, stage.optimizer, accumulate, stage.layout, plan.lora, plan.optimizer.frozen)
     if not stage.finished:  # compiled before the data are asked for, which may still be on their way
         empty = setup.put(empty_batch(setup.training_budget(plan.name, answers=True)))
         step_fn = step_fn.lower(stage.layout, empty, stage.base).compile()

@@ -9,15 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from train_helpers import prompt_batch, tiny_model
 
 from qoq_jax.config import OptimizerConfig, RlConfig
 from qoq_jax.errors import ConfigError
+from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.train import policy
 from qoq_jax.train import step as steps
 from qoq_jax.train.log import CompileCounter
-from qoq_jax.train.state import apply_gradients, check_frozen, create, make_optimizer, schedule
-from train_helpers import prompt_batch, tiny_model
+from qoq_jax.train.state import (
+    apply_gradients,
+    check_frozen,
+    create,
+    hold,
+    make_optimizer,
+    schedule,
+)
 
 ROWS, G, S = 8, 4, 6
 OPTIMIZER = make_optimizer(OptimizerConfig(frozen=("vision/patch_embed",)), schedule("constant", 1e-4, 2, 10))
@@ -138,6 +146,20 @@ def test_frozen_weights_and_the_critic_have_their_own_part_of_the_optimiser():
     assert largest == pytest.approx({"vision": 0.0, "lora": 0.0, "decoder": 0.1, "critic": 0.5}, rel=1e-3)
     with pytest.raises(ConfigError, match="did you mean 'vision'"):
         check_frozen(("visoin",), {"vision": {"w": 0}})
+
+
+def test_frozen_weights_cost_no_gradient():
+    cfg = tiny_model()
+    params, batch = spec.init_params(vlm.param_specs(cfg), jax.random.key(0)), prompt_batch(cfg, ROWS)
+
+    def gradients(frozen):
+        grad = jax.jit(jax.grad(lambda p: steps.sft_loss(hold(p, frozen), cfg, batch, 1.0)[0]))
+        return grad.lower(params).cost_analysis()["flops"], grad(params)
+
+    (all_flops, everything), (flops, part) = gradients(()), gradients(("vision", "ecg"))
+    assert flops < 0.8 * all_flops
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves([part["vision"], part["ecg"]]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), part["decoder"], everything["decoder"])
 
 
 def test_no_recompilation_after_the_first_step():
