@@ -196,7 +196,7 @@ def _train(cfg: Config, sizes: variants.EcgConfig, mesh: jax.sharding.Mesh, data
     state, begin = create(jax.tree.map(jnp.copy, initial), optimizer, mesh), 0
     checkpoints = Checkpointer(os.path.join(cfg.workdir, "checkpoints", STAGE), sizes)
     if checkpoints.latest() is not None:
-        state, data_state, begin = checkpoints.restore(state)
+        state, data_state, begin = checkpoints.restore(state, resume=True)
         if begin < pre.steps:
             data.set_state(data_state)
             print(f"{STAGE}: going on from step {begin} of {pre.steps}")
