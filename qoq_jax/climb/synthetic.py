@@ -372,8 +372,9 @@ def _is_ours(root: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _only_one(root: Path):
+def one_at_a_time(root: Path):
     """Two builds of one folder take turns; the second finds the first one's result."""
+    root.parent.mkdir(parents=True, exist_ok=True)
     with open(root.with_name(f".{root.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -411,8 +412,7 @@ def build(
     mark = fingerprint(seed, size, imbalance)
     partial = root.with_name(f".{root.name}.partial-{mark}")
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with _only_one(root):
+        with one_at_a_time(root):
             done = _finished(root, mark)
             if done:
                 return done

@@ -174,7 +174,11 @@ class Stage:
     def feed(self, data: pipeline.BatchIterator) -> None:
         """Gives the stage its batches, from where the checkpoint left them."""
         self.data = data
-        if self._data_state is not None and not self.finished:
+        if self._data_state is None:
+            return
+        if self.finished:
+            self.setup.remember_quarantined(self._data_state["quarantined"])
+        else:
             data.set_state(self._data_state)
 
     @property

@@ -80,16 +80,3 @@ def test_broken_rows_are_skipped_and_counted_when_asked(tmp_path):
     (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(line | {"answer": "C"}) for line in (good, good | {"id": "b"})))
     with pytest.raises(DataError, match="2 of 2 rows are broken"):
         skipping.rows("train")
-
-
-def test_a_run_without_network_goes_on_and_says_so(monkeypatch, tmp_path, capsys):
-    def offline(root):
-        raise DataError("no network")
-
-    monkeypatch.setattr(setup.real_samples, "fetch", offline)
-    monkeypatch.setattr(setup.synthetic, "build", lambda root, **arguments: {})
-    roots, notes = setup.prepare_data(Config(data=DataConfig(root=str(tmp_path))))
-    assert list(roots) == ["climb-mini"] and "generated data alone" in notes[0]
-    assert notes[0] in capsys.readouterr().out
-    with pytest.raises(DataError, match="no data source"):
-        setup.prepare_data(Config(data=DataConfig(root=str(tmp_path), mini_rows=0)))
