@@ -7,6 +7,8 @@ threads. A run survives being killed at any moment, so nothing has to be waited 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import subprocess
@@ -72,7 +74,8 @@ def run(command: Sequence[str], timeout: float, **options) -> subprocess.Complet
     Raises:
       subprocess.TimeoutExpired: after killing it.
     """
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             **options)
     _children.add(child)
     try:
         out, err = child.communicate(timeout=timeout)
@@ -88,6 +91,12 @@ def run(command: Sequence[str], timeout: float, **options) -> subprocess.Complet
 def _end(message: str) -> None:
     for child in list(_children):
         child.kill()
+    for process in multiprocessing.active_children():
+        process.kill()
+    # Unlinks the semaphores of process pools; else Python's resource tracker does, with a warning after our line.
+    unlink = threading.Thread(target=multiprocessing.util._run_finalizers, args=(0,), daemon=True)
+    unlink.start()
+    unlink.join(GRACE / 4)
     say(message)
     sys.stdout.flush()
     os._exit(CODE)

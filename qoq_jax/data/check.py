@@ -56,7 +56,8 @@ def _split_faults(file: str, rows: Sequence[schema.Row]) -> list[str]:
             continue
         # Faults of that file are for its own check.
         shared = sorted(patients & {row.patient for row in schema.read_jsonl(path, [])})
-        faults += [f"patient {patient!r} is in {other}.jsonl too (mend: keep all rows of a patient in one split)" for patient in shared]
+        faults += [f"patient {patient!r} is in {other}.jsonl too (mend: keep all rows of a patient in one split)"
+                   for patient in shared]
     return faults
 
 

@@ -90,7 +90,8 @@ class Record:
 
     def _differs(self, what: str, mend: str) -> None:
         if self._training:
-            raise DataError(what, where=os.path.dirname(self._path), mend=f"{mend}, or start a new run with another --config.workdir")
+            raise DataError(what, where=os.path.dirname(self._path),
+                            mend=f"{mend}, or start a new run with another --config.workdir")
         print(f"qoq: {what}: results are not comparable with those of the run", file=sys.stderr)
 
 

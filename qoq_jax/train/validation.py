@@ -89,4 +89,4 @@ class Validation:
         except Exception as error:  # Orbax and TensorStore raise whatever their parsers meet
             wrong = f"cannot be read: {type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
         raise CheckpointError(f"the best weights are damaged ({wrong})", where=folder,
-                              mend="restore the folder from a copy; the last weights are in the other checkpoints (eval.best=false)")
+                              mend="restore the folder from a copy; the last weights are in the other checkpoints")

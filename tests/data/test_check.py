@@ -38,7 +38,8 @@ def test_validate_looks_at_splits_patients_and_gold_answers(tmp_path, capsys):
            "labels": ["Normal", "Pneumonia"]}
     other = [row | {"id": "a", "patient": "p1"}, row | {"id": "b", "patient": "p2"}]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, other)), encoding="utf-8")
-    lines = [row | {"id": "c", "patient": "p2"}, row | {"id": "d", "split": "train"}, row | {"id": "e", "reasoning": "see \\boxed{B}"}]
+    lines = [row | {"id": "c", "patient": "p2"}, row | {"id": "d", "split": "train"},
+             row | {"id": "e", "reasoning": "see \\boxed{B}"}]
     file = tmp_path / "test.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     assert check.run(str(file)) == 1

@@ -92,6 +92,6 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(harm, tmp_path
 def test_without_a_sound_checkpoint_the_error_is_one_line(tmp_path):
     written(tmp_path, 2)
     flip_a_bit(tmp_path / "2")
-    with pytest.raises(CheckpointError, match=r"damaged \(.* has changed since it was written\).*mend: restore the folder") as error:
+    with pytest.raises(CheckpointError, match=r"damaged \(.* has changed since it was written\).*mend: restore") as error:
         Checkpointer(str(tmp_path), variants.get("nano")).restore(tree(0))
     assert str(tmp_path / "2") in str(error.value) and error.value.exit_code == 1 and "\n" not in str(error.value)

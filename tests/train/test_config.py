@@ -154,8 +154,8 @@ def test_errors_name_fields_as_the_command_line_takes_them():
         for call in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(call, ast.Call) and getattr(call.func, "id", "").endswith("Error")):
                 continue
-            mend = next((k.value for k in call.keywords if k.arg == "mend"), None)
-            text = " ".join(c.value for c in ast.walk(mend) if isinstance(c, ast.Constant) and isinstance(c.value, str)) if mend else ""
+            mend = next((k.value for k in call.keywords if k.arg == "mend"), call.func)
+            text = " ".join(c.value for c in ast.walk(mend) if isinstance(c, ast.Constant) and isinstance(c.value, str))
             for word in re.findall(r"(?<![/\w])(?:--config\.)?[a-z_]+(?:\.[a-z_]+)*", text):
                 word = word.removeprefix("--config.")
                 if "." in word and word.partition(".")[0] in names and word not in sections | {f"{n}.py" for n in names}:

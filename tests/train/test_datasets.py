@@ -32,7 +32,7 @@ def world(tmp_path, monkeypatch):
         write_rows(tmp_path / "cache/real", "train", "test")
 
     monkeypatch.setattr(datasets.real_samples, "fetch", fetch)
-    monkeypatch.setattr(datasets.synthetic, "build", lambda root, **arguments: write_rows(tmp_path / root, "train", "test", count=9))
+    monkeypatch.setattr(datasets.synthetic, "build", lambda root, **_: write_rows(tmp_path / root, "train", "test", count=9))
     cfg = Config(workdir=str(tmp_path / "run"), data=DataConfig(root=str(tmp_path / "cache")))
     (tmp_path / "run").mkdir()
     return cfg, network
