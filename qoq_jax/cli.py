@@ -155,7 +155,8 @@ def _generate(arguments) -> int:
 def _data_build(arguments) -> int:
     from qoq_jax.climb import synthetic
 
-    synthetic.build(arguments.root, size=arguments.rows, seed=arguments.seed, imbalance=arguments.imbalance)
+    with interrupt.blocked():  # in this thread and so in the processes that draw; interrupt.quick ends them all
+        synthetic.build(arguments.root, size=arguments.rows, seed=arguments.seed, imbalance=arguments.imbalance)
     return _data_describe(arguments)
 
 

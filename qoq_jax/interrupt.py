@@ -68,6 +68,16 @@ def block() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """The same for the calling thread while inside; in the main thread, only `quick` then ends the command."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def run(command: Sequence[str], timeout: float, **options) -> subprocess.CompletedProcess:
     """subprocess.run with text output captured, for a child that must not outlive an interrupted command.
 

@@ -17,6 +17,7 @@ There is no validation split for the same reason.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pathlib
@@ -25,7 +26,6 @@ from collections.abc import Callable, Sequence
 
 from qoq_jax.climb import samples_convert, samples_download
 from qoq_jax.climb.samples_download import Package
-from qoq_jax.climb.synthetic import one_at_a_time
 from qoq_jax.data import schema
 from qoq_jax.errors import DataError
 
@@ -149,7 +149,10 @@ def fetch(
 
 
 def _fetch_alone(root: pathlib.Path, *arguments) -> dict[str, int]:
-    with one_at_a_time(root):
+    """Two processes that fetch into one folder take turns; the second finds the first one's result."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with open(root.with_name(f".{root.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         return _fetch(root, *arguments)
 
 

@@ -372,9 +372,8 @@ def _is_ours(root: Path) -> bool:
 
 
 @contextlib.contextmanager
-def one_at_a_time(root: Path):
+def _only_one(root: Path):
     """Two builds of one folder take turns; the second finds the first one's result."""
-    root.parent.mkdir(parents=True, exist_ok=True)
     with open(root.with_name(f".{root.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -412,7 +411,8 @@ def build(
     mark = fingerprint(seed, size, imbalance)
     partial = root.with_name(f".{root.name}.partial-{mark}")
     try:
-        with one_at_a_time(root):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with _only_one(root):
             done = _finished(root, mark)
             if done:
                 return done
