@@ -7,6 +7,7 @@ import errno
 import sys
 from collections.abc import Sequence
 
+from qoq_jax import interrupt
 from qoq_jax.errors import QoqError
 
 EXAMPLES = """examples:
@@ -24,6 +25,8 @@ EXAMPLES = """examples:
   qoq convert Qwen/Qwen2.5-VL-7B-Instruct qoq-start --ecg multiblock_epoch100.pth --dtype float32
 """
 
+_GOES_ON = {"train": "; the same command goes on from the last checkpoint", "data": "; the same command goes on where it was",
+            "sweep": "; the same command goes on with the runs that are not finished"}
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -31,11 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code (0 done, 1 a run failed, 2 a mistake in config or arguments, 130 Ctrl-C)."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
-    if rest and (arguments.command not in ("train", "sweep") or not all(text.startswith("--config.") for text in rest)):
-        parser.error(f"unknown argument {rest[0]!r}")
+    for text, before in zip(rest, ["", *rest]):
+        value = before.startswith("--config.") and "=" not in before  # of an override with a space: config.override says so
+        if arguments.command not in ("train", "sweep") or not (text.startswith("--config.") or value):
+            parser.error(f"unknown argument {text!r}")
     arguments.overrides = rest
     try:
-        return arguments.run(arguments) or 0
+        with interrupt.quick(f"stopped{_GOES_ON.get(arguments.command, '')}"):
+            return arguments.run(arguments) or 0
     except QoqError as error:
         print(f"qoq: {error}", file=sys.stderr)
         return error.exit_code
@@ -49,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
               "workdir)", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        return interrupt.CODE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -150,7 +155,8 @@ def _generate(arguments) -> int:
 def _data_build(arguments) -> int:
     from qoq_jax.climb import synthetic
 
-    synthetic.build(arguments.root, size=arguments.rows, seed=arguments.seed, imbalance=arguments.imbalance)
+    with interrupt.blocked():  # in this thread and so in the processes that draw; interrupt.quick ends them all
+        synthetic.build(arguments.root, size=arguments.rows, seed=arguments.seed, imbalance=arguments.imbalance)
     return _data_describe(arguments)
 
 

@@ -20,7 +20,7 @@ from qoq_jax.errors import ConfigError
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.rl.algorithms import ALGORITHMS
 from qoq_jax.rl.drpo import DRPOConfig
-from qoq_jax.rl.rewards import RewardConfig
+from qoq_jax.rl.rewards import PRESETS, RewardConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,10 +306,12 @@ def load_module(file: str):
 
 def override(config: ml_collections.ConfigDict, assignments: typing.Sequence[str]) -> ml_collections.ConfigDict:
     """Applies `--config.a.b=value` arguments, typed as the field they replace."""
-    for text in assignments:
+    for text, after in zip(assignments, [*assignments[1:], "--"]):
         key, sep, value = text.removeprefix("--config.").partition("=")
         if not text.startswith("--config.") or not sep:
-            raise ConfigError(f"cannot read {text!r}", mend="write --config.section.field=value")
+            split = not sep and not after.startswith("--")
+            raise ConfigError(f"cannot read {text + ' ' + after if split else text!r}",
+                              mend=f"write {text}={after}" if split else "write --config.section.field=value")
         node, parts = config, key.split(".")
         for depth, part in enumerate(parts):
             if not isinstance(node, ml_collections.ConfigDict) or part not in node:
@@ -350,10 +352,18 @@ def _build(cls, values: dict, prefix: str):
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, dict):
                 raise ConfigError(f"{where} must be a section, got {value!r}")
+            if kind is RewardConfig:
+                value = _reward_preset(value)
             kwargs[key] = _build(kind, value, where + ".")
         else:
             kwargs[key] = _typed(value, kind, where)
     return cls(**kwargs)
+
+
+def _reward_preset(values: dict) -> dict:
+    """Section rl.reward with the preset's numbers in the place of those that are still the default preset's."""
+    default, chosen = PRESETS[RewardConfig.preset], PRESETS.get(values.get("preset", RewardConfig.preset), {})
+    return values | {name: number for name, number in chosen.items() if values.get(name, default[name]) == default[name]}
 
 
 def _typed(value, kind, where: str):

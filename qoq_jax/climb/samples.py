@@ -17,7 +17,7 @@ There is no validation split for the same reason.
 
 from __future__ import annotations
 
-import dataclasses
+import fcntl
 import json
 import os
 import pathlib
@@ -137,43 +137,56 @@ def fetch(
     """
     root = pathlib.Path(root).absolute()  # pip builds in other folders and must find ours from there
     pinned = {f"{p.name}=={p.version}": p.sha256 for p in packages}
-    done = _finished(root, pinned)
-    if done is not None:
-        return done
-    ours = any((root / name).exists() for name in ("samples.json", "SOURCES.md"))
-    if not ours and any((root / name).exists() for name in ("media", *(f"{split}.jsonl" for split in schema.SPLITS))):
-        raise DataError("holds another data set, which would be replaced", where=str(root), mend="choose an empty or new folder")
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        raw = root / "raw"
-        missing = [p for p in packages if not (raw / p.name).is_dir()]
-        if missing:
-            size = sum(p.size for p in missing) / 1e6
-            log(f"real samples: downloading {len(missing)} packages, {size:.0f} MB")
-            samples_download.download(missing, raw, timeout)
-        log("real samples: converting")
-        work = root / ".partial"
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        rows = convert(raw, work)
-        counts = {}
-        for split in schema.SPLITS:
-            held = [row for row in rows if row.split == split]
-            if held:
-                schema.write_jsonl(work / f"{split}.jsonl", held)
-                counts[split] = len(held)
-        (work / "SOURCES.md").write_text(sources_table(packages), encoding="utf-8")
-        (work / "samples.json").write_text(
-            json.dumps({"format": _FORMAT, "packages": pinned, "rows": counts})
-        )
-        _publish(work, root)
-        shutil.rmtree(raw, ignore_errors=True)
+        # Asked before the lock too: nothing is written into a folder that is complete.
+        return _finished(root, pinned) or _fetch_alone(root, packages, pinned, convert, timeout, log)
     except OSError as error:
         raise DataError(
             f"real samples cannot be written ({error.strerror})",
             where=str(root),
             mend="free space or choose another folder",
         ) from None
+
+
+def _fetch_alone(root: pathlib.Path, *arguments) -> dict[str, int]:
+    """Two processes that fetch into one folder take turns; the second finds the first one's result."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with open(root.with_name(f".{root.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _fetch(root, *arguments)
+
+
+def _fetch(root: pathlib.Path, packages, pinned: dict[str, str], convert, timeout: float, log) -> dict[str, int]:
+    done = _finished(root, pinned)
+    if done is not None:
+        return done
+    ours = any((root / name).exists() for name in ("samples.json", "SOURCES.md"))
+    if not ours and any((root / name).exists() for name in ("media", *(f"{split}.jsonl" for split in schema.SPLITS))):
+        raise DataError("holds another data set, which would be replaced", where=str(root), mend="choose an empty or new folder")
+    root.mkdir(parents=True, exist_ok=True)
+    raw = root / "raw"
+    missing = [p for p in packages if not (raw / p.name).is_dir()]
+    if missing:
+        size = sum(p.size for p in missing) / 1e6
+        log(f"real samples: downloading {len(missing)} packages, {size:.0f} MB")
+        samples_download.download(missing, raw, timeout)
+    log("real samples: converting")
+    work = root / ".partial"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    rows = convert(raw, work)
+    counts = {}
+    for split in schema.SPLITS:
+        held = [row for row in rows if row.split == split]
+        if held:
+            schema.write_jsonl(work / f"{split}.jsonl", held)
+            counts[split] = len(held)
+    (work / "SOURCES.md").write_text(sources_table(packages), encoding="utf-8")
+    (work / "samples.json").write_text(
+        json.dumps({"format": _FORMAT, "packages": pinned, "rows": counts})
+    )
+    _publish(work, root)
+    shutil.rmtree(raw, ignore_errors=True)
     log("real samples: " + ", ".join(f"{count} {split} rows" for split, count in counts.items()))
     return counts
 
@@ -214,30 +227,3 @@ def sources_table(packages: Sequence[Package] = PACKAGES) -> str:
     lines += [f"| {p.name} | {p.version} | {p.licence} | {p.what} | {p.sha256} |" for p in packages]
     lines += ["", "Left out:", *(f"- {name}: {why}" for name, why in LEFT_OUT.items())]
     return "\n".join(lines) + "\n"
-
-
-@dataclasses.dataclass(frozen=True)
-class Demo:
-    """An unlabelled sample to ask the model about: never trained on, never scored."""
-
-    domain: str
-    path: str  # of an image, or of an ECG when the domain is "ecg"
-    what: str
-
-
-DEMOS = (
-    Demo("pathology", "media/demos/colon-ihc.png", "immunohistochemically stained colon section"),
-    Demo("fundus", "media/demos/microaneurysms.png", "crop of a retina with diabetic microaneurysms"),
-    Demo(
-        "ecg",
-        "media/demos/ecg-early-repolarisation.npz",
-        "sinus rhythm with early repolarisation, teaching record",
-    ),
-    Demo("ecg", "media/demos/ecg-unlabelled.npz", "12-lead ECG without a reading"),
-)
-
-
-def demos(root: str | os.PathLike) -> list[Demo]:
-    """The demos that are present under root, with paths that include root."""
-    root = pathlib.Path(root)
-    return [dataclasses.replace(d, path=str(root / d.path)) for d in DEMOS if (root / d.path).is_file()]

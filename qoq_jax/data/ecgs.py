@@ -98,7 +98,8 @@ class EcgBatches:
             raise DataError(f"{len(recordings)} ECGs do not fill a batch of {batch}", mend="use a smaller batch or more ECGs")
         if batch % process_count:
             raise ConfigError(f"a batch of {batch} ECGs does not divide over {process_count} processes")
-        names = [dataclasses.asdict(recording) | {"path": _short(recording.path)} for recording in recordings]
+        names = [dataclasses.asdict(recording) | {"path": _short(recording.path), "bytes": sources.file_size(recording.path)}
+                 for recording in recordings]
         self._fingerprint = hashlib.sha256(json.dumps([names, seed, batch]).encode()).hexdigest()
         self._limit = max(1, int(max_bad * len(recordings))) if on_error == "skip" else 0
         self._on_error, self.quarantined = on_error, {}

@@ -1,4 +1,4 @@
-"""Images to patches: resize, cut, and order for the vision towers of Qwen2.5-VL and Qwen3-VL. numpy and PIL only.
+"""Images to patches: resize, cut, and order for the vision towers of Qwen2.5-VL and Qwen3-VL. No JAX.
 
 Axis letters: t temporal grid steps, h w rows and columns of patches, n = t*h*w patches, u = n/merge² merge
 units, C colour channels (3), p patch side (14; Qwen3-VL 16), f frames a temporal patch (2).
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import einops
 import numpy as np
 from PIL import Image
 
@@ -86,13 +87,14 @@ def patchify(
     """
     if extra := -len(frames) % temporal:
         frames = np.concatenate([frames, np.repeat(frames[-1:], extra, axis=0)])
-    count, height, width, channels = frames.shape
+    count, height, width, _ = frames.shape
     t, h, w = count // temporal, height // patch, width // patch
     if (h * patch, w * patch) != (height, width) or h % merge or w % merge:
         raise ValueError(f"frames of {height} x {width} are not multiples of {patch * merge}")
-    x = frames.reshape(t, temporal, h // merge, merge, patch, w // merge, merge, patch, channels)
-    x = x.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
-    return np.ascontiguousarray(x).reshape(t * h * w, channels * temporal * patch * patch), (t, h, w)
+    patches = einops.rearrange(
+        frames, "(t f) (block_row row y) (block_col col x) c -> (t block_row block_col row col) (c f y x)",
+        f=temporal, row=merge, col=merge, y=patch, x=patch)  # fmt: skip
+    return patches, (t, h, w)
 
 
 def window_order(

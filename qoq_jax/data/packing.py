@@ -174,16 +174,17 @@ def empty_batch(budget: Budget) -> dict[str, np.ndarray]:
 
 def check_fits(sample: Mapping[str, Any], budget: Budget) -> None:
     """Raises DataError when a sample does not even fit into an empty batch."""
-    for what, need, have in (
-        ("tokens", len(sample["input_ids"]), budget.tokens),
-        ("patches", len(sample["patches"]), budget.patches),
-        ("ecgs", len(sample["ecg"]), budget.ecgs),
-    ):
+    for what, need, have, mend in (
+        ("tokens", len(sample["input_ids"]), budget.tokens, "raise sft.tokens, or leave the row out"),
+        ("patches", len(sample["patches"]), budget.patches,
+         "raise data.max_patches, or lower data.max_pixels and data.frame_max_pixels"),
+        ("ecgs", len(sample["ecg"]), budget.ecgs, "raise data.mean_ecgs"),
+    ):  # fmt: skip
         if need > have:
             raise DataError(
                 f"the sample needs {need} {what}, a whole batch row has {have}",
                 where=f"row {sample['meta'].id!r}",
-                mend=f"raise the budget's {what}, or lower max_pixels",
+                mend=mend,
             )
 
 

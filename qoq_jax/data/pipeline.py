@@ -24,6 +24,7 @@ import grain
 import numpy as np
 
 from qoq_jax.data import packing, schema, transforms
+from qoq_jax.data import sources as row_files
 from qoq_jax.data.packing import Budget, GroupPacker, Placed
 from qoq_jax.data.tokenizer import Tokenizer
 from qoq_jax.data.transforms import ProcessConfig
@@ -81,7 +82,7 @@ class _Stream:
                 raise DataError(
                     f"the media of {exactly} samples overflow a media row",
                     where=f"row {self._ahead['meta'].id!r}",
-                    mend="raise the budget's patches or ecgs, or use fewer rows a media row",
+                    mend="raise data.max_patches or data.mean_ecgs",
                 )
             self._ahead, taken = None, taken + 1
             self.state = self._iterator.get_state()
@@ -352,7 +353,8 @@ def _maker(
         try:
             sample = transforms.process(row, source.root, tokenizer, cfg, with_answer)
             packing.check_fits(sample, budget)
-            return sample
+            # The name of the data set, not what its row says: ids are unique in a file, so (source, id) names a row of a run.
+            return sample | {"meta": dataclasses.replace(sample["meta"], source=source.name)}
         except DataError as error:
             named = DataError(error.what, where=f"{source.name}: {error.where}", mend=error.mend)
             return Bad(f"{source.name}/{row.id}", named)
@@ -365,7 +367,7 @@ def _own(budget: Budget, process_index: int, process_count: int) -> range:
     if budget.media_rows % process_count or not 0 <= process_index < process_count:
         raise ConfigError(
             f"{budget.media_rows} media rows for process {process_index} of {process_count}",
-            mend="make media_rows a multiple of the number of processes",
+            mend="make data.media_rows a multiple of the number of processes",
         )
     share = budget.media_rows // process_count
     return range(process_index * share, (process_index + 1) * share)
@@ -413,12 +415,10 @@ def fingerprint(
     budget: Budget,
     options: Mapping[str, Any],
 ) -> str:
-    """SHA-256 of all that decides a batch: ids, questions and answers in order, tokenizer and config."""
+    """SHA-256 of all that decides a batch: rows in order and the sizes of their media, tokenizer and config."""
     digest = hashlib.sha256()
     settings = [dataclasses.asdict(cfg), dataclasses.asdict(budget), dict(options), tokenizer.fingerprint]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for source in sources:
-        digest.update(json.dumps([source.name, len(source.rows)]).encode())
-        for row in source.rows:
-            digest.update(f"{row.id}\0{row.problem}\0{row.answer}\0".encode())
+        digest.update(json.dumps([source.name, len(source.rows), row_files.fingerprint(source.rows, source.root)]).encode())
     return digest.hexdigest()

@@ -39,12 +39,26 @@ def load(root: str | os.PathLike, split: str, faults: list[str] | None = None) -
     return rows
 
 
-def fingerprint(rows: Iterable[schema.Row]) -> str:
-    """SHA-256 of the rows in their order: a resumed run refuses another data set by it."""
+def fingerprint(rows: Iterable[schema.Row], root: str | os.PathLike | None = None) -> str:
+    """SHA-256 of the rows in their order, all fields: a resumed run refuses another data set by it.
+
+    root: when given, the folder of the media, whose sizes count too. Bytes that change without the size do not show.
+    """
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row.to_dict(), sort_keys=True, ensure_ascii=False).encode() + b"\n")
+        if root is not None:
+            for path in (*row.images, *row.videos, *row.time_series, *filter(None, [row.segmentation_path])):
+                digest.update(f"{file_size(os.path.join(root, path))}\n".encode())
     return digest.hexdigest()
+
+
+def file_size(path: str) -> int:
+    """Bytes of a file, -1 when it is not there: a missing file is for the one who reads it."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
 
 
 def domains(rows: Sequence[schema.Row] = ()) -> tuple[str, ...]:

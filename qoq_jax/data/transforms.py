@@ -94,7 +94,7 @@ class ProcessConfig:
         if (largest := max(made.max_pixels, made.frame_max_pixels)) > room:
             raise ConfigError(
                 f"images of {largest} pixels, the model takes {room}",
-                mend="lower max_pixels and frame_max_pixels",
+                mend="lower data.max_pixels and data.frame_max_pixels",
             )
         return made
 
@@ -197,7 +197,7 @@ def process(
             raise DataError(
                 f"the answer takes {len(answer)} tokens, the limit is {cfg.max_response_tokens}",
                 where=here("answer"),
-                mend="raise max_response_tokens or shorten the reasoning",
+                mend="raise data.max_response_tokens or shorten the reasoning",
             )
     sample = arrange(
         np.array(prompt + answer, np.int32), [patches for patches, _ in cut], grids[:still], grids[still:], ecg, cfg
@@ -238,7 +238,7 @@ def check_length(tokens: int, of_images: int, cfg: ProcessConfig, where: str) ->
         raise DataError(
             f"the prompt takes {tokens} tokens ({of_images} of images), the limit is {cfg.max_prompt_tokens}",
             where=where,
-            mend="raise max_prompt_tokens or lower max_pixels",
+            mend="raise data.max_prompt_tokens or lower data.max_pixels",
         )
 
 
@@ -325,7 +325,7 @@ def resize(stack: np.ndarray, cfg: ProcessConfig, max_pixels: int, where: str) -
         if h * w > max_pixels:  # very long and thin: one side is already at its minimum
             raise DataError(
                 f"an image of {height} x {width} does not fit in {max_pixels} pixels",
-                mend="crop it or raise max_pixels",
+                mend="crop it, or raise data.max_pixels (images) or data.frame_max_pixels (frames)",
             )
     return np.stack([images.resize(frame, h, w) for frame in stack])
 

@@ -1,7 +1,7 @@
 """Evaluation metrics, from records to numbers, each under its own name.
 
 A record is one evaluated response as a JSON-able dict (`record` makes it):
-  id, dataset, domain, source   strings
+  id, dataset, domain, source   strings; source is the data set folder of the run, and (source, id) names a row
   labels, vocabulary, predicted lists of labels
   text                          the response
   boxes, gold_boxes             lists of [x1, y1, x2, y2], pixels of the resized frame
@@ -215,7 +215,7 @@ def paired_gain(
     before: Sequence[dict], after: Sequence[dict], draws: int = BOOTSTRAP_DRAWS, seed: int = 0
 ) -> dict:
     """Gain in overall macro-F1 on the rows that both hold: {"gain", "interval", "count"}, or {}."""
-    then, now = ({r["id"]: r for r in rows} for rows in (before, after))
+    then, now = ({(r["source"], r["id"]): r for r in rows} for rows in (before, after))
     ids = sorted(then.keys() & now.keys())
     if not ids:
         return {}

@@ -6,7 +6,7 @@
                        "seconds/<phase>" and more (sections.py)
   eval/sft.json        {"records": [...]} of the evaluation before RL; records are those of metrics.py
   eval/rl.json         the same after RL
-  gallery/case_*.json  cases, see gallery.py
+  gallery/STAGE/case_*.json  cases, see gallery.py; those of the last stage are shown
   config.json          the run's config
   run.json             "title", "name", "started", "model", "algorithm", "parameters", "command",
                        "notes": [text], "versions": {}, "hardware": text or {}, "seconds": {phase: s},
@@ -72,12 +72,17 @@ class Run:
 
         curves = _read_curves(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
         sft, rl = (optional(f"eval/{name}.json", {}).get("records", []) for name in ("sft", "rl"))
-        cases = read_cases(folder / "gallery")
+        cases = next(filter(None, (read_cases(folder / "gallery" / stage) for stage in ("rl", "align", "sft"))), [])
         if not (curves or sft or rl or cases):
             raise DataError(
                 "nothing to report on", where=str(folder), mend="give the working directory of a run"
             )
         return cls(curves, sft, rl, cases, optional("config.json", {}), optional("run.json", {}))
+
+    @property
+    def other_sources(self) -> list[str]:
+        """All but the main one, by name."""
+        return sorted({r["source"] for rows in self.records.values() for r in rows} - {self.main_source})
 
     def of_source(self, side: str, source: str | None) -> list[dict]:
         return [r for r in self.records[side] if r["source"] == source]
@@ -95,6 +100,7 @@ def render(run: Run) -> str:
         "iou": ("Where it looked", sections.localisation(run)),
         "confusion": ("What it mixes up", sections.confusion(run)),
         "real": ("Real samples", sections.real(run)),
+        "others": ("Other data sets", sections.others(run)),
         "cases": ("Cases", ""),
         "skipped": ("Skipped samples", sections.skipped(run)),
         "facts": ("Run facts", sections.facts(run)),

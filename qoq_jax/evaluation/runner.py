@@ -60,11 +60,11 @@ def macro_f1(records: list[dict]) -> float:
 
 def write_gallery(setup, result: dict, folder: str) -> None:
     """Writes the most telling cases of an evaluation, with their media as the model saw them, for the report."""
-    placed = {row.id: (row, setup.roots[source]) for source, rows in setup.rows(result["split"]).items() for row in rows}
+    placed = {(source, row.id): (row, setup.roots[source]) for source, rows in setup.rows(result["split"]).items() for row in rows}
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     for i, record in enumerate(gallery.choose(result["records"], setup.config.eval.gallery)):
-        row, root = placed[record["id"]]
+        row, root = placed[record["source"], record["id"]]
         case = record | {"prompt": row.problem, "reasoning": row.reasoning or ""}
         size = tuple(record["frame_size"]) if record["frame_size"] else None
         frames = [readers.read_image(schema.resolve(root, path)) for path in row.images[:1]]

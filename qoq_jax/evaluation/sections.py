@@ -186,9 +186,20 @@ def confusion(run) -> str:
 
 def real(run) -> str:
     """Real samples apart: their metrics, and every row with its gold label and its answers."""
-    before, after = run.of_source("before", "real"), run.of_source("after", "real")
-    if not (before or after) or run.main_source == "real":
+    if "real" not in run.other_sources:
         return ""
+    return ("<p>Real clinical pictures and ECGs, kept apart from the synthetic rows: few, so read the rows, not "
+            f"the means.</p>{_source(run, 'real')}")
+
+
+def others(run) -> str:
+    """The same for each further data set (data.extra)."""
+    return "".join(f"<h3>{escape(name, 80)}</h3>{_source(run, name)}" for name in run.other_sources if name != "real")
+
+
+def _source(run, name: str) -> str:
+    """The metrics of one source, and its rows."""
+    before, after = run.of_source("before", name), run.of_source("after", name)
     then, lines = {r["id"]: r for r in before}, []
     for r in after or before:
         was = then.get(r["id"]) if after else None
@@ -201,14 +212,14 @@ def real(run) -> str:
             "–" if r.get("iou") is None else f"{r['iou']:.2f}",
         ]
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    groups = (run.group(side, "real") for side in ("before", "after"))
+    groups = (run.group(side, name) for side in ("before", "after"))
     headings = ("row", "domain", "gold", "before", "after" if after else "answer", "IoU")
-    head = "".join(f"<th>{name}</th>" for name in headings)
+    head = "".join(f"<th>{heading}</th>" for heading in headings)
     state = " open" if len(lines) <= 12 else ""
+    listed = f"All {len(lines)}" if len(lines) <= MAX_LISTED else f"The first {MAX_LISTED} of {len(lines):,}"
     return (
-        "<p>Real clinical pictures and ECGs, kept apart from the synthetic rows: few, so read the rows, not "
-        f"the means.</p>{_metric_table(*groups, 'datasets', 'Data set', _dataset)}"
-        f"<details{state}><summary>All {len(lines)} real rows</summary>"
+        f"{_metric_table(*groups, 'datasets', 'Data set', _dataset)}"
+        f"<details{state}><summary>{listed} {escape(name, 80)} rows</summary>"
         f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines[:MAX_LISTED])}</table></div></details>'
     )
 
@@ -225,10 +236,10 @@ def _verdict(r: dict) -> str:
 
 def cases(run, room: int) -> str:
     """The gallery, as many cases as fit into `room` bytes."""
-    before = {r["id"]: r for r in run.records["before"]} if run.records["after"] else {}
+    before = {(r["source"], r["id"]): r for r in run.records["before"]} if run.records["after"] else {}
     chosen, shown, size = choose(run.cases, MAX_CASES), [], 0
     for case in chosen:
-        made = case_html(case, before.get(case["id"]))
+        made = case_html(case, before.get((case["source"], case["id"])))
         size += len(made.encode())
         if size > room:
             break

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import multiprocessing.connection
+import signal
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,7 @@ LOST = Reward(total=0.0, accuracy=0.0, iou=None, format=0.0, length=None)
 
 def _work(connection, cfg: RewardConfig) -> None:
     """A worker: receives lists of (text, meta), sends one Reward or QoqError each, ends when the trainer does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the trainer, which ends its workers
     try:
         if cfg.custom:  # before the clock runs: a user's module may take seconds to import
             custom.load(cfg.custom)

@@ -2,6 +2,9 @@
 
 A checkpoint holds the TrainState, the data iterator's state and a small JSON record (model fingerprint, stage, step). A run that
 is killed at any moment restarts from the last committed step and goes on bit-identically.
+
+Orbax reads many a flipped bit without a word, so the SHA-256 of every file is written into the folder before the commit
+(sha256.json) and compared before reading. A damaged checkpoint is named, and the one before it is used.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import hashlib
 import json
 import logging
 import os
+import shutil
+import sys
 from typing import Any
 
 import jax
@@ -22,6 +27,7 @@ from qoq_jax.models.variants import EcgConfig, VlmConfig
 # Orbax raises a failed write and also logs its traceback from each of its threads; the raised one becomes our one line.
 logging.getLogger("absl").addFilter(lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname)
 
+CHECKSUMS = "sha256.json"
 _RUNTIME_FIELDS = ("compute_dtype", "remat")  # do not change what a checkpoint holds
 
 
@@ -29,6 +35,47 @@ def model_fingerprint(cfg: VlmConfig | EcgConfig) -> str:
     """Short hash of the architecture; two models with equal fingerprints have interchangeable parameters."""
     fields = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _RUNTIME_FIELDS}
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def write_checksums(folder: str) -> None:
+    """Writes the SHA-256 of every file of a checkpoint, {relative path: hex}, to its sha256.json."""
+    sums = {name: _sha256(os.path.join(folder, name)) for name in _files(folder)}
+    with open(os.path.join(folder, CHECKSUMS), "w", encoding="utf-8") as f:
+        json.dump(sums, f, indent=0)
+
+
+def damage(folder: str) -> str | None:
+    """What is wrong with the files of a checkpoint, or None. Without sha256.json (an older checkpoint) nothing is known."""
+    path = os.path.join(folder, CHECKSUMS)
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as f:
+            sums = json.load(f)
+        for name, wanted in sums.items():
+            if not os.path.isfile(os.path.join(folder, name)):
+                return f"{name} is missing"
+            if _sha256(os.path.join(folder, name)) != wanted:
+                return f"{name} has changed since it was written"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"{CHECKSUMS} cannot be read ({type(error).__name__})"
+    return None
+
+
+def _files(folder: str) -> list[str]:
+    """Relative paths, without those that Orbax writes at the commit."""
+    return sorted(os.path.relpath(os.path.join(where, name), folder) for where, _, names in os.walk(folder) for name in names
+                  if name not in (CHECKSUMS, "_CHECKPOINT_METADATA", "commit_success.txt"))
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def has_checkpoint(folder: str) -> bool:
+    """Whether a stage's folder holds a committed step."""
+    return os.path.isdir(folder) and any(entry.isdigit() for entry in os.listdir(folder))
 
 
 class Checkpointer:
@@ -43,7 +90,10 @@ class Checkpointer:
     def __init__(self, folder: str, model: VlmConfig | EcgConfig, keep: int = 2):
         self._folder = os.path.abspath(folder)
         self._model = model
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        self._saving: int | None = None
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit))
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest(self) -> int | None:
@@ -59,10 +109,19 @@ class Checkpointer:
         record = {"model": model_fingerprint(self._model), "step": step}
         try:
             self._manager.wait_until_finished()
+            self._saving = step
             self._manager.save(step, args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state), record=ocp.args.JsonSave(record)))
         except (OSError, ValueError) as error:
             raise self._failed(step, error) from error
+
+    def _before_commit(self) -> None:
+        """Runs in Orbax's thread when all files are written and the folder has not got its final name yet."""
+        if jax.process_index():
+            return
+        for name in os.listdir(self._folder):
+            if name == str(self._saving) or name.startswith(f"{self._saving}.orbax-checkpoint-tmp"):
+                write_checksums(os.path.join(self._folder, name))
 
     def wait(self) -> None:
         """Blocks until the running save is committed."""
@@ -71,15 +130,50 @@ class Checkpointer:
         except (OSError, ValueError) as error:
             raise self._failed(None, error) from error
 
-    def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict, int]:
-        """The state in the layout of `abstract` (a state, or ShapeDtypeStructs with shardings), the data state, the step.
+    def restore(self, abstract: Any, resume: bool = False) -> tuple[Any, dict, int]:
+        """The last sound state in the layout of `abstract`, the data state, the step.
+
+        Damaged checkpoints are passed over with a line on stderr each.
+
+        Args:
+          abstract: a state, or ShapeDtypeStructs with shardings.
+          resume: training goes on from it: damaged steps are renamed to damaged-STEP, since their numbers will be used again.
 
         Raises:
-          CheckpointError: there is none, or it belongs to another model.
+          CheckpointError: there is none, all are damaged, or it belongs to another model.
         """
-        step = self.latest() if step is None else step
-        if step is None:
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
             raise CheckpointError("no checkpoint", where=self._folder, mend="train first, or name another workdir")
+        for step, before in zip(steps, [*steps[1:], None]):
+            folder = os.path.join(self._folder, str(step))
+            wrong = damage(folder)
+            if wrong is None:
+                try:
+                    return *self._read(step, abstract), step
+                except CheckpointError:
+                    raise
+                except Exception as error:  # Orbax and TensorStore raise whatever their parsers meet
+                    wrong = f"cannot be read: {type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
+                    if os.path.exists(os.path.join(folder, CHECKSUMS)):  # its files are as they were written: nothing is damaged
+                        raise CheckpointError(f"the checkpoint {wrong}", where=folder,
+                                              mend="use the config and the version of qoq_jax that wrote it") from error
+            if before is None:
+                raise CheckpointError(
+                    f"the checkpoint is damaged ({wrong}), and there is no sound one before it", where=folder,
+                    mend=f"restore the folder from a copy, or delete {self._folder} and start the same command again: "
+                         "the stage then begins anew")
+            kept = folder
+            if resume and jax.process_index() == 0:
+                kept = os.path.join(self._folder, f"damaged-{step}")
+                shutil.rmtree(kept, ignore_errors=True)
+                os.rename(folder, kept)
+            print(f"qoq: {kept}: the checkpoint is damaged ({wrong}); the one of step {before} is used "
+                  "(mend: delete that folder)", file=sys.stderr)
+            if resume:
+                self._manager.reload()
+
+    def _read(self, step: int, abstract: Any) -> tuple[Any, dict]:
         record = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
         if record["model"] != model_fingerprint(self._model):
             raise CheckpointError("the checkpoint holds another model than the config describes",
@@ -88,7 +182,7 @@ class Checkpointer:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract)
         restored = self._manager.restore(step, args=ocp.args.Composite(
             state=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore()))
-        return restored["state"], restored["data"], step
+        return restored["state"], restored["data"]
 
     def close(self) -> None:
         """Waits for the running save and frees the manager's threads."""

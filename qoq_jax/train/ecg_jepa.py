@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
-import platform
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +28,7 @@ from qoq_jax.evaluation.probe import linear_probe
 from qoq_jax.models import ecg as model
 from qoq_jax.models import spec, variants
 from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.train import facts
 from qoq_jax.train.checkpoint import Checkpointer
 from qoq_jax.train.log import CompileCounter, MetricWriter, Progress
 from qoq_jax.train.state import TrainState, apply_gradients, make_optimizer, schedule, start
@@ -120,7 +118,7 @@ def make_step(sizes: variants.EcgConfig, cfg: EcgPretrainConfig, optimizer: opta
 def run(cfg: Config) -> int:
     """Pretrains, exports and probes; returns the exit code. Whatever is finished is not done again."""
     # ------------------------------------------------------------------------------------------------ set-up
-    started, pre = time.time(), cfg.ecg
+    tally, pre = facts.Tally(cfg.workdir), cfg.ecg
     sizes = variants.get(cfg.model.variant).ecg
     mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     mesh_lib.partition_spec(mesh, ("batch",), (pre.batch,))  # a batch that does not divide is an error before any work
@@ -146,7 +144,8 @@ def run(cfg: Config) -> int:
             others = [initial_params(dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, ecg_weights="")), sizes, mesh,
                                      cfg.seed + 1 + i)["encoder"] for i in range(RANDOM_ENCODERS)]
             _probe(cfg, sizes, mesh, found, initial["encoder"], final["encoder"], others)
-    _write_facts(cfg, data, started)
+    tally.keep({"where": where, "reason": reason} for where, reason in data.quarantined.items())
+    facts.write_run(cfg.workdir, tally, title=f"ECG-JEPA, {cfg.model.variant}", model=cfg.model.variant)
     return 0
 
 
@@ -196,11 +195,12 @@ def _train(cfg: Config, sizes: variants.EcgConfig, mesh: jax.sharding.Mesh, data
     state, begin = create(jax.tree.map(jnp.copy, initial), optimizer, mesh), 0
     checkpoints = Checkpointer(os.path.join(cfg.workdir, "checkpoints", STAGE), sizes)
     if checkpoints.latest() is not None:
-        state, data_state, begin = checkpoints.restore(state)
+        state, data_state, begin = checkpoints.restore(state, resume=True)
         if begin < pre.steps:
             data.set_state(data_state)
             print(f"{STAGE}: going on from step {begin} of {pre.steps}")
     if begin >= pre.steps:
+        data.quarantined |= data_state["quarantined"]
         checkpoints.close()
         return state
     key = jax.random.fold_in(jax.random.key(cfg.seed), 4)
@@ -284,7 +284,7 @@ def _probe(cfg: Config, sizes: variants.EcgConfig, mesh, found, before, after, o
         writer.resume("ecg_probe", -1)
         writer.write("ecg_probe", cfg.ecg.steps, row)
         writer.close()
-        _write_json(os.path.join(cfg.workdir, "eval", "ecg.json"), result)
+        facts.write_json(os.path.join(cfg.workdir, "eval", "ecg.json"), result)
     print(f"ecg probe, {result['test_ecgs']} held-out ECGs of {result['test_patients']} patients: macro AUROC "
           f"{row['probe/before/auroc']:.3f} before, {row['probe/after/auroc']:.3f} after; macro-F1 "
           f"{row['probe/before/macro_f1']:.3f} before, {row['probe/after/macro_f1']:.3f} after "
@@ -296,27 +296,3 @@ def _probe(cfg: Config, sizes: variants.EcgConfig, mesh, found, before, after, o
 
 def _writer(cfg: Config) -> MetricWriter:
     return MetricWriter(cfg.workdir, tensorboard=cfg.log.tensorboard, wandb=cfg.log.wandb, config=dataclasses.asdict(cfg))
-
-
-def _write_facts(cfg: Config, data: ecgs.EcgBatches, started: float) -> None:
-    """run.json: what a reader needs to repeat the run. Seconds add up over restarts."""
-    path, before = os.path.join(cfg.workdir, "run.json"), {}
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as f:
-            before = json.load(f)
-    _write_json(path, {
-        "command": before.get("command", "qoq " + " ".join(sys.argv[1:])),
-        "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
-        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
-        "seconds": {"all": before.get("seconds", {}).get("all", 0.0) + time.time() - started},
-        "title": f"ECG-JEPA, {cfg.model.variant}",
-        "model": cfg.model.variant,
-        "skipped": [{"where": where, "reason": reason} for where, reason in data.quarantined.items()],
-    })
-
-
-def _write_json(path: str, value) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path + ".tmp", "w", encoding="utf-8") as f:
-        json.dump(value, f, indent=1)
-    os.replace(path + ".tmp", path)

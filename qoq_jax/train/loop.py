@@ -9,20 +9,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
-import sys
-import time
 
 import jax
-import numpy as np
 
 from qoq_jax import config as config_lib
 from qoq_jax.config import Config
 from qoq_jax.errors import CheckpointError, ConfigError
 from qoq_jax.evaluation import report, runner
 from qoq_jax.models import hf, spec, vlm
-from qoq_jax.train import ecg_jepa, reinforce, supervised
+from qoq_jax.train import ecg_jepa, facts, reinforce, supervised
 from qoq_jax.train import stage as stage_lib
+from qoq_jax.train.checkpoint import has_checkpoint
 from qoq_jax.train.setup import Setup, assemble, is_published, model_config
 
 
@@ -40,22 +37,25 @@ def run(cfg: Config) -> int:
 
 
 def _run(cfg: Config) -> int:
-    started = time.time()
     # Private to the run, since a compile cache is code: a restart then begins without compiling again.
     cache = cfg.compile_cache or os.path.join(cfg.workdir, "compile_cache")
     jax.config.update("jax_compilation_cache_dir", os.path.abspath(cache))
     if cfg.stages == (ecg_jepa.STAGE,):
         return ecg_jepa.run(cfg)
-    setup = assemble(cfg)
-    with jax.set_mesh(setup.mesh):
-        # -------------------------------------------------------------------------------------------- stages
-        weights = start_weights(setup)
-        for stage in cfg.stages:
-            weights = run_stage(setup, stage, weights)
-            if not os.path.exists(_eval_file(cfg.workdir, stage, cfg.eval.split)):
-                evaluate_stage(setup, stage, weights, cfg.eval.split)
+    tally, setup = facts.Tally(cfg.workdir), assemble(cfg, training=True)
+    try:
+        with jax.set_mesh(setup.mesh):
+            # ---------------------------------------------------------------------------------------- stages
+            weights = start_weights(setup)
+            for stage in cfg.stages:
+                weights = run_stage(setup, stage, weights)
+                tally.keep(setup.quarantined)
+                if not os.path.exists(_eval_file(cfg.workdir, stage, cfg.eval.split)):
+                    evaluate_stage(setup, stage, weights, cfg.eval.split, tally)
+    finally:
+        tally.keep(setup.quarantined)
     # ------------------------------------------------------------------------------------------------ report
-    _write_run_facts(setup, started)
+    _write_run_facts(setup, tally)
     print(f"report: {report.write_report(cfg.workdir)}")
     return 0
 
@@ -69,16 +69,17 @@ def run_stage(setup: Setup, name: str, weights):
 # ------------------------------------------------------------------------------------------------------- evaluation
 
 
-def evaluate_stage(setup: Setup, stage: str, params, split: str) -> None:
-    """Greedy evaluation of a stage's parameters on all sources; writes WORKDIR/eval/STAGE.json and prints the summary."""
+def evaluate_stage(setup: Setup, stage: str, params, split: str, tally: facts.Tally | None = None) -> None:
+    """Greedy evaluation of a stage's parameters on all sources; writes WORKDIR/eval/STAGE.json and prints the summary.
+
+    On the test split it writes WORKDIR/gallery/STAGE too. tally: takes the samples that were skipped.
+    """
     result = runner.evaluate(setup, params, split)
-    path = _eval_file(setup.config.workdir, stage, split)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
     if split == "test":
-        runner.write_gallery(setup, result, os.path.join(setup.config.workdir, "gallery"))
-    with open(path + ".tmp", "w", encoding="utf-8") as f:
-        json.dump(result, f)
-    os.replace(path + ".tmp", path)
+        runner.write_gallery(setup, result, os.path.join(setup.config.workdir, "gallery", stage))
+    if tally:  # before the file that says that this evaluation is done
+        tally.keep(setup.quarantined)
+    facts.write_json(_eval_file(setup.config.workdir, stage, split), result, indent=None)
     print(f"{stage} on {split}: " + runner.headline(result["summary"]))
 
 
@@ -96,8 +97,10 @@ def restore_run(workdir: str, stage: str | None = None, prepare: bool = True):
     if cfg.stages == (ecg_jepa.STAGE,):
         raise ConfigError("this run pretrained an ECG encoder, which answers no questions", where=workdir,
                           mend=f"train a model that starts from it: --config.model.ecg_weights={workdir}/{ecg_jepa.WEIGHTS}")
+    if stage and stage not in cfg.stages:
+        raise ConfigError(f"the run has no stage {stage}", where=workdir, mend=f"it has {', '.join(cfg.stages)}")
+    name = stage or _last_stage(cfg)
     setup = assemble(cfg, prepare)
-    name = stage or _last_stage(setup.config)
     with jax.set_mesh(setup.mesh):
         return setup, reached_weights(setup, name), name
 
@@ -143,8 +146,7 @@ def _config_of(workdir: str) -> Config:
     path = os.path.join(workdir, "config.json")
     if not os.path.exists(path):
         raise CheckpointError("no run here (config.json is missing)", where=workdir, mend="name the workdir of a qoq train run")
-    with open(path, encoding="utf-8") as f:
-        content = json.load(f)
+    content = _read_config(path)
     if "model_type" in content:
         raise ConfigError("this is a Hugging Face model, not a run", where=workdir,
                           mend="train from it with --config.model.variant")
@@ -154,8 +156,7 @@ def _config_of(workdir: str) -> Config:
 def _last_stage(cfg: Config) -> str:
     """The last stage that has a checkpoint."""
     for name in reversed(cfg.stages):
-        folder = os.path.join(cfg.workdir, "checkpoints", name)
-        if os.path.isdir(folder) and any(entry.isdigit() for entry in os.listdir(folder)):
+        if has_checkpoint(os.path.join(cfg.workdir, "checkpoints", name)):
             return name
     raise CheckpointError("no checkpoint", where=cfg.workdir, mend="train first")
 
@@ -173,17 +174,23 @@ def _claim_workdir(cfg: Config) -> bool:
     path = os.path.join(cfg.workdir, "config.json")
     ours = json.loads(json.dumps(dataclasses.asdict(cfg)))
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as f:
-            theirs = json.load(f)
+        theirs = _read_config(path)
         changed = sorted(_differences(ours, theirs))
         if changed:
             raise ConfigError(f"the run there was started with another {', '.join(changed[:5])}", where=cfg.workdir,
                               mend="give the same config, or another --config.workdir")
         return False
-    with open(path + ".tmp", "w", encoding="utf-8") as f:
-        json.dump(ours, f, indent=1)
-    os.replace(path + ".tmp", path)
+    facts.write_json(path, ours)
     return True
+
+
+def _read_config(path: str) -> dict:
+    """The config.json of a run."""
+    try:
+        return dict(facts.read_json(path))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"is damaged ({type(error).__name__})", where=path,
+                              mend="delete the file and start the same qoq train command again, which writes it anew") from error
 
 
 def _differences(a, b, prefix: str = ""):
@@ -195,24 +202,13 @@ def _differences(a, b, prefix: str = ""):
         yield prefix.rstrip(".")
 
 
-def _write_run_facts(setup: Setup, started: float) -> None:
-    """run.json: what a reader needs to repeat the run. Seconds add up over restarts."""
-    path = os.path.join(setup.config.workdir, "run.json")
-    before = {}
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as f:
-            before = json.load(f)
-    facts = {
-        "command": "qoq " + " ".join(sys.argv[1:]) if before.get("command") is None else before["command"],
-        "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
-        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
-        "seconds": {"all": before.get("seconds", {}).get("all", 0.0) + time.time() - started},
-        "title": f"{setup.config.model.variant} on {', '.join(setup.roots)}",
-        "model": setup.config.model.variant,
-        "algorithm": setup.config.rl.algorithm if "rl" in setup.config.stages else "sft",
-        "parameters": spec.count(vlm.param_specs(setup.model)),
-        "notes": setup.notes,
-        "skipped": before.get("skipped", []) + setup.quarantined,
-    }
-    with open(path, "w", encoding="utf-8") as f:
-        json.dump(facts, f, indent=1)
+def _write_run_facts(setup: Setup, tally: facts.Tally) -> None:
+    """run.json, which only a finished run has."""
+    facts.write_run(
+        setup.config.workdir, tally,
+        title=f"{setup.config.model.variant} on {', '.join(setup.roots)}",
+        model=setup.config.model.variant,
+        algorithm=setup.config.rl.algorithm if "rl" in setup.config.stages else "sft",
+        parameters=spec.count(vlm.param_specs(setup.model)),
+        notes=setup.notes,
+    )

@@ -7,12 +7,12 @@ import concurrent.futures
 import dataclasses
 import math
 import os
+from collections.abc import Iterable
 
 import jax
 import numpy as np
 
-from qoq_jax.climb import samples as real_samples
-from qoq_jax.climb import synthetic
+from qoq_jax import interrupt
 from qoq_jax.config import Config
 from qoq_jax.data import pipeline, schema, sources
 from qoq_jax.data import tokenizer as tokenizer_lib
@@ -22,6 +22,7 @@ from qoq_jax.errors import ConfigError, DataError
 from qoq_jax.models import hf, variants
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.rl import answers
+from qoq_jax.train import datasets
 
 
 @dataclasses.dataclass
@@ -36,7 +37,8 @@ class Setup:
       process: how rows become samples.
       domains: names behind the domain ids of DRPO, in the schema's order.
       prepared: the data sets, being built or fetched in the background; `roots` and `notes` wait for them.
-      quarantined: bad samples that were skipped, {"where", "reason"}.
+      record: the data sets that the run began with; the rows are checked against it.
+      quarantined: bad samples that were skipped, {"where", "reason"}, each once.
       banned: bool [V] on the mesh, tokens that are never sampled.
     """
 
@@ -47,6 +49,7 @@ class Setup:
     process: ProcessConfig
     domains: tuple[str, ...]
     prepared: concurrent.futures.Future[tuple[dict[str, str], list[str]]]
+    record: datasets.Record | None = None
     quarantined: list[dict[str, str]] = dataclasses.field(default_factory=list)
 
     @property
@@ -78,7 +81,7 @@ class Setup:
           largest: room for the largest sample in every place (evaluation), not for the mean one.
         """
         data = self.config.data
-        patches, ecgs = (data.max_patches, 1.0) if largest else (data.mean_patches, data.mean_ecgs)
+        patches, ecgs = (data.max_patches, max(1.0, data.mean_ecgs)) if largest else (data.mean_patches, data.mean_ecgs)
         ecgs = 0 if self.model.ecg is None else ecgs
         per_media_row = (samples or rows) / data.media_rows
         return Budget(
@@ -95,8 +98,10 @@ class Setup:
                 faults: list[str] | None = [] if data.on_error == "skip" else None
                 found[name] = sources.load(root, split, faults)
                 self._skip_rows(f"{name}/{split}.jsonl", faults or [], len(found[name]))
+                if self.record:
+                    self.record.check(name, split, found[name], root)
         if not found:
-            raise DataError(f"no source has a {split} split", mend="set data.mini_rows above 0 or add a folder to data.extra")
+            raise datasets.no_split(split)
         return found
 
     def training_iterator(self, stage: str, answers: bool, domains: tuple[str, ...] = ()) -> pipeline.BatchIterator:
@@ -162,14 +167,16 @@ class Setup:
         if len(faults) > max(1, int(self.config.data.max_bad_fraction * (sound + len(faults)))):
             raise DataError(f"{len(faults)} of {sound + len(faults)} rows are broken; the first: {faults[0]}", where=where,
                             mend="mend the rows (qoq data validate lists them), or raise data.max_bad_fraction")
-        for fault in faults:
-            entry = {"where": where, "reason": fault}
-            if entry not in self.quarantined:  # a file is read more than once in a run
-                self.quarantined.append(entry)
+        self._remember({"where": where, "reason": fault} for fault in faults)
 
     def remember_quarantined(self, found: dict[str, str]) -> None:
         """Keeps skipped samples ("source/row id" -> reason) for the report."""
-        self.quarantined.extend({"where": where, "reason": reason} for where, reason in found.items())
+        self._remember({"where": where, "reason": reason} for where, reason in found.items())
+
+    def _remember(self, entries: Iterable[dict[str, str]]) -> None:
+        for entry in entries:
+            if entry not in self.quarantined:  # rows are read more than once in a run
+                self.quarantined.append(entry)
 
 
 def hide_diagnosis(row: schema.Row, seed: int) -> schema.Row:
@@ -267,8 +274,11 @@ def tokenizer_source(cfg: Config) -> str:
                       mend="set model.tokenizer to a directory with tokenizer.json, or model.variant to a Hugging Face model")
 
 
-def assemble(cfg: Config, prepare: bool = True) -> Setup:
+def assemble(cfg: Config, prepare: bool = True, training: bool = False) -> Setup:
     """Checks that tokenizer, model, mesh and budgets fit each other, and starts to prepare the data sets when asked.
+
+    Args:
+      training: for `qoq train`: the data sets must be those that the run began with, with all splits that it will need.
 
     Raises:
       ConfigError: parts that do not fit. A data set that cannot be made or read is a DataError where it is first used.
@@ -285,49 +295,11 @@ def assemble(cfg: Config, prepare: bool = True) -> Setup:
         max_prompt_tokens=cfg.data.max_prompt_tokens, max_response_tokens=cfg.data.max_response_tokens,
         system=cfg.data.system, answer_only=cfg.rl.reward.answer_only)
     tokenizer.check(process.token_ids())
-    _check_extra(cfg.data)
+    datasets.check_extra(cfg.data)
     # In the background, so that the first step compiles while files are drawn and fetched.
-    pool = concurrent.futures.ThreadPoolExecutor(1)
-    prepared = pool.submit(prepare_data, cfg) if prepare else pool.submit(lambda: ({}, []))
+    pool = concurrent.futures.ThreadPoolExecutor(1, initializer=interrupt.block)
+    record = datasets.Record(cfg.workdir, training) if prepare else None
+    splits = ("train", cfg.eval.split, *(("validation",) if cfg.eval.every else ())) if training else ()
+    prepared = pool.submit(datasets.prepare, cfg, record, splits) if prepare else pool.submit(lambda: ({}, []))
     pool.shutdown(wait=False)
-    return Setup(cfg, model, tokenizer, mesh, process, schema.DOMAINS, prepared)
-
-
-def _check_extra(data) -> None:
-    """The folders of data.extra: there, with rows, and under names of their own."""
-    names = ["real", "climb-mini"]
-    for folder in data.extra:
-        name = os.path.basename(os.path.normpath(folder))
-        if not any(os.path.isfile(os.path.join(folder, f"{split}.jsonl")) for split in schema.SPLITS):
-            raise ConfigError("data.extra: no train.jsonl, validation.jsonl or test.jsonl there", where=folder,
-                              mend="name a folder of row files (docs/data.md)")
-        if name in names:
-            raise ConfigError(f"data.extra: two sources are called {name!r}", where=folder, mend="rename the folder")
-        names.append(name)
-
-
-def prepare_data(cfg: Config) -> tuple[dict[str, str], list[str]]:
-    """Builds climb-mini and fetches the real samples, side by side, unless they are there.
-
-    Returns:
-      (source name -> folder, notes). Real samples that cannot be had are a note, not an error.
-    """
-    data, roots, notes = cfg.data, {}, []
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        fetching = pool.submit(real_samples.fetch, os.path.join(data.root, "real")) if data.real else None
-        if data.mini_rows:
-            name = f"climb-mini-{data.mini_imbalance}-{data.mini_rows}-seed{data.mini_seed}"
-            roots["climb-mini"] = os.path.join(data.root, name)
-            synthetic.build(roots["climb-mini"], seed=data.mini_seed, size=data.mini_rows, imbalance=data.mini_imbalance)
-        if fetching:
-            try:
-                fetching.result()
-                roots["real"] = os.path.join(data.root, "real")
-            except DataError as error:
-                notes.append(f"The real samples could not be had, so this run used generated data alone: {error}")
-                print(notes[-1])
-    for folder in data.extra:
-        roots[os.path.basename(os.path.normpath(folder))] = folder
-    if not roots:
-        raise DataError("no data source", mend="set data.mini_rows above 0, data.real, or data.extra")
-    return roots, notes
+    return Setup(cfg, model, tokenizer, mesh, process, schema.DOMAINS, prepared, record)

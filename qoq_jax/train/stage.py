@@ -13,13 +13,13 @@ import numpy as np
 
 from qoq_jax.config import Config, OptimizerConfig, RlConfig
 from qoq_jax.data import pipeline
-from qoq_jax.errors import QoqError
+from qoq_jax.errors import CheckpointError, QoqError
 from qoq_jax.models import lora as lora_lib
 from qoq_jax.models import spec, vlm
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.rl.algorithms import ALGORITHMS
 from qoq_jax.train import offload
-from qoq_jax.train.checkpoint import Checkpointer
+from qoq_jax.train.checkpoint import Checkpointer, has_checkpoint
 from qoq_jax.train.log import CompileCounter, MetricWriter, Progress
 from qoq_jax.train.policy import critic_specs
 from qoq_jax.train.setup import Setup
@@ -134,9 +134,12 @@ def load_weights(setup: Setup, name: str, before) -> object:
       before: the weights that the stage started from; needed for adapters, else None will do.
 
     Raises:
-      CheckpointError: there is no checkpoint.
+      CheckpointError: there is no sound checkpoint.
     """
     stage = plan(setup.config, name)
+    folder = os.path.join(setup.config.workdir, "checkpoints", name)
+    if not has_checkpoint(folder):
+        raise CheckpointError("no checkpoint", where=folder, mend="train this stage first, or name another")
     checkpoints = checkpointer(setup, name)
     state, _, base = start_state(setup, stage, before)
     state, _, _ = checkpoints.restore(state)
@@ -161,7 +164,7 @@ class Stage:
         self.state, self.optimizer, self.base = start_state(setup, plan, copied)
         self.start = 0
         if self._checkpoints.latest() is not None:
-            self.state, self._data_state, self.start = self._checkpoints.restore(self.state)
+            self.state, self._data_state, self.start = self._checkpoints.restore(self.state, resume=True)
             if self.start < plan.steps:
                 print(f"{plan.name}: going on from step {self.start} of {plan.steps}")
         # Shapes and places alone: the arrays themselves are donated by the first update.
@@ -171,7 +174,11 @@ class Stage:
     def feed(self, data: pipeline.BatchIterator) -> None:
         """Gives the stage its batches, from where the checkpoint left them."""
         self.data = data
-        if self._data_state is not None and not self.finished:
+        if self._data_state is None:
+            return
+        if self.finished:
+            self.setup.remember_quarantined(self._data_state["quarantined"])
+        else:
             data.set_state(self._data_state)
 
     @property

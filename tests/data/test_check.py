@@ -31,3 +31,18 @@ def test_validate_lists_every_fault(tmp_path, capsys):
         assert word in out, out
     file.write_text(json.dumps(lines[0]), encoding="utf-8")
     assert check.run(str(file)) == 0
+
+
+def test_validate_looks_at_splits_patients_and_gold_answers(tmp_path, capsys):
+    row = {"dataset": "cases", "domain": "chest_xray", "problem": "Answer with one of: Normal, Pneumonia.", "answer": "Pneumonia",
+           "labels": ["Normal", "Pneumonia"]}
+    other = [row | {"id": "a", "patient": "p1"}, row | {"id": "b", "patient": "p2"}]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, other)), encoding="utf-8")
+    lines = [row | {"id": "c", "patient": "p2"}, row | {"id": "d", "split": "train"},
+             row | {"id": "e", "reasoning": "see \\boxed{B}"}]
+    file = tmp_path / "test.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert check.run(str(file)) == 1
+    out = capsys.readouterr().out
+    assert "3 rows, 3 faults" in out and "which is part of the answer format" in out
+    assert "patient 'p2' is in train.jsonl too" in out and "row 'd', split: 'train' in test.jsonl" in out

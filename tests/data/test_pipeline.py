@@ -123,14 +123,34 @@ def test_a_state_of_other_data_or_seed_is_refused(source):
     renamed = dataclasses.replace(
         source, rows=[dataclasses.replace(source.rows[0], id="x"), *source.rows[1:]]
     )
+    moved = dataclasses.replace(source, rows=[dataclasses.replace(source.rows[0], bbox=((1, 2, 3, 4),)), *source.rows[1:]])
     for other in (
         train(renamed),
+        train(moved),
         train(source, seed=9),
         train(source, weights_by_domain=WEIGHTS),
         evaluate(source),
     ):
         with pytest.raises(DataError, match="other rows, another seed"):
             other.set_state(state)
+
+
+def test_media_of_another_size_are_other_data(tmp_path):
+    source = pipeline.Source("mini", tmp_path, mixed_rows(tmp_path))
+    state = train(source).get_state()
+    train(source).set_state(state)
+    with open(tmp_path / next(row.images[0] for row in source.rows if row.images), "ab") as file:
+        file.write(b"0")
+    with pytest.raises(DataError, match="other rows"):
+        train(source).set_state(state)
+
+
+def test_samples_go_by_the_name_of_their_data_set(source):
+    """Two data sets may use the same ids, and a row may call its source what it likes."""
+    other = dataclasses.replace(source, name="mine", rows=[dataclasses.replace(row, source="mini") for row in source.rows])
+    batches = list(pipeline.make_eval_iterator([source, other], TOKENIZER, config(), BUDGET))
+    found = [(place.meta.source, place.meta.id) for _, placed in batches for place in placed]
+    assert len(set(found)) == len(found) == 2 * len(source.rows) and {name for name, _ in found} == {"mini", "mine"}
 
 
 def test_an_epoch_holds_each_row_once_and_epochs_differ(source):

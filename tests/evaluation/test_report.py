@@ -29,15 +29,15 @@ def record(i, domain, right, source="climb-mini", **more):
 @pytest.fixture
 def workdir(tmp_path):
     (tmp_path / "eval").mkdir()
-    (tmp_path / "gallery").mkdir()
+    (tmp_path / "gallery/rl").mkdir(parents=True)
     for name, share in (("sft", 3), ("rl", 5)):
         rows = [record(i, d, i % 6 < share) for d in ("ct", "ecg", "chest_xray") for i in range(12)]
         rows += [record(i, "ct", True, "real", id=f"real-{i}") for i in range(2)]
         (tmp_path / f"eval/{name}.json").write_text(json.dumps({"summary": {}, "records": rows}))
     picture = (np.arange(24 * 32 * 3) % 255).astype(np.uint8).reshape(24, 32, 3)
-    Image.fromarray(picture).save(tmp_path / "gallery/a.png")
+    Image.fromarray(picture).save(tmp_path / "gallery/rl/a.png")
     np.savez(
-        tmp_path / "gallery/e.npz", signal=np.sin(np.arange(20000).reshape(8, 2500) / 30).astype(np.float32)
+        tmp_path / "gallery/rl/e.npz", signal=np.sin(np.arange(20000).reshape(8, 2500) / 30).astype(np.float32)
     )
     media = [
         {"image": "a.png"},
@@ -46,7 +46,7 @@ def workdir(tmp_path):
     ]
     for i, (domain, files) in enumerate(zip(("chest_xray", "ct", "ecg"), media, strict=True)):
         case = record(i, domain, i % 2 == 0, prompt=EVIL, **files)
-        (tmp_path / f"gallery/case_{i:03d}.json").write_text(json.dumps(case))
+        (tmp_path / f"gallery/rl/case_{i:03d}.json").write_text(json.dumps(case))
     lines = [{"step": i, "stage": "sft", "loss": 2.0 / (i + 1)} for i in range(20)]
     lines += [
         {"step": i, "stage": "rl", "reward/total": i / 30, "reward/iou": None, "reward/domain/ct": i / 30,
@@ -120,13 +120,13 @@ def test_the_whole_page_is_safe_and_self_contained(workdir):
     "missing", ["metrics.jsonl", "eval/rl.json", "eval/sft.json", "run.json", "config.json", "gallery"]
 )
 def test_missing_parts_are_left_out(workdir, missing):
-    for path in (workdir / missing).iterdir() if missing == "gallery" else [workdir / missing]:
+    for path in (workdir / "gallery/rl").iterdir() if missing == "gallery" else [workdir / missing]:
         path.unlink()
     Reader(report.write_report(workdir, workdir / "new" / "r.html").read_text())
 
 
 def test_only_curves(workdir):
-    for path in [*workdir.glob("eval/*"), *workdir.glob("gallery/*"), workdir / "run.json"]:
+    for path in [*workdir.glob("eval/*"), *workdir.glob("gallery/rl/*"), workdir / "run.json"]:
         path.unlink()
     assert "Not evaluated yet" in report.write_report(workdir).read_text()
 
@@ -153,8 +153,26 @@ def test_a_broken_line_in_the_middle_is_named(workdir):
         report.write_report(workdir)
 
 
+def test_a_further_data_set_has_a_section_and_its_ids_are_its_own(workdir):
+    """data.extra may use ids that another data set has too."""
+    for name, right in (("sft", False), ("rl", True)):
+        path = workdir / f"eval/{name}.json"
+        content = json.loads(path.read_text())
+        mine = [record(i, "ct", right, "mine", id=f"ct-{i}", predicted=[f"mine {name}"]) for i in range(3)]
+        path.write_text(json.dumps(content | {"records": content["records"] + mine}))
+    reader = Reader(report.write_report(workdir).read_text())
+    section = reader.words.partition("Other data sets")[2].partition("Other data sets")[2]  # the first one is in the navigation
+    assert "All 3 mine rows" in section and "mine sft" in section and "mine rl" in section
+    case = next(path for path in (workdir / "gallery/rl").glob("case_*.json") if json.loads(path.read_text())["id"] == "ct-1")
+    page = report.write_report(workdir).read_text()
+    then = "Normal"  # of climb-mini's ct-1 before RL, not that of mine's
+    assert f"Before RL</dt><dd>{then}" in page and "Before RL</dt><dd>mine sft" not in page
+    case.write_text(json.dumps(json.loads(case.read_text()) | {"source": "mine"}))
+    assert "Before RL</dt><dd>mine sft" in report.write_report(workdir).read_text()
+
+
 def test_gallery_media_stay_in_the_gallery(workdir):
-    path = workdir / "gallery/case_000.json"
+    path = workdir / "gallery/rl/case_000.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"image": "../../secret.png"}))
     with pytest.raises(DataError, match="outside of the gallery"):
         report.write_report(workdir)

@@ -1,7 +1,14 @@
-"""Checkpoints that cannot be written: one clear line, exit code 1, the last committed step intact."""
+"""Checkpoints that cannot be written or read: one clear line, exit code 1, the last sound step is used."""
 
 import subprocess
 import sys
+
+import jax.numpy as jnp
+import pytest
+
+from qoq_jax.errors import CheckpointError
+from qoq_jax.models import variants
+from qoq_jax.train.checkpoint import CHECKSUMS, Checkpointer
 
 # A limit on file size stands for a full disk: the write fails in Orbax's own threads in the same way.
 SCRIPT = """
@@ -33,3 +40,58 @@ def test_a_failed_write_is_one_line_and_leaves_the_last_checkpoint(tmp_path):
     assert done.returncode == 1, done.stderr
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and "cannot write" in lines[0] and "mend: free disk space" in lines[0], done.stderr
+
+
+def tree(scale):
+    return {"a": jnp.arange(30_000, dtype=jnp.float32).reshape(300, 100) * scale, "b": jnp.ones(7) * scale}
+
+
+def written(folder, *steps):
+    checkpoints = Checkpointer(str(folder), variants.get("nano"))
+    for step in steps:
+        checkpoints.save(step, tree(step), {"at": step})
+    checkpoints.close()
+
+
+def flip_a_bit(folder):
+    """In the middle of the largest file."""
+    path = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(folder):
+    path = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def break_one_without_checksums(folder):
+    (folder / CHECKSUMS).unlink()
+    (folder / "record" / "metadata").write_text("{")
+
+
+@pytest.mark.parametrize("harm", [flip_a_bit, cut, break_one_without_checksums])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(harm, tmp_path, capfd):
+    written(tmp_path, 2, 4)
+    harm(tmp_path / "4")
+    checkpoints = Checkpointer(str(tmp_path), variants.get("nano"))
+    state, data, step = checkpoints.restore(tree(0))  # to look only: everything stays in its place
+    assert (step, data) == (2, {"at": 2}) and (state["a"] == tree(2)["a"]).all() and (tmp_path / "4").is_dir()
+    line = capfd.readouterr().err.strip()
+    assert str(tmp_path / "4") in line and "step 2 is used" in line and len(line.splitlines()) == 1
+    # To go on from it: the number of the damaged step can be saved again.
+    assert checkpoints.restore(tree(0), resume=True)[2] == 2
+    assert str(tmp_path / "damaged-4") in capfd.readouterr().err
+    checkpoints.save(4, tree(9), {})
+    checkpoints.close()
+    again = Checkpointer(str(tmp_path), variants.get("nano"))
+    assert (again.restore(tree(0))[0]["b"] == tree(9)["b"]).all() and capfd.readouterr().err == ""
+
+
+def test_without_a_sound_checkpoint_the_error_is_one_line(tmp_path):
+    written(tmp_path, 2)
+    flip_a_bit(tmp_path / "2")
+    with pytest.raises(CheckpointError, match=r"damaged \(.* has changed since it was written\).*mend: restore") as error:
+        Checkpointer(str(tmp_path), variants.get("nano")).restore(tree(0))
+    assert str(tmp_path / "2") in str(error.value) and error.value.exit_code == 1 and "\n" not in str(error.value)

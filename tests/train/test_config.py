@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import pathlib
 import re
 
+import ml_collections
 import pytest
 
 from qoq_jax import config
 from qoq_jax.cli import main
 from qoq_jax.errors import ConfigError
+from qoq_jax.rl.rewards import PRESETS, RewardConfig
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
@@ -62,6 +65,7 @@ def test_dict_and_back():
         ("--config.rl.steps=many", "is not a int"),
         ("--config.rl=1", "is a section"),
         ("--config.rl.lr", "write --config.section.field=value"),
+        ("--config.rl.lr 1e-4", "write --config.rl.lr=1e-4"),
         ("--config.rl.algorithm=drop", "did you mean 'drpo'"),
         ("--config.rl.rollouts=1", "at least 2"),
         ("--config.stages=rl,sft", "in the order sft, align, rl"),
@@ -79,7 +83,7 @@ def test_dict_and_back():
     ],
 )
 def test_mistakes_exit_with_two_and_a_mend(override, message, capsys):
-    assert main(["train", f"--config={REPOSITORY / 'configs/quickstart.py'}", override]) == 2
+    assert main(["train", f"--config={REPOSITORY / 'configs/quickstart.py'}", *override.split(" ")]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -119,6 +123,46 @@ def test_overrides_keep_types():
     changed = config.parse(config.override(config.default(), [
         "--config.rl.lr=1e-5", "--config.stages=sft", "--config.data.real=false", "--config.rl.drpo.k_max=3"]))
     assert (changed.rl.lr, changed.stages, changed.data.real, changed.rl.drpo.k_max) == (1e-5, ("sft",), False, 3)
+
+
+def test_a_reward_preset_brings_its_own_weights():
+    released = PRESETS["released"]
+    reward = config.parse(config.override(config.default(), ["--config.rl.reward.preset=released"])).rl.reward
+    assert {name: getattr(reward, name) for name in released} == released
+    mine = config.parse(config.override(config.default(), ["--config.rl.reward.preset=released", "--config.rl.reward.iou=0.7"]))
+    assert mine.rl.reward == RewardConfig.of("released", iou=0.7)
+    assert config.parse(dataclasses.asdict(mine)) == mine, "config.json of a run is read back"
+
+
+def test_errors_name_fields_as_the_command_line_takes_them():
+    """Every section.field in an error's text exists, and no field with a section is named without it."""
+    sections, bare = set(), set()
+
+    def walk(node, prefix):
+        for name, value in node.items():
+            if isinstance(value, ml_collections.ConfigDict):
+                walk(value, f"{prefix}{name}.")
+            else:
+                sections.add(prefix + name)
+                if "_" in name and prefix:
+                    bare.add(name)
+
+    walk(config.default(), "")
+    names = {key.partition(".")[0] for key in sections if "." in key}
+    wrong = []
+    for path in sorted((REPOSITORY / "qoq_jax").rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(call, ast.Call) and getattr(call.func, "id", "").endswith("Error")):
+                continue
+            mend = next((k.value for k in call.keywords if k.arg == "mend"), call.func)
+            text = " ".join(c.value for c in ast.walk(mend) if isinstance(c, ast.Constant) and isinstance(c.value, str))
+            for word in re.findall(r"(?<![/\w])(?:--config\.)?[a-z_]+(?:\.[a-z_]+)*", text):
+                word = word.removeprefix("--config.")
+                if "." in word and word.partition(".")[0] in names and word not in sections | {f"{n}.py" for n in names}:
+                    wrong.append(f"{path.name}:{call.lineno}: {word}")
+                if word in bare and (path.parent.name == "train" or path.name in ("transforms.py", "pipeline.py", "packing.py")):
+                    wrong.append(f"{path.name}:{call.lineno}: {word} without its section")
+    assert not wrong
 
 
 def test_help_shows_examples(capsys):

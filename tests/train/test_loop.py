@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import qoq_jax
 from qoq_jax import cli
 from qoq_jax.data import schema
 from qoq_jax.models import spec
-from qoq_jax.train import loop
+from qoq_jax.train import checkpoint, loop
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 TINY = [
@@ -88,6 +89,11 @@ def test_a_run_leaves_everything(finished):
     for stage in ("sft", "rl"):
         result = json.loads((workdir / "eval" / f"{stage}.json").read_text())
         assert len(result["records"]) == 20 and "climb-mini" in result["summary"]["sources"]
+        assert 1 <= len(list((workdir / "gallery" / stage).glob("case_*.json"))) <= 4
+        assert checkpoint.damage(str(workdir / "checkpoints" / stage / "6")) is None
+        assert (workdir / "checkpoints" / stage / "6" / checkpoint.CHECKSUMS).exists()
+    data = json.loads((workdir / "data.json").read_text())["sources"]["climb-mini"]["splits"]
+    assert data["train"]["rows"] == 80 and data.keys() == {"train", "test"}
     assert "<html" in (workdir / "report.html").read_text()
     assert any((workdir / "tensorboard").iterdir())
     assert "left" in output and "recompiles 0" in output
@@ -126,6 +132,42 @@ def test_another_config_or_model_in_the_same_workdir_is_refused(finished, data_r
     workdir, _ = finished
     done = subprocess.run(command(data_root, workdir, "--config.rl.lr=0.5"), env=environment(), capture_output=True, text=True)
     assert done.returncode == 2 and "another rl.lr" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_stage_that_the_run_has_not_is_one_line_and_leaves_no_folder(finished, capsys):
+    assert cli.main(["evaluate", str(finished[0]), "--stage", "align"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "no stage align (mend: it has sft, rl)" in error and len(error.splitlines()) == 1
+    assert not (finished[0] / "checkpoints" / "align").exists()
+
+
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(finished, tmp_path, capfd):
+    copy = tmp_path / "run"
+    shutil.copytree(finished[0], copy)
+    largest = max((copy / "checkpoints/rl/6").rglob("*"), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1] + b"x")
+    assert cli.main(["convert", str(copy), str(tmp_path / "exported")]) == 0
+    error = capfd.readouterr().err
+    assert f"{copy}/checkpoints/rl/6: the checkpoint is damaged" in error and "the one of step 4 is used" in error
+    shutil.rmtree(copy / "checkpoints/rl/4")
+    assert cli.main(["convert", str(copy), str(tmp_path / "again")]) == 1
+    error = capfd.readouterr().err.strip()
+    assert "no sound one before it" in error and "mend: restore" in error and len(error.splitlines()) == 1
+
+
+def test_ctrl_c_while_data_are_built_ends_at_once_and_the_workdir_goes_on(tmp_path):
+    arguments = command(tmp_path / "data", tmp_path / "run", "--config.data.mini_rows=6000")
+    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    while not list(tmp_path.glob("data/.climb-mini*.partial-*/chunks/*.jsonl")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to all processes of the command
+    _, error = process.communicate(timeout=60)
+    assert time.monotonic() - began < 4 and process.returncode == 130
+    assert error.strip() == "stopped; the same command goes on from the last checkpoint"
+    assert (tmp_path / "run/config.json").exists() and not (tmp_path / "run/run.json").exists()
 
 
 def test_generate_answers_about_a_file(finished, data_root, capsys, tmp_path):

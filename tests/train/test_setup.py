@@ -5,13 +5,14 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import json
+import types
 
 import pytest
 
 from qoq_jax.config import Config, DataConfig, MeshConfig, ModelConfig
 from qoq_jax.data.schema import Row
 from qoq_jax.errors import ConfigError, DataError
-from qoq_jax.train import setup
+from qoq_jax.train import setup, stage
 
 ROW = Row(id="r", dataset="d", domain="chest_xray", problem="?", answer="Pneumothorax, Lung Lesion",
           labels=("No Finding", "Pneumothorax", "Lung Lesion", "Cardiomegaly"),
@@ -82,14 +83,11 @@ def test_broken_rows_are_skipped_and_counted_when_asked(tmp_path):
         skipping.rows("train")
 
 
-def test_a_run_without_network_goes_on_and_says_so(monkeypatch, tmp_path, capsys):
-    def offline(root):
-        raise DataError("no network")
-
-    monkeypatch.setattr(setup.real_samples, "fetch", offline)
-    monkeypatch.setattr(setup.synthetic, "build", lambda root, **arguments: {})
-    roots, notes = setup.prepare_data(Config(data=DataConfig(root=str(tmp_path))))
-    assert list(roots) == ["climb-mini"] and "generated data alone" in notes[0]
-    assert notes[0] in capsys.readouterr().out
-    with pytest.raises(DataError, match="no data source"):
-        setup.prepare_data(Config(data=DataConfig(root=str(tmp_path), mini_rows=0)))
+def test_what_a_finished_stage_skipped_is_known_after_a_restart_and_counts_once():
+    made = setup.assemble(Config(mesh=MeshConfig(data=1, fsdp=8)), prepare=False)
+    resumed = stage.Stage.__new__(stage.Stage)  # as __init__ leaves it when the last checkpoint is the last step
+    resumed.setup, resumed.plan, resumed.start = made, types.SimpleNamespace(steps=6), 6
+    resumed._validation, resumed._data_state = types.SimpleNamespace(stopped=False), {"quarantined": {"mine/a": "gone.png"}}
+    for _ in range(2):  # two stages read the same row
+        resumed.feed(None)
+    assert made.quarantined == [{"where": "mine/a", "reason": "gone.png"}]

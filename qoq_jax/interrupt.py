@@ -1,0 +1,112 @@
+"""Ctrl-C ends a command within two seconds, whatever its threads, compilers and child processes are at.
+
+Python raises KeyboardInterrupt in the main thread only when that gets back from compiled code, and then waits for all other
+threads. A run survives being killed at any moment, so nothing has to be waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.util
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+CODE = 130
+GRACE = 1.0  # seconds that the main thread has to end by itself
+_children: set[subprocess.Popen] = set()
+
+
+@contextlib.contextmanager
+def quick(message: str) -> Iterator[None]:
+    """Inside, SIGINT ends this process with `message` on stderr and code 130.
+
+    KeyboardInterrupt is raised in the main thread as ever. GRACE seconds later the process ends, wherever its threads are.
+    Outside the main thread, where signals cannot be handled, this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+    def watch():
+        while byte := os.read(read, 1):
+            if byte[0] == signal.SIGINT:
+                time.sleep(GRACE)
+                _end(message)
+        os.close(read)
+
+    threading.Thread(target=watch, name="interrupt", daemon=True).start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(message)
+        raise
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(write)  # ends the thread, unless a signal has come
+
+
+_said = threading.Lock()
+
+
+def say(message: str) -> None:
+    """Prints the message once in the life of the process."""
+    if _said.acquire(blocking=False):
+        print(f"\n{message}", file=sys.stderr, flush=True)
+
+
+def block() -> None:
+    """For a background thread: processes that it starts do not get the terminal's Ctrl-C, and print no tracebacks of their own."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """The same for the calling thread while inside; in the main thread, only `quick` then ends the command."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def run(command: Sequence[str], timeout: float, **options) -> subprocess.CompletedProcess:
+    """subprocess.run with text output captured, for a child that must not outlive an interrupted command.
+
+    Raises:
+      subprocess.TimeoutExpired: after killing it.
+    """
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             **options)
+    _children.add(child)
+    try:
+        out, err = child.communicate(timeout=timeout)
+    except BaseException:
+        child.kill()
+        child.communicate()
+        raise
+    finally:
+        _children.discard(child)
+    return subprocess.CompletedProcess(command, child.returncode, out, err)
+
+
+def _end(message: str) -> None:
+    for child in list(_children):
+        child.kill()
+    for process in multiprocessing.active_children():
+        process.kill()
+    # Unlinks the semaphores of process pools; else Python's resource tracker does, with a warning after our line.
+    unlink = threading.Thread(target=multiprocessing.util._run_finalizers, args=(0,), daemon=True)
+    unlink.start()
+    unlink.join(GRACE / 4)
+    say(message)
+    sys.stdout.flush()
+    os._exit(CODE)
