@@ -28,7 +28,7 @@ from flax import struct
 
 from qoq_jax.data.packing import Budget, GroupPacker, empty_batch
 from qoq_jax.generation import sampling
-from qoq_jax.models import decoder, layers, vlm
+from qoq_jax.models import decoder, vlm
 from qoq_jax.models.decoder import KVCache
 from qoq_jax.models.variants import VlmConfig
 from qoq_jax.parallel import mesh as mesh_lib
@@ -237,7 +237,7 @@ class Engine:
     """
 
     def __init__(self, params, cfg: VlmConfig, mesh: jax.sharding.Mesh | None, banned: Sequence[int]):
-        self._params, self._cfg, self._mesh = vlm.layer_views(params, cfg, layers.UNROLL_LAYERS), cfg, mesh
+        self._params, self._cfg, self._mesh = vlm.layer_views(params, cfg, decoder.UNROLL_LAYERS), cfg, mesh
         self._run = _compiled(cfg)
         self._shards = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
         mask = np.zeros(cfg.decoder.vocab_size, bool)

@@ -23,6 +23,7 @@ from qoq_jax.models.variants import DecoderConfig, VlmConfig
 from qoq_jax.parallel.mesh import batch_shards, constrain
 
 QUERY_BLOCK = 512  # longer rows attend in blocks of queries, so that [T, T] scores never exist at once
+UNROLL_LAYERS = 8  # a decoder this shallow is unrolled in `forward`
 
 
 def param_specs(cfg: DecoderConfig) -> dict:
@@ -414,4 +415,4 @@ def token_logprobs(params: dict, hidden, targets, *, temperature: float = 1.0, c
 
 def _unroll(cfg: DecoderConfig) -> int:
     """Layers a scan step holds: a shallow decoder is unrolled, so that no layer's slice of a stack is copied."""
-    return cfg.num_layers if cfg.num_layers <= layers.UNROLL_LAYERS else 1
+    return cfg.num_layers if cfg.num_layers <= UNROLL_LAYERS else 1

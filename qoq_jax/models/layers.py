@@ -14,7 +14,6 @@ import numpy as np
 
 from qoq_jax.models.variants import VlmConfig
 
-UNROLL_LAYERS = 8  # a stack this shallow is unrolled rather than scanned where that saves copies of weights
 MASKED = -1e30  # finite, so that a row in which everything is masked (padding) stays free of NaN
 
 
