@@ -176,8 +176,8 @@ def main() -> None:
         ("  a further token of all answers", f"{(our_time - prefill) / steps * 1e3:.0f} ms",
          f"{(their_time - their_prefill) / steps * 1e3:.0f} ms", (their_time - their_prefill) / max(our_time - prefill, 1e-9)),
     ]
-    print(f"\n{sum(p.numel() for p in theirs.parameters()) / 1e6:.0f} M parameters, float32; {len(os.sched_getaffinity(0))} CPU cores "
-          f"({platform.machine()}), python {platform.python_version()}, jax {jax.__version__}, torch {torch.__version__} "
+    print(f"\n{sum(p.numel() for p in theirs.parameters()) / 1e6:.0f} M parameters, float32; {len(os.sched_getaffinity(0))} CPU "
+          f"cores ({platform.machine()}), python {platform.python_version()}, jax {jax.__version__}, torch {torch.__version__} "
           f"({torch.get_num_threads()} threads), transformers {transformers.__version__}")
     print(f"largest difference of logits: {difference:.1e}")
     print(f"first call with compilation: forward {first_forward:.0f} s, generate {first:.0f} s")
@@ -191,14 +191,16 @@ def main() -> None:
     token_work = count * (options.new * work["head"] + (options.new - 1) * work["step"])
     generate_work = options.prompts * (work["image"] + work["prompt"]) + token_work
     repeated = count * work["prompt"] + token_work
-    print(f"\nbest product of 2048 x 2048 float32 matrices: {' / '.join(f'{p:.0f}' for p in peaks)} GFLOP/s (start / after forward / end)")
+    print("\nbest product of 2048 x 2048 float32 matrices at the start, after the forward passes and at the end: "
+          f"{', '.join(f'{peak:.0f}' for peak in peaks)} GFLOP/s")
     print("\n| | least work | at the best rate | qoq_jax reaches | largest possible ratio |\n|---|---|---|---|---|")
     for name, flops, mine, other in (("forward", forward_work, our_forward, their_forward),
                                      ("generate", generate_work, our_time, their_time)):
         least = flops / max(peaks) / 1e9
         print(f"| {name} | {flops / 1e9:.0f} GFLOP | {least:.1f} s | {least / mine:.0%} | {other / least:.2f} |")
-    print(f"\nWork of generation if each answer had its own prefill: {(repeated + options.prompts * work['image']) / 1e9:.0f} GFLOP with "
-          f"the image encoded once a prompt, {(repeated + count * work['image']) / 1e9:.0f} GFLOP with the image encoded for each answer.")
+    once, each = (repeated + images * work["image"] for images in (options.prompts, count))
+    print(f"\nWork if each answer had a prefill of its own: {once / 1e9:.0f} GFLOP with an image encoded once, "
+          f"{each / 1e9:.0f} GFLOP with an image encoded for each answer")
 
 
 if __name__ == "__main__":
