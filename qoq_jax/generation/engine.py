@@ -79,11 +79,14 @@ class Slots:
 
 
 def bucket(size: int, least: int = 16) -> int:
-    """The next of 16, 20, 24, 28, 32, 40, ...: at most a quarter is wasted, and few shapes are compiled."""
+    """The next of 16, 20, 24, 28, 32, 40, ..., 128, 144, 160, ...: few shapes are compiled, and little is wasted.
+
+    At most a quarter below 128, where a compilation costs more than the padding ever does, then at most an eighth.
+    """
     if size <= least:
         return least
-    quarter = max(1 << (size - 1).bit_length() - 3, least // 4)
-    return -(-size // quarter) * quarter
+    step = max(1 << (size - 1).bit_length() - (3 if size <= 128 else 4), least // 4)
+    return -(-size // step) * step
 
 
 def shape_of(sample: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -234,7 +237,7 @@ class Engine:
     """
 
     def __init__(self, params, cfg: VlmConfig, mesh: jax.sharding.Mesh | None, banned: Sequence[int]):
-        self._params, self._cfg, self._mesh = params, cfg, mesh
+        self._params, self._cfg, self._mesh = vlm.layer_views(params, cfg, decoder.UNROLL_LAYERS), cfg, mesh
         self._run = _compiled(cfg)
         self._shards = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
         mask = np.zeros(cfg.decoder.vocab_size, bool)
@@ -242,6 +245,12 @@ class Engine:
         with self._on_mesh():
             self._banned = jnp.asarray(mask)
         self.steps = self.prefills = 0
+
+    def _decode_params(self):
+        """The decoder with each layer apart: views where that copies nothing, else a second copy of the layers."""
+        mine = vlm.layer_views(self._params, self._cfg)["decoder"]
+        apart = isinstance(mine["layers"], tuple)
+        return {"decoder": mine if apart else mine | {"layers": self._run["apart"](mine["layers"])}}
 
     def _on_mesh(self):
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
@@ -257,9 +266,9 @@ class Engine:
             for part, rows in self._parts(group, shape, most):
                 batch = self._put(make_batch([samples[i] for i in part], shape, rows, self._cfg))
                 with self._on_mesh():
-                    values = self._run["logits"](self._params, batch)
+                    values = np.asarray(self._run["logits"](self._params, batch))
                 for row, i in enumerate(part):
-                    out[i] = np.array(values[row])[: len(samples[i]["input_ids"])]  # a copy that the caller may change
+                    out[i] = values[row, : len(samples[i]["input_ids"])].copy()
         return out
 
     def _by_shape(self, indices, samples):
@@ -306,8 +315,7 @@ class Engine:
         prompt = max(shape_of(sample)[0] for sample in samples)
         with self._on_mesh():
             slots = self._run["empty"](count, width, prompt, places)
-            mine = self._params["decoder"]
-            weights = {"decoder": mine | {"layers": self._run["apart"](mine["layers"])}}  # once for all calls of `decode`
+            weights = self._decode_params()  # once for all calls of `decode`
         fixed = {"banned": self._banned, "limit": np.int32(settings.max_new_tokens)}
         if settings.temperature > 0:
             fixed["temperature"] = np.float32(settings.temperature)

@@ -223,6 +223,8 @@ def forward(
     deepstack: (features, media_index) of `add_deepstack`; None = nothing is added.
     shared: (prompt length, branches) of rows in the form that `shared_prompt_attention` needs; None = any.
     return_kv: returns (hidden, (keys, values)), each [L,B,T,K,h], keys rotated.
+
+    params["layers"] is a stack, which is scanned, or a tuple of layers (`layers.views`), which is unrolled.
     """
     dec = cfg.decoder
     angles = mrope_angles(dec, positions)
@@ -242,9 +244,15 @@ def forward(
             x = add_deepstack(x, i, *deepstack)
         return constrain(x, ("batch", None, None)), (k, v) if return_kv else None
 
-    x, kv = jax.lax.scan(
-        layers.rematerialised(block, cfg.remat), x, (params["layers"], jnp.arange(dec.num_layers)), unroll=_unroll(dec)
-    )
+    block = layers.rematerialised(block, cfg.remat)
+    if isinstance(params["layers"], tuple):
+        each = []
+        for i, layer in enumerate(params["layers"]):
+            x, one = block(x, (layer, jnp.int32(i)))
+            each.append(one)
+        kv = jax.tree.map(lambda *x: jnp.stack(x), *each)
+    else:
+        x, kv = jax.lax.scan(block, x, (params["layers"], jnp.arange(dec.num_layers)), unroll=_unroll(dec))
     hidden = layers.rms_norm(x, params["final_norm"]["scale"], dec.norm_eps)
     return (hidden, kv) if return_kv else hidden
 

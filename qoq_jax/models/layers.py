@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qoq_jax.models.variants import VlmConfig
 
@@ -68,6 +69,21 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
     cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def views(stack: dict, count: int, dtype: jnp.dtype) -> tuple[dict, ...] | None:
+    """Stacked weights [count, ...] -> a dict for each layer that shares their memory; None where that cannot be.
+
+    XLA on the CPU copies a slice of a stack before it multiplies it; arrays of their own are read where they lie. It can be
+    for arrays on one CPU device, matrices in the compute dtype. The views keep the stack alive.
+    """
+    def one_cpu(w):
+        return isinstance(w.sharding, jax.sharding.SingleDeviceSharding) and next(iter(w.devices())).platform == "cpu"
+
+    for path, w in jax.tree_util.tree_flatten_with_path(stack)[0]:
+        if isinstance(w, jax.core.Tracer) or not one_cpu(w) or (w.dtype != dtype and path[-1].key != "scale"):
+            return None
+    return tuple(jax.tree.map(lambda w, i=i: jax.device_put(np.asarray(w)[i], w.sharding), stack) for i in range(count))
 
 
 def rematerialised(body: Callable, remat: str) -> Callable:

@@ -130,11 +130,16 @@ def tower(params: dict, cfg: VlmConfig, patches, patch_hw, patch_frame) -> tuple
     def one(x, weights):
         return block(weights, vision, x, angles, patch_frame), None
 
+    one = layers.rematerialised(one, cfg.remat)
     # One scan up to each DeepStack block: an output of every block, to take J of them, would hold L features.
     taps, start = [], 0
     for end in (*(number + 1 for number in vision.deepstack_blocks), vision.depth):
-        weights = jax.tree.map(lambda w: w[start:end], params["blocks"])  # noqa: B023 (used at once)
-        x, _ = jax.lax.scan(layers.rematerialised(one, cfg.remat), x, weights)
+        if isinstance(params["blocks"], tuple):  # `layers.views`
+            for weights in params["blocks"][start:end]:
+                x, _ = one(x, weights)
+        else:
+            weights = jax.tree.map(lambda w: w[start:end], params["blocks"])  # noqa: B023 (used at once)
+            x, _ = jax.lax.scan(one, x, weights)
         taps.append(x)
         start = end
     return x, taps[:-1]

@@ -12,6 +12,7 @@ blocks, D decoder width; N block size of the attention, b blocks.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -134,13 +135,33 @@ def rotary_angles(cfg: PatchTower, patch_hw: jax.Array) -> jax.Array:
     return angles.reshape(*patch_hw.shape[:2], 2 * quarter)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def segment_attention(q, k, v, segments, max_segment: int) -> jax.Array:
     """Attention between patches of the same segment: exact, and linear in P.
 
     q, k, v [R,P,H,h]; segments int32 [R,P], equal ids contiguous and at most `max_segment` long, 0 = padding.
     Such a segment touches at most two neighbouring blocks of `max_segment` patches, wherever it starts, so
-    queries of block b need the keys of blocks b-1, b and b+1 only. Returns [R,P,H,h], arbitrary at padding.
+    queries of block b need the keys of blocks b-1, b and b+1 only; those of block b alone when no segment crosses from
+    one block to the next, as the windows of images whose sides are multiples of a window. Returns [R,P,H,h], arbitrary
+    at padding.
     """
+    P = q.shape[1]
+    if P <= max_segment or max_segment > DENSE_BLOCK:
+        return _segment_attention(q, k, v, segments, max_segment)
+    ends, starts = segments[:, max_segment - 1 : P - 1 : max_segment], segments[:, max_segment::max_segment]
+    crossing = ((ends == starts) & (starts > 0)).any()
+    forms = (functools.partial(_segment_attention, max_segment=max_segment, neighbours=n) for n in (True, False))
+    return jax.lax.cond(crossing, *forms, q, k, v, segments)
+
+
+@segment_attention.defjvp
+def _segment_attention_jvp(max_segment, primals, tangents):
+    """Gradients know the general form alone: those of a condition would keep the activations of both."""
+    return jax.jvp(functools.partial(_segment_attention, max_segment=max_segment), primals, tangents)
+
+
+def _segment_attention(q, k, v, segments, max_segment: int, neighbours: bool = True) -> jax.Array:
+    """`segment_attention`; without `neighbours` for segments that each lie in one block."""
     R, P, H, h = q.shape
 
     def attend(q, k, v, segments_q, segments_k):  # q [R,S,H,h], k and v [R,T,H,h]
@@ -159,11 +180,13 @@ def segment_attention(q, k, v, segments, max_segment: int) -> jax.Array:
         x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
         return x.reshape(R, count, max_segment, *x.shape[2:])
 
-    def neighbours(x):  # [R,P,...] -> [R,b,3N,...]; beyond the ends lie segments 0
+    def keys(x):  # [R,P,...] -> [R,b,3N,...]; beyond the ends lie segments 0
+        if not neighbours:
+            return blocks(x)
         x = jnp.pad(blocks(x), [(0, 0), (1, 1)] + [(0, 0)] * (x.ndim - 1))
         return jnp.concatenate([x[:, :-2], x[:, 1:-1], x[:, 2:]], axis=2)
 
-    args = (blocks(q), neighbours(k), neighbours(v), blocks(segments), neighbours(segments))
+    args = (blocks(q), keys(k), keys(v), blocks(segments), keys(segments))
     if max_segment <= DENSE_BLOCK:
         flat = [x.reshape(R * count, *x.shape[2:]) for x in args]
         out = attend(*flat).reshape(R, count * max_segment, H, h)
@@ -179,7 +202,9 @@ def block(params: dict, cfg: VisionConfig, x, angles, segments, max_segment: int
     qkv = layers.linear("btd,dsnh->btsnh", y, params["qkv"]["kernel"], params["qkv"]["bias"])
     q, k, v = (constrain(qkv[:, :, i], ("media", None, "heads", None)) for i in range(3))
     attended = segment_attention(layers.rotate(q, angles), layers.rotate(k, angles), v, segments, max_segment)
-    x = x + layers.linear("btnh,nhd->btd", attended, params["o"]["kernel"], params["o"]["bias"])
+    # One axis of heads and channels: XLA would contract two in an order of its own, and transpose the kernel for it.
+    attended, kernel = attended.reshape(x.shape), params["o"]["kernel"].reshape(-1, cfg.width)
+    x = x + layers.linear("btf,fd->btd", attended, kernel, params["o"]["bias"])
     y = layers.rms_norm(x, params["mlp_norm"]["scale"], cfg.norm_eps)
     return constrain(x + layers.swiglu(y, params["mlp"]), ("media", None, None))
 
@@ -187,14 +212,13 @@ def block(params: dict, cfg: VisionConfig, x, angles, segments, max_segment: int
 def tower(params: dict, cfg: VlmConfig, patches, patch_hw, patch_frame, patch_window) -> jax.Array:
     """Packed patches uint8 [R,P,1176] (window order) -> features [R,P,W] in the same order.
 
-    Scans over groups of blocks with one pattern: window attention, ..., window attention, full attention.
+    Scans over groups of blocks with one pattern: window attention, ..., window attention, full attention. Blocks apart
+    (`layers.views`) are unrolled instead.
     """
     vision = cfg.vision
     x = normalise(patches, vision, layers.compute_dtype(cfg))
     x = constrain(layers.linear("btp,pd->btd", x, params["patch_embed"]["kernel"]), ("media", None, None))
     angles = rotary_angles(vision, patch_hw)
-    groups = len(vision.full_attention_blocks)
-    stacked = jax.tree.map(lambda w: w.reshape(groups, -1, *w.shape[1:]), params["blocks"])
 
     def window_block(x, weights):
         return block(weights, vision, x, angles, patch_window, vision.window_patches), None
@@ -202,10 +226,19 @@ def tower(params: dict, cfg: VlmConfig, patches, patch_hw, patch_frame, patch_wi
     def full_block(x, weights):
         return block(weights, vision, x, angles, patch_frame, vision.max_frame_patches), None
 
+    window_block, full_block = (layers.rematerialised(body, cfg.remat) for body in (window_block, full_block))
+    if isinstance(params["blocks"], tuple):
+        for i, weights in enumerate(params["blocks"]):
+            x, _ = (full_block if i in vision.full_attention_blocks else window_block)(x, weights)
+        return x
+
+    groups = len(vision.full_attention_blocks)
+    stacked = jax.tree.map(lambda w: w.reshape(groups, -1, *w.shape[1:]), params["blocks"])
+
     def group(x, weights):
         windowed, full = jax.tree.map(lambda w: w[:-1], weights), jax.tree.map(lambda w: w[-1], weights)
-        x, _ = jax.lax.scan(layers.rematerialised(window_block, cfg.remat), x, windowed)
-        return layers.rematerialised(full_block, cfg.remat)(x, full)
+        x, _ = jax.lax.scan(window_block, x, windowed)
+        return full_block(x, full)
 
     x, _ = jax.lax.scan(group, x, stacked)
     return x

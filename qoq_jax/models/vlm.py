@@ -193,6 +193,19 @@ def prefill(
     )
 
 
+def layer_views(params: dict, cfg: VlmConfig, deepest: int | None = None) -> dict:
+    """`params` with the layers of decoder and vision tower apart where that copies nothing: see `layers.views`.
+
+    deepest: stacks of more layers stay as they are, to be scanned: an unrolled program takes longer to compile.
+    """
+    dtype, params = layers.compute_dtype(cfg), dict(params)
+    for part, name, count in (("decoder", "layers", cfg.decoder.num_layers), ("vision", "blocks", cfg.vision.depth)):
+        stack = params[part][name]
+        if not isinstance(stack, tuple) and (deepest is None or count <= deepest):
+            params[part] = params[part] | {name: layers.views(stack, count, dtype) or stack}
+    return params
+
+
 def decode_params(params: dict, cfg: VlmConfig) -> dict:
     """The weights that `decode_step` and `unembed` read, each layer apart: for a loop over tokens, made once before it."""
     return {"decoder": decoder.layers_apart(params["decoder"], cfg)}

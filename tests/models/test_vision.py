@@ -54,13 +54,14 @@ def test_packed_images_equal_images_alone():
     np.testing.assert_allclose(together[0, 60:84], separate[0, :24], atol=1e-5)
 
 
-@pytest.mark.parametrize("dense_block", [512, 0])
-def test_segment_attention_is_exact_wherever_segments_start(monkeypatch, dense_block):
-    """Lengths 1..8 that do not line up with blocks of 8, padding inside and at the end; dense as judge."""
+@pytest.mark.parametrize("dense_block, lined_up", [(512, False), (0, False), (512, True)])
+def test_segment_attention_is_exact_wherever_segments_start(monkeypatch, dense_block, lined_up):
+    """Lengths 1..8 that do not line up with blocks of 8, or do, padding inside and at the end; dense as judge."""
     monkeypatch.setattr(vision, "DENSE_BLOCK", dense_block)
     rng = np.random.default_rng(0)
     P, longest = 45, 8
     lengths = [[3, 8, 1, 8, 7, 2, 8], [8, 8, 5, 8, 3, 6, 4]]
+    lengths = [[3, 5, 8, 8, 8, 2, 6], [8, 1, 7, 8, 8, 8, 4]] if lined_up else lengths
     segments = np.stack([np.repeat(np.arange(1, 8), row).tolist() + [0] * (P - sum(row)) for row in lengths])
     segments[0, 3:11] = 0  # a hole
     q, k, v = (jnp.asarray(rng.normal(size=(2, P, 2, 4)), jnp.float32) for _ in range(3))

@@ -21,6 +21,26 @@ def test_logits_of_text_images_and_video_equal_hugging_face():
     np.testing.assert_allclose(logits, data["logits"], atol=1e-4, rtol=0)
 
 
+def test_layer_views_share_the_memory_of_the_stack_and_give_equal_logits():
+    data, params = golden(), jax.device_put(hf_params(), jax.devices()[0])
+    views = vlm.layer_views(params, TINY)
+    for part, name in (("decoder", "layers"), ("vision", "blocks")):
+        for path, stack in jax.tree_util.tree_leaves_with_path(params[part][name]):
+            for i, layer in enumerate(views[part][name]):
+                for entry in path:
+                    layer = layer[entry.key]
+                assert layer.shape == stack.shape[1:]
+                if stack[0].nbytes % 64 == 0:  # JAX takes memory as it is when it is aligned; the tiny biases are not
+                    assert layer.unsafe_buffer_pointer() == stack.unsafe_buffer_pointer() + i * layer.nbytes
+    prompt = text_batch(data["tokens"], positions=data["prompt_positions"])
+    prompt |= {name: data[name][None] for name in ("patches", "patch_hw", "patch_frame", "patch_window")}
+    prompt |= {"media_index": data["media_index"], "ecg": np.zeros((1, 0, 8, 2500), np.float32)}
+    logits = jax.jit(vlm.logits, static_argnums=1)(views, TINY, prompt)
+    np.testing.assert_allclose(logits, data["logits"], atol=1e-4, rtol=0)
+    assert vlm.layer_views(params, TINY, deepest=1) == params  # deeper stacks stay, to be scanned
+    assert not isinstance(vlm.layer_views(params, dataclasses.replace(TINY, compute_dtype="bfloat16"))["decoder"]["layers"], tuple)
+
+
 TRACES = []
 
 
