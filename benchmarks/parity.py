@@ -50,12 +50,16 @@ PROMPTS = {
 }
 
 
-def tiny_model(family: str = FAMILIES[0], seed: int = 0, tied: bool = False) -> PreTrainedModel:
-    """A random model: norms and biases are drawn too, so that ignoring one shows."""
-    text = dict(vocab_size=VOCAB, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6,
-                max_position_embeddings=512, bos_token_id=PAD, eos_token_id=EOS, pad_token_id=PAD)
+def tiny_model(family: str = FAMILIES[0], seed: int = 0, tied: bool = False, nano: VlmConfig | None = None) -> PreTrainedModel:
+    """A random model: norms and biases are drawn too, so that ignoring one shows. nano: has vocabulary and token ids of that config."""
+    vocabulary, (image, video, start, end, eos, pad) = VOCAB, (IMAGE, VIDEO, VISION_START, VISION_END, EOS, PAD)
+    if nano is not None:
+        vocabulary, eos, pad = nano.decoder.vocab_size, nano.eos_ids[0], nano.pad_id
+        image, video, start, end = nano.image_token_id, nano.video_token_id, nano.vision_start_id, nano.vision_end_id
+    text = dict(vocab_size=vocabulary, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6,
+                max_position_embeddings=512, bos_token_id=pad, eos_token_id=eos, pad_token_id=pad)
     tower = dict(depth=4, hidden_size=32, intermediate_size=48, num_heads=2)
-    ids = dict(image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=VISION_START, vision_end_token_id=VISION_END,
+    ids = dict(image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
                tie_word_embeddings=tied, attn_implementation="eager")
     torch.manual_seed(seed)
     if family == "Qwen3-VL":  # heads wider than width / heads, as in the published 2b and 32b
