@@ -274,7 +274,7 @@ def gradients(model, cfg, params) -> dict[str, float]:
 
 
 def loud_model(family: str) -> PreTrainedModel:
-    """A tiny model for `greedy`: without an end token, to compare all tokens, and with weights twice as large, so that answers vary."""
+    """A tiny model for `greedy`: without an end token, to compare all of them, and with weights twice as large, to vary them."""
     model = tiny_model(family)
     with torch.no_grad():
         for weight in model.parameters():
