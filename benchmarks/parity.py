@@ -1,4 +1,5 @@
-"""Parity with Hugging Face: max |difference| by case and stage, tiny random Qwen2.5-VL and Qwen3-VL, float32.
+"""Parity with Hugging Face: max |difference| by case and stage, tiny random Qwen2.5-VL and Qwen3-VL, float32; then gradients,
+greedy tokens, the way back, and ECG-JEPA against reference numbers.
 
     python benchmarks/parity.py        # needs torch: pip install -e '.[parity]'
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 import sys
 import tempfile
 
@@ -25,13 +27,15 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )  # fmt: skip
 
+import qoq_jax
 from qoq_jax.data import images, packing, positions
 from qoq_jax.data.transforms import ECG_SHAPE, VISION
-from qoq_jax.models import hf, qwen3_vision, spec, vision, vlm
-from qoq_jax.models.hf import keys
+from qoq_jax.generation.model import Model
+from qoq_jax.models import ecg, hf, qwen3_vision, spec, vision, vlm
+from qoq_jax.models.hf import files, keys
 from qoq_jax.models.variants import Qwen3VisionConfig, VlmConfig
 
-TOLERANCE = 1e-4
+TOLERANCE, ECG_TOLERANCE = 1e-4, 1e-5
 VOCAB, IMAGE, VIDEO, VISION_START, VISION_END, EOS, PAD = 128, 120, 121, 122, 123, 111, 110
 STAGES = ("positions", "vision tower", "merger", "deepstack", "hidden", "logits")
 FAMILIES = ("Qwen2.5-VL", "Qwen3-VL")
@@ -50,12 +54,16 @@ PROMPTS = {
 }
 
 
-def tiny_model(family: str = FAMILIES[0], seed: int = 0, tied: bool = False) -> PreTrainedModel:
-    """A random model: norms and biases are drawn too, so that ignoring one shows."""
-    text = dict(vocab_size=VOCAB, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6,
-                max_position_embeddings=512, bos_token_id=PAD, eos_token_id=EOS, pad_token_id=PAD)
+def tiny_model(family: str = FAMILIES[0], seed: int = 0, tied: bool = False, nano: VlmConfig | None = None) -> PreTrainedModel:
+    """A random model: norms and biases are drawn too, so that ignoring one shows. nano: whose vocabulary and token ids it has."""
+    vocabulary, (image, video, start, end, eos, pad) = VOCAB, (IMAGE, VIDEO, VISION_START, VISION_END, EOS, PAD)
+    if nano is not None:
+        vocabulary, eos, pad = nano.decoder.vocab_size, nano.eos_ids[0], nano.pad_id
+        image, video, start, end = nano.image_token_id, nano.video_token_id, nano.vision_start_id, nano.vision_end_id
+    text = dict(vocab_size=vocabulary, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6,
+                max_position_embeddings=512, bos_token_id=pad, eos_token_id=eos, pad_token_id=pad)
     tower = dict(depth=4, hidden_size=32, intermediate_size=48, num_heads=2)
-    ids = dict(image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=VISION_START, vision_end_token_id=VISION_END,
+    ids = dict(image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
                tie_word_embeddings=tied, attn_implementation="eager")
     torch.manual_seed(seed)
     if family == "Qwen3-VL":  # heads wider than width / heads, as in the published 2b and 32b
@@ -265,6 +273,53 @@ def gradients(model, cfg, params) -> dict[str, float]:
             for path in mine}
 
 
+def loud_model(family: str) -> PreTrainedModel:
+    """A tiny model for `greedy`: without an end token, to compare all of them, and with weights twice as large, to vary them."""
+    model = tiny_model(family)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(2 if weight.ndim > 1 else 1)
+    for config in (model.config, model.config.text_config, model.generation_config):
+        config.eos_token_id = None
+    return model
+
+
+@torch.no_grad()
+def greedy(theirs: PreTrainedModel, ours: Model, count: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """(their, our) greedy tokens int [4, count] of one batch: prompts of different lengths with different images, one with two."""
+    rng = np.random.default_rng(0)
+    batch = []
+    for words, grids in zip((5, 9, 3, 12), ([(1, 8, 8)], [(1, 4, 10)], [(1, 10, 6), (1, 4, 4)], [(1, 6, 12)])):
+        ids = rng.integers(0, 100, 4).tolist()
+        for grid in grids:
+            ids += [VISION_START, *[IMAGE] * (int(np.prod(grid)) // 4), VISION_END, *rng.integers(0, 100, words)]
+        size = sum(int(np.prod(grid)) for grid in grids)
+        batch.append({"input_ids": np.array(ids), "grid_thw": np.array(grids),
+                      "patches": rng.normal(size=(size, ours.cfg.vision.patch_dim)).astype(np.float32)})
+    longest = max(len(prompt["input_ids"]) for prompt in batch)
+    ids, mask = np.full((4, longest), PAD), np.zeros((4, longest), int)
+    for row, prompt in enumerate(batch):  # transformers pads on the left
+        ids[row, longest - len(prompt["input_ids"]) :] = prompt["input_ids"]
+        mask[row, longest - len(prompt["input_ids"]) :] = 1
+    out = theirs.generate(
+        input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask), mm_token_type_ids=torch.tensor((ids == IMAGE) * 1),
+        pixel_values=torch.tensor(np.concatenate([prompt["patches"] for prompt in batch])),
+        image_grid_thw=torch.tensor(np.concatenate([prompt["grid_thw"] for prompt in batch])),
+        do_sample=False, max_new_tokens=count, suppress_tokens=[IMAGE, VIDEO],
+    )[:, longest:].numpy()  # fmt: skip
+    return out, np.stack([answers[0].token_ids for answers in ours.generate(batch, count)])
+
+
+def ecg_jepa() -> dict[str, float]:
+    """{output: max |ours - reference|} of ECG-JEPA, with the reference numbers in tests/golden."""
+    golden = pathlib.Path(__file__).parents[1] / "tests" / "golden"
+    params, cfg = ecg.load(str(golden / "ecg_jepa_small.safetensors"), num_heads=4)
+    with np.load(golden / "ecg_jepa_small_io.npz") as io:
+        total, count = jax.jit(ecg.jepa_loss, static_argnums=2)(params, params["encoder"], cfg, io["ecg"], io["mask"])
+        ours = {"tokens": jax.jit(ecg.tokens, static_argnums=1)(params, cfg, io["ecg"]), "jepa_loss": total / count}
+        return {name: float(np.abs(value - io[name]).max()) for name, value in ours.items()}
+
+
 def loaded(model, directory: str):
     """(cfg, params) of a torch model, through a directory that transformers writes."""
     model.save_pretrained(directory)
@@ -281,6 +336,14 @@ def main() -> int:
         model = tiny_model(family)
         with tempfile.TemporaryDirectory() as directory:
             cfg, params = loaded(model, directory)
+            hf.save(f"{directory}/back", *hf.load(directory), directory)
+            before, after = (files.open_directory(place) for place in (directory, f"{directory}/back"))
+            unequal = sum(name not in after or not np.array_equal(one.map(), after[name].map()) for name, one in before.items())
+            (loud := loud_model(family)).save_pretrained(f"{directory}/loud")
+            tokens, ours = greedy(loud, qoq_jax.load(f"{directory}/loud", dtype="float32"))
+        notes += [f"{family}, read and written again: {unequal} of {len(before)} tensors differ",
+                  f"{family}, greedy tokens of 4 prompts with different images: {(tokens != ours).sum()} of {tokens.size} differ"]
+        worst = max(worst, float(unequal > 0 or (tokens != ours).any()))
         for name in PROMPTS:
             found = compare(name, model, cfg, params)
             worst = max(worst, *found.values())
@@ -290,6 +353,9 @@ def main() -> int:
         worst = max(worst, *relative.values())
         notes.append(f"{family}, gradient of the mean log-prob, relative: {max(relative.values()):.1e} "
                      f"({max(relative, key=relative.__getitem__)})")
+    for name, difference in ecg_jepa().items():
+        notes.append(f"ECG-JEPA, {name}: {difference:.1e} from the reference, allowed {ECG_TOLERANCE:.0e}")
+        worst = max(worst, float(difference > ECG_TOLERANCE))
     print("", *notes, f"largest of all: {worst:.1e}, allowed {TOLERANCE:.0e}", sep="\n")
     return int(not worst <= TOLERANCE)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import numpy as np
 
@@ -18,6 +20,8 @@ def run(arguments) -> int:
     frames = [*arguments.image, *arguments.volume, *arguments.video]
     if arguments.picture and not frames:
         raise ConfigError("--picture needs an --image, a --volume or a --video")
+    if arguments.picture:
+        _check_writable(arguments.picture)
     if arguments.samples < 1:
         raise ConfigError(f"--samples {arguments.samples} must be at least 1")
     model = models.load(arguments.source, dtype=arguments.dtype)
@@ -55,4 +59,13 @@ def picture(path: str, frame: np.ndarray, frame_size: tuple[int, int], boxes) ->
     """Writes the first image or frame with the predicted boxes."""
     scale = np.array([frame.shape[1] / frame_size[0], frame.shape[0] / frame_size[1]] * 2)
     figures.draw_boxes(frame, [], [tuple(np.array(box) * scale) for box in boxes]).save(path)
-    print(f"picture: {path}")
+    # Not among the answers on stdout, which with --json are for programs.
+    print(f"picture: {path} ({len(boxes) or 'no'} box{'' if len(boxes) == 1 else 'es'})", file=sys.stderr)
+
+
+def _check_writable(path: str) -> None:
+    """The folder of the picture and its type, before a model is loaded for it."""
+    if os.path.splitext(path)[1].lower() not in (".png", ".jpg", ".jpeg"):
+        raise ConfigError(f"--picture {path}: unknown type of picture", mend="name a .png or .jpg file")
+    if not os.path.isdir(folder := os.path.dirname(path) or "."):
+        raise ConfigError(f"--picture {path}: no such folder {folder}", mend="make it, or name another")

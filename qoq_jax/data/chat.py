@@ -26,6 +26,7 @@ def prompt_parts(
     ecgs: Sequence[int] = (),
     video_times: Sequence[Sequence[float]] = (),
     system: str = SYSTEM,
+    opening: str = "",
     where: str = "problem",
 ) -> list[str]:
     """The prompt up to and including the assistant's opening.
@@ -37,6 +38,7 @@ def prompt_parts(
       video_times: for Qwen3-VL, the seconds of each temporal step of each video. The steps stand apart, each as
         "<1.2 seconds>" and its share of the pads; else a video is one run of pads.
       system: system text; "" leaves the system turn out.
+      opening: words that the answer is made to begin with, as "<think>\n" for models that reason first.
       where: what to name in an error.
 
     Raises:
@@ -72,7 +74,7 @@ def prompt_parts(
                 parts += _vision(pads)
         else:
             parts.append(piece)
-    return parts + [Special(END_OF_TURN), "\n", Special("<|im_start|>"), "assistant\n"]
+    return parts + [Special(END_OF_TURN), "\n", Special("<|im_start|>"), "assistant\n" + opening]
 
 
 def _vision(pads: list[str]) -> list[str]:

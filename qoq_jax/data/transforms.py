@@ -51,7 +51,7 @@ class ProcessConfig:
       seconds_per_grid: seconds between temporal patches. Frames are drawn uniformly from clips and volumes
         without a common clock, so a fixed value: 1 s is Qwen's default of 2 frames a second.
       max_prompt_tokens, max_response_tokens: a longer sample is an error.
-      system: system turn of the prompt; "" leaves it out.
+      system: system turn of the prompt; "" leaves it out. opening: words that answers are made to begin with.
     """
 
     image_token_id: int
@@ -72,6 +72,7 @@ class ProcessConfig:
     max_prompt_tokens: int = 4000
     max_response_tokens: int = 4000
     system: str = chat.SYSTEM
+    opening: str = ""
     answer_only: bool = False  # gold answers are the diagnosis alone
 
     @classmethod
@@ -224,6 +225,7 @@ def prompt_ids(
         ecgs=[cfg.ecg_tokens] * ecgs,
         video_times=[times] * len(moving) if cfg.timestamps else (),
         system=cfg.system,
+        opening=cfg.opening,
         where=where,
     )
     with naming(where):

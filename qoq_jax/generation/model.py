@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qoq_jax.data import chat
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.tokenizer import Tokenizer
 from qoq_jax.data.transforms import ProcessConfig
@@ -29,7 +30,7 @@ from qoq_jax.generation import inputs
 from qoq_jax.generation.engine import Answer, Engine, Settings
 from qoq_jax.generation.text import TextStream
 from qoq_jax.models import spec, variants, vlm
-from qoq_jax.models.variants import VlmConfig
+from qoq_jax.models.variants import Qwen3VisionConfig, VlmConfig
 
 MAX_PROMPT_TOKENS = 32_768  # of models that are not from a training run
 MAX_NEW_TOKENS = 1024
@@ -201,20 +202,23 @@ def load(source: str | os.PathLike, mesh: jax.sharding.Mesh | None = None, dtype
 
 
 def process_config(cfg: VlmConfig, directory: str | None = None) -> ProcessConfig:
-    """Limits of a model that is not from a run: pixels from its preprocessor_config.json, else as many as it takes."""
+    """How a model that is not from a run is asked.
+
+    The sizes of images are those of the directory's image processor, at most what the model takes; without one, those of QoQ-Med.
+    The words around a question are those of its chat template; without one, those of the family: Qwen2.5-VL has a system turn
+    of its own, Qwen3-VL none.
+    """
+    from qoq_jax.models.hf import config as hf_config
+    from qoq_jax.models.hf import template
+
     room = cfg.vision.max_frame_patches * cfg.vision.patch_size**2
-    found: dict[str, Any] = {}
-    path = os.path.join(directory or "", "preprocessor_config.json")
-    if directory and os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    size = found.get("size") or {}
-    low = found.get("min_pixels") or size.get("shortest_edge") or ProcessConfig.min_pixels
-    high = found.get("max_pixels") or size.get("longest_edge") or ProcessConfig.max_pixels
+    low, high = hf_config.pixel_limits(directory) if directory else (ProcessConfig.min_pixels, ProcessConfig.max_pixels)
     high = min(high, room)
+    words = template.read(directory) if directory else None
+    system, opening = words or ("" if isinstance(cfg.vision, Qwen3VisionConfig) else chat.SYSTEM, "")
     return ProcessConfig.for_model(
         cfg, min_pixels=min(low, high // 4), max_pixels=high, frame_max_pixels=min(ProcessConfig.frame_max_pixels, room),
-        max_prompt_tokens=MAX_PROMPT_TOKENS, max_response_tokens=MAX_NEW_TOKENS)
+        max_prompt_tokens=MAX_PROMPT_TOKENS, max_response_tokens=MAX_NEW_TOKENS, system=system, opening=opening)
 
 
 def _is_hf(directory: str) -> bool:

@@ -30,6 +30,7 @@ from qoq_jax.parallel import mesh as mesh_lib
 HF_LAYOUTS = ("", "tensor", "vector", "linear", "linear_out", "patches")
 # Standard deviation of a unit normal cut at two standard deviations: initial values are divided by it.
 TRUNCATED_STD = 0.87962566103423978
+_DRAWN_TOGETHER = (1 << 12, 1 << 16, 1 << 18)  # lengths of draws that small weights are cut from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,19 +99,36 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def init_params(specs: Mapping[str, Any], key: jax.Array, dtype=jnp.float32) -> dict[str, Any]:
     """Initial values. Each depends on `key` and its own path only, not on its neighbours or the sharding."""
+    flat = flatten(specs)
+    drawn = _draw({path: spec.shape for path, spec in flat.items() if isinstance(spec.init, float)}, key)
 
     def one(path: str, spec: ParamSpec) -> jax.Array:
         if callable(spec.init):
             return jnp.asarray(spec.init(spec.shape), dtype)
-        if spec.init == "zeros":
-            return jnp.zeros(spec.shape, dtype)
-        if spec.init == "ones":
-            return jnp.ones(spec.shape, dtype)
-        leaf_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        draw = jax.random.truncated_normal(leaf_key, -2.0, 2.0, spec.shape, jnp.float32)
-        return (draw * (spec.init / TRUNCATED_STD)).astype(dtype)
+        if path in drawn:
+            return (drawn[path] * (spec.init / TRUNCATED_STD)).astype(dtype)
+        return {"zeros": jnp.zeros, "ones": jnp.ones}[spec.init](spec.shape, dtype)
 
-    return unflatten({path: one(path, spec) for path, spec in flatten(specs).items()})
+    return unflatten({path: one(path, spec) for path, spec in flat.items()})
+
+
+def _draw(shapes: Mapping[str, tuple[int, ...]], key: jax.Array) -> dict[str, jax.Array]:
+    """A unit normal cut at two standard deviations for each path, float32.
+
+    Entry i of a draw depends on its key and on i alone (jax_threefry_partitionable), so small weights are cut from a longer draw:
+    those of one length are one program, where a program each is most of the time that a small model takes to start.
+    """
+    normal = lambda key, shape: jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
+    keys = {path: jax.random.fold_in(key, zlib.crc32(path.encode())) for path in shapes}
+    groups: dict[int, list[str]] = {}
+    for path, shape in shapes.items():
+        fits = [length for length in _DRAWN_TOGETHER if math.prod(shape) <= length]
+        groups.setdefault(fits[0] if fits else 0, []).append(path)
+    drawn = {path: normal(keys[path], shapes[path]) for path in groups.pop(0, [])}
+    for length, paths in groups.items():
+        rows = jax.vmap(lambda key, length=length: normal(key, (length,)))(jnp.stack([keys[path] for path in paths]))
+        drawn |= {path: rows[i, : math.prod(shapes[path])].reshape(shapes[path]) for i, path in enumerate(paths)}
+    return drawn
 
 
 def abstract(specs: Mapping[str, Any], dtype=jnp.float32) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from qoq_jax.train.checkpoint import Checkpointer, has_checkpoint
 from qoq_jax.train.log import CompileCounter, MetricWriter, Progress
 from qoq_jax.train.policy import critic_specs
 from qoq_jax.train.setup import Setup
-from qoq_jax.train.state import TrainState, check_frozen, create, empty_history, make_optimizer, schedule
+from qoq_jax.train.state import TrainState, check_frozen, create, empty_history, layout, make_optimizer, schedule
 from qoq_jax.train.step import model_weights
 from qoq_jax.train.validation import Validation
 
@@ -80,9 +80,7 @@ def start_state(setup: Setup, plan: Plan, weights) -> tuple[TrainState, object, 
       weights: all weights of the model to start from, or None for random ones. The state takes them over: a step donates them.
     """
     specs, key = vlm.param_specs(setup.model), step_key(root_key(setup, plan.name), 0)
-    check_frozen(plan.optimizer.frozen, specs)
-    optimizer = make_optimizer(plan.optimizer, schedule(plan.schedule, plan.lr, plan.warmup, plan.updates),
-                               plan.rl.critic.lr if plan.critic else None)
+    optimizer, history, coefficient = _beside_weights(setup, plan)
     trained, base = weights, None
     if weights is None and (plan.lora.rank or plan.critic):
         trained = random_weights(setup, plan.name)
@@ -93,11 +91,31 @@ def start_state(setup: Setup, plan: Plan, weights) -> tuple[TrainState, object, 
         head = critic_specs(setup.model.decoder.width)
         trained = dict(trained, critic=jax.jit(lambda k: spec.init_params(head, k), out_shardings=spec.shardings(head, setup.mesh))(
             jax.random.fold_in(key, 2)))
+    return create(key, setup.model, optimizer, setup.mesh, trained, history, coefficient), optimizer, base
+
+
+def state_layout(setup: Setup, plan: Plan) -> TrainState:
+    """The state of a stage as shapes and places: enough to read a checkpoint, and nothing is drawn or compiled for it."""
+    specs = vlm.param_specs(setup.model)
+    trained = {"lora": lora_lib.adapter_specs(specs, plan.lora)} if plan.lora.rank else dict(specs)
+    if plan.critic:
+        trained["critic"] = critic_specs(setup.model.decoder.width)
+    params = jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+                          spec.abstract(trained), spec.shardings(trained, setup.mesh))
+    optimizer, history, coefficient = _beside_weights(setup, plan)
+    return layout(params, optimizer, setup.mesh, history, coefficient)
+
+
+def _beside_weights(setup: Setup, plan: Plan):
+    """(optimiser, empty history or None, first KL coefficient or None) of a stage."""
+    check_frozen(plan.optimizer.frozen, vlm.param_specs(setup.model))
+    optimizer = make_optimizer(plan.optimizer, schedule(plan.schedule, plan.lr, plan.warmup, plan.updates),
+                               plan.rl.critic.lr if plan.critic else None)
     history = coefficient = None
     if plan.rl is not None:
         history = empty_history(plan.rl.drpo, plan.rl.rollouts) if plan.rl.algorithm == "drpo" else None
         coefficient = plan.rl.kl_coefficient if plan.rl.kl_target else None
-    return create(key, setup.model, optimizer, setup.mesh, trained, history, coefficient), optimizer, base
+    return optimizer, history, coefficient
 
 
 def random_weights(setup: Setup, name: str, lacking: Container[str] | None = None):
@@ -141,12 +159,12 @@ def load_weights(setup: Setup, name: str, before) -> object:
     if not has_checkpoint(folder):
         raise CheckpointError("no checkpoint", where=folder, mend="train this stage first, or name another")
     checkpoints = checkpointer(setup, name)
-    state, _, base = start_state(setup, stage, before)
-    state, _, _ = checkpoints.restore(state)
-    trained = state.params
+    if stage.lora.rank and before is None:
+        before = random_weights(setup, name)
+    trained = checkpoints.restore(state_layout(setup, stage))[0].params
     if setup.config.eval.best:
         trained = Validation(setup.config.workdir, name, setup.config.eval).restore_best(trained)
-    return full_weights(trained, base, stage.lora)
+    return full_weights(trained, before, stage.lora)
 
 
 class Stage:

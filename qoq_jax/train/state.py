@@ -140,6 +140,18 @@ def start(params, optimizer: optax.GradientTransformation, mesh: jax.sharding.Me
                       kl_coefficient=kl_coefficient)
 
 
+def layout(params, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh, history=None,
+           kl_coefficient: float | None = None) -> TrainState:
+    """What `start` would give as shapes and places alone, to restore a checkpoint into; params: ShapeDtypeStructs with shardings."""
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    placed = lambda x, sharding=replicated: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    opt_state = jax.tree.map(placed, jax.eval_shape(optimizer.init, params), _opt_shardings(optimizer, params, replicated))
+    zero = placed(jax.ShapeDtypeStruct((), jnp.int32))
+    return TrainState(step=zero, params=params, opt_state=opt_state, skipped=zero,
+                      history=jax.tree.map(placed, history),
+                      kl_coefficient=None if kl_coefficient is None else placed(jax.ShapeDtypeStruct((), jnp.float32)))
+
+
 def _opt_shardings(optimizer, params, replicated):
     """Moments are sharded as the parameter whose path their own path ends with; counters are replicated."""
     names = lambda path: tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))

@@ -101,6 +101,25 @@ def test_refill_changes_no_token_and_needs_fewer_steps():
     assert steps[True] < 0.75 * steps[False] and steps[True] < sum(lengths) / 4 + max(lengths), (steps, lengths)
 
 
+def test_seeds_draw_anew_and_top_k_of_one_is_greedy(model, greedy, drawn):
+    other = model.generate(samples(), NEW, temperature=0.8, top_p=0.95, num_samples=3, seed=6)
+    for a, b in zip(drawn, other):
+        assert {tuple(answer.token_ids) for answer in a}.isdisjoint({tuple(answer.token_ids) for answer in b})
+    first = model.generate(samples(), NEW, temperature=0.8, top_k=1)
+    for (answer,), best in zip(first, greedy):
+        np.testing.assert_array_equal(answer.token_ids, best.token_ids)
+
+
+def test_decoding_stops_with_the_last_answer(model, greedy):
+    """The step that ends the only answer is the last one, whatever the limit."""
+    end = int(greedy[2].token_ids[5])
+    expected = int(np.flatnonzero(greedy[2].token_ids == end)[0]) + 1
+    stops = make_model(eos_ids=(end,))
+    answer = stops.generate(samples()[2:3], 500)[0][0]
+    assert answer.finish_reason == "eos" and len(answer.token_ids) == expected == stops._engine.steps
+    np.testing.assert_array_equal(answer.token_ids, greedy[2].token_ids[:expected])
+
+
 def test_rows_take_further_samples_of_their_prompt(model, drawn):
     """Three answers through two rows, and through places that must grow, equal three answers at once."""
     before = engine_lib.FIRST_PLACES

@@ -12,8 +12,9 @@ from generation_helpers import make_model, samples
 from PIL import Image
 
 import qoq_jax
-from qoq_jax import cli
+from qoq_jax import cli, generate
 from qoq_jax.errors import ConfigError, DataError
+from qoq_jax.generation.model import Generation
 
 ECG = np.random.default_rng(0).normal(0, 0.3, (12, 5000)).astype(np.float32)
 LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
@@ -102,6 +103,19 @@ def test_loading_names_what_is_wrong(tmp_path):
         qoq_jax.load(tmp_path)
 
 
+def test_predicted_boxes_are_drawn_on_the_picture_of_the_file(tmp_path, capsys):
+    """Boxes are in pixels of the resized frame, (56, 28) here; the picture has those of the file."""
+    text = '```json\n[{"bbox_2d": [7, 7, 21, 21], "label": "nodule"}]\n```\n<think>x</think>\n\\boxed{Nodule}'
+    found = generate.result(Generation(np.arange(3), text, np.zeros(3, np.float32), "eos"), (56, 28))
+    assert found["boxes"] == [[7, 7, 21, 21]] and found["box_labels"] == ["nodule"] and found["answer"] == "Nodule"
+    generate.picture(str(tmp_path / "a.png"), np.zeros((280, 560, 3), np.uint8), (56, 28), found["boxes"])
+    drawn = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).any(axis=-1)
+    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+    assert drawn.shape == (280, 560) and not drawn[100:180, 100:180].any()
+    np.testing.assert_allclose([columns[0], rows[0], columns[-1], rows[-1]], [70, 70, 210, 210], atol=6)
+    assert "a.png (1 box)" in capsys.readouterr().err
+
+
 def test_import_is_light():
     code = "import sys, qoq_jax; assert not {'jax', 'numpy', 'transformers'} & set(sys.modules); assert callable(qoq_jax.load)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -115,8 +129,11 @@ def test_the_command_answers_from_random_weights(tmp_path, capsys):
     assert cli.main([*ask, "--picture", str(tmp_path / "b.png")]) == 0
     shown = capsys.readouterr()
     assert "random weights" in shown.err and (tmp_path / "b.png").stat().st_size > 100
-    assert cli.main([*ask, "--json"]) == 0
+    assert "b.png (no boxes)" in shown.err
+    assert cli.main([*ask, "--json", "--picture", str(tmp_path / "c.png")]) == 0
     answer = json.loads(capsys.readouterr().out)["answers"][0]
-    assert answer["text"] == shown.out.split("\npicture:")[0] and 0 < answer["tokens"] <= 8
+    assert answer["text"] == shown.out.removesuffix("\n") and 0 < answer["tokens"] <= 8
+    for name, message in (("boxes", "unknown type of picture"), ("nowhere/b.png", "no such folder")):
+        assert cli.main([*ask, "--picture", str(tmp_path / name)]) == 2 and message in capsys.readouterr().err
     assert cli.main(["generate", "nano", "--ask", "x", "--ecg", str(tmp_path / "a.png")]) == 1
     assert "ecg" in capsys.readouterr().err

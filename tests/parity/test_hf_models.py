@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from benchmarks import parity
 from qoq_jax import cli
 from qoq_jax.data import chat
+from qoq_jax.data.transforms import ProcessConfig
 from qoq_jax.errors import CheckpointError
 from qoq_jax.models import hf, spec, variants, vlm
 from qoq_jax.models.hf import config as config_lib
@@ -143,24 +144,28 @@ def test_pickles_build_tensors_and_nothing_else(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [pathlib.Path(path)]
 
 
-def test_transformers_reads_tokenizer_template_and_processor_of_a_run(tmp_path):
-    """The nano model as `qoq convert RUN` writes it."""
+@pytest.mark.parametrize("system", ["", "You read ECGs."])
+def test_transformers_reads_tokenizer_template_and_processor_of_a_run(tmp_path, system):
+    """The nano model as `qoq convert RUN` writes it: prompts and sizes of images are those of the training."""
     nano = dataclasses.replace(variants.get("nano"), ecg=None)
     folder = tmp_path / "files"
     folder.mkdir()
     params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), vlm.param_specs(nano))
     dest = str(tmp_path / "nano")
-    hf.save(dest, nano, params, convert.tokenizer_files("nano", str(folder)))
+    convert.files_of_run("nano", str(folder), nano, ProcessConfig.for_model(
+        nano, system=system, min_pixels=1000, max_pixels=9000, frame_max_pixels=9000))
+    hf.save(dest, nano, params, str(folder))
     tokenizer = transformers.AutoTokenizer.from_pretrained(dest)
     turns = [{"role": "user", "content": [{"type": "image"}, {"type": "ecg"}, {"type": "text", "text": "Is it normal?"}]}]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert text == chat.prompt_text("Is it normal?", images=1, ecgs=1)
+    assert text == chat.prompt_text("Is it normal?", images=1, ecgs=1, system=system)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert ids.count(nano.image_token_id) == ids.count(nano.ecg_token_id) == 1 and tokenizer.eos_token_id == nano.eos_ids[0]
     config = transformers.AutoConfig.from_pretrained(dest)
     assert config.text_config.hidden_size == 96 and config.tie_word_embeddings
     processor = transformers.AutoImageProcessor.from_pretrained(dest, backend="pil")
     assert processor.patch_size == 14 and processor.merge_size == 2
+    assert (processor.size["shortest_edge"], processor.size["longest_edge"]) == (1000, 9000)
 
 
 @pytest.mark.parametrize("name", ["3b", "7b", "qwen3-2b", "qwen3-8b"])

@@ -14,7 +14,9 @@ from train_helpers import tiny_model
 
 from qoq_jax import cli
 from qoq_jax import config as config_lib
+from qoq_jax.data import chat, transforms
 from qoq_jax.errors import ConfigError
+from qoq_jax.generation import model
 from qoq_jax.models import hf, spec, variants, vlm
 from qoq_jax.models.hf import convert, files
 from qoq_jax.parallel import mesh as mesh_lib
@@ -35,8 +37,8 @@ def published(tmp_path_factory):
     """{"with", "without" an ECG encoder: directory}."""
     root = tmp_path_factory.mktemp("published")
     (root / "files").mkdir()
-    source = convert.tokenizer_files("nano", str(root / "files"))
-    cfg = tiny_model()
+    cfg, source = tiny_model(), str(root / "files")
+    convert.files_of_run("nano", source, cfg, transforms.ProcessConfig.for_model(cfg, max_pixels=112 * 112, frame_max_pixels=56 * 56))
     params = jax.jit(lambda key: spec.init_params(vlm.param_specs(cfg), key))(jax.random.key(7))
     hf.save(str(root / "with"), cfg, params, source)
     plain = {name: params[name] for name in ("decoder", "vision")}
@@ -87,6 +89,10 @@ def test_two_steps_at_rate_zero_give_the_directory_back(published, rows, tmp_pat
     for key, tensor in start.items():
         np.testing.assert_array_equal(back[key], tensor, err_msg=key)
     assert (tmp_path / "back" / "tokenizer.json").exists()
+    # Prompts and sizes of images are those of the training, not those of the directory that it started from.
+    again = model.process_config(hf.read_config(str(tmp_path / "back")), str(tmp_path / "back"))
+    assert (again.system, again.min_pixels, again.max_pixels) == ("", setup.process.min_pixels, 56 * 56)
+    assert model.process_config(setup.model, published[name]).system == chat.SYSTEM
     assert hf.read_config(str(tmp_path / "back")) == hf.read_config(published[name])
 
 

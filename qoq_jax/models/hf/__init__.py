@@ -4,7 +4,7 @@
     hf.save("out", cfg, params, source=directory)
 
 Modules: `config` (config.json <-> VlmConfig, the registry of architectures), `keys` (names and layouts of
-published tensors), `files` (safetensors: headers, reading, writing), `load`, `save`, `ecg_jepa` (.pth files of
+published tensors), `template` (chat templates), `files` (safetensors: headers, reading, writing), `load`, `save`, `ecg_jepa` (.pth files of
 ECG-JEPA, the one place that reads pickles, with weights_only) and `convert` (the command `qoq convert`).
 """
 

@@ -22,7 +22,9 @@ from qoq_jax.models.variants import DecoderConfig, EcgConfig, PatchTower, Qwen3V
 CONFIG, GENERATION = "config.json", "generation_config.json"
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 VIDEO_PREPROCESSOR = "video_preprocessor_config.json"
-MAX_PIXELS = 524_288  # of an image in QoQ-Med; VisionConfig.max_frame_patches of an imported model follows from it
+QOQ_PIXELS = (65_536, 524_288)  # least and most of an image in QoQ-Med
+PROCESSOR_PIXELS = (56 * 56, 28 * 28 * 1280)  # the defaults of transformers' Qwen2VLImageProcessor
+MAX_PIXELS = QOQ_PIXELS[1]  # of an image in QoQ-Med; VisionConfig.max_frame_patches of an imported model follows from it
 
 # Fields that change no number here, and are copied from the source on export. max_position_embeddings limits
 # nothing with plain rotary positions; sliding_window and max_window_layers are idle while use_sliding_window is false.
@@ -165,16 +167,37 @@ def _check_preprocessor(directory: str, cfg: VlmConfig) -> None:
     """Pixels are normalised on the device with constants: a processor with others belongs to another model."""
     ours = write_preprocessor(cfg)
     for name, part in ((PREPROCESSOR, "image_processor"), (VIDEO_PREPROCESSOR, "video_processor")):
-        path = os.path.join(directory, name)
-        if os.path.exists(path):
-            found = _read_json(path)
-        else:  # transformers 5 writes one file for all processors
-            path = os.path.join(directory, PROCESSOR)
-            found = _read_json(path).get(part, {})
+        path, found = _processor(directory, name, part)
         wrong = [f"{field} = {found[field]!r} is not supported, only {ours[field]!r}" for field in _PIXEL_FIELDS
                  if found.get(field) is not None and not _near(found[field], ours[field])]
         if wrong:
             raise ConfigError("; ".join(wrong), where=path, mend=f"use a checkpoint with the {ours['processor_class']} of the hub")
+
+
+def _processor(directory: str, name: str, part: str) -> tuple[str, dict[str, Any]]:
+    """(path, fields) of a processor: of the file `name`, or of the one file that transformers 5 writes for all."""
+    path = os.path.join(directory, name)
+    if os.path.exists(path):
+        return path, _read_json(path)
+    path = os.path.join(directory, PROCESSOR)
+    return path, _read_json(path).get(part) or {}
+
+
+def pixel_limits(directory: str) -> tuple[int, int]:
+    """(least, most) pixels of an image after its resize, as transformers' image processor has them in this directory.
+
+    Raises:
+      ConfigError: limits that are not numbers.
+    """
+    path, found = _processor(directory, PREPROCESSOR, "image_processor")
+    if not found:
+        return QOQ_PIXELS
+    size = found.get("size") if isinstance(found.get("size"), dict) else {}
+    limits = [found.get(old) if found.get(old) is not None else size.get(new, default)
+              for old, new, default in zip(("min_pixels", "max_pixels"), ("shortest_edge", "longest_edge"), PROCESSOR_PIXELS)]
+    if any(not isinstance(limit, int) or limit < 1 for limit in limits):
+        raise ConfigError(f"sizes of images from {limits[0]!r} to {limits[1]!r} pixels", where=path, mend="give numbers of pixels")
+    return limits[0], limits[1]
 
 
 def _near(a: Any, b: Any) -> bool:
@@ -198,7 +221,7 @@ def write(cfg: VlmConfig, dtype: str, source: str | None = None) -> dict[str, An
     family = architecture(cfg)
     theirs = _read_json(os.path.join(source, CONFIG)) if source else {}
     theirs = {**theirs, **(theirs.get("text_config") or {})}
-    idle = {"max_position_embeddings": 128000, "initializer_range": 0.02, "use_cache": True}
+    idle = {"max_position_embeddings": 128000, "initializer_range": 0.02, "use_cache": True, "bos_token_id": cfg.pad_id}
     idle |= {name: theirs[name] for name in IDLE if name in theirs}
     fields = {"architectures": [family.names[0]], "model_type": family.model_type, **family.write(cfg, idle, dtype)}
     fields |= {theirs: getattr(cfg, ours) for ours, theirs, _ in _TOKEN_IDS}

@@ -14,28 +14,19 @@ import jax
 import jax.numpy as jnp
 
 from qoq_jax.data import tokenizer as tokenizer_lib
+from qoq_jax.data.transforms import ProcessConfig
 from qoq_jax.errors import ConfigError
 from qoq_jax.models import ecg as ecg_lib
 from qoq_jax.models import spec, vlm
-from qoq_jax.models.hf import ecg_jepa
+from qoq_jax.models.hf import config as config_lib
+from qoq_jax.models.hf import ecg_jepa, template
 from qoq_jax.models.hf.load import load, resolve
-from qoq_jax.models.hf.save import save
+from qoq_jax.models.hf.save import COMPANIONS, save
 from qoq_jax.models.variants import VlmConfig
 
 PICKLED = (".pth", ".pt")
 PUBLISHED_ECG = {768: 16}  # encoder width -> heads
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-# What data/chat.py writes, for engines that build the prompt themselves.
-CHAT_TEMPLATE = (
-    "{%- if messages[0].role != 'system' %}{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{%- endif %}"
-    "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
-    "{%- if message.content is string %}{{ message.content }}{%- else %}{%- for part in message.content %}"
-    "{%- if part.type == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
-    "{%- elif part.type == 'video' %}{{ '<|vision_start|><|video_pad|><|vision_end|>' }}"
-    "{%- elif part.type == 'ecg' %}{{ '<|time_series_pad|>' }}{%- else %}{{ part.text }}{%- endif %}"
-    "{%- endfor %}{%- endif %}{{ '<|im_end|>\\n' }}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}"
-)
 
 
 def run(arguments) -> int:
@@ -53,7 +44,8 @@ def run(arguments) -> int:
         setup, params, _ = loop.restore_run(source, arguments.stage, prepare=False)
         cfg, params = with_ecg(setup.model, params, arguments.ecg, arguments.ecg_heads)
         with tempfile.TemporaryDirectory() as folder:
-            save(dest, cfg, params, tokenizer_files(tokenizer_source(setup.config), folder), dtype=dtype, shard_size=limit)
+            files_of_run(tokenizer_source(setup.config), folder, cfg, setup.process)
+            save(dest, cfg, params, folder, dtype=dtype, shard_size=limit)
     else:
         directory = resolve(source)
         cfg, params = with_ecg(*load(directory), arguments.ecg, arguments.ecg_heads)
@@ -102,15 +94,28 @@ def with_ecg(cfg: VlmConfig, params: dict[str, Any], path: str | None, heads: in
     return dataclasses.replace(cfg, ecg=sizes), {**params, "ecg": encoder, "ecg_proj": projection}
 
 
-def tokenizer_files(name: str, folder: str) -> str:
-    """A directory with the files of a run's tokenizer: the given one, or `folder` with those of the nano tokenizer."""
-    if name != tokenizer_lib.NANO:
-        return name if os.path.isdir(name) else os.path.dirname(os.path.abspath(name))
-    shutil.copyfile(tokenizer_lib.NANO_PATH, os.path.join(folder, "tokenizer.json"))
-    content = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": tokenizer_lib.END_OF_TURN,
-               "pad_token": "<|endoftext|>", "clean_up_tokenization_spaces": False}
-    with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-    with open(os.path.join(folder, "chat_template.jinja"), "w", encoding="utf-8") as file:
-        file.write(CHAT_TEMPLATE)
-    return folder
+def files_of_run(name: str, folder: str, cfg: VlmConfig, process: ProcessConfig) -> None:
+    """Writes into `folder` what goes beside a run's weights: its tokenizer, and prompts and sizes of images as it was trained with.
+
+    Args:
+      name: tokenizer of the run, as for data.tokenizer.load. Of a Hugging Face directory all companions of the weights go along.
+      process: the run's.
+    """
+    if name == tokenizer_lib.NANO:
+        shutil.copyfile(tokenizer_lib.NANO_PATH, os.path.join(folder, "tokenizer.json"))
+        content = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": tokenizer_lib.END_OF_TURN,
+                   "pad_token": "<|endoftext|>", "clean_up_tokenization_spaces": False}
+        with open(os.path.join(folder, template.TOKENIZER_CONFIG), "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+    else:
+        source = name if os.path.isdir(name) else os.path.dirname(os.path.abspath(name))
+        # One template and one image processor: those of the training, below.
+        left_out = (template.JSON, config_lib.PROCESSOR)
+        for file in (*COMPANIONS, config_lib.CONFIG):
+            if file not in left_out and os.path.exists(path := os.path.join(source, file)):
+                shutil.copyfile(path, os.path.join(folder, file))
+    with open(os.path.join(folder, template.JINJA), "w", encoding="utf-8") as file:
+        file.write(template.write(process.system))
+    limits = {"min_pixels": process.min_pixels, "max_pixels": process.max_pixels}
+    with open(os.path.join(folder, config_lib.PREPROCESSOR), "w", encoding="utf-8") as file:
+        json.dump(config_lib.write_preprocessor(cfg) | limits, file, indent=2)
