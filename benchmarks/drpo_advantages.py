@@ -4,8 +4,8 @@
     python benchmarks/drpo_advantages.py --step-seconds 4.1    # also the share of a training step of so many seconds
 
 512 questions x 8 rollouts x 9 domains, k_max 10, on the CPU; medians of 30 calls. "refit" is what the released code does at
-every step: for each domain, k-means with k = 1 .. 11 on the vectors of all past questions, as scikit-learn does it by default (10 starts for the
-random seeding, one for k-means++; here n_init="auto", the cheaper one).
+every step: for each domain, k-means with k = 1 .. 11 on the vectors of all past questions, as scikit-learn does it by default
+(10 starts for the random seeding, one for k-means++; here n_init="auto", the cheaper one).
 """
 
 from __future__ import annotations

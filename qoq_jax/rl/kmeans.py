@@ -168,7 +168,8 @@ def _move(points: Points, centres: Array, labels: Array, k: Array) -> tuple[Arra
     starts, groups, k_max, dim = centres.shape
     # Sums over each tile, then over the tiles of a group.
     tiled = jnp.moveaxis(labels.reshape(starts, len(points.tile_group), 1, -1), 1, 0)
-    cells = (tiled == jnp.arange(k_max)[None, None, :, None]).astype(jnp.float32).reshape(len(tiled), starts * k_max, -1)  # [P / T, S * K, T]
+    cells = (tiled == jnp.arange(k_max)[None, None, :, None]).astype(jnp.float32)
+    cells = cells.reshape(len(tiled), starts * k_max, -1)  # [P / T, S * K, T]
     total = _matmul(cells, points.moments).reshape(len(tiled), -1)
     total = _matmul(_one_hot(points.tile_group, groups), total).reshape(groups, starts, k_max, dim + 1)
     total = jnp.moveaxis(total, 1, 0)
