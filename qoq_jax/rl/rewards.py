@@ -143,7 +143,8 @@ def score(text: str, meta, cfg: RewardConfig = RewardConfig()) -> Reward:
     weighted = ((cfg.accuracy, accuracy), (cfg.iou, iou), (cfg.format, form), (cfg.length, length), (cfg.coherence, coherence),
                 (cfg.custom_weight, own))
     present = [(weight, value) for weight, value in weighted if value is not None]
-    total = sum(weight * value for weight, value in present) / sum(weight for weight, _ in present)
+    # Rounding may carry a perfect response a digit past 1.
+    total = min(sum(weight * value for weight, value in present) / sum(weight for weight, _ in present), 1.0)
     return Reward(total, accuracy, None if region is None else iou, form, length, predicted, answer, coherence, own)
 
 

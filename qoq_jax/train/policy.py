@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -77,7 +78,7 @@ def make_advantages(rl: RlConfig) -> Callable:
     """Returns the jitted function behind every advantage:
 
         (rewards [Q, G], domains [Q], valid [Q], mask, sampler_logprobs, ref_logprobs [Q, G, S], history, kl_coefficient,
-         greedy [Q] or None, values [Q, G, S] or None) -> (algorithms.Estimate, kl [Q, G], next KL coefficient)
+         greedy [Q] or None, values [Q, G, S] or None) -> (algorithms.Estimate, mean KL an answer [], next KL coefficient)
 
     kl_coefficient is None for the config's fixed one.
     """
@@ -93,10 +94,10 @@ def make_advantages(rl: RlConfig) -> Callable:
         outcome = algorithms.Outcome(rewards, domains, valid, mask, kl, penalty, greedy, values, history)
         estimate = algorithm.advantage(outcome, rl)
         answers = rl.questions * rl.rollouts
+        mean = (kl * valid[:, None]).sum() / jnp.maximum(valid.sum() * rl.rollouts, 1)
         if kl_coefficient is not None:
-            mean = (kl * valid[:, None]).sum() / jnp.maximum(valid.sum() * rl.rollouts, 1)
             kl_coefficient = algorithms.next_kl_coefficient(coefficient, mean, rl.kl_target, rl.kl_horizon, answers)
-        return estimate, kl, kl_coefficient
+        return estimate, mean, kl_coefficient
 
     return jax.jit(advantages)
 
@@ -198,6 +199,29 @@ def _split(tree, parts: int) -> list:
     # Jitted, since the bounds of a slice outside of jit are sent to the device each time.
     cut = lambda i: jax.tree.map(lambda x: x[i * (x.shape[0] // parts):(i + 1) * (x.shape[0] // parts)], tree)
     return [cut(i) for i in range(parts)]
+
+
+def deal_rows(tokens: np.ndarray, parts: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """An order of media rows in which `parts` runs of equal length, one a mini- or micro-batch, hold about equally many tokens.
+
+    The rows are sorted by tokens and dealt in rounds of one a part: the longest row of a round to the part with the fewest
+    tokens so far, or with `rng` to any part, so that the parts of a later epoch have other members. What a row costs does not
+    depend on its tokens (rows are padded to one width): this evens out how much each update learns from, not its time.
+
+    Args:
+      tokens: [R] answer tokens of each media row. parts: divides R.
+
+    Returns:
+      int64 [R], the rows of part 0, then those of part 1, ...; within a part in the order in which they came.
+    """
+    longest_first = np.argsort(-np.asarray(tokens), kind="stable").reshape(-1, parts)
+    members, held = [[] for _ in range(parts)], np.zeros(parts)
+    for dealt in longest_first:
+        takers = np.argsort(held, kind="stable") if rng is None else rng.permutation(parts)
+        for row, part in zip(dealt, takers):
+            members[part].append(row)
+            held[part] += tokens[row]
+    return np.concatenate([np.sort(rows) for rows in members])
 
 
 @jax.jit

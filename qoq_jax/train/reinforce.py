@@ -53,28 +53,31 @@ def run(setup: Setup, plan: Plan, weights):
             old = scorer(current, batch, drawn.tokens, drawn.mask) if off_policy else None
         values = valued(current, state.params["critic"], batch, drawn.tokens, drawn.mask) if valued else None
         greedy = None if questions.greedy is None else setup.put(questions.greedy)
-        estimate, kl, coefficient = advantages_fn(
+        jax.block_until_ready((ref_logprobs, old, values))
+        clock.mark("score")
+        estimate, kl_answer, coefficient = advantages_fn(
             *setup.put((questions.total, questions.domains, questions.valid)), drawn.mask, drawn.logprobs, ref_logprobs,
             state.history, state.kl_coefficient, greedy, values)
         state = state.replace(history=estimate.history, kl_coefficient=coefficient)
         jax.block_until_ready(estimate.advantages)
-        clock.mark("score")
+        clock.mark("advantages")
         # Updates.
         experience = policy.Experience(drawn.tokens, drawn.mask, drawn.logprobs, old, ref_logprobs, estimate.advantages,
                                        values, estimate.returns)
-        state, metrics = _updates(stage, update, state, (batch, experience), step)
+        state, metrics = _updates(stage, update, state, (batch, experience), questions.answer_tokens, step)
         jax.block_until_ready(metrics)
         clock.mark("update")
-        answers = max(questions.valid.sum() * rl.rollouts, 1)
+        # Facts from the device stay there until a line is logged; those of the host are numbers already.
+        metrics["kl_answer"] = kl_answer
+        if coefficient is not None:
+            metrics["kl_coefficient"] = state.kl_coefficient
+        prefix = "drpo" if rl.algorithm == "drpo" else "advantage"
+        metrics |= {f"{prefix}/{name}": value for name, value in estimate.diagnostics.items() if value.ndim == 0}
         facts = questions.facts() | clock.seconds() | {
-            "kl_answer": float((np.asarray(kl) * questions.valid[:, None]).sum() / answers),
-            "response_length": float(questions.tokens / answers),
+            "response_length": float(questions.tokens / max(questions.valid.sum() * rl.rollouts, 1)),
             "tokens": float(questions.tokens), "samples": int(questions.valid.sum()),
         }
-        if state.kl_coefficient is not None:
-            facts["kl_coefficient"] = float(state.kl_coefficient)
-        prefix = "drpo" if rl.algorithm == "drpo" else "advantage"
-        facts |= {f"{prefix}/{name}": float(value) for name, value in estimate.diagnostics.items() if np.ndim(value) == 0}
+        stage.asked = [s.meta.id for s in questions.samples]
         return state, metrics, facts
 
     try:
@@ -85,19 +88,20 @@ def run(setup: Setup, plan: Plan, weights):
         sampling.close()
 
 
-def _updates(stage: Stage, update, state: TrainState, tree, step: int):
+def _updates(stage: Stage, update, state: TrainState, tree, tokens: np.ndarray, step: int):
     """Epochs of mini-batches over one rollout batch; returns the state and the mean of the metrics.
 
-    The first epoch takes the media rows as they come, the later ones in an order fixed by seed, stage, step and epoch. The
-    sampler's and the trainer's log-probabilities are compared in the first update, before the weights have moved.
+    Media rows are dealt to mini- and micro-batches by their answer tokens (tokens: [Q]); from the second epoch on also at random,
+    fixed by seed, step and epoch. The sampler's and the trainer's log-probabilities are compared in the first update, before the
+    weights have moved.
     """
     setup, rl = stage.setup, stage.plan.rl
-    state, rows = stage.on_device(state), setup.config.data.media_rows
-    found = []
+    state, rows, parts = stage.on_device(state), setup.config.data.media_rows, rl.minibatches * rl.accumulate
+    tokens, found = tokens.reshape(rows, -1).sum(axis=1), []
     for epoch in range(rl.epochs):
-        if epoch:
-            order = np.random.default_rng([setup.config.seed, step, epoch]).permutation(rows)
-            tree = policy.shuffle_questions(tree, jax.device_put(order))
+        if parts > 1:
+            order = policy.deal_rows(tokens, parts, np.random.default_rng([setup.config.seed, step, epoch]) if epoch else None)
+            tree, tokens = policy.shuffle_questions(tree, jax.device_put(order)), tokens[order]
         for part in policy.split_questions(tree, rl.minibatches):
             state, metrics = update(state, *part, stage.base)
             found.append(metrics)
@@ -191,7 +195,8 @@ class Questions:
     Attributes:
       domains, valid: [Q]. total: float32 [Q, G], the reward that advantages see. greedy: float32 [Q] or None.
       parts: each term of the reward, float32 [N, G], for the N questions that are there; NaN where a sample has no such term.
-      tokens: answer tokens. lost: answers whose reward missed its deadline. extra: further facts for the log.
+      tokens: answer tokens; answer_tokens: those of each question, [Q]. lost: answers whose reward missed its deadline.
+      extra: further facts for the log.
     """
 
     def __init__(self, setup: Setup, rl, pool: RewardPool, samples):
@@ -202,6 +207,7 @@ class Questions:
             self.valid[placed.row] = True
         self.greedy, self.parts, self.tokens, self.lost, self.extra = None, {}, 0, 0, {}
         self.total = np.zeros((rl.questions, rl.rollouts), np.float32)
+        self.answer_tokens = np.zeros(rl.questions)
 
     def score(self, tokens: np.ndarray, mask: np.ndarray) -> None:
         """Rewards of all answers, [Q, G, S]."""
@@ -254,7 +260,7 @@ class Questions:
         return {name: value.reshape(shape) for name, value in rewards_lib.stack(scored).items()}, np.reshape(lengths, shape)
 
     def _set(self, parts: dict[str, np.ndarray], mask: np.ndarray) -> None:
-        self.parts, self.tokens = parts, int(mask.sum())
+        self.parts, self.tokens, self.answer_tokens = parts, int(mask.sum()), mask.sum(axis=(1, 2))
         for placed, total in zip(self.samples, parts["total"]):
             self.total[placed.row] = total
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Container
@@ -177,6 +178,7 @@ class Stage:
 
     def __init__(self, setup: Setup, plan: Plan, weights, keep: bool = False):
         self.setup, self.plan, self.data, self._data_state = setup, plan, None, None
+        self.asked: list[str] = []  # ids of the rows of the last step
         self._checkpoints, self._root = checkpointer(setup, plan.name), root_key(setup, plan.name)
         copied = jax.tree.map(jnp.copy, weights) if keep and not plan.lora.rank else weights
         self.state, self.optimizer, self.base = start_state(setup, plan, copied)
@@ -235,7 +237,7 @@ class Stage:
             # A numpy array that slips into a device operation would cross to the device unseen, at every step.
             with jax.transfer_guard_host_to_device("disallow"):
                 state, metrics, facts = one(state, step)
-            window.append((metrics, facts))
+            window.append((metrics, facts, self.asked))
             done = step + 1
             if done == self.start + WARMUP_STEPS:
                 compiles.reset()
@@ -245,6 +247,7 @@ class Stage:
                 row = self._summarise(window, time.perf_counter() - began)
                 row["recompiles"] = compiles.count if done > self.start + WARMUP_STEPS else 0
                 row["skipped_samples"] = len(self.data.quarantined)
+                row["skipped_updates"] = self._note_skipped(window, done)
                 if validates:
                     with compiles.ignored():  # the first validation of a process compiles its own sampler
                         row |= self._validation.run(self.setup, done, self.weights(state), state.params)
@@ -272,10 +275,21 @@ class Stage:
             return self.weights(state)
         return full_weights(self._validation.restore_best(state.params), self.base, self.plan.lora)
 
+    def _note_skipped(self, window, done: int) -> int:
+        """Number of steps since the last log line that dropped an update; WORKDIR/skipped_updates.jsonl gets their row ids."""
+        finite = jax.device_get([metrics["update_finite"] for metrics, _, _ in window])
+        dropped = [i for i, value in enumerate(finite) if value < 1]
+        if dropped:
+            with open(os.path.join(self.setup.config.workdir, "skipped_updates.jsonl"), "a", encoding="utf-8") as f:
+                for i in dropped:
+                    step = done - len(window) + i + 1
+                    f.write(json.dumps({"stage": self.plan.name, "step": step, "ids": window[i][2]}) + "\n")
+        return len(dropped)
+
     @staticmethod
     def _summarise(window, seconds: float) -> dict[str, float]:
         """Means over the steps since the last log line; counts become rates."""
-        rows = [{k: float(v) for k, v in jax.device_get(metrics).items()} | facts for metrics, facts in window]
+        rows = [{k: float(v) for k, v in jax.device_get(metrics).items()} | facts for metrics, facts, _ in window]
         keys = sorted({key for row in rows for key in row})
         row = {key: float(np.mean([r[key] for r in rows if key in r])) for key in keys}
         row["logprob_difference_max"] = max((r.get("logprob_difference_max", 0.0) for r in rows), default=0.0)

@@ -26,6 +26,7 @@ def run(setup: Setup, plan: Plan, weights):
 
     def one(state: TrainState, step: int):
         batch, samples = next(stage.data)
+        stage.asked = [s.meta.id for s in samples]
         state, metrics = step_fn(stage.on_device(state), setup.put(batch), stage.base)
         return stage.parked(state), metrics, {"tokens": float(batch["loss_mask"].sum()), "samples": len(samples)}
 

@@ -16,6 +16,7 @@ from sample_rows import LABELS, MODEL, TOKENIZER, config, row, write_ecg, write_
 from qoq_jax.data import chat, images, readers, transforms
 from qoq_jax.errors import ConfigError, DataError
 from qoq_jax.models import variants
+from qoq_jax.rl import rewards
 
 CFG = config()
 
@@ -239,3 +240,32 @@ def test_making_samples_needs_no_jax():
         subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode
         == 0
     )
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_boxes_are_scored_in_the_frame_that_the_model_sees(tmp_path_factory, data):
+    """IoU in the resized frame equals IoU in the original one, whatever the resize; a box in other pixels does not pass."""
+    width, height = data.draw(st.integers(30, 400)), data.draw(st.integers(30, 400))
+
+    def box():
+        x, y = data.draw(st.integers(0, width - 20)), data.draw(st.integers(0, height - 20))
+        return (x, y, data.draw(st.integers(x + 10, width)), data.draw(st.integers(y + 10, height)))
+
+    gold, other = box(), box()
+    root = tmp_path_factory.getbasetemp()
+    meta = process(root, images=[write_image(root, f"{width}x{height}.png", height, width)], bbox=list(gold))["meta"]
+    w, h = meta.frame_size
+    assert (w % 28, h % 28) == (0, 0) and meta.mask is None
+
+    def iou(written):
+        text = f'```json\n[{{"bbox_2d": {list(written)}, "label": "Pneumonia"}}]\n```\n<think>x</think>\n\\boxed{{Pneumonia}}'
+        return rewards.score(text, meta).iou
+
+    to_frame = lambda b: (b[0] * w / width, b[1] * h / height, b[2] * w / width, b[3] * h / height)
+    inside = max(min(gold[2], other[2]) - max(gold[0], other[0]), 0) * max(min(gold[3], other[3]) - max(gold[1], other[1]), 0)
+    area = lambda b: (b[2] - b[0]) * (b[3] - b[1])
+    assert iou(to_frame(gold)) == pytest.approx(1, abs=1e-6)
+    assert iou(to_frame(other)) == pytest.approx(inside / (area(gold) + area(other) - inside), abs=1e-6)
+    if (w, h) != (width, height):
+        assert iou(gold) < 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pathlib
 
 import numpy as np
 import pytest
@@ -91,3 +92,17 @@ def test_rounding_noise_makes_no_clusters():
     labels, k = cluster(x, 6)
     assert k[0] == 2
     assert len(set(labels[:3])) == len(set(labels[3:])) == 1
+
+
+def test_inertia_is_that_of_scikit_learn():
+    """On reward vectors, at the k that the rule takes: against ten starts of its k-means++, and against its default of one."""
+    golden = np.load(pathlib.Path(__file__).parents[1] / "golden" / "kmeans_inertia.npz")
+    ratios = []
+    for k_max in (3, 10):
+        for x, best, single in zip(golden["sets"], golden["best"], golden["single"]):
+            labels, k = cluster(x, k_max, num_groups=1)
+            found = inertia(x.astype(np.float64), labels)
+            ratios.append((found / best[k[0] - 1], found / single[k[0] - 1]))
+    to_best, to_single = np.array(ratios).T
+    assert to_best.mean() < 1.05 and to_best.max() < 1.2
+    assert to_single.mean() < 1, "better than one start"

@@ -186,7 +186,7 @@ def test_the_gold_answer_earns_everything(labels, boxes, naming, picture):
 def test_any_text_scores_in_range(text, preset, iou_over):
     for meta in (Meta(), Meta(boxes=((1, 1, 9, 9),)), Meta(mask=painted(3, 3, 20, 30), frame_size=(96, 64))):
         found = score(text, meta, RewardConfig.of(preset, iou_over=iou_over))
-        assert all(math.isfinite(v) and 0 <= v <= 1 + 1e-9 for v in found.parts().values())
+        assert all(math.isfinite(v) and 0 <= v <= 1 for v in found.parts().values())
 
 
 def test_bad_configs_are_refused():
@@ -237,11 +237,13 @@ def fuzzed(rng):
     return wrapped[rng.integers(len(wrapped))][-65536:]
 
 
-def test_ten_thousand_hostile_texts_score_in_range_in_time():
-    rng = np.random.default_rng(0)
+@settings(max_examples=40, deadline=None)  # of 250 texts: 10,000 cases
+@given(st.integers(0, 2**32 - 1))
+def test_ten_thousand_hostile_texts_score_in_range_in_time(seed):
+    rng = np.random.default_rng(seed)
     metas = (Meta(boxes=((1, 1, 9, 9),)), Meta(mask=painted(3, 3, 20, 30)), Meta(frame_size=None))
     largest = 0
-    for case in range(10_000):
+    for case in range(250):
         text, meta, cfg = fuzzed(rng), metas[case % 3], RewardConfig.of(("paper", "released")[case % 2])
         largest = max(largest, len(text))
         # Processor time, the least of up to five: other work on the machine is not what is measured.
@@ -251,5 +253,5 @@ def test_ten_thousand_hostile_texts_score_in_range_in_time():
             if (took := time.process_time() - began) < 0.010:
                 break
         assert took < 0.010, f"case {case}: {len(text)} characters from {text[:40]!r} took {took:.4f} s"
-        assert all(math.isfinite(v) and 0 <= v <= 1 + 1e-9 for v in found.parts().values()), text[:200]
+        assert all(math.isfinite(v) and 0 <= v <= 1 for v in found.parts().values()), text[:200]
     assert largest == 65536

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import types
 
 import jax
 import numpy as np
@@ -12,19 +13,21 @@ import orbax.checkpoint as ocp
 import pytest
 
 from qoq_jax import config as config_lib
+from qoq_jax.errors import QoqError
 from qoq_jax.models import spec, vlm
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.rl.algorithms import ALGORITHMS
 from qoq_jax.rl.rewards import RewardConfig
-from qoq_jax.train import loop, offload, refill, stage, validation
+from qoq_jax.train import loop, offload, refill, reinforce, stage, validation
 from qoq_jax.train import setup as setup_lib
 
 STEPS = 20
 DIAGNOSTICS = {"loss", "entropy", "grad_norm", "update_finite", "tokens", "seconds/step"}
 RL_DIAGNOSTICS = DIAGNOSTICS | {
     "reward/total", "reward/custom", "zero_variance_groups", "kl", "kl_answer", "logprob_difference_mean", "policy/ratio",
-    "policy/clipped_high", "response_length", "seconds/rollout", "seconds/reward", "seconds/score", "seconds/update"}
+    "policy/clipped_high", "response_length", "seconds/rollout", "seconds/reward", "seconds/score", "seconds/advantages",
+    "seconds/update"}
 OWN = {
     "drpo": {"drpo/damping_mean", "drpo/zero_variance_groups"},
     "ppo": {"value_loss", "value_clipped", "advantage/explained_variance"},
@@ -93,6 +96,20 @@ def test_every_algorithm_trains_nano_for_20_steps(tiny, tmp_path, algorithm):
         assert all(row["logprob_difference_max"] < 1e-3 for row in rows), "sampler and trainer must agree"
 
 
+def test_bfloat16_computes_and_float32_remembers(tiny, tmp_path):
+    setup, start = tiny
+    half = dataclasses.replace(setup, model=dataclasses.replace(setup.model, compute_dtype="bfloat16"))
+    _, weights, rows = train((half, start), tmp_path / "half", algorithm="grpo", steps=2)
+    full = train(tiny, tmp_path / "full", algorithm="grpo", steps=2)[2]
+    assert {leaf.dtype for leaf in jax.tree.leaves(weights)} == {np.dtype("float32")}
+    saved = ocp.StandardCheckpointer().restore(tmp_path / "half" / "checkpoints" / "rl" / "2" / "state")
+    kept = {leaf.dtype.name for leaf in jax.tree.leaves(saved) if leaf.dtype.kind not in "iu"}
+    assert kept == {"float32"}, "moments too"
+    # The same step, rounded: near, but not equal.
+    assert rows[0]["entropy"] == pytest.approx(full[0]["entropy"], rel=0.02) and rows[0]["entropy"] != full[0]["entropy"]
+    assert all(row["update_finite"] == 1 for row in rows)
+
+
 def equal(a, b):
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
@@ -109,6 +126,37 @@ def test_epochs_of_mini_batches_go_off_policy(tiny, tmp_path):
     assert rows[-1]["reward/lost"] == 0 and rows[0]["kl_coefficient"] != rows[-1]["kl_coefficient"]
     again = train(tiny, tmp_path / "b", **options)[1]
     assert equal(weights, again), "shuffled mini-batches must be the same in every run"
+
+
+def test_updates_that_are_not_finite_are_counted_named_and_stop_the_run(tiny, tmp_path):
+    setup, start = tiny
+    cfg = dataclasses.replace(setup.config, optimizer=dataclasses.replace(setup.config.optimizer, max_skipped=2))
+    poisoned = start()
+    poisoned["decoder"]["final_norm"]["scale"] = poisoned["decoder"]["final_norm"]["scale"] * np.nan
+    with pytest.raises(QoqError, match="2 updates in a row were not finite"):
+        train((setup, lambda: poisoned), tmp_path, cfg=cfg, algorithm="grpo", steps=5)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["skipped_updates"] for row in rows] == [1, 1]
+    named = [json.loads(line) for line in (tmp_path / "skipped_updates.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["step"]) for line in named] == [("rl", 1), ("rl", 2)]
+    assert all(line["ids"] and all(isinstance(name, str) for name in line["ids"]) for line in named)
+
+
+def test_a_step_sends_nothing_but_rewards_to_the_host_and_back(tiny, tmp_path, monkeypatch):
+    """Every array that the step puts on the device, and every one that it reads, by shape."""
+    sent, read = [], []
+    put = setup_lib.Setup.put
+    monkeypatch.setattr(setup_lib.Setup, "put", lambda self, tree: sent.append(jax.tree.map(np.shape, tree)) or put(self, tree))
+
+    def asarray(x):
+        read.append(x.shape)
+        return np.asarray(x)
+
+    monkeypatch.setattr(reinforce, "np", types.SimpleNamespace(**{**vars(np), "asarray": asarray}))
+    train(tiny, tmp_path, algorithm="drpo", steps=1)
+    q, g, s = TINY.rl.questions, TINY.rl.rollouts, TINY.rl.response_tokens
+    assert read == [(q, g, s)] * 2, "tokens and mask"
+    assert [x for x in sent if not isinstance(x, dict)] == [((q, g), (q,), (q,))], "rewards, domains, valid; and the batch"
 
 
 def test_on_policy_the_trainers_own_log_probs_cost_no_pass_and_give_ratio_one(tiny, tmp_path):
