@@ -101,6 +101,8 @@ def run(command: Sequence[str], timeout: float, **options) -> subprocess.Complet
 def _end(message: str) -> None:
     for child in list(_children):
         child.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE / 4)  # else it stays a zombie where the first process of a container takes no orphans
     for process in multiprocessing.active_children():
         process.kill()
     # Unlinks the semaphores of process pools; else Python's resource tracker does, with a warning after our line.

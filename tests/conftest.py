@@ -1,7 +1,10 @@
 """Test session set-up: eight CPU devices, no silent rank promotion, warnings are errors."""
 
 import os
+import signal
 
+# A shell's background job ignores SIGINT, and so would all processes of the tests; those of Ctrl-C are about it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Compiling is most of the suite's time and speed of the result is none of its business.
 os.environ["XLA_FLAGS"] = " ".join([

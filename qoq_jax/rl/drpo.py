@@ -126,7 +126,7 @@ def advantages(
     Args:
       rewards: [Q, G], G >= 2; cut to ±1e9.
       domain_ids: int [Q]; a question whose id is outside 0 .. N - 1 is ignored like an invalid one.
-      kl: [Q, G], KL of each response to the reference, summed over its tokens; needed for damping.
+      kl: [Q, G], KL of each response to the reference, summed over its tokens; None = 0, so that nothing is damped.
       history: questions of past steps, or None to start with none; used when cfg.history_size > 0.
       cfg: static.
       valid: bool [Q]; False marks padding: advantage 0, no part in any statistic. None = all are valid.
@@ -137,7 +137,7 @@ def advantages(
       (history included), zero_variance_groups [], ignored_questions [], damping_threshold [] and damping_mean
       [] (mean t / (t + z)).
     """
-    _check(rewards, domain_ids, kl, valid, cfg)
+    _check(rewards, domain_ids, kl, valid)
     valid = jnp.ones(domain_ids.shape, bool) if valid is None else valid.astype(bool)
     valid &= (domain_ids >= 0) & (domain_ids < cfg.num_domains)
     rewards = jnp.where(valid[:, None], jnp.clip(rewards.astype(jnp.float32), -LARGEST, LARGEST), 0.0)
@@ -153,7 +153,7 @@ def advantages(
 
     signal = valid & (rewards.min(axis=1) < rewards.max(axis=1))
     damping, threshold = jnp.ones_like(scores), jnp.zeros(())
-    if _damps(cfg):
+    if kl is not None and cfg.damping and cfg.variant == "paper":
         damping, threshold = _damping(scores, kl, signal[:, None], cfg.quantile)
     damping = jnp.where(valid[:, None], damping, 0.0)
     scores = damping * scores
@@ -167,10 +167,6 @@ def advantages(
         damping_mean=damping.sum() / jnp.maximum(valid.sum() * rewards.shape[1], 1),
     )
     return result, _push(history, vectors, domains, cfg), diagnostics
-
-
-def _damps(cfg: DRPOConfig) -> bool:
-    return cfg.damping and cfg.variant == "paper"
 
 
 def _damping(scores: Array, kl: Array, signal: Array, quantile: float) -> tuple[Array, Array]:
@@ -187,14 +183,12 @@ def _damping(scores: Array, kl: Array, signal: Array, quantile: float) -> tuple[
     return jnp.where(threshold > 0, threshold / (threshold + excess), 1.0), threshold
 
 
-def _check(rewards: Array, domain_ids: Array, kl: Array | None, valid: Array | None, cfg: DRPOConfig) -> None:
+def _check(rewards: Array, domain_ids: Array, kl: Array | None, valid: Array | None) -> None:
     if rewards.ndim != 2 or domain_ids.shape != rewards.shape[:1]:
         shapes = f"{rewards.shape} and {domain_ids.shape}"
         raise ValueError(f"rewards must be [Q, G] and domain_ids [Q], got {shapes}")
     if valid is not None and valid.shape != domain_ids.shape:
         raise ValueError(f"valid must be [Q] = {domain_ids.shape}, got {valid.shape}")
-    if _damps(cfg) and kl is None:
-        raise ConfigError("DRPO damping needs the KL of each response", mend="pass kl=, or set damping=False")
     if kl is not None and kl.shape != rewards.shape:
         raise ValueError(f"kl must have the shape of rewards, {rewards.shape}, got {kl.shape}")
 

@@ -27,8 +27,8 @@ MEDIA = {
     "one image": ("What is it?", [(70, 101)], None),
     "two images of different sizes": ("Is <image> older than <image>?", [(60, 61), (90, 64)], None),
     "image that crosses windows unevenly": ("And this?", [(140, 85)], None),
-    "video": ("What moves?", [], (4, 64, 128)),
-    "image and video": ("First <video>, then <image>.", [(64, 64)], (4, 64, 64)),
+    "video": ("What moves?", [], (4, 2, 4)),  # frames, and their sides in vision tokens: nothing to be resized
+    "image and video": ("First <video>, then <image>.", [(64, 64)], (4, 2, 2)),
 }
 
 
@@ -61,23 +61,23 @@ def ours(directory):
     return qoq_jax.load(directory, dtype="float32")
 
 
-def media(case: str):
-    """(question, uint8 pictures, uint8 frames [4, h, w, 3] or None) of a case."""
+def media(case: str, patch: int):
+    """(question, uint8 pictures, uint8 frames [4, h, w, 3] or None) of a case, for patches of so many pixels."""
     rng = np.random.default_rng(list(MEDIA).index(case))
     question, pictures, clip = MEDIA[case]
     draw = lambda *shape: rng.integers(0, 256, (*shape, 3)).astype(np.uint8)
-    return question, [draw(*size) for size in pictures], None if clip is None else draw(*clip)
+    return question, [draw(*size) for size in pictures], None if clip is None else draw(clip[0], clip[1] * 2 * patch, clip[2] * 2 * patch)
 
 
-def sample(case: str) -> dict:
-    question, pictures, clip = media(case)
+def sample(case: str, processor) -> dict:
+    question, pictures, clip = media(case, processor.patch_size)
     return {"prompt": question, "images": [Image.fromarray(pixels) for pixels in pictures]} | (
         {} if clip is None else {"videos": clip})
 
 
 def reference(case: str, directory: pathlib.Path, processor, qwen3: bool) -> dict[str, torch.Tensor]:
     """What transformers' processor gives its model. (Its video part needs torchvision, so patches of clips are cut here.)"""
-    question, pictures, clip = media(case)
+    question, pictures, clip = media(case, processor.patch_size)
     content, rest = [], question
     for mark in ("image", "video"):  # media without a place come first
         if f"<{mark}>" not in question:
@@ -113,8 +113,8 @@ def reference(case: str, directory: pathlib.Path, processor, qwen3: bool) -> dic
 @torch.no_grad()
 def test_prompts_and_pictures_give_the_logits_of_transformers(theirs, processor, directory, ours):
     qwen3 = theirs.config.model_type == "qwen3_vl"
-    found = ours.logits([sample(case) for case in MEDIA])
-    for case, prepared, logits in zip(MEDIA, ours.prepare([sample(case) for case in MEDIA]), found):
+    found = ours.logits([sample(case, processor) for case in MEDIA])
+    for case, prepared, logits in zip(MEDIA, ours.prepare([sample(case, processor) for case in MEDIA]), found):
         inputs = reference(case, directory, processor, qwen3)
         np.testing.assert_array_equal(prepared["input_ids"], inputs["input_ids"][0], err_msg=case)
         expected = theirs(**inputs).logits[0].numpy()
@@ -128,7 +128,7 @@ def test_processed_samples_give_the_same_logits(theirs, processor, directory, ou
     inputs = reference(case, directory, processor, theirs.config.model_type == "qwen3_vl")
     given = {"input_ids": inputs["input_ids"][0].numpy(), "patches": inputs["pixel_values"].numpy(),
              "grid_thw": inputs["image_grid_thw"].numpy()}
-    np.testing.assert_allclose(ours.logits([given])[0], ours.logits([sample(case)])[0], atol=parity.TOLERANCE, rtol=0)
+    np.testing.assert_allclose(ours.logits([given])[0], ours.logits([sample(case, processor)])[0], atol=parity.TOLERANCE, rtol=0)
 
 
 @torch.no_grad()
@@ -138,7 +138,7 @@ def test_the_export_is_the_same_model_to_both_programs(theirs, processor, direct
     assert cli.main(["convert", str(directory), str(dest)]) == 0
     again, cases = qoq_jax.load(dest, dtype="float32"), ["text only", "two images of different sizes"]
     assert again.cfg == ours.cfg and again.process == ours.process
-    for a, b in zip(ours.logits([sample(case) for case in cases]), again.logits([sample(case) for case in cases])):
+    for a, b in zip(ours.logits([sample(case, processor) for case in cases]), again.logits([sample(case, processor) for case in cases])):
         np.testing.assert_array_equal(a, b)
     loaded = transformers.AutoModelForImageTextToText.from_pretrained(dest, dtype="float32", attn_implementation="eager").eval()
     copied = transformers.AutoImageProcessor.from_pretrained(dest, backend="pil")

@@ -348,10 +348,15 @@ def test_bulk_the_unit_of_rewards_and_kl_does_not_matter(seed):
 # Mistakes
 
 
+def test_without_kl_nothing_is_damped():
+    rewards, domains = np.random.default_rng(0).uniform(size=(6, 4)).astype(np.float32), np.arange(6, dtype=np.int32) % 3
+    none, zero, some = (np.asarray(drpo.advantages(rewards, domains, kl, cfg=PAPER)[0]) for kl in (None, 0 * rewards, 1 + rewards))
+    np.testing.assert_array_equal(none, zero)
+    assert np.abs(none - some).max() > 0.01
+
+
 def test_mistakes_are_named():
     rewards, domains = np.zeros((4, 2), np.float32), np.zeros(4, np.int32)
-    with pytest.raises(ConfigError, match="needs the KL"):
-        drpo.advantages(rewards, domains, cfg=PAPER)
     with pytest.raises(ConfigError, match="quantile=1.5"):
         drpo.DRPOConfig(num_domains=1, quantile=1.5)
     with pytest.raises(ConfigError, match="variant 'papers'"):

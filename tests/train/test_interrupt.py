@@ -10,28 +10,31 @@ import pytest
 
 # A main thread that does not come back to Python (a compilation), or that waits for a build which nothing stops.
 SCRIPT = """
-import concurrent.futures, contextlib, sys, time
+import concurrent.futures, sys, time
 from qoq_jax import interrupt
 
 def build():
     interrupt.run([sys.executable, "-c", "import sys, time; open(sys.argv[1], 'w'); time.sleep(60)", sys.argv[1]], timeout=60)
 
-with contextlib.suppress(KeyboardInterrupt), interrupt.quick("stopped"):
-    pool = concurrent.futures.ThreadPoolExecutor(1, initializer=interrupt.block)
-    future = pool.submit(build)
-    while True:
-        try:
-            open(sys.argv[1]).close()
-            break
-        except OSError:
-            time.sleep(0.05)
-    print("ready", flush=True)
-    while sys.argv[2] == "compiled":
-        try:
-            time.sleep(60)
-        except KeyboardInterrupt:
-            pass  # compiled code does not look
-    future.result()
+try:
+    with interrupt.quick("stopped"):
+        pool = concurrent.futures.ThreadPoolExecutor(1, initializer=interrupt.block)
+        future = pool.submit(build)
+        while True:
+            try:
+                open(sys.argv[1]).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        print("ready", flush=True)
+        while sys.argv[2] == "compiled":
+            try:
+                time.sleep(60)
+            except KeyboardInterrupt:
+                pass  # compiled code does not look
+        future.result()
+except KeyboardInterrupt:
+    sys.exit(interrupt.CODE)  # as the command line does
 """
 
 
