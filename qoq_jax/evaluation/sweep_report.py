@@ -81,12 +81,13 @@ def read_run(folder: str, stage: str, before: list) -> dict | None:
     rows = []
     with open(os.path.join(folder, "metrics.jsonl"), encoding="utf-8") as f:
         rows = [row for row in map(json.loads, f) if row["stage"] == stage]
-    seconds = [row["seconds/step"] for row in rows if "seconds/step" in row][1:]  # the first window compiles
-    reward = [row["seconds/reward"] for row in rows if "seconds/reward" in row][1:]
+    timed = [row for row in rows if "seconds/step" in row][1:]  # the first window compiles
+    shares = [row["seconds/reward"] / row["seconds/step"] for row in timed if "seconds/reward" in row]
     return {
         "overall": {key: group["overall"][key] for key, _ in METRICS}, "domains": domains, "curve": curve, "area": area(curve),
-        "seconds_a_step": statistics.fmean(seconds) if seconds else None,
-        "reward_share": sum(reward) / sum(seconds[: len(reward)]) if reward and seconds else None,
+        # Medians: on a shared machine a run may stand still for minutes.
+        "seconds_a_step": statistics.median(row["seconds/step"] for row in timed) if timed else None,
+        "reward_share": statistics.median(shares) if shares else None,
     }
 
 
