@@ -9,6 +9,7 @@ import sys
 import numpy as np
 
 from qoq_jax.data import readers
+from qoq_jax.data.readers import files
 from qoq_jax.errors import ConfigError
 from qoq_jax.evaluation import figures
 from qoq_jax.generation import model as models
@@ -22,6 +23,8 @@ def run(arguments) -> int:
         raise ConfigError("--picture needs an --image, a --volume or a --video")
     if arguments.picture:
         _check_writable(arguments.picture)
+    for path in (*frames, *arguments.ecg):
+        files.check_file(path)  # before a model is loaded for it, which takes a while when it is large
     if arguments.samples < 1:
         raise ConfigError(f"--samples {arguments.samples} must be at least 1")
     model = models.load(arguments.source, dtype=arguments.dtype)

@@ -22,12 +22,12 @@ from qoq_jax.models.hf import template
 NANO = variants.get("nano")  # whose tokenizer the models of these tests have
 LIMITS = {"shortest_edge": 56 * 56, "longest_edge": 150 * 150}
 SECONDS = (0.25, 1.25)  # of the two steps of 4 frames at 2 frames a second
-MEDIA = {
+MEDIA = {  # (question, sizes of pictures in pixels, frames of a clip and their size in merged patches)
     "text only": ("What is a lung?", [], None),
     "one image": ("What is it?", [(70, 101)], None),
     "two images of different sizes": ("Is <image> older than <image>?", [(60, 61), (90, 64)], None),
     "image that crosses windows unevenly": ("And this?", [(140, 85)], None),
-    "video": ("What moves?", [], (4, 2, 4)),  # frames, and their sides in vision tokens: nothing to be resized
+    "video": ("What moves?", [], (4, 2, 4)),
     "image and video": ("First <video>, then <image>.", [(64, 64)], (4, 2, 2)),
 }
 
@@ -62,17 +62,20 @@ def ours(directory):
 
 
 def media(case: str, patch: int):
-    """(question, uint8 pictures, uint8 frames [4, h, w, 3] or None) of a case, for patches of so many pixels."""
+    """(question, uint8 pictures, uint8 frames [4, h, w, 3] or None) of a case; `patch`: side of a patch in pixels."""
     rng = np.random.default_rng(list(MEDIA).index(case))
     question, pictures, clip = MEDIA[case]
     draw = lambda *shape: rng.integers(0, 256, (*shape, 3)).astype(np.uint8)
-    return question, [draw(*size) for size in pictures], None if clip is None else draw(clip[0], clip[1] * 2 * patch, clip[2] * 2 * patch)
+    pixels = None if clip is None else draw(clip[0], *(2 * patch * side for side in clip[1:]))
+    return question, [draw(*size) for size in pictures], pixels
 
 
-def sample(case: str, processor) -> dict:
-    question, pictures, clip = media(case, processor.patch_size)
-    return {"prompt": question, "images": [Image.fromarray(pixels) for pixels in pictures]} | (
-        {} if clip is None else {"videos": clip})
+def samples(cases, processor) -> list[dict]:
+    made = []
+    for case in cases:
+        question, pictures, clip = media(case, processor.patch_size)
+        made.append({"prompt": question, "images": [Image.fromarray(pixels) for pixels in pictures], "videos": clip})
+    return made
 
 
 def reference(case: str, directory: pathlib.Path, processor, qwen3: bool) -> dict[str, torch.Tensor]:
@@ -113,8 +116,8 @@ def reference(case: str, directory: pathlib.Path, processor, qwen3: bool) -> dic
 @torch.no_grad()
 def test_prompts_and_pictures_give_the_logits_of_transformers(theirs, processor, directory, ours):
     qwen3 = theirs.config.model_type == "qwen3_vl"
-    found = ours.logits([sample(case, processor) for case in MEDIA])
-    for case, prepared, logits in zip(MEDIA, ours.prepare([sample(case, processor) for case in MEDIA]), found):
+    found = ours.logits(samples(MEDIA, processor))
+    for case, prepared, logits in zip(MEDIA, ours.prepare(samples(MEDIA, processor)), found):
         inputs = reference(case, directory, processor, qwen3)
         np.testing.assert_array_equal(prepared["input_ids"], inputs["input_ids"][0], err_msg=case)
         expected = theirs(**inputs).logits[0].numpy()
@@ -128,7 +131,7 @@ def test_processed_samples_give_the_same_logits(theirs, processor, directory, ou
     inputs = reference(case, directory, processor, theirs.config.model_type == "qwen3_vl")
     given = {"input_ids": inputs["input_ids"][0].numpy(), "patches": inputs["pixel_values"].numpy(),
              "grid_thw": inputs["image_grid_thw"].numpy()}
-    np.testing.assert_allclose(ours.logits([given])[0], ours.logits([sample(case, processor)])[0], atol=parity.TOLERANCE, rtol=0)
+    np.testing.assert_allclose(ours.logits([given])[0], ours.logits(samples([case], processor))[0], atol=parity.TOLERANCE, rtol=0)
 
 
 @torch.no_grad()
@@ -138,7 +141,7 @@ def test_the_export_is_the_same_model_to_both_programs(theirs, processor, direct
     assert cli.main(["convert", str(directory), str(dest)]) == 0
     again, cases = qoq_jax.load(dest, dtype="float32"), ["text only", "two images of different sizes"]
     assert again.cfg == ours.cfg and again.process == ours.process
-    for a, b in zip(ours.logits([sample(case, processor) for case in cases]), again.logits([sample(case, processor) for case in cases])):
+    for a, b in zip(ours.logits(samples(cases, processor)), again.logits(samples(cases, processor))):
         np.testing.assert_array_equal(a, b)
     loaded = transformers.AutoModelForImageTextToText.from_pretrained(dest, dtype="float32", attn_implementation="eager").eval()
     copied = transformers.AutoImageProcessor.from_pretrained(dest, backend="pil")
