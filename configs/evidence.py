@@ -27,6 +27,8 @@ RUNS = {
     "grpo": {"algorithm": "grpo"},
     "drpo-domain": {"drpo.cluster": False},
     "drpo-no-kl": {"drpo.damping": False},
+    "drpo-domain-no-kl": {"drpo.cluster": False, "drpo.damping": False},
+    "drpo-symmetric": {"drpo.damping_symmetric": True},
     "drpo": {},  # k_max is 10
     "drpo-k1": {"drpo.k_max": 1},
     "drpo-k3": {"drpo.k_max": 3},

@@ -37,6 +37,8 @@ class DRPOConfig:
       eps: added to the group std, and the floor of both temperatures.
       cluster: False = scale by domain only (ablation).
       damping: KL-aware damping; needs the responses' KL.
+      damping_symmetric: damp by |s' KL|, good and bad answers alike (a comment in the released code); False = by
+        max(s' KL, 0), good ones alone (paper).
       quantile: p, the share of products below the damping threshold.
       history_size: H, past questions a domain that take part in clusters and counts; 0 = statistics of the
         batch.
@@ -52,6 +54,7 @@ class DRPOConfig:
     eps: float = 1e-6
     cluster: bool = True
     damping: bool = True
+    damping_symmetric: bool = False
     quantile: float = 0.75
     history_size: int = 0
     variant: Literal["paper", "released"] = "paper"
@@ -115,6 +118,8 @@ def advantages(
     I_{k-1} - I_k, k is the first k >= 2 with dI_{k+1} < 0.1 dI_k, at most k_max and the number of distinct
     vectors.
 
+    With cfg.damping_symmetric, |s'| stands in place of s' in z and t.
+
     The quantile is over questions with unequal rewards. The others have no advantage to damp, and their
     products, all 0, would put t at 0 once they are most of the batch, and every positive advantage with it.
 
@@ -154,7 +159,8 @@ def advantages(
     signal = valid & (rewards.min(axis=1) < rewards.max(axis=1))
     damping, threshold = jnp.ones_like(scores), jnp.zeros(())
     if kl is not None and cfg.damping and cfg.variant == "paper":
-        damping, threshold = _damping(scores, kl, signal[:, None], cfg.quantile)
+        damped = jnp.abs(scores) if cfg.damping_symmetric else scores
+        damping, threshold = _damping(damped, kl, signal[:, None], cfg.quantile)
     damping = jnp.where(valid[:, None], damping, 0.0)
     scores = damping * scores
 

@@ -122,11 +122,10 @@ def prepare(cfg: Config, record: Record | None = None, splits: Sequence[str] = (
     Returns:
       (source name -> folder, notes). Real samples that cannot be had at the start of a run are a note, not an error.
     """
-    data, roots, notes = cfg.data, {}, []
-    if record and record.names and "real" not in record.names:
-        notes = record.notes
+    began_without_real = bool(record and record.names) and "real" not in record.names
+    data, roots, notes = cfg.data, {}, record.notes if began_without_real else []
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        wanted = data.real and not (record and record.names and "real" not in record.names)
+        wanted = data.real and not began_without_real
         fetching = pool.submit(real_samples.fetch, os.path.join(data.root, "real")) if wanted else None
         if data.mini_rows:
             name = f"climb-mini-{data.mini_imbalance}-{data.mini_rows}-seed{data.mini_seed}"

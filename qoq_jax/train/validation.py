@@ -8,7 +8,6 @@ A resumed run drops the scores after its checkpoint and finds them again with th
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 
@@ -18,6 +17,7 @@ import orbax.checkpoint as ocp
 from qoq_jax.config import EvalConfig
 from qoq_jax.errors import CheckpointError
 from qoq_jax.evaluation import runner
+from qoq_jax.train import facts
 from qoq_jax.train.checkpoint import damage, write_checksums
 
 
@@ -33,10 +33,9 @@ class Validation:
     def __init__(self, workdir: str, stage: str, cfg: EvalConfig, start: int | None = None):
         self._path = os.path.join(workdir, f"validation-{stage}.json")
         self._folder = os.path.abspath(os.path.join(workdir, "checkpoints", f"{stage}-best"))
-        self._cfg, self.scores = cfg, []
-        if os.path.exists(self._path):
-            with open(self._path, encoding="utf-8") as f:
-                self.scores = [(step, score) for step, score in json.load(f) if start is None or step <= start]
+        self._cfg = cfg
+        found = facts.read_json(self._path) or []
+        self.scores = [(step, score) for step, score in found if start is None or step <= start]
 
     @property
     def best_step(self) -> int | None:
@@ -63,9 +62,7 @@ class Validation:
             with ocp.StandardCheckpointer() as saver:
                 saver.save(path, trained, force=True)
             write_checksums(path)
-        with open(self._path + ".tmp", "w", encoding="utf-8") as f:
-            json.dump(self.scores, f)
-        os.replace(self._path + ".tmp", self._path)
+        facts.write_json(self._path, self.scores, indent=None)
         for name in os.listdir(self._folder):
             if name != str(self.best_step):
                 shutil.rmtree(os.path.join(self._folder, name))

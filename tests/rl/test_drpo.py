@@ -77,7 +77,7 @@ def reference(rewards, domains, groups, kl, cfg):
         if cfg.cluster:
             scores[q] /= max(np.sqrt(same_cluster.sum()) * rewards[same_cluster].mean(), cfg.eps)
     if cfg.damping:
-        products = scores * kl
+        products = (abs(scores) if cfg.damping_symmetric else scores) * kl
         threshold = np.quantile(products, cfg.quantile)
         scores = scores * threshold / (threshold + np.maximum(products, 0))
     return scores / scores.std(ddof=1)
@@ -100,7 +100,7 @@ def test_released_variant_matches_three_steps_of_the_reference():
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"damping": False}, {"cluster": False}, {"cluster_balanced_mean": True, "quantile": 0.9},
+    {}, {"damping": False}, {"damping_symmetric": True}, {"cluster": False}, {"cluster_balanced_mean": True, "quantile": 0.9},
 ])
 def test_paper_variant_matches_the_formulas(changes):
     cfg = dataclasses.replace(PAPER, **changes)
