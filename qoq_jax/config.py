@@ -52,7 +52,7 @@ class DataConfig:
     root: str = "data_cache"  # folder for generated and fetched data sets
     mini_rows: int = 6000  # training rows of climb-mini; 0 = none
     mini_seed: int = 0
-    mini_imbalance: str = "climb"  # climb (one domain over half of the rows) or balanced
+    mini_imbalance: str = "climb"  # climb (CT over half of the rows), climb_without_rspect (chest X-rays) or balanced
     real: bool = True  # add the real samples of climb/samples.py when they can be fetched
     extra: tuple[str, ...] = ()  # further folders with train/validation/test.jsonl in the CLIMB-QA schema
     real_repeat: int = 4  # times that a real training row counts, since there are few of them
@@ -229,7 +229,7 @@ _CHOICES = {
     "model.ecg_tokens": (0, 1, 50, 400),
     "model.compute_dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "dots", "full"),
-    "data.mini_imbalance": ("climb", "balanced"),
+    "data.mini_imbalance": ("climb", "climb_without_rspect", "balanced"),
     "data.on_error": ("raise", "skip"),
     "sft.schedule": ("constant", "cosine", "linear"),
     "rl.schedule": ("constant", "cosine", "linear"),

@@ -30,11 +30,18 @@ class Sweep:
         from is a start: it is run once, with seed 0, ends with stage sft and is not compared.
       baseline: arg that the others are compared with, seed by seed.
       seeds: runs of each arg that is not a start.
+      baselines: arg -> another baseline, for runs that share more with it (their training data, say).
     """
 
     runs: dict[str, str]
     baseline: str
     seeds: int = 5
+    baselines: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def baseline_of(self, name: str) -> str:
+        """The run that `name` is compared with; "" for starts and for baselines themselves."""
+        found = self.baselines.get(name, self.baseline)
+        return "" if name == found or name in self.starts() or name in self.baselines.values() else found
 
     def starts(self) -> list[str]:
         return [name for name in self.runs if name in self.runs.values()]
@@ -141,7 +148,7 @@ def load(file: str) -> Sweep:
         raise ConfigError("defines no SWEEP", where=file, mend="SWEEP = Sweep(runs={...}, baseline=...), as configs/evidence.py")
     names = list(found.runs)
     late = [name for i, (name, start) in enumerate(found.runs.items()) if start and start not in names[:i]]
-    if late or found.baseline not in names:
+    if late or not {found.baseline, *found.baselines, *found.baselines.values()} <= set(names):
         raise ConfigError("SWEEP has a baseline that is no run, or a run listed before its start", where=file)
     return found
 

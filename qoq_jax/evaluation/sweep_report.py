@@ -1,6 +1,6 @@
 """The tables and curves of a sweep: OUT/report.md, OUT/curves.svg and OUT/results.json.
 
-Numbers are means over seeds with 95 % intervals of Student's t; differences to the baseline are paired by seed. A run counts when
+Numbers are means over seeds with 95 % intervals of Student's t; differences to a baseline are paired by seed. A run counts when
 its evaluation is there; a table says how many seeds it has.
 """
 
@@ -124,18 +124,17 @@ def paired(runs: dict, baseline: dict, key: str) -> list[float]:
 
 
 def overall_table(sweep: Sweep, found: dict) -> str:
-    """Accuracy, macro-F1, the area under the learning curve, and differences to the baseline."""
-    baseline = found.get(sweep.baseline, {})
-    lines = [f"| run | seeds | accuracy | macro-F1 | macro-F1 less {sweep.baseline} | area | area less {sweep.baseline} | s a step |"
-             " rewards' share |", "|---" * 9 + "|"]
+    """Accuracy, macro-F1, the area under the learning curve, and differences to each run's baseline."""
+    lines = ["| run | seeds | accuracy | macro-F1 | compared with | macro-F1 less that | area | area less that | s a step |"
+             " rewards' share |", "|---" * 10 + "|"]
     for name, runs in found.items():
         pick = lambda get: [v for run in runs.values() if (v := get(run)) is not None]  # noqa: E731, B023
-        differences = [shown(paired(runs, baseline, key), signed=True) if name != sweep.baseline and name not in sweep.starts() else ""
-                       for key in ("macro_f1", "area")]
+        other = sweep.baseline_of(name)
+        differences = [shown(paired(runs, found.get(other, {}), key), signed=True) if other else "" for key in ("macro_f1", "area")]
         seconds, share = pick(lambda r: r["seconds_a_step"]), pick(lambda r: r["reward_share"])
         lines.append(
             f"| {name} | {len(runs)} | {shown(pick(lambda r: r['overall']['exact_match']))} | "
-            f"{shown(pick(lambda r: r['overall']['macro_f1']))} | {differences[0]} | {shown(pick(lambda r: r['area']))} | "
+            f"{shown(pick(lambda r: r['overall']['macro_f1']))} | {other} | {differences[0]} | {shown(pick(lambda r: r['area']))} | "
             f"{differences[1]} | {f'{statistics.fmean(seconds):.2f}' if seconds else ''} | "
             f"{f'{statistics.fmean(share):.1%}' if share else ''} |")
     return "## Overall\n\n" + "\n".join(lines) + "\n"

@@ -96,13 +96,15 @@ def test_no_patient_is_in_two_splits():
     assert max(Counter(s.patient for s in specs).values()) > 1
 
 
-def test_imbalance_of_train_and_balance_of_test():
-    counts = synthetic.counts(4000, "climb")
+@pytest.mark.parametrize(("imbalance", "giant"), [("climb", "ct"), ("climb_without_rspect", "chest_xray")])
+def test_imbalance_of_train_and_balance_of_test(imbalance, giant):
+    assert sum(synthetic.SHARES[imbalance].values()) == pytest.approx(1)
+    counts = synthetic.counts(4000, imbalance)
     domains = Counter()
     for name, rows in counts["train"].items():
         domains[DATASETS[name].domain] += rows
     assert sum(domains.values()) == 4000
-    assert domains["ct"] > 2000 and min(domains.values()) < 40
+    assert domains[giant] > 2000 and min(domains.values()) < 40
     for spec_split, least in (("test", 55), ("validation", 25)):
         per_domain = Counter()
         for name, rows in counts[spec_split].items():
@@ -114,7 +116,7 @@ def test_imbalance_of_train_and_balance_of_test():
     for name, rows in balanced.items():
         per_domain[DATASETS[name].domain] += rows
     assert max(per_domain.values()) - min(per_domain.values()) <= 2
-    test = [s for s in synthetic.specs(0, 4000) if s.split == "test"]
+    test = [s for s in synthetic.specs(0, 4000, imbalance) if s.split == "test"]
     for name, data in DATASETS.items():
         if not data.pairs:
             table = Counter((s.labels[0]) for s in test if s.dataset == name)

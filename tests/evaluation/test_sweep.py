@@ -85,6 +85,20 @@ def test_intervals_and_areas():
     assert sweep_report.area([[5, 0.3]]) is None
 
 
+def test_runs_of_other_data_have_their_own_baseline():
+    plan = sweep.Sweep({"start": "", **dict.fromkeys(("grpo", "drpo", "even-grpo", "even-drpo"), "start")}, "grpo",
+                       baselines={"even-grpo": "even-grpo", "even-drpo": "even-grpo"})
+    assert [plan.baseline_of(name) for name in plan.runs] == ["", "", "grpo", "", "even-grpo"]
+    make = lambda *scores: {  # noqa: E731
+        str(i): {"overall": {"macro_f1": v, "exact_match": v}, "domains": {}, "area": None, "seconds_a_step": None, "reward_share": None}
+        for i, v in enumerate(scores)}
+    table = sweep_report.overall_table(plan, {
+        "grpo": make(0.5, 0.5), "drpo": make(0.6, 0.6), "even-grpo": make(0.1, 0.3), "even-drpo": make(0.4, 0.6)})
+    assert "| drpo | 2 | 0.600 ± 0.000 | 0.600 ± 0.000 | grpo | +0.100 ± 0.000 |" in table
+    assert "| even-drpo | 2 | 0.500 ± 1.271 | 0.500 ± 1.271 | even-grpo | +0.300 ± 0.000 |" in table
+    assert "| even-grpo | 2 | 0.200 ± 1.271 | 0.200 ± 1.271 |  |  |" in table
+
+
 def test_differences_are_paired_by_seed():
     make = lambda scores: {str(i): {"overall": {"macro_f1": v}, "area": None} for i, v in enumerate(scores)}  # noqa: E731
     found = sweep_report.paired(make([0.5, 0.6, 0.7]), make([0.4, 0.55]), "macro_f1")
