@@ -4,8 +4,8 @@
     qoq sweep configs/evidence.py --only grpo,drpo --seeds 2           # a part of it; later calls go on from there
     qoq train --config=configs/evidence.py:seeing --config.workdir=runs/evidence/seeing     # one run by hand
 
-It writes runs/evidence/report.md with accuracy and macro-F1 by domain, paired differences to GRPO on the same data and learning curves. What came
-out is in docs/evidence.md.
+It writes runs/evidence/report.md with accuracy and macro-F1 by domain, paired differences to GRPO on the same data and learning
+curves. What came out is in docs/evidence.md.
 
 The published method starts from a pretrained model that sees, but has not been taught our diagnoses. A small model has to be
 brought there: `seeing` learns all training rows, diagnoses included, with supervision; `start` goes on from it with random
@@ -42,7 +42,13 @@ RUNS = {
 }
 SWEEP = Sweep(
     runs={"seeing": "", "start": "seeing", **dict.fromkeys(RUNS, "start")}, baseline="grpo", seeds=5,
-    baselines={name: f"{name.split('-')[0]}-grpo" for name in RUNS if name.startswith(("balanced-", "xray-"))})
+    baselines={name: f"{name.split('-')[0]}-grpo" for name in RUNS if name.startswith(("balanced-", "xray-"))},
+    charts={
+        "Algorithms": ("sft", "ppo", "remax", "reinforce_pp", "rloo", "grpo", "drpo"),
+        "DRPO taken apart": ("grpo", "drpo-domain", "drpo-domain-no-kl", "drpo-no-kl", "drpo-symmetric", "drpo"),
+        "Clusters": ("grpo", "drpo-k1", "drpo-k3", "drpo", "drpo-k20"),
+        "Other imbalances": ("balanced-grpo", "balanced-drpo", "xray-grpo", "xray-drpo", "xray-drpo-no-kl"),
+    })
 
 
 def get_config(arg: str = "drpo"):

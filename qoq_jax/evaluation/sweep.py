@@ -31,12 +31,14 @@ class Sweep:
       baseline: arg that the others are compared with, seed by seed.
       seeds: runs of each arg that is not a start.
       baselines: arg -> another baseline, for runs that share more with it (their training data, say).
+      charts: title -> args whose learning curves go into one chart; {} = all of them in one.
     """
 
     runs: dict[str, str]
     baseline: str
     seeds: int = 5
     baselines: dict[str, str] = dataclasses.field(default_factory=dict)
+    charts: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def baseline_of(self, name: str) -> str:
         """The run that `name` is compared with; "" for starts and for baselines themselves."""
@@ -148,8 +150,9 @@ def load(file: str) -> Sweep:
         raise ConfigError("defines no SWEEP", where=file, mend="SWEEP = Sweep(runs={...}, baseline=...), as configs/evidence.py")
     names = list(found.runs)
     late = [name for i, (name, start) in enumerate(found.runs.items()) if start and start not in names[:i]]
-    if late or not {found.baseline, *found.baselines, *found.baselines.values()} <= set(names):
-        raise ConfigError("SWEEP has a baseline that is no run, or a run listed before its start", where=file)
+    named = {found.baseline, *found.baselines, *found.baselines.values(), *(name for chart in found.charts.values() for name in chart)}
+    if late or not named <= set(names):
+        raise ConfigError("SWEEP has a baseline or a chart of what is no run, or a run listed before its start", where=file)
     return found
 
 

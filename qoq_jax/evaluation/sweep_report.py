@@ -1,4 +1,4 @@
-"""The tables and curves of a sweep: OUT/report.md, OUT/curves.svg and OUT/results.json.
+"""The tables and curves of a sweep: OUT/report.md, OUT/curves-N.svg and OUT/results.json.
 
 Numbers are means over seeds with 95 % intervals of Student's t; differences to a baseline are paired by seed. A run counts when
 its evaluation is there; a table says how many seeds it has.
@@ -31,14 +31,14 @@ def write(sweep: Sweep, out: str) -> None:
     with open(os.path.join(out, "results.json"), "w", encoding="utf-8") as f:
         json.dump(found, f, indent=1)
     compared = {name: runs for name, runs in found.items() if name not in starts}
-    chart = curves(compared)
-    if chart:
-        with open(os.path.join(out, "curves.svg"), "w", encoding="utf-8") as f:
-            f.write(chart)
     parts = [overall_table(sweep, found)]
     parts += [domain_table(found, key, title) for key, title in METRICS]
-    if chart:
-        parts.append("![macro-F1 on the validation split against steps, mean over seeds](curves.svg)\n")
+    for i, (title, names) in enumerate((sweep.charts or {"All runs": tuple(compared)}).items()):
+        chart = curves(title, {name: compared[name] for name in names if name in compared})
+        if chart:
+            with open(os.path.join(out, f"curves-{i}.svg"), "w", encoding="utf-8") as f:
+                f.write(chart)
+            parts.append(f"![{title}: macro-F1 on the validation split against steps, mean over seeds](curves-{i}.svg)\n")
     with open(os.path.join(out, "report.md"), "w", encoding="utf-8") as f:
         f.write("\n".join(parts))
 
@@ -150,7 +150,7 @@ def domain_table(found: dict, key: str, title: str) -> str:
     return f"## {title} by domain\n\n" + "\n".join(lines) + "\n"
 
 
-def curves(found: dict) -> str:
+def curves(title: str, found: dict) -> str:
     """SVG of the mean learning curves over seeds; "" when there are none."""
     series = []
     for i, (name, runs) in enumerate(found.items()):
@@ -161,4 +161,4 @@ def curves(found: dict) -> str:
         steps = sorted(step for step, scores in by_step.items() if len(scores) == len(runs))
         if steps:
             series.append(charts.Series(name, steps, [statistics.fmean(by_step[s]) for s in steps], COLOURS[i % len(COLOURS)]))
-    return charts.line_chart("macro-F1, validation split", series, width=760, height=420) if series else ""
+    return charts.line_chart(f"{title}: macro-F1, validation split", series, width=760, height=420) if series else ""

@@ -53,7 +53,7 @@ def test_every_run_is_made_once_from_its_start(tmp_path, monkeypatch):
         assert json.load(f)["drpo"]["0"]["curve"] == [[0, 0.3], [10, 0.23], [30, 0.46]]  # from the start's last score
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| drpo | 3 | 0.580 ± 0.066 | 0.480 ± 0.066 |" in text and "5.0%" in text
-    assert (tmp_path / "out" / "curves.svg").read_text().startswith("<svg")
+    assert (tmp_path / "out" / "curves-0.svg").read_text().startswith("<svg") and "(curves-0.svg)" in text
 
 
 def test_a_failed_start_ends_the_sweep(tmp_path, monkeypatch, capsys):

@@ -79,6 +79,13 @@ def test_boxes_of_broken_items_are_left_out():
     assert answer.has_json and not answer.boxes_valid
 
 
+@pytest.mark.parametrize("far", ["1e300", "2000000", "1e999", "NaN", "-Infinity", "1" * 30, "0." + "1" * 30])
+def test_coordinates_have_a_limit(far):
+    """Beyond it areas overflow, and an IoU of inf / inf is NaN."""
+    answer = parse(f'```json\n[{{"bbox_2d": [0, 0, {far}, {far}], "label": "x"}}]\n```')
+    assert answer.boxes == () and not answer.boxes_valid
+
+
 def test_labels_follow_the_vocabulary():
     vocabulary = ("covid", "pneumonia", "covid and pneumonia", "A. Fib/Aflutter")
     assert boxed_labels("Covid and  pneumonia", vocabulary) == ("covid and pneumonia",)
