@@ -33,12 +33,16 @@ RUNS = {
     "drpo-k1": {"drpo.k_max": 1},
     "drpo-k3": {"drpo.k_max": 3},
     "drpo-k20": {"drpo.k_max": 20},
+    "drpo-k1-no-kl": {"drpo.k_max": 1, "drpo.damping": False},
+    "drpo-k3-no-kl": {"drpo.k_max": 3, "drpo.damping": False},
     "balanced-grpo": {"imbalance": "balanced", "algorithm": "grpo"},
     "balanced-drpo": {"imbalance": "balanced"},
+    "balanced-drpo-no-kl": {"imbalance": "balanced", "drpo.damping": False},
     # CT, the giant of CLIMB, is easy here, and easy questions have no signal; chest X-rays stay hard.
     "xray-grpo": {"imbalance": "climb_without_rspect", "algorithm": "grpo"},
     "xray-drpo": {"imbalance": "climb_without_rspect"},
     "xray-drpo-no-kl": {"imbalance": "climb_without_rspect", "drpo.damping": False},
+    "xray-drpo-symmetric": {"imbalance": "climb_without_rspect", "drpo.damping_symmetric": True},
 }
 SWEEP = Sweep(
     runs={"seeing": "", "start": "seeing", **dict.fromkeys(RUNS, "start")}, baseline="grpo", seeds=5,
@@ -46,8 +50,9 @@ SWEEP = Sweep(
     charts={
         "Algorithms": ("sft", "ppo", "remax", "reinforce_pp", "rloo", "grpo", "drpo"),
         "DRPO taken apart": ("grpo", "drpo-domain", "drpo-domain-no-kl", "drpo-no-kl", "drpo-symmetric", "drpo"),
-        "Clusters": ("grpo", "drpo-k1", "drpo-k3", "drpo", "drpo-k20"),
-        "Other imbalances": ("balanced-grpo", "balanced-drpo", "xray-grpo", "xray-drpo", "xray-drpo-no-kl"),
+        "Clusters": ("drpo-k1", "drpo-k3", "drpo", "drpo-k20", "drpo-domain-no-kl", "drpo-k1-no-kl", "drpo-k3-no-kl", "drpo-no-kl"),
+        "Balanced data": ("balanced-grpo", "balanced-drpo", "balanced-drpo-no-kl"),
+        "Chest X-rays are the giant": ("xray-grpo", "xray-drpo", "xray-drpo-no-kl", "xray-drpo-symmetric"),
     })
 
 

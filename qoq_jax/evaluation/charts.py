@@ -115,7 +115,8 @@ def line_chart(
         return ""
     named = len(shown) > 1
     small = width < 300
-    left, right, top, bottom = (30, 42, 28, 26) if small else (44, 104 if named else 52, 34, 30)
+    names = max(104, 44 + 7 * max(len(s.name) for s, *_ in shown))  # room for the longest name and its value
+    left, right, top, bottom = (30, 42, 28, 26) if small else (44, names if named else 52, 34, 30)
     x0, x1 = min(x.min() for _, x, _ in shown), max(x.max() for _, x, _ in shown)
     x1 = x1 if x1 > x0 else x0 + 1
     low, high = y_range or _padded(np.concatenate([y for _, _, y in shown]))
