@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+import math
 import os
 import typing
 
@@ -245,7 +246,11 @@ _POSITIVE = ("sft.steps", "sft.rows", "sft.tokens", "sft.samples", "sft.accumula
              "rl.questions", "rl.rollouts", "rl.response_tokens", "rl.minibatches", "rl.accumulate", "rl.epochs",
              "rl.kl_horizon", "rl.reward_deadline", "align.steps", "eval.validation_rows", "rl.temperature", "rl.save_every",
              "eval.rows", "log.every", "ecg.steps", "ecg.batch", "ecg.mask_blocks", "ecg.save_every",
-             "data.media_rows", "data.max_prompt_tokens", "data.max_response_tokens")
+             "data.media_rows", "data.max_prompt_tokens", "data.max_response_tokens", "optimizer.max_skipped",
+             "optimizer.clip_norm", "rl.top_p", "rl.drpo.eps")
+_NOT_NEGATIVE = ("sft.lr", "rl.lr", "align.lr", "ecg.lr", "rl.critic.lr", "rl.critic.clip", "sft.warmup", "rl.warmup", "ecg.warmup",
+                 "eval.every", "eval.patience", "optimizer.weight_decay", "rl.gamma", "rl.critic.gae_lambda", "data.mixing_power")
+_AT_MOST_ONE = ("rl.top_p", "rl.gamma", "rl.critic.gae_lambda")
 
 
 def default() -> ml_collections.ConfigDict:
@@ -325,6 +330,20 @@ def override(config: ml_collections.ConfigDict, assignments: typing.Sequence[str
     return config
 
 
+def differences(a: dict, b: dict, prefix: str = "") -> list[str]:
+    """Fields in which two configs, as dicts, are not equal, but for those that change no result."""
+    found = []
+    for key in a.keys() | b.keys():
+        if prefix + key in ("workdir", "compile_cache", "log"):
+            continue
+        mine, theirs = a.get(key), b.get(key)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            found += differences(mine, theirs, f"{prefix}{key}.")
+        elif mine != theirs:
+            found.append(prefix + key)
+    return sorted(found)
+
+
 def _read_value(text: str, like, key: str):
     """Text -> value of the type of `like`."""
     try:
@@ -380,6 +399,8 @@ def _typed(value, kind, where: str):
         return tuple(_typed(v, item, where) for v in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if kind is float and isinstance(value, float) and math.isnan(value):
+        raise ConfigError(f"{where} is not a number")
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{where} = {value!r} is a {type(value).__name__}", mend=f"give a {kind.__name__}")
     return value
@@ -401,6 +422,12 @@ def _check(config: Config) -> None:
     for path in _POSITIVE:
         if get(path) <= 0:
             raise ConfigError(f"{path} = {get(path)} must be positive")
+    for path in _NOT_NEGATIVE:
+        if get(path) < 0:
+            raise ConfigError(f"{path} = {get(path)} must not be negative")
+    for path in _AT_MOST_ONE:
+        if get(path) > 1:
+            raise ConfigError(f"{path} = {get(path)} must be at most 1")
     if not 0 <= config.sft.box_shrink < 0.5:
         raise ConfigError(f"sft.box_shrink = {config.sft.box_shrink} must be in [0, 0.5)")
     _check_rl(config.rl)
@@ -434,6 +461,14 @@ def _check(config: Config) -> None:
 def _check_rl(rl: RlConfig) -> None:
     if rl.importance_cap and rl.old_logprobs != "trainer":
         raise ConfigError("rl.importance_cap corrects the trainer's log-probs", mend="set rl.old_logprobs=trainer")
+    if rl.algorithm == "gspo" and rl.clip_dual:
+        raise ConfigError("rl.clip_dual bounds the loss of a token, and gspo has one ratio an answer", mend="set it to 0")
+    if rl.algorithm == "drpo" and rl.kl_in == "reward":
+        raise ConfigError("drpo divides by mean rewards: KL inside them makes those of wrong answers negative, and they would outweigh "
+                          "all others", mend="set rl.kl_in=loss")
+    if rl.drpo.num_domains != len(DOMAINS):
+        raise ConfigError(f"rl.drpo.num_domains = {rl.drpo.num_domains}, but rows name {len(DOMAINS)} domains",
+                          mend=f"set it to {len(DOMAINS)}")
     if rl.importance_cap and rl.algorithm == "gspo":
         raise ConfigError("rl.importance_cap weighs tokens, and gspo has one ratio an answer", mend="set it to 0")
     if not (0 <= rl.clip_low < 1 and rl.clip_high >= 0 and (rl.clip_dual == 0 or rl.clip_dual > 1)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import json
 import os
 import queue
 import shutil
@@ -94,11 +95,16 @@ def run(file: str, out: str, only: Sequence[str] = (), seeds: int | None = None,
       seeds: instead of the sweep's own number.
       side_by_side: runs at a time.
       overrides: `--config.a.b=value` for every run.
+
+    Raises:
+      ConfigError: a finished run was trained with another config.
     """
     sweep = load(file)
     sweep = dataclasses.replace(sweep, seeds=seeds or sweep.seeds)
     starts, others = jobs(sweep, out, only)
     os.makedirs(out, exist_ok=True)
+    for job in (*starts, *others):
+        _check_finished(file, job, out, overrides)
     lock, failed = threading.Lock(), []
     shares: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
 
@@ -156,13 +162,29 @@ def load(file: str) -> Sweep:
     return found
 
 
+def assignments(job: Job, out: str, overrides: Sequence[str] = ()) -> list[str]:
+    """What `qoq train` is told beside the config file and its arg."""
+    start = [f"--config.start={job.start}"] if job.start else []
+    return [f"--config.seed={job.seed}", f"--config.workdir={job.folder}",
+            f"--config.compile_cache={os.path.join(out, 'compile_cache')}", *overrides, *start]
+
+
+def _check_finished(file: str, job: Job, out: str, overrides: Sequence[str]) -> None:
+    """Refuses a finished run of another config: it would stand in the tables under this one's name."""
+    if not os.path.exists(os.path.join(job.folder, "run.json")):
+        return
+    config = config_lib.parse(config_lib.override(config_lib.load(f"{file}:{job.name}"), assignments(job, out, overrides)))
+    with open(os.path.join(job.folder, "config.json"), encoding="utf-8") as f:
+        changed = config_lib.differences(json.loads(json.dumps(dataclasses.asdict(config))), json.load(f))
+    if changed:
+        raise ConfigError(f"this run was trained with another {', '.join(changed[:5])}", where=job.folder,
+                          mend="give another --out, or move the run away")
+
+
 def _train(file: str, job: Job, out: str, cores: Sequence[int], overrides: Sequence[str]) -> int:
     """`qoq train` of a job in a process of its own on its cores; its output goes to FOLDER.log."""
     os.makedirs(os.path.dirname(job.folder), exist_ok=True)
-    command = [sys.executable, "-m", "qoq_jax.cli", "train", f"--config={file}:{job.name}", f"--config.seed={job.seed}",
-               f"--config.workdir={job.folder}", f"--config.compile_cache={os.path.join(out, 'compile_cache')}", *overrides]
-    if job.start:
-        command.append(f"--config.start={job.start}")
+    command = [sys.executable, "-m", "qoq_jax.cli", "train", f"--config={file}:{job.name}", *assignments(job, out, overrides)]
     if cores and shutil.which("taskset"):
         command = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
     with open(f"{job.folder}.log", "a", encoding="utf-8") as log:

@@ -56,8 +56,8 @@ def collect(out: str, name: str, start: str, once: bool) -> dict[str, dict]:
         parent = os.path.join(out, name)
         names = sorted(os.listdir(parent)) if os.path.isdir(parent) else []
         folders = {n.removeprefix("seed"): os.path.join(parent, n) for n in names if n.startswith("seed") and n[4:].isdigit()}
-    before = learning_curve(os.path.join(out, start), "sft")[-1:] if start else []
-    return {seed: one for seed, folder in folders.items() if (one := read_run(folder, "sft" if once else "rl", before))}
+    return {seed: one for seed, folder in folders.items()
+            if (one := read_run(folder, "sft" if once else "rl", os.path.join(out, start) if start else ""))}
 
 
 def learning_curve(folder: str, stage: str) -> list:
@@ -69,15 +69,27 @@ def learning_curve(folder: str, stage: str) -> list:
         return json.load(f)
 
 
-def read_run(folder: str, stage: str, before: list) -> dict | None:
-    """What the report says of a run, or None when it is not finished; its curve begins with `before`, the start's last point."""
+def validated_on(folder: str) -> list:
+    """What decides which rows a run was validated on."""
+    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
+        config = json.load(f)
+    data = [config["data"][key] for key in ("mini_rows", "mini_seed", "mini_imbalance", "real", "extra")]
+    return [*data, config["eval"]["validation_rows"]]
+
+
+def read_run(folder: str, stage: str, start: str) -> dict | None:
+    """What the report says of a run, or None when it is not finished.
+
+    Its curve begins with the last point of the folder `start`, if that was validated on the same rows.
+    """
     path = os.path.join(folder, "eval", f"{stage}.json")
     if not os.path.exists(path) or not os.path.exists(os.path.join(folder, "run.json")):
         return None
     with open(path, encoding="utf-8") as f:
         group = json.load(f)["summary"]["sources"]["climb-mini"]
     domains = {name: {key: of[key] for key, _ in METRICS} for name, of in group["domains"].items()}
-    curve = [[0, score] for _, score in before] + learning_curve(folder, stage)
+    same = start and validated_on(start) == validated_on(folder)
+    curve = [[0, score] for _, score in (learning_curve(start, "sft")[-1:] if same else [])] + learning_curve(folder, stage)
     rows = []
     with open(os.path.join(folder, "metrics.jsonl"), encoding="utf-8") as f:
         rows = [row for row in map(json.loads, f) if row["stage"] == stage]

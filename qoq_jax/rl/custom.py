@@ -61,7 +61,7 @@ def call(path: str, text: str, meta: SampleMeta) -> float:
         value = load(path)(text, meta)
     except QoqError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit(0) would end the training as if it were done
         raise QoqError(f"the reward function raised {type(error).__name__}: {error}", where=f"{path}, sample {meta.id!r}",
                        mend="it must give a number for any text; see rl/custom.py check_reward_function") from error
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= 1:

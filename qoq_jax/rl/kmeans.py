@@ -3,8 +3,8 @@
     P points   G coordinates   N groups (each point is in one)   K most clusters a group
     C candidates for a new centre   S starts   T points a tile
 
-Nothing is random, and nothing depends on the order of the points: they are put on a fine grid, sorted, and ties go to the
-first. The sorted points of a group fill whole tiles, so that each tile meets the centres of one group only and the cost does
+Nothing is random, and nothing depends on the order of the points: they are put on a fine grid (one a group), sorted, and ties go
+to the first. The sorted points of a group fill whole tiles, so that each tile meets the centres of one group only and the cost does
 not grow with the number of groups.
 """
 
@@ -18,7 +18,7 @@ from flax import struct
 
 Array = jax.Array
 
-GRID = 2.0**20  # steps from 0 to the largest coordinate: rounding noise of rewards makes no points of its own
+GRID = 2.0**20  # steps from 0 to the largest coordinate of a group: rounding noise of rewards makes no points of its own
 ELBOW = 0.1
 LLOYD_STEPS = 20  # at most: iteration stops when no point changes its cluster
 TILES, SMALLEST_TILE, LARGEST_TILE = 4, 4, 64  # tiles that a group of mean size should fill; points a tile
@@ -51,8 +51,11 @@ def kmeans_elbow(points: Array, groups: Array, num_groups: int, k_max: int) -> t
       for an empty group).
     """
     present = (groups >= 0) & (groups < num_groups)
-    scale = jnp.max(jnp.where(present[:, None], jnp.abs(points), 0.0), initial=0.0)
-    points = jnp.round(points / jnp.where(scale > 0, scale, 1.0) * GRID).astype(jnp.int32)
+    # A scale for each group: the points of one must not decide how finely those of another are told apart.
+    member = groups[None] == jnp.arange(num_groups)[:, None]
+    scale = jnp.max(jnp.where(member, jnp.abs(points).max(axis=1)[None], 0.0), axis=1, initial=0.0)
+    scale = jnp.where(scale > 0, scale, 1.0).at[groups].get(mode="fill", fill_value=1.0)
+    points = jnp.round(points / scale[:, None] * GRID).astype(jnp.int32)
     points = jnp.where(present[:, None], points, 0)
     groups = jnp.where(present, groups, num_groups).astype(jnp.int32)
 

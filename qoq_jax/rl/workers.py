@@ -28,7 +28,11 @@ def _work(connection, cfg: RewardConfig) -> None:
     """A worker: receives lists of (text, meta), sends one Reward or QoqError each, ends when the trainer does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the trainer, which ends its workers
     try:
-        if cfg.custom:  # before the clock runs: a user's module may take seconds to import
+        # Before the clock runs: what a sample's meta is made of is imported when the first one is unpickled, and a user's module
+        # may take seconds.
+        import qoq_jax.data.transforms  # noqa: F401
+
+        if cfg.custom:
             custom.load(cfg.custom)
         connection.send("ready")
         while True:
@@ -81,8 +85,10 @@ class RewardPool:
                 self._await_start(self._workers[i])
         results: list[Reward | None] = [None] * len(texts)
         jobs = list(zip(range(len(texts)), texts, metas, strict=True))
-        for i, worker in enumerate(self._workers):
-            self._send(worker, jobs[i::len(self._workers)])
+        # Neighbours together: the answers to a question share their meta, and a mask is pickled once a worker.
+        edges = [len(jobs) * i // len(self._workers) for i in range(len(self._workers) + 1)]
+        for worker, begin, end in zip(self._workers, edges, edges[1:]):
+            self._send(worker, jobs[begin:end])
         lost = 0
         while busy := [worker for worker in self._workers if worker.todo]:
             now = time.monotonic()

@@ -17,6 +17,7 @@ from qoq_jax.config import Config
 from qoq_jax.errors import CheckpointError, ConfigError
 from qoq_jax.evaluation import report, runner
 from qoq_jax.models import hf, spec, vlm
+from qoq_jax.rl import custom
 from qoq_jax.train import ecg_jepa, facts, reinforce, supervised
 from qoq_jax.train import stage as stage_lib
 from qoq_jax.train.checkpoint import has_checkpoint
@@ -46,6 +47,7 @@ def _run(cfg: Config) -> int:
     try:
         with jax.set_mesh(setup.mesh):
             # ---------------------------------------------------------------------------------------- stages
+            check_stages(setup)
             weights = start_weights(setup)
             for stage in cfg.stages:
                 weights = run_stage(setup, stage, weights)
@@ -58,6 +60,18 @@ def _run(cfg: Config) -> int:
     _write_run_facts(setup, tally)
     print(f"report: {report.write_report(cfg.workdir)}")
     return 0
+
+
+def check_stages(setup: Setup) -> None:
+    """Finds mistakes in the config of a later stage before the first one has trained for hours.
+
+    Raises:
+      ConfigError: frozen weights, adapters or a reward function that are not there.
+    """
+    for plan in (stage_lib.plan(setup.config, name) for name in setup.config.stages):
+        stage_lib.state_layout(setup, plan)
+        if plan.rl is not None and plan.rl.reward.custom:
+            custom.load(plan.rl.reward.custom)
 
 
 def run_stage(setup: Setup, name: str, weights):
@@ -175,7 +189,7 @@ def _claim_workdir(cfg: Config) -> bool:
     ours = json.loads(json.dumps(dataclasses.asdict(cfg)))
     if os.path.exists(path):
         theirs = _read_config(path)
-        changed = sorted(_differences(ours, theirs))
+        changed = config_lib.differences(ours, theirs)
         if changed:
             raise ConfigError(f"the run there was started with another {', '.join(changed[:5])}", where=cfg.workdir,
                               mend="give the same config, or another --config.workdir")
@@ -192,14 +206,6 @@ def _read_config(path: str) -> dict:
         raise CheckpointError(f"is damaged ({type(error).__name__})", where=path,
                               mend="delete the file and start the same qoq train command again, which writes it anew") from error
 
-
-def _differences(a, b, prefix: str = ""):
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in a.keys() | b.keys():
-            if prefix + key not in ("workdir", "compile_cache") and not key == "log":
-                yield from _differences(a.get(key), b.get(key), prefix + key + ".")
-    elif a != b:
-        yield prefix.rstrip(".")
 
 
 def _write_run_facts(setup: Setup, tally: facts.Tally) -> None:

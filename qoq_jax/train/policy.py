@@ -5,6 +5,7 @@ Letters: Q questions (= text rows), R media rows, G rollouts, S response positio
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -95,8 +96,14 @@ def make_advantages(rl: RlConfig) -> Callable:
         estimate = algorithm.advantage(outcome, rl)
         answers = rl.questions * rl.rollouts
         mean = (kl * valid[:, None]).sum() / jnp.maximum(valid.sum() * rl.rollouts, 1)
+        # What outlives the step stays as it was after a step whose update will be dropped.
+        finite = jnp.isfinite(mean) & jnp.isfinite(estimate.advantages).all()
+        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)  # noqa: E731
+        if history is not None:
+            estimate = dataclasses.replace(estimate, history=keep(estimate.history, history))
         if kl_coefficient is not None:
-            kl_coefficient = algorithms.next_kl_coefficient(coefficient, mean, rl.kl_target, rl.kl_horizon, answers)
+            moved = algorithms.next_kl_coefficient(coefficient, mean, rl.kl_target, rl.kl_horizon, answers)
+            kl_coefficient = keep(moved, kl_coefficient)
         return estimate, mean, kl_coefficient
 
     return jax.jit(advantages)

@@ -287,9 +287,11 @@ def assemble(cfg: Config, prepare: bool = True, training: bool = False) -> Setup
     tokenizer = tokenizer_lib.load(tokenizer_source(cfg))
     mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    if prepare and cfg.data.media_rows % shards:
-        raise ConfigError(f"data.media_rows = {cfg.data.media_rows} does not divide over {shards} data x fsdp devices",
-                          mend=f"set data.media_rows to a multiple of {shards}")
+    micro = {"sft": cfg.sft.accumulate, "align": cfg.rl.minibatches * cfg.rl.accumulate, "rl": cfg.rl.minibatches * cfg.rl.accumulate}
+    for parts, what in [(1, ""), *((micro[name], f" in {micro[name]} parts (stage {name})") for name in cfg.stages if name in micro)]:
+        if prepare and cfg.data.media_rows % (shards * parts):
+            raise ConfigError(f"data.media_rows = {cfg.data.media_rows} does not divide over {shards} data x fsdp devices{what}",
+                              mend=f"set data.media_rows to a multiple of {shards * parts}")
     process = ProcessConfig.for_model(
         model, min_pixels=cfg.data.min_pixels, max_pixels=cfg.data.max_pixels, frame_max_pixels=cfg.data.frame_max_pixels,
         max_prompt_tokens=cfg.data.max_prompt_tokens, max_response_tokens=cfg.data.max_response_tokens,

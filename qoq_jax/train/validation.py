@@ -39,8 +39,12 @@ class Validation:
 
     @property
     def best_step(self) -> int | None:
-        """The step of the highest score, or None before the first one."""
-        return max(self.scores, key=lambda item: item[1])[0] if self.scores else None
+        """The step of the highest score whose weights are kept, or None before the first one.
+
+        A run that goes on from a checkpoint may find that better weights of a later step have taken the place of its best.
+        """
+        kept = [item for item in self.scores if os.path.isdir(os.path.join(self._folder, str(item[0])))]
+        return max(kept, key=lambda item: item[1])[0] if kept else None
 
     @property
     def stopped(self) -> bool:
@@ -56,8 +60,9 @@ class Validation:
         """Scores all weights of the model, keeps the trained ones when they are the best so far; returns what to log."""
         records = runner.answer(setup, weights, "validation", self._cfg.validation_rows)
         score = runner.macro_f1(records)
+        best = dict(self.scores).get(self.best_step)
         self.scores.append((step, score))
-        if self.best_step == step:
+        if best is None or score > best:
             path = os.path.join(self._folder, str(step))
             with ocp.StandardCheckpointer() as saver:
                 saver.save(path, trained, force=True)

@@ -1,26 +1,32 @@
 """The sweep: which runs it makes, that it goes on where it was, and the statistics of its tables."""
 
+import dataclasses
 import json
 import math
 import os
+import pathlib
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from qoq_jax import config as config_lib
 from qoq_jax.errors import ConfigError
 from qoq_jax.evaluation import sweep, sweep_report
 
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 PLAN = sweep.Sweep(runs={"seeing": "", "start": "seeing", "grpo": "start", "drpo": "start"}, baseline="grpo", seeds=3)
 SCORES = {"grpo": [0.40, 0.44, 0.42], "drpo": [0.46, 0.47, 0.51]}
 
 
-def finish(folder: str, stage: str, score: float) -> None:
+def finish(folder: str, stage: str, score: float, seed: int = 0) -> None:
     """What a finished run leaves, as far as the report reads it."""
     os.makedirs(os.path.join(folder, "eval"))
     of = {"macro_f1": score, "exact_match": score + 0.1}
     summary = {"sources": {"climb-mini": {"overall": of, "domains": {"ct": of, "ecg": of}}}}
-    files = {f"eval/{stage}.json": {"summary": summary}, "run.json": {}, f"validation-{stage}.json": [[10, score / 2], [30, score]]}
+    cfg = {"data": {"mini_rows": 9, "mini_seed": seed, "mini_imbalance": "climb", "real": False, "extra": []},
+           "eval": {"validation_rows": 8}}
+    files = {"config.json": cfg, f"eval/{stage}.json": {"summary": summary}, "run.json": {}, f"validation-{stage}.json": [[10, score / 2], [30, score]]}
     for name, content in files.items():
         with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
             json.dump(content, f)
@@ -40,6 +46,7 @@ def test_every_run_is_made_once_from_its_start(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sweep, "load", lambda file: PLAN)
     monkeypatch.setattr(sweep, "_train", train)
+    monkeypatch.setattr(sweep, "_check_finished", lambda *arguments: None)  # a test of its own, below
     out = str(tmp_path / "out")
     assert sweep.run("evidence.py", out, seeds=2) == 0
     assert [(job.name, job.seed) for job in made] == [
@@ -54,6 +61,30 @@ def test_every_run_is_made_once_from_its_start(tmp_path, monkeypatch):
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| drpo | 3 | 0.580 ± 0.066 | 0.480 ± 0.066 |" in text and "5.0%" in text
     assert (tmp_path / "out" / "curves-0.svg").read_text().startswith("<svg") and "(curves-0.svg)" in text
+
+
+def test_curves_begin_with_the_start_only_on_the_same_rows(tmp_path):
+    finish(str(tmp_path / "start"), "sft", 0.3)
+    for name, seed in (("same", 0), ("other", 1)):
+        finish(str(tmp_path / name), "rl", 0.4, seed)
+        curve = sweep_report.read_run(str(tmp_path / name), "rl", str(tmp_path / "start"))["curve"]
+        assert curve == [[0, 0.3]] * (name == "same") + [[10, 0.2], [30, 0.4]]
+
+
+def test_finished_runs_of_another_config_are_refused(tmp_path):
+    out, file = str(tmp_path / "out"), str(CONFIGS / "evidence.py")
+    job = sweep.jobs(sweep.load(file), out, ["grpo"])[1][0]
+    finish(job.folder, "rl", 0.5)
+    config = config_lib.override(config_lib.load(f"{file}:grpo"), sweep.assignments(job, out))
+    for lr, wrong in ((config.rl.lr, False), (0.5, True)):
+        config.rl.lr = lr
+        with open(os.path.join(job.folder, "config.json"), "w", encoding="utf-8") as f:
+            json.dump(dataclasses.asdict(config_lib.parse(config)), f)
+        if wrong:
+            with pytest.raises(ConfigError, match="another rl.lr"):
+                sweep.run(file, out, ["grpo"], seeds=1)
+        else:
+            sweep._check_finished(file, job, out, ())
 
 
 def test_a_failed_start_ends_the_sweep(tmp_path, monkeypatch, capsys):

@@ -150,7 +150,7 @@ def test_questions_without_signal_do_not_move_the_damping_of_others():
     assert actual.max() > 0.3 and not actual[6:].any()
 
 
-def test_without_kl_nothing_is_damped():
+def test_a_kl_of_zero_damps_nothing():
     rewards, domains, _, _, _ = tight_groups(0)
     actual, _, diagnostics = advantages(rewards, domains, np.zeros_like(rewards))
     np.testing.assert_allclose(actual, advantages(rewards, domains, cfg=UNDAMPED)[0], rtol=1e-6)

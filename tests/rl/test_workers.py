@@ -51,6 +51,8 @@ def test_a_mistake_in_a_users_function_stops_the_run():
             pool.score(["a"], [META])
     finally:
         pool.close()
+    with pytest.raises(QoqError, match="raised SystemExit"):
+        rewards.score("a", META, of("leaves"))
     with pytest.raises(QoqError, match="returned 7"):
         rewards.score("a", META, of("too_large"))
     for path in ("reward_examples:absent", "no_such_module:f", "reward_examples"):

@@ -19,8 +19,9 @@ from qoq_jax.models.lora import LoraConfig
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.rl.algorithms import ALGORITHMS
 from qoq_jax.rl.rewards import RewardConfig
-from qoq_jax.train import loop, offload, refill, reinforce, stage, validation
+from qoq_jax.train import loop, offload, policy, refill, reinforce, stage, validation
 from qoq_jax.train import setup as setup_lib
+from qoq_jax.train import state as state_lib
 
 STEPS = 20
 DIAGNOSTICS = {"loss", "entropy", "grad_norm", "update_finite", "tokens", "seconds/step"}
@@ -142,6 +143,19 @@ def test_updates_that_are_not_finite_are_counted_named_and_stop_the_run(tiny, tm
     assert all(line["ids"] and all(isinstance(name, str) for name in line["ids"]) for line in named)
 
 
+def test_a_batch_that_is_not_finite_leaves_history_and_kl_coefficient():
+    cfg = dataclasses.replace(TINY.rl, kl_target=0.05, drpo=dataclasses.replace(TINY.rl.drpo, history_size=2))
+    rng = np.random.default_rng(0)
+    rewards, logprobs = rng.random((4, 3)).astype(np.float32), -rng.random((4, 3, 5)).astype(np.float32)
+    function = policy.make_advantages(cfg)
+    call = lambda reference, history, coefficient: function(  # noqa: E731
+        rewards, np.arange(4), np.ones(4, bool), np.ones_like(logprobs), logprobs, reference, history, coefficient)
+    first, _, coefficient = call(logprobs - 1, state_lib.empty_history(cfg.drpo, 3), np.float32(0.01))
+    assert coefficient != np.float32(0.01) and first.history.count.sum() == 4
+    broken, mean, after = call(np.where(rng.random((4, 3, 5)) < 0.1, np.nan, logprobs), first.history, coefficient)
+    assert np.isnan(mean) and after == coefficient and equal(broken.history, first.history)
+
+
 def test_a_step_sends_nothing_but_rewards_to_the_host_and_back(tiny, tmp_path, monkeypatch):
     """Every array that the step puts on the device, and every one that it reads, by shape."""
     sent, read = [], []
@@ -249,6 +263,12 @@ def test_the_best_validation_is_kept_and_a_stage_stops_when_nothing_improves(tin
     assert [row["validation/macro_f1"] for row in rows] == [0.2, 0.6, 0.6, 0.1], "stopped after two without a new best"
     assert equal(weights, found[1]) and not equal(found[1], found[3])
     assert equal(loop.reached_weights(setup, "rl"), weights)
-    # The same command again finds the stage finished; a resume before the best step forgets what came after.
+    # The same command again finds the stage finished; a resume before the best step forgets what came after, and does not count
+    # on weights that better ones have replaced.
     assert equal(loop.run_stage(setup, "rl", tiny[1]()), weights) and len(found) == 4
-    assert validation.Validation(str(tmp_path), "rl", cfg.eval, start=1).best_step == 1
+    resumed = validation.Validation(str(tmp_path), "rl", cfg.eval, start=1)
+    assert resumed.scores == [(1, 0.2)] and resumed.best_step is None and not resumed.stopped
+    found.append(None)  # the fifth validation
+    scores[6] = 0.1  # worse than the first: the best there is
+    resumed.run(setup, 2, weights, weights)
+    assert resumed.best_step == 2 and equal(resumed.restore_best(weights), weights)

@@ -9,10 +9,11 @@ import types
 
 import pytest
 
-from qoq_jax.config import Config, DataConfig, MeshConfig, ModelConfig
+from qoq_jax.config import Config, DataConfig, LoraConfig, MeshConfig, ModelConfig, OptimizerConfig, RlConfig
 from qoq_jax.data.schema import Row
 from qoq_jax.errors import ConfigError, DataError
-from qoq_jax.train import setup, stage
+from qoq_jax.rl.rewards import RewardConfig
+from qoq_jax.train import loop, setup, stage
 
 ROW = Row(id="r", dataset="d", domain="chest_xray", problem="?", answer="Pneumothorax, Lung Lesion",
           labels=("No Finding", "Pneumothorax", "Lung Lesion", "Cardiomegaly"),
@@ -43,6 +44,8 @@ def test_subsets_are_fixed():
 def test_parts_that_do_not_fit_are_named():
     with pytest.raises(ConfigError, match="does not divide over 8"):
         setup.assemble(Config(mesh=MeshConfig(data=8), data=DataConfig(media_rows=4)))
+    with pytest.raises(ConfigError, match=r"over 8 data x fsdp devices in 4 parts \(stage rl\).*multiple of 32"):
+        setup.assemble(Config(mesh=MeshConfig(data=8), data=DataConfig(media_rows=8), rl=RlConfig(minibatches=2, accumulate=2)))
     with pytest.raises(ConfigError, match="does not fit 8 devices"):
         setup.assemble(Config(mesh=MeshConfig(data=3)), prepare=False)
     with pytest.raises(ConfigError, match="unknown model variant 'nona'"):
@@ -52,6 +55,16 @@ def test_parts_that_do_not_fit_are_named():
     with pytest.raises(ConfigError, match="has id"):
         setup.assemble(Config(model=ModelConfig(variant="7b", tokenizer="nano"), mesh=MeshConfig(data=1, fsdp=8),
                               data=DataConfig(media_rows=8)), prepare=False)
+
+
+def test_mistakes_in_later_stages_are_found_before_the_first_trains():
+    for changed, message in (
+            ({"rl": RlConfig(reward=RewardConfig(custom="nowhere:reward"))}, "rl.reward.custom = 'nowhere:reward'"),
+            ({"lora": LoraConfig(rank=2, targets=("nothing",))}, "nothing"),
+            ({"optimizer": OptimizerConfig(frozen=("vison",))}, "no weight is under 'vison'")):
+        made = setup.assemble(Config(mesh=MeshConfig(data=8), data=DataConfig(media_rows=8), **changed), prepare=False)
+        with pytest.raises(ConfigError, match=message):
+            loop.check_stages(made)
 
 
 def test_extra_folders_are_checked(tmp_path):
