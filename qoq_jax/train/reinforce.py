@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qoq_jax.errors import ConfigError
+from qoq_jax.errors import ConfigError, QoqError
 from qoq_jax.models import lora as lora_lib
 from qoq_jax.rl import algorithms
 from qoq_jax.rl import rewards as rewards_lib
@@ -256,6 +256,9 @@ class Questions:
                 metas.append(placed.meta)
         scored, lost = self._pool.score(texts, metas)
         self.lost += lost
+        if texts and lost == len(texts):
+            raise QoqError(f"none of {lost} answers got its reward within {self._rl.reward_deadline:g} s",
+                           mend="raise rl.reward_deadline, or lower rl.reward_workers")
         shape = (len(self.samples), count)
         return {name: value.reshape(shape) for name, value in rewards_lib.stack(scored).items()}, np.reshape(lengths, shape)
 

@@ -164,9 +164,9 @@ def _opt_shardings(optimizer, params, replicated):
     return jax.tree_util.tree_map_with_path(sharding, jax.eval_shape(optimizer.init, params))
 
 
-def apply_gradients(state: TrainState, grads, loss: jax.Array, optimizer: optax.GradientTransformation,
-                    history=None) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimiser step; a non-finite loss or gradient leaves parameters, moments and history bit-unchanged.
+def apply_gradients(state: TrainState, grads, loss: jax.Array,
+                    optimizer: optax.GradientTransformation) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimiser step; a non-finite loss or gradient leaves parameters and moments bit-unchanged.
 
     optax.apply_if_finite is not used: it accepts the update after enough failures.
 
@@ -183,7 +183,6 @@ def apply_gradients(state: TrainState, grads, loss: jax.Array, optimizer: optax.
         params=keep(params, state.params),
         opt_state=keep(opt_state, state.opt_state),
         skipped=jnp.where(finite, 0, state.skipped + 1),
-        history=state.history if history is None else keep(history, state.history),
     )
     return new, {"grad_norm": norm, "update_finite": finite.astype(jnp.float32)}
 

@@ -17,6 +17,7 @@ from qoq_jax.errors import QoqError
 from qoq_jax.models import spec, vlm
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.rl import workers
 from qoq_jax.rl.algorithms import ALGORITHMS
 from qoq_jax.rl.rewards import RewardConfig
 from qoq_jax.train import loop, offload, policy, refill, reinforce, stage, validation
@@ -154,6 +155,15 @@ def test_a_batch_that_is_not_finite_leaves_history_and_kl_coefficient():
     assert coefficient != np.float32(0.01) and first.history.count.sum() == 4
     broken, mean, after = call(np.where(rng.random((4, 3, 5)) < 0.1, np.nan, logprobs), first.history, coefficient)
     assert np.isnan(mean) and after == coefficient and equal(broken.history, first.history)
+
+
+def test_a_step_whose_answers_all_miss_the_deadline_stops_the_run():
+    pool = types.SimpleNamespace(score=lambda texts, metas: ([workers.LOST] * len(texts), len(texts)))
+    setup = types.SimpleNamespace(domains=("ct",), tokenizer=types.SimpleNamespace(decode=lambda tokens: ""))
+    placed = types.SimpleNamespace(row=0, meta=types.SimpleNamespace(domain="ct"))
+    questions = reinforce.Questions(setup, TINY.rl, pool, [placed])
+    with pytest.raises(QoqError, match="none of 3 answers got its reward within 2 s"):
+        questions.score(np.zeros((4, 3, 6), np.int32), np.ones((4, 3, 6)))
 
 
 def test_a_step_sends_nothing_but_rewards_to_the_host_and_back(tiny, tmp_path, monkeypatch):
