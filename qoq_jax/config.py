@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib.util
+import json
 import math
 import os
 import typing
@@ -330,18 +331,23 @@ def override(config: ml_collections.ConfigDict, assignments: typing.Sequence[str
     return config
 
 
-def differences(a: dict, b: dict, prefix: str = "") -> list[str]:
-    """Fields in which two configs, as dicts, are not equal, but for those that change no result."""
-    found = []
-    for key in a.keys() | b.keys():
-        if prefix + key in ("workdir", "compile_cache", "log"):
-            continue
-        mine, theirs = a.get(key), b.get(key)
-        if isinstance(mine, dict) and isinstance(theirs, dict):
-            found += differences(mine, theirs, f"{prefix}{key}.")
-        elif mine != theirs:
-            found.append(prefix + key)
-    return sorted(found)
+def differences(config: Config, other: dict) -> list[str]:
+    """Fields in which a config.json is another config, but for those that change no result.
+
+    A field that it does not name is one that came later, with its default.
+    """
+    def compare(mine: dict, theirs: dict, default: dict, prefix: str):
+        for key in mine.keys() | theirs.keys():
+            a, b, usual = mine.get(key), theirs.get(key, default.get(key)), default.get(key)
+            if prefix + key in ("workdir", "compile_cache", "log"):
+                continue
+            if isinstance(a, dict) and isinstance(b, dict):
+                yield from compare(a, b, usual if isinstance(usual, dict) else {}, f"{prefix}{key}.")
+            elif a != b:
+                yield prefix + key
+
+    as_json = lambda c: json.loads(json.dumps(dataclasses.asdict(c)))  # tuples become lists
+    return sorted(compare(as_json(config), other, as_json(Config()), ""))
 
 
 def _read_value(text: str, like, key: str):

@@ -175,7 +175,8 @@ def _check_finished(file: str, job: Job, out: str, overrides: Sequence[str]) -> 
         return
     config = config_lib.parse(config_lib.override(config_lib.load(f"{file}:{job.name}"), assignments(job, out, overrides)))
     with open(os.path.join(job.folder, "config.json"), encoding="utf-8") as f:
-        changed = config_lib.differences(json.loads(json.dumps(dataclasses.asdict(config))), json.load(f))
+        # Not the place of its start: OUT may have been moved.
+        changed = [name for name in config_lib.differences(config, json.load(f)) if name != "start"]
     if changed:
         raise ConfigError(f"this run was trained with another {', '.join(changed[:5])}", where=job.folder,
                           mend="give another --out, or move the run away")

@@ -189,7 +189,7 @@ def _claim_workdir(cfg: Config) -> bool:
     ours = json.loads(json.dumps(dataclasses.asdict(cfg)))
     if os.path.exists(path):
         theirs = _read_config(path)
-        changed = config_lib.differences(ours, theirs)
+        changed = config_lib.differences(cfg, theirs)
         if changed:
             raise ConfigError(f"the run there was started with another {', '.join(changed[:5])}", where=cfg.workdir,
                               mend="give the same config, or another --config.workdir")

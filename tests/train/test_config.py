@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import pathlib
 import re
 
@@ -124,6 +125,15 @@ def test_unknown_keys_and_types_in_a_file():
     with pytest.raises(ConfigError, match="sft.lr = 'high' is a str"):
         config.parse({"sft": {"lr": "high"}})
     assert config.parse({"sft": {"lr": 1}}).sft.lr == 1.0
+
+
+def test_a_config_json_of_an_older_version_lacks_fields_and_is_the_same_config():
+    cfg = config.parse({"rl": {"lr": 0.5}, "workdir": "here"})
+    older = json.loads(json.dumps(dataclasses.asdict(cfg) | {"workdir": "there"}))
+    del older["rl"]["drpo"]["quantile"], older["ecg"]
+    assert config.differences(cfg, older) == []
+    older["rl"]["lr"], older["data"]["gone"] = 0.4, 1
+    assert config.differences(cfg, older) == ["data.gone", "rl.lr"]
 
 
 def test_overrides_keep_types():
