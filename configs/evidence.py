@@ -9,7 +9,7 @@ curves. What came out is in docs/evidence.md.
 
 The published method starts from a pretrained model that sees, but has not been taught our diagnoses. A small model has to be
 brought there: `seeing` learns all training rows, diagnoses included, with supervision; `start` goes on from it with random
-diagnoses in the gold answers and frozen towers, until it chooses among the labels of a question almost at random. From `start` on
+diagnoses in the gold answers and frozen towers, until it has forgotten most of them (macro-F1 0.73 to 0.41). From `start` on
 everything is shared but the algorithm: the questions of each step (per seed), steps, learning rate, KL, frozen towers. Nothing is
 tuned for one of them.
 """
