@@ -11,14 +11,16 @@ EXTRAS = {
     "samples": READERS,
     "video": ["opencv-python-headless>=4.9"],
     "wandb": ["wandb>=0.17"],
-    "parity": ["torch>=2.8"],  # the reference implementations that tests and benchmarks compare with; never needed to run
+    # the reference implementations that tests and benchmarks compare with; never needed to run
+    "parity": ["torch>=2.8"],
     "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100"],
 }
 
 setup(
     name="qoq_jax",
     version="0.1.0",
-    description="QoQ-Med and CLIMB in JAX: clinical vision-language-ECG models, DRPO, sharded from the first line.",
+    description="QoQ-Med and CLIMB in JAX: clinical vision-language-ECG models, DRPO, sharded "
+    "from the first line.",
     long_description=open("README.md", encoding="utf-8").read(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

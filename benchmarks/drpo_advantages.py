@@ -1,11 +1,14 @@
-"""Time of DRPO's advantages and of rewards, and what refitting all past questions with scikit-learn would take instead.
+"""Time of DRPO's advantages and of rewards, and what refitting all past questions with scikit-learn
+would take instead.
 
-    python benchmarks/drpo_advantages.py                       # 1 minute; needs scikit-learn for the comparison
-    python benchmarks/drpo_advantages.py --step-seconds 4.1    # also the share of a training step of so many seconds
+    python benchmarks/drpo_advantages.py                       # 1 minute; needs scikit-learn for
+    the comparison python benchmarks/drpo_advantages.py --step-seconds 4.1    # also the share of a
+    training step of so many seconds
 
-512 questions x 8 rollouts x 9 domains, k_max 10, on the CPU; medians of 30 calls. "refit" is what the released code does at
-every step: for each domain, k-means with k = 1 .. 11 on the vectors of all past questions, as scikit-learn does it by default
-(10 starts for the random seeding, one for k-means++; here n_init="auto", the cheaper one).
+512 questions x 8 rollouts x 9 domains, k_max 10, on the CPU; medians of 30 calls. "refit" is what
+the released code does at every step: for each domain, k-means with k = 1 .. 11 on the vectors of
+all past questions, as scikit-learn does it by default (10 starts for the random seeding, one for
+k-means++; here n_init="auto", the cheaper one).
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ PAST = (1_000, 10_000, 100_000)
 
 
 def batch(questions: int, seed: int = 0):
-    """Rewards as rollouts have them (some levels, some noise), domain ids as unbalanced as CLIMB, KL."""
+    """Rewards as rollouts have them (some levels, some noise), domain ids as unbalanced as CLIMB,
+    KL.
+    """
     rng = np.random.default_rng(seed)
     difficulty = rng.choice([0.15, 0.4, 0.6, 0.9], (questions, 1))
     correct = rng.random((questions, ROLLOUTS)) < difficulty
@@ -58,7 +63,10 @@ def advantages_seconds(history_size: int, past: int) -> float:
 
 
 def refit_seconds(past: int) -> float:
-    """scikit-learn's k-means with k = 1 .. k_max + 1 in each domain over all past questions, once."""
+    """scikit-learn's k-means with k = 1 ..
+
+    k_max + 1 in each domain over all past questions, once.
+    """
     from sklearn.cluster import KMeans
 
     vectors, domains, _ = batch(past)
@@ -74,24 +82,44 @@ def refit_seconds(past: int) -> float:
 
 def reward_seconds(responses: int = 4096) -> float:
     """One process scores answers of 200 words with a box against a mask of 448 x 448 pixels."""
+
     class Meta:
-        id, labels, vocabulary, boxes, box_labels = "x", ("Pneumonia",), ("Pneumonia", "Edema"), (), ()
+        id, labels, vocabulary, boxes, box_labels = (
+            "x",
+            ("Pneumonia",),
+            ("Pneumonia", "Edema"),
+            (),
+            (),
+        )
         mask, frame_size = np.zeros((448, 448), bool), (448, 448)
 
     Meta.mask[60:400, 50:300] = True
-    texts = [f'```json\n[{{"bbox_2d": [40, 50, {200 + i % 90}, 390], "label": "Pneumonia"}}]\n```\n<think>{"word " * 200}</think>\n'
-             "\\boxed{Pneumonia}" for i in range(responses)]
+    texts = [
+        f'```json\n[{{"bbox_2d": [40, 50, {200 + i % 90}, 390], "label": '
+        f'"Pneumonia"}}]\n```\n<think>{"word " * 200}</think>\n'
+        "\\boxed{Pneumonia}"
+        for i in range(responses)
+    ]
     return median_seconds(lambda: rewards.score_batch(texts, [Meta] * responses), 3)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--step-seconds", type=float, help="of a training step, to print the share")
-    parser.add_argument("--no-refit", action="store_true", help="leave the comparison with scikit-learn out")
+    parser.add_argument(
+        "--no-refit", action="store_true", help="leave the comparison with scikit-learn out"
+    )
     arguments = parser.parse_args()
-    print(f"{jax.devices()[0].device_kind}, {QUESTIONS} questions x {ROLLOUTS} rollouts x {DOMAINS} domains")
+    print(
+        f"{jax.devices()[0].device_kind}, {QUESTIONS} questions x {ROLLOUTS} rollouts x "
+        f"{DOMAINS} domains"
+    )
     plain = advantages_seconds(0, 0)
-    share = f", {100 * plain / arguments.step_seconds:.3f} % of a step" if arguments.step_seconds else ""
+    share = (
+        f", {100 * plain / arguments.step_seconds:.3f} % of a step"
+        if arguments.step_seconds
+        else ""
+    )
     print(f"advantages, statistics of the batch: {1e3 * plain:.1f} ms{share}")
     result = {"advantages_ms": 1e3 * plain, "past": {}}
     # The refits last: scikit-learn's threads would disturb what is timed after them.
@@ -101,8 +129,15 @@ def main() -> None:
         line = f"{past:7d} past questions: ring of 256 a domain {1e3 * bounded[past]:.1f} ms"
         if not arguments.no_refit:
             refit = refit_seconds(past)
-            row |= {"refit_ms": 1e3 * refit, "ratio": refit / plain, "ratio_history": refit / bounded[past]}
-            line += f", refit {1e3 * refit:.0f} ms = {refit / plain:.0f} x the batch, {refit / bounded[past]:.1f} x the ring"
+            row |= {
+                "refit_ms": 1e3 * refit,
+                "ratio": refit / plain,
+                "ratio_history": refit / bounded[past],
+            }
+            line += (
+                f", refit {1e3 * refit:.0f} ms = {refit / plain:.0f} x the batch, "
+                f"{refit / bounded[past]:.1f} x the ring"
+            )
         print(line, flush=True)
         result["past"][past] = row
     result["reward_4096_s"] = reward_seconds()

@@ -1,10 +1,12 @@
-"""Who moves the model: the weight that each algorithm gives to domains and questions, on the same answers of a trained run.
+"""Who moves the model: the weight that each algorithm gives to domains and questions, on the same
+answers of a trained run.
 
     python benchmarks/drpo_weights.py runs/evidence/grpo/seed0 [--batches 8]
 
-Draws the batches that the run began with, samples answers with the weights that it reached, and computes the advantages of GRPO
-and of DRPO's variants from the same rewards and the same KL to the run's start. By domain: share of the sum of |A|, and in brackets
-the sum of A over the sum of |A| (0: good and bad answers balance). Effective questions: (sum w)^2 / (sum w^2) of a batch, with w the
+Draws the batches that the run began with, samples answers with the weights that it reached, and
+computes the advantages of GRPO and of DRPO's variants from the same rewards and the same KL to the
+run's start. By domain: share of the sum of |A|, and in brackets the sum of A over the sum of |A|
+(0: good and bad answers balance). Effective questions: (sum w)^2 / (sum w^2) of a batch, with w the
 norm of a question's advantages; with one question that outweighs all others it is 1.
 """
 
@@ -24,34 +26,52 @@ from qoq_jax.train import stage as stage_lib
 from qoq_jax.train import step as steps
 
 VARIANTS = {
-    "drpo": {}, "drpo-symmetric": {"damping_symmetric": True}, "drpo-no-kl": {"damping": False},
+    "drpo": {},
+    "drpo-symmetric": {"damping_symmetric": True},
+    "drpo-no-kl": {"damping": False},
     "drpo-domain-no-kl": {"damping": False, "cluster": False},
 }
 
 
 def batches(workdir: str, count: int):
-    """(setup, [(rewards [Q, G], KL [Q, G], domains [Q]), ...]) of `count` batches answered by a run."""
+    """(setup, [(rewards [Q, G], KL [Q, G], domains [Q]), ...]) of `count` batches answered by a
+    run.
+    """
     setup, reached, name = loop.restore_run(workdir)
     found = []
     with jax.set_mesh(setup.mesh), tempfile.TemporaryDirectory() as scratch:
         reference = loop.start_weights(setup)
         plan = stage_lib.plan(setup.config, name)
         # A workdir of its own: a stage goes on from the checkpoints that it finds.
-        fresh = dataclasses.replace(setup, config=dataclasses.replace(setup.config, workdir=scratch))
+        fresh = dataclasses.replace(
+            setup, config=dataclasses.replace(setup.config, workdir=scratch)
+        )
         stage = stage_lib.Stage(fresh, plan, reached, keep=True)
         stage.feed(setup.training_iterator(plan.name, answers=False, domains=plan.domains))
         sampling = reinforce.Sampling(setup, plan, stage)
         scorer = steps.make_scorer(setup.model, plan.rl.temperature)
         for step in range(count):
             batch, drawn, questions = sampling.draw(reached, step, stage_lib.Clock())
-            kl = losses.kl(drawn.logprobs, scorer(reference, batch, drawn.tokens, drawn.mask), "low_var") * drawn.mask
-            found.append(tuple(np.asarray(x)[questions.valid] for x in (questions.total, kl.sum(axis=-1), questions.domains)))
+            kl = (
+                losses.kl(
+                    drawn.logprobs, scorer(reference, batch, drawn.tokens, drawn.mask), "low_var"
+                )
+                * drawn.mask
+            )
+            found.append(
+                tuple(
+                    np.asarray(x)[questions.valid]
+                    for x in (questions.total, kl.sum(axis=-1), questions.domains)
+                )
+            )
         sampling.close()
     return setup, found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("workdir")
     parser.add_argument("--batches", type=int, default=8)
     args = parser.parse_args()
@@ -60,7 +80,9 @@ def main() -> None:
     methods = {"grpo": lambda rewards, kl, domains: advantages.grpo(rewards)}
     for name, changes in VARIANTS.items():
         cfg = dataclasses.replace(base, **{"damping": True, "cluster": True, **changes})
-        methods[name] = lambda rewards, kl, domains, cfg=cfg: drpo.advantages(rewards, domains, kl, cfg=cfg)[0]
+        methods[name] = lambda rewards, kl, domains, cfg=cfg: drpo.advantages(
+            rewards, domains, kl, cfg=cfg
+        )[0]
     total, net = collections.defaultdict(float), collections.defaultdict(float)
     effective, largest = collections.defaultdict(list), collections.defaultdict(list)
     for rewards, kl, domains in found:
@@ -72,16 +94,42 @@ def main() -> None:
             for place, domain in enumerate(setup.domains):
                 total[name, domain] += abs(a[domains == place]).sum() / abs(a).sum() / len(found)
                 net[name, domain] += a[domains == place].sum() / abs(a).sum() / len(found)
-    counts = np.mean([np.bincount(domains, minlength=len(setup.domains)) for *_, domains in found], axis=0)
-    signal = np.mean([np.bincount(d[r.max(1) > r.min(1)], minlength=len(setup.domains)) for r, _, d in found], axis=0)
+    counts = np.mean(
+        [np.bincount(domains, minlength=len(setup.domains)) for *_, domains in found], axis=0
+    )
+    signal = np.mean(
+        [np.bincount(d[r.max(1) > r.min(1)], minlength=len(setup.domains)) for r, _, d in found],
+        axis=0,
+    )
     print(f"mean KL an answer {np.mean([kl.mean() for _, kl, _ in found]):.3f}\n")
-    print("| domain | questions | with unequal rewards | " + " | ".join(methods) + " |\n" + "|---" * (3 + len(methods)) + "|")
+    print(
+        "| domain | questions | with unequal rewards | "
+        + " | ".join(methods)
+        + " |\n"
+        + "|---" * (3 + len(methods))
+        + "|"
+    )
     for place, domain in enumerate(setup.domains):
         if counts[place]:
-            cells = [f"{total[m, domain]:.0%} ({net[m, domain] / max(total[m, domain], 1e-9):+.2f})" for m in methods]
-            print(f"| {domain} | {counts[place]:.1f} | {signal[place]:.1f} | " + " | ".join(cells) + " |")
-    print("| effective questions | | | " + " | ".join(f"{np.mean(effective[m]):.1f}" for m in methods) + " |")
-    print("| share of the largest question | | | " + " | ".join(f"{np.mean(largest[m]):.0%}" for m in methods) + " |")
+            cells = [
+                f"{total[m, domain]:.0%} ({net[m, domain] / max(total[m, domain], 1e-9):+.2f})"
+                for m in methods
+            ]
+            print(
+                f"| {domain} | {counts[place]:.1f} | {signal[place]:.1f} | "
+                + " | ".join(cells)
+                + " |"
+            )
+    print(
+        "| effective questions | | | "
+        + " | ".join(f"{np.mean(effective[m]):.1f}" for m in methods)
+        + " |"
+    )
+    print(
+        "| share of the largest question | | | "
+        + " | ".join(f"{np.mean(largest[m]):.0%}" for m in methods)
+        + " |"
+    )
     sums = [sum(net[m, d] for d in setup.domains) for m in methods]
     print("| sum of A over sum of abs(A) | | | " + " | ".join(f"{s:+.2f}" for s in sums) + " |")
 

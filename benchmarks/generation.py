@@ -1,16 +1,21 @@
-"""Forward pass and generation against transformers on torch: same machine, same weights, same run. Prints a table.
+"""Forward pass and generation against transformers on torch: same machine, same weights, same run.
+Prints a table.
 
-    python benchmarks/generation.py                       # the whole comparison; needs torch: pip install -e '.[parity]'
-    python benchmarks/generation.py --prompts 2 --new 16  # a few minutes on 2 cores
+    python benchmarks/generation.py                       # the whole comparison; needs torch: pip
+    install -e '.[parity]' python benchmarks/generation.py --prompts 2 --new 16  # a few minutes on
+    2 cores
 
-The model has 0.3 B parameters: a vision tower with the widths, windows and heads of Qwen2.5-VL and 8 of its 32 blocks, a
-decoder of 6 layers. Each prompt is one 448 x 448 image and 24 text tokens, and has 8 answers at temperature 1.
-Ours compiles in the first call, which is shown apart; its times are of later calls. The two take turns at the forward pass, and
-the best of three counts.
+The model has 0.3 B parameters: a vision tower with the widths, windows and heads of Qwen2.5-VL and
+8 of its 32 blocks, a
+decoder of 6 layers. Each prompt is one 448 x 448 image and 24 text tokens, and has 8 answers at
+temperature 1. Ours compiles in the first call, which is shown apart; its times are of later calls.
+The two take turns at the forward pass, and the best of three counts.
 
-A second table says what is possible: the products that a float32 program must at least compute (vision once an image, the
-prompt once, a token once), the rate of a large matrix product in either library, measured before and after, and so the share
-of it that is reached, and the largest ratio that any program could show.
+A second table says what is possible: the products that a float32 program must at least compute
+(vision once an image, the
+prompt once, a token once), the rate of a large matrix product in either library, measured before
+and after, and so the share of it that is reached, and the largest ratio that any program could
+show.
 """
 
 from __future__ import annotations
@@ -57,17 +62,25 @@ def hf_model() -> transformers.Qwen2_5_VLForConditionalGeneration:
 def prompts(count: int) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     text = lambda n: rng.integers(0, VOCAB - 100, n).tolist()  # noqa: E731
-    return [{"input_ids": np.array(text(12) + [START] + [IMAGE] * 256 + [END] + text(10)), "grid_thw": np.array([[1, 32, 32]]),
-             "patches": rng.normal(size=(1024, 1176)).astype(np.float32)} for _ in range(count)]
+    return [
+        {
+            "input_ids": np.array(text(12) + [START] + [IMAGE] * 256 + [END] + text(10)),
+            "grid_thw": np.array([[1, 32, 32]]),
+            "patches": rng.normal(size=(1024, 1176)).astype(np.float32),
+        }
+        for _ in range(count)
+    ]
 
 
 def torch_inputs(samples) -> dict[str, torch.Tensor]:
     ids = np.stack([sample["input_ids"] for sample in samples])
     return dict(
-        input_ids=torch.tensor(ids), attention_mask=torch.ones(ids.shape, dtype=torch.long),
+        input_ids=torch.tensor(ids),
+        attention_mask=torch.ones(ids.shape, dtype=torch.long),
         mm_token_type_ids=torch.tensor((ids == IMAGE) * 1),
         pixel_values=torch.tensor(np.concatenate([sample["patches"] for sample in samples])),
-        image_grid_thw=torch.tensor(np.concatenate([sample["grid_thw"] for sample in samples])))
+        image_grid_thw=torch.tensor(np.concatenate([sample["grid_thw"] for sample in samples])),
+    )
 
 
 def timed(call):
@@ -87,8 +100,12 @@ class Clock(transformers.StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool)
 
 
-def least_flops(model: transformers.Qwen2_5_VLForConditionalGeneration, sample: dict[str, np.ndarray]) -> dict[str, float]:
-    """Multiplications and additions of products that a sample needs: image, prompt, head (one token), step (one token, no head)."""
+def least_flops(
+    model: transformers.Qwen2_5_VLForConditionalGeneration, sample: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Multiplications and additions of products that a sample needs: image, prompt, head (one
+    token), step (one token, no head).
+    """
     vision, text = model.config.vision_config, model.config.text_config
     matrices = lambda module: sum(p.numel() for p in module.parameters() if p.ndim > 1)  # noqa: E731
     patches, tokens = len(sample["patches"]), len(sample["input_ids"])
@@ -96,12 +113,21 @@ def least_flops(model: transformers.Qwen2_5_VLForConditionalGeneration, sample: 
     full = len(vision.fullatt_block_indexes)
     seen = full * patches + (vision.depth - full) * window  # keys of a patch, in all blocks
     towers = model.model.visual
-    image = 2 * patches * (matrices(towers.patch_embed) + matrices(towers.blocks) + matrices(towers.merger) / 4)
+    image = (
+        2
+        * patches
+        * (matrices(towers.patch_embed) + matrices(towers.blocks) + matrices(towers.merger) / 4)
+    )
     image += 4 * patches * seen * vision.hidden_size
     layers = 2 * matrices(model.model.language_model.layers)
-    a_key = 4 * text.hidden_size * text.num_hidden_layers  # scores and weighted values, for each key that a token sees
-    return {"image": image, "prompt": tokens * layers + a_key * tokens**2 / 2, "head": 2 * text.vocab_size * text.hidden_size,
-            "step": layers + a_key * tokens}
+    # scores and weighted values, for each key that a token sees
+    a_key = 4 * text.hidden_size * text.num_hidden_layers
+    return {
+        "image": image,
+        "prompt": tokens * layers + a_key * tokens**2 / 2,
+        "head": 2 * text.vocab_size * text.hidden_size,
+        "step": layers + a_key * tokens,
+    }
 
 
 def matmul_rate(size: int = 2048) -> float:
@@ -109,7 +135,13 @@ def matmul_rate(size: int = 2048) -> float:
     mine = jax.random.normal(jax.random.key(0), (size, size))
     other, product = torch.randn(size, size), jax.jit(jnp.matmul)
     product(mine, mine).block_until_ready()
-    best = min(min(timed(lambda: product(mine, mine).block_until_ready())[0], timed(lambda: other @ other)[0]) for _ in range(6))
+    best = min(
+        min(
+            timed(lambda: product(mine, mine).block_until_ready())[0],
+            timed(lambda: other @ other)[0],
+        )
+        for _ in range(6)
+    )
     return 2 * size**3 / best / 1e9
 
 
@@ -118,17 +150,26 @@ def say(text: str) -> None:
 
 
 def logprob_memory(width: int = 2048) -> float:
-    """GiB of temporaries of the log-probs of 4096 positions over 152,064 words, forward and backward (logits: 2.3 GiB)."""
+    """GiB of temporaries of the log-probs of 4096 positions over 152,064 words, forward and
+    backward (logits: 2.3 GiB).
+    """
     head = {"embedding": jax.ShapeDtypeStruct((152_064, width), jnp.float32)}
-    hidden, targets = jax.ShapeDtypeStruct((1, 4096, width), jnp.float32), jax.ShapeDtypeStruct((1, 4096), jnp.int32)
+    hidden, targets = (
+        jax.ShapeDtypeStruct((1, 4096, width), jnp.float32),
+        jax.ShapeDtypeStruct((1, 4096), jnp.int32),
+    )
     loss = lambda p, h, t: decoder.token_logprobs(p, h, t)[0].sum()  # noqa: E731
-    memory = jax.jit(jax.grad(loss, argnums=1)).lower(head, hidden, targets).compile().memory_analysis()
+    memory = (
+        jax.jit(jax.grad(loss, argnums=1)).lower(head, hidden, targets).compile().memory_analysis()
+    )
     return memory.temp_size_in_bytes / 2**30
 
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--new", type=int, default=32, help="tokens of an answer")
@@ -146,7 +187,10 @@ def main() -> None:
     first_forward, logits = timed(lambda: ours.logits(few))
     _, reference = timed(lambda: theirs(**few_inputs).logits.numpy())
     difference = max(float(np.abs(a - b).max()) for a, b in zip(logits, reference))
-    turns = [(timed(lambda: ours.logits(few))[0], timed(lambda: theirs(**few_inputs).logits)[0]) for _ in range(3)]
+    turns = [
+        (timed(lambda: ours.logits(few))[0], timed(lambda: theirs(**few_inputs).logits)[0])
+        for _ in range(3)
+    ]
     our_forward, their_forward = (min(times) for times in zip(*turns))
     peaks.append(matmul_rate())
 
@@ -159,48 +203,101 @@ def main() -> None:
     tokens = sum(len(answer.token_ids) for group in answers for answer in group)
     say("generate, theirs")
     came = Clock()
-    their_time, out = timed(lambda: theirs.generate(
-        **inputs, max_new_tokens=options.new, min_new_tokens=options.new, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-        num_return_sequences=options.samples, stopping_criteria=transformers.StoppingCriteriaList([came])))
+    their_time, out = timed(
+        lambda: theirs.generate(
+            **inputs,
+            max_new_tokens=options.new,
+            min_new_tokens=options.new,
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            num_return_sequences=options.samples,
+            stopping_criteria=transformers.StoppingCriteriaList([came]),
+        )
+    )
     peaks.append(matmul_rate())
     their_prefill = came.first - came.start
-    assert tokens == out.shape[0] * (out.shape[1] - inputs["input_ids"].shape[1]), "both must have written the same number"
+    assert tokens == out.shape[0] * (out.shape[1] - inputs["input_ids"].shape[1]), (
+        "both must have written the same number"
+    )
 
     rate = lambda seconds: f"{tokens / seconds:.1f} tokens/s"  # noqa: E731
     steps = max(options.new - 1, 1)
     rows = [
-        ("forward, 2 prompts", f"{our_forward:.2f} s", f"{their_forward:.2f} s", their_forward / our_forward),
-        (f"generate, {options.prompts} x {options.samples} answers of {options.new}", rate(our_time), rate(their_time),
-         their_time / our_time),
-        ("  of it up to the first token", f"{prefill:.1f} s", f"{their_prefill:.1f} s", their_prefill / prefill),
-        ("  a further token of all answers", f"{(our_time - prefill) / steps * 1e3:.0f} ms",
-         f"{(their_time - their_prefill) / steps * 1e3:.0f} ms", (their_time - their_prefill) / max(our_time - prefill, 1e-9)),
+        (
+            "forward, 2 prompts",
+            f"{our_forward:.2f} s",
+            f"{their_forward:.2f} s",
+            their_forward / our_forward,
+        ),
+        (
+            f"generate, {options.prompts} x {options.samples} answers of {options.new}",
+            rate(our_time),
+            rate(their_time),
+            their_time / our_time,
+        ),
+        (
+            "  of it up to the first token",
+            f"{prefill:.1f} s",
+            f"{their_prefill:.1f} s",
+            their_prefill / prefill,
+        ),
+        (
+            "  a further token of all answers",
+            f"{(our_time - prefill) / steps * 1e3:.0f} ms",
+            f"{(their_time - their_prefill) / steps * 1e3:.0f} ms",
+            (their_time - their_prefill) / max(our_time - prefill, 1e-9),
+        ),
     ]
-    print(f"\n{sum(p.numel() for p in theirs.parameters()) / 1e6:.0f} M parameters, float32; {len(os.sched_getaffinity(0))} CPU "
-          f"cores ({platform.machine()}), python {platform.python_version()}, jax {jax.__version__}, torch {torch.__version__} "
-          f"({torch.get_num_threads()} threads), transformers {transformers.__version__}")
+    print(
+        f"\n{sum(p.numel() for p in theirs.parameters()) / 1e6:.0f} M parameters, float32; "
+        f"{len(os.sched_getaffinity(0))} CPU "
+        f"cores ({platform.machine()}), python {platform.python_version()}, jax "
+        f"{jax.__version__}, torch {torch.__version__} "
+        f"({torch.get_num_threads()} threads), transformers {transformers.__version__}"
+    )
     print(f"largest difference of logits: {difference:.1e}")
     print(f"first call with compilation: forward {first_forward:.0f} s, generate {first:.0f} s")
-    print(f"log-probs of 4096 positions x 152,064 words, forward and backward: {logprob_memory():.2f} GiB of temporaries\n")
+    print(
+        "log-probs of 4096 positions x 152,064 words, forward and backward: "
+        f"{logprob_memory():.2f} GiB of temporaries\n"
+    )
     print("| | qoq_jax | transformers | ratio |\n|---|---|---|---|")
     for name, mine, other, ratio in rows:
         print(f"| {name} | {mine} | {other} | {ratio:.2f} |")
 
     work, count = least_flops(theirs, samples[0]), options.prompts * options.samples
-    forward_work = 2 * (work["image"] + work["prompt"] + len(samples[0]["input_ids"]) * work["head"])
+    forward_work = 2 * (
+        work["image"] + work["prompt"] + len(samples[0]["input_ids"]) * work["head"]
+    )
     token_work = count * (options.new * work["head"] + (options.new - 1) * work["step"])
     generate_work = options.prompts * (work["image"] + work["prompt"]) + token_work
     repeated = count * work["prompt"] + token_work
-    print("\nbest product of 2048 x 2048 float32 matrices at the start, after the forward passes and at the end: "
-          f"{', '.join(f'{peak:.0f}' for peak in peaks)} GFLOP/s")
-    print("\n| | least work | at the best rate | qoq_jax reaches | largest possible ratio |\n|---|---|---|---|---|")
-    for name, flops, mine, other in (("forward", forward_work, our_forward, their_forward),
-                                     ("generate", generate_work, our_time, their_time)):
+    print(
+        "\nbest product of 2048 x 2048 float32 matrices at the start, after the forward passes "
+        "and at the end: "
+        f"{', '.join(f'{peak:.0f}' for peak in peaks)} GFLOP/s"
+    )
+    print(
+        "\n| | least work | at the best rate | qoq_jax reaches | largest possible ratio "
+        "|\n|---|---|---|---|---|"
+    )
+    for name, flops, mine, other in (
+        ("forward", forward_work, our_forward, their_forward),
+        ("generate", generate_work, our_time, their_time),
+    ):
         least = flops / max(peaks) / 1e9
-        print(f"| {name} | {flops / 1e9:.0f} GFLOP | {least:.1f} s | {least / mine:.0%} | {other / least:.2f} |")
+        print(
+            f"| {name} | {flops / 1e9:.0f} GFLOP | {least:.1f} s | {least / mine:.0%} | "
+            f"{other / least:.2f} |"
+        )
     once, each = (repeated + images * work["image"] for images in (options.prompts, count))
-    print(f"\nWork if each answer had a prefill of its own: {once / 1e9:.0f} GFLOP with an image encoded once, "
-          f"{each / 1e9:.0f} GFLOP with an image encoded for each answer")
+    print(
+        f"\nWork if each answer had a prefill of its own: {once / 1e9:.0f} GFLOP with an image "
+        "encoded once, "
+        f"{each / 1e9:.0f} GFLOP with an image encoded for each answer"
+    )
 
 
 if __name__ == "__main__":

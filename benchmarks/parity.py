@@ -1,9 +1,11 @@
-"""Parity with Hugging Face: max |difference| by case and stage, tiny random Qwen2.5-VL and Qwen3-VL, float32; then gradients,
-greedy tokens, the way back, and ECG-JEPA against reference numbers.
+"""Parity with Hugging Face: max |difference| by case and stage, tiny random Qwen2.5-VL and
+Qwen3-VL, float32; then gradients, greedy tokens, the way back, and ECG-JEPA against reference
+numbers.
 
     python benchmarks/parity.py        # needs torch: pip install -e '.[parity]'
 
-The model goes through a directory: transformers saves it, qoq_jax.models.hf loads it. The same prompts then run
+The model goes through a directory: transformers saves it, qoq_jax.models.hf loads it. The same
+prompts then run
 through both programs. tests/parity/test_hf_models.py asserts the same numbers.
 """
 
@@ -40,7 +42,8 @@ VOCAB, IMAGE, VIDEO, VISION_START, VISION_END, EOS, PAD = 128, 120, 121, 122, 12
 STAGES = ("positions", "vision tower", "merger", "deepstack", "hidden", "logits")
 FAMILIES = ("Qwen2.5-VL", "Qwen3-VL")
 
-# A prompt is a list of parts: a number of text tokens, or (kind, grid of patches). Windows are 4 x 4 patches.
+# A prompt is a list of parts: a number of text tokens, or (kind, grid of patches). Windows are 4 x
+# 4 patches.
 PROMPTS = {
     "text only": [[9]],
     "one image": [[3, ("image", (1, 8, 8)), 5]],
@@ -54,31 +57,77 @@ PROMPTS = {
 }
 
 
-def tiny_model(family: str = FAMILIES[0], seed: int = 0, tied: bool = False, nano: VlmConfig | None = None) -> PreTrainedModel:
-    """A random model: norms and biases are drawn too, so that ignoring one shows. nano: whose vocabulary and token ids it has."""
-    vocabulary, (image, video, start, end, eos, pad) = VOCAB, (IMAGE, VIDEO, VISION_START, VISION_END, EOS, PAD)
+def tiny_model(
+    family: str = FAMILIES[0], seed: int = 0, tied: bool = False, nano: VlmConfig | None = None
+) -> PreTrainedModel:
+    """A random model: norms and biases are drawn too, so that ignoring one shows. nano: whose
+    vocabulary and token ids it has.
+    """
+    vocabulary, (image, video, start, end, eos, pad) = (
+        VOCAB,
+        (IMAGE, VIDEO, VISION_START, VISION_END, EOS, PAD),
+    )
     if nano is not None:
         vocabulary, eos, pad = nano.decoder.vocab_size, nano.eos_ids[0], nano.pad_id
-        image, video, start, end = nano.image_token_id, nano.video_token_id, nano.vision_start_id, nano.vision_end_id
-    text = dict(vocab_size=vocabulary, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-6,
-                max_position_embeddings=512, bos_token_id=pad, eos_token_id=eos, pad_token_id=pad)
+        image, video, start, end = (
+            nano.image_token_id,
+            nano.video_token_id,
+            nano.vision_start_id,
+            nano.vision_end_id,
+        )
+    text = dict(
+        vocab_size=vocabulary,
+        intermediate_size=96,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rms_norm_eps=1e-6,
+        max_position_embeddings=512,
+        bos_token_id=pad,
+        eos_token_id=eos,
+        pad_token_id=pad,
+    )
     tower = dict(depth=4, hidden_size=32, intermediate_size=48, num_heads=2)
-    ids = dict(image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
-               tie_word_embeddings=tied, attn_implementation="eager")
+    ids = dict(
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+        tie_word_embeddings=tied,
+        attn_implementation="eager",
+    )
     torch.manual_seed(seed)
     if family == "Qwen3-VL":  # heads wider than width / heads, as in the published 2b and 32b
-        text |= dict(hidden_size=48, num_hidden_layers=3, head_dim=16, rope_parameters=dict(
-            rope_type="default", rope_theta=5e6, mrope_section=[4, 2, 2], mrope_interleaved=True))
-        tower |= dict(out_hidden_size=48, num_position_embeddings=36, deepstack_visual_indexes=[0, 2])
-        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=tower, **ids))
+        text |= dict(
+            hidden_size=48,
+            num_hidden_layers=3,
+            head_dim=16,
+            rope_parameters=dict(
+                rope_type="default", rope_theta=5e6, mrope_section=[4, 2, 2], mrope_interleaved=True
+            ),
+        )
+        tower |= dict(
+            out_hidden_size=48, num_position_embeddings=36, deepstack_visual_indexes=[0, 2]
+        )
+        model = Qwen3VLForConditionalGeneration(
+            Qwen3VLConfig(text_config=text, vision_config=tower, **ids)
+        )
     else:
-        text |= dict(hidden_size=64, num_hidden_layers=2, rope_parameters=dict(
-            rope_type="default", rope_theta=1e6, mrope_section=[2, 3, 3]))
-        tower |= dict(out_hidden_size=64, window_size=56, fullatt_block_indexes=[1, 3], tokens_per_second=2)
-        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=tower, **ids))
+        text |= dict(
+            hidden_size=64,
+            num_hidden_layers=2,
+            rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=[2, 3, 3]),
+        )
+        tower |= dict(
+            out_hidden_size=64, window_size=56, fullatt_block_indexes=[1, 3], tokens_per_second=2
+        )
+        model = Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(text_config=text, vision_config=tower, **ids)
+        )
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            noise = torch.randn_like(weight) * (weight.shape[-1] ** -0.5 if weight.ndim > 1 else 0.1)
+            noise = torch.randn_like(weight) * (
+                weight.shape[-1] ** -0.5 if weight.ndim > 1 else 0.1
+            )
             norm = name.endswith("weight") and ("norm" in name or "ln_q" in name)
             weight.copy_(1 + noise if norm else noise)
     return model.eval().float()
@@ -107,7 +156,10 @@ class Prompt:
 
 
 def make_prompt(parts, rng: np.random.Generator, cfg: VlmConfig) -> Prompt:
-    """Random tokens and pixels; images come before videos, as in `patches`. Qwen3-VL has text before each step of a video."""
+    """Random tokens and pixels; images come before videos, as in `patches`.
+
+    Qwen3-VL has text before each step of a video.
+    """
     ids: list[int] = []
     grids: dict[str, list[tuple[int, int, int]]] = {"image": [], "video": []}
     for part in parts:
@@ -117,21 +169,35 @@ def make_prompt(parts, rng: np.random.Generator, cfg: VlmConfig) -> Prompt:
         kind, grid = part
         grids[kind].append(grid)
         steps = is_qwen3(cfg) and kind == "video"
-        for _, h, w in positions.single_steps([grid]) if steps else [(1, grid[0] * grid[1], grid[2])]:
+        for _, h, w in (
+            positions.single_steps([grid]) if steps else [(1, grid[0] * grid[1], grid[2])]
+        ):
             ids += rng.integers(0, PAD, 2 * steps).tolist()
             ids += [VISION_START, *[IMAGE if kind == "image" else VIDEO] * (h * w // 4), VISION_END]
     count = sum(int(np.prod(grid)) for kind in grids.values() for grid in kind)
-    return Prompt(np.array(ids, np.int32), rng.integers(0, 256, (count, cfg.vision.patch_dim)).astype(np.uint8), grids)
+    return Prompt(
+        np.array(ids, np.int32),
+        rng.integers(0, 256, (count, cfg.vision.patch_dim)).astype(np.uint8),
+        grids,
+    )
 
 
 def sample(prompt: Prompt, cfg: VlmConfig) -> dict:
     """The prompt as data/transforms.py makes samples."""
     order, patch_hw, patch_frame, patch_window = images.window_order(
-        prompt.all_grids, window=cfg.vision.window, patch=cfg.vision.patch_size)
-    video_grids = positions.single_steps(prompt.grids["video"]) if is_qwen3(cfg) else prompt.grids["video"]
+        prompt.all_grids, window=cfg.vision.window, patch=cfg.vision.patch_size
+    )
+    video_grids = (
+        positions.single_steps(prompt.grids["video"]) if is_qwen3(cfg) else prompt.grids["video"]
+    )
     rope = positions.rope_positions(
-        prompt.ids, image_token_id=IMAGE, video_token_id=VIDEO, image_grids=prompt.grids["image"],
-        video_grids=video_grids, second_per_grid=[1.5] * len(video_grids))
+        prompt.ids,
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        image_grids=prompt.grids["image"],
+        video_grids=video_grids,
+        second_per_grid=[1.5] * len(video_grids),
+    )
     index = np.full(prompt.ids.shape, -1)
     index[prompt.kinds > 0] = np.argsort(order)
     return {
@@ -144,9 +210,19 @@ def sample(prompt: Prompt, cfg: VlmConfig) -> dict:
 
 
 def our_batch(prompts: list[Prompt], cfg: VlmConfig, packed: bool, left: bool = False):
-    """(device batch of a shape that all cases share, where each prompt stands: row and first token)."""
-    budget = packing.Budget(rows=2, tokens=64, media_rows=1, patches=192, ecgs=0, pad_id=PAD, max_per_row=8 if packed else 1,
-                            patch_dim=cfg.vision.patch_dim)
+    """(device batch of a shape that all cases share, where each prompt stands: row and first
+    token).
+    """
+    budget = packing.Budget(
+        rows=2,
+        tokens=64,
+        media_rows=1,
+        patches=192,
+        ecgs=0,
+        pad_id=PAD,
+        max_per_row=8 if packed else 1,
+        patch_dim=cfg.vision.patch_dim,
+    )
     batch, placed = packing.pack([sample(prompt, cfg) for prompt in prompts], budget)
     used, places = [0, 0], []
     for prompt, place in zip(prompts, placed):
@@ -163,24 +239,37 @@ def our_batch(prompts: list[Prompt], cfg: VlmConfig, packed: bool, left: bool = 
 
 @functools.partial(jax.jit, static_argnums=1)
 def forward(params, cfg, batch):
-    """(features [R,P,W], tokens [R,P/4,D], DeepStack features [J,R,P/4,D] or None, hidden [B,T,D], logits [B,T,V])."""
+    """(features [R,P,W], tokens [R,P/4,D], DeepStack features [J,R,P/4,D] or None, hidden [B,T,D],
+    logits [B,T,V]).
+    """
     inputs = [batch[name] for name in ("patches", "patch_hw", "patch_frame", "patch_window")]
     if is_qwen3(cfg):
         features, _ = qwen3_vision.tower(params["vision"], cfg, *inputs[:3])
     else:
         features = vision.tower(params["vision"], cfg, *inputs)
     hidden = vlm.hidden(params, cfg, batch)
-    return features, *vlm.vision_tower(cfg).tokens(params["vision"], cfg, batch), hidden, vlm.unembed(params, cfg, hidden)
+    return (
+        features,
+        *vlm.vision_tower(cfg).tokens(params["vision"], cfg, batch),
+        hidden,
+        vlm.unembed(params, cfg, hidden),
+    )
 
 
-def torch_inputs(prompts: list[Prompt], cfg: VlmConfig, left: bool = False) -> dict[str, torch.Tensor]:
+def torch_inputs(
+    prompts: list[Prompt], cfg: VlmConfig, left: bool = False
+) -> dict[str, torch.Tensor]:
     """Inputs of the Hugging Face model, padded to the longest prompt."""
     longest = max(len(prompt.ids) for prompt in prompts)
-    pad = lambda x, value: np.pad(x, (longest - len(x), 0) if left else (0, longest - len(x)), constant_values=value)
+    pad = lambda x, value: np.pad(
+        x, (longest - len(x), 0) if left else (0, longest - len(x)), constant_values=value
+    )
     ids = np.stack([pad(prompt.ids, PAD) for prompt in prompts]).astype(np.int64)
     inputs = {
         "input_ids": torch.tensor(ids),
-        "attention_mask": torch.tensor(np.stack([pad(np.ones(len(p.ids), np.int64), 0) for p in prompts])),
+        "attention_mask": torch.tensor(
+            np.stack([pad(np.ones(len(p.ids), np.int64), 0) for p in prompts])
+        ),
         "mm_token_type_ids": torch.tensor(np.stack([pad(p.kinds, 0) for p in prompts])),
     }
     for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
@@ -198,17 +287,29 @@ def part(prompt: Prompt, kind: str, cfg: VlmConfig) -> torch.Tensor:
     still = sum(int(np.prod(grid)) for grid in prompt.grids["image"])
     patches = prompt.patches[:still] if kind == "image" else prompt.patches[still:]
     per_channel = patches.shape[1] // 3
-    mean, std = (np.repeat(np.array(x, np.float32), per_channel) for x in (cfg.vision.pixel_mean, cfg.vision.pixel_std))
+    mean, std = (
+        np.repeat(np.array(x, np.float32), per_channel)
+        for x in (cfg.vision.pixel_mean, cfg.vision.pixel_std)
+    )
     return torch.tensor((patches / np.float32(255) - mean) / std)
 
 
 @torch.no_grad()
 def torch_forward(model, prompts: list[Prompt], cfg: VlmConfig, left: bool = False):
-    """[(positions [3,T], features, tokens, DeepStack features, hidden [T,D], logits [T,V])] by prompt, without the padding."""
+    """[(positions [3,T], features, tokens, DeepStack features, hidden [T,D], logits [T,V])] by
+    prompt, without the padding.
+    """
     inputs = torch_inputs(prompts, cfg, left)
-    rope = {name: inputs.get(name) for name in ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")}
-    place, _ = model.model.get_rope_index(inputs["input_ids"], inputs["mm_token_type_ids"],
-                                          attention_mask=inputs["attention_mask"], **rope)
+    rope = {
+        name: inputs.get(name)
+        for name in ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+    }
+    place, _ = model.model.get_rope_index(
+        inputs["input_ids"],
+        inputs["mm_token_type_ids"],
+        attention_mask=inputs["attention_mask"],
+        **rope,
+    )
     out = model(**inputs, position_ids=place, output_hidden_states=True)
     results = []
     for row, prompt in enumerate(prompts):
@@ -219,15 +320,29 @@ def torch_forward(model, prompts: list[Prompt], cfg: VlmConfig, left: bool = Fal
             tower = model.model.visual(pixels, grid_thw=torch.tensor(prompt.all_grids))
             features, tokens = tower.last_hidden_state, tower.pooler_output
             deep = torch.stack(tower.deepstack_features) if is_qwen3(cfg) else deep
-        results.append([x.numpy() for x in (place[:, row, real], features, tokens, deep, out.hidden_states[-1][row, real],
-                                            out.logits[row, real])])
+        results.append(
+            [
+                x.numpy()
+                for x in (
+                    place[:, row, real],
+                    features,
+                    tokens,
+                    deep,
+                    out.hidden_states[-1][row, real],
+                    out.logits[row, real],
+                )
+            ]
+        )
     return results
 
 
 def compare(name: str, model, cfg, params) -> dict[str, float]:
     """{stage: max |ours - theirs|} of a case; stages that the case lacks are left out."""
     rng = np.random.default_rng(list(PROMPTS).index(name))
-    prompts, left = [make_prompt(parts, rng, cfg) for parts in PROMPTS[name]], name == "left padding"
+    prompts, left = (
+        [make_prompt(parts, rng, cfg) for parts in PROMPTS[name]],
+        name == "left padding",
+    )
     batch, places = our_batch(prompts, cfg, packed=name == "packed rows", left=left)
     features, tokens, deep, hidden, logits = jax.device_get(forward(params, cfg, batch))
     # Packed prompts share a row here and have a call of their own there.
@@ -239,8 +354,14 @@ def compare(name: str, model, cfg, params) -> dict[str, float]:
         at, count = slice(start, start + len(prompt.ids)), len(prompt.patches)
         index = batch["media_index"][row, at]
         at_vision = index[index >= 0]
-        ours = (batch["positions"][row, :, at], features[0, patch : patch + count], tokens[0, at_vision],
-                None if deep is None else deep[:, 0, at_vision], hidden[row, at], logits[row, at])
+        ours = (
+            batch["positions"][row, :, at],
+            features[0, patch : patch + count],
+            tokens[0, at_vision],
+            None if deep is None else deep[:, 0, at_vision],
+            hidden[row, at],
+            logits[row, at],
+        )
         patch += count
         for stage, mine, reference in zip(STAGES, ours, result):
             if reference.size:
@@ -249,7 +370,9 @@ def compare(name: str, model, cfg, params) -> dict[str, float]:
 
 
 def gradients(model, cfg, params) -> dict[str, float]:
-    """{weight: |ours - theirs| / |theirs| (Frobenius)} of the gradient of the mean log-prob of the next tokens."""
+    """{weight: |ours - theirs| / |theirs| (Frobenius)} of the gradient of the mean log-prob of the
+    next tokens.
+    """
     prompt = make_prompt(PROMPTS["two images of different sizes"][0], np.random.default_rng(0), cfg)
     batch, [(row, start)] = our_batch([prompt], cfg, packed=False)
     count = len(prompt.ids) - 1
@@ -257,7 +380,13 @@ def gradients(model, cfg, params) -> dict[str, float]:
     @jax.jit
     @jax.grad
     def ours(params):
-        scores, _ = vlm.token_logprobs(params, cfg, vlm.hidden(params, cfg, batch), jnp.roll(batch["tokens"], -1, axis=1), chunk=32)
+        scores, _ = vlm.token_logprobs(
+            params,
+            cfg,
+            vlm.hidden(params, cfg, batch),
+            jnp.roll(batch["tokens"], -1, axis=1),
+            chunk=32,
+        )
         return scores[row, start : start + count].mean()
 
     mine = spec.flatten(ours(params))
@@ -265,16 +394,25 @@ def gradients(model, cfg, params) -> dict[str, float]:
     inputs = torch_inputs([prompt], cfg)
     scores = torch.log_softmax(model(**inputs).logits[0, :-1], -1)
     scores.gather(1, inputs["input_ids"][0, 1:, None]).mean().backward()
-    theirs = {keys.canonical(name): weight.grad.numpy() for name, weight in model.named_parameters()}
+    theirs = {
+        keys.canonical(name): weight.grad.numpy() for name, weight in model.named_parameters()
+    }
     model.zero_grad()
     reference = spec.flatten(hf.from_tensors(vlm.param_specs(cfg), theirs))
     assert mine.keys() == reference.keys()
-    return {path: float(jnp.linalg.norm((mine[path] - reference[path]).ravel()) / jnp.linalg.norm(reference[path].ravel()))
-            for path in mine}
+    return {
+        path: float(
+            jnp.linalg.norm((mine[path] - reference[path]).ravel())
+            / jnp.linalg.norm(reference[path].ravel())
+        )
+        for path in mine
+    }
 
 
 def loud_model(family: str) -> PreTrainedModel:
-    """A tiny model for `greedy`: without an end token, to compare all of them, and with weights twice as large, to vary them."""
+    """A tiny model for `greedy`: without an end token, to compare all of them, and with weights
+    twice as large, to vary them.
+    """
     model = tiny_model(family)
     with torch.no_grad():
         for weight in model.parameters():
@@ -286,16 +424,30 @@ def loud_model(family: str) -> PreTrainedModel:
 
 @torch.no_grad()
 def greedy(theirs: PreTrainedModel, ours: Model, count: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """(their, our) greedy tokens int [4, count] of one batch: prompts of different lengths with different images, one with two."""
+    """(their, our) greedy tokens int [4, count] of one batch: prompts of different lengths with
+    different images, one with two.
+    """
     rng = np.random.default_rng(0)
     batch = []
-    for words, grids in zip((5, 9, 3, 12), ([(1, 8, 8)], [(1, 4, 10)], [(1, 10, 6), (1, 4, 4)], [(1, 6, 12)])):
+    for words, grids in zip(
+        (5, 9, 3, 12), ([(1, 8, 8)], [(1, 4, 10)], [(1, 10, 6), (1, 4, 4)], [(1, 6, 12)])
+    ):
         ids = rng.integers(0, 100, 4).tolist()
         for grid in grids:
-            ids += [VISION_START, *[IMAGE] * (int(np.prod(grid)) // 4), VISION_END, *rng.integers(0, 100, words)]
+            ids += [
+                VISION_START,
+                *[IMAGE] * (int(np.prod(grid)) // 4),
+                VISION_END,
+                *rng.integers(0, 100, words),
+            ]
         size = sum(int(np.prod(grid)) for grid in grids)
-        batch.append({"input_ids": np.array(ids), "grid_thw": np.array(grids),
-                      "patches": rng.normal(size=(size, ours.cfg.vision.patch_dim)).astype(np.float32)})
+        batch.append(
+            {
+                "input_ids": np.array(ids),
+                "grid_thw": np.array(grids),
+                "patches": rng.normal(size=(size, ours.cfg.vision.patch_dim)).astype(np.float32),
+            }
+        )
     longest = max(len(prompt["input_ids"]) for prompt in batch)
     ids, mask = np.full((4, longest), PAD), np.zeros((4, longest), int)
     for row, prompt in enumerate(batch):  # transformers pads on the left
@@ -315,8 +467,13 @@ def ecg_jepa() -> dict[str, float]:
     golden = pathlib.Path(__file__).parents[1] / "tests" / "golden"
     params, cfg = ecg.load(str(golden / "ecg_jepa_small.safetensors"), num_heads=4)
     with np.load(golden / "ecg_jepa_small_io.npz") as io:
-        total, count = jax.jit(ecg.jepa_loss, static_argnums=2)(params, params["encoder"], cfg, io["ecg"], io["mask"])
-        ours = {"tokens": jax.jit(ecg.tokens, static_argnums=1)(params, cfg, io["ecg"]), "jepa_loss": total / count}
+        total, count = jax.jit(ecg.jepa_loss, static_argnums=2)(
+            params, params["encoder"], cfg, io["ecg"], io["mask"]
+        )
+        ours = {
+            "tokens": jax.jit(ecg.tokens, static_argnums=1)(params, cfg, io["ecg"]),
+            "jepa_loss": total / count,
+        }
         return {name: float(np.abs(value - io[name]).max()) for name, value in ours.items()}
 
 
@@ -337,24 +494,38 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as directory:
             cfg, params = loaded(model, directory)
             hf.save(f"{directory}/back", *hf.load(directory), directory)
-            before, after = (files.open_directory(place) for place in (directory, f"{directory}/back"))
-            unequal = sum(name not in after or not np.array_equal(one.map(), after[name].map()) for name, one in before.items())
+            before, after = (
+                files.open_directory(place) for place in (directory, f"{directory}/back")
+            )
+            unequal = sum(
+                name not in after or not np.array_equal(one.map(), after[name].map())
+                for name, one in before.items()
+            )
             (loud := loud_model(family)).save_pretrained(f"{directory}/loud")
             tokens, ours = greedy(loud, qoq_jax.load(f"{directory}/loud", dtype="float32"))
-        notes += [f"{family}, read and written again: {unequal} of {len(before)} tensors differ",
-                  f"{family}, greedy tokens of 4 prompts with different images: {(tokens != ours).sum()} of {tokens.size} differ"]
+        notes += [
+            f"{family}, read and written again: {unequal} of {len(before)} tensors differ",
+            f"{family}, greedy tokens of 4 prompts with different images: "
+            f"{(tokens != ours).sum()} of {tokens.size} differ",
+        ]
         worst = max(worst, float(unequal > 0 or (tokens != ours).any()))
         for name in PROMPTS:
             found = compare(name, model, cfg, params)
             worst = max(worst, *found.values())
-            columns = " | ".join(f"{found[stage]:.1e}" if stage in found else "" for stage in STAGES)
+            columns = " | ".join(
+                f"{found[stage]:.1e}" if stage in found else "" for stage in STAGES
+            )
             print(f"| {family} | {name} | {columns} |", flush=True)
         relative = gradients(model, cfg, params)
         worst = max(worst, *relative.values())
-        notes.append(f"{family}, gradient of the mean log-prob, relative: {max(relative.values()):.1e} "
-                     f"({max(relative, key=relative.__getitem__)})")
+        notes.append(
+            f"{family}, gradient of the mean log-prob, relative: {max(relative.values()):.1e} "
+            f"({max(relative, key=relative.__getitem__)})"
+        )
     for name, difference in ecg_jepa().items():
-        notes.append(f"ECG-JEPA, {name}: {difference:.1e} from the reference, allowed {ECG_TOLERANCE:.0e}")
+        notes.append(
+            f"ECG-JEPA, {name}: {difference:.1e} from the reference, allowed {ECG_TOLERANCE:.0e}"
+        )
         worst = max(worst, float(difference > ECG_TOLERANCE))
     print("", *notes, f"largest of all: {worst:.1e}, allowed {TOLERANCE:.0e}", sep="\n")
     return int(not worst <= TOLERANCE)

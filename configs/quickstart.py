@@ -1,9 +1,12 @@
 """The quickstart: a small model, climb-mini and the real samples, SFT warm start, DRPO, report.
 
-    qoq train --config=configs/quickstart.py            DRPO; 10 to 15 minutes on 2 cores with install, data and report.
-                                                        Held-out climb-mini macro-F1 0.33 to 0.45-0.50, IoU 0.37 to 0.47
-    qoq train --config=configs/quickstart.py:grpo       the same with GRPO: as long; its scores have not been measured
-    qoq train --config=configs/quickstart.py:smoke      2 minutes, to see that everything runs
+qoq train --config=configs/quickstart.py            DRPO; 10 to 15 minutes on 2 cores with install,
+data and report.
+                                                    Held-out climb-mini macro-F1 0.33 to 0.45-0.50,
+                                                    IoU 0.37 to 0.47
+qoq train --config=configs/quickstart.py:grpo       the same with GRPO: as long; its scores have not
+been measured qoq train --config=configs/quickstart.py:smoke      2 minutes, to see that everything
+runs
 """
 
 from qoq_jax import config as qoq_config
@@ -14,16 +17,18 @@ def get_config(arg: str = "drpo"):
     config = qoq_config.default()
     config.workdir = f"runs/quickstart-{arg}" if arg != "drpo" else "runs/quickstart"
     config.data.mini_rows = 4500
-    config.data.mixing_power = 0.5  # CT is over half of the rows; drawn by the square root, each domain is seen often enough
+    # CT is over half of the rows; drawn by the square root, each domain is seen often enough
+    config.data.mixing_power = 0.5
     config.data.frame_max_pixels = 84 * 84  # 2 x 36 patches for the 4 frames of a volume
     config.data.max_patches, config.data.mean_patches, config.data.mean_ecgs = 72, 64, 0.25
     config.data.max_prompt_tokens = 76
     config.data.cache = True
     config.optimizer.b2 = 0.98
-    # From scratch, the patch projection gets gradients far above all others and shakes what the tower has learned
-    # (arXiv 2104.02057, section 4.2); its cosine basis needs no training.
+    # From scratch, the patch projection gets gradients far above all others and shakes what the
+    # tower has learned (arXiv 2104.02057, section 4.2); its cosine basis needs no training.
     config.optimizer.frozen = ("vision/patch_embed",)
-    # The warm start knows the answer format and where a finding is; diagnoses and the extent of a finding are left to RL.
+    # The warm start knows the answer format and where a finding is; diagnoses and the extent of a
+    # finding are left to RL.
     config.sft.diagnoses, config.sft.box_shrink = False, 0.3
     config.sft.steps = 240
     config.sft.rows, config.sft.tokens, config.sft.samples = 32, 176, 48
@@ -32,16 +37,20 @@ def get_config(arg: str = "drpo"):
     config.rl.steps = 240
     config.rl.response_tokens = 36
     config.rl.lr, config.rl.schedule = 2e-4, "cosine"
-    # At temperature 1 four answers in ten hold a stray token somewhere, and RL learns from those instead of from diagnoses.
+    # At temperature 1 four answers in ten hold a stray token somewhere, and RL learns from those
+    # instead of from diagnoses.
     config.rl.temperature = 0.6
-    # Labels that the model cannot tell apart yet drift to a single one, from which nothing is learned any more; at 1e-3 most
-    # data sets end so, at 0.1 few.
+    # Labels that the model cannot tell apart yet drift to a single one, from which nothing is
+    # learned any more; at 1e-3 most data sets end so, at 0.1 few.
     config.rl.kl_coefficient = 0.1
-    # Answers to one question differ far more in accuracy than in IoU; at the paper's weight of 0.2 boxes hardly improve.
+    # Answers to one question differ far more in accuracy than in IoU; at the paper's weight of 0.2
+    # boxes hardly improve.
     config.rl.reward.iou = 0.4
-    # A batch has two questions of a domain, too few to cluster: temperatures are taken over the last 256 of each as well.
+    # A batch has two questions of a domain, too few to cluster: temperatures are taken over the
+    # last 256 of each as well.
     config.rl.drpo.history_size = 256
-    config.rl.drpo.damping = False  # it weakens good answers only (docs/rl.md); the published code has none
+    # it weakens good answers only (docs/rl.md); the published code has none
+    config.rl.drpo.damping = False
     config.rl.algorithm = "grpo" if arg == "grpo" else "drpo"
     if arg == "smoke":
         config.data.mini_rows = 400

@@ -1,4 +1,6 @@
-"""qoq_jax: clinical vision-language-signal models in JAX. `qoq_jax.load` gives a model to ask; see README.md."""
+"""qoq_jax: clinical vision-language-signal models in JAX. `qoq_jax.load` gives a model to ask; see
+README.md.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 
-def load(source: str | os.PathLike, mesh: jax.sharding.Mesh | None = None, dtype: Any = None) -> Model:
+def load(
+    source: str | os.PathLike, mesh: jax.sharding.Mesh | None = None, dtype: Any = None
+) -> Model:
     """A model with `.logits(samples)` and `.generate(samples, ...)`: see generation.model.load.
 
     Args:
-      source: a Hugging Face directory or hub id, the workdir of a training run, or a variant's name (random weights).
+      source: a Hugging Face directory or hub id, the workdir of a training run, or a variant's name
+        (random weights).
       mesh: the device mesh that weights are sharded over; None = one device.
       dtype: "float32" or "bfloat16"; None = as stored.
     """

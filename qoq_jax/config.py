@@ -1,8 +1,9 @@
 """Configuration: an ml_collections.ConfigDict on the outside, frozen dataclasses on the inside.
 
-A config file (configs/*.py) defines `get_config(arg)` and returns a ConfigDict that starts from `default()`. The command line
-overrides single fields (`--config.rl.lr=1e-4`). `parse` turns the ConfigDict into a frozen `Config`: an unknown key or a wrong
-type stops there, with a suggestion. Code below the command line only ever sees the dataclasses.
+A config file (configs/*.py) defines `get_config(arg)` and returns a ConfigDict that starts from
+`default()`. The command line overrides single fields (`--config.rl.lr=1e-4`). `parse` turns the
+ConfigDict into a frozen `Config`: an unknown key or a wrong type stops there, with a suggestion.
+Code below the command line only ever sees the dataclasses.
 """
 
 from __future__ import annotations
@@ -29,13 +30,19 @@ from qoq_jax.rl.rewards import PRESETS, RewardConfig
 class ModelConfig:
     """Which model, and how it computes."""
 
-    variant: str = "nano"  # random weights: a name of models/variants.py, nano, 3b, 7b, 32b, 72b, qwen3-2b, -4b, -8b, -32b;
-    # published architecture, tokenizer and weights: a Hugging Face directory, or a hub id like Qwen/Qwen2.5-VL-3B-Instruct
-    tokenizer: str = ""  # "nano", or a Hugging Face directory that holds tokenizer.json; "" = the model's own
-    ecg_tokens: int = 1  # tokens an ECG: 1 (pooled), 50 (a time step each), 400 (a lead and time step each); 0 = no ECG encoder
+    # random weights: a name of models/variants.py, nano, 3b, 7b, 32b, 72b, qwen3-2b, -4b, -8b,
+    # -32b; published architecture, tokenizer and weights: a Hugging Face directory, or a hub id
+    # like Qwen/Qwen2.5-VL-3B-Instruct
+    variant: str = "nano"
+    # "nano", or a Hugging Face directory that holds tokenizer.json; "" = the model's own
+    tokenizer: str = ""
+    # tokens an ECG: 1 (pooled), 50 (a time step each), 400 (a lead and time step each); 0 = no ECG
+    # encoder
+    ecg_tokens: int = 1
     compute_dtype: str = "float32"  # float32 or bfloat16; master weights are always float32
     remat: str = "none"  # rematerialisation of decoder and vision blocks: none, dots, full
-    ecg_weights: str = ""  # ECG-JEPA safetensors file that the ECG encoder starts from; "" = random weights
+    # ECG-JEPA safetensors file that the ECG encoder starts from; "" = random weights
+    ecg_weights: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +61,18 @@ class DataConfig:
     root: str = "data_cache"  # folder for generated and fetched data sets
     mini_rows: int = 6000  # training rows of climb-mini; 0 = none
     mini_seed: int = 0
-    mini_imbalance: str = "climb"  # climb (CT over half of the rows), climb_without_rspect (chest X-rays) or balanced
+    # climb (CT over half of the rows), climb_without_rspect (chest X-rays) or balanced
+    mini_imbalance: str = "climb"
     real: bool = True  # add the real samples of climb/samples.py when they can be fetched
-    extra: tuple[str, ...] = ()  # further folders with train/validation/test.jsonl in the CLIMB-QA schema
+    # further folders with train/validation/test.jsonl in the CLIMB-QA schema
+    extra: tuple[str, ...] = ()
     real_repeat: int = 4  # times that a real training row counts, since there are few of them
-    mixing_power: float = 1.0  # a domain of n rows is drawn with weight n^power: 1 = as they come, 0 = all domains alike
+    # a domain of n rows is drawn with weight n^power: 1 = as they come, 0 = all domains alike
+    mixing_power: float = 1.0
     cache: bool = False  # keep processed samples in memory: for some thousand small samples
     on_error: str = "raise"  # a bad sample: "raise", or "skip" (counted, listed in the report)
-    max_bad_fraction: float = 0.01  # with skip: stop when more than this share of the rows read was bad
+    # with skip: stop when more than this share of the rows read was bad
+    max_bad_fraction: float = 0.01
     min_pixels: int = 28 * 28
     max_pixels: int = 112 * 112  # largest image after resizing
     frame_max_pixels: int = 112 * 112  # largest frame of a volume or video after resizing
@@ -82,7 +93,8 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.999
     clip_norm: float = 1.0
-    frozen: tuple[str, ...] = ()  # weights that stay as they are, by the start of their path: "vision", "vision/patch_embed", ...
+    # weights that stay as they are, by the start of their path: "vision", "vision/patch_embed", ...
+    frozen: tuple[str, ...] = ()
     max_skipped: int = 10  # stop after so many non-finite updates in a row
     offload: bool = False  # keep the moments in host memory between updates
 
@@ -96,8 +108,12 @@ class SftConfig:
     tokens: int = 352  # length of a text row
     samples: int = 48  # samples a batch that the media budget is made for
     limit: int = 0  # use only so many training rows (0 = all)
-    diagnoses: bool = True  # False: teach format, boxes and findings, but hide the diagnosis (train/setup.py hide_diagnosis)
-    box_shrink: float = 0.0  # teach boxes whose edges lie up to this share of a side inside the gold box (train/setup.py shrink_boxes)
+    # False: teach format, boxes and findings, but hide the diagnosis (train/setup.py
+    # hide_diagnosis)
+    diagnoses: bool = True
+    # teach boxes whose edges lie up to this share of a side inside the gold box (train/setup.py
+    # shrink_boxes)
+    box_shrink: float = 0.0
     lr: float = 1e-3
     warmup: int = 20
     schedule: str = "cosine"  # constant, cosine or linear, after the warm-up
@@ -118,11 +134,13 @@ class CriticConfig:
 class RlConfig:
     """Reinforcement learning on sampled answers."""
 
-    algorithm: str = "drpo"  # sft (gold answers to the same questions, no RL), or a row of rl/algorithms.py
+    # sft (gold answers to the same questions, no RL), or a row of rl/algorithms.py
+    algorithm: str = "drpo"
     steps: int = 300
     questions: int = 32  # prompts a rollout batch
     rollouts: int = 6  # answers a prompt
-    response_tokens: int = 40  # longest answer in training; what is not finished by then has no format reward
+    # longest answer in training; what is not finished by then has no format reward
+    response_tokens: int = 40
     minibatches: int = 1  # updates a pass over a rollout batch; divides media_rows
     epochs: int = 1  # passes over a rollout batch; from the second on its media rows are shuffled
     accumulate: int = 1  # micro-batches an update; minibatches x accumulate divides media_rows
@@ -135,17 +153,24 @@ class RlConfig:
     kl_coefficient: float = 1e-4
     kl_estimator: str = "low_var"  # kl, abs, mse or low_var
     kl_in: str = "loss"  # loss or reward
-    kl_target: float = 0.0  # above 0: the coefficient adapts until an answer has this KL to the reference
+    # above 0: the coefficient adapts until an answer has this KL to the reference
+    kl_target: float = 0.0
     kl_horizon: int = 10000  # answers in which an adaptive coefficient changes by at most 20 %
     clip_low: float = 0.0  # clip range of the ratio and dual clip; 0 = the algorithm's own
     clip_high: float = 0.0
     clip_dual: float = 0.0
-    old_logprobs: str = "sampler"  # denominator of the ratio: the sampler's own, or "trainer" (recomputed for several updates)
-    importance_cap: float = 0.0  # above 0: weigh tokens by min(trainer / sampler probability, cap); needs old_logprobs = trainer
-    max_refills: int = 3  # dapo: further rollout batches drawn at most, to replace questions whose answers all earned the same
+    # denominator of the ratio: the sampler's own, or "trainer" (recomputed for several updates)
+    old_logprobs: str = "sampler"
+    # above 0: weigh tokens by min(trainer / sampler probability, cap); needs old_logprobs = trainer
+    importance_cap: float = 0.0
+    # dapo: further rollout batches drawn at most, to replace questions whose answers all earned the
+    # same
+    max_refills: int = 3
     offload_reference: bool = False  # keep the reference in host memory while it is not needed
-    reward_workers: int = 0  # processes that compute rewards; 0 = in the trainer's own process, without a deadline
-    reward_deadline: float = 2.0  # seconds that a worker has for one answer; past it the answer earns 0 and is counted
+    # processes that compute rewards; 0 = in the trainer's own process, without a deadline
+    reward_workers: int = 0
+    # seconds that a worker has for one answer; past it the answer earns 0 and is counted
+    reward_deadline: float = 2.0
     save_every: int = 50
     critic: CriticConfig = CriticConfig()
     reward: RewardConfig = RewardConfig()
@@ -166,19 +191,25 @@ class AlignConfig:
 class EcgPretrainConfig:
     """ECG-JEPA pretraining of the variant's ECG encoder (stage "ecg", which is a run of its own)."""
 
-    rows: int = 3000  # climb-mini ECGs to generate, a fifth of the patients held out for the linear probe; 0 = none
-    data_seed: int = 1000  # another one than data.mini_seed, so that no patient of climb-mini is among them
-    folders: tuple[str, ...] = ()  # further ECGs: trees of WFDB, NPZ or DICOM files (unlabelled), or folders with train.jsonl
+    # climb-mini ECGs to generate, a fifth of the patients held out for the linear probe; 0 = none
+    rows: int = 3000
+    # another one than data.mini_seed, so that no patient of climb-mini is among them
+    data_seed: int = 1000
+    # further ECGs: trees of WFDB, NPZ or DICOM files (unlabelled), or folders with train.jsonl
+    folders: tuple[str, ...] = ()
     steps: int = 400
     batch: int = 32  # a multiple of the mesh's data x fsdp
     mask: str = "random"  # hidden time steps: "random", or "block" (multi-block)
-    mask_low: float = 0.6  # share of the steps that is hidden (random), or that each block hides: drawn from [low, high)
+    # share of the steps that is hidden (random), or that each block hides: drawn from [low, high)
+    mask_low: float = 0.6
     mask_high: float = 0.7
     mask_blocks: int = 4  # blocks of mask=block
     lr: float = 2e-3
     warmup: int = 30
     schedule: str = "cosine"
-    momentum: float = 0.99  # of the moving average that gives the targets, rising linearly to 1; the paper has 0.996 for long runs
+    # of the moving average that gives the targets, rising linearly to 1; the paper has 0.996 for
+    # long runs
+    momentum: float = 0.99
     save_every: int = 100
 
 
@@ -207,8 +238,10 @@ class LogConfig:
 class Config:
     seed: int = 0
     workdir: str = "runs/default"
-    compile_cache: str = ""  # folder of compiled programs, for runs that share them; "" = inside the workdir
-    start: str = ""  # workdir of a finished run whose weights this one starts from; "" = those of model.variant
+    # folder of compiled programs, for runs that share them; "" = inside the workdir
+    compile_cache: str = ""
+    # workdir of a finished run whose weights this one starts from; "" = those of model.variant
+    start: str = ""
     stages: tuple[str, ...] = ("sft", "rl")  # of sft, align, rl, in this order
     model: ModelConfig = ModelConfig()
     mesh: MeshConfig = MeshConfig()
@@ -243,14 +276,57 @@ _CHOICES = {
     "rl.old_logprobs": ("sampler", "trainer"),
     "eval.split": ("validation", "test"),
 }
-_POSITIVE = ("sft.steps", "sft.rows", "sft.tokens", "sft.samples", "sft.accumulate", "sft.save_every", "rl.steps",
-             "rl.questions", "rl.rollouts", "rl.response_tokens", "rl.minibatches", "rl.accumulate", "rl.epochs",
-             "rl.kl_horizon", "rl.reward_deadline", "align.steps", "eval.validation_rows", "rl.temperature", "rl.save_every",
-             "eval.rows", "log.every", "ecg.steps", "ecg.batch", "ecg.mask_blocks", "ecg.save_every",
-             "data.media_rows", "data.max_prompt_tokens", "data.max_response_tokens", "optimizer.max_skipped",
-             "optimizer.clip_norm", "rl.top_p", "rl.drpo.eps")
-_NOT_NEGATIVE = ("sft.lr", "rl.lr", "align.lr", "ecg.lr", "rl.critic.lr", "rl.critic.clip", "sft.warmup", "rl.warmup", "ecg.warmup",
-                 "eval.every", "eval.patience", "optimizer.weight_decay", "rl.gamma", "rl.critic.gae_lambda", "data.mixing_power")
+_POSITIVE = (
+    "sft.steps",
+    "sft.rows",
+    "sft.tokens",
+    "sft.samples",
+    "sft.accumulate",
+    "sft.save_every",
+    "rl.steps",
+    "rl.questions",
+    "rl.rollouts",
+    "rl.response_tokens",
+    "rl.minibatches",
+    "rl.accumulate",
+    "rl.epochs",
+    "rl.kl_horizon",
+    "rl.reward_deadline",
+    "align.steps",
+    "eval.validation_rows",
+    "rl.temperature",
+    "rl.save_every",
+    "eval.rows",
+    "log.every",
+    "ecg.steps",
+    "ecg.batch",
+    "ecg.mask_blocks",
+    "ecg.save_every",
+    "data.media_rows",
+    "data.max_prompt_tokens",
+    "data.max_response_tokens",
+    "optimizer.max_skipped",
+    "optimizer.clip_norm",
+    "rl.top_p",
+    "rl.drpo.eps",
+)
+_NOT_NEGATIVE = (
+    "sft.lr",
+    "rl.lr",
+    "align.lr",
+    "ecg.lr",
+    "rl.critic.lr",
+    "rl.critic.clip",
+    "sft.warmup",
+    "rl.warmup",
+    "ecg.warmup",
+    "eval.every",
+    "eval.patience",
+    "optimizer.weight_decay",
+    "rl.gamma",
+    "rl.critic.gae_lambda",
+    "data.mixing_power",
+)
 _AT_MOST_ONE = ("rl.top_p", "rl.gamma", "rl.critic.gae_lambda")
 
 
@@ -268,9 +344,14 @@ def parse(config: ml_collections.ConfigDict) -> Config:
     """ConfigDict -> frozen Config.
 
     Raises:
-      ConfigError: an unknown key, a wrong type, or a value that makes no sense; the message names the field.
+      ConfigError: an unknown key, a wrong type, or a value that makes no sense; the message names
+        the field.
     """
-    parsed = _build(Config, config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config), "")
+    parsed = _build(
+        Config,
+        config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config),
+        "",
+    )
     _check(parsed)
     return parsed
 
@@ -286,7 +367,11 @@ def load(path: str) -> ml_collections.ConfigDict:
     except ConfigError:
         raise
     except Exception as error:  # whatever a config file does wrong is a mistake in the config
-        raise ConfigError(f"get_config failed ({type(error).__name__}: {error})", where=path, mend="mend the config file") from error
+        raise ConfigError(
+            f"get_config failed ({type(error).__name__}: {error})",
+            where=path,
+            mend="mend the config file",
+        ) from error
 
 
 def load_module(file: str):
@@ -296,9 +381,13 @@ def load_module(file: str):
       ConfigError: no such file.
     """
     if not os.path.isfile(file):
-        near = difflib.get_close_matches(os.path.basename(file), _config_files(os.path.dirname(file) or "."), n=1)
-        raise ConfigError(f"config file {file!r} does not exist",
-                          mend=f"did you mean {near[0]!r}?" if near else "give the path of a file in configs/")
+        near = difflib.get_close_matches(
+            os.path.basename(file), _config_files(os.path.dirname(file) or "."), n=1
+        )
+        raise ConfigError(
+            f"config file {file!r} does not exist",
+            mend=f"did you mean {near[0]!r}?" if near else "give the path of a file in configs/",
+        )
     module_spec = importlib.util.spec_from_file_location("qoq_config", file)
     module = importlib.util.module_from_spec(module_spec)
     try:
@@ -306,27 +395,41 @@ def load_module(file: str):
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"cannot be read ({type(error).__name__}: {error})", where=file, mend="mend the config file") from error
+        raise ConfigError(
+            f"cannot be read ({type(error).__name__}: {error})",
+            where=file,
+            mend="mend the config file",
+        ) from error
     return module
 
 
-def override(config: ml_collections.ConfigDict, assignments: typing.Sequence[str]) -> ml_collections.ConfigDict:
+def override(
+    config: ml_collections.ConfigDict, assignments: typing.Sequence[str]
+) -> ml_collections.ConfigDict:
     """Applies `--config.a.b=value` arguments, typed as the field they replace."""
     for text, after in zip(assignments, [*assignments[1:], "--"]):
         key, sep, value = text.removeprefix("--config.").partition("=")
         if not text.startswith("--config.") or not sep:
             split = not sep and not after.startswith("--")
-            raise ConfigError(f"cannot read {text + ' ' + after if split else text!r}",
-                              mend=f"write {text}={after}" if split else "write --config.section.field=value")
+            raise ConfigError(
+                f"cannot read {text + ' ' + after if split else text!r}",
+                mend=f"write {text}={after}" if split else "write --config.section.field=value",
+            )
         node, parts = config, key.split(".")
         for depth, part in enumerate(parts):
             if not isinstance(node, ml_collections.ConfigDict) or part not in node:
                 known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
-                raise ConfigError(f"unknown config key {'.'.join(parts[:depth + 1])!r}", mend=_suggest(part, known))
+                raise ConfigError(
+                    f"unknown config key {'.'.join(parts[: depth + 1])!r}",
+                    mend=_suggest(part, known),
+                )
             if depth < len(parts) - 1:
                 node = node[part]
         if isinstance(node[parts[-1]], ml_collections.ConfigDict):
-            raise ConfigError(f"{key!r} is a section, not a field", mend="name a field: " + ", ".join(node[parts[-1]]))
+            raise ConfigError(
+                f"{key!r} is a section, not a field",
+                mend="name a field: " + ", ".join(node[parts[-1]]),
+            )
         node[parts[-1]] = _read_value(value, node[parts[-1]], key)
     return config
 
@@ -336,13 +439,16 @@ def differences(config: Config, other: dict) -> list[str]:
 
     A field that it does not name is one that came later, with its default.
     """
+
     def compare(mine: dict, theirs: dict, default: dict, prefix: str):
         for key in mine.keys() | theirs.keys():
             a, b, usual = mine.get(key), theirs.get(key, default.get(key)), default.get(key)
             if prefix + key in ("workdir", "compile_cache", "log"):
                 continue
             if isinstance(a, dict) and isinstance(b, dict):
-                yield from compare(a, b, usual if isinstance(usual, dict) else {}, f"{prefix}{key}.")
+                yield from compare(
+                    a, b, usual if isinstance(usual, dict) else {}, f"{prefix}{key}."
+                )
             elif a != b:
                 yield prefix + key
 
@@ -360,9 +466,13 @@ def _read_value(text: str, like, key: str):
         if isinstance(like, float):
             return float(text)
     except (KeyError, ValueError):
-        raise ConfigError(f"{key} = {text!r} is not a {type(like).__name__}", mend=f"now {like!r}") from None
+        raise ConfigError(
+            f"{key} = {text!r} is not a {type(like).__name__}", mend=f"now {like!r}"
+        ) from None
     if isinstance(like, (tuple, list)):
-        return tuple(part for part in text.strip("()[]").replace("'", "").replace('"', "").split(",") if part)
+        return tuple(
+            part for part in text.strip("()[]").replace("'", "").replace('"', "").split(",") if part
+        )
     return text
 
 
@@ -370,7 +480,9 @@ def _build(cls, values: dict, prefix: str):
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
-            raise ConfigError(f"unknown config key {prefix + str(key)!r}", mend=_suggest(str(key), list(hints)))
+            raise ConfigError(
+                f"unknown config key {prefix + str(key)!r}", mend=_suggest(str(key), list(hints))
+            )
     kwargs = {}
     for key, value in values.items():
         kind, where = hints[key], prefix + key
@@ -386,9 +498,18 @@ def _build(cls, values: dict, prefix: str):
 
 
 def _reward_preset(values: dict) -> dict:
-    """Section rl.reward with the preset's numbers in the place of those that are still the default preset's."""
-    default, chosen = PRESETS[RewardConfig.preset], PRESETS.get(values.get("preset", RewardConfig.preset), {})
-    return values | {name: number for name, number in chosen.items() if values.get(name, default[name]) == default[name]}
+    """Section rl.reward with the preset's numbers in the place of those that are still the default
+    preset's.
+    """
+    default, chosen = (
+        PRESETS[RewardConfig.preset],
+        PRESETS.get(values.get("preset", RewardConfig.preset), {}),
+    )
+    return values | {
+        name: number
+        for name, number in chosen.items()
+        if values.get(name, default[name]) == default[name]
+    }
 
 
 def _typed(value, kind, where: str):
@@ -408,7 +529,9 @@ def _typed(value, kind, where: str):
     if kind is float and isinstance(value, float) and math.isnan(value):
         raise ConfigError(f"{where} is not a number")
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{where} = {value!r} is a {type(value).__name__}", mend=f"give a {kind.__name__}")
+        raise ConfigError(
+            f"{where} = {value!r} is a {type(value).__name__}", mend=f"give a {kind.__name__}"
+        )
     return value
 
 
@@ -424,7 +547,9 @@ def _check(config: Config) -> None:
         for item in value if isinstance(value, tuple) else (value,):
             if item not in allowed:
                 near = _suggest(str(item), [str(a) for a in allowed])
-                raise ConfigError(f"{path} = {item!r} is none of {', '.join(map(str, allowed))}", mend=near)
+                raise ConfigError(
+                    f"{path} = {item!r} is none of {', '.join(map(str, allowed))}", mend=near
+                )
     for path in _POSITIVE:
         if get(path) <= 0:
             raise ConfigError(f"{path} = {get(path)} must be positive")
@@ -438,53 +563,103 @@ def _check(config: Config) -> None:
         raise ConfigError(f"sft.box_shrink = {config.sft.box_shrink} must be in [0, 0.5)")
     _check_rl(config.rl)
     if config.model.ecg_weights and not config.model.ecg_tokens:
-        raise ConfigError("model.ecg_weights for a model without an ECG encoder", mend="set model.ecg_tokens to 1, 50 or 400")
+        raise ConfigError(
+            "model.ecg_weights for a model without an ECG encoder",
+            mend="set model.ecg_tokens to 1, 50 or 400",
+        )
     if "ecg" in config.stages and config.stages != ("ecg",):
-        raise ConfigError(f"stages = {config.stages}: ECG pretraining is a run of its own",
-                          mend="run it with stages = ('ecg',) and give its file to the other run as model.ecg_weights")
-    if config.stages != ("ecg",) and list(config.stages) != [name for name in STAGES if name in config.stages]:
-        raise ConfigError(f"stages = {config.stages}", mend="name each stage once, in the order sft, align, rl")
+        raise ConfigError(
+            f"stages = {config.stages}: ECG pretraining is a run of its own",
+            mend="run it with stages = ('ecg',) and give its file to the other run as "
+            "model.ecg_weights",
+        )
+    if config.stages != ("ecg",) and list(config.stages) != [
+        name for name in STAGES if name in config.stages
+    ]:
+        raise ConfigError(
+            f"stages = {config.stages}", mend="name each stage once, in the order sft, align, rl"
+        )
     if (config.eval.best or config.eval.patience) and not config.eval.every:
         raise ConfigError("eval.best and eval.patience need validations", mend="set eval.every")
     blocks = config.ecg.mask_blocks if config.ecg.mask == "block" else 1
-    if not 0.02 <= config.ecg.mask_low <= config.ecg.mask_high or blocks * config.ecg.mask_high >= 1:
-        raise ConfigError(f"ecg.mask_low = {config.ecg.mask_low}, mask_high = {config.ecg.mask_high} with {blocks} block(s) hides "
-                          "nothing or everything", mend="0.6 and 0.7 for random, 0.175 and 0.225 for block")
+    if (
+        not 0.02 <= config.ecg.mask_low <= config.ecg.mask_high
+        or blocks * config.ecg.mask_high >= 1
+    ):
+        raise ConfigError(
+            f"ecg.mask_low = {config.ecg.mask_low}, mask_high = {config.ecg.mask_high} with "
+            f"{blocks} block(s) hides "
+            "nothing or everything",
+            mend="0.6 and 0.7 for random, 0.175 and 0.225 for block",
+        )
     if not 0 <= config.ecg.momentum <= 1:
         raise ConfigError(f"ecg.momentum = {config.ecg.momentum} must be in [0, 1]")
     if config.rl.rollouts < 2:
         raise ConfigError("rl.rollouts = 1 leaves nothing to compare", mend="use at least 2")
-    for rows, name in ((config.sft.rows, "sft.rows"), (config.rl.questions, "rl.questions"), (config.eval.rows, "eval.rows")):
+    for rows, name in (
+        (config.sft.rows, "sft.rows"),
+        (config.rl.questions, "rl.questions"),
+        (config.eval.rows, "eval.rows"),
+    ):
         if rows % config.data.media_rows:
-            raise ConfigError(f"{name} = {rows} is not divisible by data.media_rows = {config.data.media_rows}")
-    for parts, name in ((config.sft.accumulate, "sft.accumulate"),
-                        (config.rl.minibatches * config.rl.accumulate, "rl.minibatches * rl.accumulate")):
+            raise ConfigError(
+                f"{name} = {rows} is not divisible by data.media_rows = {config.data.media_rows}"
+            )
+    for parts, name in (
+        (config.sft.accumulate, "sft.accumulate"),
+        (config.rl.minibatches * config.rl.accumulate, "rl.minibatches * rl.accumulate"),
+    ):
         if config.data.media_rows % parts:
-            raise ConfigError(f"{name} = {parts} does not divide data.media_rows = {config.data.media_rows}",
-                              mend="micro-batches are whole media rows: raise data.media_rows")
+            raise ConfigError(
+                f"{name} = {parts} does not divide data.media_rows = {config.data.media_rows}",
+                mend="micro-batches are whole media rows: raise data.media_rows",
+            )
 
 
 def _check_rl(rl: RlConfig) -> None:
     if rl.importance_cap and rl.old_logprobs != "trainer":
-        raise ConfigError("rl.importance_cap corrects the trainer's log-probs", mend="set rl.old_logprobs=trainer")
+        raise ConfigError(
+            "rl.importance_cap corrects the trainer's log-probs", mend="set rl.old_logprobs=trainer"
+        )
     if rl.algorithm == "gspo" and rl.clip_dual:
-        raise ConfigError("rl.clip_dual bounds the loss of a token, and gspo has one ratio an answer", mend="set it to 0")
+        raise ConfigError(
+            "rl.clip_dual bounds the loss of a token, and gspo has one ratio an answer",
+            mend="set it to 0",
+        )
     if rl.algorithm == "drpo" and rl.kl_in == "reward":
-        raise ConfigError("drpo divides by mean rewards: KL inside them makes those of wrong answers negative, and they would outweigh "
-                          "all others", mend="set rl.kl_in=loss")
+        raise ConfigError(
+            "drpo divides by mean rewards: KL inside them makes those of wrong answers "
+            "negative, and they would outweigh "
+            "all others",
+            mend="set rl.kl_in=loss",
+        )
     if rl.drpo.num_domains != len(DOMAINS):
-        raise ConfigError(f"rl.drpo.num_domains = {rl.drpo.num_domains}, but rows name {len(DOMAINS)} domains",
-                          mend=f"set it to {len(DOMAINS)}")
+        raise ConfigError(
+            f"rl.drpo.num_domains = {rl.drpo.num_domains}, but rows name {len(DOMAINS)} domains",
+            mend=f"set it to {len(DOMAINS)}",
+        )
     if rl.importance_cap and rl.algorithm == "gspo":
-        raise ConfigError("rl.importance_cap weighs tokens, and gspo has one ratio an answer", mend="set it to 0")
+        raise ConfigError(
+            "rl.importance_cap weighs tokens, and gspo has one ratio an answer", mend="set it to 0"
+        )
     if not (0 <= rl.clip_low < 1 and rl.clip_high >= 0 and (rl.clip_dual == 0 or rl.clip_dual > 1)):
-        raise ConfigError(f"rl.clip_low, clip_high, clip_dual = {rl.clip_low}, {rl.clip_high}, {rl.clip_dual}",
-                          mend="use clip_low in [0, 1), clip_high >= 0 and clip_dual 0 or above 1 (inf = none)")
-    if min(rl.kl_coefficient, rl.kl_target, rl.max_refills, rl.reward_workers, rl.importance_cap) < 0:
-        raise ConfigError("rl.kl_coefficient, kl_target, max_refills, reward_workers and importance_cap must not be negative")
+        raise ConfigError(
+            f"rl.clip_low, clip_high, clip_dual = {rl.clip_low}, {rl.clip_high}, {rl.clip_dual}",
+            mend="use clip_low in [0, 1), clip_high >= 0 and clip_dual 0 or above 1 (inf = none)",
+        )
+    if (
+        min(rl.kl_coefficient, rl.kl_target, rl.max_refills, rl.reward_workers, rl.importance_cap)
+        < 0
+    ):
+        raise ConfigError(
+            "rl.kl_coefficient, kl_target, max_refills, reward_workers and importance_cap must "
+            "not be negative"
+        )
     if rl.kl_target and not rl.kl_coefficient:
-        raise ConfigError("an adaptive KL coefficient is scaled from its start, and 0 stays 0",
-                          mend="set rl.kl_coefficient above 0")
+        raise ConfigError(
+            "an adaptive KL coefficient is scaled from its start, and 0 stays 0",
+            mend="set rl.kl_coefficient above 0",
+        )
 
 
 def _suggest(name: str, known: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Errors a user can act on: one line that names the thing, where it is, and the mend.
 
-The command line prints such an error without a traceback; anything else is a bug and keeps its traceback.
+The command line prints such an error without a traceback; anything else is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class QoqError(Exception):
         return f"{head} (mend: {self.mend})" if self.mend else head
 
     def __reduce__(self):
-        # Errors cross process borders (Grain workers); keyword-only arguments need help to be rebuilt there.
+        # Errors cross process borders (Grain workers); keyword-only arguments need help to be
+        # rebuilt there.
         return _rebuild, (type(self), self.what, self.where, self.mend)
 
 

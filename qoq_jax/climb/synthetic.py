@@ -2,15 +2,15 @@
 
     manifest = build("data/climb-mini", seed=0, size=4000)
 
-A row is decided (labels, difficulty, appearance, place), described in words and drawn, in that order; the
-picture and the words come from the same parameters, so the diagnosis is in the picture and nowhere else.
-Training rows are as imbalanced as CLIMB's; the validation and test splits hold the same number of rows of
-each domain, stratified over labels and difficulty. A patient keeps one anatomy and one diagnosis, may have
-several rows, and is in one split only.
+A row is decided (labels, difficulty, appearance, place), described in words and drawn, in that
+order; the picture and the words come from the same parameters, so the diagnosis is in the picture
+and nowhere else. Training rows are as imbalanced as CLIMB's; the validation and test splits hold
+the same number of rows of each domain, stratified over labels and difficulty. A patient keeps one
+anatomy and one diagnosis, may have several rows, and is in one split only.
 
-The same (seed, size, imbalance) gives the same bytes whatever the number of workers: every random stream is
-keyed by data set and row or patient, never by worker. A build writes to a folder beside the target and
-renames it at the end; a killed build goes on where it was.
+The same (seed, size, imbalance) gives the same bytes whatever the number of workers: every random
+stream is keyed by data set and row or patient, never by worker. A build writes to a folder beside
+the target and renames it at the end; a killed build goes on where it was.
 """
 
 from __future__ import annotations
@@ -40,18 +40,37 @@ from qoq_jax.errors import ConfigError, DataError
 SOURCE = "climb-mini"
 SPLITS = ("train", "validation", "test")
 
-#: Shares of the imbalanced training splits: one domain has over half of the rows, the rarest under 1 %. In CLIMB the giant is
+# : Shares of the imbalanced training splits: one domain has over half of the rows, the rarest under
+# 1 %. In CLIMB the giant is
 #: RSPECT (CT); without it, chest X-rays.
 SHARES = {
     "climb": {
-        "pe-ct-mini": 0.45, "head-ct-mini": 0.07, "covid-cxr-mini": 0.045, "chexpert-mini": 0.045, "ecg-mini": 0.08,
-        "brain-mri-mini": 0.065, "mammo-mini": 0.06, "derm-mini": 0.055, "path-mini": 0.055, "breast-us-mini": 0.037,
-        "fundus-mini": 0.03, "icu-mini": 0.008,
+        "pe-ct-mini": 0.45,
+        "head-ct-mini": 0.07,
+        "covid-cxr-mini": 0.045,
+        "chexpert-mini": 0.045,
+        "ecg-mini": 0.08,
+        "brain-mri-mini": 0.065,
+        "mammo-mini": 0.06,
+        "derm-mini": 0.055,
+        "path-mini": 0.055,
+        "breast-us-mini": 0.037,
+        "fundus-mini": 0.03,
+        "icu-mini": 0.008,
     },
     "climb_without_rspect": {
-        "pe-ct-mini": 0.05, "head-ct-mini": 0.03, "covid-cxr-mini": 0.03, "chexpert-mini": 0.50, "ecg-mini": 0.10,
-        "brain-mri-mini": 0.012, "mammo-mini": 0.06, "derm-mini": 0.08, "path-mini": 0.06, "breast-us-mini": 0.03,
-        "fundus-mini": 0.04, "icu-mini": 0.008,
+        "pe-ct-mini": 0.05,
+        "head-ct-mini": 0.03,
+        "covid-cxr-mini": 0.03,
+        "chexpert-mini": 0.50,
+        "ecg-mini": 0.10,
+        "brain-mri-mini": 0.012,
+        "mammo-mini": 0.06,
+        "derm-mini": 0.08,
+        "path-mini": 0.06,
+        "breast-us-mini": 0.03,
+        "fundus-mini": 0.04,
+        "icu-mini": 0.008,
     },
 }
 IMBALANCES = (*SHARES, "balanced")
@@ -104,24 +123,34 @@ def counts(size: int, imbalance: str) -> dict[str, dict[str, int]]:
       ConfigError: unknown imbalance, or a size too small for every data set to have a row.
     """
     if imbalance not in IMBALANCES:
-        raise ConfigError(f"imbalance={imbalance!r}", where="climb-mini", mend=f"use one of {', '.join(IMBALANCES)}")
+        raise ConfigError(
+            f"imbalance={imbalance!r}",
+            where="climb-mini",
+            mend=f"use one of {', '.join(IMBALANCES)}",
+        )
     if size < 2 * len(DATASETS):
         raise ConfigError(
-            f"size={size} is too small", where="climb-mini", mend=f"use at least {2 * len(DATASETS)} rows"
+            f"size={size} is too small",
+            where="climb-mini",
+            mend=f"use at least {2 * len(DATASETS)} rows",
         )
     domains = Counter(d.domain for d in DATASETS.values())
     fair = {name: 1.0 / domains[d.domain] for name, d in DATASETS.items()}
     shares = SHARES.get(imbalance, fair)
     train = {
         name: max(1, n)
-        for name, n in zip(DATASETS, _split_evenly(size, [shares[n] for n in DATASETS]), strict=True)
+        for name, n in zip(
+            DATASETS, _split_evenly(size, [shares[n] for n in DATASETS]), strict=True
+        )
     }
     largest = max(train, key=train.get)
     train[largest] -= sum(train.values()) - size  # what the rarest were lifted by
     out = {"train": train}
     for split, rows in EVALUATION_ROWS.items():
         rows = max(6, round(rows * min(1.0, size / 4000)))
-        out[split] = {name: max(len(d.labels), round(rows * fair[name])) for name, d in DATASETS.items()}
+        out[split] = {
+            name: max(len(d.labels), round(rows * fair[name])) for name, d in DATASETS.items()
+        }
     return out
 
 
@@ -147,7 +176,8 @@ def specs(seed: int, size: int, imbalance: str = "climb") -> list[RowSpec]:
             sets = _label_sets(DATASETS[name], rows, rng)
             if split == "train":
                 levels = rng.choice((1, 2, 3), rows, p=DIFFICULTY_SHARES).tolist()
-            else:  # sets are sorted by label: 1, 2, 3, 1, 2, 3 stratifies difficulty within each label
+            # sets are sorted by label: 1, 2, 3, 1, 2, 3 stratifies difficulty within each label
+            else:
                 levels = [1 + i % 3 for i in range(rows)]
             i, numbers = 0, rng.permutation(rows).tolist()
             while i < rows:
@@ -192,8 +222,8 @@ def problem_text(data: Dataset, record: str) -> str:
 
 
 def corpus(n: int, seed: int = 0) -> Iterator[tuple[str, str, str]]:
-    """n texts (problem, answer, reasoning) over all data sets and labels alike, to train a tokenizer on.
-    Draws nothing."""
+    """n texts (problem, answer, reasoning) over all data sets and labels alike, to train a
+    tokenizer on. Draws nothing."""
     rng, names = _rng(seed, "corpus"), list(DATASETS)
     for i in range(n):
         data = DATASETS[names[i % len(names)]]
@@ -210,7 +240,9 @@ def corpus(n: int, seed: int = 0) -> Iterator[tuple[str, str, str]]:
 
 
 def box_of(mask: np.ndarray) -> list[int]:
-    """[x1, y1, x2, y2] around a mask [h, w] or [n, h, w] (all slices), in pixels; x2 and y2 are exclusive."""
+    """[x1, y1, x2, y2] around a mask [h, w] or [n, h, w] (all slices), in pixels; x2 and y2 are
+    exclusive.
+    """
     flat = mask.any(0) if mask.ndim == 3 else mask
     xs, ys = np.flatnonzero(flat.any(0)), np.flatnonzero(flat.any(1))
     return [int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1]
@@ -275,7 +307,9 @@ def fingerprint(seed: int, size: int, imbalance: str) -> str:
     """Names a build by its arguments and by the code that draws it: changed code means new data."""
     digest = hashlib.sha256(json.dumps([seed, size, imbalance]).encode())
     here = Path(__file__).parent
-    for path in sorted([here / "synthetic.py", here / "ecg_simulator.py", *(here / "render").glob("*.py")]):
+    for path in sorted(
+        [here / "synthetic.py", here / "ecg_simulator.py", *(here / "render").glob("*.py")]
+    ):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -299,7 +333,9 @@ def _write(path: Path, blob: bytes) -> None:
 
 
 def _build_chunk(root: Path, index: int, rows: list[RowSpec], seed: int) -> int:
-    """Draw and write some rows. The chunk's file is written last: where it exists, all of its media do."""
+    """Draw and write some rows. The chunk's file is written last: where it exists, all of its media
+    do.
+    """
     marker = root / "chunks" / f"{index:05d}.jsonl"
     if marker.exists():
         return len(rows)
@@ -364,7 +400,9 @@ def _finished(root: Path, mark: str) -> dict | None:
 
 
 def _is_ours(root: Path) -> bool:
-    """Whether a folder holds a climb-mini, of whatever arguments: another data set must not be replaced."""
+    """Whether a folder holds a climb-mini, of whatever arguments: another data set must not be
+    replaced.
+    """
     try:
         return "imbalance" in json.loads((root / "manifest.json").read_text())
     except (OSError, ValueError, TypeError):
@@ -391,16 +429,18 @@ def build(
     """Make climb-mini in `root`, or return at once when it is there.
 
     Args:
-      root: folder to create; holds train.jsonl, validation.jsonl, test.jsonl, manifest.json and media/.
+      root: folder to create; holds train.jsonl, validation.jsonl, test.jsonl, manifest.json and
+        media/.
       seed: every picture and signal follows from it.
       size: training rows; validation and test rows come on top (about 900 for 4,000).
       workers: processes; 0 draws in this one. Default: one a core, at most 8.
-      imbalance: "climb" (CT over half of the rows, the rarest domain under 1 %), "climb_without_rspect" (the same with chest
-        X-rays) or "balanced".
+      imbalance: "climb" (CT over half of the rows, the rarest domain under 1 %),
+        "climb_without_rspect" (the same with chest X-rays) or "balanced".
       progress: called with (rows done, rows in all).
 
     Returns:
-      The manifest: fingerprint, seed, size, imbalance, rows, domains, datasets (labels, rows a split), sha256
+      The manifest: fingerprint, seed, size, imbalance, rows, domains, datasets (labels, rows a
+        split), sha256
       of the row files.
 
     Raises:
@@ -419,7 +459,9 @@ def build(
                 return done
             if root.exists() and any(root.iterdir()) and not _is_ours(root):
                 raise DataError(
-                    "is not a climb-mini folder", where=str(root), mend="choose an empty or new folder"
+                    "is not a climb-mini folder",
+                    where=str(root),
+                    mend="choose an empty or new folder",
                 )
             manifest = _draw_all(partial, rows, seed, workers, progress, mark, size, imbalance)
             if root.exists():
@@ -459,10 +501,15 @@ def _draw_all(
         for i, chunk in enumerate(chunks):
             count(_build_chunk(partial, i, chunk, seed))
     else:
-        # spawn, not fork: the parent may hold JAX's threads. Workers import numpy, scipy and PIL only.
+        # spawn, not fork: the parent may hold JAX's threads. Workers import numpy, scipy and PIL
+        # only.
         context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(workers, context, _watch_parent, (os.getpid(),)) as pool:
-            tasks = [pool.submit(_build_chunk, partial, i, chunk, seed) for i, chunk in enumerate(chunks)]
+        with concurrent.futures.ProcessPoolExecutor(
+            workers, context, _watch_parent, (os.getpid(),)
+        ) as pool:
+            tasks = [
+                pool.submit(_build_chunk, partial, i, chunk, seed) for i, chunk in enumerate(chunks)
+            ]
             try:
                 for task in concurrent.futures.as_completed(tasks):
                     count(task.result())

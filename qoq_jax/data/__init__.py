@@ -1,1 +1,3 @@
-"""From rows on disk to fixed-shape batches, in numpy: read, check, cut, tokenize, pack, resume exactly."""
+"""From rows on disk to fixed-shape batches, in numpy: read, check, cut, tokenize, pack, resume
+exactly.
+"""

@@ -32,13 +32,14 @@ def prompt_parts(
     """The prompt up to and including the assistant's opening.
 
     Args:
-      problem: the question. "<image>", "<video>", "<ecg>" are replaced in order; media of a kind without
-        placeholder come first (images, then videos, then ECGs).
+      problem: the question. "<image>", "<video>", "<ecg>" are replaced in order; media of a kind
+        without placeholder come first (images, then videos, then ECGs).
       images, videos, ecgs: how many pad tokens each medium takes.
-      video_times: for Qwen3-VL, the seconds of each temporal step of each video. The steps stand apart, each as
-        "<1.2 seconds>" and its share of the pads; else a video is one run of pads.
+      video_times: for Qwen3-VL, the seconds of each temporal step of each video. The steps stand
+        apart, each as "<1.2 seconds>" and its share of the pads; else a video is one run of pads.
       system: system text; "" leaves the system turn out.
-      opening: words that the answer is made to begin with, as "<think>\n" for models that reason first.
+      opening: words that the answer is made to begin with, as "<think>\n" for models that reason
+        first.
       where: what to name in an error.
 
     Raises:
@@ -84,7 +85,9 @@ def _vision(pads: list[str]) -> list[str]:
 def prompt_text(
     problem: str, *, images: int = 0, videos: int = 0, ecgs: int = 0, system: str = SYSTEM
 ) -> str:
-    """The prompt as one string with one pad token a medium, for people to read and for other engines."""
+    """The prompt as one string with one pad token a medium, for people to read and for other
+    engines.
+    """
     one = lambda count: [1] * count  # noqa: E731
     return "".join(
         prompt_parts(problem, images=one(images), videos=one(videos), ecgs=one(ecgs), system=system)
@@ -99,7 +102,8 @@ def answer_text(
     frame_size: tuple[int, int] | None = None,
     answer_only: bool = False,
 ) -> str:
-    """What the model should write: boxes, reasoning, diagnosis. The end-of-turn token is not part of it.
+    """What the model should write: boxes, reasoning, diagnosis. The end-of-turn token is not part
+    of it.
 
     Args:
       labels: the gold label set.

@@ -15,17 +15,24 @@ _SHOWN = 20
 
 
 def run(file: str) -> int:
-    """Checks every row of a JSONL file and turns it into a sample as training would, gold answer included; prints each fault.
-    Returns the exit code.
+    """Checks every row of a JSONL file and turns it into a sample as training would, gold answer
+    included; prints each fault. Returns the exit code.
 
-    A file that is named after a split must agree with the rows' `split`, and share no `patient` with its sibling files.
-    Pictures are read whole but made small, and no length of text is too long: budgets belong to a config, not to a data set.
+    A file that is named after a split must agree with the rows' `split`, and share no `patient`
+    with its sibling files. Pictures are read whole but made small, and no length of text is too
+    long: budgets belong to a config, not to a data set.
     """
     faults: list[str] = []
     rows = schema.read_jsonl(file, faults)
     root, tokenizer = os.path.dirname(os.path.abspath(file)), tokenizer_lib.load("nano")
-    small = ProcessConfig.for_model(variants.get("nano"), min_pixels=56 * 56, max_pixels=112 * 112, frame_max_pixels=84 * 84,
-                                    max_prompt_tokens=10**9, max_response_tokens=10**9)
+    small = ProcessConfig.for_model(
+        variants.get("nano"),
+        min_pixels=56 * 56,
+        max_pixels=112 * 112,
+        frame_max_pixels=84 * 84,
+        max_prompt_tokens=10**9,
+        max_response_tokens=10**9,
+    )
     total = len(rows) + len(faults)
     for row in rows:
         try:
@@ -47,8 +54,11 @@ def _split_faults(file: str, rows: Sequence[schema.Row]) -> list[str]:
     split = name.removesuffix(".jsonl")
     if split not in schema.SPLITS:
         return []
-    faults = [f"row {row.id!r}, split: {row.split!r} in {name} (mend: move it to {row.split}.jsonl)"
-              for row in rows if row.split not in ("", split)]
+    faults = [
+        f"row {row.id!r}, split: {row.split!r} in {name} (mend: move it to {row.split}.jsonl)"
+        for row in rows
+        if row.split not in ("", split)
+    ]
     patients = {row.patient for row in rows} - {""}
     for other in schema.SPLITS:
         path = os.path.join(folder, f"{other}.jsonl")
@@ -56,15 +66,22 @@ def _split_faults(file: str, rows: Sequence[schema.Row]) -> list[str]:
             continue
         # Faults of that file are for its own check.
         shared = sorted(patients & {row.patient for row in schema.read_jsonl(path, [])})
-        faults += [f"patient {patient!r} is in {other}.jsonl too (mend: keep all rows of a patient in one split)"
-                   for patient in shared]
+        faults += [
+            f"patient {patient!r} is in {other}.jsonl too (mend: keep all rows of a patient in "
+            "one split)"
+            for patient in shared
+        ]
     return faults
 
 
 def describe(root: str) -> int:
     """Prints the rows of a data set folder by split, domain, data set and label."""
     if not any(os.path.exists(os.path.join(root, f"{split}.jsonl")) for split in schema.SPLITS):
-        raise DataError("no train.jsonl, validation.jsonl or test.jsonl there", where=root, mend="name a data set folder")
+        raise DataError(
+            "no train.jsonl, validation.jsonl or test.jsonl there",
+            where=root,
+            mend="name a data set folder",
+        )
     for split in schema.SPLITS:
         if not os.path.exists(os.path.join(root, f"{split}.jsonl")):
             continue
@@ -75,7 +92,10 @@ def describe(root: str) -> int:
             print(f"  {domain}: {len(of_domain)} ({len(of_domain) / len(rows):.1%})")
             counts = sources.describe(of_domain)
             for dataset in counts["dataset"]:
-                labels = ", ".join(f"{name.removeprefix(dataset + '/')} {n}" for name, n in counts["label"].items()
-                                   if name.startswith(dataset + "/"))
+                labels = ", ".join(
+                    f"{name.removeprefix(dataset + '/')} {n}"
+                    for name, n in counts["label"].items()
+                    if name.startswith(dataset + "/")
+                )
                 print(f"    {dataset}: {labels}")
     return 0

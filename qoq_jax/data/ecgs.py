@@ -1,8 +1,10 @@
-"""ECGs alone, for self-supervised pretraining and its probe: folders -> recordings -> shuffled batches (Grain).
+"""ECGs alone, for self-supervised pretraining and its probe: folders -> recordings -> shuffled
+batches (Grain).
 
-A folder is either a data set with {split}.jsonl, of which the ECGs are taken, or any tree of ECG files (WFDB headers, .npz,
-DICOM), which then have no labels. The global batch is a function of (recordings, seed, batch size, batch number) only; a
-process reads its contiguous share of each batch.
+A folder is either a data set with {split}.jsonl, of which the ECGs are taken, or any tree of ECG
+files (WFDB headers, .npz, DICOM), which then have no labels. The global batch is a function of
+(recordings, seed, batch size, batch number) only; a process reads its contiguous share of each
+batch.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ def find(folder: str | os.PathLike, split: str) -> list[Recording]:
       split: train, validation or test.
 
     Returns:
-      Recordings; [] when the folder has row files but none of this split, or is a tree and the split is not "train".
+      Recordings; [] when the folder has row files but none of this split, or is a tree and the
+      split is not "train".
 
     Raises:
       DataError: no such folder, a broken row file, or no ECG where there should be one.
@@ -61,29 +64,41 @@ def find(folder: str | os.PathLike, split: str) -> list[Recording]:
     if any((root / f"{name}.jsonl").is_file() for name in sources.schema.SPLITS):
         if not (root / f"{split}.jsonl").is_file():
             return []
-        return [Recording(str(root / path), row.patient, tuple(row.answers), tuple(row.labels))
-                for row in sources.load(root, split) for path in row.time_series]
+        return [
+            Recording(str(root / path), row.patient, tuple(row.answers), tuple(row.labels))
+            for row in sources.load(root, split)
+            for path in row.time_series
+        ]
     if split != "train":
         return []
     # Sorted at every level: the order of a directory is the file system's own.
     found = []
     for parent, folders, names in os.walk(root):
         folders.sort()
-        found += [Recording(os.path.join(parent, name)) for name in sorted(names) if name.lower().endswith(SUFFIXES)]
+        found += [
+            Recording(os.path.join(parent, name))
+            for name in sorted(names)
+            if name.lower().endswith(SUFFIXES)
+        ]
     if not found:
-        raise DataError("has no ECG files", where=str(folder), mend="it needs WFDB (.hea), .npz or .dcm files, or train.jsonl")
+        raise DataError(
+            "has no ECG files",
+            where=str(folder),
+            mend="it needs WFDB (.hea), .npz or .dcm files, or train.jsonl",
+        )
     return found
 
 
 class EcgBatches:
-    """Endless shuffled batches, float32 [B / processes, 8, 2500] in mV at 250 Hz; exactly resumable.
+    """Endless shuffled batches, float32 [B / processes, 8, 2500] in mV at 250 Hz; exactly
+    resumable.
 
     Args:
       recordings: at least `batch` of them.
       batch: ECGs of the global batch.
       seed: of the shuffle; each epoch is shuffled anew.
-      on_error: a file that cannot be read is raised ("raise"), or its successor in the list is read twice and it is counted
-        in `quarantined` ("skip").
+      on_error: a file that cannot be read is raised ("raise"), or its successor in the list is read
+        twice and it is counted in `quarantined` ("skip").
       max_bad: with "skip", the share of the recordings (at least one) that may be bad.
       cache: keep what was read in memory, 80 KB an ECG.
       threads: that read ahead.
@@ -92,14 +107,33 @@ class EcgBatches:
       quarantined: path -> reason, of the files left out so far.
     """
 
-    def __init__(self, recordings: Sequence[Recording], *, batch: int, seed: int, on_error: str = "raise", max_bad: float = 0.01,
-                 cache: bool = False, threads: int = 2, process_index: int = 0, process_count: int = 1):
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        *,
+        batch: int,
+        seed: int,
+        on_error: str = "raise",
+        max_bad: float = 0.01,
+        cache: bool = False,
+        threads: int = 2,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
         if len(recordings) < batch:
-            raise DataError(f"{len(recordings)} ECGs do not fill a batch of {batch}", mend="use a smaller batch or more ECGs")
+            raise DataError(
+                f"{len(recordings)} ECGs do not fill a batch of {batch}",
+                mend="use a smaller batch or more ECGs",
+            )
         if batch % process_count:
-            raise ConfigError(f"a batch of {batch} ECGs does not divide over {process_count} processes")
-        names = [dataclasses.asdict(recording) | {"path": _short(recording.path), "bytes": sources.file_size(recording.path)}
-                 for recording in recordings]
+            raise ConfigError(
+                f"a batch of {batch} ECGs does not divide over {process_count} processes"
+            )
+        names = [
+            dataclasses.asdict(recording)
+            | {"path": _short(recording.path), "bytes": sources.file_size(recording.path)}
+            for recording in recordings
+        ]
         self._fingerprint = hashlib.sha256(json.dumps([names, seed, batch]).encode()).hexdigest()
         self._limit = max(1, int(max_bad * len(recordings))) if on_error == "skip" else 0
         self._on_error, self.quarantined = on_error, {}
@@ -108,8 +142,14 @@ class EcgBatches:
         paths = [recording.path for recording in recordings]
         read = functools.cache(_read) if cache else _read
         order = grain.MapDataset.range(len(paths)).shuffle(seed=seed).repeat().batch(batch)
-        made = order.map(functools.partial(_make, paths=paths, read=read, own=own, strict=on_error == "raise"))
-        self._iterator = iter(made.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)))
+        made = order.map(
+            functools.partial(_make, paths=paths, read=read, own=own, strict=on_error == "raise")
+        )
+        self._iterator = iter(
+            made.to_iter_dataset(
+                grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+            )
+        )
 
     def __iter__(self) -> EcgBatches:
         return self
@@ -121,13 +161,21 @@ class EcgBatches:
         self.quarantined |= {path: str(error) for path, error in bad.items()}
         if len(self.quarantined) > self._limit:
             path, reason = list(self.quarantined.items())[-1]
-            raise DataError(f"{len(self.quarantined)} ECGs could not be read, the limit is {self._limit}; the last: {reason}",
-                            where=path, mend="mend the data, or raise data.max_bad_fraction")
+            raise DataError(
+                f"{len(self.quarantined)} ECGs could not be read, the limit is {self._limit}; "
+                f"the last: {reason}",
+                where=path,
+                mend="mend the data, or raise data.max_bad_fraction",
+            )
         return batch
 
     def get_state(self) -> dict[str, Any]:
         """JSON-able: the next batch after `set_state` equals the next batch now."""
-        return {"fingerprint": self._fingerprint, "iterator": self._iterator.get_state(), "quarantined": dict(self.quarantined)}
+        return {
+            "fingerprint": self._fingerprint,
+            "iterator": self._iterator.get_state(),
+            "quarantined": dict(self.quarantined),
+        }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continues from a state.
@@ -136,8 +184,10 @@ class EcgBatches:
           DataError: the state belongs to other recordings, another seed or another batch size.
         """
         if state["fingerprint"] != self._fingerprint:
-            raise DataError("the saved data state belongs to other ECGs, another seed or another batch size",
-                            mend="resume with the data and config of the run, or start a new run")
+            raise DataError(
+                "the saved data state belongs to other ECGs, another seed or another batch size",
+                mend="resume with the data and config of the run, or start a new run",
+            )
         self._iterator.set_state(state["iterator"])
         self.quarantined = dict(state["quarantined"])
 
@@ -160,8 +210,12 @@ def _read(path: str) -> np.ndarray | DataError:
         return error
 
 
-def _make(numbers: np.ndarray, paths: Sequence[str], read, own: slice, strict: bool) -> tuple[np.ndarray, dict[str, DataError]]:
-    """The recordings of these numbers [B] that are `own`, and the errors of those that could not be read."""
+def _make(
+    numbers: np.ndarray, paths: Sequence[str], read, own: slice, strict: bool
+) -> tuple[np.ndarray, dict[str, DataError]]:
+    """The recordings of these numbers [B] that are `own`, and the errors of those that could not be
+    read.
+    """
     signals, bad = [], {}
     for number in np.asarray(numbers)[own]:
         for step in range(len(paths)):

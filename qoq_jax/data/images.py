@@ -1,11 +1,15 @@
-"""Images to patches: resize, cut, and order for the vision towers of Qwen2.5-VL and Qwen3-VL. No JAX.
+"""Images to patches: resize, cut, and order for the vision towers of Qwen2.5-VL and Qwen3-VL. No
+JAX.
 
-Axis letters: t temporal grid steps, h w rows and columns of patches, n = t*h*w patches, u = n/merge² merge
+Axis letters: t temporal grid steps, h w rows and columns of patches, n = t*h*w patches, u =
+n/merge² merge
 units, C colour channels (3), p patch side (14; Qwen3-VL 16), f frames a temporal patch (2).
 
-Pixels stay uint8: 4 times less to ship than float32, and the device normalises (pixel_mean and pixel_std of
+Pixels stay uint8: 4 times less to ship than float32, and the device normalises (pixel_mean and
+pixel_std of
 models/variants.py).
-Source of the geometry: Qwen2-VL (arXiv 2409.12191) section 2.1 and Qwen2.5-VL (arXiv 2502.13923) section 2.1;
+Source of the geometry: Qwen2-VL (arXiv 2409.12191) section 2.1 and Qwen2.5-VL (arXiv 2502.13923)
+section 2.1;
 tests hold it equal to the Hugging Face processor and vision tower.
 """
 
@@ -20,7 +24,8 @@ from PIL import Image
 
 from qoq_jax.errors import DataError
 
-IMAGE_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)  # OpenAI CLIP, of pixels in 0..1
+# OpenAI CLIP, of pixels in 0..1
+IMAGE_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 IMAGE_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 MAX_ASPECT_RATIO = 200
 
@@ -28,7 +33,8 @@ MAX_ASPECT_RATIO = 200
 def smart_resize(
     height: int, width: int, *, factor: int = 28, min_pixels: int, max_pixels: int
 ) -> tuple[int, int]:
-    """(height, width): multiples of `factor`, area in [min_pixels, max_pixels], nearly the shape given.
+    """(height, width): multiples of `factor`, area in [min_pixels, max_pixels], nearly the shape
+    given.
 
     Raises:
       DataError: an empty image, or one side more than 200 times the other.
@@ -53,7 +59,9 @@ def smart_resize(
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 [h, w, 3] -> uint8 [height, width, 3]; PIL's bicubic, as the released model was trained with."""
+    """uint8 [h, w, 3] -> uint8 [height, width, 3]; PIL's bicubic, as the released model was trained
+    with.
+    """
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
@@ -62,11 +70,14 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """bool [h, w] -> bool [height, width]: a pixel is on when at least half of its area was.
 
-    A region too small to reach half of any pixel keeps every pixel that it touches, so it never vanishes.
+    A region too small to reach half of any pixel keeps every pixel that it touches, so it never
+    vanishes.
     """
     if mask.shape == (height, width):
         return mask
-    share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX))
+    share = np.asarray(
+        Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
+    )
     half = share >= 0.5
     return half if half.any() or not mask.any() else share > 0
 
@@ -77,12 +88,12 @@ def patchify(
     """Cuts frames into patches in Hugging Face order.
 
     Args:
-      frames: uint8 [frames, H, W, 3], H and W multiples of patch * merge. A count that is not a multiple of
-        `temporal` (a still image has one frame) is filled by repeating the last frame.
+      frames: uint8 [frames, H, W, 3], H and W multiples of patch * merge. A count that is not a
+        multiple of `temporal` (a still image has one frame) is filled by repeating the last frame.
 
     Returns:
-      patches uint8 [n, 3 * temporal * patch²], each laid out (C, f, p, p); patches run over (t, block row,
-      block column, row in block, column in block), a block being merge x merge patches.
+      patches uint8 [n, 3 * temporal * patch²], each laid out (C, f, p, p); patches run over (t,
+      block row, block column, row in block, column in block), a block being merge x merge patches.
       And the grid (t, h, w).
     """
     if extra := -len(frames) % temporal:
@@ -92,7 +103,8 @@ def patchify(
     if (h * patch, w * patch) != (height, width) or h % merge or w % merge:
         raise ValueError(f"frames of {height} x {width} are not multiples of {patch * merge}")
     patches = einops.rearrange(
-        frames, "(t f) (block_row row y) (block_col col x) c -> (t block_row block_col row col) (c f y x)",
+        frames, "(t f) (block_row row y) (block_col col x) c -> (t block_row block_col row col) "
+                "(c f y x)",
         f=temporal, row=merge, col=merge, y=patch, x=patch)  # fmt: skip
     return patches, (t, h, w)
 
@@ -100,22 +112,27 @@ def patchify(
 def window_order(
     grids: Sequence[tuple[int, int, int]], *, window: int = 112, patch: int = 14, merge: int = 2
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The order in which the vision tower wants the patches of several images or videos, and their segments.
+    """The order in which the vision tower wants the patches of several images or videos, and their
+    segments.
 
-    Units (merge x merge patches) of one window stand together, so that window attention is attention within
-    contiguous segments. Windows at the right and bottom border are smaller; no window crosses a frame.
+    Units (merge x merge patches) of one window stand together, so that window attention is
+    attention within contiguous segments. Windows at the right and bottom border are smaller; no
+    window crosses a frame.
 
     Args:
       grids: (t, h, w) patches of each image, in prompt order.
-      window: side of a window in pixels (Qwen2.5-VL: 112); 0 = no windows (Qwen3-VL): Hugging Face order.
+      window: side of a window in pixels (Qwen2.5-VL: 112); 0 = no windows (Qwen3-VL): Hugging Face
+        order.
 
     Returns, with n patches and u = n / merge² units over all images:
       order int64 [u]: entry i is the unit (numbered in Hugging Face order) that stands at place i.
       patch_hw int32 [n, 2]: row and column of each patch in its frame, in window order.
-      patch_frame int32 [n]: 1-based frame segment (a temporal step of an image), bounds of full attention.
+      patch_frame int32 [n]: 1-based frame segment (a temporal step of an image), bounds of full
+        attention.
       patch_window int32 [n]: 1-based window segment; without windows that of the frame.
     """
-    side = window // merge // patch if window else 1 << 30  # units along a window; without windows a frame is one
+    # units along a window; without windows a frame is one
+    side = window // merge // patch if window else 1 << 30
     unit = merge * merge
     order, hw, frame, segment = [], [], [], []
     units = frames = windows = 0
@@ -134,7 +151,12 @@ def window_order(
         segment.append(np.repeat(key + 1 + windows, unit))
         units, frames, windows = units + len(local), frames + t, windows + t * down * across
     if not order:
-        return np.zeros(0, np.int64), np.zeros((0, 2), np.int32), np.zeros(0, np.int32), np.zeros(0, np.int32)
+        return (
+            np.zeros(0, np.int64),
+            np.zeros((0, 2), np.int32),
+            np.zeros(0, np.int32),
+            np.zeros(0, np.int32),
+        )
     join = np.concatenate
     return (
         join(order),

@@ -12,16 +12,19 @@ _MAX_LABEL_TEXT = 4096
 def split_labels(text: str, vocabulary: Sequence[str] = ()) -> tuple[str, ...]:
     """Splits "A, B and C" into labels, each once, in order.
 
-    Names of the vocabulary are matched first and longest first, so a label may itself hold a comma, a period,
-    a slash or "and" ("A. Fib/Aflutter", "Lobular and ductal"). What matches no name is split at comma,
-    semicolon, "&", line ends and "and", and kept as it is written.
+    Names of the vocabulary are matched first and longest first, so a label may itself hold a comma,
+    a period, a slash or "and" ("A. Fib/Aflutter", "Lobular and ductal"). What matches no name is
+    split at comma, semicolon, "&", line ends and "and", and kept as it is written.
 
     Args:
       text: label text; only the first 4096 characters are read.
-      vocabulary: allowed names; matching ignores case and repeated spaces, results are spelled as here.
+      vocabulary: allowed names; matching ignores case and repeated spaces, results are spelled as
+        here.
     """
     text = " ".join(text[:_MAX_LABEL_TEXT].replace("\n", " , ").split())
-    names = sorted(((" ".join(name.split()), name) for name in vocabulary), key=lambda n: -len(n[0]))
+    names = sorted(
+        ((" ".join(name.split()), name) for name in vocabulary), key=lambda n: -len(n[0])
+    )
     found: list[str] = []
     position = 0
     while position < len(text):
@@ -31,7 +34,11 @@ def split_labels(text: str, vocabulary: Sequence[str] = ()) -> tuple[str, ...]:
             continue
         for plain, spelled in names:
             end = position + len(plain)
-            if plain and text[position:end].casefold() == plain.casefold() and _ends_label(text, end):
+            if (
+                plain
+                and text[position:end].casefold() == plain.casefold()
+                and _ends_label(text, end)
+            ):
                 name = spelled
                 break
         else:
@@ -57,7 +64,9 @@ _LABEL_LIST = re.compile(r"(?:from|among|one of) the following(?: \w+){0,3}\s*:\
 
 
 def listed_labels(problem: str) -> tuple[str, ...]:
-    """The vocabulary of a question that ends in "... from the following: a, b and c, d", split at commas."""
+    """The vocabulary of a question that ends in "... from the following: a, b and c, d", split at
+    commas.
+    """
     found = _LABEL_LIST.search(problem)
     if not found:
         return ()

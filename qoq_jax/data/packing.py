@@ -1,8 +1,9 @@
 """Packing: samples of any size into device batches of one fixed shape, so that nothing recompiles.
 
-Axis letters: B text rows, T tokens a row, R media rows, P patches a media row, M = P/4 vision tokens, E ECGs
-a media row. Text row b reads media row b // (B // R); a sample goes into one text row, and its media into
-that row's media row.
+Axis letters: B text rows, T tokens a row, R media rows, P patches a media row, M = P/4 vision
+tokens, E ECGs
+a media row. Text row b reads media row b // (B // R); a sample goes into one text row, and its
+media into that row's media row.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Budget:
     """The shape of a batch.
 
     Attributes:
-      rows: B. tokens: T. media_rows: R, divides B. patches: P, a multiple of 4. ecgs: E. P and E may be 0.
+      rows: B. tokens: T. media_rows: R, divides B. patches: P, a multiple of 4. ecgs: E. P and E
+        may be 0.
       max_per_row: most samples in a text row; 1 for prompts that a sampler continues.
       ecg_tokens: tokens an ECG takes.
       pad_id: token of unused places.
@@ -73,8 +75,9 @@ class Placed:
 class GroupPacker:
     """Fills one media row and its text rows, first fit, in the order in which samples come.
 
-    Taking samples in order and stopping at the first that does not fit wastes a little room, and makes the
-    stream of batches a function of the stream of samples alone, which is what exact resume needs.
+    Taking samples in order and stopping at the first that does not fit wastes a little room, and
+    makes the stream of batches a function of the stream of samples alone, which is what exact
+    resume needs.
     """
 
     def __init__(self, budget: Budget):
@@ -94,7 +97,10 @@ class GroupPacker:
         if self._patches + patches > self.budget.patches or self._ecgs + ecgs > self.budget.ecgs:
             return False
         for row, samples in enumerate(self._samples):
-            if len(samples) < self.budget.max_per_row and self._used[row] + tokens <= self.budget.tokens:
+            if (
+                len(samples) < self.budget.max_per_row
+                and self._used[row] + tokens <= self.budget.tokens
+            ):
                 samples.append(sample)
                 self._order.append((sample, row, len(samples)))
                 self._used[row] += tokens
@@ -150,11 +156,11 @@ class GroupPacker:
 def empty_batch(budget: Budget) -> dict[str, np.ndarray]:
     """A batch of padding:
 
-    tokens int32 [B, T]; positions int32 [B, 3, T]; segment_ids int32 [B, T], 0 padding, s the s-th sample of
-    the row; branch_ids int32 [B, T], 0 prompt, 1 answer; media_index int32 [B, T], -1 text, else a place in
-    the media row's table of M vision tokens followed by E * ecg_tokens ECG tokens; loss_mask float32 [B, T],
-    1 on answer tokens; patches uint8 [R, P, patch_dim]; patch_hw int32 [R, P, 2]; patch_frame, patch_window int32
-    [R, P], 0 padding; ecg float32 [R, E, 8, 2500].
+    tokens int32 [B, T]; positions int32 [B, 3, T]; segment_ids int32 [B, T], 0 padding, s the s-th
+    sample of the row; branch_ids int32 [B, T], 0 prompt, 1 answer; media_index int32 [B, T], -1
+    text, else a place in the media row's table of M vision tokens followed by E * ecg_tokens ECG
+    tokens; loss_mask float32 [B, T], 1 on answer tokens; patches uint8 [R, P, patch_dim]; patch_hw
+    int32 [R, P, 2]; patch_frame, patch_window int32 [R, P], 0 padding; ecg float32 [R, E, 8, 2500].
     """
     b, t, r, p = budget.rows, budget.tokens, budget.media_rows, budget.patches
     return {
@@ -175,7 +181,8 @@ def empty_batch(budget: Budget) -> dict[str, np.ndarray]:
 def check_fits(sample: Mapping[str, Any], budget: Budget) -> None:
     """Raises DataError when a sample does not even fit into an empty batch."""
     for what, need, have, mend in (
-        ("tokens", len(sample["input_ids"]), budget.tokens, "raise sft.tokens, or leave the row out"),
+        ("tokens", len(sample["input_ids"]), budget.tokens, "raise sft.tokens, or leave the row "
+                                                            "out"),
         ("patches", len(sample["patches"]), budget.patches,
          "raise data.max_patches, or lower data.max_pixels and data.frame_max_pixels"),
         ("ecgs", len(sample["ecg"]), budget.ecgs, "raise data.mean_ecgs"),
@@ -188,7 +195,9 @@ def check_fits(sample: Mapping[str, Any], budget: Budget) -> None:
             )
 
 
-def pack(samples: Sequence[Mapping[str, Any]], budget: Budget) -> tuple[dict[str, np.ndarray], list[Placed]]:
+def pack(
+    samples: Sequence[Mapping[str, Any]], budget: Budget
+) -> tuple[dict[str, np.ndarray], list[Placed]]:
     """Packs all samples into one batch, filling media row after media row.
 
     Raises:
@@ -209,8 +218,12 @@ def pack(samples: Sequence[Mapping[str, Any]], budget: Budget) -> tuple[dict[str
     return write_groups(groups, budget)
 
 
-def write_groups(groups: Iterable[GroupPacker], budget: Budget) -> tuple[dict[str, np.ndarray], list[Placed]]:
+def write_groups(
+    groups: Iterable[GroupPacker], budget: Budget
+) -> tuple[dict[str, np.ndarray], list[Placed]]:
     """One batch from one packer a media row."""
     batch = empty_batch(budget)
-    placed = [place for media_row, group in enumerate(groups) for place in group.write(batch, media_row)]
+    placed = [
+        place for media_row, group in enumerate(groups) for place in group.write(batch, media_row)
+    ]
     return batch, placed

@@ -1,9 +1,9 @@
 """Rows to batches with Grain: shuffled, mixed by domain, sharded over processes, exactly resumable.
 
-The global batch is a function of (rows, seed, config, batch number) only. Media row r of it draws from stream
-r, which is every R-th element of one infinite shuffled sequence (R media rows); process p of n owns media
-rows p·R/n ... (p+1)·R/n - 1. So 1, 2 or 4 processes make the same global batches, and a run resumes on
-another number of processes (`merge_states`).
+The global batch is a function of (rows, seed, config, batch number) only. Media row r of it draws
+from stream r, which is every R-th element of one infinite shuffled sequence (R media rows); process
+p of n owns media rows p·R/n ... (p+1)·R/n - 1. So 1, 2 or 4 processes make the same global batches,
+and a run resumes on another number of processes (`merge_states`).
 
     rows ─ shuffle per epoch ─ mix domains ─ every R-th ─ read and process (threads) ─ pack ─ batch
 
@@ -32,7 +32,9 @@ from qoq_jax.errors import ConfigError, DataError
 
 Batch = dict[str, np.ndarray]
 WINDOW = (
-    256  # elements of a stream shuffled after mixing, or each stream would lock to a phase of the mixture
+    # elements of a stream shuffled after mixing, or each stream would lock to a phase of the
+    # mixture
+    256
 )
 
 
@@ -129,7 +131,9 @@ class BatchIterator(grain.DatasetIterator):
         except DataError:
             self.set_state(before)  # the state never stands in the middle of a batch
             raise
-        ended = all(stream.state == before["streams"][str(index)] for index, stream in self._streams.items())
+        ended = all(
+            stream.state == before["streams"][str(index)] for index, stream in self._streams.items()
+        )
         if ended or (self._exactly is None and not any(groups)):
             raise StopIteration
         self.batches += 1
@@ -141,14 +145,17 @@ class BatchIterator(grain.DatasetIterator):
         self.quarantined[bad.key] = str(bad.error)
         if len(self.quarantined) > self._max_quarantined:
             raise DataError(
-                f"{len(self.quarantined)} samples could not be made, the limit is {self._max_quarantined}; "
+                f"{len(self.quarantined)} samples could not be made, the limit is "
+                f"{self._max_quarantined}; "
                 f"the last: {bad.error}",
                 where=bad.key,
                 mend="mend the data, or raise data.max_bad_fraction",
             )
 
     def get_state(self) -> dict[str, Any]:
-        """JSON-able state of this process: the next batch after `set_state` equals the next batch now."""
+        """JSON-able state of this process: the next batch after `set_state` equals the next batch
+        now.
+        """
         return {
             "fingerprint": self._fingerprint,
             "batches": self.batches,
@@ -157,10 +164,12 @@ class BatchIterator(grain.DatasetIterator):
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues from a state of this process, or from the merged states of any number of processes.
+        """Continues from a state of this process, or from the merged states of any number of
+        processes.
 
         Raises:
-          DataError: the state belongs to other rows, another seed or another config, or lacks a stream.
+          DataError: the state belongs to other rows, another seed or another config, or lacks a
+            stream.
         """
         if state["fingerprint"] != self._fingerprint:
             raise DataError(
@@ -183,13 +192,16 @@ class BatchIterator(grain.DatasetIterator):
 
 
 def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """One state out of those of all processes at the same batch, to resume on any number of processes."""
+    """One state out of those of all processes at the same batch, to resume on any number of
+    processes.
+    """
     states = list(states)
     merged = {**states[0], "streams": {}, "quarantined": {}}
     for state in states:
         if (state["fingerprint"], state["batches"]) != (merged["fingerprint"], merged["batches"]):
             raise DataError(
-                "the data states are of different runs or batches", mend="use the states of one checkpoint"
+                "the data states are of different runs or batches",
+                mend="use the states of one checkpoint",
             )
         merged["streams"].update(state["streams"])
         merged["quarantined"].update(state["quarantined"])
@@ -219,17 +231,20 @@ def make_iterator(
     Args:
       budget: of the global batch; this process gets its share of the rows.
       seed: of the shuffle; each epoch is shuffled anew.
-      weights_by_domain: share of each domain in the stream, for all domains that occur (0 leaves one out).
-        None: each row once an epoch.
-      epochs: end after so many passes. Only for one process (packing makes the number of batches differ
-        between streams, and no process may stop before the others) and without weights.
-      on_error: "raise" or "skip"; at most max_bad of the rows (at least one) may be skipped by a process.
+      weights_by_domain: share of each domain in the stream, for all domains that occur (0 leaves
+        one out). None: each row once an epoch.
+      epochs: end after so many passes. Only for one process (packing makes the number of batches
+        differ between streams, and no process may stop before the others) and without weights.
+      on_error: "raise" or "skip"; at most max_bad of the rows (at least one) may be skipped by a
+        process.
       cache: keep processed samples in memory, for data sets of some thousand small samples.
       threads, prefetch: of each media row of this process; 0 threads reads in the caller's thread.
     """
     pairs = _pairs(sources)
     if epochs is not None and (process_count > 1 or weights_by_domain):
-        raise ConfigError("epochs needs one process and no domain weights", mend="count steps instead")
+        raise ConfigError(
+            "epochs needs one process and no domain weights", mend="count steps instead"
+        )
     rows = grain.MapDataset.source(pairs)
     if weights_by_domain is None:
         mixed = rows.shuffle(seed=_seed(seed, "rows")).repeat(epochs)
@@ -268,9 +283,11 @@ def make_eval_iterator(
     threads: int = 1,
     prefetch: int = 4,
 ) -> BatchIterator:
-    """Every row once, in order: batch k holds rows k·B to (k+1)·B - 1, one a text row; the last is padded.
+    """Every row once, in order: batch k holds rows k·B to (k+1)·B - 1, one a text row; the last is
+    padded.
 
-    All processes get the same number of batches. A media row must have room for the media of its text rows.
+    All processes get the same number of batches. A media row must have room for the media of its
+    text rows.
     """
     pairs = _pairs(sources)
     budget = dataclasses.replace(budget, max_per_row=1)
@@ -314,7 +331,10 @@ def _mix(
     by_domain: dict[str, list[tuple[int, int]]] = {}
     for source, row in pairs:
         by_domain.setdefault(sources[source].rows[row].domain, []).append((source, row))
-    unknown, unweighted = sorted(set(weights) - set(by_domain)), sorted(set(by_domain) - set(weights))
+    unknown, unweighted = (
+        sorted(set(weights) - set(by_domain)),
+        sorted(set(by_domain) - set(weights)),
+    )
     if unknown or unweighted:
         raise ConfigError(
             f"weights_by_domain: {unknown[0]!r} has no rows"
@@ -323,14 +343,18 @@ def _mix(
             mend=f"give a weight to each of {', '.join(sorted(by_domain))}",
         )
     if not all(np.isfinite(w) and w >= 0 for w in weights.values()) or not any(weights.values()):
-        raise ConfigError(f"weights_by_domain: {dict(weights)}", mend="use numbers of at least 0, not all 0")
+        raise ConfigError(
+            f"weights_by_domain: {dict(weights)}", mend="use numbers of at least 0, not all 0"
+        )
     used = sorted(domain for domain, weight in weights.items() if weight > 0)
     parts = [
         grain.MapDataset.source(by_domain[domain]).shuffle(seed=_seed(seed, domain)).repeat()
         for domain in used
     ]
     mixed = grain.MapDataset.mix(parts, weights=[weights[domain] for domain in used])
-    return grain.experimental.WindowShuffleMapDataset(mixed, window_size=window, seed=_seed(seed, "window"))
+    return grain.experimental.WindowShuffleMapDataset(
+        mixed, window_size=window, seed=_seed(seed, "window")
+    )
 
 
 def _seed(seed: int, name: str) -> int:
@@ -339,9 +363,16 @@ def _seed(seed: int, name: str) -> int:
 
 
 def _maker(
-    sources: Sequence[Source], tokenizer: Tokenizer, cfg: ProcessConfig, budget: Budget, with_answer: bool, cache: bool = False
+    sources: Sequence[Source],
+    tokenizer: Tokenizer,
+    cfg: ProcessConfig,
+    budget: Budget,
+    with_answer: bool,
+    cache: bool = False,
 ) -> Callable[[tuple[int, int]], dict[str, Any] | Bad]:
-    """(source, row) -> sample, or Bad. Errors are values: Grain's iterators lose count when a map raises."""
+    """(source, row) -> sample, or Bad. Errors are values: Grain's iterators lose count when a map
+    raises.
+    """
     tokenizer.check(cfg.token_ids())
     if cfg.ecg_tokens != budget.ecg_tokens:
         raise ConfigError(
@@ -353,7 +384,8 @@ def _maker(
         try:
             sample = transforms.process(row, source.root, tokenizer, cfg, with_answer)
             packing.check_fits(sample, budget)
-            # The name of the data set, not what its row says: ids are unique in a file, so (source, id) names a row of a run.
+            # The name of the data set, not what its row says: ids are unique in a file, so (source,
+            # id) names a row of a run.
             return sample | {"meta": dataclasses.replace(sample["meta"], source=source.name)}
         except DataError as error:
             named = DataError(error.what, where=f"{source.name}: {error.where}", mend=error.mend)
@@ -391,7 +423,9 @@ def _iterator(
     if on_error not in ("raise", "skip"):
         raise ConfigError(f"on_error={on_error!r}", mend="use 'raise' or 'skip'")
     if not 0 <= max_bad < 1:
-        raise ConfigError(f"max_bad={max_bad}", mend="use a fraction of the rows, at least 0 and below 1")
+        raise ConfigError(
+            f"max_bad={max_bad}", mend="use a fraction of the rows, at least 0 and below 1"
+        )
     read = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=max(prefetch, threads) if threads else 0
     )
@@ -415,10 +449,21 @@ def fingerprint(
     budget: Budget,
     options: Mapping[str, Any],
 ) -> str:
-    """SHA-256 of all that decides a batch: rows in order and the sizes of their media, tokenizer and config."""
+    """SHA-256 of all that decides a batch: rows in order and the sizes of their media, tokenizer
+    and config.
+    """
     digest = hashlib.sha256()
-    settings = [dataclasses.asdict(cfg), dataclasses.asdict(budget), dict(options), tokenizer.fingerprint]
+    settings = [
+        dataclasses.asdict(cfg),
+        dataclasses.asdict(budget),
+        dict(options),
+        tokenizer.fingerprint,
+    ]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for source in sources:
-        digest.update(json.dumps([source.name, len(source.rows), row_files.fingerprint(source.rows, source.root)]).encode())
+        digest.update(
+            json.dumps(
+                [source.name, len(source.rows), row_files.fingerprint(source.rows, source.root)]
+            ).encode()
+        )
     return digest.hexdigest()

@@ -1,9 +1,11 @@
 """Multimodal rotary positions (M-RoPE): three positions a token, for time, height and width.
 
-Source: Qwen2-VL (arXiv 2409.12191) section 2.1, Qwen2.5-VL (arXiv 2502.13923) section 2.1 (absolute time),
-Qwen3-VL (arXiv 2511.21631): time as text before each step of a video, whose tokens then all have step 0.
-Tests hold the results equal to `get_rope_index` of Hugging Face transformers 5. Computed here, per unpacked
-and unpadded sample, so that packing and padding cannot change a position (transformers PR 40490).
+Source: Qwen2-VL (arXiv 2409.12191) section 2.1, Qwen2.5-VL (arXiv 2502.13923) section 2.1 (absolute
+time),
+Qwen3-VL (arXiv 2511.21631): time as text before each step of a video, whose tokens then all have
+step 0. Tests hold the results equal to `get_rope_index` of Hugging Face transformers 5. Computed
+here, per unpacked and unpadded sample, so that packing and padding cannot change a position
+(transformers PR 40490).
 """
 
 from __future__ import annotations
@@ -30,9 +32,10 @@ def rope_positions(
 ) -> np.ndarray:
     """Positions of one sample.
 
-    Text advances all three axes together. A token of an image or video at grid place (i, j, k) stands at
-    start + (⌊i · tokens_per_second · second_per_grid⌋, j, k), an image having i = 0; what follows it
-    continues at start + max(h, w). ECG tokens are text: their own encoder has already placed them in time.
+    Text advances all three axes together. A token of an image or video at grid place (i, j, k)
+    stands at start + (⌊i · tokens_per_second · second_per_grid⌋, j, k), an image having i = 0; what
+    follows it continues at start + max(h, w). ECG tokens are text: their own encoder has already
+    placed them in time.
 
     Args:
       input_ids: int [t], each image or video already expanded to its t*h*w/merge² pad tokens.
@@ -66,7 +69,8 @@ def rope_positions(
         h, w = h // merge, w // merge
         if t * h * w != end - begin:
             raise DataError(
-                f"{end - begin} {names[run]} tokens for an {names[run]} of {t} x {h} x {w} merged patches"
+                f"{end - begin} {names[run]} tokens for an {names[run]} of {t} x {h} x {w} "
+                "merged patches"
             )
         interval = np.float32(tokens_per_second * seconds.pop(0)) if run == 2 else np.float32(1)
         step, row, col = np.indices((t, h, w)).reshape(3, -1)
@@ -81,12 +85,15 @@ def rope_positions(
 
 
 def single_steps(grids: Sequence[Grid]) -> list[Grid]:
-    """Grids of videos -> one grid for each temporal step, as Qwen3-VL numbers them: for `rope_positions`."""
+    """Grids of videos -> one grid for each temporal step, as Qwen3-VL numbers them: for
+    `rope_positions`.
+    """
     return [(1, h, w) for t, h, w in grids for _ in range(t)]
 
 
 def step_times(frames: int, seconds_per_grid: float, temporal: int = 2) -> list[float]:
-    """Seconds that Qwen3-VL writes before each temporal step: the mean time of the first and the last of its frames.
+    """Seconds that Qwen3-VL writes before each temporal step: the mean time of the first and the
+    last of its frames.
 
     Args:
       frames: frames of the video, evenly spaced; the last is repeated to fill its step.
@@ -101,7 +108,8 @@ def step_times(frames: int, seconds_per_grid: float, temporal: int = 2) -> list[
 def extend(positions: np.ndarray, count: int) -> np.ndarray:
     """int32 [3, count]: positions of `count` text tokens that follow a prompt ending in text.
 
-    p = rope_positions(prompt); rope_positions(prompt + text) == concat([p, extend(p, len(text))], axis=1).
+    p = rope_positions(prompt); rope_positions(prompt + text) == concat([p, extend(p, len(text))],
+    axis=1).
     """
     last = positions[:, -1]
     if not (last == last[0]).all():

@@ -1,12 +1,14 @@
 """The CLIMB-QA row: one question about one patient's media, as one JSON line.
 
-A row file is JSON lines (or one JSON list). Three spellings are read, and all become the same `Row`:
+A row file is JSON lines (or one JSON list). Three spellings are read, and all become the same
+`Row`:
   - our own (the fields of `Row`; the time series field is spelled "time-series" in JSON);
   - the released CLIMB-QA fields: problem, answer, images, videos, time-series, dataset, bbox,
     segmentation_path;
-  - conversations: {"images": [...], "conversations": [{"from": "human", ...}, {"from": "gpt", ...}]}.
-A row that breaks a rule is a `DataError` that names file, row and field; nothing is guessed, repaired or
-replaced.
+  - conversations: {"images": [...], "conversations": [{"from": "human", ...}, {"from": "gpt",
+  ...}]}.
+A row that breaks a rule is a `DataError` that names file, row and field; nothing is guessed,
+repaired or replaced.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ _DATASET_DOMAINS = {
     "ultrasound": "echonet-dynamic busi covid-blues covid_blues covid-us covid_us",
     "multimodal": "mimic-iv vital",
 }
-DATASET_DOMAIN = {name: domain for domain, names in _DATASET_DOMAINS.items() for name in names.split()}
+DATASET_DOMAIN = {
+    name: domain for domain, names in _DATASET_DOMAINS.items() for name in names.split()
+}
 
 _MAX_LINE_BYTES = 1 << 20
 _MAX_FILE_BYTES = 4 << 30
@@ -61,12 +65,14 @@ _MEDIA_FIELDS = (("images", "<image>"), ("videos", "<video>"), ("time_series", "
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One validated row. Tuples instead of lists, so that rows hash and can be shared between workers.
+    """One validated row. Tuples instead of lists, so that rows hash and can be shared between
+    workers.
 
     Attributes:
       id: unique in its file.
       dataset, domain: where it comes from; domain is one of `DOMAINS`.
-      problem: the whole question with the allowed labels; "<image>", "<video>", "<ecg>" mark where media go.
+      problem: the whole question with the allowed labels; "<image>", "<video>", "<ecg>" mark where
+        media go.
       answer: the gold label; several are joined by ", ". `answers` has them one by one.
       labels: the allowed vocabulary; () when the row states none.
       patient, split: splits never share a patient.
@@ -103,10 +109,17 @@ class Row:
         return split_labels(self.answer, self.labels)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form; empty optional fields are left out. `validate_row` reads it back to an equal row."""
+        """The JSON form; empty optional fields are left out.
+
+        `validate_row` reads it back to an equal row.
+        """
         out = {}
         for name, value in dataclasses.asdict(self).items():
-            if value is None or value == () or (value == "" and name in ("patient", "split", "source")):
+            if (
+                value is None
+                or value == ()
+                or (value == "" and name in ("patient", "split", "source"))
+            ):
                 continue
             if isinstance(value, tuple):
                 value = [list(item) if isinstance(item, tuple) else item for item in value]
@@ -114,10 +127,12 @@ class Row:
         return out
 
 
-_FIELDS = tuple("time-series" if f.name == "time_series" else f.name for f in dataclasses.fields(Row))
+_FIELDS = tuple(
+    "time-series" if f.name == "time_series" else f.name for f in dataclasses.fields(Row)
+)
 
 
-# ------------------------------------------------------------------------------------------------- validation
+# --------------------------------------------------------------------------------------- validation
 
 
 def validate_row(obj: Any, where: str) -> Row:
@@ -131,7 +146,11 @@ def validate_row(obj: Any, where: str) -> Row:
       DataError: naming `where` and the field, with a mend.
     """
     if not isinstance(obj, dict):
-        _fail(where, f"a row must be a JSON object, found {type(obj).__name__}", "write one {...} a line")
+        _fail(
+            where,
+            f"a row must be a JSON object, found {type(obj).__name__}",
+            "write one {...} a line",
+        )
     obj = _unify(dict(obj), where)
     for name in obj:
         if name not in _FIELDS:
@@ -148,7 +167,9 @@ def validate_row(obj: Any, where: str) -> Row:
             return default
         if not isinstance(value, str) or not value.strip():
             state = (
-                "is missing" if value is None else f"must be a text that is not empty, found {_show(value)}"
+                "is missing"
+                if value is None
+                else f"must be a text that is not empty, found {_show(value)}"
             )
             _fail(f"{where}: {name}", state, f'give "{name}": "..."')
         return value
@@ -162,7 +183,9 @@ def validate_row(obj: Any, where: str) -> Row:
     labels = _texts(obj.get("labels"), f"{where}: labels") or listed_labels(problem)
     if len(set(labels)) != len(labels):
         _fail(f"{where}: labels", "a label is listed twice", "list each label once")
-    wrong = [label for label in split_labels(answer, labels) if label not in labels] if labels else []
+    wrong = (
+        [label for label in split_labels(answer, labels) if label not in labels] if labels else []
+    )
     if wrong:
         close = difflib.get_close_matches(wrong[0], labels, n=1)
         _fail(
@@ -197,11 +220,17 @@ def validate_row(obj: Any, where: str) -> Row:
             "give one label a box",
         )
     if (bbox or segmentation) and not (media["images"] or media["videos"]):
-        _fail(f"{where}: bbox", "a region without an image or video", "add the image or drop the region")
+        _fail(
+            f"{where}: bbox",
+            "a region without an image or video",
+            "add the image or drop the region",
+        )
     difficulty = obj.get("difficulty")
     if difficulty is not None and (type(difficulty) is not int or difficulty not in (1, 2, 3)):
         _fail(
-            f"{where}: difficulty", f"must be 1, 2 or 3, found {_show(difficulty)}", "drop it when not known"
+            f"{where}: difficulty",
+            f"must be 1, 2 or 3, found {_show(difficulty)}",
+            "drop it when not known",
         )
     dataset = text("dataset", "")
     paths = media["images"] + media["videos"] + media["time_series"]
@@ -226,7 +255,9 @@ def validate_row(obj: Any, where: str) -> Row:
         **media,
         bbox=bbox,
         bbox_labels=bbox_labels,
-        segmentation_path=_path(segmentation, f"{where}: segmentation_path") if segmentation else None,
+        segmentation_path=_path(segmentation, f"{where}: segmentation_path")
+        if segmentation
+        else None,
         difficulty=difficulty,
         reasoning=text("reasoning", "") or None,
         source=text("source", ""),
@@ -282,16 +313,26 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
         return ()
     if isinstance(value, str):
         value = [value] if value.strip() else []
-    if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) and v.strip() for v in value):
+    if not isinstance(value, (list, tuple)) or not all(
+        isinstance(v, str) and v.strip() for v in value
+    ):
         _fail(where, f"must be a list of texts, found {_show(value)}", 'write ["...", "..."]')
     return tuple(v.strip() for v in value)
 
 
 def _path(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        _fail(where, f"must be a path, found {_show(value)}", "give a path relative to the row file")
+        _fail(
+            where, f"must be a path, found {_show(value)}", "give a path relative to the row file"
+        )
     parts = value.replace("\\", "/").split("/")
-    if "\0" in value or ".." in parts or parts[0] == "" or re.match(r"[A-Za-z]:", value) or "://" in value:
+    if (
+        "\0" in value
+        or ".." in parts
+        or parts[0] == ""
+        or re.match(r"[A-Za-z]:", value)
+        or "://" in value
+    ):
         _fail(
             where,
             f"unsafe path {_show(value)}",
@@ -306,7 +347,11 @@ def _boxes(value: Any, where: str) -> tuple[tuple[float, float, float, float], .
     if isinstance(value, list) and not isinstance(value[0], (list, tuple)):
         value = [value]
     if not isinstance(value, (list, tuple)):
-        _fail(where, f"must be a list, found {_show(value)}", "write [x1, y1, x2, y2] or a list of them")
+        _fail(
+            where,
+            f"must be a list, found {_show(value)}",
+            "write [x1, y1, x2, y2] or a list of them",
+        )
     boxes = []
     for box in value:
         numbers = isinstance(box, (list, tuple)) and len(box) == 4
@@ -315,7 +360,9 @@ def _boxes(value: Any, where: str) -> tuple[tuple[float, float, float, float], .
         )  # NaN fails <=
         if not numbers:
             _fail(
-                where, f"must be four finite numbers, found {_show(box)}", "write [x1, y1, x2, y2] in pixels"
+                where,
+                f"must be four finite numbers, found {_show(box)}",
+                "write [x1, y1, x2, y2] in pixels",
             )
         x1, y1, x2, y2 = box = tuple(float(v) for v in box)
         if min(box) < 0 or x1 >= x2 or y1 >= y2:
@@ -337,7 +384,7 @@ def _fail(where: str, what: str, mend: str):
     raise DataError(what, where=where, mend=mend)
 
 
-# ------------------------------------------------------------------------------------------------------ files
+# -------------------------------------------------------------------------------------------- files
 
 
 def read_jsonl(path: str | os.PathLike, faults: list[str] | None = None) -> list[Row]:
@@ -345,10 +392,12 @@ def read_jsonl(path: str | os.PathLike, faults: list[str] | None = None) -> list
 
     Args:
       path: the file.
-      faults: when given, broken rows are left out and described in it; else the first one is raised.
+      faults: when given, broken rows are left out and described in it; else the first one is
+        raised.
 
     Raises:
-      DataError: file missing, empty or not JSON; a broken row; an id used twice. Names the line (or list
+      DataError: file missing, empty or not JSON; a broken row; an id used twice. Names the line (or
+        list
       item).
     """
     path = pathlib.Path(path)
@@ -365,11 +414,15 @@ def read_jsonl(path: str | os.PathLike, faults: list[str] | None = None) -> list
     if data.lstrip()[:1] == b"[":
         items = ((f"{name}[{i}]", item) for i, item in enumerate(_decode(data, str(path))))
     else:
-        items = ((f"{name}:{i}", line) for i, line in enumerate(data.split(b"\n"), 1) if line.strip())
+        items = (
+            (f"{name}:{i}", line) for i, line in enumerate(data.split(b"\n"), 1) if line.strip()
+        )
     seen: dict[str, str] = {}
     for where, item in items:
         try:
-            row = validate_row(_decode_line(item, where) if isinstance(item, bytes) else item, where)
+            row = validate_row(
+                _decode_line(item, where) if isinstance(item, bytes) else item, where
+            )
             if row.id in seen:
                 _fail(
                     f"{where}: id",
@@ -416,10 +469,15 @@ def _decode(data: bytes, where: str) -> Any:
     """json.loads made strict: UTF-8, no NaN or Infinity, no key twice, no deep nesting."""
     try:
         return json.loads(
-            data.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique
+            data.decode("utf-8"),
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            object_pairs_hook=_unique,
         )
     except RecursionError:
-        raise DataError("is nested too deeply", where=where, mend="a row is a flat object") from None
+        raise DataError(
+            "is nested too deeply", where=where, mend="a row is a flat object"
+        ) from None
     except UnicodeDecodeError:
         raise DataError("is not UTF-8 text", where=where, mend="save the file as UTF-8") from None
     except ValueError as error:
@@ -447,7 +505,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def resolve(root: str | os.PathLike, relative: str) -> pathlib.Path:
-    """The real path of a media file; refuses one that leaves `root`, by "..", an absolute path or a symlink.
+    """The real path of a media file; refuses one that leaves `root`, by "..", an absolute path or a
+    symlink.
 
     The file need not exist: the reader that opens it says so.
     """
@@ -456,6 +515,8 @@ def resolve(root: str | os.PathLike, relative: str) -> pathlib.Path:
     target = os.path.realpath(os.path.join(base, relative))
     if os.path.commonpath((base, target)) != base:
         raise DataError(
-            "leads out of the data folder", where=relative, mend="copy the file into the data folder"
+            "leads out of the data folder",
+            where=relative,
+            mend="copy the file into the data folder",
         )
     return pathlib.Path(target)

@@ -22,7 +22,9 @@ def load(root: str | os.PathLike, split: str, faults: list[str] | None = None) -
       DataError: unknown split, no such file, a broken or empty file, a row that says another split.
     """
     if split not in schema.SPLITS:
-        raise DataError(f"unknown split {split!r}", where=str(root), mend="use " + ", ".join(schema.SPLITS))
+        raise DataError(
+            f"unknown split {split!r}", where=str(root), mend="use " + ", ".join(schema.SPLITS)
+        )
     path = pathlib.Path(root) / f"{split}.jsonl"
     if not path.is_file():
         raise DataError(
@@ -42,13 +44,21 @@ def load(root: str | os.PathLike, split: str, faults: list[str] | None = None) -
 def fingerprint(rows: Iterable[schema.Row], root: str | os.PathLike | None = None) -> str:
     """SHA-256 of the rows in their order, all fields: a resumed run refuses another data set by it.
 
-    root: when given, the folder of the media, whose sizes count too. Bytes that change without the size do not show.
+    root: when given, the folder of the media, whose sizes count too. Bytes that change without the
+    size do not show.
     """
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps(row.to_dict(), sort_keys=True, ensure_ascii=False).encode() + b"\n")
+        digest.update(
+            json.dumps(row.to_dict(), sort_keys=True, ensure_ascii=False).encode() + b"\n"
+        )
         if root is not None:
-            for path in (*row.images, *row.videos, *row.time_series, *filter(None, [row.segmentation_path])):
+            for path in (
+                *row.images,
+                *row.videos,
+                *row.time_series,
+                *filter(None, [row.segmentation_path]),
+            ):
                 digest.update(f"{file_size(os.path.join(root, path))}\n".encode())
     return digest.hexdigest()
 
@@ -62,14 +72,18 @@ def file_size(path: str) -> int:
 
 
 def domains(rows: Sequence[schema.Row] = ()) -> tuple[str, ...]:
-    """The domains that occur in the rows, in the fixed order of the schema; all of them without rows."""
+    """The domains that occur in the rows, in the fixed order of the schema; all of them without
+    rows.
+    """
     present = {row.domain for row in rows}
     return tuple(d for d in schema.DOMAINS if not rows or d in present)
 
 
 def describe(rows: Sequence[schema.Row]) -> dict[str, dict[str, int]]:
     """Counts by "domain", "dataset", "label" (each label of a set counts), "source" and "split"."""
-    counts = {key: collections.Counter() for key in ("domain", "dataset", "label", "source", "split")}
+    counts = {
+        key: collections.Counter() for key in ("domain", "dataset", "label", "source", "split")
+    }
     for row in rows:
         counts["domain"][row.domain] += 1
         counts["dataset"][row.dataset] += 1
@@ -80,11 +94,12 @@ def describe(rows: Sequence[schema.Row]) -> dict[str, dict[str, int]]:
 
 
 def from_tfds(name: str, split: str, data_dir: str | os.PathLike) -> list[schema.Row]:
-    """The rows of a prepared tensorflow-datasets data set; needs no TensorFlow (array_record files).
+    """The rows of a prepared tensorflow-datasets data set; needs no TensorFlow (array_record
+    files).
 
-    Each element has the fields of a row as features of the same names (texts as Text, boxes as float
-    sequences). A data set cannot hold a missing value, so "", 0 and empty sequences mean absent. Media paths
-    stay relative to the folder that the caller gives to the pipeline.
+    Each element has the fields of a row as features of the same names (texts as Text, boxes as
+    float sequences). A data set cannot hold a missing value, so "", 0 and empty sequences mean
+    absent. Media paths stay relative to the folder that the caller gives to the pipeline.
 
     Args:
       name: "name", "name/config" or "name/config:version".
@@ -96,7 +111,8 @@ def from_tfds(name: str, split: str, data_dir: str | os.PathLike) -> list[schema
     where = f"{name}[{split}]"
     try:
         elements = tfds.data_source(name, split=split, data_dir=os.fspath(data_dir), download=False)
-    except Exception as error:  # tfds raises its own and any file error; all mean "not there or not readable"
+    # tfds raises its own and any file error; all mean "not there or not readable"
+    except Exception as error:
         raise DataError(
             f"tensorflow-datasets cannot open it ({type(error).__name__})",
             where=where,

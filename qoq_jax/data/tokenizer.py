@@ -1,8 +1,9 @@
 """Text to token ids. Row text is untrusted: it can never become a special token.
 
-Two `tokenizers.Tokenizer` are built from one tokenizer.json: `plain`, without added tokens but `WRITTEN_TOKENS`,
-encodes all text; the full one knows the special tokens by name and decodes. A question that contains "<|image_pad|>"
-or "<|im_end|>" is therefore encoded as the characters that it shows, and cannot forge a turn or claim an image.
+Two `tokenizers.Tokenizer` are built from one tokenizer.json: `plain`, without added tokens but
+`WRITTEN_TOKENS`, encodes all text; the full one knows the special tokens by name and decodes. A
+question that contains "<|image_pad|>" or "<|im_end|>" is therefore encoded as the characters that
+it shows, and cannot forge a turn or claim an image.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ NANO_PATH = Path(__file__).parent / "assets" / "nano_tokenizer.json"
 ECG_TOKEN = "<|time_series_pad|>"
 END_OF_TURN = "<|im_end|>"
 END_TOKENS = (END_OF_TURN, "<|endoftext|>")  # the only added tokens that a model may write
-WRITTEN_TOKENS = ("<think>", "</think>")  # added tokens of Qwen3 that are text: answers hold them, anyone may write them
+# added tokens of Qwen3 that are text: answers hold them, anyone may write them
+WRITTEN_TOKENS = ("<think>", "</think>")
 MAX_TEXT = 1 << 20  # characters; longer text is a mistake and slow to encode
 
 
@@ -33,24 +35,39 @@ class Tokenizer:
     """Encodes plain text and prompts; holds the special ids. Safe to share between threads."""
 
     def __init__(self, spec: Mapping):
-        """Args: spec: the decoded tokenizer.json. `<|time_series_pad|>` is added when it is absent."""
+        """Args: spec: the decoded tokenizer.json.
+
+        `<|time_series_pad|>` is added when it is absent.
+        """
         full = json.dumps(spec, sort_keys=True)
         self.fingerprint = hashlib.sha256(full.encode()).hexdigest()
         self._full = tokenizers.Tokenizer.from_str(full)
         if self._full.token_to_id(ECG_TOKEN) is None:
-            self._full.add_special_tokens([tokenizers.AddedToken(ECG_TOKEN, special=True, normalized=False)])
-        written = [token for token in spec.get("added_tokens") or [] if token["content"] in WRITTEN_TOKENS and not token["special"]]
+            self._full.add_special_tokens(
+                [tokenizers.AddedToken(ECG_TOKEN, special=True, normalized=False)]
+            )
+        written = [
+            token
+            for token in spec.get("added_tokens") or []
+            if token["content"] in WRITTEN_TOKENS and not token["special"]
+        ]
         self._plain = tokenizers.Tokenizer.from_str(
             json.dumps({**spec, "added_tokens": written, "post_processor": None})
         )
-        # The library numbers added tokens from the end of the vocabulary on, whatever id they ask for.
-        self._written = {self._plain.token_to_id(t["content"]): self._full.token_to_id(t["content"]) for t in written}
+        # The library numbers added tokens from the end of the vocabulary on, whatever id they ask
+        # for.
+        self._written = {
+            self._plain.token_to_id(t["content"]): self._full.token_to_id(t["content"])
+            for t in written
+        }
         for one in (self._full, self._plain):
             one.no_padding()
             one.no_truncation()
         added = self._full.get_added_tokens_decoder()
         self.special_ids: dict[str, int] = {
-            token.content: index for index, token in sorted(added.items()) if token.content not in {t["content"] for t in written}
+            token.content: index
+            for index, token in sorted(added.items())
+            if token.content not in {t["content"] for t in written}
         }
         clash = [name for name in self.special_ids if self._plain.token_to_id(name) is not None]
         if clash:
@@ -73,7 +90,8 @@ class Tokenizer:
         index = self._full.token_to_id(token)
         if index is None:
             raise ConfigError(
-                f"the tokenizer has no token {token!r}", mend="use the tokenizer that belongs to the model"
+                f"the tokenizer has no token {token!r}",
+                mend="use the tokenizer that belongs to the model",
             )
         return index
 
@@ -81,13 +99,16 @@ class Tokenizer:
         """Ids of plain text; nothing in it is read as a special token."""
         if len(text) > MAX_TEXT:
             raise DataError(
-                f"a text of {len(text)} characters is over the limit of {MAX_TEXT}", mend="shorten it"
+                f"a text of {len(text)} characters is over the limit of {MAX_TEXT}",
+                mend="shorten it",
             )
         ids = self._plain.encode(text, add_special_tokens=False).ids
         return [self._written.get(index, index) for index in ids] if self._written else ids
 
     def encode_parts(self, parts: Iterable[str]) -> list[int]:
-        """Ids of a prompt given as `Special` tokens and plain texts; adjoining texts are encoded as one."""
+        """Ids of a prompt given as `Special` tokens and plain texts; adjoining texts are encoded as
+        one.
+        """
         ids: list[int] = []
         run: list[str] = []
         for part in parts:
@@ -101,13 +122,17 @@ class Tokenizer:
         return ids + self.encode("".join(run))
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Text of ids. Bytes that are not UTF-8 become U+FFFD; ids beyond the vocabulary are dropped."""
+        """Text of ids. Bytes that are not UTF-8 become U+FFFD; ids beyond the vocabulary are
+        dropped.
+        """
         return self._full.decode([int(i) for i in ids], skip_special_tokens=skip_special)
 
     def banned_ids(self, vocab_size: int | None = None) -> tuple[int, ...]:
-        """Ids that a sampler must never draw: media and control tokens, and the padding of the vocabulary.
+        """Ids that a sampler must never draw: media and control tokens, and the padding of the
+        vocabulary.
 
-        A model that writes an image token breaks the next forward pass hours later (EasyR1 issue 110).
+        A model that writes an image token breaks the next forward pass hours later (EasyR1 issue
+        110).
         """
         named = {index for name, index in self.special_ids.items() if name not in END_TOKENS}
         known = set(self._full.get_vocab(with_added_tokens=True).values())
@@ -118,13 +143,16 @@ class Tokenizer:
         for token, index in expected.items():
             if (found := self.token_to_id(token)) != index:
                 raise ConfigError(
-                    f"token {token} has id {found} in the tokenizer and {index} in the model config",
+                    f"token {token} has id {found} in the tokenizer and {index} in the model "
+                    "config",
                     mend="use the tokenizer that belongs to the model",
                 )
 
 
 def load(source: str | Path) -> Tokenizer:
-    """The tokenizer "nano" of this package, or that of a Hugging Face model directory or tokenizer.json."""
+    """The tokenizer "nano" of this package, or that of a Hugging Face model directory or
+    tokenizer.json.
+    """
     path = NANO_PATH if str(source) == NANO else Path(source)
     path = path / "tokenizer.json" if path.is_dir() else path
     try:

@@ -2,11 +2,11 @@
 
     python -m qoq_jax.data.train_tokenizer
 
-A nano model answers within a few seconds on a CPU only if an answer is short, so the vocabulary is spent
-where answers are: 256 bytes (any text round-trips), every integer 0..255 (coordinates), the fixed pieces of
-the answer format, then the words of the corpus that save most tokens, then byte-pair merges for all other
-words. The last 23 ids are the special tokens of Qwen2.5-VL in their order. Same input, same file: no
-randomness, ties are broken by spelling.
+A nano model answers within a few seconds on a CPU only if an answer is short, so the vocabulary is
+spent where answers are: 256 bytes (any text round-trips), every integer 0..255 (coordinates), the
+fixed pieces of the answer format, then the words of the corpus that save most tokens, then
+byte-pair merges for all other words. The last 23 ids are the special tokens of Qwen2.5-VL in their
+order. Same input, same file: no randomness, ties are broken by spelling.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ the shape is oval.
 
 
 def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    """Fixed pieces; words with one leading space; up to three digits; whole runs of everything else."""
+    """Fixed pieces; words with one leading space; up to three digits; whole runs of everything
+    else.
+    """
     fixed = "|".join(map(re.escape, FIXED))
     pattern = rf"{fixed}| ?\p{{L}}+|\p{{N}}{{1,3}}|(?:(?!{fixed}| \p{{L}})[^\p{{L}}\p{{N}}])+"
     return pre_tokenizers.Sequence(
@@ -106,7 +108,9 @@ def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
 
 
 def corpus() -> Iterator[str]:
-    """Questions and answers: 3,000 of climb-mini, those of the real samples, then labels and findings of other data sets."""
+    """Questions and answers: 3,000 of climb-mini, those of the real samples, then labels and
+    findings of other data sets.
+    """
     for problem, answer, reasoning in synthetic.corpus(3000):
         yield problem
         yield chat.answer_text([answer], [(1, 2, 30, 40)], [answer], reasoning)
@@ -143,8 +147,11 @@ def build(texts: Iterable[str]) -> dict:
         merges.append(pair)
         vocab["".join(pair)] = None
     if len(vocab) != NANO_FIRST_SPECIAL:
-        raise ValueError(f"the corpus gives {len(vocab)} tokens, {NANO_FIRST_SPECIAL} are needed: add text")
-    # ignore_merges: a word that is in the vocabulary is one token even when no chain of merges leads to it.
+        raise ValueError(
+            f"the corpus gives {len(vocab)} tokens, {NANO_FIRST_SPECIAL} are needed: add text"
+        )
+    # ignore_merges: a word that is in the vocabulary is one token even when no chain of merges
+    # leads to it.
     ids = {token: index for index, token in enumerate(vocab)}
     model = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=merges, ignore_merges=True))
     model.pre_tokenizer = split
@@ -158,8 +165,8 @@ def build(texts: Iterable[str]) -> dict:
 def byte_pair_merges(words: dict[str, int]) -> Iterator[tuple[str, str]]:
     """The pairs that byte-pair encoding merges, most frequent first.
 
-    Words count by the root of their frequency, to keep a few frequent words from taking all merges: these
-    serve text that the corpus does not hold.
+    Words count by the root of their frequency, to keep a few frequent words from taking all merges:
+    these serve text that the corpus does not hold.
     """
     pieces = {word: list(word) for word in words}
     while True:

@@ -2,13 +2,15 @@
 
 Axis letters: t tokens, n patches, u = n/4 vision tokens, e ECGs, h w pixels of the resized frame.
 
-Every rule that a sample can break is a DataError that names the row, the field and the mend. Nothing is
-truncated, replaced or guessed: an image whose tokens are cut does not match its features (EasyR1 issue 175).
+Every rule that a sample can break is a DataError that names the row, the field and the mend.
+Nothing is truncated, replaced or guessed: an image whose tokens are cut does not match its features
+(EasyR1 issue 175).
 
-ECG scale: ECG-JEPA's public training code (sehunfromdaegu/ECG_JEPA, ecg_data.py) feeds the physical signal of
-the record, in mV, resampled to 250 Hz, without filter and without normalisation; records with NaN or with a
-silent start are dropped. So mV pass through unchanged here (a z-score would erase voltage criteria such as
-those of hypertrophy), and what cannot be such a record is an error.
+ECG scale: ECG-JEPA's public training code (sehunfromdaegu/ECG_JEPA, ecg_data.py) feeds the physical
+signal of
+the record, in mV, resampled to 250 Hz, without filter and without normalisation; records with NaN
+or with a silent start are dropped. So mV pass through unchanged here (a z-score would erase voltage
+criteria such as those of hypertrophy), and what cannot be such a record is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ TEXT, VISION, ECG = 0, 1, 2  # values of media_kind
 ECG_SHAPE = (8, 2500)
 MAX_MILLIVOLT = 50.0  # no surface ECG is larger; a signal in µV or in ADC units is
 
-# numpy parses .npy headers with `ast`, which fails at random in two threads of CPython 3.11 (gh-106905).
+# numpy parses .npy headers with `ast`, which fails at random in two threads of CPython 3.11
+# (gh-106905).
 _NPZ_LOCK = threading.Lock()
 
 
@@ -40,18 +43,23 @@ class ProcessConfig:
     """What `process` needs to know of the model and of the budget.
 
     Attributes:
-      image_token_id, video_token_id, ecg_token_id: pad tokens of the media; None: the model has no ECG encoder.
-      window: side of a vision window in pixels, 0 = none. patch, merge, temporal: as in VisionConfig.
-      timestamps: each temporal step of a video has its time as text before it, and none in its positions (Qwen3-VL).
+      image_token_id, video_token_id, ecg_token_id: pad tokens of the media; None: the model has no
+        ECG encoder.
+      window: side of a vision window in pixels, 0 = none. patch, merge, temporal: as in
+        VisionConfig.
+      timestamps: each temporal step of a video has its time as text before it, and none in its
+        positions (Qwen3-VL).
       ecg_tokens: tokens an ECG takes.
       tokens_per_second: M-RoPE time steps a second of video.
       min_pixels, max_pixels: bounds of an image's area after the resize.
       frame_max_pixels: upper bound of a frame of a video or volume.
       frames: frames read of a video or volume.
-      seconds_per_grid: seconds between temporal patches. Frames are drawn uniformly from clips and volumes
-        without a common clock, so a fixed value: 1 s is Qwen's default of 2 frames a second.
+      seconds_per_grid: seconds between temporal patches. Frames are drawn uniformly from clips and
+        volumes without a common clock, so a fixed value: 1 s is Qwen's default of 2 frames a
+        second.
       max_prompt_tokens, max_response_tokens: a longer sample is an error.
-      system: system turn of the prompt; "" leaves it out. opening: words that answers are made to begin with.
+      system: system turn of the prompt; "" leaves it out. opening: words that answers are made to
+        begin with.
     """
 
     image_token_id: int
@@ -118,8 +126,8 @@ class SampleMeta:
       labels: the gold label set. vocabulary: the allowed labels, () when the row lists none.
       boxes: gold (x1, y1, x2, y2) in pixels of the resized frame; box_labels: one for each.
       mask: gold region, bool [h, w] of the resized frame, or None.
-      frame_size: (w, h) of the resized frame of the first image (or video), to which boxes and mask belong;
-        None for ECGs.
+      frame_size: (w, h) of the resized frame of the first image (or video), to which boxes and mask
+        belong; None for ECGs.
       row: the validated row.
     """
 
@@ -154,12 +162,11 @@ def process(
       input_ids int32 [t]: prompt with media pads, then the answer.
       prompt_length int.
       positions int32 [3, t]: M-RoPE.
-      media_kind int8 [t]: 0 text, 1 vision, 2 ECG; media_index int32 [t]: which vision (0..u-1) or ECG
-        (0..e*ecg_tokens-1) token of the sample stands there, -1 for text. Vision tokens are numbered in the
-        window order in which the vision tower emits them.
-      patches uint8 [n, patch_dim], patch_hw int32 [n, 2], patch_frame, patch_window int32 [n]: see images.py.
-      ecg float32 [e, 8, 2500] in mV.
-      meta: SampleMeta.
+      media_kind int8 [t]: 0 text, 1 vision, 2 ECG; media_index int32 [t]: which vision (0..u-1) or
+        ECG (0..e*ecg_tokens-1) token of the sample stands there, -1 for text. Vision tokens are
+        numbered in the window order in which the vision tower emits them.
+      patches uint8 [n, patch_dim], patch_hw int32 [n, 2], patch_frame, patch_window int32 [n]: see
+      images.py. ecg float32 [e, 8, 2500] in mV. meta: SampleMeta.
 
     Raises:
       DataError: whatever is wrong with the row or its media.
@@ -168,30 +175,46 @@ def process(
     wrong = [label for label in row.answers if row.labels and label not in row.labels]
     if wrong or not row.answers:
         raise DataError(
-            f"{wrong or row.answer!r} is not among the labels", where=here("answer"), mend="mend the row"
+            f"{wrong or row.answer!r} is not among the labels",
+            where=here("answer"),
+            mend="mend the row",
         )
 
     if row.time_series and cfg.ecg_token_id is None:
-        raise DataError("an ECG, and the model has no ECG encoder", where=here("time-series"), mend="set model.ecg_tokens")
+        raise DataError(
+            "an ECG, and the model has no ECG encoder",
+            where=here("time-series"),
+            mend="set model.ecg_tokens",
+        )
     read = [_read(readers.read_image, root, path, here("images")) for path in row.images]
     stacks = [resize(image[None], cfg, cfg.max_pixels, here("images")) for image in read]
-    clips = [_read(readers.read_frames, root, path, here("videos"), cfg.frames) for path in row.videos]
+    clips = [
+        _read(readers.read_frames, root, path, here("videos"), cfg.frames) for path in row.videos
+    ]
     stacks += [resize(clip, cfg, cfg.frame_max_pixels, here("videos")) for clip in clips]
     cut = [
-        images.patchify(stack, patch=cfg.patch, temporal=cfg.temporal, merge=cfg.merge) for stack in stacks
+        images.patchify(stack, patch=cfg.patch, temporal=cfg.temporal, merge=cfg.merge)
+        for stack in stacks
     ]
     signals = [_read(readers.read_ecg, root, path, here("time-series")) for path in row.time_series]
     ecg = [check_ecg(signal, here("time-series")) for signal in signals]
 
     grids = [grid for _, grid in cut]
     still = len(read)
-    prompt = prompt_ids(row.problem, grids[:still], grids[still:], len(ecg), tokenizer, cfg, here("problem"))
+    prompt = prompt_ids(
+        row.problem, grids[:still], grids[still:], len(ecg), tokenizer, cfg, here("problem")
+    )
     meta = _meta(row, root, (read + clips)[:1], stacks[:1], cfg, here)
     answer: list[int] = []
     if with_answer:
         with naming(f"row {row.id!r}"):
             text = chat.answer_text(
-                row.answers, meta.boxes, meta.box_labels, row.reasoning or "", meta.frame_size, cfg.answer_only
+                row.answers,
+                meta.boxes,
+                meta.box_labels,
+                row.reasoning or "",
+                meta.frame_size,
+                cfg.answer_only,
             )
         answer = [*tokenizer.encode(text), tokenizer.special_ids[END_OF_TURN]]
         if len(answer) > cfg.max_response_tokens:
@@ -201,7 +224,12 @@ def process(
                 mend="raise data.max_response_tokens or shorten the reasoning",
             )
     sample = arrange(
-        np.array(prompt + answer, np.int32), [patches for patches, _ in cut], grids[:still], grids[still:], ecg, cfg
+        np.array(prompt + answer, np.int32),
+        [patches for patches, _ in cut],
+        grids[:still],
+        grids[still:],
+        ecg,
+        cfg,
     )
     return sample | {"prompt_length": len(prompt), "meta": meta}
 
@@ -215,8 +243,12 @@ def prompt_ids(
     cfg: ProcessConfig,
     where: str,
 ) -> list[int]:
-    """Token ids of the prompt with the pads of its media; DataError when it is longer than cfg.max_prompt_tokens."""
-    still, moving = ([t * h * w // cfg.merge**2 for t, h, w in grids] for grids in (image_grids, video_grids))
+    """Token ids of the prompt with the pads of its media; DataError when it is longer than
+    cfg.max_prompt_tokens.
+    """
+    still, moving = (
+        [t * h * w // cfg.merge**2 for t, h, w in grids] for grids in (image_grids, video_grids)
+    )
     times = positions.step_times(cfg.frames, cfg.seconds_per_grid, cfg.temporal)
     parts = chat.prompt_parts(
         problem,
@@ -238,7 +270,8 @@ def check_length(tokens: int, of_images: int, cfg: ProcessConfig, where: str) ->
     """DataError when a prompt is longer than cfg.max_prompt_tokens."""
     if tokens > cfg.max_prompt_tokens:
         raise DataError(
-            f"the prompt takes {tokens} tokens ({of_images} of images), the limit is {cfg.max_prompt_tokens}",
+            f"the prompt takes {tokens} tokens ({of_images} of images), the limit is "
+            f"{cfg.max_prompt_tokens}",
             where=where,
             mend="raise data.max_prompt_tokens or lower data.max_pixels",
         )
@@ -252,11 +285,13 @@ def arrange(
     ecg: Sequence[np.ndarray],
     cfg: ProcessConfig,
 ) -> dict[str, Any]:
-    """The arrays of a sample from its tokens and media; see `process`, whose dict lacks only prompt_length and meta.
+    """The arrays of a sample from its tokens and media; see `process`, whose dict lacks only
+    prompt_length and meta.
 
     Args:
       ids: int32 [t] with pads in the place of media.
-      patches: arrays [.., patch values] in Hugging Face order, together those of all images, then of all videos.
+      patches: arrays [.., patch values] in Hugging Face order, together those of all images, then
+        of all videos.
       image_grids, video_grids: (t, h, w) in patches. ecg: float32 [8, 2500] each.
 
     Raises:
@@ -307,7 +342,9 @@ def naming(where: str) -> Iterator[None]:
 def _read(
     reader: Callable[..., np.ndarray], root: str | os.PathLike, path: str, where: str, *args: Any
 ) -> np.ndarray:
-    """Reads a medium that must lie inside root; what cannot be read is a DataError that names the row too."""
+    """Reads a medium that must lie inside root; what cannot be read is a DataError that names the
+    row too.
+    """
     with naming(where):
         full = schema.resolve(root, path)
         try:
@@ -323,7 +360,9 @@ def resize(stack: np.ndarray, cfg: ProcessConfig, max_pixels: int, where: str) -
     height, width = stack.shape[1:3]
     low, factor = min(cfg.min_pixels, max_pixels), cfg.patch * cfg.merge
     with naming(where):
-        h, w = images.smart_resize(height, width, factor=factor, min_pixels=low, max_pixels=max_pixels)
+        h, w = images.smart_resize(
+            height, width, factor=factor, min_pixels=low, max_pixels=max_pixels
+        )
         if h * w > max_pixels:  # very long and thin: one side is already at its minimum
             raise DataError(
                 f"an image of {height} x {width} does not fit in {max_pixels} pixels",
@@ -336,10 +375,14 @@ def check_ecg(signal: np.ndarray, where: str) -> np.ndarray:
     """float32 [8, 2500] in mV, or a DataError."""
     if signal.shape != ECG_SHAPE:
         raise DataError(
-            f"signal of shape {signal.shape}", where=where, mend="8 leads of 10 s at 250 Hz are needed"
+            f"signal of shape {signal.shape}",
+            where=where,
+            mend="8 leads of 10 s at 250 Hz are needed",
         )
     if not np.isfinite(signal).all():
-        raise DataError("the signal has NaN or infinite values", where=where, mend="drop the record")
+        raise DataError(
+            "the signal has NaN or infinite values", where=where, mend="drop the record"
+        )
     peak = float(np.abs(signal).max())
     if peak == 0:
         raise DataError("the signal is zero throughout", where=where, mend="drop the record")
@@ -360,7 +403,8 @@ def _meta(
     cfg: ProcessConfig,
     here: Callable[[str], str],
 ) -> SampleMeta:
-    """Gold regions in the resized frame; they belong to the first image, or without images the first video.
+    """Gold regions in the resized frame; they belong to the first image, or without images the
+    first video.
 
     A row with a mask and no box gets the tight box around the mask.
     """
@@ -380,18 +424,25 @@ def _meta(
             boxes.append((x1 * w / width, y1 * h / height, x2 * w / width, y2 * h / height))
         if row.segmentation_path:
             full = _read(
-                readers.read_mask, root, row.segmentation_path, here("segmentation_path"), cfg.frames
+                readers.read_mask,
+                root,
+                row.segmentation_path,
+                here("segmentation_path"),
+                cfg.frames,
             )
             if full.shape != (height, width):
                 raise DataError(
-                    f"the mask is {full.shape[1]} x {full.shape[0]} and the image {width} x {height} pixels",
+                    f"the mask is {full.shape[1]} x {full.shape[0]} and the image {width} x "
+                    f"{height} pixels",
                     where=here("segmentation_path"),
                     mend="save the mask at the size of the image",
                 )
             mask = images.resize_mask(full, h, w)
             if not boxes and mask.any():
                 rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-                boxes.append(tuple(float(v) for v in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)))
+                boxes.append(
+                    tuple(float(v) for v in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+                )
     return SampleMeta(
         id=row.id,
         dataset=row.dataset,
@@ -407,14 +458,18 @@ def _meta(
     )
 
 
-def _media_tokens(ids: np.ndarray, cfg: ProcessConfig, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _media_tokens(
+    ids: np.ndarray, cfg: ProcessConfig, order: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """media_kind int8 [t] and media_index int32 [t] (see `process`).
 
-    Images come before videos in the patch stream whatever their order in the text: each kind has its count.
+    Images come before videos in the patch stream whatever their order in the text: each kind has
+    its count.
     """
     still, moving = ids == cfg.image_token_id, ids == cfg.video_token_id
     signal = _is_ecg(ids, cfg)
-    place = np.empty(len(order), np.int64)  # place in window order of each unit in Hugging Face order
+    # place in window order of each unit in Hugging Face order
+    place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     kind, index = np.zeros(len(ids), np.int8), np.full(len(ids), -1, np.int32)
     kind[still | moving], kind[signal] = VISION, ECG

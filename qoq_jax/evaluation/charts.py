@@ -1,7 +1,9 @@
-"""The report's charts, drawn as SVG text: no plotting library, sharp at any size, every label real text.
+"""The report's charts, drawn as SVG text: no plotting library, sharp at any size, every label real
+text.
 
-Each function takes numbers and returns one `<svg>` string that also stands alone as a file. Text that came
-from a model or a data set goes through `text`, which escapes it. Pictures and ECGs are in figures.py.
+Each function takes numbers and returns one `<svg>` string that also stands alone as a file. Text
+that came from a model or a data set goes through `text`, which escapes it. Pictures and ECGs are in
+figures.py.
 """
 
 from __future__ import annotations
@@ -15,7 +17,13 @@ import numpy as np
 
 INK, MUTED, GRID, PAPER = "#1b2733", "#697683", "#e4e8ec", "#ffffff"
 BEFORE, AFTER = "#b3bdc7", "#0b7285"
-PARTS = {"total": INK, "accuracy": "#2563a8", "iou": "#8452a8", "format": "#a8792a", "length": "#7c8793"}
+PARTS = {
+    "total": INK,
+    "accuracy": "#2563a8",
+    "iou": "#8452a8",
+    "format": "#a8792a",
+    "length": "#7c8793",
+}
 FONT = "'Inter','Helvetica Neue',Helvetica,Arial,sans-serif"
 
 
@@ -38,10 +46,17 @@ def svg(width: float, height: float, body: Sequence[str], label: str) -> str:
 
 
 def text(
-    x: float, y: float, words, size: float = 12, fill: str = INK, anchor: str = "start", extra: str = ""
+    x: float,
+    y: float,
+    words,
+    size: float = 12,
+    fill: str = INK,
+    anchor: str = "start",
+    extra: str = "",
 ) -> str:
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{fill}" text-anchor="{anchor}" {extra}>'
+        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{fill}" '
+        f'text-anchor="{anchor}" {extra}>'
         f"{html.escape(str(words))}</text>"
     )
 
@@ -52,7 +67,13 @@ def rect(x: float, y: float, width: float, height: float, fill: str, extra: str 
 
 
 def line(
-    x1: float, y1: float, x2: float, y2: float, colour: str = GRID, width: float = 1, extra: str = ""
+    x1: float,
+    y1: float,
+    x2: float,
+    y2: float,
+    colour: str = GRID,
+    width: float = 1,
+    extra: str = "",
 ) -> str:
     return (
         f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" '
@@ -84,7 +105,8 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
     return [
-        round(step * i, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+        round(step * i, 12)
+        for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
     ]
 
 
@@ -92,7 +114,10 @@ def smooth(y: np.ndarray, share: float = 0.05) -> np.ndarray:
     """Centred moving average over `share` of the points, windows cut at the ends."""
     half = max(int(len(y) * share / 2), 0)
     sums = np.concatenate([[0.0], np.cumsum(y)])
-    low, high = np.maximum(np.arange(len(y)) - half, 0), np.minimum(np.arange(len(y)) + half + 1, len(y))
+    low, high = (
+        np.maximum(np.arange(len(y)) - half, 0),
+        np.minimum(np.arange(len(y)) + half + 1, len(y)),
+    )
     return (sums[high] - sums[low]) / (high - low)
 
 
@@ -104,7 +129,9 @@ def line_chart(
     y_range: tuple[float, float] | None = None,
     x_name: str = "step",
 ) -> str:
-    """Raw values faint, their moving average strong, each line named with its last value at its right end."""
+    """Raw values faint, their moving average strong, each line named with its last value at its
+    right end.
+    """
     shown = []
     for s in series:
         x, y = np.asarray(s.x, float), np.asarray(s.y, float)
@@ -115,7 +142,8 @@ def line_chart(
         return ""
     named = len(shown) > 1
     small = width < 300
-    names = max(104, 44 + 7 * max(len(s.name) for s, *_ in shown))  # room for the longest name and its value
+    # room for the longest name and its value
+    names = max(104, 44 + 7 * max(len(s.name) for s, *_ in shown))
     left, right, top, bottom = (30, 42, 28, 26) if small else (44, names if named else 52, 34, 30)
     x0, x1 = min(x.min() for _, x, _ in shown), max(x.max() for _, x, _ in shown)
     x1 = x1 if x1 > x0 else x0 + 1
@@ -125,7 +153,9 @@ def line_chart(
         return left + (v - x0) / (x1 - x0) * (width - left - right)
 
     def at_y(v):
-        return height - bottom - (np.clip(v, low, high) - low) / (high - low) * (height - top - bottom)
+        return (
+            height - bottom - (np.clip(v, low, high) - low) / (high - low) * (height - top - bottom)
+        )
 
     body = [text(0, 14, title, 13, INK, extra='font-weight="600"')]
     for v in ticks(low, high, 3 if small else 4):
@@ -143,7 +173,8 @@ def line_chart(
             body.append(_path(at_x(x), at_y(y), s.colour, 1, 'opacity="0.22"'))
         body.append(_path(at_x(x), at_y(average), s.colour, 2))
         body.append(
-            f'<circle cx="{at_x(x[-1]):.1f}" cy="{at_y(average[-1]):.1f}" r="2.6" fill="{s.colour}"/>'
+            f'<circle cx="{at_x(x[-1]):.1f}" cy="{at_y(average[-1]):.1f}" r="2.6" '
+            f'fill="{s.colour}"/>'
         )
         ends.append(
             (
@@ -160,7 +191,8 @@ def line_chart(
 def paired_bars(rows: Sequence[dict], width: float = 760, high: float = 1.0) -> str:
     """Two bars a row, before above after, each with its value; whiskers are 95 % intervals.
 
-    rows: {"name", "note", "before", "after", "before_interval", "after_interval"}; values may be None.
+    rows: {"name", "note", "before", "after", "before_interval", "after_interval"}; values may be
+    None.
     """
     left, right, pitch, bar, top = 170, 60, 46, 13, 24
     height = top + pitch * len(rows) + 6
@@ -206,14 +238,19 @@ def paired_bars(rows: Sequence[dict], width: float = 760, high: float = 1.0) -> 
                 )
             )
     return svg(
-        width, height, body, "; ".join(f"{r['name']} {r.get('before')} to {r.get('after')}" for r in rows)
+        width,
+        height,
+        body,
+        "; ".join(f"{r['name']} {r.get('before')} to {r.get('after')}" for r in rows),
     )
 
 
 def histogram(
     before: Sequence[float], after: Sequence[float], width: float = 760, height: float = 250
 ) -> str:
-    """Shares of values in twenty bins of [0, 1]: before as bars, after as an outline; means marked on top."""
+    """Shares of values in twenty bins of [0, 1]: before as bars, after as an outline; means marked
+    on top.
+    """
     left, right, top, bottom, bins = 44, 20, 40, 34, 20
     sides = [
         (np.asarray(v, float), c, n)
@@ -257,7 +294,9 @@ def histogram(
             xs = np.repeat(left + step * np.arange(bins + 1), 2)
             ys = np.concatenate([[height - bottom], np.repeat(at_y(share), 2), [height - bottom]])
             body.append(_path(xs, ys, colour, 2, f'fill-opacity="0.12" fill="{colour}"'))
-        marks.append((left + float(values.mean()) * step * bins, name, float(values.mean()), colour))
+        marks.append(
+            (left + float(values.mean()) * step * bins, name, float(values.mean()), colour)
+        )
     for (x, name, mean, colour), words_y in zip(marks, (12, 26), strict=False):
         body += [
             line(x, words_y + 4, x, height - bottom, colour if name == "after" else MUTED, 1.5),
@@ -271,7 +310,9 @@ def histogram(
                 'font-weight="600"',
             ),
         ]
-    return svg(width, height, body, "; ".join(f"{name}: mean IoU {mean:.2f}" for _, name, mean, _ in marks))
+    return svg(
+        width, height, body, "; ".join(f"{name}: mean IoU {mean:.2f}" for _, name, mean, _ in marks)
+    )
 
 
 def confusion_matrix(
@@ -289,7 +330,15 @@ def confusion_matrix(
     for j, name in enumerate((*names, outside)):
         x = left + cell * (j + 0.5) + (6 if j == columns - 1 else 0)
         body.append(
-            text(x + 3, top - 8, name, 11.5, MUTED, "start", f'transform="rotate(-45 {x:.1f} {top - 8:.1f})"')
+            text(
+                x + 3,
+                top - 8,
+                name,
+                11.5,
+                MUTED,
+                "start",
+                f'transform="rotate(-45 {x:.1f} {top - 8:.1f})"',
+            )
         )
     for i in range(rows):
         middle = top + cell * (i + 0.5)
@@ -310,13 +359,17 @@ def confusion_matrix(
                     )
                 )
                 colour = PAPER if share[i, j] > 0.55 else INK
-                body.append(text(x + cell / 2, middle + 4, f"{counts[i, j]:.3g}", 11.5, colour, "middle"))
+                body.append(
+                    text(x + cell / 2, middle + 4, f"{counts[i, j]:.3g}", 11.5, colour, "middle")
+                )
     return svg(width, height, body, "confusion matrix, rows gold, columns predicted").replace(
         "<svg ", f'<svg style="width:{width:.0f}px;max-width:100%" ', 1
     )
 
 
-def range_plot(before: tuple[float, list[float]] | None, after: tuple[float, list[float]] | None) -> str:
+def range_plot(
+    before: tuple[float, list[float]] | None, after: tuple[float, list[float]] | None
+) -> str:
     """Two dots with their 95 % intervals on one [0, 1] scale: the headline's picture."""
     width, height, left, right = 460, 74, 60, 16
     scale = width - left - right

@@ -1,7 +1,7 @@
 """Pictures of one case: an image or a strip of frames with its boxes, and an ECG on paper.
 
-`boxes_svg` and `draw_ecg` return standalone SVG text: write it to a .svg file, show it in a notebook, or put
-it in HTML. `draw_boxes` paints the boxes into the pixels, for a PNG.
+`boxes_svg` and `draw_ecg` return standalone SVG text: write it to a .svg file, show it in a
+notebook, or put it in HTML. `draw_boxes` paints the boxes into the pixels, for a PNG.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ ECG_RATE = 250  # samples a second
 
 
 def draw_boxes(
-    image: np.ndarray, gold: Sequence[Sequence[float]] = (), predicted: Sequence[Sequence[float]] = ()
+    image: np.ndarray,
+    gold: Sequence[Sequence[float]] = (),
+    predicted: Sequence[Sequence[float]] = (),
 ) -> Image.Image:
-    """The picture uint8 [h, w(, 3)] with gold boxes (green) and predicted boxes (orange) painted in."""
+    """The picture uint8 [h, w(, 3)] with gold boxes (green) and predicted boxes (orange) painted
+    in.
+    """
     picture = Image.fromarray(_checked(image, axes=(2, 3))).convert("RGB")
     pen = ImageDraw.Draw(picture)
     width = max(round(min(picture.size) / 200), 1)
@@ -45,7 +49,8 @@ def boxes_svg(
     """A picture or a strip of frames under its boxes, gold in green and predicted in dashed orange.
 
     Args:
-      image: uint8 [h, w] or [h, w, 3]; or [n, h, w(, 3)]: a strip of n frames with the boxes on each.
+      image: uint8 [h, w] or [h, w, 3]; or [n, h, w(, 3)]: a strip of n frames with the boxes on
+        each.
       gold, predicted: (x1, y1, x2, y2) boxes.
       frame_size: (w, h) of the pixel frame that the boxes are in; the image's own size by default.
     """
@@ -57,13 +62,19 @@ def boxes_svg(
     for i, frame in enumerate(frames):
         x = i * (width + gap)
         body.append(
-            f'<image x="{x:.1f}" y="0" width="{width}" height="{height}" preserveAspectRatio="none" '
+            f'<image x="{x:.1f}" y="0" width="{width}" height="{height}" '
+            'preserveAspectRatio="none" '
             f'href="{data_url(frame)}"/>'
         )
-        for boxes, colour, dash in ((gold, GOLD, ""), (predicted, PREDICTED, 'stroke-dasharray="9 3"')):
+        for boxes, colour, dash in (
+            (gold, GOLD, ""),
+            (predicted, PREDICTED, 'stroke-dasharray="9 3"'),
+        ):
             for box in boxes:
                 x1, y1, x2, y2 = _clipped(box, width, height)
-                place = f'x="{x + x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"'
+                place = (
+                    f'x="{x + x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"'
+                )
                 shape = f'<rect {place} fill="none" vector-effect="non-scaling-stroke"'
                 # A dark edge under the colour keeps a box visible on any picture.
                 body.append(f'{shape} stroke="#000" stroke-opacity="0.4" stroke-width="4"/>')
@@ -73,7 +84,8 @@ def boxes_svg(
 
 
 def draw_ecg(signal: np.ndarray, leads: Sequence[str] = LEADS) -> str:
-    """An ECG on paper: 25 mm/s, 10 mm/mV, squares of 1 and 5 mm, and a pulse of 1 mV before each lead.
+    """An ECG on paper: 25 mm/s, 10 mm/mV, squares of 1 and 5 mm, and a pulse of 1 mV before each
+    lead.
 
     Args:
       signal: float [8, n] mV at 250 Hz (I, II, V1 to V6); the pen stops at 2.5 mV.
@@ -100,7 +112,8 @@ def draw_ecg(signal: np.ndarray, leads: Sequence[str] = LEADS) -> str:
         moves = "".join(f"l1 {d}" if d else "h1" for d in np.diff(steps))
         pulse = f"M{left * 10 - 120} 0h20v-100h50v100h20"
         body.append(
-            f'<path transform="translate(0 {base:g}) scale(0.1)" d="{pulse}M{left * 10} {steps[0]}{moves}" '
+            f'<path transform="translate(0 {base:g}) scale(0.1)" d="{pulse}M{left * 10} '
+            f'{steps[0]}{moves}" '
             'fill="none" stroke="#18202a" stroke-width="2.6" stroke-linejoin="round"/>'
         )
         body.append(text(left + 1, base - 7, name, 4, "#18202a", extra='font-weight="700"'))
@@ -109,7 +122,9 @@ def draw_ecg(signal: np.ndarray, leads: Sequence[str] = LEADS) -> str:
 
 
 def data_url(image: np.ndarray) -> str:
-    """The picture, re-encoded: PNG when small (sharp pixels), JPEG when large; never the bytes of a file."""
+    """The picture, re-encoded: PNG when small (sharp pixels), JPEG when large; never the bytes of a
+    file.
+    """
     picture = Image.fromarray(np.ascontiguousarray(image))
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
     small = picture.width * picture.height <= 160 * 160
@@ -121,11 +136,15 @@ def data_url(image: np.ndarray) -> str:
 def _checked(image: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim not in axes:
-        raise DataError(f"an image must be uint8 [h, w] or [h, w, 3], not {image.dtype} {list(image.shape)}")
+        raise DataError(
+            f"an image must be uint8 [h, w] or [h, w, 3], not {image.dtype} {list(image.shape)}"
+        )
     return image
 
 
 def _clipped(box: Sequence[float], width: float, height: float) -> list[float]:
     """The box inside of the frame, corners in order: what can be drawn of it."""
-    x, y = (np.clip(sorted(map(float, box[i::2])), 0, limit) for i, limit in ((0, width), (1, height)))
+    x, y = (
+        np.clip(sorted(map(float, box[i::2])), 0, limit) for i, limit in ((0, width), (1, height))
+    )
     return [float(x[0]), float(y[0]), float(x[1]), float(y[1])]

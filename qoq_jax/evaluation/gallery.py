@@ -1,11 +1,13 @@
-"""The report's gallery: one case as HTML, with its pictures, question, reasoning, answer and reward.
+"""The report's gallery: one case as HTML, with its pictures, question, reasoning, answer and
+reward.
 
 A case file (gallery/case_*.json) is a record of metrics.py and, beside it:
   prompt         the question as the model saw it (optional)
   image          path of a PNG or JPEG, relative to the gallery's folder; or
   frames         list of such paths, drawn as a strip
   ecg            path of an .npz with "signal" float [8, 2500] in mV
-Paths must stay inside the gallery's folder. Model text is cut at MAX_SHOWN characters and always escaped.
+Paths must stay inside the gallery's folder. Model text is cut at MAX_SHOWN characters and always
+escaped.
 """
 
 from __future__ import annotations
@@ -33,10 +35,12 @@ def read_cases(folder: pathlib.Path) -> list[dict]:
 
 
 def choose(cases: Sequence[dict], most: int) -> list[dict]:
-    """At most `most` cases that show the whole range: every domain and source, right and wrong answers of
+    """At most `most` cases that show the whole range: every domain and source, right and wrong
+    answers of
       each.
 
-    They are picked in turn, and come back with those of one domain and source together. Cases with a gold
+    They are picked in turn, and come back with those of one domain and source together. Cases with
+    a gold
       region go
     before those without: they have more to show.
     """
@@ -45,7 +49,9 @@ def choose(cases: Sequence[dict], most: int) -> list[dict]:
         groups.setdefault((case["domain"], case.get("source", "")), []).append(case)
     for key, members in groups.items():
         right, wrong = ([c for c in members if is_right(c) == side] for side in (True, False))
-        groups[key] = [c for pair in itertools.zip_longest(right, wrong) for c in pair if c is not None]
+        groups[key] = [
+            c for pair in itertools.zip_longest(right, wrong) for c in pair if c is not None
+        ]
     turns = [c for turn in itertools.zip_longest(*groups.values()) for c in turn if c is not None]
     kept = {id(c) for c in turns[:most]}
     return [c for key in sorted(groups) for c in groups[key] if id(c) in kept]
@@ -72,18 +78,31 @@ def case_html(case: dict, before: dict | None = None) -> str:
         rows.append(("Before RL", f"{_labels(before['predicted']) or 'nothing readable'}"))
     if case.get("gold_boxes") or case.get("boxes"):
         found = f", IoU {case['iou']:.2f}" if case.get("iou") is not None else ""
-        keys = f'<span style="color:var(--gold)">■</span> {len(case.get("gold_boxes") or [])} gold, '
-        keys += f'<span style="color:var(--predicted)">■</span> {len(case.get("boxes") or [])} predicted'
+        keys = (
+            f'<span style="color:var(--gold)">■</span> {len(case.get("gold_boxes") or [])} gold, '
+        )
+        keys += (
+            f'<span style="color:var(--predicted)">■</span> {len(case.get("boxes") or [])} '
+            "predicted"
+        )
         rows.append(("Boxes", keys + found))
     reasoning = f"<blockquote>{escape(answer.think)}</blockquote>" if answer.think else ""
     prompt = case.get("prompt") or case.get("problem")
-    raw = f"<details><summary>Prompt</summary><pre>{escape(prompt)}</pre></details>" if prompt else ""
-    raw += f"<details><summary>Response as written</summary><pre>{escape(case['text'])}</pre></details>"
+    raw = (
+        f"<details><summary>Prompt</summary><pre>{escape(prompt)}</pre></details>" if prompt else ""
+    )
+    raw += (
+        "<details><summary>Response as "
+        f"written</summary><pre>{escape(case['text'])}</pre></details>"
+    )
     chip = f'<span class="chip {"ok" if right else "no"}">{"right" if right else "wrong"}</span>'
-    where = " · ".join(escape(case.get(k) or "", 80) for k in ("dataset", "source", "id") if case.get(k))
+    where = " · ".join(
+        escape(case.get(k) or "", 80) for k in ("dataset", "source", "id") if case.get(k)
+    )
     definitions = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
     return (
-        f'<article class="case{" wide" if wide else ""}"><figure>{pictures}</figure><div class="body"><div>'
+        f'<article class="case{" wide" if wide else ""}"><figure>{pictures}</figure><div '
+        'class="body"><div>'
         f'<h3>{escape(title(case["domain"]))}{chip}</h3><div class="note">{where}</div>'
         f'<dl class="answers">{definitions}</dl>{reward_bars(case.get("reward") or {})}</div>'
         f"<div>{reasoning}{raw}</div></div></article>"
@@ -100,7 +119,8 @@ def reward_bars(reward: dict) -> str:
         share = min(max(float(value), 0.0), 1.0) * 100
         label = {"iou": "IoU", "total": "reward"}.get(name, name)
         bars.append(
-            f'<span>{label}</span><div class="bar"><i style="width:{share:.0f}%;background:{PARTS[name]}">'
+            f'<span>{label}</span><div class="bar"><i '
+            f'style="width:{share:.0f}%;background:{PARTS[name]}">'
             "</i></div>"
             f"<em>{float(value):.2f}</em>"
         )
@@ -108,7 +128,9 @@ def reward_bars(reward: dict) -> str:
 
 
 def escape(value, limit: int = MAX_SHOWN) -> str:
-    """HTML-safe text; control characters become spaces, and what is over the limit is said to be cut."""
+    """HTML-safe text; control characters become spaces, and what is over the limit is said to be
+    cut.
+    """
     words = "".join(c if c.isprintable() or c == "\n" else " " for c in str(value)[: limit + 1])
     return html.escape(words if len(words) <= limit else words[:limit] + " … (cut)")
 
@@ -139,7 +161,9 @@ def _pictures(case: dict) -> tuple[str, bool]:
     if paths:
         frames = [_read_picture(_inside(case["folder"], p)) for p in paths[:8]]
         frames = [f for f in frames if f.shape == frames[0].shape]
-        boxes = [[b for b in case.get(k) or [] if len(b) == 4][:32] for k in ("gold_boxes", "boxes")]
+        boxes = [
+            [b for b in case.get(k) or [] if len(b) == 4][:32] for k in ("gold_boxes", "boxes")
+        ]
         drawn = boxes_svg(np.stack(frames), *boxes, frame_size=case.get("frame_size"))
         pictures.append(f'<div class="{"strip" if len(frames) > 1 else "picture"}">{drawn}</div>')
         wide = len(frames) > 1
@@ -166,6 +190,8 @@ def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise DataError(
-            f"points outside of the gallery: {name!r}", where=str(folder), mend="keep media in the gallery"
+            f"points outside of the gallery: {name!r}",
+            where=str(folder),
+            mend="keep media in the gallery",
         )
     return path

@@ -1,26 +1,28 @@
 """Evaluation metrics, from records to numbers, each under its own name.
 
 A record is one evaluated response as a JSON-able dict (`record` makes it):
-  id, dataset, domain, source   strings; source is the data set folder of the run, and (source, id) names a row
-  labels, vocabulary, predicted lists of labels
-  text                          the response
-  boxes, gold_boxes             lists of [x1, y1, x2, y2], pixels of the resized frame
-  frame_size                    [w, h] of that frame, or None
-  iou                           IoU with the gold region, or None where there is none
-  reward                        {"total", "accuracy", "format", ...}
-  scores                        optional {label: probability or log-probability}; needed for AUROC only
+  id, dataset, domain, source   strings; source is the data set folder of the run, and (source, id)
+  names a row labels, vocabulary, predicted lists of labels text                          the
+  response boxes, gold_boxes             lists of [x1, y1, x2, y2], pixels of the resized frame
+  frame_size                    [w, h] of that frame, or None iou                           IoU with
+  the gold region, or None where there is none reward                        {"total", "accuracy",
+  "format", ...} scores                        optional {label: probability or log-probability};
+  needed for AUROC only
 
-Averages go up in steps: labels -> data set -> domain -> overall, each step an unweighted mean, so that a
-rare domain counts as much as a common one (CLIMB, arXiv 2503.07667). Means over labels take the labels that
-occur in the data set's gold answers. Names:
-  label_accuracy     mean over labels of one-vs-rest (TP + TN) / n. The paper calls it "balanced accuracy".
+Averages go up in steps: labels -> data set -> domain -> overall, each step an unweighted mean, so
+that a
+rare domain counts as much as a common one (CLIMB, arXiv 2503.07667). Means over labels take the
+labels that occur in the data set's gold answers. Names:
+  label_accuracy     mean over labels of one-vs-rest (TP + TN) / n. The paper calls it "balanced
+  accuracy".
                      It flatters: an unreadable answer on K balanced classes scores 1 - 1/K.
   exact_match        share of rows whose predicted set equals the gold set.
   balanced_accuracy  mean recall over labels: the usual meaning of the words.
   macro_f1, precision, recall, specificity   one-vs-rest, 0/0 = 0.
   auroc              one-vs-rest, from `scores`; absent without them.
-  iou, iou_over_half mean IoU and share of IoU > 0.5, over rows with a gold region; absent without any.
-  format, unparseable, reward   means over rows: format reward, share without a readable label, total reward.
+  iou, iou_over_half mean IoU and share of IoU > 0.5, over rows with a gold region; absent without
+  any. format, unparseable, reward   means over rows: format reward, share without a readable label,
+  total reward.
 """
 
 from __future__ import annotations
@@ -40,11 +42,15 @@ _DRAWS_AT_ONCE = 100  # bounds memory: draws x rows of one data set
 
 
 def record(text: str, meta, reward: Reward, scores: dict[str, float] | None = None) -> dict:
-    """The record of one response; `meta` is its SampleMeta, `reward` what rewards.score gave for it."""
+    """The record of one response; `meta` is its SampleMeta, `reward` what rewards.score gave for
+    it.
+    """
     gold_boxes = [list(map(float, box)) for box in meta.boxes]
     if not gold_boxes and meta.mask is not None and meta.mask.any():
         rows, columns = (np.flatnonzero(meta.mask.any(axis=axis)) for axis in (1, 0))
-        gold_boxes = [[float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)]]
+        gold_boxes = [
+            [float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)]
+        ]
     made = dict(
         id=meta.id,
         dataset=meta.dataset,
@@ -65,18 +71,22 @@ def record(text: str, meta, reward: Reward, scores: dict[str, float] | None = No
 
 
 def summarize(records: Sequence[dict], draws: int = BOOTSTRAP_DRAWS, seed: int = 0) -> dict:
-    """{"all": group, "sources": {source: group}}, so that real samples stand apart from synthetic ones.
+    """{"all": group, "sources": {source: group}}, so that real samples stand apart from synthetic
+    ones.
 
-    A group is {"count", "overall": metrics, "domains": {domain: metrics}, "datasets": {"domain/dataset":
-    metrics}}. Metrics are flat dicts with "count" (rows); data sets also have "per_label" and "confusion";
-    overall and domains also have "macro_f1_interval": [low, high], a 95 % bootstrap interval.
+    A group is {"count", "overall": metrics, "domains": {domain: metrics}, "datasets":
+    {"domain/dataset": metrics}}. Metrics are flat dicts with "count" (rows); data sets also have
+    "per_label" and "confusion"; overall and domains also have "macro_f1_interval": [low, high], a
+    95 % bootstrap interval.
     """
     if not records:
         raise DataError("no records to summarize", mend="evaluate at least one row")
     by_source = _group(records, "source")
     return {
         "all": summarize_group(records, draws, seed),
-        "sources": {source: summarize_group(rows, draws, seed) for source, rows in by_source.items()},
+        "sources": {
+            source: summarize_group(rows, draws, seed) for source, rows in by_source.items()
+        },
     }
 
 
@@ -84,7 +94,9 @@ def summarize_group(records: Sequence[dict], draws: int = BOOTSTRAP_DRAWS, seed:
     """Metrics of data sets, domains and overall; see `summarize`."""
     datasets, domains = {}, {}
     for domain, in_domain in _group(records, "domain").items():
-        members = {name: dataset_metrics(rows) for name, rows in _group(in_domain, "dataset").items()}
+        members = {
+            name: dataset_metrics(rows) for name, rows in _group(in_domain, "dataset").items()
+        }
         domains[domain] = _mean_of(list(members.values()))
         datasets |= {f"{domain}/{name}": metrics for name, metrics in members.items()}
     overall = _mean_of(list(domains.values()))
@@ -100,17 +112,26 @@ def dataset_metrics(records: Sequence[dict]) -> dict:
     per_label = {}
     for k, label in enumerate(labels):
         g, p = gold[:, k], predicted[:, k]
-        one = one_vs_rest(int((g & p).sum()), int((~g & p).sum()), int((g & ~p).sum()), int((~g & ~p).sum()))
+        one = one_vs_rest(
+            int((g & p).sum()), int((~g & p).sum()), int((g & ~p).sum()), int((~g & ~p).sum())
+        )
         scores = [r.get("scores", {}).get(label) for r in records]
-        if all(s is not None for s in scores) and (area := auroc(np.array(scores, float), g)) is not None:
+        if (
+            all(s is not None for s in scores)
+            and (area := auroc(np.array(scores, float), g)) is not None
+        ):
             one["auroc"] = area
         per_label[label] = one
     names = ("precision", "recall", "specificity", "f1", "accuracy", "auroc")
-    mean = {n: float(np.mean(v)) for n in names if (v := [m[n] for m in per_label.values() if n in m])}
+    mean = {
+        n: float(np.mean(v)) for n in names if (v := [m[n] for m in per_label.values() if n in m])
+    }
     metrics = {
         "count": len(records),
         "macro_f1": mean["f1"],
-        "exact_match": float(np.mean([_folded(r["predicted"]) == _folded(r["labels"]) for r in records])),
+        "exact_match": float(
+            np.mean([_folded(r["predicted"]) == _folded(r["labels"]) for r in records])
+        ),
         "balanced_accuracy": mean["recall"],
         "label_accuracy": mean["accuracy"],
         **{n: mean[n] for n in ("precision", "recall", "specificity", "auroc") if n in mean},
@@ -126,7 +147,10 @@ def dataset_metrics(records: Sequence[dict]) -> dict:
             "iou_count": len(ious),
         }
     columns, matrix = confusion(records)
-    return metrics | {"per_label": per_label, "confusion": {"labels": columns, "matrix": matrix.tolist()}}
+    return metrics | {
+        "per_label": per_label,
+        "confusion": {"labels": columns, "matrix": matrix.tolist()},
+    }
 
 
 def one_vs_rest(tp: int, fp: int, fn: int, tn: int) -> dict[str, float]:
@@ -143,7 +167,9 @@ def one_vs_rest(tp: int, fp: int, fn: int, tn: int) -> dict[str, float]:
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """P(score of a positive > of a negative) + P(equal) / 2, from mid-ranks; None when one side is empty."""
+    """P(score of a positive > of a negative) + P(equal) / 2, from mid-ranks; None when one side is
+    empty.
+    """
     n_pos, n_neg = int(positive.sum()), int((~positive).sum())
     if not n_pos or not n_neg:
         return None
@@ -153,11 +179,13 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def confusion(records: Sequence[dict]) -> tuple[list[str], np.ndarray]:
-    """Confusion matrix of one data set: (labels [K], counts [K, K + 1]); rows gold, the last column is OTHER.
+    """Confusion matrix of one data set: (labels [K], counts [K, K + 1]); rows gold, the last column
+    is OTHER.
 
-    A row of several gold labels counts once for each: on the diagonal when it was named, else shared out
-    evenly over the labels that were named wrongly (or OTHER when there are none). So each row of the matrix
-    sums to that label's support.
+    A row of several gold labels counts once for each: on the diagonal when it was named, else
+    shared out
+    evenly over the labels that were named wrongly (or OTHER when there are none). So each row of
+    the matrix sums to that label's support.
     """
     vocabulary = dict.fromkeys(label for r in records for label in (*r["vocabulary"], *r["labels"]))
     labels = list({fold(v): v for v in reversed(vocabulary)}.values())[::-1]
@@ -179,9 +207,9 @@ def bootstrap_macro_f1(
 ) -> dict[str, np.ndarray]:
     """Macro-F1 of `draws` resamples, {domain: [draws], "": overall [draws]}.
 
-    Rows are drawn with replacement inside each data set (its size is by design, not chance). The draws
-    depend on seed and rows only: two evaluations of the same rows in the same order can be compared draw by
-    draw.
+    Rows are drawn with replacement inside each data set (its size is by design, not chance). The
+    draws depend on seed and rows only: two evaluations of the same rows in the same order can be
+    compared draw by draw.
     """
     grouped: dict[tuple[str, str], list[dict]] = collections.defaultdict(list)
     domains: dict[str, list[np.ndarray]] = collections.defaultdict(list)
@@ -194,9 +222,14 @@ def bootstrap_macro_f1(
         f1 = []
         for start in range(0, draws, _DRAWS_AT_ONCE):
             count = min(_DRAWS_AT_ONCE, draws - start)
-            picks = rng.integers(len(rows), size=(count, len(rows))) + len(rows) * np.arange(count)[:, None]
+            picks = (
+                rng.integers(len(rows), size=(count, len(rows)))
+                + len(rows) * np.arange(count)[:, None]
+            )
             weights = (
-                np.bincount(picks.ravel(), minlength=count * len(rows)).reshape(count, -1).astype(np.float32)
+                np.bincount(picks.ravel(), minlength=count * len(rows))
+                .reshape(count, -1)
+                .astype(np.float32)
             )
             support, both = weights @ gold.astype(np.float32), weights @ either  # [draws, labels]
             per_label = 2 * (weights @ hit) / np.maximum(both, 1)
@@ -227,7 +260,10 @@ def paired_gain(
 
 def flat(group: dict, prefix: str = "eval") -> dict[str, float]:
     """A group's metrics for loggers: "prefix/macro_f1", "prefix/domain/ecg/macro_f1", ..."""
-    pairs = [(prefix, group["overall"]), *((f"{prefix}/domain/{d}", m) for d, m in group["domains"].items())]
+    pairs = [
+        (prefix, group["overall"]),
+        *((f"{prefix}/domain/{d}", m) for d, m in group["domains"].items()),
+    ]
     return {
         f"{path}/{n}": float(v)
         for path, metrics in pairs
@@ -236,20 +272,28 @@ def flat(group: dict, prefix: str = "eval") -> dict[str, float]:
     }
 
 
-# ---------------------------------------------------------------------------------------------- released code
+# ------------------------------------------------------------------------------------ released code
 
 
 def released_metrics(
-    predictions: Sequence[str], answers: Sequence[str], data_sources: Sequence[str], datasets: Sequence[str]
+    predictions: Sequence[str],
+    answers: Sequence[str],
+    data_sources: Sequence[str],
+    datasets: Sequence[str],
 ) -> dict[str, float]:
     """The published code's flat dictionary: "domain/dataset/metric", "domain/metric", "val/metric".
 
-    Its answer is the FIRST \\boxed{}, else the first [...], else the whole text; labels split at the first
-    kind of separator found; its "accuracy" is our label_accuracy. Kept to compare with published tables, not
-    to choose models by.
+    Its answer is the FIRST \\boxed{}, else the first [...], else the whole text; labels split at
+    the first kind of separator found; its "accuracy" is our label_accuracy. Kept to compare with
+    published tables, not to choose models by.
     """
     rows = [
-        dict(domain=s, dataset=d, labels=released_labels(a), predicted=released_labels(_released_answer(p)))
+        dict(
+            domain=s,
+            dataset=d,
+            labels=released_labels(a),
+            predicted=released_labels(_released_answer(p)),
+        )
         for p, a, s, d in zip(predictions, answers, data_sources, datasets, strict=True)
     ]
     out: dict[str, float] = {}
@@ -288,7 +332,7 @@ def _released_answer(text: str) -> str:
     return text
 
 
-# ---------------------------------------------------------------------------------------------------- helpers
+# ------------------------------------------------------------------------------------------ helpers
 
 
 def _indicators(
@@ -298,7 +342,8 @@ def _indicators(
     spelled = {key(label): label for r in reversed(records) for label in reversed(r["labels"])}
     gold, predicted = (
         np.array(
-            [[k in held for k in spelled] for held in ({key(v) for v in r[side]} for r in records)], bool
+            [[k in held for k in spelled] for held in ({key(v) for v in r[side]} for r in records)],
+            bool,
         )
         for side in ("labels", "predicted")
     )
@@ -307,7 +352,9 @@ def _indicators(
 
 def _mean_of(parts: Sequence[dict]) -> dict:
     """Unweighted mean of each metric over the parts that have it; counts add up."""
-    numbers = {n: [p[n] for p in parts if n in p] for n in dict.fromkeys(n for p in parts for n in p)}
+    numbers = {
+        n: [p[n] for p in parts if n in p] for n in dict.fromkeys(n for p in parts for n in p)
+    }
     numbers = {n: v for n, v in numbers.items() if isinstance(v[0], (int, float))}
     return {n: sum(v) if n.endswith("count") else float(np.mean(v)) for n, v in numbers.items()}
 
@@ -320,7 +367,9 @@ def _group(records: Iterable[dict], field: str) -> dict[str, list[dict]]:
 
 
 def _readable(r: dict) -> bool:
-    """Whether any predicted label is in the row's vocabulary (any label at all where the row states none)."""
+    """Whether any predicted label is in the row's vocabulary (any label at all where the row states
+    none).
+    """
     predicted = _folded(r["predicted"])
     return bool(predicted & _folded(r["vocabulary"]) if r["vocabulary"] else predicted)
 

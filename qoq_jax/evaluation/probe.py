@@ -1,7 +1,9 @@
-"""Linear probe: how much of the labels a frozen encoder's vectors hold, read out by logistic regression.
+"""Linear probe: how much of the labels a frozen encoder's vectors hold, read out by logistic
+regression.
 
-One regression a label (a row may have several), on features standardised with the training rows, with an L2 penalty of weight 1
-(half the squared weights beside the summed log loss; the bias is free). It is convex, so the result does not depend on a seed.
+One regression a label (a row may have several), on features standardised with the training rows,
+with an L2 penalty of weight 1 (half the squared weights beside the summed log loss; the bias is
+free). It is convex, so the result does not depend on a seed.
 """
 
 from __future__ import annotations
@@ -14,8 +16,13 @@ from qoq_jax.errors import DataError
 from qoq_jax.evaluation.metrics import auroc, one_vs_rest
 
 
-def linear_probe(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray,
-                 names: Sequence[str]) -> dict:
+def linear_probe(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    names: Sequence[str],
+) -> dict:
     """Fits on the training rows and scores the held-out ones.
 
     Args:
@@ -24,8 +31,9 @@ def linear_probe(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, 
       names: the K labels.
 
     Returns:
-      {"auroc": macro AUROC, "macro_f1": ..., "per_label": {name: {"auroc", "f1", "count" held-out positives}}}. Means are over the
-      labels that have positives and negatives on both sides. F1 is at the threshold that is best on the training rows.
+      {"auroc": macro AUROC, "macro_f1": ..., "per_label": {name: {"auroc", "f1", "count" held-out
+      positives}}}. Means are over the labels that have positives and negatives on both sides. F1 is
+      at the threshold that is best on the training rows.
 
     Raises:
       DataError: no label has positives and negatives on both sides.
@@ -40,18 +48,31 @@ def linear_probe(train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, 
         weights = _logistic(x, fitted)
         seen, scores = x @ weights[:-1] + weights[-1], y @ weights[:-1] + weights[-1]
         hit = scores >= _best_threshold(seen, fitted)
-        counts = ((gold & hit).sum(), (~gold & hit).sum(), (gold & ~hit).sum(), (~gold & ~hit).sum())
-        per_label[name] = {"auroc": auroc(scores, gold), "f1": float(one_vs_rest(*map(int, counts))["f1"]),
-                           "count": int(gold.sum())}
+        counts = (
+            (gold & hit).sum(),
+            (~gold & hit).sum(),
+            (gold & ~hit).sum(),
+            (~gold & ~hit).sum(),
+        )
+        per_label[name] = {
+            "auroc": auroc(scores, gold),
+            "f1": float(one_vs_rest(*map(int, counts))["f1"]),
+            "count": int(gold.sum()),
+        }
     if not per_label:
-        raise DataError("no label is both present and absent in training and held-out rows", where="linear probe",
-                        mend="use more labelled ECGs")
+        raise DataError(
+            "no label is both present and absent in training and held-out rows",
+            where="linear probe",
+            mend="use more labelled ECGs",
+        )
     mean_of = lambda key: float(np.mean([one[key] for one in per_label.values()]))  # noqa: E731
     return {"auroc": mean_of("auroc"), "macro_f1": mean_of("f1"), "per_label": per_label}
 
 
 def _logistic(x: np.ndarray, positive: np.ndarray, penalty: float = 1.0) -> np.ndarray:
-    """Weights [W + 1] (bias last) that minimise Σ log(1 + exp(-y (w·x + b))) + penalty/2 |w|², y = ±1."""
+    """Weights [W + 1] (bias last) that minimise Σ log(1 + exp(-y (w·x + b))) + penalty/2 |w|², y =
+    ±1.
+    """
     from scipy.optimize import minimize  # scipy comes with jax
     from scipy.special import expit
 
@@ -63,7 +84,9 @@ def _logistic(x: np.ndarray, positive: np.ndarray, penalty: float = 1.0) -> np.n
         value = np.logaddexp(0, -margin).sum() + penalty / 2 * (w[:-1] @ w[:-1])
         return value, np.append(x.T @ slope + penalty * w[:-1], slope.sum())
 
-    return minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
+    return minimize(
+        loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 500}
+    ).x
 
 
 def _best_threshold(scores: np.ndarray, positive: np.ndarray) -> float:

@@ -1,4 +1,6 @@
-"""Evaluation of parameters on a split: greedy answers, their rewards and metrics, and the gallery of cases."""
+"""Evaluation of parameters on a split: greedy answers, their rewards and metrics, and the gallery
+of cases.
+"""
 
 from __future__ import annotations
 
@@ -44,23 +46,39 @@ def answer(setup, params, split: str, limit: int) -> list[dict]:
         for placed in samples:
             length = int(mask[placed.row].sum())
             text = setup.tokenizer.decode(tokens[placed.row, :length])
-            records.append(metrics.record(text, placed.meta, rewards.score(text, placed.meta, cfg.rl.reward)))
+            records.append(
+                metrics.record(text, placed.meta, rewards.score(text, placed.meta, cfg.rl.reward))
+            )
     setup.remember_quarantined(data.quarantined)
     return records
 
 
 def macro_f1(records: list[dict]) -> float:
-    """Mean over domains of the mean over their data sets, as in `metrics.summarize`, without its intervals."""
+    """Mean over domains of the mean over their data sets, as in `metrics.summarize`, without its
+    intervals.
+    """
     by_domain: dict[str, dict[str, list[dict]]] = {}
     for record in records:
         by_domain.setdefault(record["domain"], {}).setdefault(record["dataset"], []).append(record)
-    return float(np.mean([np.mean([metrics.dataset_metrics(rows)["macro_f1"] for rows in sets.values()])
-                          for sets in by_domain.values()]))
+    return float(
+        np.mean(
+            [
+                np.mean([metrics.dataset_metrics(rows)["macro_f1"] for rows in sets.values()])
+                for sets in by_domain.values()
+            ]
+        )
+    )
 
 
 def write_gallery(setup, result: dict, folder: str) -> None:
-    """Writes the most telling cases of an evaluation, with their media as the model saw them, for the report."""
-    placed = {(source, row.id): (row, setup.roots[source]) for source, rows in setup.rows(result["split"]).items() for row in rows}
+    """Writes the most telling cases of an evaluation, with their media as the model saw them, for
+    the report.
+    """
+    placed = {
+        (source, row.id): (row, setup.roots[source])
+        for source, rows in setup.rows(result["split"]).items()
+        for row in rows
+    }
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     for i, record in enumerate(gallery.choose(result["records"], setup.config.eval.gallery)):
@@ -68,17 +86,23 @@ def write_gallery(setup, result: dict, folder: str) -> None:
         case = record | {"prompt": row.problem, "reasoning": row.reasoning or ""}
         size = tuple(record["frame_size"]) if record["frame_size"] else None
         frames = [readers.read_image(schema.resolve(root, path)) for path in row.images[:1]]
-        frames = frames or [f for path in row.videos[:1] for f in readers.read_frames(schema.resolve(root, path))]
+        frames = frames or [
+            f for path in row.videos[:1] for f in readers.read_frames(schema.resolve(root, path))
+        ]
         names = []
         for k, frame in enumerate(frames):
             names.append(f"case_{i:02d}_{k}.png")
             # Twice the model's frame: what the model saw, in a size that a person can look at.
-            Image.fromarray(frame).resize((2 * size[0], 2 * size[1]), Image.Resampling.BICUBIC).save(
-                os.path.join(folder, names[-1]))
+            Image.fromarray(frame).resize(
+                (2 * size[0], 2 * size[1]), Image.Resampling.BICUBIC
+            ).save(os.path.join(folder, names[-1]))
         case |= {"image": names[0]} if len(names) == 1 else {"frames": names} if names else {}
         if row.time_series:
             case["ecg"] = f"case_{i:02d}.npz"
-            np.savez(os.path.join(folder, case["ecg"]), signal=readers.read_ecg(schema.resolve(root, row.time_series[0])))
+            np.savez(
+                os.path.join(folder, case["ecg"]),
+                signal=readers.read_ecg(schema.resolve(root, row.time_series[0])),
+            )
         with open(os.path.join(folder, f"case_{i:02d}.json"), "w", encoding="utf-8") as f:
             json.dump(case, f)
 
@@ -89,6 +113,8 @@ def headline(summary: dict) -> str:
     for source, group in summary["sources"].items():
         overall = group["overall"]
         iou = f", IoU {overall['iou']:.3f}" if "iou" in overall else ""
-        parts.append(f"{source} ({group['count']} rows): macro-F1 {overall['macro_f1']:.3f}{iou}, "
-                     f"format {overall['format']:.3f}")
+        parts.append(
+            f"{source} ({group['count']} rows): macro-F1 {overall['macro_f1']:.3f}{iou}, "
+            f"format {overall['format']:.3f}"
+        )
     return "; ".join(parts)

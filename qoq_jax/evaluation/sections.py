@@ -42,12 +42,16 @@ COLUMNS = {
 }
 
 
-# ----------------------------------------------------------------------------------------------------- curves
+# ------------------------------------------------------------------------------------------- curves
 
 
 def curves(run) -> str:
-    """Reward and its parts, loss and other diagnostics, reward by domain, and the warm start's loss."""
-    sft, rl = ([line for line in run.curves if line.get("stage") == stage] for stage in ("sft", "rl"))
+    """Reward and its parts, loss and other diagnostics, reward by domain, and the warm start's
+    loss.
+    """
+    sft, rl = (
+        [line for line in run.curves if line.get("stage") == stage] for stage in ("sft", "rl")
+    )
     out = ""
     if rl:
         parts = [_series(rl, f"reward/{k}", name, charts.PARTS[k]) for name, k in REWARDS.items()]
@@ -55,10 +59,14 @@ def curves(run) -> str:
             "Reward and its parts, sampled answers", list(filter(None, parts)), y_range=SHARE
         )
         out += _grid("grid2", [reward, _chart(rl, "Loss", "loss")])
-        out += _grid("small", [_chart(rl, name, key, (205, 135)) for name, key in RL_CURVES.items()])
+        out += _grid(
+            "small", [_chart(rl, name, key, (205, 135)) for name, key in RL_CURVES.items()]
+        )
         keys = sorted({key for line in rl for key in line if key.startswith("reward/domain/")})
         names = {key: title(key.removeprefix("reward/domain/")) for key in keys}
-        if by_domain := _grid("small", [_chart(rl, names[key], key, (205, 125), SHARE) for key in keys]):
+        if by_domain := _grid(
+            "small", [_chart(rl, names[key], key, (205, 125), SHARE) for key in keys]
+        ):
             out += "<h3>Reward by domain</h3>" + by_domain
     if warm := _grid("grid2", [_chart(sft, name, key) for name, key in SFT_CURVES.items()]):
         out += "<h3>Supervised warm start</h3>" + warm
@@ -67,7 +75,9 @@ def curves(run) -> str:
 
 
 def _series(lines: Sequence[dict], key: str, name: str, colour: str) -> charts.Series | None:
-    points = [(c["step"], c[key]) for c in lines if is_number(c.get(key)) and is_number(c.get("step"))]
+    points = [
+        (c["step"], c[key]) for c in lines if is_number(c.get(key)) and is_number(c.get("step"))
+    ]
     if not points:
         return None
     chunks = np.array_split(np.array(points, float), min(len(points), MAX_POINTS))
@@ -85,7 +95,7 @@ def _grid(css: str, figures: Sequence[str]) -> str:
     return cells and f'<div class="{css}">{cells}</div>'
 
 
-# ---------------------------------------------------------------------------------------------------- results
+# ------------------------------------------------------------------------------------------ results
 
 
 def domains(run) -> str:
@@ -115,9 +125,13 @@ def domains(run) -> str:
 def _metric_table(
     before: dict | None, after: dict | None, level: str, heading: str, name_of: Callable[[str], str]
 ) -> str:
-    """One row a domain or data set and one for their mean; values before RL in grey beside those after."""
+    """One row a domain or data set and one for their mean; values before RL in grey beside those
+    after.
+    """
     groups = [group for group in (before, after) if group]
-    columns = [k for k in COLUMNS if any(k in found for group in groups for found in group[level].values())]
+    columns = [
+        k for k in COLUMNS if any(k in found for group in groups for found in group[level].values())
+    ]
     rows = {
         name_of(name): [g and g[level].get(name) for g in (before, after)]
         for g in groups
@@ -129,12 +143,17 @@ def _metric_table(
         cells = "".join(f'<td class="n">{_cell(then, now, column)}</td>' for column in columns)
         count = (now or then)["count"]
         css = ' class="sum"' if len(lines) + 1 == len(rows) else ""
-        lines.append(f'<tr{css}><td>{escape(name, 80)}</td><td class="n">{count:,}</td>{cells}</tr>')
+        lines.append(
+            f'<tr{css}><td>{escape(name, 80)}</td><td class="n">{count:,}</td>{cells}</tr>'
+        )
     head = "".join(f'<th class="n">{COLUMNS[column]}</th>' for column in columns)
     return (
-        f'<div class="scroll"><table><tr><th>{heading}</th><th class="n">rows</th>{head}</tr>{"".join(lines)}'
-        '</table></div><p class="note">Grey: before RL. Balanced accuracy is mean recall over labels. Label '
-        "accuracy is the mean one-vs-rest accuracy that the QoQ-Med paper calls balanced accuracy; it counts "
+        f'<div class="scroll"><table><tr><th>{heading}</th><th '
+        f'class="n">rows</th>{head}</tr>{"".join(lines)}'
+        '</table></div><p class="note">Grey: before RL. Balanced accuracy is mean recall over '
+        "labels. Label "
+        "accuracy is the mean one-vs-rest accuracy that the QoQ-Med paper calls balanced "
+        "accuracy; it counts "
         "true negatives and flatters. IoU is over rows with a gold region.</p>"
     )
 
@@ -147,7 +166,10 @@ def _cell(then: dict | None, now: dict | None, key: str) -> str:
 
 def _keys() -> str:
     sides = (("before RL", charts.BEFORE), ("after RL", charts.AFTER))
-    keys = (f'<span><i class="key" style="background:{colour}"></i>{name}</span>' for name, colour in sides)
+    keys = (
+        f'<span><i class="key" style="background:{colour}"></i>{name}</span>'
+        for name, colour in sides
+    )
     return f'<p class="keys">{"".join(keys)}</p>'
 
 
@@ -157,11 +179,15 @@ def localisation(run) -> str:
     before, after = ([r["iou"] for r in side if r.get("iou") is not None] for side in rows)
     if not (before or after):
         return ""
-    named = [(name, np.array(ious)) for name, ious in (("before", before), ("after", after)) if ious]
+    named = [
+        (name, np.array(ious)) for name, ious in (("before", before), ("after", after)) if ious
+    ]
     shares = ", ".join(f"{np.mean(ious > 0.5):.0%} {name}" for name, ious in named)
     return (
-        f"<p>Overlap (IoU) of the predicted box with the gold region, on the {len(after or before):,} rows "
-        f"that have one. Share of rows above 0.5: {shares}. Around a mask even the tightest box stays below "
+        "<p>Overlap (IoU) of the predicted box with the gold region, on the "
+        f"{len(after or before):,} rows "
+        f"that have one. Share of rows above 0.5: {shares}. Around a mask even the tightest box "
+        "stays below "
         f"1.</p>{_keys()}<figure>{charts.histogram(before, after)}</figure>"
     )
 
@@ -175,12 +201,16 @@ def confusion(run) -> str:
     for name, found in group["datasets"].items():
         domain, dataset = name.split("/", 1)
         matrix = charts.confusion_matrix(found["confusion"]["labels"], found["confusion"]["matrix"])
-        words = f"{escape(dataset, 60)} · {found['count']:,} rows · macro-F1 {found['macro_f1']:.2f}"
+        words = (
+            f"{escape(dataset, 60)} · {found['count']:,} rows · macro-F1 {found['macro_f1']:.2f}"
+        )
         caption = f"<h3>{escape(title(domain))}</h3><figcaption>{words}</figcaption>"
         tiles.append(f"<figure>{caption}{matrix}</figure>")
     return (
-        "<p>Rows are the gold label, columns the answer; shading is the share of the row. “Not in list” is "
-        f'an answer outside of the allowed labels, or none.</p><div class="tiles">{"".join(tiles)}</div>'
+        "<p>Rows are the gold label, columns the answer; shading is the share of the row. “Not "
+        "in list” is "
+        "an answer outside of the allowed labels, or none.</p><div "
+        f'class="tiles">{"".join(tiles)}</div>'
     )
 
 
@@ -188,13 +218,20 @@ def real(run) -> str:
     """Real samples apart: their metrics, and every row with its gold label and its answers."""
     if "real" not in run.other_sources:
         return ""
-    return ("<p>Real clinical pictures and ECGs, kept apart from the synthetic rows: few, so read the rows, not "
-            f"the means.</p>{_source(run, 'real')}")
+    return (
+        "<p>Real clinical pictures and ECGs, kept apart from the synthetic rows: few, so read "
+        "the rows, not "
+        f"the means.</p>{_source(run, 'real')}"
+    )
 
 
 def others(run) -> str:
     """The same for each further data set (data.extra)."""
-    return "".join(f"<h3>{escape(name, 80)}</h3>{_source(run, name)}" for name in run.other_sources if name != "real")
+    return "".join(
+        f"<h3>{escape(name, 80)}</h3>{_source(run, name)}"
+        for name in run.other_sources
+        if name != "real"
+    )
 
 
 def _source(run, name: str) -> str:
@@ -216,7 +253,11 @@ def _source(run, name: str) -> str:
     headings = ("row", "domain", "gold", "before", "after" if after else "answer", "IoU")
     head = "".join(f"<th>{heading}</th>" for heading in headings)
     state = " open" if len(lines) <= 12 else ""
-    listed = f"All {len(lines)}" if len(lines) <= MAX_LISTED else f"The first {MAX_LISTED} of {len(lines):,}"
+    listed = (
+        f"All {len(lines)}"
+        if len(lines) <= MAX_LISTED
+        else f"The first {MAX_LISTED} of {len(lines):,}"
+    )
     return (
         f"{_metric_table(*groups, 'datasets', 'Data set', _dataset)}"
         f"<details{state}><summary>{listed} {escape(name, 80)} rows</summary>"
@@ -236,7 +277,9 @@ def _verdict(r: dict) -> str:
 
 def cases(run, room: int) -> str:
     """The gallery, as many cases as fit into `room` bytes."""
-    before = {(r["source"], r["id"]): r for r in run.records["before"]} if run.records["after"] else {}
+    before = (
+        {(r["source"], r["id"]): r for r in run.records["before"]} if run.records["after"] else {}
+    )
     chosen, shown, size = choose(run.cases, MAX_CASES), [], 0
     for case in chosen:
         made = case_html(case, before.get((case["source"], case["id"])))
@@ -250,13 +293,14 @@ def cases(run, room: int) -> str:
         for name in ("gold", "predicted")
     )
     return (
-        f"<p>{len(shown)} of the test rows, right and wrong answers from every domain ({right} right, "
+        f"<p>{len(shown)} of the test rows, right and wrong answers from every domain ({right} "
+        "right, "
         f"{len(shown) - right} wrong: a selection to look at, not a sample to count).</p>"
         f'<p class="keys">{keys}</p>{"".join(shown)}'
     )
 
 
-# ------------------------------------------------------------------------------------------------------ facts
+# -------------------------------------------------------------------------------------------- facts
 
 
 def skipped(run) -> str:
@@ -272,9 +316,12 @@ def skipped(run) -> str:
         f"<td>{escape(row.get('reason', ''), 300)}</td></tr>"
         for row in rows[:MAX_LISTED]
     )
-    more = f'<p class="note">and {len(rows) - MAX_LISTED:,} more</p>' if len(rows) > MAX_LISTED else ""
+    more = (
+        f'<p class="note">and {len(rows) - MAX_LISTED:,} more</p>' if len(rows) > MAX_LISTED else ""
+    )
     return (
-        f"<p>Could not be read, and took no part: {len(rows):,}. Nothing was put in their place.</p>"
+        f"<p>Could not be read, and took no part: {len(rows):,}. Nothing was put in their "
+        "place.</p>"
         f'<div class="scroll"><table><tr><th>row</th><th>reason</th></tr>{lines}</table></div>{more}'
     )
 
@@ -298,7 +345,9 @@ def facts(run) -> str:
         if (values := [line[key] for line in rl if is_number(line.get(key))])
     }
     tables = (("Run", pairs), ("Time", spent), ("One RL step, mean", means))
-    columns = "".join(f"<div><h3>{name}</h3>{_pairs(table)}</div>" for name, table in tables if table)
+    columns = "".join(
+        f"<div><h3>{name}</h3>{_pairs(table)}</div>" for name, table in tables if table
+    )
     out += columns and f'<div class="grid2">{columns}</div>'
     out += "".join(f'<p class="note">{escape(note)}</p>' for note in known.get("notes") or [])
     if run.config:
@@ -308,9 +357,14 @@ def facts(run) -> str:
 
 
 def _pairs(pairs: dict) -> str:
-    rows = (f'<tr><td>{escape(k, 80)}</td><td class="n">{escape(v, 200)}</td></tr>' for k, v in pairs.items())
+    rows = (
+        f'<tr><td>{escape(k, 80)}</td><td class="n">{escape(v, 200)}</td></tr>'
+        for k, v in pairs.items()
+    )
     return f"<table>{''.join(rows)}</table>"
 
 
 def is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+    )

@@ -1,9 +1,10 @@
-"""`qoq_jax.load`: a model from a directory, a hub id, a training run or a variant's name, to ask from scripts.
+"""`qoq_jax.load`: a model from a directory, a hub id, a training run or a variant's name, to ask
+from scripts.
 
-    model = qoq_jax.load("Qwen/Qwen2.5-VL-7B-Instruct", dtype="bfloat16")
-    sample = {"prompt": "What is the finding?", "images": "scan.png"}
-    logits = model.logits([sample])[0]                                    # float32 [T, V]
-    answers = model.generate([sample], num_samples=4, temperature=0.7)[0]  # four Generations
+model = qoq_jax.load("Qwen/Qwen2.5-VL-7B-Instruct", dtype="bfloat16")
+sample = {"prompt": "What is the finding?", "images": "scan.png"}
+logits = model.logits([sample])[0]                                    # float32 [T, V]
+answers = model.generate([sample], num_samples=4, temperature=0.7)[0]  # four Generations
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ class Generation:
 
     Attributes:
       token_ids: int32 [n], the end token included.
-      text: without special tokens; ends before the stop string that ended it. "" for a model without a tokenizer.
-      logprobs: float32 [n], log-probability of each token at the temperature (1 when greedy), before top-k, top-p and
-        the ban of modality tokens.
+      text: without special tokens; ends before the stop string that ended it. "" for a model
+        without a tokenizer.
+      logprobs: float32 [n], log-probability of each token at the temperature (1 when greedy),
+        before top-k, top-p and the ban of modality tokens.
       finish_reason: "eos", "stop" (a stop string) or "length".
     """
 
@@ -59,15 +61,30 @@ class Model:
 
     Attributes:
       cfg: VlmConfig. params: nested dict of arrays (models/vlm.py `param_specs`).
-      tokenizer: data.tokenizer.Tokenizer, or None: then samples must be processed already, and answers have no text.
+      tokenizer: data.tokenizer.Tokenizer, or None: then samples must be processed already, and
+        answers have no text.
       process: how files and prompts become arrays: pixel and token limits, frames, system text.
       mesh: the device mesh, or None for one device.
       source: what it was loaded from, in words.
     """
 
-    def __init__(self, cfg: VlmConfig, params, tokenizer: Tokenizer | None, *, process: ProcessConfig | None = None,
-                 mesh: jax.sharding.Mesh | None = None, source: str = "given weights"):
-        self.cfg, self.params, self.tokenizer, self.mesh, self.source = cfg, params, tokenizer, mesh, source
+    def __init__(
+        self,
+        cfg: VlmConfig,
+        params,
+        tokenizer: Tokenizer | None,
+        *,
+        process: ProcessConfig | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+        source: str = "given weights",
+    ):
+        self.cfg, self.params, self.tokenizer, self.mesh, self.source = (
+            cfg,
+            params,
+            tokenizer,
+            mesh,
+            source,
+        )
         self.process = process or process_config(cfg)
         self._engine = Engine(params, cfg, mesh, self._banned())
 
@@ -76,13 +93,20 @@ class Model:
         return f"Model({self.source}, {count:,} parameters)"
 
     def _banned(self) -> Sequence[int]:
-        """Ids that are never drawn: modality tokens, other control tokens, and ids that stand for nothing."""
+        """Ids that are never drawn: modality tokens, other control tokens, and ids that stand for
+        nothing.
+        """
         pads = {self.cfg.image_token_id, self.cfg.video_token_id, self.cfg.ecg_token_id}
-        known = () if self.tokenizer is None else self.tokenizer.banned_ids(self.cfg.decoder.vocab_size)
+        known = (
+            () if self.tokenizer is None else self.tokenizer.banned_ids(self.cfg.decoder.vocab_size)
+        )
         return sorted((pads | set(known)) - set(self.cfg.eos_ids))
 
     def prepare(self, samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The samples as arrays, checked; see generation/inputs.py for their forms. Raises DataError."""
+        """The samples as arrays, checked; see generation/inputs.py for their forms.
+
+        Raises DataError.
+        """
         return inputs.prepare(samples, self.cfg, self.process, self.tokenizer)
 
     def logits(self, samples: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
@@ -114,23 +138,31 @@ class Model:
           max_new_tokens: most tokens of an answer; None = the response limit of the run, or 1024.
           temperature: 0 = greedy. top_p: 1 = off. top_k: 0 = off.
           num_samples: answers to each sample; they share one prefill.
-          seed: one for all, from which each sample and answer has its own by its index; or one for each sample, and then
-            its place in the list changes nothing.
+          seed: one for all, from which each sample and answer has its own by its index; or one for
+            each sample, and then its place in the list changes nothing.
           stop: texts that end an answer.
-          stream: called as stream(index of the sample, number of its answer, new text) while answers grow; the pieces of an
-            answer joined are its text.
+          stream: called as stream(index of the sample, number of its answer, new text) while
+            answers grow; the pieces of an answer joined are its text.
           rows: most answers that are sampled at the same time; memory of the cache grows with it.
 
         Returns:
           For each sample, in order, the list of its `num_samples` answers.
 
         Raises:
-          ConfigError: an argument out of range. DataError: a sample that is not as it should be. Both before any compute.
+          ConfigError: an argument out of range. DataError: a sample that is not as it should be.
+            Both before any compute.
         """
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
         settings = Settings(
-            max_new_tokens=self.process.max_response_tokens if max_new_tokens is None else max_new_tokens, temperature=temperature,
-            top_p=top_p, top_k=top_k, num_samples=num_samples, rows=rows)
+            max_new_tokens=self.process.max_response_tokens
+            if max_new_tokens is None
+            else max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            num_samples=num_samples,
+            rows=rows,
+        )
         _check(settings, stop, stream is not None, self.tokenizer)
         seeds = _seeds(seed, len(samples))
         prepared = self.prepare(samples)
@@ -146,45 +178,69 @@ class Model:
             return kept
 
         answers = self._engine.generate(prepared, settings, seeds, watch)
-        return [[Generation(np.concatenate(answer.tokens), text.text, np.concatenate(answer.logprobs), answer.reason)
-                 for answer, text in zip(*group)] for group in zip(answers, streams)]
+        return [
+            [
+                Generation(
+                    np.concatenate(answer.tokens),
+                    text.text,
+                    np.concatenate(answer.logprobs),
+                    answer.reason,
+                )
+                for answer, text in zip(*group)
+            ]
+            for group in zip(answers, streams)
+        ]
 
 
-def _check(settings: Settings, stop: Sequence[str], streams: bool, tokenizer: Tokenizer | None) -> None:
+def _check(
+    settings: Settings, stop: Sequence[str], streams: bool, tokenizer: Tokenizer | None
+) -> None:
     for name in ("max_new_tokens", "num_samples", "rows"):
         if getattr(settings, name) < 1:
             raise ConfigError(f"{name}={getattr(settings, name)}", mend="use 1 or more")
     if not settings.temperature >= 0 or not 0 < settings.top_p <= 1 or settings.top_k < 0:
-        raise ConfigError(f"temperature={settings.temperature}, top_p={settings.top_p}, top_k={settings.top_k}",
-                          mend="temperature is 0 or more, top_p above 0 and at most 1, top_k 0 (off) or more")
+        raise ConfigError(
+            f"temperature={settings.temperature}, top_p={settings.top_p}, top_k={settings.top_k}",
+            mend="temperature is 0 or more, top_p above 0 and at most 1, top_k 0 (off) or more",
+        )
     if "" in stop:
         raise ConfigError("an empty stop string", mend="leave it out")
     if tokenizer is None and (stop or streams):
-        raise ConfigError("stop strings and streaming need a tokenizer", mend="put tokenizer.json beside the weights")
+        raise ConfigError(
+            "stop strings and streaming need a tokenizer",
+            mend="put tokenizer.json beside the weights",
+        )
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> list[tuple[int, int]]:
     given = not isinstance(seed, (int, np.integer))
     seeds = [(int(s), 0) for s in seed] if given else [(int(seed), i) for i in range(count)]
     if len(seeds) != count or any(not 0 <= s < 2**32 for s, _ in seeds):
-        raise ConfigError(f"seed={seed!r} for {count} samples", mend="give one number from 0 to 2^32 - 1, or one for each sample")
+        raise ConfigError(
+            f"seed={seed!r} for {count} samples",
+            mend="give one number from 0 to 2^32 - 1, or one for each sample",
+        )
     return seeds
 
 
-# ---------------------------------------------------------------------------------------------------------- loading
+# ------------------------------------------------------------------------------------------ loading
 
 
-def load(source: str | os.PathLike, mesh: jax.sharding.Mesh | None = None, dtype: Any = None) -> Model:
+def load(
+    source: str | os.PathLike, mesh: jax.sharding.Mesh | None = None, dtype: Any = None
+) -> Model:
     """A model to ask.
 
     Args:
-      source: a Hugging Face directory or hub id, the workdir of a `qoq train` run (its last stage), or the name of a
-        variant (nano, 3b, ...), which gets random weights and says so.
-      mesh: parallel.mesh.make_mesh(...), over which weights are sharded; None = one device, or the mesh of the run.
+      source: a Hugging Face directory or hub id, the workdir of a `qoq train` run (its last stage),
+        or the name of a variant (nano, 3b, ...), which gets random weights and says so.
+      mesh: parallel.mesh.make_mesh(...), over which weights are sharded; None = one device, or the
+        mesh of the run.
       dtype: "float32" or "bfloat16" of weights and compute; None = as stored.
 
     Raises:
-      ConfigError: nothing of that name, or a config that is not supported. CheckpointError: weights that do not fit.
+      ConfigError: nothing of that name, or a config that is not supported. CheckpointError: weights
+        that do not fit.
     """
     name = os.fspath(source)
     if dtype is not None and jnp.dtype(dtype).name not in ("float32", "bfloat16"):
@@ -196,33 +252,52 @@ def load(source: str | os.PathLike, mesh: jax.sharding.Mesh | None = None, dtype
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return _load_hf(name, mesh, dtype)
     close = difflib.get_close_matches(name, variants.NAMES, n=1)
-    raise ConfigError(f"no directory and no variant {name!r}" + (f", did you mean {close[0]!r}?" if close else ""),
-                      mend="give a Hugging Face directory, a hub id like OWNER/NAME, the workdir of a run, or one of "
-                      + ", ".join(variants.NAMES))
+    raise ConfigError(
+        f"no directory and no variant {name!r}"
+        + (f", did you mean {close[0]!r}?" if close else ""),
+        mend="give a Hugging Face directory, a hub id like OWNER/NAME, the workdir of a run, or "
+        "one of " + ", ".join(variants.NAMES),
+    )
 
 
 def process_config(cfg: VlmConfig, directory: str | None = None) -> ProcessConfig:
     """How a model that is not from a run is asked.
 
-    The sizes of images are those of the directory's image processor, at most what the model takes; without one, those of QoQ-Med.
-    The words around a question are those of its chat template; without one, those of the family: Qwen2.5-VL has a system turn
-    of its own, Qwen3-VL none.
+    The sizes of images are those of the directory's image processor, at most what the model takes;
+    without one, those of QoQ-Med. The words around a question are those of its chat template;
+    without one, those of the family: Qwen2.5-VL has a system turn of its own, Qwen3-VL none.
     """
     from qoq_jax.models.hf import config as hf_config
     from qoq_jax.models.hf import template
 
     room = cfg.vision.max_frame_patches * cfg.vision.patch_size**2
-    low, high = hf_config.pixel_limits(directory) if directory else (ProcessConfig.min_pixels, ProcessConfig.max_pixels)
+    low, high = (
+        hf_config.pixel_limits(directory)
+        if directory
+        else (ProcessConfig.min_pixels, ProcessConfig.max_pixels)
+    )
     high = min(high, room)
     words = template.read(directory) if directory else None
-    system, opening = words or ("" if isinstance(cfg.vision, Qwen3VisionConfig) else chat.SYSTEM, "")
+    system, opening = words or (
+        "" if isinstance(cfg.vision, Qwen3VisionConfig) else chat.SYSTEM,
+        "",
+    )
     return ProcessConfig.for_model(
-        cfg, min_pixels=min(low, high // 4), max_pixels=high, frame_max_pixels=min(ProcessConfig.frame_max_pixels, room),
-        max_prompt_tokens=MAX_PROMPT_TOKENS, max_response_tokens=MAX_NEW_TOKENS, system=system, opening=opening)
+        cfg,
+        min_pixels=min(low, high // 4),
+        max_pixels=high,
+        frame_max_pixels=min(ProcessConfig.frame_max_pixels, room),
+        max_prompt_tokens=MAX_PROMPT_TOKENS,
+        max_response_tokens=MAX_NEW_TOKENS,
+        system=system,
+        opening=opening,
+    )
 
 
 def _is_hf(directory: str) -> bool:
-    """A config.json with a model_type is Hugging Face's; a run has its own, or none (restore_run then says so)."""
+    """A config.json with a model_type is Hugging Face's; a run has its own, or none (restore_run
+    then says so).
+    """
     try:
         with open(os.path.join(directory, "config.json"), encoding="utf-8") as file:
             return "model_type" in json.load(file)
@@ -240,7 +315,14 @@ def _load_hf(name: str, mesh, dtype) -> Model:
         tokenizer = tokenizer_lib.load(directory)
         tokenizer.check(process_config(cfg).token_ids())
     cfg = _inference(cfg, dtype)
-    return Model(cfg, params, tokenizer, process=process_config(cfg, directory), mesh=mesh, source=f"weights of {name}")
+    return Model(
+        cfg,
+        params,
+        tokenizer,
+        process=process_config(cfg, directory),
+        mesh=mesh,
+        source=f"weights of {name}",
+    )
 
 
 def _load_run(workdir: str, mesh, dtype) -> Model:
@@ -252,8 +334,14 @@ def _load_run(workdir: str, mesh, dtype) -> Model:
         params = jax.tree.map(lambda x: x.astype(dtype), params)
     if mesh is not None:
         params = jax.device_put(params, spec.shardings(vlm.param_specs(cfg), mesh))
-    return Model(cfg, params, setup.tokenizer, process=setup.process, mesh=setup.mesh if mesh is None else mesh,
-                 source=f"stage {stage} of the run {workdir}")
+    return Model(
+        cfg,
+        params,
+        setup.tokenizer,
+        process=setup.process,
+        mesh=setup.mesh if mesh is None else mesh,
+        source=f"stage {stage} of the run {workdir}",
+    )
 
 
 def _random(name: str, mesh, dtype) -> Model:
@@ -261,13 +349,17 @@ def _random(name: str, mesh, dtype) -> Model:
     specs = vlm.param_specs(cfg)
     make = lambda: spec.init_params(specs, jax.random.key(0), jnp.dtype(dtype or cfg.compute_dtype))  # noqa: E731
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-        params = jax.jit(make, out_shardings=None if mesh is None else spec.shardings(specs, mesh))()
+        params = jax.jit(
+            make, out_shardings=None if mesh is None else spec.shardings(specs, mesh)
+        )()
     print(f"qoq_jax: {name} has random weights: nothing was trained or loaded", file=sys.stderr)
     tokenizer = tokenizer_lib.load(name) if name == tokenizer_lib.NANO else None
     return Model(cfg, params, tokenizer, mesh=mesh, source=f"variant {name} with random weights")
 
 
 def _inference(cfg: VlmConfig, dtype) -> VlmConfig:
-    """Without rematerialisation, which only gradients need, and computing in `dtype` when it is given."""
+    """Without rematerialisation, which only gradients need, and computing in `dtype` when it is
+    given.
+    """
     compute = cfg.compute_dtype if dtype is None else jnp.dtype(dtype).name
     return dataclasses.replace(cfg, remat="none", compute_dtype=compute)

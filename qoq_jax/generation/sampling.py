@@ -1,7 +1,8 @@
 """One token from logits: greedy, temperature, top-k, top-p, and tokens that are never drawn.
 
-What a row draws depends on its logits and on its own key and position alone, so neither its neighbours in the
-batch nor the mesh change it. Axis letters: V vocabulary, N blocks of the vocabulary.
+What a row draws depends on its logits and on its own key and position alone, so neither its
+neighbours in the batch nor the mesh change it. Axis letters: V vocabulary, N blocks of the
+vocabulary.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def uniforms(keys: jax.Array, position: jax.Array) -> jax.Array:
     return jax.vmap(one)(keys.reshape(-1), position.reshape(-1)).reshape(keys.shape)
 
 
-def choose(logits, uniform, banned, *, temperature=1.0, top_p=None, top_k=None) -> tuple[jax.Array, jax.Array]:
+def choose(
+    logits, uniform, banned, *, temperature=1.0, top_p=None, top_k=None
+) -> tuple[jax.Array, jax.Array]:
     """The next token of each row, and its log-probability.
 
     Args:
@@ -32,11 +35,12 @@ def choose(logits, uniform, banned, *, temperature=1.0, top_p=None, top_k=None) 
       uniform: float32 [...] in [0, 1) that decides the draw; None takes the most likely token.
       banned: bool [V], tokens that are never chosen.
       temperature: above 0; not used when greedy.
-      top_p: nucleus, None = off. top_k: None = off. Top-k comes first, top-p is of what it leaves, as in transformers.
+      top_p: nucleus, None = off. top_k: None = off. Top-k comes first, top-p is of what it leaves,
+        as in transformers.
 
     Returns:
-      (int32 [...], float32 [...]): log-probabilities are at the temperature (1 when greedy), before top-k, top-p and
-      the ban: those of the policy, which a trainer can compute again.
+      (int32 [...], float32 [...]): log-probabilities are at the temperature (1 when greedy), before
+      top-k, top-p and the ban: those of the policy, which a trainer can compute again.
     """
     scaled = logits if uniform is None else logits / temperature
     allowed = jnp.where(banned.reshape((1,) * (logits.ndim - 1) + banned.shape), -jnp.inf, scaled)
@@ -53,8 +57,9 @@ def choose(logits, uniform, banned, *, temperature=1.0, top_p=None, top_k=None) 
 def draw(logits: jax.Array, uniform: jax.Array) -> jax.Array:
     """Inverts the cumulative distribution at `uniform` [...]: logits [..., V] -> int32 [...].
 
-    One random number a row instead of one a word, and two short cumulative sums instead of one over the vocabulary:
-    first of blocks, then within the block. A token of probability 0 is never drawn, whatever the rounding.
+    One random number a row instead of one a word, and two short cumulative sums instead of one over
+    the vocabulary: first of blocks, then within the block. A token of probability 0 is never drawn,
+    whatever the rounding.
     """
     weight = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
     pad = -weight.shape[-1] % BLOCK
@@ -69,7 +74,9 @@ def draw(logits: jax.Array, uniform: jax.Array) -> jax.Array:
 
 
 def _first_beyond(weight, until, target) -> tuple[jax.Array, jax.Array]:
-    """First index whose cumulative sum exceeds `target` >= 0, and how far the target lies beyond what comes before it."""
+    """First index whose cumulative sum exceeds `target` >= 0, and how far the target lies beyond
+    what comes before it.
+    """
     last = weight.shape[-1] - 1 - jnp.argmax(weight[..., ::-1] > 0, axis=-1)
     index = jnp.minimum((until <= target[..., None]).sum(axis=-1), last)
     before = jnp.take_along_axis(until - weight, index[..., None], axis=-1)[..., 0]
@@ -77,15 +84,20 @@ def _first_beyond(weight, until, target) -> tuple[jax.Array, jax.Array]:
 
 
 def nucleus(logits: jax.Array, top_p: float | jax.Array) -> jax.Array:
-    """Keeps the smallest set of most likely tokens whose probability reaches `top_p`; the rest becomes -inf. [..., V].
+    """Keeps the smallest set of most likely tokens whose probability reaches `top_p`; the rest
+    becomes -inf. [..., V].
 
     Tokens as likely as the last one kept are kept too.
     """
-    return _keep(logits, jax.nn.softmax(logits, axis=-1), jnp.where(jnp.asarray(top_p) < 1, top_p, jnp.inf))
+    return _keep(
+        logits, jax.nn.softmax(logits, axis=-1), jnp.where(jnp.asarray(top_p) < 1, top_p, jnp.inf)
+    )
 
 
 def keep_top_k(logits: jax.Array, top_k: int | jax.Array) -> jax.Array:
-    """Keeps the `top_k` most likely tokens (0: all), and those as likely as the last of them; the rest becomes -inf."""
+    """Keeps the `top_k` most likely tokens (0: all), and those as likely as the last of them; the
+    rest becomes -inf.
+    """
     limit = jnp.where(jnp.asarray(top_k) > 0, top_k, jnp.inf).astype(jnp.float32)
     return _keep(logits, jnp.ones_like(logits), limit)
 
@@ -93,17 +105,22 @@ def keep_top_k(logits: jax.Array, top_k: int | jax.Array) -> jax.Array:
 def _keep(logits: jax.Array, weight: jax.Array, limit: jax.Array) -> jax.Array:
     """Keeps a token when the tokens above it weigh less than `limit` together.
 
-    The threshold is found by bisection over the 32 bits of a float, which is exact and reads the vocabulary 32 times:
-    a sort of 152,064 words costs several times more, and its order is not needed.
+    The threshold is found by bisection over the 32 bits of a float, which is exact and reads the
+    vocabulary 32 times: a sort of 152,064 words costs several times more, and its order is not
+    needed.
     """
     bits = jax.lax.bitcast_convert_type(logits.astype(jnp.float32), jnp.int32)
-    # Unsigned integers in the order of the floats: flip all bits of negative numbers, the sign bit of the others.
-    order = jax.lax.bitcast_convert_type(bits ^ jnp.where(bits < 0, jnp.int32(-1), jnp.int32(-(2**31))), jnp.uint32)
+    # Unsigned integers in the order of the floats: flip all bits of negative numbers, the sign bit
+    # of the others.
+    order = jax.lax.bitcast_convert_type(
+        bits ^ jnp.where(bits < 0, jnp.int32(-1), jnp.int32(-(2**31))), jnp.uint32
+    )
 
     def above(threshold):
         return jnp.where(order > threshold[..., None], weight, 0.0).sum(axis=-1)
 
-    def bit(i, threshold):  # the largest threshold above which the tokens still weigh `limit` or more
+    # the largest threshold above which the tokens still weigh `limit` or more
+    def bit(i, threshold):
         higher = threshold | (jnp.uint32(1) << (jnp.uint32(31) - i.astype(jnp.uint32)))
         return jnp.where(above(higher) >= limit, higher, threshold)
 

@@ -1,11 +1,14 @@
-"""Qwen2.5 and Qwen3 decoder: grouped-query attention with multimodal rotary positions, SwiGLU, RMSNorm.
+"""Qwen2.5 and Qwen3 decoder: grouped-query attention with multimodal rotary positions, SwiGLU,
+RMSNorm.
 
-Source: Qwen2.5-VL technical report, arXiv 2502.13923; M-RoPE from Qwen2-VL, arXiv 2409.12191, section 2.1.
+Source: Qwen2.5-VL technical report, arXiv 2502.13923; M-RoPE from Qwen2-VL, arXiv 2409.12191,
+section 2.1.
 Qwen3-VL technical report, arXiv 2511.21631: normed queries and keys, interleaved M-RoPE, DeepStack.
 
-Axis letters: B rows, T query tokens, S key tokens (S also: response length in the cache), D width, K kv
-heads, N query heads per kv head (H = K * N), h head dim, L layers, F mlp hidden, V vocabulary, G rollouts of
-a question, R media rows, M vision tokens of a media row, J DeepStack layers.
+Axis letters: B rows, T query tokens, S key tokens (S also: response length in the cache), D width,
+K kv
+heads, N query heads per kv head (H = K * N), h head dim, L layers, F mlp hidden, V vocabulary, G
+rollouts of a question, R media rows, M vision tokens of a media row, J DeepStack layers.
 """
 
 from __future__ import annotations
@@ -22,22 +25,34 @@ from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
 from qoq_jax.models.variants import DecoderConfig, VlmConfig
 from qoq_jax.parallel.mesh import batch_shards, constrain
 
-QUERY_BLOCK = 512  # longer rows attend in blocks of queries, so that [T, T] scores never exist at once
+# longer rows attend in blocks of queries, so that [T, T] scores never exist at once
+QUERY_BLOCK = 512
 UNROLL_LAYERS = 8  # a decoder this shallow is unrolled in `forward`
 
 
 def param_specs(cfg: DecoderConfig) -> dict:
     """Weights of the decoder; the head is stored as [V, D] like the embedding."""
-    L, D, H, K, h, F = cfg.num_layers, cfg.width, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.mlp_dim
+    L, D, H, K, h, F = (
+        cfg.num_layers,
+        cfg.width,
+        cfg.num_heads,
+        cfg.num_kv_heads,
+        cfg.head_dim,
+        cfg.mlp_dim,
+    )
     out_scale = residual_scale(L)
     at = "model.layers.{}."
 
     def norm(key, size=D):
-        return {"scale": ParamSpec((L, size), ("layers", None), "ones", f"{at}{key}.weight", "vector")}
+        return {
+            "scale": ParamSpec((L, size), ("layers", None), "ones", f"{at}{key}.weight", "vector")
+        }
 
     def projection(name, heads, axis):
         key = f"{at}self_attn.{name}_proj"
-        kernel = ParamSpec((L, D, heads, h), ("layers", "embed", axis, None), fan_in(D), f"{key}.weight", "linear")
+        kernel = ParamSpec(
+            (L, D, heads, h), ("layers", "embed", axis, None), fan_in(D), f"{key}.weight", "linear"
+        )
         if not cfg.qkv_bias:
             return {"kernel": kernel}
         bias = ParamSpec((L, heads, h), ("layers", axis, None), "zeros", f"{key}.bias", "vector")
@@ -53,7 +68,11 @@ def param_specs(cfg: DecoderConfig) -> dict:
     )  # fmt: skip
     specs = {
         "embedding": ParamSpec(
-            (cfg.vocab_size, D), ("vocab", "embed"), fan_in(D), "model.embed_tokens.weight", "tensor"
+            (cfg.vocab_size, D),
+            ("vocab", "embed"),
+            fan_in(D),
+            "model.embed_tokens.weight",
+            "tensor",
         ),
         "layers": {
             "attention_norm": norm("input_layernorm"),
@@ -82,8 +101,10 @@ def param_specs(cfg: DecoderConfig) -> dict:
 def mrope_angles(cfg: DecoderConfig, positions: jax.Array) -> jax.Array:
     """positions int32 [B, 3, T] -> angles float32 [B, T, h/2].
 
-    Frequency i turns with the time, height or width position: by the section of mrope_section that holds i, or,
-    interleaved, height at i = 1, 4, 7, ..., width at i = 2, 5, 8, ..., as often as their sections say, else time.
+    Frequency i turns with the time, height or width position: by the section of mrope_section that
+    holds i, or,
+    interleaved, height at i = 1, 4, 7, ..., width at i = 2, 5, 8, ..., as often as their sections
+    say, else time.
     """
     half = cfg.head_dim // 2
     section = np.repeat(np.arange(3), cfg.mrope_section)
@@ -99,8 +120,9 @@ def mrope_angles(cfg: DecoderConfig, positions: jax.Array) -> jax.Array:
 def attention(q, k, v, segment, branch) -> jax.Array:
     """Attention within a sample, where responses see the shared prompt and themselves.
 
-    q [B,T,K,N,h], k and v [B,T,K,h], segment and branch int32 [B,T]. Token i attends to j iff j <= i, their
-    segment is equal and not 0, and j is in the prompt (branch 0) or in the branch of i. Returns [B,T,K,N,h].
+    q [B,T,K,N,h], k and v [B,T,K,h], segment and branch int32 [B,T]. Token i attends to j iff j <=
+    i, their segment is equal and not 0, and j is in the prompt (branch 0) or in the branch of i.
+    Returns [B,T,K,N,h].
     """
     B, T = segment.shape
     index = jnp.arange(T)
@@ -110,7 +132,8 @@ def attention(q, k, v, segment, branch) -> jax.Array:
         visible = (branch[:, None, :] == 0) | (branch[:, None, :] == branch_q[:, :, None])
         mask = same & visible & (index[None, None, :] <= index_q[None, :, None])
         scores = (
-            jnp.einsum("btknh,bskh->bknts", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+            jnp.einsum("btknh,bskh->bknts", q, k, preferred_element_type=jnp.float32)
+            * q.shape[-1] ** -0.5
         )
         scores = jnp.where(mask[:, None, None], scores, layers.MASKED)
         return jnp.einsum("bknts,bskh->btknh", jax.nn.softmax(scores).astype(v.dtype), v)
@@ -119,15 +142,18 @@ def attention(q, k, v, segment, branch) -> jax.Array:
 
 
 def shared_prompt_attention(q, k, v, segment, branch, prompt: int, branches: int) -> jax.Array:
-    """`attention` of rows [prompt | branch 1 | ... | branch G], without the scores between branches.
+    """`attention` of rows [prompt | branch 1 | ... | branch G], without the scores between
+    branches.
 
-    Same arguments, same result, for rows that hold one sample whose prompt takes the first `prompt` places
-    and whose `branches` responses share the rest evenly: Tp^2 + G S (Tp + S) scores a head instead of
-    (Tp + G S)^2.
+    Same arguments, same result, for rows that hold one sample whose prompt takes the first `prompt`
+    places and whose `branches` responses share the rest evenly: Tp^2 + G S (Tp + S) scores a head
+    instead of (Tp + G S)^2.
     """
     B, T = segment.shape
     S = (T - prompt) // branches
-    first = attention(q[:, :prompt], k[:, :prompt], v[:, :prompt], segment[:, :prompt], branch[:, :prompt])
+    first = attention(
+        q[:, :prompt], k[:, :prompt], v[:, :prompt], segment[:, :prompt], branch[:, :prompt]
+    )
     q_own, k_own, v_own, segment_own = (
         x[:, prompt:].reshape(B, branches, S, *x.shape[2:]) for x in (q, k, v, segment)
     )
@@ -136,16 +162,22 @@ def shared_prompt_attention(q, k, v, segment, branch, prompt: int, branches: int
     def rows_of_queries(q, index_q):  # q [B,G,t,K,N,h]
         scores = jnp.concatenate(
             [
-                jnp.einsum("bgtknh,bskh->bgknts", q, k[:, :prompt], preferred_element_type=jnp.float32),
+                jnp.einsum(
+                    "bgtknh,bskh->bgknts", q, k[:, :prompt], preferred_element_type=jnp.float32
+                ),
                 jnp.einsum("bgtknh,bgskh->bgknts", q, k_own, preferred_element_type=jnp.float32),
             ],
             axis=-1,
         )
         t = index_q.shape[0]
-        own = (segment_own[:, :, None, :] > 0) & (index[None, None, None, :] <= index_q[None, None, :, None])
+        own = (segment_own[:, :, None, :] > 0) & (
+            index[None, None, None, :] <= index_q[None, None, :, None]
+        )
         seen = jnp.broadcast_to(segment[:, None, None, :prompt] > 0, (B, branches, t, prompt))
         mask = jnp.concatenate([seen, own], axis=-1)[:, :, None, None]
-        weights = jax.nn.softmax(jnp.where(mask, scores * q.shape[-1] ** -0.5, layers.MASKED)).astype(v.dtype)
+        weights = jax.nn.softmax(
+            jnp.where(mask, scores * q.shape[-1] ** -0.5, layers.MASKED)
+        ).astype(v.dtype)
         attended = jnp.einsum("bgknts,bskh->bgtknh", weights[..., :prompt], v[:, :prompt])
         return attended + jnp.einsum("bgknts,bgskh->bgtknh", weights[..., prompt:], v_own)
 
@@ -154,7 +186,9 @@ def shared_prompt_attention(q, k, v, segment, branch, prompt: int, branches: int
 
 
 def _in_query_blocks(rows_of_queries, args, axes, out_axis: int) -> jax.Array:
-    """rows_of_queries(*args); long rows in blocks of queries (along `axes` of args), one after the other."""
+    """rows_of_queries(*args); long rows in blocks of queries (along `axes` of args), one after the
+    other.
+    """
     length = args[0].shape[axes[0]]
     if length <= 2 * QUERY_BLOCK:
         return rows_of_queries(*args)
@@ -165,7 +199,9 @@ def _in_query_blocks(rows_of_queries, args, axes, out_axis: int) -> jax.Array:
         x = x.reshape(*x.shape[:axis], -1, QUERY_BLOCK, *x.shape[axis + 1 :])
         return jnp.moveaxis(x, axis, 0)
 
-    out = jax.lax.map(lambda block: jax.checkpoint(rows_of_queries)(*block), tuple(map(blocks, args, axes)))
+    out = jax.lax.map(
+        lambda block: jax.checkpoint(rows_of_queries)(*block), tuple(map(blocks, args, axes))
+    )
     out = jnp.moveaxis(out, 0, out_axis)
     out = out.reshape(*out.shape[:out_axis], length + pad, *out.shape[out_axis + 2 :])
     return jax.lax.slice_in_dim(out, 0, length, axis=out_axis)
@@ -188,27 +224,36 @@ def _qkv(layer: dict, x: jax.Array, angles: jax.Array, cfg: DecoderConfig):
 def _output(layer: dict, attended: jax.Array) -> jax.Array:
     """Attention result [B,T,K,N,h] -> [B,T,D]."""
     B, T = attended.shape[:2]
-    # One axis of heads and channels: XLA would contract two in an order of its own, and transpose the kernel for it.
+    # One axis of heads and channels: XLA would contract two in an order of its own, and transpose
+    # the kernel for it.
     kernel = layer["o"]["kernel"]
-    return layers.linear("btf,fd->btd", attended.reshape(B, T, -1), kernel.reshape(-1, kernel.shape[-1]))
+    return layers.linear(
+        "btf,fd->btd", attended.reshape(B, T, -1), kernel.reshape(-1, kernel.shape[-1])
+    )
 
 
 def _mlp(layer: dict, x: jax.Array, cfg: DecoderConfig) -> jax.Array:
     return layers.swiglu(layers.rms_norm(x, layer["mlp_norm"]["scale"], cfg.norm_eps), layer["mlp"])
 
 
-def add_deepstack(x: jax.Array, layer: jax.Array, features: jax.Array, media_index: jax.Array) -> jax.Array:
-    """DeepStack (arXiv 2406.04334): adds features[layer] to the output x [B,T,D] of the first J layers.
+def add_deepstack(
+    x: jax.Array, layer: jax.Array, features: jax.Array, media_index: jax.Array
+) -> jax.Array:
+    """DeepStack (arXiv 2406.04334): adds features[layer] to the output x [B,T,D] of the first J
+    layers.
 
-    features [J,R,M,D] belong to vision tokens, whose media_index [B,T] is in 0 .. M - 1; other tokens stay.
-    The layer's rows are gathered inside the scan over layers: a sum of zeros for the other L - J layers would
-    be as large as all activations, and a scan cut in two would copy the stacked weights.
+    features [J,R,M,D] belong to vision tokens, whose media_index [B,T] is in 0 .. M - 1; other
+    tokens stay. The layer's rows are gathered inside the scan over layers: a sum of zeros for the
+    other L - J layers would be as large as all activations, and a scan cut in two would copy the
+    stacked weights.
     """
     J, _, M, _ = features.shape
 
     def add(x):
         seen = (media_index >= 0) & (media_index < M)
-        rows = layers.take_media(features[jnp.minimum(layer, J - 1)], jnp.where(seen, media_index, -1))
+        rows = layers.take_media(
+            features[jnp.minimum(layer, J - 1)], jnp.where(seen, media_index, -1)
+        )
         return x + jnp.where(seen[:, :, None], rows.astype(x.dtype), 0)
 
     return jax.lax.cond(layer < J, add, lambda x: x, x)
@@ -221,10 +266,12 @@ def forward(
     """Embeddings [B,T,D] -> hidden [B,T,D] after the final norm.
 
     deepstack: (features, media_index) of `add_deepstack`; None = nothing is added.
-    shared: (prompt length, branches) of rows in the form that `shared_prompt_attention` needs; None = any.
+    shared: (prompt length, branches) of rows in the form that `shared_prompt_attention` needs; None
+    = any.
     return_kv: returns (hidden, (keys, values)), each [L,B,T,K,h], keys rotated.
 
-    params["layers"] is a stack, which is scanned, or a tuple of layers (`layers.views`), which is unrolled.
+    params["layers"] is a stack, which is scanned, or a tuple of layers (`layers.views`), which is
+    unrolled.
     """
     dec = cfg.decoder
     angles = mrope_angles(dec, positions)
@@ -237,7 +284,9 @@ def forward(
 
     def block(x, layer_and_index):
         layer, i = layer_and_index
-        q, k, v = _qkv(layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec)
+        q, k, v = _qkv(
+            layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec
+        )
         x = x + _output(layer, attend(q, k, v, segment, branch))
         x = x + _mlp(layer, x, dec)
         if deepstack:
@@ -252,29 +301,36 @@ def forward(
             each.append(one)
         kv = jax.tree.map(lambda *x: jnp.stack(x), *each)
     else:
-        x, kv = jax.lax.scan(block, x, (params["layers"], jnp.arange(dec.num_layers)), unroll=_unroll(dec))
+        x, kv = jax.lax.scan(
+            block, x, (params["layers"], jnp.arange(dec.num_layers)), unroll=_unroll(dec)
+        )
     hidden = layers.rms_norm(x, params["final_norm"]["scale"], dec.norm_eps)
     return (hidden, kv) if return_kv else hidden
 
 
 @flax.struct.dataclass
 class KVCache:
-    """Keys (rotated) and values of B prompts and of G responses each, written in place while sampling.
+    """Keys (rotated) and values of B prompts and of G responses each, written in place while
+    sampling.
 
-    The response cache is a ring: every step writes one place for all responses, whenever each of them began, so
-    that a response may start while others go on. The layout (keys with the tokens last, heads outermost) is the
-    fastest of those measured for the two products that read it: docs/generation.md.
+    The response cache is a ring: every step writes one place for all responses, whenever each of
+    them began, so
+    that a response may start while others go on. The layout (keys with the tokens last, heads
+    outermost) is the fastest of those measured for the two products that read it:
+    docs/generation.md.
 
-    Each layer has arrays of its own: a slice of one array of all layers would be copied before it is multiplied,
+    Each layer has arrays of its own: a slice of one array of all layers would be copied before it
+    is multiplied,
     the whole cache once a token.
 
     Attributes:
-      prompt_k: L of [B, K, h, Tp] and prompt_v: L of [B, K, Tp, h], read by all G responses of a row, never repeated.
+      prompt_k: L of [B, K, h, Tp] and prompt_v: L of [B, K, Tp, h], read by all G responses of a
+        row, never repeated.
       prompt_mask: bool [B, Tp], True at prompt tokens, False at padding.
       response_k: L of [B, K, G, h, S] and response_v: L of [B, K, G, S, h].
       step: int32 scalar, steps written since the beginning; the next goes to place step mod S.
-      length: int32 [B, G], tokens of its present response that each row has written, at most S; a finished row
-        goes on writing pad tokens that nothing reads.
+      length: int32 [B, G], tokens of its present response that each row has written, at most S; a
+        finished row goes on writing pad tokens that nothing reads.
     """
 
     prompt_k: tuple[jax.Array, ...]
@@ -287,17 +343,22 @@ class KVCache:
 
 
 def layers_apart(params: dict, cfg: VlmConfig) -> dict:
-    """`params` with a dict for each layer, matrices in the compute dtype: for many calls of `decode_step`.
+    """`params` with a dict for each layer, matrices in the compute dtype: for many calls of
+    `decode_step`.
 
-    A slice of stacked weights is copied before it is multiplied, all weights of all layers once a token; taken apart,
-    they are copied once. The price is a second copy of the layers in the compute dtype for as long as it is used.
+    A slice of stacked weights is copied before it is multiplied, all weights of all layers once a
+    token; taken apart, they are copied once. The price is a second copy of the layers in the
+    compute dtype for as long as it is used.
     """
     dtype = layers.compute_dtype(cfg)
 
     def cast(path, w):  # norms compute in float32 from the stored scale
         return w if path[-1].key == "scale" else w.astype(dtype)
 
-    apart = (jax.tree_util.tree_map_with_path(cast, _layer(params, i)) for i in range(cfg.decoder.num_layers))
+    apart = (
+        jax.tree_util.tree_map_with_path(cast, _layer(params, i))
+        for i in range(cfg.decoder.num_layers)
+    )
     return params | {"layers": tuple(apart)}
 
 
@@ -307,10 +368,14 @@ def _layer(params: dict, i: int) -> dict:
     return stack[i] if isinstance(stack, tuple) else jax.tree.map(lambda w: w[i], stack)
 
 
-def decode_step(params: dict, cfg: VlmConfig, x, positions, cache: KVCache) -> tuple[jax.Array, KVCache]:
-    """One token of every response: embeddings x [B,G,D], positions [B,3,G] -> (hidden [B,G,D], cache).
+def decode_step(
+    params: dict, cfg: VlmConfig, x, positions, cache: KVCache
+) -> tuple[jax.Array, KVCache]:
+    """One token of every response: embeddings x [B,G,D], positions [B,3,G] -> (hidden [B,G,D],
+    cache).
 
-    The G responses stand where `forward` has tokens; each attends to the prompt and its own earlier tokens.
+    The G responses stand where `forward` has tokens; each attends to the prompt and its own earlier
+    tokens.
     """
     dec = cfg.decoder
     B, G = x.shape[:2]
@@ -327,13 +392,19 @@ def decode_step(params: dict, cfg: VlmConfig, x, positions, cache: KVCache) -> t
     x = x.astype(layers.compute_dtype(cfg))
     for i in range(dec.num_layers):
         layer = _layer(params, i)
-        q, k, v = _qkv(layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec)
+        q, k, v = _qkv(
+            layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec
+        )
         q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B,K,G,N,h], [B,K,G,h]
         keys = jax.lax.dynamic_update_slice(cache.response_k[i], k[..., None], (0, 0, 0, 0, place))
-        values = jax.lax.dynamic_update_slice(cache.response_v[i], v[:, :, :, None], (0, 0, 0, place, 0))
+        values = jax.lax.dynamic_update_slice(
+            cache.response_v[i], v[:, :, :, None], (0, 0, 0, place, 0)
+        )
         scores = jnp.concatenate(
             [
-                jnp.einsum("bkgnh,bkhs->bkgns", q, cache.prompt_k[i], preferred_element_type=jnp.float32),
+                jnp.einsum(
+                    "bkgnh,bkhs->bkgns", q, cache.prompt_k[i], preferred_element_type=jnp.float32
+                ),
                 jnp.einsum("bkgnh,bkghs->bkgns", q, keys, preferred_element_type=jnp.float32),
             ],
             axis=-1,
@@ -349,7 +420,10 @@ def decode_step(params: dict, cfg: VlmConfig, x, positions, cache: KVCache) -> t
 
     hidden = layers.rms_norm(x, params["final_norm"]["scale"], dec.norm_eps)
     return hidden, cache.replace(
-        response_k=tuple(all_keys), response_v=tuple(all_values), step=cache.step + 1, length=cache.length + 1
+        response_k=tuple(all_keys),
+        response_v=tuple(all_values),
+        step=cache.step + 1,
+        length=cache.length + 1,
     )
 
 
@@ -364,7 +438,9 @@ def head(params: dict) -> jax.Array:
 
 
 def logits(params: dict, hidden: jax.Array) -> jax.Array:
-    """hidden [B,T,D] -> float32 logits [B,T,V]. For sampling one step and for tests; see token_logprobs."""
+    """hidden [B,T,D] -> float32 logits [B,T,V]. For sampling one step and for tests; see
+    token_logprobs.
+    """
     return jnp.einsum(
         "btd,vd->btv", hidden, head(params).astype(hidden.dtype), preferred_element_type=jnp.float32
     )
@@ -376,15 +452,18 @@ def token_logprobs(params: dict, hidden, targets, *, temperature: float = 1.0, c
     Args:
       hidden: [B,T,D] after the final norm; position t scores targets[:, t].
       targets: int32 [B,T].
-      chunk: tokens a device scores at once; a few arrays of [chunk, V] exist at a time, in both directions.
+      chunk: tokens a device scores at once; a few arrays of [chunk, V] exist at a time, in both
+        directions.
 
     Returns (logprob, entropy), float32 [B,T], entropy in nats.
     """
     B, T, D = hidden.shape
-    # Chunks are cut along T and keep all rows, so that every device works on its own rows in every chunk.
+    # Chunks are cut along T and keep all rows, so that every device works on its own rows in every
+    # chunk.
     width = min(T, max(1, chunk * batch_shards() // B))
     pad = -T % width
-    # Gathered over fsdp once, before the loop. Kept in float32: its gradient is summed over the chunks.
+    # Gathered over fsdp once, before the loop. Kept in float32: its gradient is summed over the
+    # chunks.
     kernel = constrain(head(params), ("vocab", None))
 
     def chunks(x):  # [B, T, ...] -> [T / width, B, width, ...]
@@ -400,7 +479,8 @@ def token_logprobs(params: dict, hidden, targets, *, temperature: float = 1.0, c
         shifted = scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
         weight = jnp.exp(shifted)
         total = weight.sum(axis=-1)
-        # A comparison instead of a gather: it fuses, and stays local when the vocabulary is cut over devices.
+        # A comparison instead of a gather: it fuses, and stays local when the vocabulary is cut
+        # over devices.
         is_target = target[:, :, None] == jnp.arange(kernel.shape[0])[None, None, :]
         logprob = jnp.where(is_target, shifted, 0.0).sum(axis=-1) - jnp.log(total)
         entropy = jnp.log(total) - (weight * shifted).sum(axis=-1) / total
@@ -414,5 +494,7 @@ def token_logprobs(params: dict, hidden, targets, *, temperature: float = 1.0, c
 
 
 def _unroll(cfg: DecoderConfig) -> int:
-    """Layers a scan step holds: a shallow decoder is unrolled, so that no layer's slice of a stack is copied."""
+    """Layers a scan step holds: a shallow decoder is unrolled, so that no layer's slice of a stack
+    is copied.
+    """
     return cfg.num_layers if cfg.num_layers <= UNROLL_LAYERS else 1

@@ -1,11 +1,13 @@
-"""ECG-JEPA (Kim, arXiv 2410.08559): the encoder of 8-lead ECGs and its self-supervised pretraining loss.
+"""ECG-JEPA (Kim, arXiv 2410.08559): the encoder of 8-lead ECGs and its self-supervised pretraining
+loss.
 
     B ECGs   N leads   T time steps (patches of a lead)   S time steps as keys   M leads as keys
     W width   H heads   h head dim   F mlp hidden   L layers
 
 An ECG of 8 leads x 2500 samples (10 s at 250 Hz, in millivolts) becomes 8 x 50
-tokens, one a lead and 0.2 s. Two habits of this model are unusual: the fixed 2D sin-cos positions are added
-at the input of EVERY block, and a token attends only to tokens of its own lead or of its own time step.
+tokens, one a lead and 0.2 s. Two habits of this model are unusual: the fixed 2D sin-cos positions
+are added at the input of EVERY block, and a token attends only to tokens of its own lead or of its
+own time step.
 
 Computation runs in the dtype of the parameters; LayerNorm, logits and softmax in float32.
 """
@@ -32,10 +34,12 @@ from qoq_jax.models.variants import EcgConfig
 
 # Random weights: the paper's 0.02 at its width of 768, wider spread for narrower encoders.
 INIT_STD, INIT_WIDTH = 0.02, 768
-# Raw signals are about 0.3 mV. With 0.02 a patch of 50 samples would come out at 0.04 and drown in the positions (about 0.7),
-# which are added again in every block; this makes it about as large as they are.
+# Raw signals are about 0.3 mV. With 0.02 a patch of 50 samples would come out at 0.04 and drown in
+# the positions (about 0.7), which are added again in every block; this makes it about as large as
+# they are.
 PATCH_STD = 0.3
-# Where the encoder sits in a published QoQ-Med checkpoint; a file of ECG-JEPA itself has no such prefix.
+# Where the encoder sits in a published QoQ-Med checkpoint; a file of ECG-JEPA itself has no such
+# prefix.
 VLM_PREFIX = "time_series_embedding."
 
 Array = jax.Array
@@ -51,7 +55,9 @@ def param_specs(cfg: EcgConfig) -> dict[str, Any]:
     key, width = VLM_PREFIX + "encoder.", cfg.width
     return {
         "patch": _linear_specs(cfg.patch_size, width, key + "W_P", PATCH_STD),
-        "blocks": _block_specs(cfg.depth, width, cfg.num_heads, cfg.mlp_ratio, key + "encoder_blocks"),
+        "blocks": _block_specs(
+            cfg.depth, width, cfg.num_heads, cfg.mlp_ratio, key + "encoder_blocks"
+        ),
         "norm": _norm_specs(width, key + "norm"),
     }
 
@@ -63,7 +69,11 @@ def predictor_param_specs(cfg: EcgConfig) -> dict[str, Any]:
         "embed": _linear_specs(cfg.width, width, "predictor.predictor_embed", _std(cfg.width)),
         "mask_token": ParamSpec((width,), (None,), INIT_STD, "predictor.mask_token", "tensor"),
         "blocks": _block_specs(
-            cfg.predictor_depth, width, cfg.predictor_heads, cfg.mlp_ratio, "predictor.predictor_blocks"
+            cfg.predictor_depth,
+            width,
+            cfg.predictor_heads,
+            cfg.mlp_ratio,
+            "predictor.predictor_blocks",
         ),
         "norm": _norm_specs(width, "predictor.predictor_norm"),
         "out": _linear_specs(width, cfg.width, "predictor.predictor_proj", _std(width)),
@@ -106,10 +116,18 @@ def _block_specs(depth: int, width: int, heads: int, mlp_ratio: int, key: str) -
             "bias": vector(width, None, "zeros", "norm1.bias"),
         },
         "qkv": stacked(
-            (width, 3, heads, head_dim), ("embed", None, "heads", None), std, "attn.qkv.weight", "linear"
+            (width, 3, heads, head_dim),
+            ("embed", None, "heads", None),
+            std,
+            "attn.qkv.weight",
+            "linear",
         ),
         "out": stacked(
-            (heads, head_dim, width), ("heads", None, "embed"), residual, "attn.proj.weight", "linear_out"
+            (heads, head_dim, width),
+            ("heads", None, "embed"),
+            residual,
+            "attn.proj.weight",
+            "linear_out",
         ),
         "out_bias": vector(width, None, "zeros", "attn.proj.bias"),
         "norm2": {
@@ -128,7 +146,11 @@ def _block_specs(depth: int, width: int, heads: int, mlp_ratio: int, key: str) -
 
 
 def tokens(
-    params: Params, cfg: EcgConfig, ecg: Array, leads: Sequence[int] | None = None, remat: bool = True
+    params: Params,
+    cfg: EcgConfig,
+    ecg: Array,
+    leads: Sequence[int] | None = None,
+    remat: bool = True,
 ) -> Array:
     """Encodes ECGs after the final LayerNorm.
 
@@ -146,7 +168,9 @@ def tokens(
     return x.reshape(x.shape[0], -1, cfg.width)
 
 
-def represent(params: Params, cfg: EcgConfig, ecg: Array, leads: Sequence[int] | None = None) -> Array:
+def represent(
+    params: Params, cfg: EcgConfig, ecg: Array, leads: Sequence[int] | None = None
+) -> Array:
     """One vector an ECG, [B, W]: the mean of `tokens`."""
     return _encode(params, cfg, ecg, leads).mean(axis=(1, 2))
 
@@ -160,9 +184,11 @@ def _encode(
     remat: bool = True,
     order: Array | None = None,
 ) -> Array:
-    """[B, N, samples] -> [B, N, T, W]; with `visible` [T], tokens of other time steps are seen by none.
+    """[B, N, samples] -> [B, N, T, W]; with `visible` [T], tokens of other time steps are seen by
+    none.
 
-    With `order` [T'], only these time steps are encoded, in this order: T' takes the place of T, in `visible` too.
+    With `order` [T'], only these time steps are encoded, in this order: T' takes the place of T, in
+    `visible` too.
     """
     params = params.get("encoder", params)  # a whole tree as `load` returns it is fine too
     leads = range(cfg.leads) if leads is None else leads
@@ -180,9 +206,11 @@ def _encode(
 
 @functools.lru_cache(maxsize=8)
 def sincos_positions(leads: int, steps: int, width: int) -> np.ndarray:
-    """Fixed positions [N, T, W]: the first half of the width encodes time, the second half the lead.
+    """Fixed positions [N, T, W]: the first half of the width encodes time, the second half the
+    lead.
 
-    Each half is [sin(p ω), cos(p ω)] with ωᵢ = 10000^(-i / (W/4)), i = 0 .. W/4 - 1 (MAE, arXiv 2111.06377).
+    Each half is [sin(p ω), cos(p ω)] with ωᵢ = 10000^(-i / (W/4)), i = 0 .. W/4 - 1 (MAE, arXiv
+    2111.06377).
     """
     frequencies = 10000.0 ** (-np.arange(width // 4) / (width / 4))
 
@@ -196,7 +224,12 @@ def sincos_positions(leads: int, steps: int, width: int) -> np.ndarray:
 
 
 def _transformer(
-    blocks: Params, x: Array, positions: np.ndarray | Array, visible: Array | None, eps: float, remat: bool = True
+    blocks: Params,
+    x: Array,
+    positions: np.ndarray | Array,
+    visible: Array | None,
+    eps: float,
+    remat: bool = True,
 ) -> Array:
     """Stacked blocks over [B, N, T, W]."""
     positions = jnp.asarray(positions, x.dtype)[None]
@@ -214,9 +247,9 @@ def _transformer(
 def _attention(p: Params, x: Array, visible: Array | None) -> Array:
     """Attention of each token to its own lead and its own time step, [B, N, T, W] -> [B, N, T, W].
 
-    One softmax over two sets of logits, T of the same lead and N of the same time step, gives what a softmax
-    over all N * T tokens under the cross-shaped mask gives, at (T + N) / (N * T), about a seventh, of the
-    cost. The token itself is in both sets and counts in the first only.
+    One softmax over two sets of logits, T of the same lead and N of the same time step, gives what
+    a softmax over all N * T tokens under the cross-shaped mask gives, at (T + N) / (N * T), about a
+    seventh, of the cost. The token itself is in both sets and counts in the first only.
     """
     leads, steps = x.shape[1:3]
     q, k, v = jnp.moveaxis(jnp.einsum("bntw,wchd->bntchd", x, p["qkv"]), 3, 0)
@@ -261,20 +294,23 @@ def jepa_loss(
     params: Params, target_params: Params, cfg: EcgConfig, ecg: Array, mask: Array,
     most_visible: int | None = None, remat: bool = True,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Predicts the target encoder's view of hidden time steps from the visible ones (section 3 of the paper).
+    """Predicts the target encoder's view of hidden time steps from the visible ones (section 3 of
+    the paper).
 
-    target = LayerNorm without affine of the target encoder on the whole ECG (a constant: no gradient);
-    prediction = predictor(encoder on the visible steps), each lead by itself; smooth-L1 between them on
-    hidden steps. Shapes do not depend on the mask: hidden tokens are seen by none, and left out as far as `most_visible` tells.
+    target = LayerNorm without affine of the target encoder on the whole ECG (a constant: no
+    gradient); prediction = predictor(encoder on the visible steps), each lead by itself; smooth-L1
+    between them on hidden steps. Shapes do not depend on the mask: hidden tokens are seen by none,
+    and left out as far as `most_visible` tells.
 
     Args:
       params: {"encoder": param_specs, "predictor": predictor_param_specs}.
-      target_params: as param_specs; a moving average of params["encoder"] (momentum 0.996 rising to 1).
+      target_params: as param_specs; a moving average of params["encoder"] (momentum 0.996 rising to
+        1).
       cfg: sizes.
       ecg: [B, N, T * patch_size], all leads.
       mask: bool [T], True = hidden; one mask for all leads and ECGs.
-      most_visible: upper limit of visible steps in any mask; the context encoder then runs on so many instead of all. A mask with
-        more visible steps would lose some of them.
+      most_visible: upper limit of visible steps in any mask; the context encoder then runs on so
+        many instead of all. A mask with more visible steps would lose some of them.
       remat: as in `tokens`.
 
     Returns:
@@ -285,7 +321,9 @@ def jepa_loss(
     # The visible steps, in order, and as many hidden ones as the fixed shape has room for.
     order = jnp.argsort(mask, stable=True)[: most_visible or cfg.patches]
     seen = _encode(params["encoder"], cfg, ecg, visible=~mask[order], remat=remat, order=order)
-    context = jnp.zeros(ecg.shape[:2] + (cfg.patches, cfg.width), seen.dtype).at[:, :, order].set(seen)
+    context = (
+        jnp.zeros(ecg.shape[:2] + (cfg.patches, cfg.width), seen.dtype).at[:, :, order].set(seen)
+    )
     prediction = _predict(params["predictor"], cfg, context, mask, remat)
     error = jnp.abs(prediction.astype(jnp.float32) - target)
     loss = jnp.where(error < 1, 0.5 * jnp.square(error), error - 0.5)
@@ -294,12 +332,16 @@ def jepa_loss(
 
 
 def _predict(params: Params, cfg: EcgConfig, context: Array, mask: Array, remat: bool) -> Array:
-    """[B, N, T, W] -> [B, N, T, W]: hidden steps hold the mask token; each lead is a sequence of its own."""
+    """[B, N, T, W] -> [B, N, T, W]: hidden steps hold the mask token; each lead is a sequence of
+    its own.
+    """
     x = _linear(context, params["embed"])
     batch, leads, steps, width = x.shape
     x = jnp.where(mask[None, None, :, None], _rows(params["mask_token"], x), x)
     x = x.reshape(batch * leads, 1, steps, width)
-    x = _transformer(params["blocks"], x, sincos_positions(1, steps, width), None, cfg.norm_eps, remat)
+    x = _transformer(
+        params["blocks"], x, sincos_positions(1, steps, width), None, cfg.norm_eps, remat
+    )
     x = _linear(_layer_norm(x, params["norm"], cfg.norm_eps), params["out"])
     return x.reshape(batch, leads, steps, cfg.width)
 
@@ -311,10 +353,14 @@ def random_mask(key: Array, cfg: EcgConfig, low: float = 0.6, high: float = 0.7)
     return jax.random.permutation(order_key, cfg.patches) < count
 
 
-def block_mask(key: Array, cfg: EcgConfig, low: float = 0.175, high: float = 0.225, blocks: int = 4) -> Array:
+def block_mask(
+    key: Array, cfg: EcgConfig, low: float = 0.175, high: float = 0.225, blocks: int = 4
+) -> Array:
     """Hides `blocks` runs of time steps, each a share in [low, high), which may overlap: bool [T]."""
     share_key, start_key = jax.random.split(key)
-    length = jnp.floor(cfg.patches * jax.random.uniform(share_key, (blocks, 1), minval=low, maxval=high))
+    length = jnp.floor(
+        cfg.patches * jax.random.uniform(share_key, (blocks, 1), minval=low, maxval=high)
+    )
     start = jnp.floor(jax.random.uniform(start_key, (blocks, 1)) * (cfg.patches - length))
     steps = jnp.arange(cfg.patches)[None]
     return ((steps >= start) & (steps < start + length)).any(axis=0)
@@ -333,12 +379,13 @@ def load(path: str, num_heads: int, predictor_heads: int | None = None) -> tuple
       predictor_heads: likewise; None = what `save` wrote into the file, else `num_heads`.
 
     Returns:
-      ({"encoder": ..., "predictor": ...} as float32 numpy arrays, cfg); without a predictor in the file, only
-      "encoder", and cfg has the predictor sizes of the paper's ratio (half the width, half the depth).
+      ({"encoder": ..., "predictor": ...} as float32 numpy arrays, cfg); without a predictor in the
+      file, only "encoder", and cfg has the predictor sizes of the paper's ratio (half the width,
+      half the depth).
 
     Raises:
-      CheckpointError: a file that cannot be read, a missing tensor, one of an unexpected shape, or numbers of heads that
-        `save` wrote differently.
+      CheckpointError: a file that cannot be read, a missing tensor, one of an unexpected shape, or
+        numbers of heads that `save` wrote differently.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -349,8 +396,11 @@ def load(path: str, num_heads: int, predictor_heads: int | None = None) -> tuple
         raise CheckpointError(f"not readable: {error}", where=str(path), mend=mend) from error
     predictor_heads = predictor_heads or written.get("predictor", num_heads)
     if written.get("encoder", num_heads) != num_heads:
-        raise CheckpointError(f"was trained with {written['encoder']} heads, not {num_heads}", where=str(path),
-                              mend=f"give num_heads={written['encoder']}")
+        raise CheckpointError(
+            f"was trained with {written['encoder']} heads, not {num_heads}",
+            where=str(path),
+            mend=f"give num_heads={written['encoder']}",
+        )
     cfg = _config_of(tensors, path, num_heads, predictor_heads)
     params = {"encoder": _import(param_specs(cfg), tensors, path)}
     if "predictor.mask_token" in tensors:
@@ -359,9 +409,11 @@ def load(path: str, num_heads: int, predictor_heads: int | None = None) -> tuple
 
 
 def save(path: str, params: Params, cfg: EcgConfig) -> None:
-    """Writes a safetensors file with the original parameter names, as `load` and the original code know them.
+    """Writes a safetensors file with the original parameter names, as `load` and the original code
+    know them.
 
-    The file also holds what the original one does: the fixed positions, and in its header the numbers of heads.
+    The file also holds what the original one does: the fixed positions, and in its header the
+    numbers of heads.
 
     Args:
       path: the file; written whole or not at all.
@@ -379,7 +431,8 @@ def save(path: str, params: Params, cfg: EcgConfig) -> None:
         tensors["predictor.mask_token"] = tensors["predictor.mask_token"].reshape(1, 1, -1)
         tensors["predictor.pos_embed"] = sincos_positions(1, cfg.patches, cfg.predictor_width)[0]
     tensors = {name: np.ascontiguousarray(x, np.float32) for name, x in tensors.items()}
-    # One entry: the package writes several in an order of its own, and equal weights should give equal files.
+    # One entry: the package writes several in an order of its own, and equal weights should give
+    # equal files.
     heads = {"heads": json.dumps({"encoder": cfg.num_heads, "predictor": cfg.predictor_heads})}
     save_file(tensors, path + ".tmp", metadata=heads)
     os.replace(path + ".tmp", path)
@@ -400,7 +453,11 @@ def _config_of(
     width, patch_size = tensors["encoder.W_P.weight"].shape
     encoder_depth = depth("encoder.encoder_blocks")
     if not encoder_depth:
-        raise CheckpointError("the blocks of the encoder are missing", where=path, mend="give a complete ECG-JEPA file")
+        raise CheckpointError(
+            "the blocks of the encoder are missing",
+            where=path,
+            mend="give a complete ECG-JEPA file",
+        )
     predictor = tensors.get("predictor.mask_token")
     return EcgConfig(
         width=width, depth=encoder_depth, num_heads=heads, patch_size=patch_size,
@@ -422,10 +479,14 @@ def _import(specs: dict[str, Any], tensors: dict[str, np.ndarray], path: str) ->
 
     def layer(key: str, shape: tuple[int, ...], layout: str) -> np.ndarray:
         if key not in tensors:
-            raise CheckpointError("tensor is missing", where=f"{path}: {key}", mend="give a complete file")
+            raise CheckpointError(
+                "tensor is missing", where=f"{path}: {key}", mend="give a complete file"
+            )
         tensor = np.asarray(tensors[key], np.float32)
         if tensor.size != np.prod(shape):
-            raise CheckpointError(f"shape {tensor.shape} does not fit {shape}", where=f"{path}: {key}")
+            raise CheckpointError(
+                f"shape {tensor.shape} does not fit {shape}", where=f"{path}: {key}"
+            )
         if layout == "tensor":
             return tensor.reshape(shape)
         return np.ascontiguousarray(tensor.T).reshape(shape)  # torch linear kernels are [out, in]

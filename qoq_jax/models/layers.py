@@ -30,7 +30,9 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
 
 def layer_norm(x: jax.Array, params: dict, eps: float) -> jax.Array:
-    """(x - mean(x)) / std(x) * scale + bias over the last axis; x [..., D], scale and bias [D]; dtype of x."""
+    """(x - mean(x)) / std(x) * scale + bias over the last axis; x [..., D], scale and bias [D];
+    dtype of x.
+    """
     x32 = x.astype(jnp.float32)
     centred = x32 - x32.mean(axis=-1, keepdims=True)
     normed = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
@@ -43,23 +45,34 @@ def expand(x: jax.Array, ndim: int) -> jax.Array:
     return x.reshape((1,) * (ndim - x.ndim) + x.shape)
 
 
-def linear(equation: str, x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """einsum(equation, x, kernel) + bias in the dtype of x; bias has the trailing axes of the result."""
+def linear(
+    equation: str, x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
+    """einsum(equation, x, kernel) + bias in the dtype of x; bias has the trailing axes of the
+    result.
+    """
     y = jnp.einsum(equation, x, kernel.astype(x.dtype))
     return y if bias is None else y + expand(bias.astype(x.dtype), y.ndim)
 
 
 def swiglu(x: jax.Array, params: dict) -> jax.Array:
-    """down(silu(gate(x)) * up(x)); x [B, T, D]; gate, up [D, F], down [F, D], each with an optional bias."""
+    """down(silu(gate(x)) * up(x)); x [B, T, D]; gate, up [D, F], down [F, D], each with an optional
+    bias.
+    """
     gate = linear("btd,df->btf", x, params["gate"]["kernel"], params["gate"].get("bias"))
     up = linear("btd,df->btf", x, params["up"]["kernel"], params["up"].get("bias"))
-    return linear("btf,fd->btd", jax.nn.silu(gate) * up, params["down"]["kernel"], params["down"].get("bias"))
+    return linear(
+        "btf,fd->btd", jax.nn.silu(gate) * up, params["down"]["kernel"], params["down"].get("bias")
+    )
 
 
 def take_media(table: jax.Array, media_index: jax.Array) -> jax.Array:
-    """table[b // (B // R), media_index[b, t]]: media rows [R,N,D], int32 [B,T] -> [B,T,D]; row 0 where the index is -1."""
+    """table[b // (B // R), media_index[b, t]]: media rows [R,N,D], int32 [B,T] -> [B,T,D]; row 0
+    where the index is -1.
+    """
     (B, T), R = media_index.shape, table.shape[0]
-    # The text rows of one media row are folded into one gather: it stays on the device that holds both.
+    # The text rows of one media row are folded into one gather: it stays on the device that holds
+    # both.
     index = jnp.maximum(media_index, 0).reshape(R, -1)
     return jax.vmap(lambda rows, at: jnp.take(rows, at, axis=0))(table, index).reshape(B, T, -1)
 
@@ -68,28 +81,44 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
     """Rotary embedding of pairs (x[i], x[i + h/2]), as in GPT-NeoX; x [B,T,H,h], angles [B,T,h/2]."""
     cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    return jnp.concatenate(
+        [first * cos - second * sin, second * cos + first * sin], axis=-1
+    ).astype(x.dtype)
 
 
 def views(stack: dict, count: int, dtype: jnp.dtype) -> tuple[dict, ...] | None:
-    """Stacked weights [count, ...] -> a dict for each layer that shares their memory; None where that cannot be.
+    """Stacked weights [count, ...] -> a dict for each layer that shares their memory; None where
+    that cannot be.
 
-    XLA on the CPU copies a slice of a stack before it multiplies it; arrays of their own are read where they lie. It can be
-    for arrays on one CPU device, matrices in the compute dtype. The views keep the stack alive.
+    XLA on the CPU copies a slice of a stack before it multiplies it; arrays of their own are read
+    where they lie. It can be for arrays on one CPU device, matrices in the compute dtype. The views
+    keep the stack alive.
     """
+
     def one_cpu(w):
-        return isinstance(w.sharding, jax.sharding.SingleDeviceSharding) and next(iter(w.devices())).platform == "cpu"
+        return (
+            isinstance(w.sharding, jax.sharding.SingleDeviceSharding)
+            and next(iter(w.devices())).platform == "cpu"
+        )
 
     for path, w in jax.tree_util.tree_flatten_with_path(stack)[0]:
-        if isinstance(w, jax.core.Tracer) or not one_cpu(w) or (w.dtype != dtype and path[-1].key != "scale"):
+        if (
+            isinstance(w, jax.core.Tracer)
+            or not one_cpu(w)
+            or (w.dtype != dtype and path[-1].key != "scale")
+        ):
             return None
-    return tuple(jax.tree.map(lambda w, i=i: jax.device_put(np.asarray(w)[i], w.sharding), stack) for i in range(count))
+    return tuple(
+        jax.tree.map(lambda w, i=i: jax.device_put(np.asarray(w)[i], w.sharding), stack)
+        for i in range(count)
+    )
 
 
 def rematerialised(body: Callable, remat: str) -> Callable:
     """A scan body under the rematerialisation policy of the config.
 
-    "none" keeps all activations, "full" the input of each layer, "dots" also the products with weights.
+    "none" keeps all activations, "full" the input of each layer, "dots" also the products with
+    weights.
     """
     if remat == "none":
         return body

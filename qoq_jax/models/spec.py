@@ -1,16 +1,18 @@
 """One declaration per weight: shape, logical axes, init, Hugging Face name and layout.
 
-Initial values, shardings, parameter counts, memory plans and weight import/export all derive from a nested
-dict of `ParamSpec`. Weights of repeated layers are stacked on a leading axis "layers"; their Hugging Face
-name has a `{}` in the place of the layer number.
+Initial values, shardings, parameter counts, memory plans and weight import/export all derive from a
+nested dict of `ParamSpec`. Weights of repeated layers are stacked on a leading axis "layers"; their
+Hugging Face name has a `{}` in the place of the layer number.
 
-Hugging Face layouts (a closed set, carried out in models/hf/keys.py; torch linear weights are [out, in]):
+Hugging Face layouts (a closed set, carried out in models/hf/keys.py; torch linear weights are [out,
+in]):
   ""            no counterpart in a published checkpoint
   "tensor"      same shape: embeddings
-  "vector"      theirs [n] <-> ours of any shape with n elements, in the same order: norms and biases
-  "linear"      theirs [out, in] <-> ours [in, out...]      (q, k, v and plain linear kernels)
-  "linear_out"  theirs [out, in] <-> ours [in..., out]      (attention output kernels)
-  "patches"     theirs [out, 3, f, p, p] (Conv3d whose stride is its kernel) <-> ours [3 * f * p * p, out]
+  "vector"      theirs [n] <-> ours of any shape with n elements, in the same order: norms and
+  biases "linear"      theirs [out, in] <-> ours [in, out...]      (q, k, v and plain linear
+  kernels) "linear_out"  theirs [out, in] <-> ours [in..., out]      (attention output kernels)
+  "patches"     theirs [out, 3, f, p, p] (Conv3d whose stride is its kernel) <-> ours [3 * f * p *
+  p, out]
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ import numpy as np
 from qoq_jax.parallel import mesh as mesh_lib
 
 HF_LAYOUTS = ("", "tensor", "vector", "linear", "linear_out", "patches")
-# Standard deviation of a unit normal cut at two standard deviations: initial values are divided by it.
+# Standard deviation of a unit normal cut at two standard deviations: initial values are divided by
+# it.
 TRUNCATED_STD = 0.87962566103423978
 _DRAWN_TOGETHER = (1 << 12, 1 << 16, 1 << 18)  # lengths of draws that small weights are cut from
 
@@ -39,9 +42,12 @@ class ParamSpec:
 
     Attributes:
       shape: including the leading layer axis of stacked layers.
-      axes: a logical axis of parallel.mesh.AXIS_RULES, or None, for each dimension; "layers" when stacked.
-      init: "zeros", "ones", a function of the shape, or the standard deviation of a normal cut at two standard deviations.
-      hf_key: name in the published checkpoint, with `{}` for the layer number when stacked; "" for none.
+      axes: a logical axis of parallel.mesh.AXIS_RULES, or None, for each dimension; "layers" when
+        stacked.
+      init: "zeros", "ones", a function of the shape, or the standard deviation of a normal cut at
+        two standard deviations.
+      hf_key: name in the published checkpoint, with `{}` for the layer number when stacked; "" for
+        none.
       hf_layout: one of HF_LAYOUTS.
     """
 
@@ -80,7 +86,9 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name in sorted(tree):
         path = f"{prefix}{name}"
         flat.update(
-            flatten(tree[name], f"{path}/") if isinstance(tree[name], Mapping) else {path: tree[name]}
+            flatten(tree[name], f"{path}/")
+            if isinstance(tree[name], Mapping)
+            else {path: tree[name]}
         )
     return flat
 
@@ -98,9 +106,14 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def init_params(specs: Mapping[str, Any], key: jax.Array, dtype=jnp.float32) -> dict[str, Any]:
-    """Initial values. Each depends on `key` and its own path only, not on its neighbours or the sharding."""
+    """Initial values.
+
+    Each depends on `key` and its own path only, not on its neighbours or the sharding.
+    """
     flat = flatten(specs)
-    drawn = _draw({path: spec.shape for path, spec in flat.items() if isinstance(spec.init, float)}, key)
+    drawn = _draw(
+        {path: spec.shape for path, spec in flat.items() if isinstance(spec.init, float)}, key
+    )
 
     def one(path: str, spec: ParamSpec) -> jax.Array:
         if callable(spec.init):
@@ -115,8 +128,9 @@ def init_params(specs: Mapping[str, Any], key: jax.Array, dtype=jnp.float32) -> 
 def _draw(shapes: Mapping[str, tuple[int, ...]], key: jax.Array) -> dict[str, jax.Array]:
     """A unit normal cut at two standard deviations for each path, float32.
 
-    Entry i of a draw depends on its key and on i alone (jax_threefry_partitionable), so small weights are cut from a longer draw:
-    those of one length are one program, where a program each is most of the time that a small model takes to start.
+    Entry i of a draw depends on its key and on i alone (jax_threefry_partitionable), so small
+    weights are cut from a longer draw: those of one length are one program, where a program each is
+    most of the time that a small model takes to start.
     """
     normal = lambda key, shape: jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
     keys = {path: jax.random.fold_in(key, zlib.crc32(path.encode())) for path in shapes}
@@ -126,19 +140,28 @@ def _draw(shapes: Mapping[str, tuple[int, ...]], key: jax.Array) -> dict[str, ja
         groups.setdefault(fits[0] if fits else 0, []).append(path)
     drawn = {path: normal(keys[path], shapes[path]) for path in groups.pop(0, [])}
     for length, paths in groups.items():
-        rows = jax.vmap(lambda key, length=length: normal(key, (length,)))(jnp.stack([keys[path] for path in paths]))
-        drawn |= {path: rows[i, : math.prod(shapes[path])].reshape(shapes[path]) for i, path in enumerate(paths)}
+        rows = jax.vmap(lambda key, length=length: normal(key, (length,)))(
+            jnp.stack([keys[path] for path in paths])
+        )
+        drawn |= {
+            path: rows[i, : math.prod(shapes[path])].reshape(shapes[path])
+            for i, path in enumerate(paths)
+        }
     return drawn
 
 
 def abstract(specs: Mapping[str, Any], dtype=jnp.float32) -> dict[str, Any]:
-    """The parameter tree as jax.ShapeDtypeStruct: for eval_shape, memory plans and restoring checkpoints."""
+    """The parameter tree as jax.ShapeDtypeStruct: for eval_shape, memory plans and restoring
+    checkpoints.
+    """
     return jax.tree.map(lambda spec: jax.ShapeDtypeStruct(spec.shape, dtype), dict(specs))
 
 
 def shardings(specs: Mapping[str, Any], mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """The parameter tree as NamedSharding on `mesh`."""
-    return jax.tree.map(lambda spec: mesh_lib.named_sharding(mesh, spec.axes, spec.shape), dict(specs))
+    return jax.tree.map(
+        lambda spec: mesh_lib.named_sharding(mesh, spec.axes, spec.shape), dict(specs)
+    )
 
 
 def count(specs: Mapping[str, Any]) -> int:

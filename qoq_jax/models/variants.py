@@ -2,7 +2,8 @@
 
 `get("7b")` is the model of Qwen/Qwen2.5-VL-7B-Instruct (config.json), `get("qwen3-8b")` that of
 Qwen/Qwen3-VL-8B-Instruct (technical report arXiv 2511.21631), both plus the ECG encoder of ECG-JEPA
-(arXiv 2410.08559); `get("nano")` has the parts of Qwen2.5-VL at a size that trains on two CPU cores.
+(arXiv 2410.08559); `get("nano")` has the parts of Qwen2.5-VL at a size that trains on two CPU
+cores.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import ClassVar
 
 from qoq_jax.errors import ConfigError
 
-# The 22 special tokens of the Qwen2.5 tokenizer in id order, then the token that QoQ-Med adds for an ECG.
+# The 22 special tokens of the Qwen2.5 tokenizer in id order, then the token that QoQ-Med adds for
+# an ECG.
 SPECIAL_TOKENS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
     "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
@@ -20,7 +22,8 @@ SPECIAL_TOKENS = (
     "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|time_series_pad|>",
 )  # fmt: skip
 QWEN_FIRST_SPECIAL = 151643
-# The Qwen3 tokenizer has four tokens more (tool_response and think, opening and closing) where Qwen2.5's ends.
+# The Qwen3 tokenizer has four tokens more (tool_response and think, opening and closing) where
+# Qwen2.5's ends.
 QWEN3_ECG_TOKEN_ID = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|time_series_pad|>") + 4
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # statistics of OpenAI CLIP
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -45,19 +48,25 @@ class DecoderConfig:
     norm_eps: float = 1e-6
     qkv_bias: bool = True
     qk_norm: bool = False  # RMSNorm of each query and key head, before the rotation
-    mrope_interleaved: bool = False  # axes take turns (t h w t h w ...) instead of one block of frequencies each
+    # axes take turns (t h w t h w ...) instead of one block of frequencies each
+    mrope_interleaved: bool = False
 
     def __post_init__(self):
         if self.num_heads % self.num_kv_heads:
-            raise ConfigError(f"{self.num_heads} heads do not divide into {self.num_kv_heads} kv heads")
+            raise ConfigError(
+                f"{self.num_heads} heads do not divide into {self.num_kv_heads} kv heads"
+            )
         if 2 * sum(self.mrope_section) != self.head_dim:
             raise ConfigError(
                 f"mrope_section {self.mrope_section} must sum to half of head_dim={self.head_dim}"
             )
         places = [len(range(axis, self.head_dim // 2, 3)) for axis in (1, 2)]
-        if self.mrope_interleaved and any(n > most for n, most in zip(self.mrope_section[1:], places)):
+        if self.mrope_interleaved and any(
+            n > most for n, most in zip(self.mrope_section[1:], places)
+        ):
             raise ConfigError(
-                f"mrope_section {self.mrope_section} interleaved: height and width have every third place, {places}"
+                f"mrope_section {self.mrope_section} interleaved: height and width have every "
+                f"third place, {places}"
             )
 
 
@@ -80,7 +89,9 @@ class PatchTower:
 
     def __post_init__(self):
         if self.width % (4 * self.num_heads):
-            raise ConfigError(f"vision width {self.width} must be a multiple of 4 * heads ({self.num_heads})")
+            raise ConfigError(
+                f"vision width {self.width} must be a multiple of 4 * heads ({self.num_heads})"
+            )
 
     @property
     def patch_dim(self) -> int:
@@ -95,17 +106,21 @@ class PatchTower:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VisionConfig(PatchTower):
-    """Qwen2.5-VL vision tower: RMSNorm, SwiGLU, attention in windows and in some blocks in whole frames."""
+    """Qwen2.5-VL vision tower: RMSNorm, SwiGLU, attention in windows and in some blocks in whole
+    frames.
+    """
 
     window: int  # side of an attention window, pixels
-    full_attention_blocks: tuple[int, ...]  # they attend to the whole frame, the others to their window
+    # they attend to the whole frame, the others to their window
+    full_attention_blocks: tuple[int, ...]
 
     def __post_init__(self):
         super().__post_init__()
         every = self.depth // max(len(self.full_attention_blocks), 1)
         if self.full_attention_blocks != tuple(range(every - 1, self.depth, every)):
             raise ConfigError(
-                f"full_attention_blocks {self.full_attention_blocks} must be the last of equal groups of the "
+                f"full_attention_blocks {self.full_attention_blocks} must be the last of equal "
+                "groups of the "
                 f"{self.depth} blocks, since the forward pass scans over groups",
             )
 
@@ -117,10 +132,14 @@ class VisionConfig(PatchTower):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Qwen3VisionConfig(PatchTower):
-    """Qwen3-VL vision tower: LayerNorm, gelu, learned positions, attention in whole frames, DeepStack."""
+    """Qwen3-VL vision tower: LayerNorm, gelu, learned positions, attention in whole frames,
+    DeepStack.
+    """
 
-    position_grid: int  # side of the square of learned position embeddings, stretched over each frame
-    deepstack_blocks: tuple[int, ...]  # the outputs of these blocks are added to the first decoder layers, in order
+    # side of the square of learned position embeddings, stretched over each frame
+    position_grid: int
+    # the outputs of these blocks are added to the first decoder layers, in order
+    deepstack_blocks: tuple[int, ...]
     patch_size: int = 16
     pixel_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     pixel_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -128,9 +147,12 @@ class Qwen3VisionConfig(PatchTower):
 
     def __post_init__(self):
         super().__post_init__()
-        if list(self.deepstack_blocks) != sorted(set(self.deepstack_blocks) & set(range(self.depth))):
+        if list(self.deepstack_blocks) != sorted(
+            set(self.deepstack_blocks) & set(range(self.depth))
+        ):
             raise ConfigError(
-                f"deepstack_blocks {self.deepstack_blocks} must be rising numbers of the {self.depth} blocks"
+                f"deepstack_blocks {self.deepstack_blocks} must be rising numbers of the "
+                f"{self.depth} blocks"
             )
 
 
@@ -158,7 +180,8 @@ class VlmConfig:
     decoder: DecoderConfig
     vision: VisionConfig | Qwen3VisionConfig
     ecg: EcgConfig | None  # None: no ECG encoder, as in the published Qwen checkpoints
-    ecg_tokens: int = 50  # of one ECG: 1 = their mean (released QoQ-Med), 50 = a time step, 400 = all
+    # of one ECG: 1 = their mean (released QoQ-Med), 50 = a time step, 400 = all
+    ecg_tokens: int = 50
     image_token_id: int = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|image_pad|>")
     video_token_id: int = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|video_pad|>")
     vision_start_id: int = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|vision_start|>")
@@ -169,23 +192,34 @@ class VlmConfig:
         QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|im_end|>"),
         QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|endoftext|>"),
     )
-    tokens_per_second: int = 2  # M-RoPE time steps a second of video; Qwen3-VL writes the seconds as text instead
+    # M-RoPE time steps a second of video; Qwen3-VL writes the seconds as text instead
+    tokens_per_second: int = 2
     compute_dtype: str = "bfloat16"
     remat: str = "full"
 
     def __post_init__(self):
-        if self.ecg and self.ecg_tokens not in (1, self.ecg.patches, self.ecg.leads * self.ecg.patches):
+        if self.ecg and self.ecg_tokens not in (
+            1,
+            self.ecg.patches,
+            self.ecg.leads * self.ecg.patches,
+        ):
             raise ConfigError(
                 f"ecg_tokens={self.ecg_tokens}",
                 mend=f"use 1, {self.ecg.patches} or {self.ecg.leads * self.ecg.patches}",
             )
         if self.compute_dtype not in ("float32", "bfloat16"):
-            raise ConfigError(f"compute_dtype={self.compute_dtype!r}", mend="use 'float32' or 'bfloat16'")
+            raise ConfigError(
+                f"compute_dtype={self.compute_dtype!r}", mend="use 'float32' or 'bfloat16'"
+            )
         if self.remat not in ("none", "full", "dots"):
             raise ConfigError(f"remat={self.remat!r}", mend="use 'none', 'full' or 'dots'")
-        if isinstance(self.vision, Qwen3VisionConfig) and len(self.vision.deepstack_blocks) > self.decoder.num_layers:
+        if (
+            isinstance(self.vision, Qwen3VisionConfig)
+            and len(self.vision.deepstack_blocks) > self.decoder.num_layers
+        ):
             raise ConfigError(
-                f"{len(self.vision.deepstack_blocks)} deepstack_blocks for {self.decoder.num_layers} decoder layers"
+                f"{len(self.vision.deepstack_blocks)} deepstack_blocks for "
+                f"{self.decoder.num_layers} decoder layers"
             )
 
 
@@ -247,7 +281,9 @@ def _qwen(
     )  # fmt: skip
 
 
-def _qwen3(width: int, layers: int, heads: int, mlp: int, large_vision: bool, tied: bool = False) -> VlmConfig:
+def _qwen3(
+    width: int, layers: int, heads: int, mlp: int, large_vision: bool, tied: bool = False
+) -> VlmConfig:
     """Qwen3-VL (dense) as published, from config.json of Qwen/Qwen3-VL-{2B,4B,8B,32B}-Instruct."""
     vision = (
         dict(width=1152, depth=27, mlp_dim=4304, deepstack_blocks=(8, 16, 24))
@@ -261,7 +297,8 @@ def _qwen3(width: int, layers: int, heads: int, mlp: int, large_vision: bool, ti
             qk_norm=True, mrope_interleaved=True,
         ),
         vision=Qwen3VisionConfig(
-            num_heads=16, position_grid=48, max_frame_patches=2048, **vision,  # 524,288 pixels / 16^2
+            # 524,288 pixels / 16^2
+            num_heads=16, position_grid=48, max_frame_patches=2048, **vision,
         ),
         ecg=BASE_ECG,
         ecg_token_id=QWEN3_ECG_TOKEN_ID,

@@ -1,12 +1,13 @@
 """The vision-language-signal model: towers, projections and decoder over one device batch.
 
-The batch is the dict of data/packing.py. Text row b uses media row b // (B // R); the media table of a media
-row is its vision tokens, then its ECG tokens, and `media_index` says which of them replaces a text token's
-embedding.
+The batch is the dict of data/packing.py. Text row b uses media row b // (B // R); the media table
+of a media row is its vision tokens, then its ECG tokens, and `media_index` says which of them
+replaces a text token's embedding.
 
-Axis letters: B text rows, R media rows, T tokens, P patches, M vision tokens of a media row (P / 4), E ECGs
-of a media row, D decoder width, V vocabulary, G rollouts of a question, S response length, L layers, K kv
-heads, h head dim, J DeepStack layers.
+Axis letters: B text rows, R media rows, T tokens, P patches, M vision tokens of a media row (P /
+4), E ECGs
+of a media row, D decoder width, V vocabulary, G rollouts of a question, S response length, L
+layers, K kv heads, h head dim, J DeepStack layers.
 """
 
 from __future__ import annotations
@@ -28,14 +29,19 @@ def vision_tower(cfg: VlmConfig):
 
 
 def param_specs(cfg: VlmConfig) -> dict:
-    """Every weight of the model: {"decoder", "vision"}, and {"ecg", "ecg_proj"} with an ECG encoder."""
+    """Every weight of the model: {"decoder", "vision"}, and {"ecg", "ecg_proj"} with an ECG
+    encoder.
+    """
     width = cfg.decoder.width
     specs = {
         "decoder": decoder.param_specs(cfg.decoder),
         "vision": vision_tower(cfg).param_specs(cfg.vision, out_width=width),
     }
     if cfg.ecg is not None:
-        specs |= {"ecg": ecg.param_specs(cfg.ecg), "ecg_proj": ecg_projection_specs(cfg.ecg.width, width)}
+        specs |= {
+            "ecg": ecg.param_specs(cfg.ecg),
+            "ecg_proj": ecg_projection_specs(cfg.ecg.width, width),
+        }
     return specs
 
 
@@ -43,7 +49,9 @@ def ecg_projection_specs(ecg_width: int, width: int) -> dict:
     """The linear layer from the ECG encoder to the decoder."""
     key = f"{ecg.VLM_PREFIX}linear"
     return {
-        "kernel": ParamSpec((ecg_width, width), (None, "embed"), fan_in(ecg_width), f"{key}.weight", "linear"),
+        "kernel": ParamSpec(
+            (ecg_width, width), (None, "embed"), fan_in(ecg_width), f"{key}.weight", "linear"
+        ),
         "bias": ParamSpec((width,), (None,), "zeros", f"{key}.bias", "vector"),
     }
 
@@ -51,15 +59,19 @@ def ecg_projection_specs(ecg_width: int, width: int) -> dict:
 def ecg_tokens(params: dict, cfg: VlmConfig, signal: jax.Array) -> jax.Array:
     """ECGs [R,E,leads,samples] in mV -> tokens [R, E * ecg_tokens, D].
 
-    The encoder gives one token a lead and time step. ecg_tokens=1 takes their mean (released QoQ-Med), 50 the
-    mean over leads at each time step, 400 all of them, lead by lead.
+    The encoder gives one token a lead and time step. ecg_tokens=1 takes their mean (released
+    QoQ-Med), 50 the mean over leads at each time step, 400 all of them, lead by lead.
     """
     if cfg.ecg is None:
-        raise ConfigError("an ECG for a model without an ECG encoder", mend="add one with `qoq convert --ecg`")
+        raise ConfigError(
+            "an ECG for a model without an ECG encoder", mend="add one with `qoq convert --ecg`"
+        )
     R, E, leads, samples = signal.shape
     dtype = layers.compute_dtype(cfg)
     weights = jax.tree.map(lambda w: w.astype(dtype), params["ecg"])
-    x = ecg.tokens(weights, cfg.ecg, signal.reshape(R * E, leads, samples), remat=cfg.remat != "none")
+    x = ecg.tokens(
+        weights, cfg.ecg, signal.reshape(R * E, leads, samples), remat=cfg.remat != "none"
+    )
     x = x.reshape(R * E, cfg.ecg.leads, cfg.ecg.patches, cfg.ecg.width)
     if cfg.ecg_tokens == 1:
         x = x.mean(axis=(1, 2))
@@ -70,7 +82,8 @@ def ecg_tokens(params: dict, cfg: VlmConfig, signal: jax.Array) -> jax.Array:
 
 
 def media_tables(params: dict, cfg: VlmConfig, batch: dict) -> tuple[jax.Array, jax.Array | None]:
-    """(embeddings of all media [R, M + E * ecg_tokens, D], DeepStack features of vision tokens [J,R,M,D] or None).
+    """(embeddings of all media [R, M + E * ecg_tokens, D], DeepStack features of vision tokens
+    [J,R,M,D] or None).
 
     A budget without patches or ECGs skips a tower.
     """
@@ -90,12 +103,16 @@ def media_table(params: dict, cfg: VlmConfig, batch: dict) -> jax.Array:
 
 
 def place_media(text: jax.Array, table: jax.Array, media_index: jax.Array) -> jax.Array:
-    """text [B,T,D] with table[b // (B // R), media_index[b, t]] wherever media_index >= 0; table [R,N,D]."""
+    """text [B,T,D] with table[b // (B // R), media_index[b, t]] wherever media_index >= 0; table
+    [R,N,D].
+    """
     return jnp.where(media_index[:, :, None] >= 0, layers.take_media(table, media_index), text)
 
 
 def decoder_inputs(params: dict, cfg: VlmConfig, batch: dict):
-    """(embeddings [B,T,D]: text tokens, with media embeddings in the place of modality pads; deepstack of decoder.forward)."""
+    """(embeddings [B,T,D]: text tokens, with media embeddings in the place of modality pads;
+    deepstack of decoder.forward).
+    """
     text = decoder.embed_tokens(params["decoder"], cfg, batch["tokens"])
     table, features = media_tables(params, cfg, batch)
     if table.shape[1]:
@@ -109,7 +126,9 @@ def embed(params: dict, cfg: VlmConfig, batch: dict) -> jax.Array:
     return decoder_inputs(params, cfg, batch)[0]
 
 
-def hidden(params: dict, cfg: VlmConfig, batch: dict, shared: tuple[int, int] | None = None) -> jax.Array:
+def hidden(
+    params: dict, cfg: VlmConfig, batch: dict, shared: tuple[int, int] | None = None
+) -> jax.Array:
     """Final hidden states [B,T,D], after the last norm. shared: see decoder.forward."""
     x, deepstack = decoder_inputs(params, cfg, batch)
     return decoder.forward(
@@ -125,7 +144,9 @@ def hidden(params: dict, cfg: VlmConfig, batch: dict, shared: tuple[int, int] | 
 
 
 def unembed(params: dict, cfg: VlmConfig, hidden: jax.Array) -> jax.Array:
-    """Hidden states [B,T,D] -> float32 logits [B,T,V]: for one sampled position a response, or for tests."""
+    """Hidden states [B,T,D] -> float32 logits [B,T,V]: for one sampled position a response, or for
+    tests.
+    """
     del cfg
     return decoder.logits(params["decoder"], hidden)
 
@@ -149,13 +170,17 @@ def token_logprobs(
     Never holds [B,T,V]: see decoder.token_logprobs.
     """
     del cfg
-    return decoder.token_logprobs(params["decoder"], hidden, targets, temperature=temperature, chunk=chunk)
+    return decoder.token_logprobs(
+        params["decoder"], hidden, targets, temperature=temperature, chunk=chunk
+    )
 
 
 def init_cache(
     cfg: VlmConfig, prompt_k, prompt_v, prompt_mask, *, rollouts: int, max_new_tokens: int
 ) -> KVCache:
-    """An empty response cache beside the prompts' keys and values [L,B,Tp,K,h] and their mask [B,Tp]."""
+    """An empty response cache beside the prompts' keys and values [L,B,Tp,K,h] and their mask
+    [B,Tp].
+    """
     L, B = prompt_k.shape[:2]
     K, h = cfg.decoder.num_kv_heads, cfg.decoder.head_dim
     rows = lambda x: constrain(x, ("batch", "kv_heads", *[None] * (x.ndim - 2)))  # noqa: E731
@@ -176,8 +201,8 @@ def prefill(
 ) -> tuple[jax.Array, KVCache]:
     """Runs the prompts, one a row.
 
-    Returns (hidden state [B,D] at each row's last token that is not padding, which predicts the first
-    response token; cache for `rollouts` responses of `max_new_tokens`).
+    Returns (hidden state [B,D] at each row's last token that is not padding, which predicts the
+    first response token; cache for `rollouts` responses of `max_new_tokens`).
     """
     prompt_mask = batch["segment_ids"] > 0
     x, deepstack = decoder_inputs(params, cfg, batch)
@@ -194,12 +219,17 @@ def prefill(
 
 
 def layer_views(params: dict, cfg: VlmConfig, deepest: int | None = None) -> dict:
-    """`params` with the layers of decoder and vision tower apart where that copies nothing: see `layers.views`.
+    """`params` with the layers of decoder and vision tower apart where that copies nothing: see
+    `layers.views`.
 
-    deepest: stacks of more layers stay as they are, to be scanned: an unrolled program takes longer to compile.
+    deepest: stacks of more layers stay as they are, to be scanned: an unrolled program takes longer
+    to compile.
     """
     dtype, params = layers.compute_dtype(cfg), dict(params)
-    for part, name, count in (("decoder", "layers", cfg.decoder.num_layers), ("vision", "blocks", cfg.vision.depth)):
+    for part, name, count in (
+        ("decoder", "layers", cfg.decoder.num_layers),
+        ("vision", "blocks", cfg.vision.depth),
+    ):
         stack = params[part][name]
         if not isinstance(stack, tuple) and (deepest is None or count <= deepest):
             params[part] = params[part] | {name: layers.views(stack, count, dtype) or stack}
@@ -207,7 +237,9 @@ def layer_views(params: dict, cfg: VlmConfig, deepest: int | None = None) -> dic
 
 
 def decode_params(params: dict, cfg: VlmConfig) -> dict:
-    """The weights that `decode_step` and `unembed` read, each layer apart: for a loop over tokens, made once before it."""
+    """The weights that `decode_step` and `unembed` read, each layer apart: for a loop over tokens,
+    made once before it.
+    """
     return {"decoder": decoder.layers_apart(params["decoder"], cfg)}
 
 

@@ -2,11 +2,12 @@
 
 Mesh axes:
   data    replicas of the parameters; each sees other rows of the batch.
-  fsdp    parameters, gradients and optimizer state are cut along their width; rows of the batch are cut too.
-  tensor  attention heads, mlp hidden units and the vocabulary are cut; rows are replicated.
+  fsdp    parameters, gradients and optimizer state are cut along their width; rows of the batch are
+  cut too. tensor  attention heads, mlp hidden units and the vocabulary are cut; rows are
+  replicated.
 
-All mesh axes are `AxisType.Auto`: the compiler propagates shardings from the parameters, the batch and the
-few `constrain` calls in the forward pass.
+All mesh axes are `AxisType.Auto`: the compiler propagates shardings from the parameters, the batch
+and the few `constrain` calls in the forward pass.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from qoq_jax.errors import ConfigError
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
-# Logical axis -> mesh axes. A logical axis that is not listed (None, "layers", "head_dim") is never cut.
+# Logical axis -> mesh axes. A logical axis that is not listed (None, "layers", "head_dim") is never
+# cut.
 AXIS_RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),  # text rows
-    "media": ("data", "fsdp"),  # media rows; cut like the text rows, so that gathers between both stay local
+    # media rows; cut like the text rows, so that gathers between both stay local
+    "media": ("data", "fsdp"),
     "embed": ("fsdp",),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
@@ -38,7 +41,8 @@ BATCH_AXES = ("batch", "media")
 def make_mesh(
     data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A (data, fsdp, tensor) mesh over `devices` (default: all). One of the sizes may be -1: what is left.
+    """A (data, fsdp, tensor) mesh over `devices` (default: all). One of the sizes may be -1: what
+    is left.
 
     Raises ConfigError when the sizes do not multiply to the number of devices.
     """
@@ -53,17 +57,20 @@ def make_mesh(
             mend="choose sizes whose product is the number of devices; one of them may be -1",
         )
     if len(devices) == jax.device_count():
-        return jax.make_mesh(tuple(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-    # A subset of the devices (a test, one host of a sweep) has no torus to follow: the given order is kept.
+        return jax.make_mesh(
+            tuple(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+        )
+    # A subset of the devices (a test, one host of a sweep) has no torus to follow: the given order
+    # is kept.
     return Mesh(np.array(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def partition_spec(mesh, axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
     """The PartitionSpec of an array with logical `axes` on `mesh` (a Mesh or an AbstractMesh).
 
-    A dimension that the mesh axis does not divide (two kv heads on tensor=4) is replicated instead: for
-    parameters and heads that costs memory, not correctness. Batch dimensions never fall back: replicated rows
-    would silently do the same work on every device, so they raise ConfigError.
+    A dimension that the mesh axis does not divide (two kv heads on tensor=4) is replicated instead:
+    for parameters and heads that costs memory, not correctness. Batch dimensions never fall back:
+    replicated rows would silently do the same work on every device, so they raise ConfigError.
     """
     if len(axes) != len(shape):
         raise ConfigError(f"axes {tuple(axes)} do not name every dimension of shape {tuple(shape)}")
@@ -74,7 +81,8 @@ def partition_spec(mesh, axes: Sequence[str | None], shape: Sequence[int]) -> Pa
         if names and size % ways:
             if axis in BATCH_AXES:
                 raise ConfigError(
-                    f"{axis} dimension of {size} rows does not divide over {ways} devices (mesh {names})",
+                    f"{axis} dimension of {size} rows does not divide over {ways} devices (mesh "
+                    f"{names})",
                     mend=f"use a multiple of {ways} rows, or a mesh with smaller data * fsdp",
                 )
             names = ()
@@ -88,12 +96,16 @@ def named_sharding(mesh: Mesh, axes: Sequence[str | None], shape: Sequence[int])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Sharding of every array of a device batch: leading (row) axis over data and fsdp, the rest whole."""
+    """Sharding of every array of a device batch: leading (row) axis over data and fsdp, the rest
+    whole.
+    """
     return NamedSharding(mesh, PartitionSpec(AXIS_RULES["batch"]))
 
 
 def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
-    """Pins the sharding of an activation in jit, under `jax.set_mesh`; without a mesh returns x itself."""
+    """Pins the sharding of an activation in jit, under `jax.set_mesh`; without a mesh returns x
+    itself.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x

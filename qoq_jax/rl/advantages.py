@@ -2,11 +2,11 @@
 
     Q questions   G rollouts of a question   B rows (responses)   L response tokens
 
-Estimators that compare the rollouts of one question take rewards [Q, G] and return one number a rollout,
-which the loss applies to every token of that response (`rl.losses` broadcasts it). Estimators with a notion
-of time take token-level rewards [B, L] (the reward of a response sits on its last valid token) and a mask [B,
-L] that is 1 on response tokens. All are differentiable, but an advantage is a constant of the loss: callers
-stop the gradient.
+Estimators that compare the rollouts of one question take rewards [Q, G] and return one number a
+rollout, which the loss applies to every token of that response (`rl.losses` broadcasts it).
+Estimators with a notion of time take token-level rewards [B, L] (the reward of a response sits on
+its last valid token) and a mask [B, L] that is 1 on response tokens. All are differentiable, but an
+advantage is a constant of the loss: callers stop the gradient.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ Array = jax.Array
 def grpo(rewards: Array, *, eps: float = 1e-6) -> Array:
     """Group-relative score: Aᵢ = (rᵢ - mean(r)) / (std(r) + eps).
 
-    DeepSeekMath (arXiv 2402.03300), section 4.1.2. std has ddof = 1, as the released DRPO code has it.
+    DeepSeekMath (arXiv 2402.03300), section 4.1.2. std has ddof = 1, as the released DRPO code has
+    it.
 
     Args:
       rewards: [Q, G] with G >= 2.
@@ -34,10 +35,11 @@ def grpo(rewards: Array, *, eps: float = 1e-6) -> Array:
 
 
 def dr_grpo(rewards: Array) -> Array:
-    """GRPO without the division by std, which favours very easy and very hard questions: Aᵢ = rᵢ - mean(r).
+    """GRPO without the division by std, which favours very easy and very hard questions: Aᵢ = rᵢ -
+    mean(r).
 
-    Understanding R1-Zero-like training (arXiv 2503.20783), section 3; its other half, a loss divided by a
-    constant in place of the response length, is the caller's choice of denominator.
+    Understanding R1-Zero-like training (arXiv 2503.20783), section 3; its other half, a loss
+    divided by a constant in place of the response length, is the caller's choice of denominator.
 
     Args:
       rewards: [Q, G] with G >= 2.
@@ -51,7 +53,8 @@ def dr_grpo(rewards: Array) -> Array:
 def rloo(rewards: Array) -> Array:
     """Leave-one-out baseline: Aᵢ = rᵢ - (1/(G-1)) Σⱼ≠ᵢ rⱼ = (G/(G-1)) (rᵢ - mean(r)).
 
-    Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free"; Back to Basics (arXiv 2402.14740).
+    Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free"; Back to Basics (arXiv
+    2402.14740).
 
     Args:
       rewards: [Q, G] with G >= 2.
@@ -80,10 +83,12 @@ def remax(rewards: Array, greedy_rewards: Array) -> Array:
 
 
 def reinforce_pp(token_rewards: Array, mask: Array, *, gamma: float = 1.0) -> tuple[Array, Array]:
-    """Discounted returns, whitened over the batch: Rₜ = rₜ + γ Rₜ₊₁,  A = (R - mean R) / sqrt(var R + 1e-8).
+    """Discounted returns, whitened over the batch: Rₜ = rₜ + γ Rₜ₊₁,  A = (R - mean R) / sqrt(var R
+    + 1e-8).
 
-    REINFORCE++ (arXiv 2501.03262). Mean and variance (ddof = 1) run over all valid tokens of the batch.
-    The running return is reset at padding, so nothing leaks from behind the end of a response.
+    REINFORCE++ (arXiv 2501.03262). Mean and variance (ddof = 1) run over all valid tokens of the
+    batch. The running return is reset at padding, so nothing leaks from behind the end of a
+    response.
 
     Args:
       token_rewards: [B, L]; a per-token KL penalty, where wanted, is already subtracted.
@@ -108,15 +113,16 @@ def reinforce_pp(token_rewards: Array, mask: Array, *, gamma: float = 1.0) -> tu
 def gae(
     token_rewards: Array, values: Array, mask: Array, *, gamma: float = 1.0, lam: float = 1.0
 ) -> tuple[Array, Array]:
-    """Generalised advantage estimation: δₜ = rₜ + γ Vₜ₊₁ - Vₜ,  Aₜ = δₜ + γλ Aₜ₊₁;  returns are A + V.
+    """Generalised advantage estimation: δₜ = rₜ + γ Vₜ₊₁ - Vₜ,  Aₜ = δₜ + γλ Aₜ₊₁;  returns are A +
+    V.
 
     GAE (arXiv 1506.02438), equation 16. A is whitened as in `reinforce_pp`, after the
     returns are taken.
 
     Args:
       token_rewards: [B, L].
-      values: [B, L], the critic's value before each token; V past the last column is 0, and callers give 0
-        (or the critic's own output, as the reference does) on padding.
+      values: [B, L], the critic's value before each token; V past the last column is 0, and callers
+        give 0 (or the critic's own output, as the reference does) on padding.
       mask: [B, L], 1 on response tokens.
       gamma: discount a token.
       lam: λ, 0 = one-step TD error, 1 = Monte Carlo.
@@ -158,7 +164,8 @@ def whiten(x: Array, mask: Array, *, eps: float = 1e-8) -> Array:
 def _centred(rewards: Array) -> Array:
     """rewards - mean over the group, exactly 0 where all are equal.
 
-    The minimum is taken away first: float32 mean(r, ..., r) may differ from r in the last digit, and dividing
+    The minimum is taken away first: float32 mean(r, ..., r) may differ from r in the last digit,
+    and dividing
     that digit by std + eps would turn a question without any signal into a gradient.
     """
     _check_rank("rewards of a group", rewards=(rewards, 2))

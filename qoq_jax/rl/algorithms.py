@@ -1,7 +1,8 @@
-"""Every algorithm as one row of a table: advantage, policy ratio, loss mean, clip range, and what it needs of a rollout.
+"""Every algorithm as one row of a table: advantage, policy ratio, loss mean, clip range, and what
+it needs of a rollout.
 
-`ALGORITHMS[name]` is all that tells the algorithms apart; the trainer reads its fields and knows no names. The functions behind
-the rows live in advantages.py, drpo.py and losses.py.
+`ALGORITHMS[name]` is all that tells the algorithms apart; the trainer reads its fields and knows no
+names. The functions behind the rows live in advantages.py, drpo.py and losses.py.
 
 Letters: Q questions, G rollouts a question, S response positions.
 """
@@ -34,8 +35,10 @@ class Outcome:
       rewards: float32 [Q, G].
       domains: int32 [Q]. valid: bool [Q], False for a row without a question.
       mask: float32 [Q, G, S], 1 on sampled tokens.
-      kl: float32 [Q, G], KL of each answer to the reference, summed over its tokens (low-variance estimator).
-      penalty: float32 [Q, G, S], β times the KL estimate of each token when KL is part of the reward, else None.
+      kl: float32 [Q, G], KL of each answer to the reference, summed over its tokens (low-variance
+        estimator).
+      penalty: float32 [Q, G, S], β times the KL estimate of each token when KL is part of the
+        reward, else None.
       greedy: float32 [Q], reward of the greedy answer (ReMax), else None.
       values: float32 [Q, G, S], the critic's value before each token (PPO), else None.
       history: drpo.DomainHistory or None.
@@ -54,7 +57,9 @@ class Outcome:
 
 @struct.dataclass
 class Estimate:
-    """Advantages [Q, G] or [Q, G, S], the critic's targets [Q, G, S] or None, the history after this batch, diagnostics."""
+    """Advantages [Q, G] or [Q, G, S], the critic's targets [Q, G, S] or None, the history after
+    this batch, diagnostics.
+    """
 
     advantages: Array
     returns: Array | None
@@ -62,7 +67,7 @@ class Estimate:
     diagnostics: dict[str, Array]
 
 
-# --------------------------------------------------------------------------------------------------- advantage functions
+# ------------------------------------------------------------------------------ advantage functions
 
 
 def group(estimator: Callable[[Array], Array]) -> Callable[[Outcome, RlConfig], Estimate]:
@@ -70,7 +75,9 @@ def group(estimator: Callable[[Array], Array]) -> Callable[[Outcome, RlConfig], 
 
     def advantage(o: Outcome, rl: RlConfig) -> Estimate:
         del rl
-        return Estimate(jnp.where(o.valid[:, None], estimator(answer_rewards(o)), 0.0), None, o.history, {})
+        return Estimate(
+            jnp.where(o.valid[:, None], estimator(answer_rewards(o)), 0.0), None, o.history, {}
+        )
 
     return advantage
 
@@ -79,7 +86,9 @@ def remax(o: Outcome, rl: RlConfig) -> Estimate:
     del rl
     scores = estimators.remax(answer_rewards(o), o.greedy)
     greedy = jnp.where(o.valid, o.greedy, 0.0).sum() / jnp.maximum(o.valid.sum(), 1)
-    return Estimate(jnp.where(o.valid[:, None], scores, 0.0), None, o.history, {"greedy_reward": greedy})
+    return Estimate(
+        jnp.where(o.valid[:, None], scores, 0.0), None, o.history, {"greedy_reward": greedy}
+    )
 
 
 def reinforce_pp(o: Outcome, rl: RlConfig) -> Estimate:
@@ -90,21 +99,26 @@ def reinforce_pp(o: Outcome, rl: RlConfig) -> Estimate:
 
 def ppo(o: Outcome, rl: RlConfig) -> Estimate:
     rewards, mask, values = _rows(token_rewards(o)), _rows(o.mask), _rows(o.values * o.mask)
-    scores, returns = estimators.gae(rewards, values, mask, gamma=rl.gamma, lam=rl.critic.gae_lambda)
+    scores, returns = estimators.gae(
+        rewards, values, mask, gamma=rl.gamma, lam=rl.critic.gae_lambda
+    )
     count = jnp.maximum(mask.sum(), 1)
     variance = lambda x: (jnp.square(x - (x * mask).sum() / count) * mask).sum() / count
     explained = 1 - variance(returns - values) / jnp.maximum(variance(returns), 1e-8)
     facts = {"value": (values * mask).sum() / count, "explained_variance": explained}
-    return Estimate((scores * mask).reshape(o.mask.shape), returns.reshape(o.mask.shape), o.history, facts)
+    return Estimate(
+        (scores * mask).reshape(o.mask.shape), returns.reshape(o.mask.shape), o.history, facts
+    )
 
 
 def domain_relative(o: Outcome, rl: RlConfig) -> Estimate:
     scores, history, facts = drpo.advantages(
-        answer_rewards(o), o.domains, kl=o.kl, history=o.history, cfg=rl.drpo, valid=o.valid)
+        answer_rewards(o), o.domains, kl=o.kl, history=o.history, cfg=rl.drpo, valid=o.valid
+    )
     return Estimate(scores, None, history, facts)
 
 
-# --------------------------------------------------------------------------------------------------------------- the table
+# ---------------------------------------------------------------------------------------- the table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,13 +127,17 @@ class Algorithm:
 
     Attributes:
       advantage: Outcome, RlConfig -> Estimate.
-      ratio: "token": one ratio π/π_old a token; "sequence": their geometric mean over the answer (GSPO).
-      mean: what the loss of an update is divided by. "token": its answer tokens. "sequence": the mean over an answer's tokens,
-        then over answers. "constant": answers times the longest length (Dr. GRPO), so that length carries no weight.
+      ratio: "token": one ratio π/π_old a token; "sequence": their geometric mean over the answer
+        (GSPO).
+      mean: what the loss of an update is divided by. "token": its answer tokens. "sequence": the
+        mean over an answer's tokens, then over answers. "constant": answers times the longest
+        length (Dr. GRPO), so that length carries no weight.
       clip_low, clip_high, clip_dual: used where the config has 0; inf = no dual clip.
       critic: trains a value head. greedy: needs the greedy answer to each question.
-      refill: questions whose answers all earned the same are replaced by further ones (DAPO's dynamic sampling).
-      overlong: share of the longest length, at its end, over which the reward falls by up to 1 (DAPO's overlong shaping).
+      refill: questions whose answers all earned the same are replaced by further ones (DAPO's
+        dynamic sampling).
+      overlong: share of the longest length, at its end, over which the reward falls by up to 1
+        (DAPO's overlong shaping).
     """
 
     advantage: Callable[[Outcome, RlConfig], Estimate]
@@ -134,8 +152,8 @@ class Algorithm:
     overlong: float = 0.0
 
 
-# The algorithms that the QoQ-Med paper compares share its clip range, dual clip and token mean; the others have their own
-# papers' settings.
+# The algorithms that the QoQ-Med paper compares share its clip range, dual clip and token mean; the
+# others have their own papers' settings.
 ALGORITHMS = {
     "drpo": Algorithm(domain_relative),  # arXiv 2506.00711
     "grpo": Algorithm(group(estimators.grpo)),  # arXiv 2402.03300
@@ -143,21 +161,37 @@ ALGORITHMS = {
     "remax": Algorithm(remax, greedy=True),  # arXiv 2310.10505
     "reinforce_pp": Algorithm(reinforce_pp),  # arXiv 2501.03262
     "ppo": Algorithm(ppo, critic=True),  # arXiv 1707.06347, GAE arXiv 1506.02438
-    "dr_grpo": Algorithm(group(estimators.dr_grpo), mean="constant", clip_high=0.2, clip_dual=math.inf),  # arXiv 2503.20783
-    "dapo": Algorithm(group(estimators.grpo), clip_high=0.28, clip_dual=math.inf, refill=True, overlong=0.2),  # arXiv 2503.14476
-    "gspo": Algorithm(group(estimators.grpo), ratio="sequence", mean="sequence", clip_low=3e-4, clip_high=4e-4,
-                      clip_dual=math.inf),  # arXiv 2507.18071
+    # arXiv 2503.20783
+    "dr_grpo": Algorithm(
+        group(estimators.dr_grpo), mean="constant", clip_high=0.2, clip_dual=math.inf
+    ),
+    # arXiv 2503.14476
+    "dapo": Algorithm(
+        group(estimators.grpo), clip_high=0.28, clip_dual=math.inf, refill=True, overlong=0.2
+    ),
+    "gspo": Algorithm(
+        group(estimators.grpo),
+        ratio="sequence",
+        mean="sequence",
+        clip_low=3e-4,
+        clip_high=4e-4,
+        clip_dual=math.inf,
+    ),  # arXiv 2507.18071
 }
 
 
 def resolve(rl: RlConfig) -> Algorithm:
     """The row of `rl.algorithm` with the clip range of the config where that is not 0."""
     row = ALGORITHMS[rl.algorithm]
-    set_in_config = {name: value for name in ("clip_low", "clip_high", "clip_dual") if (value := getattr(rl, name))}
+    set_in_config = {
+        name: value
+        for name in ("clip_low", "clip_high", "clip_dual")
+        if (value := getattr(rl, name))
+    }
     return dataclasses.replace(row, **set_in_config)
 
 
-# ----------------------------------------------------------------------------------------------------------- reward shaping
+# ----------------------------------------------------------------------------------- reward shaping
 
 
 def answer_rewards(o: Outcome) -> Array:
@@ -166,16 +200,20 @@ def answer_rewards(o: Outcome) -> Array:
 
 
 def token_rewards(o: Outcome) -> Array:
-    """The reward on an answer's last token, less β KL on each token when KL is part of the reward; [Q, G, S]."""
+    """The reward on an answer's last token, less β KL on each token when KL is part of the reward;
+    [Q, G, S].
+    """
     last = o.mask - jnp.pad(o.mask[..., 1:], ((0, 0), (0, 0), (0, 1)))
     rewards = last * o.rewards[..., None]
     return rewards if o.penalty is None else rewards - o.penalty
 
 
 def overlong_penalty(lengths, limit: int, share: float):
-    """What is taken from the reward of long answers: 0 up to limit - zone tokens, then linear to 1 at the limit.
+    """What is taken from the reward of long answers: 0 up to limit - zone tokens, then linear to 1
+    at the limit.
 
-    DAPO (arXiv 2503.14476), equation 13, with zone = share * limit. Works on numpy and jax arrays alike.
+    DAPO (arXiv 2503.14476), equation 13, with zone = share * limit. Works on numpy and jax arrays
+    alike.
 
     Args:
       lengths: [Q, G] tokens. limit: longest answer. share: of the limit; 0 = no penalty.
@@ -184,8 +222,11 @@ def overlong_penalty(lengths, limit: int, share: float):
     return (lengths - (limit - zone)).clip(0, zone) / zone if share else lengths * 0.0
 
 
-def next_kl_coefficient(coefficient: Array, kl: Array, target: float, horizon: int, answers: int) -> Array:
-    """β (1 + clip(KL / target - 1, ±0.2) answers / horizon): the coefficient that pulls KL an answer to its target.
+def next_kl_coefficient(
+    coefficient: Array, kl: Array, target: float, horizon: int, answers: int
+) -> Array:
+    """β (1 + clip(KL / target - 1, ±0.2) answers / horizon): the coefficient that pulls KL an
+    answer to its target.
 
     Fine-Tuning Language Models from Human Preferences (arXiv 1909.08593), section 2.2.
     """
@@ -193,11 +234,12 @@ def next_kl_coefficient(coefficient: Array, kl: Array, target: float, horizon: i
     return coefficient * (1.0 + error * min(answers / horizon, 1.0))
 
 
-# ---------------------------------------------------------------------------------------------------------------- loss mean
+# ---------------------------------------------------------------------------------------- loss mean
 
 
 def loss_weights(mask: Array, mean: str) -> tuple[Array | None, Array]:
-    """(factor of each token's loss or None for 1, divisor of the sum) for a mean over all answers of an update.
+    """(factor of each token's loss or None for 1, divisor of the sum) for a mean over all answers
+    of an update.
 
     Args:
       mask: float32 [Q, G, S]; answers without a token count nowhere.

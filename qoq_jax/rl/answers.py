@@ -8,9 +8,9 @@ The answer format (data/chat.py writes it for supervised training):
     <think>REASONING</think>
     \\boxed{LABEL, LABEL}
 
-Model text is untrusted. Everything here is a single pass of `str.find` or of a loop under a cap: no regular
-expression that can backtrack, no eval, no recursion on the text's own nesting. Any text of 64 KB takes a
-few milliseconds and gives an `Answer`, never an exception.
+Model text is untrusted. Everything here is a single pass of `str.find` or of a loop under a cap: no
+regular expression that can backtrack, no eval, no recursion on the text's own nesting. Any text of
+64 KB takes a few milliseconds and gives an `Answer`, never an exception.
 """
 
 from __future__ import annotations
@@ -38,14 +38,16 @@ FENCE, BOXED, THINK, END_THINK = "```", "\\boxed{", "<think>", "</think>"
 class Answer:
     """One response, read.
 
-    boxes: (x1, y1, x2, y2) with x1 < x2 and y1 < y2, pixels of the resized frame, in the order written.
+    boxes: (x1, y1, x2, y2) with x1 < x2 and y1 < y2, pixels of the resized frame, in the order
+    written.
     box_labels: the label of each box ("" when it has none).
     boxed: content of the last \\boxed{...} with balanced braces, stripped; None when there is none.
     think: content of the first <think>...</think>, stripped; None when there is none.
     has_json: a fenced block holds a JSON list.
-    boxes_valid: every item of that list is a box with four finite numbers, positive area and a label.
-    whole: the response is exactly the three parts of the format, in order, each complete, with nothing
-      between or after.
+    boxes_valid: every item of that list is a box with four finite numbers, positive area and a
+    label.
+    whole: the response is exactly the three parts of the format, in order, each complete, with
+      nothing between or after.
     """
 
     boxes: tuple[Box, ...] = ()
@@ -58,10 +60,14 @@ class Answer:
 
 
 def parse(text: str) -> Answer:
-    """Reads a response, decoded without special tokens. Never raises; an unreadable part is simply absent."""
+    """Reads a response, decoded without special tokens. Never raises; an unreadable part is simply
+    absent.
+    """
     if len(text) > MAX_TEXT:
         return Answer()
-    items = next((v for v in map(load_json, fenced_blocks(text)) if isinstance(v, (list, dict))), None)
+    items = next(
+        (v for v in map(load_json, fenced_blocks(text)) if isinstance(v, (list, dict))), None
+    )
     boxes, labels, boxes_valid = _read_boxes(items)
     think_end = text.find(END_THINK, text.find(THINK)) if THINK in text else -1
     think = text[text.find(THINK) + len(THINK) : think_end].strip() if think_end >= 0 else None
@@ -78,7 +84,9 @@ def parse(text: str) -> Answer:
 
 
 def last_boxed(text: str) -> str | None:
-    """Content of the last \\boxed{...}, braces balanced; None when it is absent, unclosed or too long."""
+    """Content of the last \\boxed{...}, braces balanced; None when it is absent, unclosed or too
+    long.
+    """
     start = text.rfind(BOXED)
     end = _closing_brace(text, start + len(BOXED)) if start >= 0 else -1
     return text[start + len(BOXED) : end].strip() if end >= 0 else None
@@ -98,7 +106,10 @@ def fenced_blocks(text: str) -> list[str]:
 
 
 def load_json(block: str):
-    """A JSON value under the caps on length, depth and digits, or None. NaN and Infinity are refused."""
+    """A JSON value under the caps on length, depth and digits, or None.
+
+    NaN and Infinity are refused.
+    """
     if len(block) > MAX_JSON or not _is_shallow(block):
         return None
     try:
@@ -108,7 +119,9 @@ def load_json(block: str):
 
 
 def valid_box(value) -> Box | None:
-    """(x1, y1, x2, y2) of a list of four finite numbers (no booleans) with x1 < x2, y1 < y2; else None."""
+    """(x1, y1, x2, y2) of a list of four finite numbers (no booleans) with x1 < x2, y1 < y2; else
+    None.
+    """
     if not isinstance(value, list) or len(value) != 4:
         return None
     # type() and not isinstance(): a boolean is an int to isinstance.
@@ -119,7 +132,9 @@ def valid_box(value) -> Box | None:
 
 
 def boxed_labels(boxed: str | None, vocabulary: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The labels inside \\boxed{}: split as gold answers are, in the vocabulary's spelling if it has them."""
+    """The labels inside \\boxed{}: split as gold answers are, in the vocabulary's spelling if it
+    has them.
+    """
     if boxed is None:
         return ()
     if boxed.startswith("\\text{") and boxed.endswith("}"):  # a LaTeX habit of the base models
@@ -133,7 +148,8 @@ def fold(label: str) -> str:
 
 
 def denies_finding(label: str) -> bool:
-    """True for labels that say that there is nothing to point at: "Normal", "No DR", "None", "non-nodule".
+    """True for labels that say that there is nothing to point at: "Normal", "No DR", "None",
+    "non-nodule".
 
     These few words catch every such label of the CLIMB vocabularies.
     """
@@ -143,7 +159,10 @@ def denies_finding(label: str) -> bool:
 
 
 def _read_boxes(items) -> tuple[tuple[Box, ...], tuple[str, ...], bool]:
-    """Boxes, their labels, and whether every item was a full one. A lone {...} is read, but not valid."""
+    """Boxes, their labels, and whether every item was a full one.
+
+    A lone {...} is read, but not valid.
+    """
     valid = isinstance(items, list) and len(items) <= MAX_BOXES
     if isinstance(items, dict):
         items = items.get("objects_of_interest", [items])
@@ -160,7 +179,9 @@ def _read_boxes(items) -> tuple[tuple[Box, ...], tuple[str, ...], bool]:
 
 
 def _is_whole(text: str) -> bool:
-    """Exactly ```json...```<think>...</think>\\boxed{...}, but for white space; the list is not looked at."""
+    """Exactly ```json...```<think>...</think>\\boxed{...}, but for white space; the list is not
+    looked at.
+    """
     rest = text.strip()
     if not rest.startswith("```json"):
         return False

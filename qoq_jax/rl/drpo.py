@@ -1,10 +1,12 @@
-"""DRPO, domain-aware relative policy optimisation (QoQ-Med, arXiv 2506.00711), as one jittable function.
+"""DRPO, domain-aware relative policy optimisation (QoQ-Med, arXiv 2506.00711), as one jittable
+function.
 
     Q questions   G rollouts a question   N domains   H remembered questions a domain
     P = Q + N * H points to cluster   K most clusters a domain
 
-The vector of a question is its G rewards in ascending order, so that the order of the rollouts changes
-nothing, and `kmeans` orders the points itself, so that the order of the questions changes nothing either.
+The vector of a question is its G rewards in ascending order, so that the order of the rollouts
+changes nothing, and `kmeans` orders the points itself, so that the order of the questions changes
+nothing either.
 """
 
 from __future__ import annotations
@@ -37,16 +39,16 @@ class DRPOConfig:
       eps: added to the group std, and the floor of both temperatures.
       cluster: False = scale by domain only (ablation).
       damping: KL-aware damping; needs the responses' KL.
-      damping_symmetric: damp by |s' KL|, good and bad answers alike (a comment in the released code); False = by
-        max(s' KL, 0), good ones alone (paper).
+      damping_symmetric: damp by |s' KL|, good and bad answers alike (a comment in the released
+        code); False = by max(s' KL, 0), good ones alone (paper).
       quantile: p, the share of products below the damping threshold.
-      history_size: H, past questions a domain that take part in clusters and counts; 0 = statistics of the
-        batch.
-      variant: "released" is what the released code computes: unsorted reward vectors, cluster-balanced domain
-        mean, no floor on the cluster temperature, no damping; it also keeps all past questions (a long
-        history).
-      cluster_balanced_mean: the mean reward of a domain weighs cluster means by 1 / cluster size (always so
-        in "released"); False = plain mean over questions.
+      history_size: H, past questions a domain that take part in clusters and counts; 0 = statistics
+        of the batch.
+      variant: "released" is what the released code computes: unsorted reward vectors,
+        cluster-balanced domain mean, no floor on the cluster temperature, no damping; it also keeps
+        all past questions (a long history).
+      cluster_balanced_mean: the mean reward of a domain weighs cluster means by 1 / cluster size
+        (always so in "released"); False = plain mean over questions.
     """
 
     num_domains: int
@@ -65,7 +67,8 @@ class DRPOConfig:
             raise ConfigError(f"drpo variant {self.variant!r}", mend="use 'paper' or 'released'")
         if self.num_domains < 1 or self.k_max < 1 or self.history_size < 0:
             raise ConfigError(
-                f"drpo num_domains={self.num_domains} k_max={self.k_max} history_size={self.history_size}",
+                f"drpo num_domains={self.num_domains} k_max={self.k_max} "
+                f"history_size={self.history_size}",
                 mend="use num_domains >= 1, k_max >= 1 and history_size >= 0",
             )
         if not 0.0 < self.quantile < 1.0:
@@ -108,44 +111,49 @@ def advantages(
     With r the rewards, g the domain and c the cluster of question q:
 
         s[q,i]   = (r[q,i] - mean r[q]) / (std r[q] + eps)                       std with ddof = 1
-        T_g      = max(√N_g μ_g, eps),  T_c = max(√N_c μ_c, eps)                 N questions, μ mean reward
-        s'[q,i]  = s[q,i] / (T_g T_c)
-        z[q,i]   = max(s'[q,i] KL[q,i], 0),  t = the p-quantile of the products s' KL
-        s''[q,i] = s'[q,i] t / (t + z[q,i])
-        A[q,i]   = s''[q,i] / std(s'')                                           std over the batch, ddof = 1
+        T_g      = max(√N_g μ_g, eps),  T_c = max(√N_c μ_c, eps)                 N questions, μ mean
+        reward s'[q,i]  = s[q,i] / (T_g T_c) z[q,i]   = max(s'[q,i] KL[q,i], 0),  t = the p-quantile
+        of the products s' KL s''[q,i] = s'[q,i] t / (t + z[q,i]) A[q,i]   = s''[q,i] / std(s'')
+        std over the batch, ddof = 1
 
-    Clusters: k-means on the sorted reward vectors of a domain; with I_k the inertia of k clusters and dI_k =
-    I_{k-1} - I_k, k is the first k >= 2 with dI_{k+1} < 0.1 dI_k, at most k_max and the number of distinct
-    vectors.
+    Clusters: k-means on the sorted reward vectors of a domain; with I_k the inertia of k clusters
+    and dI_k =
+    I_{k-1} - I_k, k is the first k >= 2 with dI_{k+1} < 0.1 dI_k, at most k_max and the number of
+    distinct vectors.
 
     With cfg.damping_symmetric, |s'| stands in place of s' in z and t.
 
-    The quantile is over questions with unequal rewards. The others have no advantage to damp, and their
-    products, all 0, would put t at 0 once they are most of the batch, and every positive advantage with it.
+    The quantile is over questions with unequal rewards. The others have no advantage to damp, and
+    their products, all 0, would put t at 0 once they are most of the batch, and every positive
+    advantage with it.
 
-    Every case gives finite numbers. Absent domains take no part. A mean reward <= 0 puts a temperature on its
-    floor (the released variant has none for clusters: a negative mean turns the sign, only a vanishing one
-    becomes eps). Where t is not positive beyond rounding, there is nothing to compare with and nothing is
-    damped. A batch without any signal gets advantages 0.
+    Every case gives finite numbers. Absent domains take no part. A mean reward <= 0 puts a
+    temperature on its floor (the released variant has none for clusters: a negative mean turns the
+    sign, only a vanishing one becomes eps). Where t is not positive beyond rounding, there is
+    nothing to compare with and nothing is damped. A batch without any signal gets advantages 0.
 
     Args:
       rewards: [Q, G], G >= 2; cut to ±1e9.
       domain_ids: int [Q]; a question whose id is outside 0 .. N - 1 is ignored like an invalid one.
-      kl: [Q, G], KL of each response to the reference, summed over its tokens; None = 0, so that nothing is damped.
+      kl: [Q, G], KL of each response to the reference, summed over its tokens; None = 0, so that
+        nothing is damped.
       history: questions of past steps, or None to start with none; used when cfg.history_size > 0.
       cfg: static.
-      valid: bool [Q]; False marks padding: advantage 0, no part in any statistic. None = all are valid.
+      valid: bool [Q]; False marks padding: advantage 0, no part in any statistic. None = all are
+        valid.
 
     Returns:
-      advantages [Q, G] float32; the history with this batch added (None when cfg.history_size is 0);
-      diagnostics: domain_questions [N] and domain_temperature [N] (0 where absent) and domain_clusters [N]
-      (history included), zero_variance_groups [], ignored_questions [], damping_threshold [] and damping_mean
-      [] (mean t / (t + z)).
+      advantages [Q, G] float32; the history with this batch added (None when cfg.history_size is
+      0); diagnostics: domain_questions [N] and domain_temperature [N] (0 where absent) and
+      domain_clusters [N] (history included), zero_variance_groups [], ignored_questions [],
+      damping_threshold [] and damping_mean [] (mean t / (t + z)).
     """
     _check(rewards, domain_ids, kl, valid)
     valid = jnp.ones(domain_ids.shape, bool) if valid is None else valid.astype(bool)
     valid &= (domain_ids >= 0) & (domain_ids < cfg.num_domains)
-    rewards = jnp.where(valid[:, None], jnp.clip(rewards.astype(jnp.float32), -LARGEST, LARGEST), 0.0)
+    rewards = jnp.where(
+        valid[:, None], jnp.clip(rewards.astype(jnp.float32), -LARGEST, LARGEST), 0.0
+    )
     vectors = rewards if cfg.variant == "released" else jnp.sort(rewards, axis=1)
     domains = jnp.where(valid, domain_ids, cfg.num_domains)
 
@@ -183,8 +191,8 @@ def _damping(scores: Array, kl: Array, signal: Array, quantile: float) -> tuple[
     products = scores * jnp.clip(kl.astype(jnp.float32), -LARGEST, LARGEST)
     excess = jnp.where(signal, jnp.maximum(products, 0.0), 0.0)
     threshold = _masked_quantile(products, signal, quantile)
-    # A reward equal to its group's mean has a score of 0 up to rounding; such a product must not become the
-    # threshold.
+    # A reward equal to its group's mean has a score of 0 up to rounding; such a product must not
+    # become the threshold.
     threshold = jnp.where(threshold > 1e-5 * excess.max(), threshold, 0.0)
     return jnp.where(threshold > 0, threshold / (threshold + excess), 1.0), threshold
 
@@ -212,18 +220,23 @@ def _temperatures(
     else:
         clusters, chosen = jnp.zeros_like(domains), jnp.zeros(cfg.num_domains, jnp.int32)
     means = points.mean(axis=1)
-    cells = domains * cfg.k_max + clusters  # one cell a (domain, cluster); absent points fall past the end
+    # one cell a (domain, cluster); absent points fall past the end
+    cells = domains * cfg.k_max + clusters
     count, mean = _group_means(means, cells, cfg.num_domains * cfg.k_max)
     domain_count, domain_mean = _group_means(means, domains, cfg.num_domains)
     if cfg.cluster_balanced_mean or cfg.variant == "released":
-        weights = jnp.where(count > 0, 1.0 / jnp.maximum(count, 1), 0.0).reshape(cfg.num_domains, cfg.k_max)
+        weights = jnp.where(count > 0, 1.0 / jnp.maximum(count, 1), 0.0).reshape(
+            cfg.num_domains, cfg.k_max
+        )
         balanced = (weights * mean.reshape(weights.shape)).sum(axis=1)
         domain_mean = balanced / jnp.where(domain_count > 0, weights.sum(axis=1), 1.0)
 
     domain_temperature = jnp.maximum(jnp.sqrt(domain_count) * domain_mean, cfg.eps)
     cluster_temperature = jnp.sqrt(count) * mean
     if cfg.variant == "released":
-        cluster_temperature = jnp.where(jnp.abs(cluster_temperature) < cfg.eps, cfg.eps, cluster_temperature)
+        cluster_temperature = jnp.where(
+            jnp.abs(cluster_temperature) < cfg.eps, cfg.eps, cluster_temperature
+        )
     else:
         cluster_temperature = jnp.maximum(cluster_temperature, cfg.eps)
     temperature = domain_temperature.at[domains[:questions]].get(mode="fill", fill_value=1.0)
@@ -237,22 +250,30 @@ def _temperatures(
 
 
 def _group_means(values: Array, groups: Array, size: int) -> tuple[Array, Array]:
-    """Number and mean of the values of each group 0 .. size - 1, both float32 [size]; others are dropped."""
+    """Number and mean of the values of each group 0 .. size - 1, both float32 [size]; others are
+    dropped.
+    """
     # A product, not a scatter-add, which is not deterministic on GPUs.
     member = (groups[:, None] == jnp.arange(size)[None]).astype(jnp.float32)
     count = member.sum(axis=0)
-    return count, jnp.matmul(values, member, precision=jax.lax.Precision.HIGHEST) / jnp.maximum(count, 1)
+    return count, jnp.matmul(values, member, precision=jax.lax.Precision.HIGHEST) / jnp.maximum(
+        count, 1
+    )
 
 
 def _masked_std(x: Array, mask: Array) -> Array:
-    """Standard deviation (ddof = 1) of x [Q, G] where mask [Q, 1] is True; 0 for fewer than two entries."""
+    """Standard deviation (ddof = 1) of x [Q, G] where mask [Q, 1] is True; 0 for fewer than two
+    entries.
+    """
     count = mask.sum() * x.shape[1]
     mean = jnp.where(mask, x, 0.0).sum() / jnp.maximum(count, 1)
     return jnp.sqrt(jnp.where(mask, jnp.square(x - mean), 0.0).sum() / jnp.maximum(count - 1, 1))
 
 
 def _masked_quantile(x: Array, mask: Array, p: float) -> Array:
-    """p-quantile, linear between order statistics, of x [Q, G] where mask [Q, 1] is True; 0 for none."""
+    """p-quantile, linear between order statistics, of x [Q, G] where mask [Q, 1] is True; 0 for
+    none.
+    """
     ordered = jnp.sort(jnp.where(mask, x, jnp.inf).reshape(-1))
     count = mask.sum() * x.shape[1]
     place = p * jnp.maximum(count - 1, 0)
@@ -285,11 +306,17 @@ def _push(
         return None
     member = (domains[:, None] == jnp.arange(cfg.num_domains)[None]).astype(jnp.int32)  # [Q, N]
     added = member.sum(axis=0)
-    order = (jnp.cumsum(member, axis=0) * member).sum(axis=1) - 1  # place among its domain's in this batch
+    # place among its domain's in this batch
+    order = (jnp.cumsum(member, axis=0) * member).sum(axis=1) - 1
     slot = (history.count.at[domains].get(mode="fill", fill_value=0) + order) % cfg.history_size
     stays = order >= added.at[domains].get(mode="fill", fill_value=0) - cfg.history_size
-    written = history.vectors.at[jnp.where(stays, domains, cfg.num_domains), slot].set(vectors, mode="drop")
-    # Counting on for ever would overflow after 2^31 questions; only the place in the ring and "full" matter.
+    written = history.vectors.at[jnp.where(stays, domains, cfg.num_domains), slot].set(
+        vectors, mode="drop"
+    )
+    # Counting on for ever would overflow after 2^31 questions; only the place in the ring and
+    # "full" matter.
     total = history.count + added
-    total = jnp.where(total >= 2 * cfg.history_size, cfg.history_size + total % cfg.history_size, total)
+    total = jnp.where(
+        total >= 2 * cfg.history_size, cfg.history_size + total % cfg.history_size, total
+    )
     return DomainHistory(vectors=written, count=total)

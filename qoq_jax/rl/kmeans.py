@@ -1,11 +1,12 @@
-"""K-means in many groups at once, with the number of clusters chosen by the elbow rule, as a jitted function.
+"""K-means in many groups at once, with the number of clusters chosen by the elbow rule, as a jitted
+function.
 
     P points   G coordinates   N groups (each point is in one)   K most clusters a group
     C candidates for a new centre   S starts   T points a tile
 
-Nothing is random, and nothing depends on the order of the points: they are put on a fine grid (one a group), sorted, and ties go
-to the first. The sorted points of a group fill whole tiles, so that each tile meets the centres of one group only and the cost does
-not grow with the number of groups.
+Nothing is random, and nothing depends on the order of the points: they are put on a fine grid (one
+a group), sorted, and ties go to the first. The sorted points of a group fill whole tiles, so that
+each tile meets the centres of one group only and the cost does not grow with the number of groups.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from flax import struct
 
 Array = jax.Array
 
-GRID = 2.0**20  # steps from 0 to the largest coordinate of a group: rounding noise of rewards makes no points of its own
+# steps from 0 to the largest coordinate of a group: rounding noise of rewards makes no points of
+# its own
+GRID = 2.0**20
 ELBOW = 0.1
 LLOYD_STEPS = 20  # at most: iteration stops when no point changes its cluster
-TILES, SMALLEST_TILE, LARGEST_TILE = 4, 4, 64  # tiles that a group of mean size should fill; points a tile
+# tiles that a group of mean size should fill; points a tile
+TILES, SMALLEST_TILE, LARGEST_TILE = 4, 4, 64
 CANDIDATES, STARTS = 32, 4
-# Distances closer than this are a tie. If rounding decided ties, relabelled groups would cluster otherwise.
+# Distances closer than this are a tie. If rounding decided ties, relabelled groups would cluster
+# otherwise.
 TIE_RELATIVE, TIE_ABSOLUTE = 1e-5, 1e-9
 
 
@@ -31,14 +36,15 @@ TIE_RELATIVE, TIE_ABSOLUTE = 1e-5, 1e-9
 def kmeans_elbow(points: Array, groups: Array, num_groups: int, k_max: int) -> tuple[Array, Array]:
     """Clusters the points of each group; k is chosen a group.
 
-    With I_k the inertia of k clusters and dI_k = I_{k-1} - I_k, k is the first k >= 2 with dI_{k+1} < 0.1
-    dI_k; at most k_max and the number of distinct points; 1 for one distinct point.
+    With I_k the inertia of k clusters and dI_k = I_{k-1} - I_k, k is the first k >= 2 with dI_{k+1}
+    < 0.1 dI_k; at most k_max and the number of distinct points; 1 for one distinct point.
 
-    k clusters grow out of k - 1 (fast global k-means, Likas et al. 2003). Candidates for the new centre are
-    up to 32 points of the group, evenly spaced among its distinct points in lexicographic order, so all of
-    them in a group of up to 32. Of each quarter of the candidates, the one that lowers the inertia most with
-    all other centres held makes one step of Lloyd's iteration; the best of the four goes on to its fixed point.
-    The loop over k ends as soon as every group has its k.
+    k clusters grow out of k - 1 (fast global k-means, Likas et al. 2003). Candidates for the new
+    centre are up to 32 points of the group, evenly spaced among its distinct points in
+    lexicographic order, so all of them in a group of up to 32. Of each quarter of the candidates,
+    the one that lowers the inertia most with all other centres held makes one step of Lloyd's
+    iteration; the best of the four goes on to its fixed point. The loop over k ends as soon as
+    every group has its k.
 
     Args:
       points: [P, G].
@@ -47,11 +53,12 @@ def kmeans_elbow(points: Array, groups: Array, num_groups: int, k_max: int) -> t
       k_max: K.
 
     Returns:
-      labels int32 [P], the cluster of each point within its group (0 for points left out), and k int32 [N] (0
-      for an empty group).
+      labels int32 [P], the cluster of each point within its group (0 for points left out), and k
+      int32 [N] (0 for an empty group).
     """
     present = (groups >= 0) & (groups < num_groups)
-    # A scale for each group: the points of one must not decide how finely those of another are told apart.
+    # A scale for each group: the points of one must not decide how finely those of another are told
+    # apart.
     member = groups[None] == jnp.arange(num_groups)[:, None]
     scale = jnp.max(jnp.where(member, jnp.abs(points).max(axis=1)[None], 0.0), axis=1, initial=0.0)
     scale = jnp.where(scale > 0, scale, 1.0).at[groups].get(mode="fill", fill_value=1.0)
@@ -85,12 +92,16 @@ class Points:
 
 
 def _in_tiles(x: Array, groups: Array, num_groups: int) -> tuple[Points, Array]:
-    """Tiles of the sorted points [G, P] with their groups [P], and the place of each point in them [P]."""
+    """Tiles of the sorted points [G, P] with their groups [P], and the place of each point in them
+    [P].
+    """
     dim, count = x.shape
-    tile = 1 << max(count // (TILES * num_groups), 1).bit_length() - 1  # a power of two: small tiles leave little empty
+    # a power of two: small tiles leave little empty
+    tile = 1 << max(count // (TILES * num_groups), 1).bit_length() - 1
     tile = min(max(tile, SMALLEST_TILE), LARGEST_TILE)
     size = (-(-count // tile) + num_groups) * tile
-    of_group = jnp.searchsorted(groups, jnp.arange(num_groups + 1)).astype(jnp.int32)  # the first point of each
+    # the first point of each
+    of_group = jnp.searchsorted(groups, jnp.arange(num_groups + 1)).astype(jnp.int32)
     tiles = -(-jnp.diff(of_group) // tile)
     first = (jnp.cumsum(tiles) - tiles) * tile
     group = jnp.minimum(groups, num_groups - 1)
@@ -98,7 +109,8 @@ def _in_tiles(x: Array, groups: Array, num_groups: int) -> tuple[Points, Array]:
     x = jnp.zeros((dim, size)).at[:, place].set(x, mode="drop")
     present = jnp.zeros(size).at[place].set(1.0, mode="drop")
     tile_group = jnp.searchsorted(jnp.cumsum(tiles), jnp.arange(size // tile), side="right")
-    tile_group = jnp.minimum(tile_group, num_groups - 1).astype(jnp.int32)  # of tiles behind the last one any will do
+    # of tiles behind the last one any will do
+    tile_group = jnp.minimum(tile_group, num_groups - 1).astype(jnp.int32)
     member = _one_hot(jnp.repeat(tile_group, tile), num_groups) * present[None]
     moments = jnp.concatenate([x, present[None]]).T.reshape(-1, tile, dim + 1)
     return Points(x, member, tile_group, moments), jnp.minimum(place, size - 1)
@@ -109,7 +121,8 @@ def _candidates(x: Array, groups: Array, num_groups: int) -> tuple[Array, Array]
     new = jnp.any(x[:, 1:] != x[:, :-1], axis=0) | (groups[1:] != groups[:-1])
     new = jnp.concatenate([jnp.ones(1, bool), new]) & (groups < num_groups)
     distinct = (_one_hot(groups, num_groups) * new[None]).sum(axis=1).astype(jnp.int32)
-    place = jnp.nonzero(new, size=len(new), fill_value=0)[0]  # of the i-th distinct point, over all groups
+    # of the i-th distinct point, over all groups
+    place = jnp.nonzero(new, size=len(new), fill_value=0)[0]
     first = jnp.cumsum(distinct) - distinct
     # With fewer than C distinct points some are taken twice, which changes nothing.
     spaced = jnp.arange(CANDIDATES)[None] * jnp.maximum(distinct - 1, 0)[:, None] / (CANDIDATES - 1)
@@ -118,15 +131,19 @@ def _candidates(x: Array, groups: Array, num_groups: int) -> tuple[Array, Array]
 
 
 def _grow(points: Points, candidates: Array, k_cap: Array, k_max: int) -> tuple[Array, Array]:
-    """Labels [P] and chosen k [N], by growing k from 1 until every group is at its elbow or at k_cap [N]."""
+    """Labels [P] and chosen k [N], by growing k from 1 until every group is at its elbow or at
+    k_cap [N].
+    """
     member, size = points.member, points.x.shape[1]
     to_candidates = _squared_distances(points, candidates)  # [C, P]
 
     def next_k(state):
         k, centres, distances, inertia, drop, labels, kept, chosen, done = state
-        gain = _sums(jnp.maximum(distances.min(axis=0)[None] - to_candidates, 0.0), member)  # [C, N]
+        # [C, N]
+        gain = _sums(jnp.maximum(distances.min(axis=0)[None] - to_candidates, 0.0), member)
         gain = gain.reshape(STARTS, -1, len(member))
-        best = _first(gain >= gain.max(axis=1, keepdims=True) * (1 - TIE_RELATIVE), axis=1)  # [S, N]
+        # [S, N]
+        best = _first(gain >= gain.max(axis=1, keepdims=True) * (1 - TIE_RELATIVE), axis=1)
         best += (CANDIDATES // STARTS * jnp.arange(STARTS))[:, None]
         # One step from each start: [S, ...].
         new = candidates[jnp.arange(len(member))[None], best]  # [S, N, G]
@@ -135,11 +152,15 @@ def _grow(points: Points, candidates: Array, k_cap: Array, k_max: int) -> tuple[
         start_labels = _nearest(spread.at[:, k].set(_per_point(to_candidates, best, member)))
         starts, start_distances, start_labels = _move(points, starts, start_labels, k + 1)
         inertias = _sums(start_distances.min(axis=1), member)  # [S, N]
-        run = _first(inertias <= inertias.min(axis=0, keepdims=True) * (1 + TIE_RELATIVE) + TIE_ABSOLUTE)[None]
+        run = _first(
+            inertias <= inertias.min(axis=0, keepdims=True) * (1 + TIE_RELATIVE) + TIE_ABSOLUTE
+        )[None]
         # From the best of them to the end: [1, ...].
         centres = starts[run, jnp.arange(len(member))[None]]
         next_labels = _per_point(start_labels, run, member).astype(jnp.int32)
-        centres, distances, next_labels = _lloyd(points, centres, next_labels, k + 1, _of_group(~done, member))
+        centres, distances, next_labels = _lloyd(
+            points, centres, next_labels, k + 1, _of_group(~done, member)
+        )
         next_inertia = _sums(distances.min(axis=1), member)[0]
         next_drop = inertia - next_inertia
         elbow = (k >= 2) & (next_drop < ELBOW * drop * (1 - TIE_RELATIVE)) & ~done
@@ -148,25 +169,40 @@ def _grow(points: Points, candidates: Array, k_cap: Array, k_max: int) -> tuple[
         kept = jnp.where(_of_group(elbow, member), labels, kept)
         kept = jnp.where(_of_group(last, member), next_labels[0], kept)
         done |= elbow | last
-        return k + 1, centres, distances[0], next_inertia, next_drop, next_labels[0], kept, chosen, done
+        return (
+            k + 1,
+            centres,
+            distances[0],
+            next_inertia,
+            next_drop,
+            next_labels[0],
+            kept,
+            chosen,
+            done,
+        )
 
     mean = (_sums(points.x, member) / jnp.maximum(member.sum(axis=1), 1)[None]).T
     centres = jnp.zeros((1, len(member), k_max, len(points.x))).at[0, :, 0].set(mean)
     # Centres that are not in use yet are infinitely far away.
-    distances = jnp.full((k_max, size), jnp.inf).at[0].set(_squared_distances(points, mean[:, None])[0])
+    distances = (
+        jnp.full((k_max, size), jnp.inf).at[0].set(_squared_distances(points, mean[:, None])[0])
+    )
     inertia = _sums(distances[:1], member)[0]
     labels = jnp.zeros(size, jnp.int32)
     chosen, done = jnp.minimum(k_cap, 1), k_cap <= 1
     start = (1, centres, distances, inertia, jnp.zeros_like(inertia), labels, labels, chosen, done)
-    *_, kept, chosen, _ = jax.lax.while_loop(lambda state: (state[0] < k_max) & ~state[-1].all(), next_k, start)
+    *_, kept, chosen, _ = jax.lax.while_loop(
+        lambda state: (state[0] < k_max) & ~state[-1].all(), next_k, start
+    )
     return kept, chosen
 
 
 def _move(points: Points, centres: Array, labels: Array, k: Array) -> tuple[Array, Array, Array]:
-    """One step of Lloyd's iteration, from labels [S, P], for the first k of the centres [S, N, K, G].
+    """One step of Lloyd's iteration, from labels [S, P], for the first k of the centres [S, N, K,
+    G].
 
-    Returns the centres; the squared distances [S, K, P] from each point to the centres of its own group, inf beyond the first k;
-    the labels that follow.
+    Returns the centres; the squared distances [S, K, P] from each point to the centres of its own
+    group, inf beyond the first k; the labels that follow.
     """
     starts, groups, k_max, dim = centres.shape
     # Sums over each tile, then over the tiles of a group.
@@ -174,7 +210,9 @@ def _move(points: Points, centres: Array, labels: Array, k: Array) -> tuple[Arra
     cells = (tiled == jnp.arange(k_max)[None, None, :, None]).astype(jnp.float32)
     cells = cells.reshape(len(tiled), starts * k_max, -1)  # [P / T, S * K, T]
     total = _matmul(cells, points.moments).reshape(len(tiled), -1)
-    total = _matmul(_one_hot(points.tile_group, groups), total).reshape(groups, starts, k_max, dim + 1)
+    total = _matmul(_one_hot(points.tile_group, groups), total).reshape(
+        groups, starts, k_max, dim + 1
+    )
     total = jnp.moveaxis(total, 1, 0)
     count = total[..., -1:]
     # An empty cluster keeps its centre.
@@ -185,12 +223,23 @@ def _move(points: Points, centres: Array, labels: Array, k: Array) -> tuple[Arra
     return centres, distances, _nearest(distances)
 
 
-def _lloyd(points: Points, centres: Array, labels: Array, k: Array, matters: Array) -> tuple[Array, Array, Array]:
-    """`_move` until no label of a point that `matters` [P] changes, at least once and at most LLOYD_STEPS times."""
+def _lloyd(
+    points: Points, centres: Array, labels: Array, k: Array, matters: Array
+) -> tuple[Array, Array, Array]:
+    """`_move` until no label of a point that `matters` [P] changes, at least once and at most
+    LLOYD_STEPS times.
+    """
+
     def move(state):
         step, centres, _, labels, _ = state
         centres, distances, new_labels = _move(points, centres, labels, k)
-        return step + 1, centres, distances, new_labels, jnp.any((new_labels != labels) & matters[None])
+        return (
+            step + 1,
+            centres,
+            distances,
+            new_labels,
+            jnp.any((new_labels != labels) & matters[None]),
+        )
 
     distances = jnp.zeros((len(centres), centres.shape[2], labels.shape[1]))
     start = (0, centres, distances, labels, True)
@@ -199,14 +248,17 @@ def _lloyd(points: Points, centres: Array, labels: Array, k: Array, matters: Arr
 
 def _nearest(distances: Array) -> Array:
     """[S, K, P] -> index of the nearest centre, the first of those that tie: [S, P]."""
-    return _first(distances <= distances.min(axis=1, keepdims=True) * (1 + TIE_RELATIVE) + TIE_ABSOLUTE, axis=1)
+    return _first(
+        distances <= distances.min(axis=1, keepdims=True) * (1 + TIE_RELATIVE) + TIE_ABSOLUTE,
+        axis=1,
+    )
 
 
 def _squared_distances(points: Points, centres: Array) -> Array:
     """From each point to the centres [N, J, G] of its own group: [J, P].
 
-    By differences, not by products, which cancel. The sum over coordinates is written out: so it becomes one loop over the
-    points, which vectorises, where a reduction would not.
+    By differences, not by products, which cancel. The sum over coordinates is written out: so it
+    becomes one loop over the points, which vectorises, where a reduction would not.
     """
     own = jnp.moveaxis(centres[points.tile_group], 0, 1)  # [J, P / T, G]
     total = 0.0

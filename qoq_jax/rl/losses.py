@@ -2,9 +2,9 @@
 
     B rows   L tokens   V vocabulary; any leading shape works, rows may hold several responses
 
-The loss of a batch is sum / denominator. Keeping the two apart makes accumulation over micro-batches and
-devices exact: add the sums, add the denominators, divide once. Diagnostics come as sums over valid tokens,
-with the same denominator.
+The loss of a batch is sum / denominator. Keeping the two apart makes accumulation over
+micro-batches and devices exact: add the sums, add the denominators, divide once. Diagnostics come
+as sums over valid tokens, with the same denominator.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
-# exp(20) = 4.9e8: far beyond any useful ratio, far below overflow, so that no token can make inf * 0.
+# exp(20) = 4.9e8: far beyond any useful ratio, far below overflow, so that no token can make inf *
+# 0.
 MAX_LOG_RATIO = 20.0
 
 
@@ -34,10 +35,11 @@ def policy_loss(
     """Clipped surrogate with a lower bound for negative advantages.
 
         ρ = exp(log π - log π_old)
-        ℓ = max(-A ρ, -A clip(ρ, 1 - clip_low, 1 + clip_high));   where A < 0: ℓ = min(ℓ, -A dual_clip)
+        ℓ = max(-A ρ, -A clip(ρ, 1 - clip_low, 1 + clip_high));   where A < 0: ℓ = min(ℓ, -A
+        dual_clip)
 
-    PPO (arXiv 1707.06347), equation 7; clip_high > clip_low is DAPO (arXiv 2503.14476), equation 10; dual
-    clip is arXiv 1912.09729. Token mean = loss_sum / denominator.
+    PPO (arXiv 1707.06347), equation 7; clip_high > clip_low is DAPO (arXiv 2503.14476), equation
+    10; dual clip is arXiv 1912.09729. Token mean = loss_sum / denominator.
 
     Args:
       logprobs: [B, L] log π(token), differentiated.
@@ -51,14 +53,18 @@ def policy_loss(
       weights: [B, L] constant factors of the loss a token, e.g. `truncated_importance_weights`.
 
     Returns:
-      loss_sum [], denominator [] (number of valid tokens) and a dict of sums over valid tokens: clipped_high
-      (the upper or lower clip is active), clipped_low (the dual clip is active), kl (log π_old - log π),
-      ratio.
+      loss_sum [], denominator [] (number of valid tokens) and a dict of sums over valid tokens:
+      clipped_high (the upper or lower clip is active), clipped_low (the dual clip is active), kl
+      (log π_old - log π), ratio.
     """
-    _check_same_rank("policy_loss", logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask)
+    _check_same_rank(
+        "policy_loss", logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask
+    )
     mask = mask.astype(jnp.float32)
     advantages = jax.lax.stop_gradient(advantages.astype(jnp.float32))
-    log_ratio = logprobs.astype(jnp.float32) - jax.lax.stop_gradient(old_logprobs.astype(jnp.float32))
+    log_ratio = logprobs.astype(jnp.float32) - jax.lax.stop_gradient(
+        old_logprobs.astype(jnp.float32)
+    )
     # Padding may hold anything; a masked factor would still turn its inf into NaN.
     log_ratio = jnp.clip(jnp.where(mask > 0, log_ratio, 0.0), -MAX_LOG_RATIO, MAX_LOG_RATIO)
 
@@ -91,7 +97,8 @@ def sequence_policy_loss(
 ) -> tuple[Array, Array, dict[str, Array]]:
     """GSPO: the clipped surrogate with one length-normalised ratio a response.
 
-        ρ = exp((1/|y|) Σₜ (log π - log π_old)),  ℓ = max(-A ρ, -A clip(ρ, 1 - clip_low, 1 + clip_high))
+        ρ = exp((1/|y|) Σₜ (log π - log π_old)),  ℓ = max(-A ρ, -A clip(ρ, 1 - clip_low, 1 +
+        clip_high))
 
     GSPO (arXiv 2507.18071), equations 5 to 7, with the clip range of its section 5.1.
 
@@ -104,11 +111,14 @@ def sequence_policy_loss(
       clip_high: ε above 1.
 
     Returns:
-      loss_sum [], denominator [] (number of responses with a valid token) and a dict of sums over responses.
+      loss_sum [], denominator [] (number of responses with a valid token) and a dict of sums over
+      responses.
     """
     _check_same_rank("sequence_policy_loss", logprobs, old_logprobs=old_logprobs, mask=mask)
     length = mask.astype(jnp.float32).sum(axis=-1)
-    difference = jnp.where(mask > 0, logprobs - jax.lax.stop_gradient(old_logprobs), 0.0).astype(jnp.float32)
+    difference = jnp.where(mask > 0, logprobs - jax.lax.stop_gradient(old_logprobs), 0.0).astype(
+        jnp.float32
+    )
     mean = difference.sum(axis=-1) / jnp.maximum(length, 1)
     clips = dict(clip_low=clip_low, clip_high=clip_high, dual_clip=None)
     return policy_loss(mean, jnp.zeros_like(mean), advantages, length > 0, **clips)
@@ -125,8 +135,8 @@ def kl(logprobs: Array, ref_logprobs: Array, estimator: KlEstimator = "low_var")
         mse      d² / 2          k2
         low_var  e⁻ᵈ + d - 1     k3: unbiased, never negative; clipped to at most 10
 
-    Schulman, "Approximating KL divergence" (joschu.net/blog/kl-approx.html); k3 in the loss is GRPO's
-    equation 4.
+    Schulman, "Approximating KL divergence" (joschu.net/blog/kl-approx.html); k3 in the loss is
+    GRPO's equation 4.
 
     Args:
       logprobs: [B, L], differentiated.
@@ -180,7 +190,9 @@ def value_loss(
 def entropy(logits: Array) -> Array:
     """Entropy in nats of softmax(logits): H = log Σ eᶻ - Σ p z; [..., V] -> [...], float32."""
     logits = logits.astype(jnp.float32)
-    return jax.nn.logsumexp(logits, axis=-1) - (jax.nn.softmax(logits, axis=-1) * logits).sum(axis=-1)
+    return jax.nn.logsumexp(logits, axis=-1) - (jax.nn.softmax(logits, axis=-1) * logits).sum(
+        axis=-1
+    )
 
 
 def truncated_importance_weights(
@@ -188,7 +200,8 @@ def truncated_importance_weights(
 ) -> Array:
     """Corrects for a sampler that is not bit-equal to the trainer: w = min(π_old / π_sampler, cap).
 
-    Truncated importance sampling (Ionides 2008), per token as ρ̄ in IMPALA (arXiv 1802.01561, section 4.1).
+    Truncated importance sampling (Ionides 2008), per token as ρ̄ in IMPALA (arXiv 1802.01561,
+    section 4.1).
 
     Args:
       old_logprobs: [B, L] of the trainer at the start of the update.
@@ -199,7 +212,9 @@ def truncated_importance_weights(
     Returns:
       [B, L] float32 without gradient; 1 where mask is 0.
     """
-    _check_same_rank("truncated_importance_weights", old_logprobs, sampler=sampler_logprobs, mask=mask)
+    _check_same_rank(
+        "truncated_importance_weights", old_logprobs, sampler=sampler_logprobs, mask=mask
+    )
     difference = old_logprobs.astype(jnp.float32) - sampler_logprobs.astype(jnp.float32)
     weights = jnp.minimum(jnp.exp(jnp.minimum(difference, MAX_LOG_RATIO)), cap)
     return jax.lax.stop_gradient(jnp.where(mask > 0, weights, 1.0))
@@ -208,4 +223,6 @@ def truncated_importance_weights(
 def _check_same_rank(what: str, first: Array, **others: Array) -> None:
     for name, array in others.items():
         if array.ndim != first.ndim:
-            raise ValueError(f"{what}: {name} of shape {array.shape} must have the rank of {first.shape}")
+            raise ValueError(
+                f"{what}: {name} of shape {array.shape} must have the rank of {first.shape}"
+            )

@@ -1,7 +1,9 @@
-"""Rewards in worker processes with a deadline: a text or a user's function that hangs costs one answer its reward, not the run.
+"""Rewards in worker processes with a deadline: a text or a user's function that hangs costs one
+answer its reward, not the run.
 
-Our own parser is linear and takes a tenth of a millisecond, so the default is no workers (`rl.reward_workers = 0`). They pay for a
-user's function that is slow or not to be trusted. A worker that misses a deadline, or dies, is replaced; its answer earns 0.
+Our own parser is linear and takes a tenth of a millisecond, so the default is no workers
+(`rl.reward_workers = 0`). They pay for a user's function that is slow or not to be trusted. A
+worker that misses a deadline, or dies, is replaced; its answer earns 0.
 """
 
 from __future__ import annotations
@@ -25,11 +27,14 @@ LOST = Reward(total=0.0, accuracy=0.0, iou=None, format=0.0, length=None)
 
 
 def _work(connection, cfg: RewardConfig) -> None:
-    """A worker: receives lists of (text, meta), sends one Reward or QoqError each, ends when the trainer does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the trainer, which ends its workers
+    """A worker: receives lists of (text, meta), sends one Reward or QoqError each, ends when the
+    trainer does.
+    """
+    # the terminal's Ctrl-C is for the trainer, which ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        # Before the clock runs: what a sample's meta is made of is imported when the first one is unpickled, and a user's module
-        # may take seconds.
+        # Before the clock runs: what a sample's meta is made of is imported when the first one is
+        # unpickled, and a user's module may take seconds.
         import qoq_jax.data.transforms  # noqa: F401
 
         if cfg.custom:
@@ -49,7 +54,8 @@ def _work(connection, cfg: RewardConfig) -> None:
 class _Worker:
     process: Any
     connection: Any
-    todo: collections.deque = dataclasses.field(default_factory=collections.deque)  # (index, text, meta), in the order sent
+    # (index, text, meta), in the order sent
+    todo: collections.deque = dataclasses.field(default_factory=collections.deque)
     alive_since: float = 0.0  # when it last showed progress
 
 
@@ -78,14 +84,16 @@ class RewardPool:
         """
         if not self._workers:
             return rewards.score_batch(texts, metas, self._cfg), 0
-        for i, worker in enumerate(self._workers):  # one may have died since the last batch (out of memory, say)
+        # one may have died since the last batch (out of memory, say)
+        for i, worker in enumerate(self._workers):
             if not worker.process.is_alive():
                 _end(worker)
                 self._workers[i] = self._start()
                 self._await_start(self._workers[i])
         results: list[Reward | None] = [None] * len(texts)
         jobs = list(zip(range(len(texts)), texts, metas, strict=True))
-        # Neighbours together: the answers to a question share their meta, and a mask is pickled once a worker.
+        # Neighbours together: the answers to a question share their meta, and a mask is pickled
+        # once a worker.
         edges = [len(jobs) * i // len(self._workers) for i in range(len(self._workers) + 1)]
         for worker, begin, end in zip(self._workers, edges, edges[1:]):
             self._send(worker, jobs[begin:end])
@@ -93,7 +101,9 @@ class RewardPool:
         while busy := [worker for worker in self._workers if worker.todo]:
             now = time.monotonic()
             until = min(worker.alive_since for worker in busy) + self._deadline
-            ready = multiprocessing.connection.wait([worker.connection for worker in busy], max(until - now, 0.0))
+            ready = multiprocessing.connection.wait(
+                [worker.connection for worker in busy], max(until - now, 0.0)
+            )
             for worker in busy:
                 # Asked again, since replacing another worker takes longer than many a deadline.
                 if worker.connection in ready or worker.connection.poll():
@@ -122,12 +132,16 @@ class RewardPool:
         except (EOFError, OSError):
             pass
         self.close()
-        raise QoqError("a reward worker does not start", mend="see its message above, or set rl.reward_workers=0")
+        raise QoqError(
+            "a reward worker does not start",
+            mend="see its message above, or set rl.reward_workers=0",
+        )
 
     def _send(self, worker: _Worker, jobs: list) -> None:
         worker.todo.extend(jobs)
         if jobs:
-            with contextlib.suppress(OSError):  # it has just died; the wait for its first answer finds that out
+            # it has just died; the wait for its first answer finds that out
+            with contextlib.suppress(OSError):
                 worker.connection.send([(text, meta) for _, text, meta in jobs])
         worker.alive_since = time.monotonic()
 

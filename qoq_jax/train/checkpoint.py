@@ -1,10 +1,12 @@
 """Checkpoints: everything the next step depends on, in one atomic commit (Orbax).
 
-A checkpoint holds the TrainState, the data iterator's state and a small JSON record (model fingerprint, stage, step). A run that
-is killed at any moment restarts from the last committed step and goes on bit-identically.
+A checkpoint holds the TrainState, the data iterator's state and a small JSON record (model
+fingerprint, stage, step). A run that is killed at any moment restarts from the last committed step
+and goes on bit-identically.
 
-Orbax reads many a flipped bit without a word, so the SHA-256 of every file is written into the folder before the commit
-(sha256.json) and compared before reading. A damaged checkpoint is named, and the one before it is used.
+Orbax reads many a flipped bit without a word, so the SHA-256 of every file is written into the
+folder before the commit (sha256.json) and compared before reading. A damaged checkpoint is named,
+and the one before it is used.
 """
 
 from __future__ import annotations
@@ -24,15 +26,20 @@ import orbax.checkpoint as ocp
 from qoq_jax.errors import CheckpointError
 from qoq_jax.models.variants import EcgConfig, VlmConfig
 
-# Orbax raises a failed write and also logs its traceback from each of its threads; the raised one becomes our one line.
-logging.getLogger("absl").addFilter(lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname)
+# Orbax raises a failed write and also logs its traceback from each of its threads; the raised one
+# becomes our one line.
+logging.getLogger("absl").addFilter(
+    lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname
+)
 
 CHECKSUMS = "sha256.json"
 _RUNTIME_FIELDS = ("compute_dtype", "remat")  # do not change what a checkpoint holds
 
 
 def model_fingerprint(cfg: VlmConfig | EcgConfig) -> str:
-    """Short hash of the architecture; two models with equal fingerprints have interchangeable parameters."""
+    """Short hash of the architecture; two models with equal fingerprints have interchangeable
+    parameters.
+    """
     fields = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _RUNTIME_FIELDS}
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -45,7 +52,10 @@ def write_checksums(folder: str) -> None:
 
 
 def damage(folder: str) -> str | None:
-    """What is wrong with the files of a checkpoint, or None. Without sha256.json (an older checkpoint) nothing is known."""
+    """What is wrong with the files of a checkpoint, or None.
+
+    Without sha256.json (an older checkpoint) nothing is known.
+    """
     path = os.path.join(folder, CHECKSUMS)
     if not os.path.exists(path):
         return None
@@ -64,8 +74,12 @@ def damage(folder: str) -> str | None:
 
 def _files(folder: str) -> list[str]:
     """Relative paths, without those that Orbax writes at the commit."""
-    return sorted(os.path.relpath(os.path.join(where, name), folder) for where, _, names in os.walk(folder) for name in names
-                  if name not in (CHECKSUMS, "_CHECKPOINT_METADATA", "commit_success.txt"))
+    return sorted(
+        os.path.relpath(os.path.join(where, name), folder)
+        for where, _, names in os.walk(folder)
+        for name in names
+        if name not in (CHECKSUMS, "_CHECKPOINT_METADATA", "commit_success.txt")
+    )
 
 
 def _sha256(path: str) -> str:
@@ -92,8 +106,11 @@ class Checkpointer:
         self._model = model
         self._saving: int | None = None
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, enable_async_checkpointing=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit))
+            max_to_keep=keep,
+            create=True,
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
+        )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest(self) -> int | None:
@@ -101,22 +118,32 @@ class Checkpointer:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, data_state: dict) -> None:
-        """Starts an asynchronous save; a failure of this or the previous one is raised here or in `wait`.
+        """Starts an asynchronous save; a failure of this or the previous one is raised here or in
+        `wait`.
 
         Raises:
-          CheckpointError: the disk is full or cannot be written; the last committed step stays readable.
+          CheckpointError: the disk is full or cannot be written; the last committed step stays
+            readable.
         """
         record = {"model": model_fingerprint(self._model), "step": step}
         try:
             self._manager.wait_until_finished()
             self._saving = step
-            self._manager.save(step, args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state), record=ocp.args.JsonSave(record)))
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=ocp.args.JsonSave(data_state),
+                    record=ocp.args.JsonSave(record),
+                ),
+            )
         except (OSError, ValueError) as error:
             raise self._failed(step, error) from error
 
     def _before_commit(self) -> None:
-        """Runs in Orbax's thread when all files are written and the folder has not got its final name yet."""
+        """Runs in Orbax's thread when all files are written and the folder has not got its final
+        name yet.
+        """
         if jax.process_index():
             return
         for name in os.listdir(self._folder):
@@ -137,14 +164,17 @@ class Checkpointer:
 
         Args:
           abstract: a state, or ShapeDtypeStructs with shardings.
-          resume: training goes on from it: damaged steps are renamed to damaged-STEP, since their numbers will be used again.
+          resume: training goes on from it: damaged steps are renamed to damaged-STEP, since their
+            numbers will be used again.
 
         Raises:
           CheckpointError: there is none, all are damaged, or it belongs to another model.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
-            raise CheckpointError("no checkpoint", where=self._folder, mend="train first, or name another workdir")
+            raise CheckpointError(
+                "no checkpoint", where=self._folder, mend="train first, or name another workdir"
+            )
         for step, before in zip(steps, [*steps[1:], None]):
             folder = os.path.join(self._folder, str(step))
             wrong = damage(folder)
@@ -153,35 +183,60 @@ class Checkpointer:
                     return *self._read(step, abstract), step
                 except CheckpointError:
                     raise
-                except Exception as error:  # Orbax and TensorStore raise whatever their parsers meet
-                    wrong = f"cannot be read: {type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
-                    if os.path.exists(os.path.join(folder, CHECKSUMS)):  # its files are as they were written: nothing is damaged
-                        raise CheckpointError(f"the checkpoint {wrong}", where=folder,
-                                              mend="use the config and the version of qoq_jax that wrote it") from error
+                # Orbax and TensorStore raise whatever their parsers meet
+                except Exception as error:
+                    wrong = (
+                        f"cannot be read: {type(error).__name__}: "
+                        f"{str(error).partition(chr(10))[0][:160]}"
+                    )
+                    # its files are as they were written: nothing is damaged
+                    if os.path.exists(os.path.join(folder, CHECKSUMS)):
+                        raise CheckpointError(
+                            f"the checkpoint {wrong}",
+                            where=folder,
+                            mend="use the config and the version of qoq_jax that wrote it",
+                        ) from error
             if before is None:
                 raise CheckpointError(
-                    f"the checkpoint is damaged ({wrong}), and there is no sound one before it", where=folder,
-                    mend=f"restore the folder from a copy, or delete {self._folder} and start the same command again: "
-                         "the stage then begins anew")
+                    f"the checkpoint is damaged ({wrong}), and there is no sound one before it",
+                    where=folder,
+                    mend=f"restore the folder from a copy, or delete {self._folder} and start "
+                    "the same command again: "
+                    "the stage then begins anew",
+                )
             kept = folder
             if resume and jax.process_index() == 0:
                 kept = os.path.join(self._folder, f"damaged-{step}")
                 shutil.rmtree(kept, ignore_errors=True)
                 os.rename(folder, kept)
-            print(f"qoq: {kept}: the checkpoint is damaged ({wrong}); the one of step {before} is used "
-                  "(mend: delete that folder)", file=sys.stderr)
+            print(
+                f"qoq: {kept}: the checkpoint is damaged ({wrong}); the one of step {before} is "
+                "used "
+                "(mend: delete that folder)",
+                file=sys.stderr,
+            )
             if resume:
                 self._manager.reload()
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, dict]:
-        record = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
+        record = self._manager.restore(
+            step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
+        )["record"]
         if record["model"] != model_fingerprint(self._model):
-            raise CheckpointError("the checkpoint holds another model than the config describes",
-                                  where=os.path.join(self._folder, str(step)),
-                                  mend="use the config it was trained with, or another workdir")
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract)
-        restored = self._manager.restore(step, args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore()))
+            raise CheckpointError(
+                "the checkpoint holds another model than the config describes",
+                where=os.path.join(self._folder, str(step)),
+                mend="use the config it was trained with, or another workdir",
+            )
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract
+        )
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore()
+            ),
+        )
         return restored["state"], restored["data"]
 
     def close(self) -> None:
@@ -191,6 +246,13 @@ class Checkpointer:
 
     def _failed(self, step: int | None, error: Exception) -> CheckpointError:
         what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
-        cause = "the disk is full" if "No space left on device" in str(error) else str(error).partition("\n")[0]
-        return CheckpointError(f"cannot write {what}: {cause}", where=self._folder,
-                               mend="free disk space or choose another workdir; the last committed step is intact")
+        cause = (
+            "the disk is full"
+            if "No space left on device" in str(error)
+            else str(error).partition("\n")[0]
+        )
+        return CheckpointError(
+            f"cannot write {what}: {cause}",
+            where=self._folder,
+            mend="free disk space or choose another workdir; the last committed step is intact",
+        )

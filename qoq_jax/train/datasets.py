@@ -1,6 +1,8 @@
-"""The data sets of a run: built or fetched at its start, written down, and the same ones after every restart.
+"""The data sets of a run: built or fetched at its start, written down, and the same ones after
+every restart.
 
-    WORKDIR/data.json   {"sources": {name: {"root": folder, "splits": {split: {"rows", "sha256"}}}}, "notes": [text]}
+    WORKDIR/data.json   {"sources": {name: {"root": folder, "splits": {split: {"rows", "sha256"}}}},
+    "notes": [text]}
 
 A split is written down when it is first read. The record binds as soon as the run has a checkpoint.
 """
@@ -26,13 +28,16 @@ class Record:
 
     Args:
       workdir: of the run.
-      training: this process trains: it writes the record, and what differs from it is an error. Else it is a line on stderr.
+      training: this process trains: it writes the record, and what differs from it is an error.
+        Else it is a line on stderr.
     """
 
     def __init__(self, workdir: str, training: bool):
         self._path, self._training = os.path.join(workdir, "data.json"), training
         stages = os.path.join(workdir, "checkpoints")
-        began = os.path.isdir(stages) and any(has_checkpoint(os.path.join(stages, name)) for name in os.listdir(stages))
+        began = os.path.isdir(stages) and any(
+            has_checkpoint(os.path.join(stages, name)) for name in os.listdir(stages)
+        )
         self._known = (read_json(self._path) if began else None) or {"sources": {}, "notes": []}
         self._checked: set[tuple[str, str]] = set()
 
@@ -47,25 +52,36 @@ class Record:
         return list(self._known["notes"])
 
     def begin(self, roots: dict[str, str], notes: list[str]) -> None:
-        """Checks that the data sets are those that the run began with; at its start writes them down.
+        """Checks that the data sets are those that the run began with; at its start writes them
+        down.
 
         Raises:
           DataError: one is missing, or there is one more.
         """
         if not self.names:
-            self._known = {"sources": {name: {"root": root, "splits": {}} for name, root in roots.items()}, "notes": notes}
+            self._known = {
+                "sources": {name: {"root": root, "splits": {}} for name, root in roots.items()},
+                "notes": notes,
+            }
             self._write()
         for name in self.names:
             if name not in roots:
-                had = ", ".join(f"{entry['rows']} {split} rows" for split, entry in self._known["sources"][name]["splits"].items())
-                self._differs(f"the run began with the data set {name} ({had or 'not read yet'}), which is not there now",
-                              f"make it available again under {self._known['sources'][name]['root']}")
+                had = ", ".join(
+                    f"{entry['rows']} {split} rows"
+                    for split, entry in self._known["sources"][name]["splits"].items()
+                )
+                self._differs(
+                    f"the run began with the data set {name} ({had or 'not read yet'}), which "
+                    "is not there now",
+                    f"make it available again under {self._known['sources'][name]['root']}",
+                )
         for name in roots:
             if name not in self.names:
                 self._differs(f"the run began without the data set {name}", "remove it")
 
     def check(self, name: str, split: str, rows: Sequence[schema.Row], root: str) -> None:
-        """Compares the rows of a split, and the sizes of their media, with the first time; the first time writes them down.
+        """Compares the rows of a split, and the sizes of their media, with the first time; the
+        first time writes them down.
 
         Raises:
           DataError: they have changed.
@@ -80,9 +96,15 @@ class Record:
             self._write()
         elif splits[split] != found:
             had, has = splits[split]["rows"], len(rows)
-            self._differs(f"{name}/{split}.jsonl: " + (f"the run began with {had} rows, now there are {has}" if had != has else
-                                                       "the rows or their media have changed since the run began"),
-                          f"put {root} back as it was")
+            self._differs(
+                f"{name}/{split}.jsonl: "
+                + (
+                    f"the run began with {had} rows, now there are {has}"
+                    if had != has
+                    else "the rows or their media have changed since the run began"
+                ),
+                f"put {root} back as it was",
+            )
 
     def _write(self) -> None:
         if self._training:
@@ -90,8 +112,11 @@ class Record:
 
     def _differs(self, what: str, mend: str) -> None:
         if self._training:
-            raise DataError(what, where=os.path.dirname(self._path),
-                            mend=f"{mend}, or start a new run with another --config.workdir")
+            raise DataError(
+                what,
+                where=os.path.dirname(self._path),
+                mend=f"{mend}, or start a new run with another --config.workdir",
+            )
         print(f"qoq: {what}: results are not comparable with those of the run", file=sys.stderr)
 
 
@@ -104,15 +129,26 @@ def check_extra(data: DataConfig) -> None:
     names = ["real", "climb-mini"]
     for folder in data.extra:
         name = os.path.basename(os.path.normpath(folder))
-        if not any(os.path.isfile(os.path.join(folder, f"{split}.jsonl")) for split in schema.SPLITS):
-            raise ConfigError("data.extra: no train.jsonl, validation.jsonl or test.jsonl there", where=folder,
-                              mend="name a folder of row files (docs/data.md)")
+        if not any(
+            os.path.isfile(os.path.join(folder, f"{split}.jsonl")) for split in schema.SPLITS
+        ):
+            raise ConfigError(
+                "data.extra: no train.jsonl, validation.jsonl or test.jsonl there",
+                where=folder,
+                mend="name a folder of row files (docs/data.md)",
+            )
         if name in names:
-            raise ConfigError(f"data.extra: two sources are called {name!r}", where=folder, mend="rename the folder")
+            raise ConfigError(
+                f"data.extra: two sources are called {name!r}",
+                where=folder,
+                mend="rename the folder",
+            )
         names.append(name)
 
 
-def prepare(cfg: Config, record: Record | None = None, splits: Sequence[str] = ()) -> tuple[dict[str, str], list[str]]:
+def prepare(
+    cfg: Config, record: Record | None = None, splits: Sequence[str] = ()
+) -> tuple[dict[str, str], list[str]]:
     """Builds climb-mini and fetches the real samples, side by side, unless they are there.
 
     Args:
@@ -120,28 +156,41 @@ def prepare(cfg: Config, record: Record | None = None, splits: Sequence[str] = (
       splits: that must be there, each in one of the data sets at least.
 
     Returns:
-      (source name -> folder, notes). Real samples that cannot be had at the start of a run are a note, not an error.
+      (source name -> folder, notes). Real samples that cannot be had at the start of a run are a
+      note, not an error.
     """
     began_without_real = bool(record and record.names) and "real" not in record.names
     data, roots, notes = cfg.data, {}, record.notes if began_without_real else []
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         wanted = data.real and not began_without_real
-        fetching = pool.submit(real_samples.fetch, os.path.join(data.root, "real")) if wanted else None
+        fetching = (
+            pool.submit(real_samples.fetch, os.path.join(data.root, "real")) if wanted else None
+        )
         if data.mini_rows:
             name = f"climb-mini-{data.mini_imbalance}-{data.mini_rows}-seed{data.mini_seed}"
             roots["climb-mini"] = os.path.join(data.root, name)
-            synthetic.build(roots["climb-mini"], seed=data.mini_seed, size=data.mini_rows, imbalance=data.mini_imbalance)
+            synthetic.build(
+                roots["climb-mini"],
+                seed=data.mini_seed,
+                size=data.mini_rows,
+                imbalance=data.mini_imbalance,
+            )
         if fetching:
             try:
                 fetching.result()
                 roots["real"] = os.path.join(data.root, "real")
             except DataError as error:
-                notes.append(f"The real samples could not be had, so this run used generated data alone: {error}")
+                notes.append(
+                    "The real samples could not be had, so this run used generated data alone: "
+                    f"{error}"
+                )
                 print(notes[-1])
     for folder in data.extra:
         roots[os.path.basename(os.path.normpath(folder))] = folder
     if not roots:
-        raise DataError("no data source", mend="set data.mini_rows above 0, data.real, or data.extra")
+        raise DataError(
+            "no data source", mend="set data.mini_rows above 0, data.real, or data.extra"
+        )
     if record:
         record.begin(roots, notes)
     for split in splits:
@@ -153,4 +202,7 @@ def prepare(cfg: Config, record: Record | None = None, splits: Sequence[str] = (
 def no_split(split: str) -> DataError:
     """No data set has this split."""
     other = " or set eval.split=validation" if split == "test" else ""
-    return DataError(f"no source has a {split} split", mend="set data.mini_rows above 0, add a folder to data.extra" + other)
+    return DataError(
+        f"no source has a {split} split",
+        mend="set data.mini_rows above 0, add a folder to data.extra" + other,
+    )

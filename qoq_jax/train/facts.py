@@ -1,4 +1,6 @@
-"""What a run tells about itself: WORKDIR/run.json at its end, and WORKDIR/tally.json on the way there."""
+"""What a run tells about itself: WORKDIR/run.json at its end, and WORKDIR/tally.json on the way
+there.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ import numpy as np
 class Tally:
     """Seconds and skipped samples of a run, kept over restarts in WORKDIR/tally.json.
 
-    seconds: wall time of all processes of the run up to their last `keep`; what a kill (-9) cuts off after that is not in it.
+    seconds: wall time of all processes of the run up to their last `keep`; what a kill (-9) cuts
+    off after that is not in it.
     skipped: {"where", "reason"} of samples that could not be made, each once.
     """
 
@@ -38,17 +41,28 @@ class Tally:
 
 
 def write_run(workdir: str, tally: Tally, **facts) -> None:
-    """Writes run.json: what a reader needs to repeat the run. Its command is that of the first process that came to the end."""
+    """Writes run.json: what a reader needs to repeat the run.
+
+    Its command is that of the first process that came to the end.
+    """
     path = os.path.join(workdir, "run.json")
     before = read_json(path) or {}
-    write_json(path, {
-        "command": before.get("command", "qoq " + " ".join(sys.argv[1:])),
-        "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
-        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
-        "seconds": {"all": tally.seconds},
-        **facts,
-        "skipped": tally.skipped,
-    })
+    write_json(
+        path,
+        {
+            "command": before.get("command", "qoq " + " ".join(sys.argv[1:])),
+            "versions": {
+                "python": platform.python_version(),
+                "jax": jax.__version__,
+                "numpy": np.__version__,
+            },
+            "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, "
+            f"{os.cpu_count()} CPU cores",
+            "seconds": {"all": tally.seconds},
+            **facts,
+            "skipped": tally.skipped,
+        },
+    )
 
 
 def read_json(path: str):

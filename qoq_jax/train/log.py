@@ -16,7 +16,8 @@ from qoq_jax.errors import ConfigError
 class MetricWriter:
     """Appends flat metric rows to metrics.jsonl, and to TensorBoard or Weights & Biases when asked.
 
-    A resumed run first drops the rows of steps that it will do again, so that the file holds each step once.
+    A resumed run first drops the rows of steps that it will do again, so that the file holds each
+    step once.
     """
 
     def __init__(self, workdir: str, *, tensorboard: bool, wandb: bool, config: dict):
@@ -24,12 +25,15 @@ class MetricWriter:
         self._board = self._wandb = None
         if tensorboard:
             from tensorboardX import SummaryWriter  # imported here: it is slow to load
+
             self._board = SummaryWriter(os.path.join(workdir, "tensorboard"))
         if wandb:
             try:
                 import wandb as wandb_module
             except ImportError:
-                raise ConfigError("log.wandb needs the package wandb", mend="pip install 'qoq_jax[wandb]'") from None
+                raise ConfigError(
+                    "log.wandb needs the package wandb", mend="pip install 'qoq_jax[wandb]'"
+                ) from None
             self._wandb = wandb_module.init(project="qoq_jax", dir=workdir, config=config)
 
     def resume(self, stage: str, step: int) -> None:
@@ -56,7 +60,9 @@ class MetricWriter:
             if self._board is not None:
                 self._board.add_scalar(f"{stage}/{name}", value, step)
         if self._wandb is not None:
-            self._wandb.log({f"{stage}/{k}": v for k, v in values.items()} | {f"{stage}/step": step})
+            self._wandb.log(
+                {f"{stage}/{k}": v for k, v in values.items()} | {f"{stage}/step": step}
+            )
 
     def close(self) -> None:
         if self._board is not None:
@@ -66,9 +72,11 @@ class MetricWriter:
 
 
 class Progress:
-    """A live display: stage, step, time left and what is worth watching, and below it the reward of each domain.
+    """A live display: stage, step, time left and what is worth watching, and below it the reward of
+    each domain.
 
-    Rewritten in place on a terminal; elsewhere every line is printed, the one of the domains every fifth time.
+    Rewritten in place on a terminal; elsewhere every line is printed, the one of the domains every
+    fifth time.
     """
 
     def __init__(self, stage: str, steps: int, start: int = 0):
@@ -77,19 +85,29 @@ class Progress:
         self._tty = sys.stdout.isatty()
         self._shown, self._lines = 0, 1
 
-    def show(self, step: int, facts: dict[str, str], domains: dict[str, float] | None = None) -> None:
+    def show(
+        self, step: int, facts: dict[str, str], domains: dict[str, float] | None = None
+    ) -> None:
         done, elapsed = step - self._start, time.monotonic() - self._began
         left = elapsed / max(done, 1) * (self._steps - step)
-        line = f"{self._stage} {step}/{self._steps}  left {clock(left)}  " + "  ".join(f"{k} {v}" for k, v in facts.items())
+        line = f"{self._stage} {step}/{self._steps}  left {clock(left)}  " + "  ".join(
+            f"{k} {v}" for k, v in facts.items()
+        )
         lines = [line]
         if domains and (self._tty or self._shown % 5 == 0):
-            lines.append("  reward: " + "  ".join(f"{name} {value:.2f}" for name, value in domains.items()))
+            lines.append(
+                "  reward: " + "  ".join(f"{name} {value:.2f}" for name, value in domains.items())
+            )
         self._shown += 1
         if self._tty:
             width = os.get_terminal_size().columns
             home = f"\x1b[{self._lines - 1}F" if self._lines > 1 else "\r"
             end = "\n" if step == self._steps else ""
-            print(home + "\n".join("\x1b[K" + text[:width - 1] for text in lines), end=end, flush=True)
+            print(
+                home + "\n".join("\x1b[K" + text[: width - 1] for text in lines),
+                end=end,
+                flush=True,
+            )
             self._lines = len(lines)
         else:
             print("\n".join(lines), flush=True)

@@ -1,8 +1,10 @@
-"""Host memory for what a step needs only now and then: the reference policy, the optimiser's moments.
+"""Host memory for what a step needs only now and then: the reference policy, the optimiser's
+moments.
 
-JAX memory kinds: "device" is the accelerator's own memory, "pinned_host" the host's, from which copies run at full speed. A move
-is a copy between steps; nothing inside a jitted function knows of it. The CPU backend has both kinds, so the same code is tested
-there.
+JAX memory kinds: "device" is the accelerator's own memory, "pinned_host" the host's, from which
+copies run at full speed. A move
+is a copy between steps; nothing inside a jitted function knows of it. The CPU backend has both
+kinds, so the same code is tested there.
 """
 
 from __future__ import annotations

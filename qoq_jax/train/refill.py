@@ -1,7 +1,9 @@
-"""Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): questions whose answers all earned the same teach nothing; further
-prompts are sampled until the batch is full of questions that do, or a limit of batches is reached.
+"""Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): questions whose answers all earned the
+same teach nothing; further prompts are sampled until the batch is full of questions that do, or a
+limit of batches is reached.
 
-Everything here is on the host and of fixed shape: the questions that stay keep their media row, and further ones are packed
+Everything here is on the host and of fixed shape: the questions that stay keep their media row, and
+further ones are packed
 beside them into the places that are free.
 """
 
@@ -22,7 +24,8 @@ Batch = dict[str, np.ndarray]
 class Answered:
     """One question, its media, its answers and their rewards, all on the host.
 
-    sample: what data/packing.py packs. placed: where it stood. answers: tokens, mask, logprobs, each [G, S].
+    sample: what data/packing.py packs. placed: where it stood. answers: tokens, mask, logprobs,
+    each [G, S].
     rewards: name of the term -> float32 [G].
     """
 
@@ -56,7 +59,9 @@ class Refill:
         return sum(map(len, self._kept)) >= self._budget.rows
 
     def add(self, answered: list[Answered]) -> None:
-        """Takes what is informative and fits, in order: in its own media row if there is room, else in another."""
+        """Takes what is informative and fits, in order: in its own media row if there is room, else
+        in another.
+        """
         self.seen += len(answered)
         for item in answered:
             if not item.informative:
@@ -69,13 +74,17 @@ class Refill:
                     break
 
     def batch(self) -> tuple[Batch, list[Placed], list[Answered]]:
-        """The batch of all questions taken, where they stand in it, and themselves in the same order."""
+        """The batch of all questions taken, where they stand in it, and themselves in the same
+        order.
+        """
         batch, placed = write_groups(self._groups, self._budget)
         return batch, placed, [item for kept in self._kept for item in kept]
 
 
 def unpack(batch: Batch, placed: Placed, budget: Budget) -> dict[str, Any]:
-    """The sample that was packed alone into a text row: the inverse of data/packing.py for one question."""
+    """The sample that was packed alone into a text row: the inverse of data/packing.py for one
+    question.
+    """
     b, r = placed.row, placed.row // budget.rows_per_media_row
     length = int((batch["segment_ids"][b] > 0).sum())
     index, vision = batch["media_index"][b, :length], budget.patches // MERGE_UNIT
@@ -84,7 +93,9 @@ def unpack(batch: Batch, placed: Placed, budget: Budget) -> dict[str, Any]:
     ecgs = _span((index[is_ecg] - vision) // budget.ecg_tokens, 1)
     first_frame = batch["patch_frame"][r, patches][:1].sum() - 1
     first_window = batch["patch_window"][r, patches][:1].sum() - 1
-    offset = np.where(is_vision, patches.start // MERGE_UNIT, vision + ecgs.start * budget.ecg_tokens)
+    offset = np.where(
+        is_vision, patches.start // MERGE_UNIT, vision + ecgs.start * budget.ecg_tokens
+    )
     return {
         "meta": placed.meta,
         "input_ids": batch["tokens"][b, :length],
@@ -102,4 +113,6 @@ def unpack(batch: Batch, placed: Placed, budget: Budget) -> dict[str, Any]:
 
 def _span(index: np.ndarray, unit: int) -> slice:
     """The places from the first to the last of `index`, each of `unit` entries; empty for none."""
-    return slice(int(index.min()) * unit, (int(index.max()) + 1) * unit) if index.size else slice(0, 0)
+    return (
+        slice(int(index.min()) * unit, (int(index.max()) + 1) * unit) if index.size else slice(0, 0)
+    )

@@ -1,4 +1,6 @@
-"""A stage of a run: what the config makes of its name, its state and checkpoints, and the loop around its step."""
+"""A stage of a run: what the config makes of its name, its state and checkpoints, and the loop
+around its step.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,15 @@ from qoq_jax.train.checkpoint import Checkpointer, has_checkpoint
 from qoq_jax.train.log import CompileCounter, MetricWriter, Progress
 from qoq_jax.train.policy import critic_specs
 from qoq_jax.train.setup import Setup
-from qoq_jax.train.state import TrainState, check_frozen, create, empty_history, layout, make_optimizer, schedule
+from qoq_jax.train.state import (
+    TrainState,
+    check_frozen,
+    create,
+    empty_history,
+    layout,
+    make_optimizer,
+    schedule,
+)
 from qoq_jax.train.step import model_weights
 from qoq_jax.train.validation import Validation
 
@@ -36,7 +46,8 @@ _STREAMS = {"sft": 1, "rl": 2, "align": 3}  # of random numbers
 class Plan:
     """A stage as the config has it.
 
-    steps, save_every: of its loop. updates: of the optimiser. rl: the section that an RL stage reads, None for a supervised one.
+    steps, save_every: of its loop. updates: of the optimiser. rl: the section that an RL stage
+    reads, None for a supervised one.
     lora: rank 0 = all weights are trained. domains: () = all.
     """
 
@@ -58,27 +69,46 @@ class Plan:
 
 
 def plan(cfg: Config, name: str) -> Plan:
-    """What the config says about stage sft, align or rl. Stage align is section rl with the fields of section align."""
+    """What the config says about stage sft, align or rl.
+
+    Stage align is section rl with the fields of section align.
+    """
     lora = cfg.lora if name in cfg.lora.stages else dataclasses.replace(cfg.lora, rank=0)
     if name == "sft":
         s = cfg.sft
-        return Plan(name, s.steps, s.save_every, s.steps, s.lr, s.warmup, s.schedule, cfg.optimizer, lora)
+        return Plan(
+            name, s.steps, s.save_every, s.steps, s.lr, s.warmup, s.schedule, cfg.optimizer, lora
+        )
     rl, optimizer, domains = cfg.rl, cfg.optimizer, ()
     if name == "align":
         rl = dataclasses.replace(rl, steps=cfg.align.steps, lr=cfg.align.lr)
-        optimizer = dataclasses.replace(optimizer, frozen=tuple(dict.fromkeys((*optimizer.frozen, *cfg.align.frozen))))
+        optimizer = dataclasses.replace(
+            optimizer, frozen=tuple(dict.fromkeys((*optimizer.frozen, *cfg.align.frozen)))
+        )
         domains = cfg.align.domains
     supervised = rl.algorithm == "sft"
     updates = rl.steps * (1 if supervised else rl.minibatches * rl.epochs)
-    return Plan(name, rl.steps, rl.save_every, updates, rl.lr, rl.warmup, rl.schedule, optimizer, lora,
-                None if supervised else rl, domains)
+    return Plan(
+        name,
+        rl.steps,
+        rl.save_every,
+        updates,
+        rl.lr,
+        rl.warmup,
+        rl.schedule,
+        optimizer,
+        lora,
+        None if supervised else rl,
+        domains,
+    )
 
 
 def start_state(setup: Setup, plan: Plan, weights) -> tuple[TrainState, object, object]:
     """(state of step 0, optimiser, base of the adapters or None).
 
     Args:
-      weights: all weights of the model to start from, or None for random ones. The state takes them over: a step donates them.
+      weights: all weights of the model to start from, or None for random ones. The state takes them
+        over: a step donates them.
     """
     specs, key = vlm.param_specs(setup.model), step_key(root_key(setup, plan.name), 0)
     optimizer, history, coefficient = _beside_weights(setup, plan)
@@ -90,19 +120,32 @@ def start_state(setup: Setup, plan: Plan, weights) -> tuple[TrainState, object, 
         trained = {"lora": lora_lib.init(specs, plan.lora, jax.random.fold_in(key, 1), setup.mesh)}
     if plan.critic:
         head = critic_specs(setup.model.decoder.width)
-        trained = dict(trained, critic=jax.jit(lambda k: spec.init_params(head, k), out_shardings=spec.shardings(head, setup.mesh))(
-            jax.random.fold_in(key, 2)))
-    return create(key, setup.model, optimizer, setup.mesh, trained, history, coefficient), optimizer, base
+        trained = dict(
+            trained,
+            critic=jax.jit(
+                lambda k: spec.init_params(head, k), out_shardings=spec.shardings(head, setup.mesh)
+            )(jax.random.fold_in(key, 2)),
+        )
+    return (
+        create(key, setup.model, optimizer, setup.mesh, trained, history, coefficient),
+        optimizer,
+        base,
+    )
 
 
 def state_layout(setup: Setup, plan: Plan) -> TrainState:
-    """The state of a stage as shapes and places: enough to read a checkpoint, and nothing is drawn or compiled for it."""
+    """The state of a stage as shapes and places: enough to read a checkpoint, and nothing is drawn
+    or compiled for it.
+    """
     specs = vlm.param_specs(setup.model)
     trained = {"lora": lora_lib.adapter_specs(specs, plan.lora)} if plan.lora.rank else dict(specs)
     if plan.critic:
         trained["critic"] = critic_specs(setup.model.decoder.width)
-    params = jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-                          spec.abstract(trained), spec.shardings(trained, setup.mesh))
+    params = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        spec.abstract(trained),
+        spec.shardings(trained, setup.mesh),
+    )
     optimizer, history, coefficient = _beside_weights(setup, plan)
     return layout(params, optimizer, setup.mesh, history, coefficient)
 
@@ -110,20 +153,29 @@ def state_layout(setup: Setup, plan: Plan) -> TrainState:
 def _beside_weights(setup: Setup, plan: Plan):
     """(optimiser, empty history or None, first KL coefficient or None) of a stage."""
     check_frozen(plan.optimizer.frozen, vlm.param_specs(setup.model))
-    optimizer = make_optimizer(plan.optimizer, schedule(plan.schedule, plan.lr, plan.warmup, plan.updates),
-                               plan.rl.critic.lr if plan.critic else None)
+    optimizer = make_optimizer(
+        plan.optimizer,
+        schedule(plan.schedule, plan.lr, plan.warmup, plan.updates),
+        plan.rl.critic.lr if plan.critic else None,
+    )
     history = coefficient = None
     if plan.rl is not None:
-        history = empty_history(plan.rl.drpo, plan.rl.rollouts) if plan.rl.algorithm == "drpo" else None
+        history = (
+            empty_history(plan.rl.drpo, plan.rl.rollouts) if plan.rl.algorithm == "drpo" else None
+        )
         coefficient = plan.rl.kl_coefficient if plan.rl.kl_target else None
     return optimizer, history, coefficient
 
 
 def random_weights(setup: Setup, name: str, lacking: Container[str] | None = None):
-    """The weights that a stage starts from when there are none, or the branches of them that are `lacking`; on the mesh."""
+    """The weights that a stage starts from when there are none, or the branches of them that are
+    `lacking`; on the mesh.
+    """
     specs, key = vlm.param_specs(setup.model), step_key(root_key(setup, name), 0)
     specs = {branch: part for branch, part in specs.items() if lacking is None or branch in lacking}
-    return jax.jit(lambda k: spec.init_params(specs, k), out_shardings=spec.shardings(specs, setup.mesh))(key)
+    return jax.jit(
+        lambda k: spec.init_params(specs, k), out_shardings=spec.shardings(specs, setup.mesh)
+    )(key)
 
 
 def full_weights(trained, base, lora: LoraConfig):
@@ -147,7 +199,8 @@ def checkpointer(setup: Setup, name: str) -> Checkpointer:
 
 
 def load_weights(setup: Setup, name: str, before) -> object:
-    """All weights that a stage has reached, from its last checkpoint (or its best, with `eval.best`).
+    """All weights that a stage has reached, from its last checkpoint (or its best, with
+    `eval.best`).
 
     Args:
       before: the weights that the stage started from; needed for adapters, else None will do.
@@ -158,7 +211,9 @@ def load_weights(setup: Setup, name: str, before) -> object:
     stage = plan(setup.config, name)
     folder = os.path.join(setup.config.workdir, "checkpoints", name)
     if not has_checkpoint(folder):
-        raise CheckpointError("no checkpoint", where=folder, mend="train this stage first, or name another")
+        raise CheckpointError(
+            "no checkpoint", where=folder, mend="train this stage first, or name another"
+        )
     checkpoints = checkpointer(setup, name)
     if stage.lora.rank and before is None:
         before = random_weights(setup, name)
@@ -184,12 +239,18 @@ class Stage:
         self.state, self.optimizer, self.base = start_state(setup, plan, copied)
         self.start = 0
         if self._checkpoints.latest() is not None:
-            self.state, self._data_state, self.start = self._checkpoints.restore(self.state, resume=True)
+            self.state, self._data_state, self.start = self._checkpoints.restore(
+                self.state, resume=True
+            )
             if self.start < plan.steps:
                 print(f"{plan.name}: going on from step {self.start} of {plan.steps}")
         # Shapes and places alone: the arrays themselves are donated by the first update.
-        self.layout = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.state)
-        self._validation = Validation(setup.config.workdir, plan.name, setup.config.eval, self.start)
+        self.layout = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.state
+        )
+        self._validation = Validation(
+            setup.config.workdir, plan.name, setup.config.eval, self.start
+        )
 
     def feed(self, data: pipeline.BatchIterator) -> None:
         """Gives the stage its batches, from where the checkpoint left them."""
@@ -214,27 +275,42 @@ class Stage:
 
     def on_device(self, state: TrainState) -> TrainState:
         """The state with its moments on the device, for an update."""
-        return state.replace(opt_state=offload.to_device(state.opt_state)) if self.plan.optimizer.offload else state
+        return (
+            state.replace(opt_state=offload.to_device(state.opt_state))
+            if self.plan.optimizer.offload
+            else state
+        )
 
     def parked(self, state: TrainState) -> TrainState:
         """The state between updates."""
-        return state.replace(opt_state=offload.to_host(state.opt_state)) if self.plan.optimizer.offload else state
+        return (
+            state.replace(opt_state=offload.to_host(state.opt_state))
+            if self.plan.optimizer.offload
+            else state
+        )
 
     def loop(self, one, headline):
-        """Runs `one(state, step) -> (state, device metrics, host facts)` to the end; returns the weights to go on with."""
+        """Runs `one(state, step) -> (state, device metrics, host facts)` to the end; returns the
+        weights to go on with.
+        """
         cfg, name, total = self.setup.config, self.plan.name, self.plan.steps
         if self.finished:
             self._checkpoints.close()
             return self._result(self.state)
-        writer = MetricWriter(cfg.workdir, tensorboard=cfg.log.tensorboard, wandb=cfg.log.wandb,
-                              config=dataclasses.asdict(cfg))
+        writer = MetricWriter(
+            cfg.workdir,
+            tensorboard=cfg.log.tensorboard,
+            wandb=cfg.log.wandb,
+            config=dataclasses.asdict(cfg),
+        )
         writer.resume(name, self.start)
         progress = Progress(name, total, self.start)
         compiles = CompileCounter()
         state, window, began = self.parked(self.state), [], time.perf_counter()
         self.state = None  # the first update donates it
         for step in range(self.start, total):
-            # A numpy array that slips into a device operation would cross to the device unseen, at every step.
+            # A numpy array that slips into a device operation would cross to the device unseen, at
+            # every step.
             with jax.transfer_guard_host_to_device("disallow"):
                 state, metrics, facts = one(state, step)
             window.append((metrics, facts, self.asked))
@@ -243,27 +319,48 @@ class Stage:
                 compiles.reset()
             validates = self._validation.due(done, done == total)
             if validates or done % cfg.log.every == 0 or done == total or done == self.start + 1:
-                jax.block_until_ready(metrics)  # steps run ahead of the host; time what is done, not what is asked for
+                # steps run ahead of the host; time what is done, not what is asked for
+                jax.block_until_ready(metrics)
                 row = self._summarise(window, time.perf_counter() - began)
                 row["recompiles"] = compiles.count if done > self.start + WARMUP_STEPS else 0
                 row["skipped_samples"] = len(self.data.quarantined)
                 row["skipped_updates"] = self._note_skipped(window, done)
                 if validates:
-                    with compiles.ignored():  # the first validation of a process compiles its own sampler
-                        row |= self._validation.run(self.setup, done, self.weights(state), state.params)
+                    # the first validation of a process compiles its own sampler
+                    with compiles.ignored():
+                        row |= self._validation.run(
+                            self.setup, done, self.weights(state), state.params
+                        )
                 writer.write(name, done, row)
-                progress.show(done, headline(row) | {"tok/s": f"{row['tokens_per_second']:.0f}",
-                                                     "recompiles": str(int(row["recompiles"]))},
-                              {key.removeprefix("reward/domain/"): row[key] for key in row if key.startswith("reward/domain/")})
+                progress.show(
+                    done,
+                    headline(row)
+                    | {
+                        "tok/s": f"{row['tokens_per_second']:.0f}",
+                        "recompiles": str(int(row["recompiles"])),
+                    },
+                    {
+                        key.removeprefix("reward/domain/"): row[key]
+                        for key in row
+                        if key.startswith("reward/domain/")
+                    },
+                )
                 window, began = [], time.perf_counter()
                 if int(state.skipped) >= cfg.optimizer.max_skipped:
-                    raise QoqError(f"{int(state.skipped)} updates in a row were not finite", where=f"{name} step {done}",
-                                   mend="lower the learning rate; parameters are those of the last finite step")
+                    raise QoqError(
+                        f"{int(state.skipped)} updates in a row were not finite",
+                        where=f"{name} step {done}",
+                        mend="lower the learning rate; parameters are those of the last finite "
+                        "step",
+                    )
             stops = self._validation.stopped
             if done % self.plan.save_every == 0 or done == total or stops:
                 self._checkpoints.save(done, self.on_device(state), self.data.get_state())
             if stops:
-                print(f"{name}: no better validation since step {self._validation.best_step}, stopped at step {done}")
+                print(
+                    f"{name}: no better validation since step {self._validation.best_step}, "
+                    f"stopped at step {done}"
+                )
                 break
         self._checkpoints.close()
         writer.close()
@@ -276,23 +373,37 @@ class Stage:
         return full_weights(self._validation.restore_best(state.params), self.base, self.plan.lora)
 
     def _note_skipped(self, window, done: int) -> int:
-        """Number of steps since the last log line that dropped an update; WORKDIR/skipped_updates.jsonl gets their row ids."""
+        """Number of steps since the last log line that dropped an update;
+        WORKDIR/skipped_updates.jsonl gets their row ids.
+        """
         finite = jax.device_get([metrics["update_finite"] for metrics, _, _ in window])
         dropped = [i for i, value in enumerate(finite) if value < 1]
         if dropped:
-            with open(os.path.join(self.setup.config.workdir, "skipped_updates.jsonl"), "a", encoding="utf-8") as f:
+            with open(
+                os.path.join(self.setup.config.workdir, "skipped_updates.jsonl"),
+                "a",
+                encoding="utf-8",
+            ) as f:
                 for i in dropped:
                     step = done - len(window) + i + 1
-                    f.write(json.dumps({"stage": self.plan.name, "step": step, "ids": window[i][2]}) + "\n")
+                    f.write(
+                        json.dumps({"stage": self.plan.name, "step": step, "ids": window[i][2]})
+                        + "\n"
+                    )
         return len(dropped)
 
     @staticmethod
     def _summarise(window, seconds: float) -> dict[str, float]:
         """Means over the steps since the last log line; counts become rates."""
-        rows = [{k: float(v) for k, v in jax.device_get(metrics).items()} | facts for metrics, facts, _ in window]
+        rows = [
+            {k: float(v) for k, v in jax.device_get(metrics).items()} | facts
+            for metrics, facts, _ in window
+        ]
         keys = sorted({key for row in rows for key in row})
         row = {key: float(np.mean([r[key] for r in rows if key in r])) for key in keys}
-        row["logprob_difference_max"] = max((r.get("logprob_difference_max", 0.0) for r in rows), default=0.0)
+        row["logprob_difference_max"] = max(
+            (r.get("logprob_difference_max", 0.0) for r in rows), default=0.0
+        )
         row["tokens_per_second"] = sum(r["tokens"] for r in rows) / seconds
         row["seconds/step"] = seconds / len(rows)
         return row
@@ -306,7 +417,9 @@ class Clock:
 
     def mark(self, name: str) -> None:
         now = time.perf_counter()
-        self._seconds[f"seconds/{name}"] = self._seconds.get(f"seconds/{name}", 0.0) + now - self._last
+        self._seconds[f"seconds/{name}"] = (
+            self._seconds.get(f"seconds/{name}", 0.0) + now - self._last
+        )
         self._last = now
 
     def seconds(self) -> dict[str, float]:

@@ -1,7 +1,9 @@
-"""Validation while training: macro-F1 every N steps, the best weights kept apart, a stage that stops when nothing improves.
+"""Validation while training: macro-F1 every N steps, the best weights kept apart, a stage that
+stops when nothing improves.
 
     WORKDIR/validation-STAGE.json          [[step, macro-F1], ...], in order
-    WORKDIR/checkpoints/STAGE-best/STEP    the weights that the stage trains, at the best of these steps (the first of equals)
+    WORKDIR/checkpoints/STAGE-best/STEP    the weights that the stage trains, at the best of these
+    steps (the first of equals)
 
 A resumed run drops the scores after its checkpoint and finds them again with the same bits.
 """
@@ -41,15 +43,20 @@ class Validation:
     def best_step(self) -> int | None:
         """The step of the highest score whose weights are kept, or None before the first one.
 
-        A run that goes on from a checkpoint may find that better weights of a later step have taken the place of its best.
+        A run that goes on from a checkpoint may find that better weights of a later step have taken
+        the place of its best.
         """
-        kept = [item for item in self.scores if os.path.isdir(os.path.join(self._folder, str(item[0])))]
+        kept = [
+            item for item in self.scores if os.path.isdir(os.path.join(self._folder, str(item[0])))
+        ]
         return max(kept, key=lambda item: item[1])[0] if kept else None
 
     @property
     def stopped(self) -> bool:
         """Whether the last `eval.patience` scores brought no new best."""
-        since = [step for step, _ in self.scores if self.best_step is not None and step > self.best_step]
+        since = [
+            step for step, _ in self.scores if self.best_step is not None and step > self.best_step
+        ]
         return bool(self._cfg.patience) and len(since) >= self._cfg.patience
 
     def due(self, step: int, last: bool) -> bool:
@@ -57,7 +64,9 @@ class Validation:
         return bool(self._cfg.every) and (step % self._cfg.every == 0 or last)
 
     def run(self, setup, step: int, weights, trained) -> dict[str, float]:
-        """Scores all weights of the model, keeps the trained ones when they are the best so far; returns what to log."""
+        """Scores all weights of the model, keeps the trained ones when they are the best so far;
+        returns what to log.
+        """
         records = runner.answer(setup, weights, "validation", self._cfg.validation_rows)
         score = runner.macro_f1(records)
         best = dict(self.scores).get(self.best_step)
@@ -80,8 +89,14 @@ class Validation:
           CheckpointError: there are none, or they are damaged.
         """
         if self.best_step is None:
-            raise CheckpointError("no validation has been made", where=self._path, mend="set eval.every, or eval.best=false")
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), layout)
+            raise CheckpointError(
+                "no validation has been made",
+                where=self._path,
+                mend="set eval.every, or eval.best=false",
+            )
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), layout
+        )
         folder = os.path.join(self._folder, str(self.best_step))
         wrong = damage(folder)
         try:
@@ -89,6 +104,11 @@ class Validation:
                 with ocp.StandardCheckpointer() as saver:
                     return saver.restore(folder, shapes)
         except Exception as error:  # Orbax and TensorStore raise whatever their parsers meet
-            wrong = f"cannot be read: {type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
-        raise CheckpointError(f"the best weights are damaged ({wrong})", where=folder,
-                              mend="restore the folder from a copy; the last weights are in the other checkpoints")
+            wrong = (
+                f"cannot be read: {type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
+            )
+        raise CheckpointError(
+            f"the best weights are damaged ({wrong})",
+            where=folder,
+            mend="restore the folder from a copy; the last weights are in the other checkpoints",
+        )

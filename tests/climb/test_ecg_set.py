@@ -29,14 +29,23 @@ def test_rows_are_split_by_patient_with_even_labels():
 def test_a_build_is_read_back_and_not_done_twice(tmp_path):
     first = ecg_set.build(tmp_path / "a", 50, 3)
     again = ecg_set.build(tmp_path / "b", 50, 3)
-    files = lambda root: {p.relative_to(root): p.read_bytes() for p in pathlib.Path(root).rglob("*") if p.is_file()}  # noqa: E731
+    files = lambda root: {
+        p.relative_to(root): p.read_bytes() for p in pathlib.Path(root).rglob("*") if p.is_file()
+    }  # noqa: E731
     assert files(first) == files(again)
     train, test = (ecgs.find(first, split) for split in ("train", "test"))
-    assert len(train) + len(test) == 50 and set(train[0].vocabulary) == set(LABELS) and train[0].patient
+    assert (
+        len(train) + len(test) == 50
+        and set(train[0].vocabulary) == set(LABELS)
+        and train[0].patient
+    )
     assert ecgs.read_all(test[:2]).shape == (2, 8, 2500)
     before = (pathlib.Path(first) / "manifest.json").stat().st_mtime_ns
     ecg_set.build(tmp_path / "a", 50, 3)
     assert (pathlib.Path(first) / "manifest.json").stat().st_mtime_ns == before
-    assert json.loads((pathlib.Path(first) / "manifest.json").read_text())["rows"] == {"train": len(train), "test": len(test)}
+    assert json.loads((pathlib.Path(first) / "manifest.json").read_text())["rows"] == {
+        "train": len(train),
+        "test": len(test),
+    }
     with pytest.raises(ConfigError, match="too few"):
         ecg_set.build(tmp_path, 10, 3)

@@ -41,7 +41,9 @@ def value(recording, name, at):
 def qrs_duration(recording):
     """Seconds over which the vector of all leads moves fast, from the average beat."""
     t, _ = mean_beat(recording, "I")
-    beats = np.stack([mean_beat(recording, name)[1] for name in ("I", "II", "V1", "V2", "V4", "V6")])
+    beats = np.stack(
+        [mean_beat(recording, name)[1] for name in ("I", "II", "V1", "V2", "V4", "V6")]
+    )
     speed = np.abs(np.gradient(beats, axis=1)).sum(0)
     near = np.abs(t - 0.02) < 0.16
     moving = t[near][speed[near] > 0.12 * speed[near].max()]
@@ -156,8 +158,12 @@ def test_premature_beats_come_early_and_wide():
 
 
 def test_same_seed_same_signal_and_combined_labels():
-    first = sim.heart(np.random.default_rng(5), ("CD", "HYP"), 1.0, {"CD": "left bundle branch block"})
-    again = sim.heart(np.random.default_rng(5), ("HYP", "CD"), 1.0, {"CD": "left bundle branch block"})
+    first = sim.heart(
+        np.random.default_rng(5), ("CD", "HYP"), 1.0, {"CD": "left bundle branch block"}
+    )
+    again = sim.heart(
+        np.random.default_rng(5), ("HYP", "CD"), 1.0, {"CD": "left bundle branch block"}
+    )
     assert first == again
     one = sim.simulate(first, np.random.default_rng(6)).signal
     np.testing.assert_array_equal(one, sim.simulate(again, np.random.default_rng(6)).signal)
@@ -177,7 +183,8 @@ def test_agrees_with_a_real_normal_record():
     ]
     factor = (
         1e-3
-        if str(item.ChannelDefinitionSequence[0].ChannelSensitivityUnitsSequence[0].CodeValue) == "uV"
+        if str(item.ChannelDefinitionSequence[0].ChannelSensitivityUnitsSequence[0].CodeValue)
+        == "uV"
         else 1.0
     )
     real = {name: raw[i] * factor for i, name in enumerate(names)}

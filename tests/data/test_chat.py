@@ -19,7 +19,9 @@ def test_template_is_qwens():
     )
     assert chat.prompt_text("<image>Why?", images=1) == want
     assert chat.prompt_text("Why?", images=1) == want
-    assert chat.prompt_text("a", system="") == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        chat.prompt_text("a", system="") == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 def test_media_replace_placeholders_in_order_and_others_come_first():
@@ -29,7 +31,9 @@ def test_media_replace_placeholders_in_order_and_others_come_first():
 
 def test_each_medium_takes_its_own_count_of_pads():
     parts = chat.prompt_parts("<image> and <image>", images=[2, 3], ecgs=[4])
-    assert [parts.count(p) for p in ("<|image_pad|>", "<|time_series_pad|>", "<|vision_start|>")] == [5, 4, 2]
+    assert [
+        parts.count(p) for p in ("<|image_pad|>", "<|time_series_pad|>", "<|vision_start|>")
+    ] == [5, 4, 2]
     assert all(isinstance(p, Special) for p in parts if p.startswith("<|"))
 
 
@@ -41,7 +45,8 @@ def test_placeholder_count_must_match(text, images):
 
 def test_answer_format():
     assert chat.answer_text(["A", "B"], [(1.2, 2.6, 30, 40)], ["A"], "Because.") == (
-        '```json\n[{"bbox_2d": [1, 3, 30, 40], "label": "A"}]\n```\n<think>Because.</think>\n\\boxed{A, B}'
+        '```json\n[{"bbox_2d": [1, 3, 30, 40], "label": '
+        '"A"}]\n```\n<think>Because.</think>\n\\boxed{A, B}'
     )
     assert chat.answer_text(["N"]) == "```json\n[]\n```\n<think></think>\n\\boxed{N}"
 
@@ -53,11 +58,16 @@ def test_rounded_boxes_keep_an_area_inside_the_frame(box, want):
     assert want in chat.answer_text(["A"], [box], ["A"], frame_size=(56, 56))
 
 
-@pytest.mark.parametrize("labels, reasoning", [(["a{"], ""), (["a"], "x</think>"), (["a"], "\\boxed{b}")])
+@pytest.mark.parametrize(
+    "labels, reasoning", [(["a{"], ""), (["a"], "x</think>"), (["a"], "\\boxed{b}")]
+)
 def test_texts_that_break_the_format_are_refused(labels, reasoning):
     with pytest.raises(DataError):
         chat.answer_text(labels, reasoning=reasoning)
 
 
 def test_answer_only_is_the_diagnosis_alone():
-    assert chat.answer_text(["A", "B"], [(1, 2, 30, 40)], ["A"], "Because.", answer_only=True) == "\\boxed{A, B}"
+    assert (
+        chat.answer_text(["A", "B"], [(1, 2, 30, 40)], ["A"], "Because.", answer_only=True)
+        == "\\boxed{A, B}"
+    )

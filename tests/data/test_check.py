@@ -12,8 +12,14 @@ def test_validate_lists_every_fault(tmp_path, capsys):
     Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.full((40, 60), 255, np.uint8)).save(tmp_path / "mask.png")
     Image.fromarray(np.full((30, 30), 255, np.uint8)).save(tmp_path / "small.png")
-    row = {"dataset": "cases", "domain": "chest_xray", "problem": "Answer with one of: Normal, Pneumonia.", "answer": "Pneumonia",
-           "labels": ["Normal", "Pneumonia"], "images": ["a.png"]}
+    row = {
+        "dataset": "cases",
+        "domain": "chest_xray",
+        "problem": "Answer with one of: Normal, Pneumonia.",
+        "answer": "Pneumonia",
+        "labels": ["Normal", "Pneumonia"],
+        "images": ["a.png"],
+    }
     lines = [
         row | {"id": "good", "bbox": [[1, 2, 60, 40]], "segmentation_path": "mask.png"},
         row | {"id": "outside", "bbox": [[1, 2, 61, 40]]},
@@ -27,22 +33,40 @@ def test_validate_lists_every_fault(tmp_path, capsys):
     assert check.run(str(file)) == 1
     out = capsys.readouterr().out
     assert out.strip().endswith("7 rows, 6 faults")
-    for word in ("leaves the image of 60 x 40", "the mask is 30 x 30", "b.png", "Asthma", "is used by", "not valid JSON"):
+    for word in (
+        "leaves the image of 60 x 40",
+        "the mask is 30 x 30",
+        "b.png",
+        "Asthma",
+        "is used by",
+        "not valid JSON",
+    ):
         assert word in out, out
     file.write_text(json.dumps(lines[0]), encoding="utf-8")
     assert check.run(str(file)) == 0
 
 
 def test_validate_looks_at_splits_patients_and_gold_answers(tmp_path, capsys):
-    row = {"dataset": "cases", "domain": "chest_xray", "problem": "Answer with one of: Normal, Pneumonia.", "answer": "Pneumonia",
-           "labels": ["Normal", "Pneumonia"]}
+    row = {
+        "dataset": "cases",
+        "domain": "chest_xray",
+        "problem": "Answer with one of: Normal, Pneumonia.",
+        "answer": "Pneumonia",
+        "labels": ["Normal", "Pneumonia"],
+    }
     other = [row | {"id": "a", "patient": "p1"}, row | {"id": "b", "patient": "p2"}]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, other)), encoding="utf-8")
-    lines = [row | {"id": "c", "patient": "p2"}, row | {"id": "d", "split": "train"},
-             row | {"id": "e", "reasoning": "see \\boxed{B}"}]
+    lines = [
+        row | {"id": "c", "patient": "p2"},
+        row | {"id": "d", "split": "train"},
+        row | {"id": "e", "reasoning": "see \\boxed{B}"},
+    ]
     file = tmp_path / "test.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     assert check.run(str(file)) == 1
     out = capsys.readouterr().out
     assert "3 rows, 3 faults" in out and "which is part of the answer format" in out
-    assert "patient 'p2' is in train.jsonl too" in out and "row 'd', split: 'train' in test.jsonl" in out
+    assert (
+        "patient 'p2' is in train.jsonl too" in out
+        and "row 'd', split: 'train' in test.jsonl" in out
+    )

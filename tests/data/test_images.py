@@ -1,4 +1,7 @@
-"""Image geometry equals Hugging Face's. golden/qwen_vision.npz holds the outputs of transformers 5.23."""
+"""Image geometry equals Hugging Face's.
+
+golden/qwen_vision.npz holds the outputs of transformers 5.23.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,12 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "qwen_vision.npz")
 
 
 def test_smart_resize_equals_reference():
-    for (h, w), (low, high), want in zip(GOLDEN["resize_in"], GOLDEN["resize_limits"], GOLDEN["resize_out"]):
-        assert images.smart_resize(int(h), int(w), min_pixels=int(low), max_pixels=int(high)) == tuple(want)
+    for (h, w), (low, high), want in zip(
+        GOLDEN["resize_in"], GOLDEN["resize_limits"], GOLDEN["resize_out"]
+    ):
+        assert images.smart_resize(
+            int(h), int(w), min_pixels=int(low), max_pixels=int(high)
+        ) == tuple(want)
 
 
 @pytest.mark.parametrize("size", [(0, 50), (3, 900)])
@@ -43,13 +50,16 @@ def test_video_patchify_equals_reference_with_an_odd_frame_count():
 
 
 @pytest.mark.parametrize(
-    "window, index, bounds", [(112, "window_index", "cu_window"), (56, "window56_index", "cu_window56")]
+    "window, index, bounds",
+    [(112, "window_index", "cu_window"), (56, "window56_index", "cu_window56")],
 )
 def test_window_order_equals_reference(window, index, bounds):
     grids = [tuple(int(x) for x in g) for g in GOLDEN["grids"]]
     order, hw, frame, segment = images.window_order(grids, window=window)
     np.testing.assert_array_equal(order, GOLDEN[index])
-    np.testing.assert_array_equal(hw, GOLDEN["patch_hw"].reshape(-1, 4, 2)[GOLDEN[index]].reshape(-1, 2))
+    np.testing.assert_array_equal(
+        hw, GOLDEN["patch_hw"].reshape(-1, 4, 2)[GOLDEN[index]].reshape(-1, 2)
+    )
     for ids, cumulative in ((segment, GOLDEN[bounds]), (frame, GOLDEN["cu_frames"])):
         want = np.repeat(np.arange(1, len(cumulative)), np.diff(cumulative))
         np.testing.assert_array_equal(ids, want)

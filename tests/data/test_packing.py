@@ -16,7 +16,10 @@ BUDGET = packing.Budget(rows=4, tokens=256, media_rows=2, patches=256, ecgs=2, p
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
     root = tmp_path_factory.mktemp("packing")
-    return [transforms.process(r, root, TOKENIZER, config(), with_answer=True) for r in mixed_rows(root, 8)]
+    return [
+        transforms.process(r, root, TOKENIZER, config(), with_answer=True)
+        for r in mixed_rows(root, 8)
+    ]
 
 
 def unpack(batch, place, budget):
@@ -83,7 +86,9 @@ def test_packed_equals_unpacked(samples):
             ids = {(media, int(i)) for i in got[name]}
             assert not ids & seen  # no two samples share a segment
             seen |= ids
-    assert batch["loss_mask"].sum() == sum(len(s["input_ids"]) - s["prompt_length"] for s in samples)
+    assert batch["loss_mask"].sum() == sum(
+        len(s["input_ids"]) - s["prompt_length"] for s in samples
+    )
 
 
 def test_segments_are_contiguous_and_do_not_decrease(samples):
@@ -96,7 +101,9 @@ def test_segments_are_contiguous_and_do_not_decrease(samples):
 
 
 def test_max_per_row_limits_a_row(samples):
-    budget = packing.Budget(rows=4, tokens=256, media_rows=2, patches=256, ecgs=2, pad_id=PAD, max_per_row=1)
+    budget = packing.Budget(
+        rows=4, tokens=256, media_rows=2, patches=256, ecgs=2, pad_id=PAD, max_per_row=1
+    )
     _, placed = packing.pack(samples[:4], budget)
     assert [(p.row, p.segment) for p in placed] == [(0, 1), (1, 1), (2, 1), (3, 1)]
     with pytest.raises(DataError, match="4 of 5 samples fill the batch"):

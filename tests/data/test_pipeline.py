@@ -89,7 +89,9 @@ def test_the_global_batch_does_not_depend_on_the_number_of_processes(source, cou
             np.testing.assert_array_equal(np.concatenate([b[key] for b, _ in steps]), value)
         rows = BUDGET.rows // count
         moved = [
-            (q.meta.id, q.row + p * rows, q.segment) for p, (_, local) in enumerate(steps) for q in local
+            (q.meta.id, q.row + p * rows, q.segment)
+            for p, (_, local) in enumerate(steps)
+            for q in local
         ]
         assert moved == [(q.meta.id, q.row, q.segment) for q in placed]
 
@@ -106,7 +108,9 @@ def test_states_of_two_processes_resume_on_four(source):
     take(straight, 3)
     for batch, _ in take(straight, 2):
         steps = [next(part) for part in after]
-        np.testing.assert_array_equal(np.concatenate([b["tokens"] for b, _ in steps]), batch["tokens"])
+        np.testing.assert_array_equal(
+            np.concatenate([b["tokens"] for b, _ in steps]), batch["tokens"]
+        )
     with pytest.raises(DataError, match="no stream 2.*merge"):
         train(source).set_state(pair[0].get_state())
 
@@ -123,7 +127,9 @@ def test_a_state_of_other_data_or_seed_is_refused(source):
     renamed = dataclasses.replace(
         source, rows=[dataclasses.replace(source.rows[0], id="x"), *source.rows[1:]]
     )
-    moved = dataclasses.replace(source, rows=[dataclasses.replace(source.rows[0], bbox=((1, 2, 3, 4),)), *source.rows[1:]])
+    moved = dataclasses.replace(
+        source, rows=[dataclasses.replace(source.rows[0], bbox=((1, 2, 3, 4),)), *source.rows[1:]]
+    )
     for other in (
         train(renamed),
         train(moved),
@@ -147,17 +153,23 @@ def test_media_of_another_size_are_other_data(tmp_path):
 
 def test_samples_go_by_the_name_of_their_data_set(source):
     """Two data sets may use the same ids, and a row may call its source what it likes."""
-    other = dataclasses.replace(source, name="mine", rows=[dataclasses.replace(row, source="mini") for row in source.rows])
+    other = dataclasses.replace(
+        source, name="mine", rows=[dataclasses.replace(row, source="mini") for row in source.rows]
+    )
     batches = list(pipeline.make_eval_iterator([source, other], TOKENIZER, config(), BUDGET))
     found = [(place.meta.source, place.meta.id) for _, placed in batches for place in placed]
-    assert len(set(found)) == len(found) == 2 * len(source.rows) and {name for name, _ in found} == {"mini", "mine"}
+    assert len(set(found)) == len(found) == 2 * len(source.rows) and {
+        name for name, _ in found
+    } == {"mini", "mine"}
 
 
 def test_an_epoch_holds_each_row_once_and_epochs_differ(source):
     everything = [ids(step) for step in train(source, epochs=1)]
     seen = collections.Counter(name for step in everything for name, _, _ in step)
     assert seen == collections.Counter(r.id for r in source.rows)
-    twice = collections.Counter(name for step in train(source, epochs=2) for name, _, _ in ids(step))
+    twice = collections.Counter(
+        name for step in train(source, epochs=2) for name, _, _ in ids(step)
+    )
     assert set(twice.values()) == {2} and len(twice) == len(source.rows)
 
 
@@ -166,7 +178,9 @@ def test_weights_set_the_share_of_each_domain_in_every_stream(source):
     text_only = [dataclasses.replace(r, images=(), time_series=(), bbox=()) for r in source.rows]
     source = dataclasses.replace(source, rows=text_only)
     counts = [collections.Counter() for _ in range(BUDGET.media_rows)]
-    for _, placed in take(train(source, weights_by_domain=WEIGHTS | {"fundus": 0.0}, budget=budget), 96):
+    for _, placed in take(
+        train(source, weights_by_domain=WEIGHTS | {"fundus": 0.0}, budget=budget), 96
+    ):
         for place in placed:
             counts[place.row][place.meta.domain] += 1
     total = sum(counts, collections.Counter())
@@ -197,7 +211,10 @@ def test_skip_leaves_the_sample_out_names_and_counts_it(source):
     iterator = train(bad, epochs=2, on_error="skip")
     seen = collections.Counter(name for step in iterator for name, _, _ in ids(step))
     assert set(seen) == {r.id for r in bad.rows} - {"broken"}
-    assert list(iterator.quarantined) == ["mini/broken"] and "gone.png" in iterator.quarantined["mini/broken"]
+    assert (
+        list(iterator.quarantined) == ["mini/broken"]
+        and "gone.png" in iterator.quarantined["mini/broken"]
+    )
     resumed = train(bad, epochs=2, on_error="skip")
     resumed.set_state(iterator.get_state())
     assert resumed.quarantined == iterator.quarantined

@@ -1,4 +1,6 @@
-"""M-RoPE positions equal Hugging Face's get_rope_index (golden/qwen_vision.npz, there with left padding)."""
+"""M-RoPE positions equal Hugging Face's get_rope_index (golden/qwen_vision.npz, there with left
+padding).
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,17 @@ def positions(ids, images=(), videos=(), seconds=()):
 
 @pytest.mark.parametrize("case", ["text", "one", "several", "video", "video_slow", "mix"])
 def test_positions_equal_reference(case):
-    got = positions(*(GOLDEN[f"rope_{case}_{part}"] for part in ("ids", "images", "videos", "seconds")))
+    got = positions(
+        *(GOLDEN[f"rope_{case}_{part}"] for part in ("ids", "images", "videos", "seconds"))
+    )
     assert got.dtype == np.int32
     np.testing.assert_array_equal(got, GOLDEN[f"rope_{case}_positions"])
 
 
 def test_times_of_steps_are_means_of_their_first_and_last_frame():
-    """As the processor of Qwen3-VL computes them at two frames a second: the last frame is repeated to fill a step."""
+    """As the processor of Qwen3-VL computes them at two frames a second: the last frame is repeated
+    to fill a step.
+    """
     assert step_times(4, 1.0) == [0.25, 1.25] and step_times(5, 1.0) == [0.25, 1.25, 2.0]
 
 

@@ -36,7 +36,10 @@ def make_dicom(path, pixels=None, **fields):
         dataset.NumberOfFrames, dataset.Rows, dataset.Columns = frames.shape
         dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
         dataset.BitsAllocated = dataset.BitsStored = pixels.dtype.itemsize * 8
-        dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, int(pixels.dtype.kind == "i")
+        dataset.HighBit, dataset.PixelRepresentation = (
+            dataset.BitsStored - 1,
+            int(pixels.dtype.kind == "i"),
+        )
         dataset.PixelData = pixels.tobytes()
     for name, value in fields.items():
         setattr(dataset, name, value)
@@ -52,14 +55,16 @@ def make_ecg(
     **change,
 ):
     t = np.arange(round(seconds * rate)) / rate
-    signal = np.stack([(i + 1) * 0.1 * np.sin(2 * np.pi * 5 * t) for i in range(len(names))]).astype(
-        np.float32
+    signal = np.stack(
+        [(i + 1) * 0.1 * np.sin(2 * np.pi * 5 * t) for i in range(len(names))]
+    ).astype(np.float32)
+    np.savez_compressed(
+        path, **{"signal": signal, "fs": float(rate), "leads": np.array(names), **change}
     )
-    np.savez_compressed(path, **{"signal": signal, "fs": float(rate), "leads": np.array(names), **change})
     return path
 
 
-# ----------------------------------------------------------------------------------------------------- images
+# ------------------------------------------------------------------------------------------- images
 
 
 def test_images_of_each_mode_are_rgb(tmp_path):
@@ -67,7 +72,9 @@ def test_images_of_each_mode_are_rgb(tmp_path):
     Image.fromarray(colour).save(tmp_path / "a.png")
     np.testing.assert_array_equal(readers.read_image(tmp_path / "a.png"), colour)
     Image.fromarray(colour[..., 0]).save(tmp_path / "grey.tiff")
-    np.testing.assert_array_equal(readers.read_image(tmp_path / "grey.tiff")[..., 2], colour[..., 0])
+    np.testing.assert_array_equal(
+        readers.read_image(tmp_path / "grey.tiff")[..., 2], colour[..., 0]
+    )
     clear = np.dstack([colour, np.zeros((9, 7), np.uint8)])
     Image.fromarray(clear).save(tmp_path / "clear.png")
     assert readers.read_image(tmp_path / "clear.png").max() == 0
@@ -99,7 +106,7 @@ def test_bad_images_name_the_file(tmp_path):
         assert caught.value.mend and "\n" not in str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------------ DICOM
+# -------------------------------------------------------------------------------------------- DICOM
 
 
 def test_dicom_grey_levels(tmp_path):
@@ -116,7 +123,9 @@ def test_dicom_grey_levels(tmp_path):
         PhotometricInterpretation="MONOCHROME1",
     )
     np.testing.assert_array_equal(readers.read_image(inverted)[..., 0], 255 - grey)
-    ct = make_dicom(tmp_path / "ct.dcm", ramp, Modality="CT", RescaleSlope=1, RescaleIntercept=-1024)
+    ct = make_dicom(
+        tmp_path / "ct.dcm", ramp, Modality="CT", RescaleSlope=1, RescaleIntercept=-1024
+    )
     hounsfield = ramp.astype(float) - 1024
     np.testing.assert_array_equal(
         readers.read_image(ct)[..., 0], np.clip(np.rint((hounsfield + 160) * 255 / 400), 0, 255)
@@ -168,7 +177,7 @@ def test_bad_dicom_and_no_identifier_leaves_it(tmp_path, capfd, caplog):
     assert "Zyxw" not in out.out + out.err + caplog.text
 
 
-# ---------------------------------------------------------------------------------------------------- volumes
+# ------------------------------------------------------------------------------------------ volumes
 
 
 def test_volume_orientation_is_canonical(tmp_path):
@@ -209,7 +218,9 @@ def test_volume_frames_mask_and_windows(tmp_path):
     ).tolist() == [0, 0, 1, 1]
     frames = readers.read_frames(tmp_path / "ct.nii.gz")
     assert frames.shape == (4, 8, 9, 3) and frames.dtype == np.uint8
-    np.testing.assert_array_equal(frames[1, ..., 0], np.clip(np.rint((body[4] + 160.0) * 255 / 400), 0, 255))
+    np.testing.assert_array_equal(
+        frames[1, ..., 0], np.clip(np.rint((body[4] + 160.0) * 255 / 400), 0, 255)
+    )
     region = readers.read_mask(tmp_path / "mask.nii.gz")
     assert region.shape == (8, 9) and region.sum() == 6 and region[2:4, 3:6].all()
     magnetic = files.window((body + 1000).astype(np.float32) * 3)
@@ -241,7 +252,9 @@ def test_hostile_volume_headers_are_refused_at_once(tmp_path):
     head = "NRRD0004\ntype: short\ndimension: 3\nsizes: {}\nencoding: {}\n{}\n"
     (tmp_path / "huge.nrrd").write_text(head.format("90000 90000 900", "raw", ""))
     (tmp_path / "huge_gz.nrrd").write_text(head.format("90000 90000 900", "gzip", ""))
-    (tmp_path / "outside.nrrd").write_text(head.format("2 2 2", "raw", "data file: ../../secret.raw\n"))
+    (tmp_path / "outside.nrrd").write_text(
+        head.format("2 2 2", "raw", "data file: ../../secret.raw\n")
+    )
     (tmp_path / "nothing.nrrd").write_text("NRRD0004\n")
     (tmp_path / "bomb.nii.gz").write_bytes(
         gzip.compress(whole.read_bytes()[:0] + b"\x5c\x01\0\0" + b"\0" * 50_000_000)
@@ -258,13 +271,15 @@ def test_hostile_volume_headers_are_refused_at_once(tmp_path):
     assert readers.read_frames(whole).shape == (4, 20, 20, 3)
 
 
-# --------------------------------------------------------------------------------------------- .npz and video
+# ----------------------------------------------------------------------------------- .npz and video
 
 
 def test_npz_frames_and_masks(tmp_path):
     stack = np.arange(7 * 4 * 5, dtype=np.uint8).reshape(7, 4, 5)
     np.savez_compressed(tmp_path / "a.npz", frames=stack, mask=stack[0] > 3)
-    np.testing.assert_array_equal(readers.read_frames(tmp_path / "a.npz")[..., 1], stack[[0, 2, 4, 6]])
+    np.testing.assert_array_equal(
+        readers.read_frames(tmp_path / "a.npz")[..., 1], stack[[0, 2, 4, 6]]
+    )
     np.testing.assert_array_equal(readers.read_mask(tmp_path / "a.npz"), stack[0] > 3)
     Image.fromarray((stack[0] > 3).astype(np.uint8) * 255).save(tmp_path / "m.png")
     np.testing.assert_array_equal(readers.read_mask(tmp_path / "m.png"), stack[0] > 3)
@@ -335,7 +350,7 @@ def test_video_by_the_optional_package(tmp_path, monkeypatch):
         readers.read_frames(path)
 
 
-# -------------------------------------------------------------------------------------------------------- ECG
+# ---------------------------------------------------------------------------------------------- ECG
 
 
 def test_ecg_leads_rate_and_length(tmp_path):
@@ -343,7 +358,9 @@ def test_ecg_leads_rate_and_length(tmp_path):
     assert ecg.shape == (8, 2500) and ecg.dtype == np.float32
     t = np.arange(2500) / 250
     scale = np.array([0.1, 0.2, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2])[:, None]
-    np.testing.assert_allclose(ecg[:, 50:-50], (scale * np.sin(2 * np.pi * 5 * t))[:, 50:-50], atol=5e-3)
+    np.testing.assert_allclose(
+        ecg[:, 50:-50], (scale * np.sin(2 * np.pi * 5 * t))[:, 50:-50], atol=5e-3
+    )
     same = readers.read_ecg(make_ecg(tmp_path / "b.npz", rate=250))
     np.testing.assert_allclose(same, scale * np.sin(2 * np.pi * 5 * t), atol=1e-5)
     short = readers.read_ecg(make_ecg(tmp_path / "c.npz", seconds=9.95, rate=250))
@@ -390,7 +407,9 @@ def test_dicom_waveform():
 def make_wfdb(folder, name="r1", signal_file=None, offset=0, unit="mV", leads=12):
     names = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")[:leads]
     t = np.arange(5000) / 500
-    data = np.stack([200 * (i + 1) * np.sin(2 * np.pi * 3 * t) for i in range(leads)], 1).astype("<i2")
+    data = np.stack([200 * (i + 1) * np.sin(2 * np.pi * 3 * t) for i in range(leads)], 1).astype(
+        "<i2"
+    )
     signal_file = signal_file or f"{name}.dat"
     if "/" not in signal_file:
         (folder / signal_file).write_bytes(b"\7" * offset + data.tobytes())
@@ -404,8 +423,14 @@ def make_wfdb(folder, name="r1", signal_file=None, offset=0, unit="mV", leads=12
 def test_wfdb_records(tmp_path):
     t = np.arange(2500) / 250
     expected = np.array([1, 2, 7, 8, 9, 10, 11, 12])[:, None] * 0.2 * np.sin(2 * np.pi * 3 * t)
-    for path in (make_wfdb(tmp_path), make_wfdb(tmp_path, "r2", "r2.mat", offset=24), tmp_path / "r1.dat"):
-        np.testing.assert_allclose(readers.read_ecg(path)[:, 50:-50], expected[:, 50:-50], atol=6e-3)
+    for path in (
+        make_wfdb(tmp_path),
+        make_wfdb(tmp_path, "r2", "r2.mat", offset=24),
+        tmp_path / "r1.dat",
+    ):
+        np.testing.assert_allclose(
+            readers.read_ecg(path)[:, 50:-50], expected[:, 50:-50], atol=6e-3
+        )
     outside = tmp_path / "outside.dat"
     outside.write_bytes((tmp_path / "r1.dat").read_bytes())
     inner = tmp_path / "inner"

@@ -45,7 +45,10 @@ def test_released_and_conversations_spellings():
     }
     row = schema.validate_row(released, "f:1")
     assert (row.domain, row.time_series, row.id) == ("ecg", ("ptb-xl/1.hea",), "f:1")
-    assert row.labels == ("Normal", "CD", "A. Fib/Aflutter") and row.answers == ("CD", "A. Fib/Aflutter")
+    assert row.labels == ("Normal", "CD", "A. Fib/Aflutter") and row.answers == (
+        "CD",
+        "A. Fib/Aflutter",
+    )
     talk = {
         "images": ["chexpert/1.png"],
         "conversations": [
@@ -54,7 +57,11 @@ def test_released_and_conversations_spellings():
         ],
     }
     row = schema.validate_row(talk, "f:2")
-    assert (row.domain, row.problem, row.answers) == ("chest_xray", "<image>\nFindings?", ("edema", "mass"))
+    assert (row.domain, row.problem, row.answers) == (
+        "chest_xray",
+        "<image>\nFindings?",
+        ("edema", "mass"),
+    )
     assert schema.validate_row(row.to_dict(), "f:2") == row
 
 
@@ -105,10 +112,18 @@ def test_region_without_a_picture():
 
 def test_split_labels_matches_the_vocabulary_first():
     names = ("A. Fib/Aflutter", "Lobular and ductal", "MI", "CD", "Signs, other", "R&D")
-    assert schema.split_labels("CD, A. Fib/Aflutter and MI.", names) == ("CD", "A. Fib/Aflutter", "MI")
+    assert schema.split_labels("CD, A. Fib/Aflutter and MI.", names) == (
+        "CD",
+        "A. Fib/Aflutter",
+        "MI",
+    )
     assert schema.split_labels("lobular AND ductal & cd", names) == ("Lobular and ductal", "CD")
     assert schema.split_labels("Signs, other, R&D", names) == ("Signs, other", "R&D")
-    assert schema.split_labels("edema and  mass;\nedema & fracture.") == ("edema", "mass", "fracture")
+    assert schema.split_labels("edema and  mass;\nedema & fracture.") == (
+        "edema",
+        "mass",
+        "fracture",
+    )
     assert schema.split_labels("MI scale", names) == ("MI scale",)  # a longer word is another label
     assert schema.split_labels("sandy band", ()) == ("sandy band",)
     assert schema.split_labels(" , and & . ", names) == ()
@@ -163,6 +178,12 @@ def test_resolve_keeps_media_inside(tmp_path):
     (tmp_path / "secret.png").write_bytes(b"x")
     (root / "link.png").symlink_to(tmp_path / "secret.png")
     assert schema.resolve(root, "media/a.png").read_bytes() == b"x"
-    for bad in ("link.png", "../secret.png", str(tmp_path / "secret.png"), "media/../../secret.png", "a\0"):
+    for bad in (
+        "link.png",
+        "../secret.png",
+        str(tmp_path / "secret.png"),
+        "media/../../secret.png",
+        "a\0",
+    ):
         with pytest.raises(DataError):
             schema.resolve(root, bad)

@@ -28,12 +28,21 @@ def _row(number, **change):
 
 
 def test_load_fingerprint_and_counts(tmp_path):
-    rows = [_row(1), _row(2, answer="Normal"), _row(3, domain="ct", dataset="lndb", answer="Benign, Normal")]
+    rows = [
+        _row(1),
+        _row(2, answer="Normal"),
+        _row(3, domain="ct", dataset="lndb", answer="Benign, Normal"),
+    ]
     schema.write_jsonl(tmp_path / "train.jsonl", rows)
     assert sources.load(tmp_path, "train") == rows
     counts = sources.describe(rows)
     assert counts["domain"] == {"ct": 1, "ultrasound": 2}
-    assert counts["label"] == {"busi/Benign": 1, "busi/Normal": 1, "lndb/Benign": 1, "lndb/Normal": 1}
+    assert counts["label"] == {
+        "busi/Benign": 1,
+        "busi/Normal": 1,
+        "lndb/Benign": 1,
+        "lndb/Normal": 1,
+    }
     assert sources.domains(rows) == ("ct", "ultrasound") and len(sources.domains()) == 10
     mark = sources.fingerprint(rows)
     assert mark == sources.fingerprint(sources.load(tmp_path, "train")) and len(mark) == 64
@@ -81,7 +90,12 @@ def test_from_tfds_without_tensorflow(tmp_path):
             return {"train": self._generate_examples()}
 
         def _generate_examples(self):
-            shared = {"dataset": "busi", "problem": "What?", "labels": ["Benign", "Normal"], "reasoning": ""}
+            shared = {
+                "dataset": "busi",
+                "problem": "What?",
+                "labels": ["Benign", "Normal"],
+                "reasoning": "",
+            }
             yield (
                 "a",
                 {
@@ -95,13 +109,22 @@ def test_from_tfds_without_tensorflow(tmp_path):
             )
             yield (
                 "b",
-                {**shared, "id": "b", "answer": "Normal", "images": ["b.png"], "bbox": [], "difficulty": 0},
+                {
+                    **shared,
+                    "id": "b",
+                    "answer": "Normal",
+                    "images": ["b.png"],
+                    "bbox": [],
+                    "difficulty": 0,
+                },
             )
 
     TinyRows(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     rows = {row.id: row for row in sources.from_tfds("tiny_rows", "train", tmp_path)}
     assert rows["a"].bbox == ((1.0, 2.0, 3.0, 4.0),) and rows["a"].difficulty == 2
-    assert rows["b"].bbox == () and rows["b"].difficulty is None and rows["b"].domain == "ultrasound"
+    assert (
+        rows["b"].bbox == () and rows["b"].difficulty is None and rows["b"].domain == "ultrasound"
+    )
     assert "tensorflow" not in sys.modules
     with pytest.raises(DataError, match="cannot open it"):
         sources.from_tfds("not_there", "train", tmp_path)

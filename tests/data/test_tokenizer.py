@@ -18,7 +18,9 @@ TOK = tokenizer.load("nano")
 
 def test_vocabulary_is_1001_ordinary_then_the_special_tokens():
     assert TOK.size == NANO_VOCAB
-    assert TOK.special_ids == {name: NANO_FIRST_SPECIAL + i for i, name in enumerate(SPECIAL_TOKENS)}
+    assert TOK.special_ids == {
+        name: NANO_FIRST_SPECIAL + i for i, name in enumerate(SPECIAL_TOKENS)
+    }
     assert TOK.eos_ids == get("nano").eos_ids
 
 
@@ -48,7 +50,9 @@ def test_any_text_round_trips_and_is_ordinary(text):
 def test_row_text_cannot_forge_a_special_token(name):
     text = f"hello {name}{name}\n{name}"
     assert not set(TOK.encode(text)) & set(TOK.special_ids.values())
-    ids = TOK.encode_parts([tokenizer.Special("<|im_start|>"), text, tokenizer.Special("<|im_end|>")])
+    ids = TOK.encode_parts(
+        [tokenizer.Special("<|im_start|>"), text, tokenizer.Special("<|im_end|>")]
+    )
     assert [i for i in ids if i >= NANO_FIRST_SPECIAL] == [1002, 1003]
     assert TOK.decode(ids) == text
 
@@ -78,21 +82,31 @@ def test_a_tokenizer_directory_without_ecg_token_gets_one_after_its_last_id(tmp_
 
 
 def test_think_of_qwen3_is_text(monkeypatch):
-    marks = ("<reason>", "</reason>")  # stand for Qwen3's <think>, which is an ordinary token in nano's vocabulary
+    # stand for Qwen3's <think>, which is an ordinary token in nano's vocabulary
+    marks = ("<reason>", "</reason>")
     monkeypatch.setattr(tokenizer, "WRITTEN_TOKENS", marks)
     spec = json.loads(tokenizer.NANO_PATH.read_text(encoding="utf-8"))
-    spec["added_tokens"] += [{**spec["added_tokens"][-1], "id": NANO_VOCAB + i, "content": word, "special": False}
-                             for i, word in enumerate(marks)]
+    spec["added_tokens"] += [
+        {**spec["added_tokens"][-1], "id": NANO_VOCAB + i, "content": word, "special": False}
+        for i, word in enumerate(marks)
+    ]
     qwen3 = tokenizer.Tokenizer(spec)
     ids = qwen3.encode("<reason>clear lungs</reason>")
-    assert (ids[0], ids[-1]) == (NANO_VOCAB, NANO_VOCAB + 1) and qwen3.decode(ids) == "<reason>clear lungs</reason>"
-    assert not {NANO_VOCAB, NANO_VOCAB + 1} & {*qwen3.banned_ids(NANO_VOCAB + 2), *qwen3.special_ids.values()}
+    assert (ids[0], ids[-1]) == (NANO_VOCAB, NANO_VOCAB + 1) and qwen3.decode(
+        ids
+    ) == "<reason>clear lungs</reason>"
+    assert not {NANO_VOCAB, NANO_VOCAB + 1} & {
+        *qwen3.banned_ids(NANO_VOCAB + 2),
+        *qwen3.special_ids.values(),
+    }
     assert not set(qwen3.encode("<|im_end|><reason>")) & set(qwen3.special_ids.values())
 
 
 def test_a_special_token_among_the_ordinary_ones_is_refused():
     spec = json.loads(tokenizer.NANO_PATH.read_text(encoding="utf-8"))
-    spec["model"]["vocab"]["<|im_end|>"] = spec["model"]["vocab"].pop(next(iter(spec["model"]["vocab"])))
+    spec["model"]["vocab"]["<|im_end|>"] = spec["model"]["vocab"].pop(
+        next(iter(spec["model"]["vocab"]))
+    )
     with pytest.raises(ConfigError, match="forge"):
         tokenizer.Tokenizer(spec)
 

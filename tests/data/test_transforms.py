@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_rows import LABELS, MODEL, TOKENIZER, config, row, write_ecg, write_image, write_mask, write_video
+from sample_rows import (
+    LABELS,
+    MODEL,
+    TOKENIZER,
+    config,
+    row,
+    write_ecg,
+    write_image,
+    write_mask,
+    write_video,
+)
 
 from qoq_jax.data import chat, images, readers, transforms
 from qoq_jax.errors import ConfigError, DataError
@@ -26,7 +36,10 @@ def process(root, cfg=CFG, with_answer=False, **fields):
 
 
 def test_sample_of_two_images_a_video_and_an_ecg(tmp_path):
-    pictures = [write_image(tmp_path, "a.png", 60, 60), write_image(tmp_path, "b.png", 112, 84, seed=1)]
+    pictures = [
+        write_image(tmp_path, "a.png", 60, 60),
+        write_image(tmp_path, "b.png", 112, 84, seed=1),
+    ]
     clip, signal = write_video(tmp_path, "v.npz"), write_ecg(tmp_path, "e.npz")
     # The video stands before the images in the text, after them in the patches.
     sample = process(
@@ -49,7 +62,10 @@ def test_sample_of_two_images_a_video_and_an_ecg(tmp_path):
     stacks = [readers.read_image(tmp_path / p)[None] for p in pictures] + [
         readers.read_frames(tmp_path / clip)
     ]
-    resized = [np.stack([images.resize(f, h * 14, w * 14) for f in s]) for s, (_, h, w) in zip(stacks, grids)]
+    resized = [
+        np.stack([images.resize(f, h * 14, w * 14) for f in s])
+        for s, (_, h, w) in zip(stacks, grids)
+    ]
     flat = np.concatenate([images.patchify(s)[0] for s in resized]).reshape(-1, 4, 1176)
     in_text_order = np.concatenate([flat[16:], flat[:16]])
     np.testing.assert_array_equal(
@@ -60,13 +76,23 @@ def test_sample_of_two_images_a_video_and_an_ecg(tmp_path):
 
 
 def test_sample_for_qwen3_vl(tmp_path):
-    """Patches of 16 x 16 in Hugging Face order; each step of the clip stands alone, after its time in words."""
+    """Patches of 16 x 16 in Hugging Face order; each step of the clip stands alone, after its time
+    in words.
+    """
     cfg = dataclasses.replace(CFG, patch=16, window=0, timestamps=True, frame_max_pixels=64 * 64)
-    fields = {"images": [write_image(tmp_path, "a.png", 96, 64)], "videos": [write_video(tmp_path, "v.npz")]}
+    fields = {
+        "images": [write_image(tmp_path, "a.png", 96, 64)],
+        "videos": [write_video(tmp_path, "v.npz")],
+    }
     sample = process(tmp_path, cfg=cfg, **fields)
     ids, kind = sample["input_ids"], sample["media_kind"]
-    media = [f"<|vision_start|>{pad}<|vision_end|>" for pad in ("<|image_pad|>" * 6, "<|video_pad|>" * 4)]
-    assert f"user\n{media[0]}<0.2 seconds>{media[1]}<1.2 seconds>{media[1]}What" in TOKENIZER.decode(ids, skip_special=False)
+    media = [
+        f"<|vision_start|>{pad}<|vision_end|>" for pad in ("<|image_pad|>" * 6, "<|video_pad|>" * 4)
+    ]
+    assert (
+        f"user\n{media[0]}<0.2 seconds>{media[1]}<1.2 seconds>{media[1]}What"
+        in TOKENIZER.decode(ids, skip_special=False)
+    )
     assert sample["patches"].shape == (24 + 32, 3 * 2 * 16 * 16)
     image = images.patchify(readers.read_image(tmp_path / "a.png")[None], patch=16)[0]
     np.testing.assert_array_equal(sample["patches"][:24], image)
@@ -92,10 +118,18 @@ def test_answer_is_appended_and_prompt_is_unchanged(tmp_path):
 
 def test_meta(tmp_path):
     sample = process(
-        tmp_path, images=[write_image(tmp_path, "a.png", 224, 112)], bbox=[0, 112, 112, 224], source="real"
+        tmp_path,
+        images=[write_image(tmp_path, "a.png", 224, 112)],
+        bbox=[0, 112, 112, 224],
+        source="real",
     )
     meta = sample["meta"]
-    assert (meta.id, meta.domain, meta.labels, meta.vocabulary) == ("a", "chest_xray", ("Pneumonia",), LABELS)
+    assert (meta.id, meta.domain, meta.labels, meta.vocabulary) == (
+        "a",
+        "chest_xray",
+        ("Pneumonia",),
+        LABELS,
+    )
     assert meta.frame_size == (56, 140) and meta.boxes == ((0.0, 70.0, 56.0, 140.0),)
     assert (meta.box_labels, meta.mask, meta.source) == (("Pneumonia",), None, "real")
 
@@ -235,9 +269,13 @@ def test_a_model_without_an_ecg_encoder_needs_no_ecg_token_and_takes_no_ecg(tmp_
 
 def test_making_samples_needs_no_jax():
     """Data workers must start fast and must not touch an accelerator."""
-    code = "import sys, qoq_jax.data.packing, qoq_jax.data.transforms; sys.exit('jax' in sys.modules)"
+    code = (
+        "import sys, qoq_jax.data.packing, qoq_jax.data.transforms; sys.exit('jax' in sys.modules)"
+    )
     assert (
-        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False
+        ).returncode
         == 0
     )
 
@@ -245,7 +283,9 @@ def test_making_samples_needs_no_jax():
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_boxes_are_scored_in_the_frame_that_the_model_sees(tmp_path_factory, data):
-    """IoU in the resized frame equals IoU in the original one, whatever the resize; a box in other pixels does not pass."""
+    """IoU in the resized frame equals IoU in the original one, whatever the resize; a box in other
+    pixels does not pass.
+    """
     width, height = data.draw(st.integers(30, 400)), data.draw(st.integers(30, 400))
 
     def box():
@@ -254,18 +294,27 @@ def test_boxes_are_scored_in_the_frame_that_the_model_sees(tmp_path_factory, dat
 
     gold, other = box(), box()
     root = tmp_path_factory.getbasetemp()
-    meta = process(root, images=[write_image(root, f"{width}x{height}.png", height, width)], bbox=list(gold))["meta"]
+    meta = process(
+        root, images=[write_image(root, f"{width}x{height}.png", height, width)], bbox=list(gold)
+    )["meta"]
     w, h = meta.frame_size
     assert (w % 28, h % 28) == (0, 0) and meta.mask is None
 
     def iou(written):
-        text = f'```json\n[{{"bbox_2d": {list(written)}, "label": "Pneumonia"}}]\n```\n<think>x</think>\n\\boxed{{Pneumonia}}'
+        text = (
+            f'```json\n[{{"bbox_2d": {list(written)}, "label": '
+            f'"Pneumonia"}}]\n```\n<think>x</think>\n\\boxed{{Pneumonia}}'
+        )
         return rewards.score(text, meta).iou
 
     to_frame = lambda b: (b[0] * w / width, b[1] * h / height, b[2] * w / width, b[3] * h / height)
-    inside = max(min(gold[2], other[2]) - max(gold[0], other[0]), 0) * max(min(gold[3], other[3]) - max(gold[1], other[1]), 0)
+    inside = max(min(gold[2], other[2]) - max(gold[0], other[0]), 0) * max(
+        min(gold[3], other[3]) - max(gold[1], other[1]), 0
+    )
     area = lambda b: (b[2] - b[0]) * (b[3] - b[1])
     assert iou(to_frame(gold)) == pytest.approx(1, abs=1e-6)
-    assert iou(to_frame(other)) == pytest.approx(inside / (area(gold) + area(other) - inside), abs=1e-6)
+    assert iou(to_frame(other)) == pytest.approx(
+        inside / (area(gold) + area(other) - inside), abs=1e-6
+    )
     if (w, h) != (width, height):
         assert iou(gold) < 1

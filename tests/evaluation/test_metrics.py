@@ -37,10 +37,22 @@ def test_released_equals_the_released_code():
 
 
 def test_one_data_set_by_hand():
-    rows = [row("N", "N"), row("N", "N"), row("N", "P"), row("P", "P"), row("P", []), row("P", "weird")]
+    rows = [
+        row("N", "N"),
+        row("N", "N"),
+        row("N", "P"),
+        row("P", "P"),
+        row("P", []),
+        row("P", "weird"),
+    ]
     found = metrics.dataset_metrics(rows)
     n, p = found["per_label"]["N"], found["per_label"]["P"]
-    assert (n["tp"], n["fp"], n["fn"], n["tn"]) == (2, 0, 1, 3) and (p["tp"], p["fp"], p["fn"], p["tn"]) == (
+    assert (n["tp"], n["fp"], n["fn"], n["tn"]) == (2, 0, 1, 3) and (
+        p["tp"],
+        p["fp"],
+        p["fn"],
+        p["tn"],
+    ) == (
         1,
         1,
         2,
@@ -49,7 +61,9 @@ def test_one_data_set_by_hand():
     assert found["macro_f1"] == pytest.approx((0.8 + 0.4) / 2)
     assert found["balanced_accuracy"] == found["recall"] == pytest.approx((2 / 3 + 1 / 3) / 2)
     assert found["label_accuracy"] == pytest.approx((5 / 6 + 3 / 6) / 2)
-    assert found["exact_match"] == pytest.approx(3 / 6) and found["unparseable"] == pytest.approx(2 / 6)
+    assert found["exact_match"] == pytest.approx(3 / 6) and found["unparseable"] == pytest.approx(
+        2 / 6
+    )
     assert "iou" not in found and "auroc" not in found and found["format"] == 1.0
     assert found["confusion"] == {"labels": ["N", "P"], "matrix": [[2, 1, 0], [0, 1, 2]]}
 
@@ -75,8 +89,12 @@ def test_means_go_up_by_label_data_set_domain():
 
 
 def test_same_data_set_name_in_two_domains_stays_apart():
-    found = metrics.summarize_group([row("N", "N", "ct", "mini"), row("N", "P", "mri", "mini")], draws=10)
-    assert set(found["datasets"]) == {"ct/mini", "mri/mini"} and found["overall"]["exact_match"] == 0.5
+    found = metrics.summarize_group(
+        [row("N", "N", "ct", "mini"), row("N", "P", "mri", "mini")], draws=10
+    )
+    assert (
+        set(found["datasets"]) == {"ct/mini", "mri/mini"} and found["overall"]["exact_match"] == 0.5
+    )
 
 
 def test_sources_are_apart():
@@ -94,7 +112,9 @@ def test_no_records_is_an_error():
 def test_auroc():
     positive = np.array([True, True, False, False])
     assert metrics.auroc(np.array([0.9, 0.8, 0.2, 0.1]), positive) == 1.0
-    assert metrics.auroc(np.array([0.9, 0.1, 0.5, 0.1]), positive) == pytest.approx((1 + 1 + 0 + 0.5) / 4)
+    assert metrics.auroc(np.array([0.9, 0.1, 0.5, 0.1]), positive) == pytest.approx(
+        (1 + 1 + 0 + 0.5) / 4
+    )
     assert metrics.auroc(np.zeros(4), positive) == 0.5
     assert metrics.auroc(np.zeros(2), np.ones(2, bool)) is None
     rows = [row("N", "N", scores={"N": 0.9, "P": 0.1}), row("P", "N", scores={"N": 0.6, "P": 0.4})]
@@ -116,7 +136,11 @@ def test_confusion_of_label_sets_sums_to_the_support():
 def test_iou_over_rows_with_a_region():
     rows = [row("N", "N"), row("P", "P") | {"iou": 0.4}, row("P", "P") | {"iou": 0.8}]
     found = metrics.dataset_metrics(rows)
-    assert found["iou"] == pytest.approx(0.6) and found["iou_over_half"] == 0.5 and found["iou_count"] == 2
+    assert (
+        found["iou"] == pytest.approx(0.6)
+        and found["iou_over_half"] == 0.5
+        and found["iou_count"] == 2
+    )
 
 
 def test_bootstrap_is_seeded_and_covers():
@@ -130,7 +154,8 @@ def test_bootstrap_is_seeded_and_covers():
     assert first["ct"].shape == (250,)
     low, high = metrics.interval(first[""])
     value = metrics.summarize_group(rows, draws=0)["overall"]["macro_f1"]
-    assert low < value < high and 0.06 < high - low < 0.16  # 2 * 1.96 * sqrt(0.7 * 0.3 / 300) = 0.10
+    # 2 * 1.96 * sqrt(0.7 * 0.3 / 300) = 0.10
+    assert low < value < high and 0.06 < high - low < 0.16
 
 
 def test_paired_gain():
@@ -160,5 +185,7 @@ def test_record_is_json_and_complete():
     meta = Meta(mask=mask)
     text = '```json\n[{"bbox_2d": [3, 2, 9, 5], "label": "P"}]\n```<think>x</think>\\boxed{p}'
     made = json.loads(json.dumps(metrics.record(text, meta, score(text, meta))))
-    assert made["gold_boxes"] == [[3, 2, 9, 5]] and made["iou"] == 1.0 and made["predicted"] == ["P"]
+    assert (
+        made["gold_boxes"] == [[3, 2, 9, 5]] and made["iou"] == 1.0 and made["predicted"] == ["P"]
+    )
     assert metrics.summarize([made], draws=5)["sources"]["real"]["overall"]["exact_match"] == 1.0

@@ -37,7 +37,8 @@ def workdir(tmp_path):
     picture = (np.arange(24 * 32 * 3) % 255).astype(np.uint8).reshape(24, 32, 3)
     Image.fromarray(picture).save(tmp_path / "gallery/rl/a.png")
     np.savez(
-        tmp_path / "gallery/rl/e.npz", signal=np.sin(np.arange(20000).reshape(8, 2500) / 30).astype(np.float32)
+        tmp_path / "gallery/rl/e.npz",
+        signal=np.sin(np.arange(20000).reshape(8, 2500) / 30).astype(np.float32),
     )
     media = [
         {"image": "a.png"},
@@ -98,7 +99,9 @@ def test_the_whole_page_is_safe_and_self_contained(workdir):
     reader = Reader(page)
     assert "script" not in reader.tags and "img" not in reader.tags and "link" not in reader.tags
     assert not [name for name, _ in reader.attributes if name.startswith("on")]
-    addresses = [value for name, value in reader.attributes if name in ("href", "src", "xlink:href")]
+    addresses = [
+        value for name, value in reader.attributes if name in ("href", "src", "xlink:href")
+    ]
     assert addresses and all(value.startswith(("#", "data:image/")) for value in addresses)
     assert "url(http" not in page and "@import" not in page and "default-src 'none'" in page
     assert len(page) < report.MAX_BYTES and not list(workdir.glob("*.partial"))
@@ -117,7 +120,8 @@ def test_the_whole_page_is_safe_and_self_contained(workdir):
 
 
 @pytest.mark.parametrize(
-    "missing", ["metrics.jsonl", "eval/rl.json", "eval/sft.json", "run.json", "config.json", "gallery"]
+    "missing",
+    ["metrics.jsonl", "eval/rl.json", "eval/sft.json", "run.json", "config.json", "gallery"],
 )
 def test_missing_parts_are_left_out(workdir, missing):
     for path in (workdir / "gallery/rl").iterdir() if missing == "gallery" else [workdir / missing]:
@@ -158,12 +162,20 @@ def test_a_further_data_set_has_a_section_and_its_ids_are_its_own(workdir):
     for name, right in (("sft", False), ("rl", True)):
         path = workdir / f"eval/{name}.json"
         content = json.loads(path.read_text())
-        mine = [record(i, "ct", right, "mine", id=f"ct-{i}", predicted=[f"mine {name}"]) for i in range(3)]
+        mine = [
+            record(i, "ct", right, "mine", id=f"ct-{i}", predicted=[f"mine {name}"])
+            for i in range(3)
+        ]
         path.write_text(json.dumps(content | {"records": content["records"] + mine}))
     reader = Reader(report.write_report(workdir).read_text())
-    section = reader.words.partition("Other data sets")[2].partition("Other data sets")[2]  # the first one is in the navigation
+    # the first one is in the navigation
+    section = reader.words.partition("Other data sets")[2].partition("Other data sets")[2]
     assert "All 3 mine rows" in section and "mine sft" in section and "mine rl" in section
-    case = next(path for path in (workdir / "gallery/rl").glob("case_*.json") if json.loads(path.read_text())["id"] == "ct-1")
+    case = next(
+        path
+        for path in (workdir / "gallery/rl").glob("case_*.json")
+        if json.loads(path.read_text())["id"] == "ct-1"
+    )
     page = report.write_report(workdir).read_text()
     then = "Normal"  # of climb-mini's ct-1 before RL, not that of mine's
     assert f"Before RL</dt><dd>{then}" in page and "Before RL</dt><dd>mine sft" not in page
@@ -180,7 +192,10 @@ def test_gallery_media_stay_in_the_gallery(workdir):
 
 def test_gallery_stays_under_the_byte_limit(workdir, monkeypatch):
     monkeypatch.setattr(report, "MAX_BYTES", 100_000)
-    assert "<article" in (page := report.write_report(workdir).read_text()) and len(page.encode()) <= 100_000
+    assert (
+        "<article" in (page := report.write_report(workdir).read_text())
+        and len(page.encode()) <= 100_000
+    )
 
 
 def test_choose_mixes_right_and_wrong_over_domains():
@@ -209,9 +224,16 @@ def test_draw_boxes_is_xml_in_the_boxes_frame():
 
 
 def test_draw_boxes_paints_into_the_pixels():
-    picture = np.asarray(figures.draw_boxes(np.zeros((24, 32), np.uint8), [(2, 3, 10, 12)], [(20, 5, 99, 9)]))
+    picture = np.asarray(
+        figures.draw_boxes(np.zeros((24, 32), np.uint8), [(2, 3, 10, 12)], [(20, 5, 99, 9)])
+    )
     assert picture.shape == (24, 32, 3)
-    assert picture[3, 2].any() and picture[11, 9].any() and not picture[12, 10].any() and picture[5, 31].any()
+    assert (
+        picture[3, 2].any()
+        and picture[11, 9].any()
+        and not picture[12, 10].any()
+        and picture[5, 31].any()
+    )
 
 
 def test_draw_ecg_has_paper_scale():
@@ -240,7 +262,11 @@ def test_ticks_are_round_and_inside():
         assert 2 <= len(found) <= 6 and low <= found[0] and found[-1] <= high
 
 
-@pytest.mark.parametrize("y", [[1.0], [0.0, 0.0, 0.0], [float("nan"), 2.0], [float("nan")], [1e-9, 1e12]])
+@pytest.mark.parametrize(
+    "y", [[1.0], [0.0, 0.0, 0.0], [float("nan"), 2.0], [float("nan")], [1e-9, 1e12]]
+)
 def test_curves_of_odd_values(y):
     chart = charts.line_chart("t", [charts.Series("s", list(range(len(y))), y)])
-    assert "nan" not in chart and (chart == "" or xml.etree.ElementTree.fromstring(chart) is not None)
+    assert "nan" not in chart and (
+        chart == "" or xml.etree.ElementTree.fromstring(chart) is not None
+    )

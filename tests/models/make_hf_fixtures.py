@@ -1,8 +1,10 @@
-"""Writes tests/golden/qwen_tiny.npz: a tiny random Qwen2.5-VL of Hugging Face, its inputs and its outputs.
+"""Writes tests/golden/qwen_tiny.npz: a tiny random Qwen2.5-VL of Hugging Face, its inputs and its
+outputs.
 
-Needs torch and transformers, which the test suite does not:  python tests/models/make_hf_fixtures.py
-Weights are rounded to float16 (the file is half as large) before the model runs in float32. Tensor names are
-those of the published checkpoints. Positions and window order come from transformers' own functions.
+Needs torch and transformers, which the test suite does not:  python
+tests/models/make_hf_fixtures.py Weights are rounded to float16 (the file is half as large) before
+the model runs in float32. Tensor names are those of the published checkpoints. Positions and window
+order come from transformers' own functions.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as hf
 
 OUT = pathlib.Path(__file__).parents[1] / "golden" / "qwen_tiny.npz"
 IMAGE, VIDEO, VISION_START, VISION_END = 120, 121, 122, 123
-GRIDS = {"image": [[1, 6, 10], [1, 4, 6]], "video": [[2, 4, 4]]}  # temporal steps, rows, columns of patches
+# temporal steps, rows, columns of patches
+GRIDS = {"image": [[1, 6, 10], [1, 4, 6]], "video": [[2, 4, 4]]}
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 
 
@@ -37,7 +40,9 @@ def tiny_config() -> Qwen2_5_VLConfig:
 
 
 def randomise(model) -> dict[str, torch.Tensor]:
-    """Gives a model random weights that float16 holds exactly; returns its tensors under the hub's names."""
+    """Gives a model random weights that float16 holds exactly; returns its tensors under the hub's
+    names.
+    """
     for name, weight in model.named_parameters():
         noise = torch.randn_like(weight) * (weight.shape[-1] ** -0.5 if weight.ndim > 1 else 0.1)
         scale = ("norm" in name or "ln_q" in name) and name.endswith("weight")
@@ -55,7 +60,9 @@ def main():
     config = tiny_config()
     model = Qwen2_5_VLForConditionalGeneration(config).eval().float()
     published = randomise(model)
-    arrays = {f"weight:{name}": tensor.numpy().astype(np.float16) for name, tensor in published.items()}
+    arrays = {
+        f"weight:{name}": tensor.numpy().astype(np.float16) for name, tensor in published.items()
+    }
 
     # Two images and a two-step video in one packed sequence.
     vision = config.vision_config
@@ -64,19 +71,24 @@ def main():
     patch_dim = 3 * vision.temporal_patch_size * vision.patch_size**2
     patches = rng.integers(0, 256, (sum(counts), patch_dim)).astype(np.uint8)
     per_channel = patch_dim // 3
-    pixels = (patches / np.float32(255) - np.repeat(MEAN, per_channel)) / np.repeat(STD, per_channel)
+    pixels = (patches / np.float32(255) - np.repeat(MEAN, per_channel)) / np.repeat(
+        STD, per_channel
+    )
     pixels = torch.tensor(pixels, dtype=torch.float32)
     units, window_starts = hf.get_vision_window_index(
         grids, spatial_merge_size=2, window_size=vision.window_size, patch_size=vision.patch_size
     )
     units, order = units.numpy(), (units[:, None] * 4 + torch.arange(4)[None]).reshape(-1).numpy()
     position = hf.get_vision_position_ids(grids, 2).numpy()
-    frames = np.repeat(np.arange(1, 5), [60, 24, 16, 16])  # image, image, and the two steps of the video
+    # image, image, and the two steps of the video
+    frames = np.repeat(np.arange(1, 5), [60, 24, 16, 16])
     arrays |= dict(
         patches=patches[order],
         patch_hw=position[order].astype(np.int32),
         patch_frame=frames[order].astype(np.int32),
-        patch_window=np.repeat(np.arange(1, len(window_starts)), np.diff(window_starts)).astype(np.int32),
+        patch_window=np.repeat(np.arange(1, len(window_starts)), np.diff(window_starts)).astype(
+            np.int32
+        ),
     )
     assert np.array_equal(arrays["patch_frame"], frames), "window order must keep frames contiguous"
     tower = model.model.visual(pixels, grid_thw=grids)
@@ -87,10 +99,14 @@ def main():
     embeddings = rng.normal(size=(2, 12, 64)).astype(np.float32)
     positions = np.sort(rng.integers(0, 40, (3, 2, 12)), axis=-1).astype(np.int32)
     out = model.model.language_model(
-        inputs_embeds=torch.tensor(embeddings), position_ids=torch.tensor(positions).long(), use_cache=False
+        inputs_embeds=torch.tensor(embeddings),
+        position_ids=torch.tensor(positions).long(),
+        use_cache=False,
     )
     arrays |= dict(
-        embeddings=embeddings, positions=positions.swapaxes(0, 1), hidden=out.last_hidden_state.numpy()
+        embeddings=embeddings,
+        positions=positions.swapaxes(0, 1),
+        hidden=out.last_hidden_state.numpy(),
     )
 
     # Text, an image, text, a video, text, an image, text.
@@ -100,10 +116,14 @@ def main():
     def media(token, n):
         return [VISION_START, *[token] * n, VISION_END]
 
-    ids = text(4) + media(IMAGE, 15) + text(3) + media(VIDEO, 8) + text(2) + media(IMAGE, 6) + text(5)
+    ids = (
+        text(4) + media(IMAGE, 15) + text(3) + media(VIDEO, 8) + text(2) + media(IMAGE, 6) + text(5)
+    )
     ids = np.array([ids])
     kinds = (ids == IMAGE) * 1 + (ids == VIDEO) * 2
-    grid = dict(image_grid_thw=torch.tensor(GRIDS["image"]), video_grid_thw=torch.tensor(GRIDS["video"]))
+    grid = dict(
+        image_grid_thw=torch.tensor(GRIDS["image"]), video_grid_thw=torch.tensor(GRIDS["video"])
+    )
     prompt_positions, _ = model.model.get_rope_index(
         torch.tensor(ids), torch.tensor(kinds), second_per_grid_ts=torch.tensor([2.0]), **grid
     )

@@ -1,7 +1,9 @@
-"""Writes tests/golden/qwen3_tiny.npz: a tiny random Qwen3-VL of Hugging Face, its inputs and its outputs.
+"""Writes tests/golden/qwen3_tiny.npz: a tiny random Qwen3-VL of Hugging Face, its inputs and its
+outputs.
 
-Needs torch and transformers, which the test suite does not:  python tests/models/make_qwen3_fixtures.py
-As make_hf_fixtures.py; the deep features are the outputs of the DeepStack mergers.
+Needs torch and transformers, which the test suite does not:  python
+tests/models/make_qwen3_fixtures.py As make_hf_fixtures.py; the deep features are the outputs of the
+DeepStack mergers.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from transformers.models.qwen3_vl import modeling_qwen3_vl as hf
 
 OUT = pathlib.Path(__file__).parents[1] / "golden" / "qwen3_tiny.npz"
 IMAGE, VIDEO, VISION_START, VISION_END = 120, 121, 122, 123
-GRIDS = {"image": [[1, 6, 10], [1, 4, 6]], "video": [[2, 4, 4]]}  # temporal steps, rows, columns of patches
+# temporal steps, rows, columns of patches
+GRIDS = {"image": [[1, 6, 10], [1, 4, 6]], "video": [[2, 4, 4]]}
 
 
 def tiny_config() -> Qwen3VLConfig:
@@ -42,13 +45,17 @@ def main():
     config = tiny_config()
     model = Qwen3VLForConditionalGeneration(config).eval().float()
     published = randomise(model)
-    arrays = {f"weight:{name}": tensor.numpy().astype(np.float16) for name, tensor in published.items()}
+    arrays = {
+        f"weight:{name}": tensor.numpy().astype(np.float16) for name, tensor in published.items()
+    }
 
     # Two images and a two-step video in one packed sequence.
     vision = config.vision_config
     grids = torch.tensor(GRIDS["image"] + GRIDS["video"])
     counts = grids.prod(-1).tolist()
-    patches = rng.integers(0, 256, (sum(counts), 3 * vision.temporal_patch_size * vision.patch_size**2)).astype(np.uint8)
+    patches = rng.integers(
+        0, 256, (sum(counts), 3 * vision.temporal_patch_size * vision.patch_size**2)
+    ).astype(np.uint8)
     pixels = torch.tensor((patches / np.float32(255) - 0.5) / 0.5, dtype=torch.float32)
     tower = model.model.visual(pixels, grid_thw=grids)
     arrays |= dict(
@@ -67,10 +74,21 @@ def main():
     def media(token, n):
         return [VISION_START, *[token] * n, VISION_END]
 
-    ids = text(4) + media(IMAGE, 15) + text(3) + media(VIDEO, 4) + text(2) + media(VIDEO, 4) + text(2) + media(IMAGE, 6)
+    ids = (
+        text(4)
+        + media(IMAGE, 15)
+        + text(3)
+        + media(VIDEO, 4)
+        + text(2)
+        + media(VIDEO, 4)
+        + text(2)
+        + media(IMAGE, 6)
+    )
     ids = np.array([ids + text(5)])
     kinds = (ids == IMAGE) * 1 + (ids == VIDEO) * 2
-    grid = dict(image_grid_thw=torch.tensor(GRIDS["image"]), video_grid_thw=torch.tensor(GRIDS["video"]))
+    grid = dict(
+        image_grid_thw=torch.tensor(GRIDS["image"]), video_grid_thw=torch.tensor(GRIDS["video"])
+    )
     positions, _ = model.model.get_rope_index(torch.tensor(ids), torch.tensor(kinds), **grid)
     out = model(
         input_ids=torch.tensor(ids), position_ids=positions, pixel_values=pixels[:84], pixel_values_videos=pixels[84:],

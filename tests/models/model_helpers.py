@@ -39,8 +39,12 @@ def golden() -> dict[str, np.ndarray]:
 
 @functools.cache
 def hf_params() -> dict:
-    """The Hugging Face weights through the spec table, float32; the ECG part, which they lack, is random."""
-    specs = {name: part for name, part in vlm.param_specs(TINY).items() if name in ("decoder", "vision")}
+    """The Hugging Face weights through the spec table, float32; the ECG part, which they lack, is
+    random.
+    """
+    specs = {
+        name: part for name, part in vlm.param_specs(TINY).items() if name in ("decoder", "vision")
+    }
     tensors = {
         name.removeprefix("weight:"): array.astype(np.float32)
         for name, array in golden().items()
@@ -52,7 +56,9 @@ def hf_params() -> dict:
 
 @functools.cache
 def random_params() -> dict:
-    """Random weights of TINY: biases and norms are drawn too, so that a test notices when one is ignored."""
+    """Random weights of TINY: biases and norms are drawn too, so that a test notices when one is
+    ignored.
+    """
     specs = spec.flatten(vlm.param_specs(TINY))
     rng = np.random.default_rng(0)
     params = {}
@@ -66,7 +72,9 @@ def random_params() -> dict:
 def batch(
     rows: int = 8, tokens: int = 24, *, media_rows: int | None = None, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """One prompt a row: an image (6 vision tokens), an ECG (its 50 tokens cut to 4), text, then padding."""
+    """One prompt a row: an image (6 vision tokens), an ECG (its 50 tokens cut to 4), text, then
+    padding.
+    """
     rng = np.random.default_rng(seed)
     media_rows = media_rows or rows
     each = rows // media_rows
@@ -136,7 +144,9 @@ def loss_and_scores(params, inputs):
 @functools.cache
 def one_device_result():
     """((loss, scores), gradients) of `shared_batch()` on one device; computed once for all tests."""
-    return jax.jit(jax.value_and_grad(loss_and_scores, has_aux=True))(random_params(), shared_batch())
+    return jax.jit(jax.value_and_grad(loss_and_scores, has_aux=True))(
+        random_params(), shared_batch()
+    )
 
 
 def shared_batch() -> dict[str, np.ndarray]:

@@ -1,4 +1,6 @@
-"""The decoder: parity with Hugging Face, sharing of prompts, the cache, and log-probs without logits."""
+"""The decoder: parity with Hugging Face, sharing of prompts, the cache, and log-probs without
+logits.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,17 @@ def test_hidden_states_equal_hugging_face_with_three_axis_positions():
     B, T, _ = data["embeddings"].shape
     ones, zeros = np.ones((B, T), np.int32), np.zeros((B, T), np.int32)
     forward = jax.jit(decoder.forward, static_argnums=1)
-    hidden = forward(hf_params()["decoder"], TINY, data["embeddings"], data["positions"], ones, zeros)
+    hidden = forward(
+        hf_params()["decoder"], TINY, data["embeddings"], data["positions"], ones, zeros
+    )
     np.testing.assert_allclose(hidden, data["hidden"], atol=1e-4, rtol=0)
 
 
 def test_each_rotary_frequency_turns_with_its_own_axis():
     cfg = TINY.decoder
     angles = [
-        decoder.mrope_angles(cfg, jnp.zeros((1, 3, 1), jnp.int32).at[0, axis].set(1)) for axis in range(3)
+        decoder.mrope_angles(cfg, jnp.zeros((1, 3, 1), jnp.int32).at[0, axis].set(1))
+        for axis in range(3)
     ]
     turned = np.stack([np.asarray(a[0, 0]) > 0 for a in angles])
     expected = np.repeat(np.arange(3), cfg.mrope_section)[None] == np.arange(3)[:, None]
@@ -37,7 +42,8 @@ def test_each_rotary_frequency_turns_with_its_own_axis():
 def test_blocked_queries_equal_dense(monkeypatch):
     rng = np.random.default_rng(0)
     q, k, v = (
-        jnp.asarray(rng.normal(size=s), jnp.float32) for s in [(2, 21, 2, 2, 8), (2, 21, 2, 8), (2, 21, 2, 8)]
+        jnp.asarray(rng.normal(size=s), jnp.float32)
+        for s in [(2, 21, 2, 2, 8), (2, 21, 2, 8), (2, 21, 2, 8)]
     )
     segment = jnp.asarray(np.repeat([[1, 2, 0]], 2, 0).repeat([9, 9, 3], axis=1), jnp.int32)
     branch = jnp.asarray(rng.integers(0, 3, (2, 21)), jnp.int32)
@@ -60,9 +66,12 @@ def test_shared_prompt_attention_equals_the_general_rule(monkeypatch):
     prompt, G, S = 7, 3, 5
     T = prompt + G * S
     q, k, v = (jnp.asarray(rng.normal(size=(2, T, 2, *n, 8)), jnp.float32) for n in [(2,), (), ()])
-    used = np.array([5, 5, 2, 4, 7, 3, 5, 1]).reshape(2, 4)  # prompt and three responses of each row
+    # prompt and three responses of each row
+    used = np.array([5, 5, 2, 4, 7, 3, 5, 1]).reshape(2, 4)
     ends = [prompt, S, S, S]
-    segment = np.stack([np.concatenate([np.arange(n) < u for n, u in zip(ends, row)]) for row in used])
+    segment = np.stack(
+        [np.concatenate([np.arange(n) < u for n, u in zip(ends, row)]) for row in used]
+    )
     segment = jnp.asarray(segment, jnp.int32)
     branch = jnp.asarray(np.repeat(np.arange(4), ends)[None].repeat(2, 0), jnp.int32)
     general = decoder.attention(q, k, v, segment, branch)
@@ -79,7 +88,9 @@ def test_packed_samples_equal_separate_rows():
     separate = np.random.default_rng(1).integers(0, 100, (2, 8))
     packed = text_batch(
         np.concatenate([separate.reshape(1, 16), np.full((1, 4), TINY.pad_id)], axis=1),
-        positions=np.broadcast_to(np.concatenate([np.arange(8), np.arange(8), np.zeros(4)]), (1, 3, 20)),
+        positions=np.broadcast_to(
+            np.concatenate([np.arange(8), np.arange(8), np.zeros(4)]), (1, 3, 20)
+        ),
         segment_ids=np.repeat([[1, 2, 0]], [8, 8, 4], axis=1),
     )
     params = random_params()
@@ -120,7 +131,9 @@ def test_shared_prompt_equals_separate_rows_in_value_and_gradient():
     shared_gradient, shared_hidden = run(params, shared)
     gradient, hidden = run(params, separate)
     np.testing.assert_allclose(shared_hidden, hidden, atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), shared_gradient, gradient)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), shared_gradient, gradient
+    )
 
 
 def test_token_logprobs_equal_log_softmax():
@@ -144,9 +157,13 @@ def test_token_logprobs_equal_log_softmax():
         np.testing.assert_allclose(got, want, atol=1e-5)
 
     def total(function):
-        return lambda *args: sum((x * jnp.cos(jnp.arange(7.0))[None]).sum() for x in function(*args))
+        return lambda *args: sum(
+            (x * jnp.cos(jnp.arange(7.0))[None]).sum() for x in function(*args)
+        )
 
-    gradients = [jax.jit(jax.grad(total(f), argnums=(0, 1)))(params, hidden) for f in (chunked, dense)]
+    gradients = [
+        jax.jit(jax.grad(total(f), argnums=(0, 1)))(params, hidden) for f in (chunked, dense)
+    ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *gradients)
 
 
@@ -204,7 +221,9 @@ def test_decode_with_layers_apart_equals_stacked():
     cache = vlm.init_cache(TINY, k, v, jnp.ones((2, 5), bool), rollouts=2, max_new_tokens=3)
     tokens, positions = np.arange(4, dtype=np.int32).reshape(2, 2), np.full((2, 3, 2), 5, np.int32)
     step = jax.jit(lambda params, cache: vlm.decode_step(params, TINY, tokens, positions, cache))
-    stacked, apart = (step(p, cache) for p in (random_params(), vlm.decode_params(random_params(), TINY)))
+    stacked, apart = (
+        step(p, cache) for p in (random_params(), vlm.decode_params(random_params(), TINY))
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), stacked, apart)
 
 
@@ -215,7 +234,11 @@ def test_decode_writes_the_cache_in_place():
     B, G, T, S = 2, 4, 16, 512
     cache = jax.eval_shape(
         lambda: vlm.init_cache(
-            cfg, *[jnp.zeros((3, B, T, 2, cfg.decoder.head_dim))] * 2, jnp.ones((B, T), bool), rollouts=G, max_new_tokens=S
+            cfg,
+            *[jnp.zeros((3, B, T, 2, cfg.decoder.head_dim))] * 2,
+            jnp.ones((B, T), bool),
+            rollouts=G,
+            max_new_tokens=S,
         )
     )
     response = sum(layer.size for layer in cache.response_k) * 4
@@ -244,5 +267,7 @@ def test_rematerialisation_does_not_change_gradients():
     plain = gradient("none")
     for remat in ("full", "dots"):
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-5), plain, gradient(remat)
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3, rtol=1e-5),
+            plain,
+            gradient(remat),
         )

@@ -1,4 +1,6 @@
-"""ECG-JEPA against the reference numbers, its attention against a masked softmax, masks, and broken files."""
+"""ECG-JEPA against the reference numbers, its attention against a masked softmax, masks, and broken
+files.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,8 @@ def close(actual, expected, atol=1e-5):
 def test_sizes_are_read_from_the_weights(published):
     params, cfg = published
     assert cfg == variants.EcgConfig(
-        width=96, depth=3, num_heads=4, predictor_width=48, predictor_depth=2, predictor_heads=4)
+        width=96, depth=3, num_heads=4, predictor_width=48, predictor_depth=2, predictor_heads=4
+    )
     specs = {"encoder": ecg.param_specs(cfg), "predictor": ecg.predictor_param_specs(cfg)}
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda s: s.shape, specs)
 
@@ -74,16 +77,22 @@ def test_pretraining_loss_matches_the_reference(published):
     total, denominator = loss(params, params["encoder"], cfg, GOLDEN["ecg"], GOLDEN["mask"])
     close(total / denominator, GOLDEN["jepa_loss"])
     assert denominator == 2 * 8 * GOLDEN["mask"].sum() * 96
-    # The context encoder on fewer steps than all: on the visible ones alone, and on those and one hidden step.
+    # The context encoder on fewer steps than all: on the visible ones alone, and on those and one
+    # hidden step.
     shorter = jax.jit(functools.partial(ecg.jepa_loss, remat=False), static_argnums=(2, 5))
     for most in ((~GOLDEN["mask"]).sum(), (~GOLDEN["mask"]).sum() + 1):
-        close(shorter(params, params, cfg, GOLDEN["ecg"], GOLDEN["mask"], int(most))[0] / denominator, GOLDEN["jepa_loss"])
+        close(
+            shorter(params, params, cfg, GOLDEN["ecg"], GOLDEN["mask"], int(most))[0] / denominator,
+            GOLDEN["jepa_loss"],
+        )
 
 
 def test_positions_are_those_of_the_published_files():
     tensors = load_file(WEIGHTS)
     close(ecg.sincos_positions(8, 50, 96).reshape(400, 96), tensors["encoder.pos_embed"], atol=1e-6)
-    close(ecg.sincos_positions(1, 50, 48).reshape(50, 48), tensors["predictor.pos_embed"], atol=1e-6)
+    close(
+        ecg.sincos_positions(1, 50, 48).reshape(50, 48), tensors["predictor.pos_embed"], atol=1e-6
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -94,7 +103,8 @@ def cross_attention(block, x, visible):
     """One softmax over all N * T tokens under the cross-shaped mask."""
     batch, leads, steps, width = x.shape
     q, k, v = jnp.moveaxis(jnp.einsum("bntw,wchd->bntchd", x, block["qkv"]), 3, 0).reshape(
-        3, batch, leads * steps, *block["qkv"].shape[-2:])
+        3, batch, leads * steps, *block["qkv"].shape[-2:]
+    )
     lead, step = np.divmod(np.arange(leads * steps), steps)
     allowed = ((lead[:, None] == lead) | (step[:, None] == step)) & np.asarray(visible)[step][None]
     logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1])
@@ -108,12 +118,15 @@ def cross_attention(block, x, visible):
 def test_attention_equals_a_masked_softmax(tiny, visible):
     params, _ = tiny
     block = jax.tree.map(lambda x: x[0], params["encoder"]["blocks"])
-    # Results of about 1: float32 cannot hold an absolute 1e-5 at the 35 that this kernel would give.
+    # Results of about 1: float32 cannot hold an absolute 1e-5 at the 35 that this kernel would
+    # give.
     block["out"] *= 0.03
     x = jax.random.normal(jax.random.key(2), (2, TINY.leads, TINY.patches, TINY.width))
     visible = np.array(visible, bool)
-    close(ecg._attention(block, x, jnp.asarray(visible))[:, :, visible],
-          cross_attention(block, x, visible)[:, :, visible])
+    close(
+        ecg._attention(block, x, jnp.asarray(visible))[:, :, visible],
+        cross_attention(block, x, visible)[:, :, visible],
+    )
 
 
 def test_hidden_steps_reach_the_loss_only_as_targets(tiny):
@@ -144,7 +157,9 @@ def test_bfloat16_parameters_give_bfloat16_tokens(tiny):
     encoder = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params["encoder"])
     tokens = ecg.tokens(encoder, TINY, ecgs)
     assert tokens.dtype == jnp.bfloat16
-    error = np.abs(np.asarray(tokens, np.float32) - np.asarray(ecg.tokens(params["encoder"], TINY, ecgs)))
+    error = np.abs(
+        np.asarray(tokens, np.float32) - np.asarray(ecg.tokens(params["encoder"], TINY, ecgs))
+    )
     assert error.mean() < 0.05
 
 
@@ -195,7 +210,9 @@ def test_broken_files_are_named(tmp_path):
 
 def test_encoder_alone_inside_a_vlm_checkpoint_is_found(tmp_path, published):
     encoder = {name: x for name, x in load_file(WEIGHTS).items() if name.startswith("encoder.")}
-    save_file({ecg.VLM_PREFIX + name: x for name, x in encoder.items()}, tmp_path / "vlm.safetensors")
+    save_file(
+        {ecg.VLM_PREFIX + name: x for name, x in encoder.items()}, tmp_path / "vlm.safetensors"
+    )
     params, cfg = ecg.load(str(tmp_path / "vlm.safetensors"), num_heads=4)
     assert set(params) == {"encoder"} and cfg.width == 96 and cfg.depth == 3
     jax.tree.map(np.testing.assert_array_equal, params["encoder"], published[0]["encoder"])
@@ -218,4 +235,6 @@ def test_saved_weights_are_the_published_file_again(tmp_path, published):
     with pytest.raises(CheckpointError, match="was trained with 4 heads, not 8"):
         ecg.load(path, num_heads=8)
     ecg.save(path, {"encoder": params["encoder"]}, cfg)
-    assert set(ecg.load(path, num_heads=4)[0]) == {"encoder"} and list(tmp_path.iterdir()) == [tmp_path / "ecg.safetensors"]
+    assert set(ecg.load(path, num_heads=4)[0]) == {"encoder"} and list(tmp_path.iterdir()) == [
+        tmp_path / "ecg.safetensors"
+    ]

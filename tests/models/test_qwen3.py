@@ -1,4 +1,6 @@
-"""Qwen3-VL: parity with Hugging Face (golden/qwen3_tiny.npz), DeepStack in every path, and eight devices against one."""
+"""Qwen3-VL: parity with Hugging Face (golden/qwen3_tiny.npz), DeepStack in every path, and eight
+devices against one.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,11 @@ def golden() -> dict[str, np.ndarray]:
 
 
 def weights() -> dict[str, np.ndarray]:
-    return {name.removeprefix("weight:"): a for name, a in golden().items() if name.startswith("weight:")}
+    return {
+        name.removeprefix("weight:"): a
+        for name, a in golden().items()
+        if name.startswith("weight:")
+    }
 
 
 def published() -> dict:
@@ -55,9 +61,14 @@ def published() -> dict:
 def params() -> dict:
     """The Hugging Face weights, float32, and random ones for the ECG part."""
     rng = np.random.default_rng(0)
-    random = {path: rng.normal(size=s.shape, scale=0.1).astype(np.float32) for path, s in spec.flatten(SPECS).items()}
+    random = {
+        path: rng.normal(size=s.shape, scale=0.1).astype(np.float32)
+        for path, s in spec.flatten(SPECS).items()
+    }
     tensors = {name: array.astype(np.float32) for name, array in weights().items()}
-    return jax.tree.map(jnp.asarray, spec.unflatten(random | spec.flatten(hf.from_tensors(published(), tensors))))
+    return jax.tree.map(
+        jnp.asarray, spec.unflatten(random | spec.flatten(hf.from_tensors(published(), tensors)))
+    )
 
 
 def prompt() -> dict[str, np.ndarray]:
@@ -81,7 +92,9 @@ def run_tower():
 
 @pytest.mark.parametrize("pad", [0, 12])
 def test_features_tokens_and_deepstack_equal_hugging_face(pad):
-    """Frames of 6x10, 4x6 and 4x4 patches stretch over the position grid of 6x6; also with padding in the budget."""
+    """Frames of 6x10, 4x6 and 4x4 patches stretch over the position grid of 6x6; also with padding
+    in the budget.
+    """
     data = golden()
     inputs = [np.pad(data[n], [(0, pad)] + [(0, 0)] * (data[n].ndim - 1))[None] for n in INPUTS]
     features, tokens, deep = run_tower()(params()["vision"], inputs)
@@ -112,7 +125,9 @@ def test_positions_equal_get_rope_index():
 
 def test_height_and_width_take_turns_with_time():
     angles = [
-        decoder.mrope_angles(CFG.decoder, jnp.zeros((1, 3, 1), jnp.int32).at[0, axis].set(1))[0, 0] > 0 for axis in range(3)
+        decoder.mrope_angles(CFG.decoder, jnp.zeros((1, 3, 1), jnp.int32).at[0, axis].set(1))[0, 0]
+        > 0
+        for axis in range(3)
     ]
     assert np.argmax(np.stack(angles), axis=0).tolist() == [0, 1, 2, 0, 1, 2, 0, 0]
 
@@ -130,23 +145,33 @@ def test_deepstack_adds_to_vision_tokens_of_the_first_layers_alone():
     add = jax.jit(lambda layer: decoder.add_deepstack(jnp.zeros((1, 5, 4)), layer, features, index))
     for layer in range(2):
         rows = np.asarray(features)[layer, 0]
-        np.testing.assert_array_equal(add(layer)[0], [rows[0] * 0, rows[0], rows[2], rows[0] * 0, rows[1]])
+        np.testing.assert_array_equal(
+            add(layer)[0], [rows[0] * 0, rows[0], rows[2], rows[0] * 0, rows[1]]
+        )
     assert not add(2).any()
 
 
 def test_deepstack_makes_nothing_of_the_size_of_all_layers():
-    """Backward through 12 scanned layers takes two more copies of the features at most (their gradient), not twelve."""
-    cfg = dataclasses.replace(CFG, decoder=dataclasses.replace(CFG.decoder, num_layers=12), remat="full")
+    """Backward through 12 scanned layers takes two more copies of the features at most (their
+    gradient), not twelve.
+    """
+    cfg = dataclasses.replace(
+        CFG, decoder=dataclasses.replace(CFG.decoder, num_layers=12), remat="full"
+    )
     shaped = jax.ShapeDtypeStruct
     weights, x = spec.abstract(decoder.param_specs(cfg.decoder)), shaped((2, 512, 48), jnp.float32)
     features, ids = shaped((2, 2, 256, 48), jnp.float32), shaped((2, 512), jnp.int32)
 
     def temporaries(deep: bool) -> int:
         def loss(weights, x, features, positions, ids):
-            hidden = decoder.forward(weights, cfg, x, positions, ids, ids, deepstack=(features, ids) if deep else None)
+            hidden = decoder.forward(
+                weights, cfg, x, positions, ids, ids, deepstack=(features, ids) if deep else None
+            )
             return (hidden**2).sum()
 
-        lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(weights, x, features, shaped((2, 3, 512), jnp.int32), ids)
+        lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(
+            weights, x, features, shaped((2, 3, 512), jnp.int32), ids
+        )
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     assert temporaries(deep=True) - temporaries(deep=False) < 2 * features.size * 4
@@ -155,7 +180,9 @@ def test_deepstack_makes_nothing_of_the_size_of_all_layers():
 def loss_and_scores(weights, inputs, cfg=CFG):
     """A scalar that every weight contributes to, and (logprob, entropy) of the next tokens."""
     hidden = vlm.hidden(weights, cfg, inputs)
-    logprob, entropy = vlm.token_logprobs(weights, cfg, hidden, jnp.roll(inputs["tokens"], -1, axis=1), chunk=16)
+    logprob, entropy = vlm.token_logprobs(
+        weights, cfg, hidden, jnp.roll(inputs["tokens"], -1, axis=1), chunk=16
+    )
     return (logprob * inputs["segment_ids"]).sum() + 0.1 * entropy.sum(), (logprob, entropy)
 
 
@@ -163,23 +190,34 @@ def image_batch(rows: int, media_rows: int) -> dict[str, np.ndarray]:
     """Rows with an image, text and padding; no ECG, whose encoder would only be compiled again."""
     inputs = batch(rows, tokens=20, media_rows=media_rows)
     vision = inputs["media_index"] < inputs["patches"].shape[1] // 4
-    return inputs | {"ecg": inputs["ecg"][:, :0], "media_index": np.where(vision, inputs["media_index"], -1)}
+    return inputs | {
+        "ecg": inputs["ecg"][:, :0],
+        "media_index": np.where(vision, inputs["media_index"], -1),
+    }
 
 
 @functools.cache
 def one_device_result():
-    """((loss, scores), gradients of decoder and vision tower) on one device; computed once for all tests."""
-    (_, scores), gradients = jax.jit(jax.value_and_grad(loss_and_scores, has_aux=True))(params(), image_batch(8, 4))
+    """((loss, scores), gradients of decoder and vision tower) on one device; computed once for all
+    tests.
+    """
+    (_, scores), gradients = jax.jit(jax.value_and_grad(loss_and_scores, has_aux=True))(
+        params(), image_batch(8, 4)
+    )
     return scores, {name: gradients[name] for name in published()}
 
 
 def test_every_weight_receives_a_gradient():
     for path, gradient in jax.tree_util.tree_leaves_with_path(one_device_result()[1]):
-        assert np.isfinite(gradient).all() and float(jnp.abs(gradient).max()) > 0, jax.tree_util.keystr(path)
+        assert np.isfinite(gradient).all() and float(jnp.abs(gradient).max()) > 0, (
+            jax.tree_util.keystr(path)
+        )
 
 
 def test_eight_devices_with_scanned_rematerialised_layers_equal_one(monkeypatch):
-    """In a scan the number of the layer, and so whether features are added, is known at run time only."""
+    """In a scan the number of the layer, and so whether features are added, is known at run time
+    only.
+    """
     scores, gradients = one_device_result()  # there the three layers are unrolled
     monkeypatch.setattr(decoder, "UNROLL_LAYERS", 0)
     loss = functools.partial(loss_and_scores, cfg=dataclasses.replace(CFG, remat="full"))
@@ -188,14 +226,20 @@ def test_eight_devices_with_scanned_rematerialised_layers_equal_one(monkeypatch)
         weights = jax.device_put(params(), spec.shardings(SPECS, mesh))
         inputs = jax.device_put(image_batch(8, 4), mesh_lib.batch_sharding(mesh))
         (_, eight), sharded = jax.jit(jax.value_and_grad(loss, has_aux=True))(weights, inputs)
-    assert weights["vision"]["deepstack"]["hidden"]["kernel"].sharding.spec == PartitionSpec(None, "fsdp", "tensor")
+    assert weights["vision"]["deepstack"]["hidden"]["kernel"].sharding.spec == PartitionSpec(
+        None, "fsdp", "tensor"
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), scores, eight)
     sharded = {name: sharded[name] for name in gradients}
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-5), gradients, sharded)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-5), gradients, sharded
+    )
 
 
 def test_cached_decode_and_shared_prompt_equal_the_full_forward():
-    """Prompts with an image, one of them padded; three answers each, decoded from the cache and as one shared row."""
+    """Prompts with an image, one of them padded; three answers each, decoded from the cache and as
+    one shared row.
+    """
     G, S = 3, 4
     prompts = image_batch(2, 2)
     lengths = prompts["segment_ids"].sum(axis=1)
@@ -212,10 +256,13 @@ def test_cached_decode_and_shared_prompt_equal_the_full_forward():
         hidden, cache = step(params(), CFG, answers[:, :, s], places, cache)
         decoded.append(hidden)
     decoded = np.stack(decoded, axis=2)  # [B, G, S, D]
-    # [prompt | answer 1 | answer 2 | answer 3] under the general rule, and with the prompt's scores shared.
+    # [prompt | answer 1 | answer 2 | answer 3] under the general rule, and with the prompt's scores
+    # shared.
     rows = rollout.group_rows(prompts, answers, mask)
     full = np.asarray(HIDDEN(params(), CFG, rows))
-    shared = jax.jit(functools.partial(vlm.hidden, shared=(20, G)), static_argnums=1)(params(), CFG, rows)
+    shared = jax.jit(functools.partial(vlm.hidden, shared=(20, G)), static_argnums=1)(
+        params(), CFG, rows
+    )
     real = np.asarray(rows["segment_ids"]) > 0
     np.testing.assert_allclose(np.asarray(shared)[real], full[real], atol=1e-5)
     np.testing.assert_allclose(decoded.reshape(2, G * S, -1), full[:, 20:], atol=1e-5)

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from model_helpers import TINY, batch, loss_and_scores, one_device_result, random_params, shared_batch
+from model_helpers import (
+    TINY,
+    batch,
+    loss_and_scores,
+    one_device_result,
+    random_params,
+    shared_batch,
+)
 
 from qoq_jax.errors import ConfigError
 from qoq_jax.models import spec, vlm
@@ -28,11 +35,15 @@ def test_eight_devices_equal_one():
         None, "fsdp", "tensor", None
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, eight)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), gradient, sharded_gradient)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), gradient, sharded_gradient
+    )
 
 
 def test_media_gather_stays_on_its_device():
-    """Rows find their media on their own shard: embedding a batch on a data mesh needs no communication."""
+    """Rows find their media on their own shard: embedding a batch on a data mesh needs no
+    communication.
+    """
     mesh = mesh_lib.make_mesh(data=8)
     table = jax.ShapeDtypeStruct((8, 56, 64), jnp.float32, sharding=mesh_lib.batch_sharding(mesh))
     inputs = jax.tree.map(
@@ -49,7 +60,9 @@ def test_media_gather_stays_on_its_device():
             )
         ).lower(embedding, table, inputs)
         text = compiled.compile().as_text()
-    assert not any(word in text for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
+    assert not any(
+        word in text for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute")
+    )
 
 
 def test_dimensions_that_do_not_divide_are_replicated_except_rows():

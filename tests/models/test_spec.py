@@ -21,7 +21,10 @@ def test_published_names_of_all_layers():
 def test_initial_values_depend_on_key_and_path_only():
     table = {
         "a": spec.ParamSpec((64, 32), (None, None), 0.5),
-        "b": {"c": spec.ParamSpec((64, 32), (None, None), 0.5), "d": spec.ParamSpec((4,), (None,), "ones")},
+        "b": {
+            "c": spec.ParamSpec((64, 32), (None, None), 0.5),
+            "d": spec.ParamSpec((4,), (None,), "ones"),
+        },
     }
     params = spec.init_params(table, jax.random.key(0))
     alone = spec.init_params({"b": {"c": table["b"]["c"]}}, jax.random.key(0))

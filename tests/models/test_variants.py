@@ -9,7 +9,8 @@ import pytest
 from qoq_jax.errors import ConfigError
 from qoq_jax.models import spec, variants, vlm
 
-# Parameters of the released checkpoints (vision tower included); of Qwen3-VL half the total_size of its safetensors index.
+# Parameters of the released checkpoints (vision tower included); of Qwen3-VL half the total_size of
+# its safetensors index.
 PUBLISHED = {
     "3b": 3_754_622_976, "7b": 8_292_166_656, "32b": 33_452_718_336, "72b": 73_410_777_344,
     "qwen3-2b": 2_127_532_032, "qwen3-4b": 4_437_815_808, "qwen3-8b": 8_767_123_696, "qwen3-32b": 33_357_390_064,
@@ -43,7 +44,11 @@ def test_special_tokens_have_the_ids_of_the_qwen_tokenizer():
 def test_qwen3_shares_the_ids_but_the_ecg_token_comes_after_its_four_new_tokens():
     cfg, older = variants.get("qwen3-8b"), variants.get("7b")
     assert cfg.ecg_token_id == 151669 > older.ecg_token_id
-    assert (cfg.pad_id, cfg.eos_ids, cfg.image_token_id) == (older.pad_id, older.eos_ids, older.image_token_id)
+    assert (cfg.pad_id, cfg.eos_ids, cfg.image_token_id) == (
+        older.pad_id,
+        older.eos_ids,
+        older.image_token_id,
+    )
 
 
 def test_nano_special_tokens_are_the_last_of_its_vocabulary():
@@ -67,7 +72,11 @@ def test_nano_special_tokens_are_the_last_of_its_vocabulary():
         ("qwen3-2b", "vision", {"deepstack_blocks": (5, 11, 24)}),
         ("qwen3-2b", "vision", {"deepstack_blocks": (11, 5)}),
         ("qwen3-2b", "vision", {"width": 1000}),
-        ("qwen3-2b", None, {"decoder": dataclasses.replace(variants.get("qwen3-2b").decoder, num_layers=2)}),
+        (
+            "qwen3-2b",
+            None,
+            {"decoder": dataclasses.replace(variants.get("qwen3-2b").decoder, num_layers=2)},
+        ),
     ],
 )
 def test_inconsistent_configurations_are_refused(name, part, change):
@@ -77,5 +86,7 @@ def test_inconsistent_configurations_are_refused(name, part, change):
 
 
 def test_unknown_variant_names_the_choices():
-    with pytest.raises(ConfigError, match="nano, 3b, 7b, 32b, 72b, qwen3-2b, qwen3-4b, qwen3-8b, qwen3-32b"):
+    with pytest.raises(
+        ConfigError, match="nano, 3b, 7b, 32b, 72b, qwen3-2b, qwen3-4b, qwen3-8b, qwen3-32b"
+    ):
         variants.get("8b")

@@ -1,4 +1,6 @@
-"""The vision tower: parity with Hugging Face on packed images, and exactness of the blocked attention."""
+"""The vision tower: parity with Hugging Face on packed images, and exactness of the blocked
+attention.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +40,22 @@ def test_features_and_tokens_equal_hugging_face(pad):
     features, tokens = run()(hf_params()["vision"], packed(pad))
     count = golden()["patches"].shape[0]
     np.testing.assert_allclose(features[0, :count], golden()["vision_features"], atol=1e-4, rtol=0)
-    np.testing.assert_allclose(tokens[0, : count // 4], golden()["vision_tokens"], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(
+        tokens[0, : count // 4], golden()["vision_tokens"], atol=1e-4, rtol=0
+    )
     assert np.isfinite(tokens).all()
 
 
 def test_packed_images_equal_images_alone():
-    """The second image alone, padded to the packed length, has the features that it has beside the others."""
+    """The second image alone, padded to the packed length, has the features that it has beside the
+    others.
+    """
     inputs = packed()
     alone = [np.roll(x, -60, axis=1) for x in inputs]
-    alone = [np.where(np.arange(x.shape[1]).reshape(1, -1, *[1] * (x.ndim - 2)) < 24, x, 0) for x in alone]
+    alone = [
+        np.where(np.arange(x.shape[1]).reshape(1, -1, *[1] * (x.ndim - 2)) < 24, x, 0)
+        for x in alone
+    ]
     alone = [x.astype(y.dtype) for x, y in zip(alone, inputs)]
     params = random_params()["vision"]
     together, _ = run()(params, inputs)
@@ -56,13 +65,17 @@ def test_packed_images_equal_images_alone():
 
 @pytest.mark.parametrize("dense_block, lined_up", [(512, False), (0, False), (512, True)])
 def test_segment_attention_is_exact_wherever_segments_start(monkeypatch, dense_block, lined_up):
-    """Lengths 1..8 that do not line up with blocks of 8, or do, padding inside and at the end; dense as judge."""
+    """Lengths 1..8 that do not line up with blocks of 8, or do, padding inside and at the end;
+    dense as judge.
+    """
     monkeypatch.setattr(vision, "DENSE_BLOCK", dense_block)
     rng = np.random.default_rng(0)
     P, longest = 45, 8
     lengths = [[3, 8, 1, 8, 7, 2, 8], [8, 8, 5, 8, 3, 6, 4]]
     lengths = [[3, 5, 8, 8, 8, 2, 6], [8, 1, 7, 8, 8, 8, 4]] if lined_up else lengths
-    segments = np.stack([np.repeat(np.arange(1, 8), row).tolist() + [0] * (P - sum(row)) for row in lengths])
+    segments = np.stack(
+        [np.repeat(np.arange(1, 8), row).tolist() + [0] * (P - sum(row)) for row in lengths]
+    )
     segments[0, 3:11] = 0  # a hole
     q, k, v = (jnp.asarray(rng.normal(size=(2, P, 2, 4)), jnp.float32) for _ in range(3))
     real = jnp.asarray(segments > 0)[:, :, None, None]
@@ -78,13 +91,15 @@ def test_segment_attention_is_exact_wherever_segments_start(monkeypatch, dense_b
         )
 
     def with_gradient(function):
-        return jax.jit(jax.value_and_grad(lambda *args: (function(*args) ** 3).sum(), argnums=(0, 1, 2)))(
-            q, k, v
-        )
+        return jax.jit(
+            jax.value_and_grad(lambda *args: (function(*args) ** 3).sum(), argnums=(0, 1, 2))
+        )(q, k, v)
 
     np.testing.assert_allclose(jax.jit(blocked)(q, k, v), dense(q, k, v), atol=1e-5)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), with_gradient(blocked), with_gradient(dense)
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+        with_gradient(blocked),
+        with_gradient(dense),
     )
 
 
@@ -92,6 +107,8 @@ def test_normalisation_is_per_colour_channel():
     patches = np.repeat(np.array([0, 128, 255], np.uint8), 32)[
         None, None
     ]  # a flat patch is channel by channel
-    got = np.asarray(vision.normalise(jnp.asarray(patches), TINY.vision, jnp.float32)).reshape(3, 32)
+    got = np.asarray(vision.normalise(jnp.asarray(patches), TINY.vision, jnp.float32)).reshape(
+        3, 32
+    )
     want = (np.array([0, 128, 255]) / 255 - variants.CLIP_MEAN) / variants.CLIP_STD
     np.testing.assert_allclose(got, np.repeat(want[:, None], 32, axis=1), atol=1e-6)

@@ -7,7 +7,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from model_helpers import TINY, batch, golden, hf_params, one_device_result, random_params, text_batch
+from model_helpers import (
+    TINY,
+    batch,
+    golden,
+    hf_params,
+    one_device_result,
+    random_params,
+    text_batch,
+)
 
 from qoq_jax.models import vlm
 
@@ -15,7 +23,9 @@ from qoq_jax.models import vlm
 def test_logits_of_text_images_and_video_equal_hugging_face():
     data = golden()
     prompt = text_batch(data["tokens"], positions=data["prompt_positions"])
-    prompt |= {name: data[name][None] for name in ("patches", "patch_hw", "patch_frame", "patch_window")}
+    prompt |= {
+        name: data[name][None] for name in ("patches", "patch_hw", "patch_frame", "patch_window")
+    }
     prompt |= {"media_index": data["media_index"], "ecg": np.zeros((1, 0, 8, 2500), np.float32)}
     logits = jax.jit(vlm.logits, static_argnums=1)(hf_params(), TINY, prompt)
     np.testing.assert_allclose(logits, data["logits"], atol=1e-4, rtol=0)
@@ -30,15 +40,26 @@ def test_layer_views_share_the_memory_of_the_stack_and_give_equal_logits():
                 for entry in path:
                     layer = layer[entry.key]
                 assert layer.shape == stack.shape[1:]
-                if stack[0].nbytes % 64 == 0:  # JAX takes memory as it is when it is aligned; the tiny biases are not
-                    assert layer.unsafe_buffer_pointer() == stack.unsafe_buffer_pointer() + i * layer.nbytes
+                # JAX takes memory as it is when it is aligned; the tiny biases are not
+                if stack[0].nbytes % 64 == 0:
+                    assert (
+                        layer.unsafe_buffer_pointer()
+                        == stack.unsafe_buffer_pointer() + i * layer.nbytes
+                    )
     prompt = text_batch(data["tokens"], positions=data["prompt_positions"])
-    prompt |= {name: data[name][None] for name in ("patches", "patch_hw", "patch_frame", "patch_window")}
+    prompt |= {
+        name: data[name][None] for name in ("patches", "patch_hw", "patch_frame", "patch_window")
+    }
     prompt |= {"media_index": data["media_index"], "ecg": np.zeros((1, 0, 8, 2500), np.float32)}
     logits = jax.jit(vlm.logits, static_argnums=1)(views, TINY, prompt)
     np.testing.assert_allclose(logits, data["logits"], atol=1e-4, rtol=0)
     assert vlm.layer_views(params, TINY, deepest=1) == params  # deeper stacks stay, to be scanned
-    assert not isinstance(vlm.layer_views(params, dataclasses.replace(TINY, compute_dtype="bfloat16"))["decoder"]["layers"], tuple)
+    assert not isinstance(
+        vlm.layer_views(params, dataclasses.replace(TINY, compute_dtype="bfloat16"))["decoder"][
+            "layers"
+        ],
+        tuple,
+    )
 
 
 TRACES = []
@@ -74,7 +95,9 @@ def test_ecg_tokens_pool_the_same_encoder_output():
     signal = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1, 8, 2500)), jnp.float32)
 
     configs = [dataclasses.replace(TINY, ecg_tokens=count) for count in (400, 50, 1)]
-    every, steps, one = jax.jit(lambda p, x: [vlm.ecg_tokens(p, cfg, x) for cfg in configs])(params, signal)
+    every, steps, one = jax.jit(lambda p, x: [vlm.ecg_tokens(p, cfg, x) for cfg in configs])(
+        params, signal
+    )
     every = np.asarray(every).reshape(2, 8, 50, -1)  # lead by lead
     np.testing.assert_allclose(steps, every.mean(axis=1), atol=1e-5)
     np.testing.assert_allclose(one, every.mean(axis=(1, 2))[:, None], atol=1e-5)
@@ -84,4 +107,6 @@ def test_every_weight_receives_a_gradient():
     """A declared but unread weight would train to nothing and still be saved."""
     _, gradients = one_device_result()
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
-        assert np.isfinite(gradient).all() and float(jnp.abs(gradient).max()) > 0, jax.tree_util.keystr(path)
+        assert np.isfinite(gradient).all() and float(jnp.abs(gradient).max()) > 0, (
+            jax.tree_util.keystr(path)
+        )

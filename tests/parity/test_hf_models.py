@@ -1,4 +1,6 @@
-"""Qwen2.5-VL and Qwen3-VL of transformers, saved, loaded, compared and written back; ECG-JEPA's pickles. Cases: benchmarks/parity.py."""
+"""Qwen2.5-VL and Qwen3-VL of transformers, saved, loaded, compared and written back; ECG-JEPA's
+pickles. Cases: benchmarks/parity.py.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from qoq_jax.models.hf import convert, files, keys
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
-@pytest.fixture(scope="module", params=["Qwen2.5-VL", "Qwen2.5-VL, names of transformers 5", "Qwen3-VL"])
+@pytest.fixture(
+    scope="module", params=["Qwen2.5-VL", "Qwen2.5-VL, names of transformers 5", "Qwen3-VL"]
+)
 def kind(request):
     """Family and key scheme; Qwen3-VL has one scheme."""
     return request.param
@@ -76,7 +80,8 @@ def test_a_tied_model_equals_transformers_and_goes_back(family, tmp_path):
     assert max(found.values()) <= parity.TOLERANCE, found
     hf.save(str(tmp_path / "ours"), cfg, params)
     again = transformers.AutoModelForImageTextToText.from_pretrained(
-        tmp_path / "ours", dtype="float32", attn_implementation="eager")
+        tmp_path / "ours", dtype="float32", attn_implementation="eager"
+    )
     assert again.lm_head.weight is again.get_input_embeddings().weight
     assert torch.equal(logits(again.eval(), cfg), logits(model, cfg))
 
@@ -90,7 +95,9 @@ def logits(model, cfg):
 def test_transformers_loads_the_export_with_equal_bits(theirs, directory, tmp_path):
     dest, cfg = str(tmp_path / "back"), hf.read_config(directory)
     assert cli.main(["convert", directory, dest, "--shard-size", "150KB"]) == 0
-    again = transformers.AutoModelForImageTextToText.from_pretrained(dest, dtype="float32", attn_implementation="eager")
+    again = transformers.AutoModelForImageTextToText.from_pretrained(
+        dest, dtype="float32", attn_implementation="eager"
+    )
     state, reference = again.state_dict(), theirs.state_dict()
     assert state.keys() == reference.keys()
     for name in reference:
@@ -103,7 +110,11 @@ def test_ecg_weights_travel_beside_and_transformers_loads_the_rest(theirs, direc
     """A .pth in ECG-JEPA's own form, put into the model; transformers leaves the ECG tensors aside."""
     golden = load_file(GOLDEN / "ecg_jepa_small.safetensors")
     pth, dest = str(tmp_path / "epoch100.pth"), str(tmp_path / "with_ecg")
-    encoder = {name.removeprefix("encoder."): torch.tensor(x) for name, x in golden.items() if name.startswith("encoder.")}
+    encoder = {
+        name.removeprefix("encoder."): torch.tensor(x)
+        for name, x in golden.items()
+        if name.startswith("encoder.")
+    }
     torch.save({"encoder": encoder, "epoch": 100}, pth)
     assert cli.main(["convert", pth, str(tmp_path / "ecg.safetensors")]) == 0
     converted = load_file(tmp_path / "ecg.safetensors")
@@ -119,9 +130,13 @@ def test_ecg_weights_travel_beside_and_transformers_loads_the_rest(theirs, direc
     names = files.open_directory(dest)
     for name in golden:
         if name.startswith("encoder."):
-            np.testing.assert_array_equal(names[f"time_series_embedding.{name}"].map(), golden[name])
+            np.testing.assert_array_equal(
+                names[f"time_series_embedding.{name}"].map(), golden[name]
+            )
     assert names["time_series_embedding.linear.weight"].shape == (cfg.decoder.width, 96)
-    again = transformers.AutoModelForImageTextToText.from_pretrained(dest, dtype="float32", attn_implementation="eager")
+    again = transformers.AutoModelForImageTextToText.from_pretrained(
+        dest, dtype="float32", attn_implementation="eager"
+    )
     assert torch.equal(logits(again.eval(), cfg), logits(theirs, cfg))
 
 
@@ -137,7 +152,11 @@ def test_pickles_build_tensors_and_nothing_else(tmp_path, capsys):
     pathlib.Path(path).write_bytes(pickle.dumps(Harmful(), protocol=2))
     assert cli.main(["convert", path, dest]) == 1
     said = capsys.readouterr()
-    assert "code of a pickle ran" not in said.out and said.err.count("more than tensors") == 2 and not pathlib.Path(dest).exists()
+    assert (
+        "code of a pickle ran" not in said.out
+        and said.err.count("more than tensors") == 2
+        and not pathlib.Path(dest).exists()
+    )
     torch.save({"encoder": {"W_P.weight": torch.zeros(16, 50)}}, path)
     with pytest.raises(CheckpointError, match="missing"):
         convert.ecg_jepa.convert(path, dest)
@@ -146,21 +165,41 @@ def test_pickles_build_tensors_and_nothing_else(tmp_path, capsys):
 
 @pytest.mark.parametrize("system", ["", "You read ECGs."])
 def test_transformers_reads_tokenizer_template_and_processor_of_a_run(tmp_path, system):
-    """The nano model as `qoq convert RUN` writes it: prompts and sizes of images are those of the training."""
+    """The nano model as `qoq convert RUN` writes it: prompts and sizes of images are those of the
+    training.
+    """
     nano = dataclasses.replace(variants.get("nano"), ecg=None)
     folder = tmp_path / "files"
     folder.mkdir()
     params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), vlm.param_specs(nano))
     dest = str(tmp_path / "nano")
-    convert.files_of_run("nano", str(folder), nano, ProcessConfig.for_model(
-        nano, system=system, min_pixels=1000, max_pixels=9000, frame_max_pixels=9000))
+    convert.files_of_run(
+        "nano",
+        str(folder),
+        nano,
+        ProcessConfig.for_model(
+            nano, system=system, min_pixels=1000, max_pixels=9000, frame_max_pixels=9000
+        ),
+    )
     hf.save(dest, nano, params, str(folder))
     tokenizer = transformers.AutoTokenizer.from_pretrained(dest)
-    turns = [{"role": "user", "content": [{"type": "image"}, {"type": "ecg"}, {"type": "text", "text": "Is it normal?"}]}]
+    turns = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "image"},
+                {"type": "ecg"},
+                {"type": "text", "text": "Is it normal?"},
+            ],
+        }
+    ]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert text == chat.prompt_text("Is it normal?", images=1, ecgs=1, system=system)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert ids.count(nano.image_token_id) == ids.count(nano.ecg_token_id) == 1 and tokenizer.eos_token_id == nano.eos_ids[0]
+    assert (
+        ids.count(nano.image_token_id) == ids.count(nano.ecg_token_id) == 1
+        and tokenizer.eos_token_id == nano.eos_ids[0]
+    )
     config = transformers.AutoConfig.from_pretrained(dest)
     assert config.text_config.hidden_size == 96 and config.tie_word_embeddings
     processor = transformers.AutoImageProcessor.from_pretrained(dest, backend="pil")
@@ -174,13 +213,27 @@ def test_transformers_has_the_same_tensors_for_a_published_size(name, tmp_path):
     cfg = dataclasses.replace(variants.get(name), ecg=None)
     (tmp_path / "config.json").write_text(json.dumps(config_lib.write(cfg, "bfloat16")))
     published = config_lib.architecture(cfg).published_name
-    ours = {published(key): keys.published_shape(one) for one in spec.flatten(vlm.param_specs(cfg)).values()
-            for key in keys.layer_keys(one)}
+    ours = {
+        published(key): keys.published_shape(one)
+        for one in spec.flatten(vlm.param_specs(cfg)).values()
+        for key in keys.layer_keys(one)
+    }
     with torch.device("meta"):
-        model = transformers.AutoModelForImageTextToText.from_config(transformers.AutoConfig.from_pretrained(tmp_path))
+        model = transformers.AutoModelForImageTextToText.from_config(
+            transformers.AutoConfig.from_pretrained(tmp_path)
+        )
     theirs = {keys.canonical(key): tuple(x.shape) for key, x in model.state_dict().items()}
     if cfg.decoder.tied_embeddings:
         del theirs[keys.LM_HEAD]
     assert {keys.canonical(key): shape for key, shape in ours.items()} == theirs
     read = config_lib.read(str(tmp_path))
-    assert dataclasses.replace(read, pad_id=cfg.pad_id, eos_ids=cfg.eos_ids, ecg_tokens=50, ecg_token_id=cfg.ecg_token_id) == cfg
+    assert (
+        dataclasses.replace(
+            read,
+            pad_id=cfg.pad_id,
+            eos_ids=cfg.eos_ids,
+            ecg_tokens=50,
+            ecg_token_id=cfg.ecg_token_id,
+        )
+        == cfg
+    )

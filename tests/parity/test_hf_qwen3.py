@@ -1,4 +1,6 @@
-"""Qwen3-VL on torch, tiny and random: the trainer's sampler token for token, and the image processor. Logits: test_hf_models.py."""
+"""Qwen3-VL on torch, tiny and random: the trainer's sampler token for token, and the image
+processor. Logits: test_hf_models.py.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ CFG = variants.VlmConfig(
 )  # fmt: skip
 SPECS = {name: part for name, part in vlm.param_specs(CFG).items() if name in ("decoder", "vision")}
 # One shape for every case, so that one compilation serves them all.
-BUDGET = packing.Budget(rows=4, tokens=96, media_rows=1, patches=256, ecgs=0, pad_id=PAD, patch_dim=96)
+BUDGET = packing.Budget(
+    rows=4, tokens=96, media_rows=1, patches=256, ecgs=0, pad_id=PAD, patch_dim=96
+)
 
 
 @functools.cache
@@ -62,7 +66,9 @@ def hugging_face() -> Qwen3VLForConditionalGeneration:
     model = Qwen3VLForConditionalGeneration(config).eval().float()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            noise = torch.randn_like(weight) * (weight.shape[-1] ** -0.5 if weight.ndim > 1 else 0.1)
+            noise = torch.randn_like(weight) * (
+                weight.shape[-1] ** -0.5 if weight.ndim > 1 else 0.1
+            )
             weight.copy_(1 + noise if "norm" in name and name.endswith("weight") else noise)
     return model
 
@@ -74,13 +80,19 @@ def ours(name: str) -> str:
 
 @functools.cache
 def params() -> dict:
-    tensors = {ours(name): weight.detach().numpy() for name, weight in hugging_face().named_parameters()}
+    tensors = {
+        ours(name): weight.detach().numpy() for name, weight in hugging_face().named_parameters()
+    }
     ecg = {name: part for name, part in vlm.param_specs(CFG).items() if name not in SPECS}
-    return jax.tree.map(jnp.asarray, hf.from_tensors(SPECS, tensors)) | spec.init_params(ecg, jax.random.key(0))
+    return jax.tree.map(jnp.asarray, hf.from_tensors(SPECS, tensors)) | spec.init_params(
+        ecg, jax.random.key(0)
+    )
 
 
 class Prompt:
-    """Text, media of the given grids with text around each (and before each step of a video), and pixels for them."""
+    """Text, media of the given grids with text around each (and before each step of a video), and
+    pixels for them.
+    """
 
     def __init__(self, image_grids=(), video_grids=(), text=6, seed=0):
         rng = np.random.default_rng(seed)
@@ -91,7 +103,10 @@ class Prompt:
             for _, h, w in grids:
                 ids += [START, *[token] * (h * w // 4), END, *words(2)]
         self.ids = np.array(ids + words(text), np.int32)
-        frames = [rng.integers(0, 256, (2 * t, 4 * h, 4 * w, 3), np.uint8) for t, h, w in self.images + self.videos]
+        frames = [
+            rng.integers(0, 256, (2 * t, 4 * h, 4 * w, 3), np.uint8)
+            for t, h, w in self.images + self.videos
+        ]
         cut = [images.patchify(stack, patch=4)[0] for stack in frames]
         self.patches = np.concatenate(cut) if cut else np.zeros((0, 96), np.uint8)
 
@@ -116,14 +131,29 @@ class Prompt:
 def torch_inputs(prompts: list[Prompt]) -> dict[str, torch.Tensor]:
     """A batch for the torch model, padded on the left as its generation needs it."""
     longest = max(len(p.ids) for p in prompts)
-    ids, mask = np.full((len(prompts), longest), PAD, np.int64), np.zeros((len(prompts), longest), np.int64)
+    ids, mask = (
+        np.full((len(prompts), longest), PAD, np.int64),
+        np.zeros((len(prompts), longest), np.int64),
+    )
     for row, p in enumerate(prompts):
         ids[row, longest - len(p.ids) :], mask[row, longest - len(p.ids) :] = p.ids, 1
-    inputs = dict(input_ids=ids, attention_mask=mask, mm_token_type_ids=(ids == IMAGE) * 1 + (ids == VIDEO) * 2)
+    inputs = dict(
+        input_ids=ids,
+        attention_mask=mask,
+        mm_token_type_ids=(ids == IMAGE) * 1 + (ids == VIDEO) * 2,
+    )
     sizes = [sum(t * h * w for t, h, w in p.images) for p in prompts]
     for key, grid, stack in (
-        ("pixel_values", "image_grid_thw", [(p.images, p.patches[:n]) for p, n in zip(prompts, sizes)]),
-        ("pixel_values_videos", "video_grid_thw", [(p.videos, p.patches[n:]) for p, n in zip(prompts, sizes)]),
+        (
+            "pixel_values",
+            "image_grid_thw",
+            [(p.images, p.patches[:n]) for p, n in zip(prompts, sizes)],
+        ),
+        (
+            "pixel_values_videos",
+            "video_grid_thw",
+            [(p.videos, p.patches[n:]) for p, n in zip(prompts, sizes)],
+        ),
     ):
         if any(grids for grids, _ in stack):
             pixels = np.concatenate([patches for _, patches in stack])
@@ -137,23 +167,42 @@ ONE, TWO = [(1, 6, 10)], [(1, 6, 10), (1, 4, 6)]
 
 def test_greedy_generation_is_token_exact():
     """64 tokens of four prompts with different images, through the cache on both sides."""
-    prompts = [Prompt(ONE, seed=4), Prompt([(1, 4, 6)], seed=5), Prompt(TWO, seed=6), Prompt((), [(2, 4, 4)], seed=7)]
+    prompts = [
+        Prompt(ONE, seed=4),
+        Prompt([(1, 4, 6)], seed=5),
+        Prompt(TWO, seed=6),
+        Prompt((), [(2, 4, 4)], seed=7),
+    ]
     with torch.no_grad():
         want = hugging_face().generate(
-            **torch_inputs(prompts), max_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=PAD
+            **torch_inputs(prompts),
+            max_new_tokens=64,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=PAD,
         )[:, -64:]
-    batch, _ = packing.pack([p.sample() for p in prompts], dataclasses.replace(BUDGET, max_per_row=1))
-    sample = jax.jit(
-        functools.partial(rollout.sample, rollouts=1, max_new_tokens=64, temperature=0.0, top_p=1.0), static_argnums=1
+    batch, _ = packing.pack(
+        [p.sample() for p in prompts], dataclasses.replace(BUDGET, max_per_row=1)
     )
-    got = sample(params(), CFG, batch, jax.random.key(0), banned=jnp.zeros(CFG.decoder.vocab_size, bool))
+    sample = jax.jit(
+        functools.partial(
+            rollout.sample, rollouts=1, max_new_tokens=64, temperature=0.0, top_p=1.0
+        ),
+        static_argnums=1,
+    )
+    got = sample(
+        params(), CFG, batch, jax.random.key(0), banned=jnp.zeros(CFG.decoder.vocab_size, bool)
+    )
     np.testing.assert_array_equal(got.tokens[:, 0], want)
 
 
 def test_image_processor_with_the_settings_of_qwen3_vl():
     picture = np.random.default_rng(0).integers(0, 256, (70, 101, 3), np.uint8)
     processor = Qwen2VLImageProcessorPil(
-        patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3, size={"shortest_edge": 32 * 32, "longest_edge": 80 * 80}
+        patch_size=16,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+        size={"shortest_edge": 32 * 32, "longest_edge": 80 * 80},
     )
     want = processor(picture, return_tensors="np")
     h, w = images.smart_resize(70, 101, factor=32, min_pixels=32 * 32, max_pixels=80 * 80)

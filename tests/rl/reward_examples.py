@@ -40,7 +40,9 @@ def respond(answer, *boxes):
 
 
 def coherent(meta):
-    return rewards.score(respond("Edema", (0, 0, 10, 10), (0, 0, 10, 10)), meta, RewardConfig(coherence=0.2))
+    return rewards.score(
+        respond("Edema", (0, 0, 10, 10), (0, 0, 10, 10)), meta, RewardConfig(coherence=0.2)
+    )
 
 
 def length(text, meta):

@@ -23,7 +23,9 @@ few = hypothesis.settings(max_examples=100, deadline=None)
 
 @pytest.fixture(scope="module")
 def batch():
-    """The golden batch; `per_token` spreads one number a response over its valid tokens, as the loss does."""
+    """The golden batch; `per_token` spreads one number a response over its valid tokens, as the
+    loss does.
+    """
     mask, tokens = GOLDEN["response_mask"], GOLDEN["token_level_rewards"]
     order = np.argsort(GOLDEN["group"], kind="stable")
     rewards = tokens.sum(axis=1)[order].reshape(QUESTIONS, GROUP)
@@ -46,7 +48,8 @@ def test_group_estimators_match_the_reference(batch, name):
 
 
 def test_remax_matches_the_reference(batch):
-    # The reference draws a baseline a response; with one rollout a question the two layouts coincide.
+    # The reference draws a baseline a response; with one rollout a question the two layouts
+    # coincide.
     rewards = batch["tokens"].sum(axis=1)[:, None]
     actual = advantages.remax(jnp.asarray(rewards), jnp.asarray(GOLDEN["remax_baseline"]))
     close(np.asarray(actual) * batch["mask"], GOLDEN["remax"])
@@ -54,14 +57,16 @@ def test_remax_matches_the_reference(batch):
 
 def test_reinforce_pp_matches_the_reference(batch):
     actual, returns = jax.jit(advantages.reinforce_pp, static_argnames="gamma")(
-        batch["tokens"], batch["mask"], gamma=0.97)
+        batch["tokens"], batch["mask"], gamma=0.97
+    )
     close(actual, GOLDEN["reinforce_pp"])
     close(returns, GOLDEN["reinforce_pp_returns"])
 
 
 def test_gae_matches_the_reference(batch):
     actual, returns = jax.jit(advantages.gae, static_argnames=("gamma", "lam"))(
-        batch["tokens"], GOLDEN["values"], batch["mask"], gamma=0.99, lam=0.95)
+        batch["tokens"], GOLDEN["values"], batch["mask"], gamma=0.99, lam=0.95
+    )
     close(actual, GOLDEN["gae"])
     close(returns, GOLDEN["gae_returns"])
 
@@ -79,15 +84,19 @@ def test_group_estimators_agree_up_to_scale_and_sum_to_zero(rewards):
     plain = advantages.dr_grpo(rewards)
     close(plain.sum(axis=1), np.zeros(QUESTIONS))
     close(advantages.rloo(rewards), plain * GROUP / (GROUP - 1))
-    close(advantages.grpo(rewards) * (jnp.std(rewards, axis=1, ddof=1, keepdims=True) + 1e-6), plain)
+    close(
+        advantages.grpo(rewards) * (jnp.std(rewards, axis=1, ddof=1, keepdims=True) + 1e-6), plain
+    )
 
 
 @few
 @hypothesis.given(groups, st.permutations(range(GROUP)), st.permutations(range(QUESTIONS)))
 def test_group_estimators_follow_permutations(rewards, rollouts, questions):
     for estimator in (advantages.rloo, advantages.dr_grpo):
-        close(estimator(jnp.asarray(rewards[questions][:, rollouts])),
-              np.asarray(estimator(jnp.asarray(rewards)))[questions][:, rollouts])
+        close(
+            estimator(jnp.asarray(rewards[questions][:, rollouts])),
+            np.asarray(estimator(jnp.asarray(rewards)))[questions][:, rollouts],
+        )
 
 
 @pytest.mark.parametrize("reward", [0.0, 0.1, 0.7, -1.3, 1e-30, 1e6])

@@ -25,8 +25,16 @@ def outcome():
     mask = (np.arange(S) < rng.integers(1, S + 1, (Q, G, 1))).astype(np.float32)
     mask[-1] = 0
     f32 = lambda *shape: rng.uniform(0, 1, shape).astype(np.float32)
-    return Outcome(rewards=f32(Q, G), domains=np.array([0, 1, 0, 1, 0], np.int32), valid=np.array([1, 1, 1, 1, 0], bool), mask=mask,
-                   kl=f32(Q, G), penalty=0.1 * f32(Q, G, S) * mask, greedy=f32(Q), values=f32(Q, G, S) * mask)
+    return Outcome(
+        rewards=f32(Q, G),
+        domains=np.array([0, 1, 0, 1, 0], np.int32),
+        valid=np.array([1, 1, 1, 1, 0], bool),
+        mask=mask,
+        kl=f32(Q, G),
+        penalty=0.1 * f32(Q, G, S) * mask,
+        greedy=f32(Q),
+        values=f32(Q, G, S) * mask,
+    )
 
 
 def rows_of(o):
@@ -60,26 +68,37 @@ def expected(name, o, rl):
         returns = np.zeros_like(rewards)
         for b in range(len(rewards)):
             for t in range(int(mask[b].sum())):
-                returns[b, t] = sum(rl.gamma ** (k - t) * rewards[b, k] for k in range(t, int(mask[b].sum())))
+                returns[b, t] = sum(
+                    rl.gamma ** (k - t) * rewards[b, k] for k in range(t, int(mask[b].sum()))
+                )
         return whitened(returns, mask).reshape(Q, G, S), None
     values, scores = o.values.reshape(-1, S), np.zeros_like(rewards)  # ppo
     for b in range(len(rewards)):
         length, following = int(mask[b].sum()), 0.0
         for t in reversed(range(length)):
-            delta = rewards[b, t] + rl.gamma * (values[b, t + 1] if t + 1 < length else 0.0) - values[b, t]
+            delta = (
+                rewards[b, t]
+                + rl.gamma * (values[b, t + 1] if t + 1 < length else 0.0)
+                - values[b, t]
+            )
             following = scores[b, t] = delta + rl.gamma * rl.critic.gae_lambda * following
     return whitened(scores, mask).reshape(Q, G, S), (scores + values).reshape(Q, G, S)
 
 
 @pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - {"drpo"}))
 def test_advantages_equal_the_formulas(name, outcome):
-    rl = dataclasses.replace(RlConfig(algorithm=name, gamma=0.9), critic=dataclasses.replace(RlConfig().critic, gae_lambda=0.8))
+    rl = dataclasses.replace(
+        RlConfig(algorithm=name, gamma=0.9),
+        critic=dataclasses.replace(RlConfig().critic, gae_lambda=0.8),
+    )
     found = ALGORITHMS[name].advantage(outcome, rl)
     wanted, returns = expected(name, outcome, rl)
     valid = outcome.valid.reshape(-1, *[1] * (wanted.ndim - 1))
     np.testing.assert_allclose(found.advantages, wanted * valid, atol=2e-5)
     if returns is not None:
-        np.testing.assert_allclose(np.asarray(found.returns) * outcome.mask, returns * outcome.mask, atol=1e-5)
+        np.testing.assert_allclose(
+            np.asarray(found.returns) * outcome.mask, returns * outcome.mask, atol=1e-5
+        )
     assert all(np.isfinite(value) for value in found.diagnostics.values())
 
 
@@ -93,7 +112,13 @@ def surrogate(name, rng, **changes):
     data = policy.Experience(None, mask, old - 0.5, old, old, advantages)
     row = algorithms.resolve(rl)
     loss, _ = policy._surrogate(row, rl, jnp.asarray(new), old, data)
-    return float(loss / algorithms.loss_weights(mask, row.mean)[1]), new.astype(np.float64), old, mask, advantages
+    return (
+        float(loss / algorithms.loss_weights(mask, row.mean)[1]),
+        new.astype(np.float64),
+        old,
+        mask,
+        advantages,
+    )
 
 
 def clipped(ratio, advantage, low, high, dual=math.inf):
@@ -120,8 +145,15 @@ def test_gspo_has_one_ratio_an_answer():
 
 
 def test_clips_of_the_config_replace_the_algorithms_own_and_importance_weighs_tokens():
-    found, new, old, mask, a = surrogate("drpo", np.random.default_rng(4), clip_low=0.1, clip_high=0.5, clip_dual=2.0,
-                                         old_logprobs="trainer", importance_cap=1.2)
+    found, new, old, mask, a = surrogate(
+        "drpo",
+        np.random.default_rng(4),
+        clip_low=0.1,
+        clip_high=0.5,
+        clip_dual=2.0,
+        old_logprobs="trainer",
+        importance_cap=1.2,
+    )
     tokens = clipped(np.exp(new - old), a[..., None], 0.1, 0.5, 2.0) * min(math.exp(0.5), 1.2)
     assert found == pytest.approx((tokens * mask).sum() / mask.sum(), rel=1e-5)
 
@@ -130,7 +162,10 @@ def test_sequence_mean_weighs_answers_alike_and_skips_empty_ones():
     mask = np.zeros((2, 2, 4), np.float32)
     mask[0, 0, :1], mask[0, 1, :4] = 1, 1
     factors, divisor = algorithms.loss_weights(mask, "sequence")
-    assert float(divisor) == 2 and float((factors * mask)[0, 0].sum()) == float((factors * mask)[0, 1].sum()) == 1
+    assert (
+        float(divisor) == 2
+        and float((factors * mask)[0, 0].sum()) == float((factors * mask)[0, 1].sum()) == 1
+    )
 
 
 def test_overlong_answers_are_charged_linearly():
@@ -140,27 +175,42 @@ def test_overlong_answers_are_charged_linearly():
 
 
 def test_the_kl_coefficient_follows_its_target():
-    step = lambda kl: float(algorithms.next_kl_coefficient(jnp.float32(1.0), kl, target=0.5, horizon=1000, answers=100))
-    assert step(0.5) == pytest.approx(1.0) and step(50.0) == pytest.approx(1.02) and step(0.0) == pytest.approx(0.98)
+    step = lambda kl: float(
+        algorithms.next_kl_coefficient(jnp.float32(1.0), kl, target=0.5, horizon=1000, answers=100)
+    )
+    assert (
+        step(0.5) == pytest.approx(1.0)
+        and step(50.0) == pytest.approx(1.02)
+        and step(0.0) == pytest.approx(0.98)
+    )
     assert step(0.55) == pytest.approx(1.01)
 
 
 def test_kl_in_the_reward_lowers_what_the_advantage_sees(outcome):
     plain = dataclasses.replace(outcome, penalty=None)
     np.testing.assert_array_equal(algorithms.answer_rewards(plain), outcome.rewards)
-    np.testing.assert_allclose(algorithms.answer_rewards(outcome), outcome.rewards - outcome.penalty.sum(-1))
-    np.testing.assert_allclose(algorithms.token_rewards(outcome).reshape(-1, S), rows_of(outcome)[0], atol=1e-6)
+    np.testing.assert_allclose(
+        algorithms.answer_rewards(outcome), outcome.rewards - outcome.penalty.sum(-1)
+    )
+    np.testing.assert_allclose(
+        algorithms.token_rewards(outcome).reshape(-1, S), rows_of(outcome)[0], atol=1e-6
+    )
 
 
 def test_the_critic_is_its_formula_and_never_moves_the_policy():
     rng = np.random.default_rng(5)
     f32 = lambda *shape: rng.normal(size=shape).astype(np.float32)
-    critic = {"hidden": {"kernel": f32(4, 4), "bias": f32(4)}, "out": {"kernel": f32(4), "bias": f32()}}
+    critic = {
+        "hidden": {"kernel": f32(4, 4), "bias": f32(4)},
+        "out": {"kernel": f32(4), "bias": f32()},
+    }
     critic["out"]["bias"] = jnp.float32(0.3)
     hidden = f32(2, 3, 4)
     h = hidden @ critic["hidden"]["kernel"] + critic["hidden"]["bias"]
     gelu = 0.5 * h * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
-    np.testing.assert_allclose(policy.critic_values(critic, hidden), gelu @ critic["out"]["kernel"] + 0.3, atol=1e-5)
+    np.testing.assert_allclose(
+        policy.critic_values(critic, hidden), gelu @ critic["out"]["kernel"] + 0.3, atol=1e-5
+    )
     gradient = jax.grad(lambda x: policy.critic_values(critic, x).sum())(hidden)
     assert not np.asarray(gradient).any()
 

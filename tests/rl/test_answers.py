@@ -79,7 +79,9 @@ def test_boxes_of_broken_items_are_left_out():
     assert answer.has_json and not answer.boxes_valid
 
 
-@pytest.mark.parametrize("far", ["1e300", "2000000", "1e999", "NaN", "-Infinity", "1" * 30, "0." + "1" * 30])
+@pytest.mark.parametrize(
+    "far", ["1e300", "2000000", "1e999", "NaN", "-Infinity", "1" * 30, "0." + "1" * 30]
+)
 def test_coordinates_have_a_limit(far):
     """Beyond it areas overflow, and an IoU of inf / inf is NaN."""
     answer = parse(f'```json\n[{{"bbox_2d": [0, 0, {far}, {far}], "label": "x"}}]\n```')
@@ -89,13 +91,27 @@ def test_coordinates_have_a_limit(far):
 def test_labels_follow_the_vocabulary():
     vocabulary = ("covid", "pneumonia", "covid and pneumonia", "A. Fib/Aflutter")
     assert boxed_labels("Covid and  pneumonia", vocabulary) == ("covid and pneumonia",)
-    assert boxed_labels("a. fib/aflutter, COVID & other", vocabulary) == ("A. Fib/Aflutter", "covid", "other")
+    assert boxed_labels("a. fib/aflutter, COVID & other", vocabulary) == (
+        "A. Fib/Aflutter",
+        "covid",
+        "other",
+    )
     assert boxed_labels("\\text{covid}", vocabulary) == ("covid",)
     assert boxed_labels(None, vocabulary) == ()
 
 
 def test_labels_that_deny_a_finding():
-    denies = "Normal", "No Finding", "none", "No DR", "no", "No Tumor", "non-nodule", "No PE", "Negative"
+    denies = (
+        "Normal",
+        "No Finding",
+        "none",
+        "No DR",
+        "no",
+        "No Tumor",
+        "non-nodule",
+        "No PE",
+        "Negative",
+    )
     asserts = "Nodule", "NV", "Mild DR", "Benign", "Has Hemorrhage", "Other", "Noonan syndrome"
     assert all(map(denies_finding, denies)) and not any(map(denies_finding, asserts))
 
@@ -122,7 +138,9 @@ def test_any_text_gives_an_answer(text):
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.tuples(*[st.integers(0, 300)] * 2, *[st.integers(1, 200)] * 2), max_size=4),
-    st.text(st.characters(codec="ascii", exclude_characters="<>{}`\\"), min_size=1).filter(str.strip),
+    st.text(st.characters(codec="ascii", exclude_characters="<>{}`\\"), min_size=1).filter(
+        str.strip
+    ),
 )
 def test_what_is_written_is_read(corners, words):
     boxes = [(x, y, x + w, y + h) for x, y, w, h in corners]
@@ -166,7 +184,9 @@ def test_64_kb_of_anything_takes_milliseconds(unit):
 
 @pytest.mark.parametrize("unit", ["[", '["]",', '["\\\\",', '{"]":', '["\\"]",'])
 def test_deep_json_is_refused_before_it_is_read(unit):
-    """Closing brackets inside strings must not hide the depth: the JSON reader would run out of stack."""
+    """Closing brackets inside strings must not hide the depth: the JSON reader would run out of
+    stack.
+    """
     assert answers.load_json(unit * 1500) is None
     nested = "[" * 4 + '"]]]"' + "]" * 4
     assert answers.load_json(nested) == [[[["]]]"]]]]

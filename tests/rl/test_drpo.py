@@ -1,4 +1,6 @@
-"""DRPO against the reference numbers and a plain numpy version, and its invariances on arbitrary rewards."""
+"""DRPO against the reference numbers and a plain numpy version, and its invariances on arbitrary
+rewards.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +27,29 @@ SHORT_HISTORY = dataclasses.replace(PAPER, history_size=5)
 RELEASED = drpo.DRPOConfig(num_domains=DOMAINS, variant="released", history_size=32)
 
 # More cases by hand: QOQ_EXAMPLES=10000 pytest tests/rl/test_drpo.py
-properties = hypothesis.settings(max_examples=int(os.environ.get("QOQ_EXAMPLES", "200")), deadline=None)
-any_rewards = npst.arrays(np.float32, (QUESTIONS, GROUP), elements=st.floats(width=32, allow_nan=False,
-                                                                             allow_infinity=False))
-# A coarse grid makes equal vectors, equal distances and equal means: the hard case for order independence.
+properties = hypothesis.settings(
+    max_examples=int(os.environ.get("QOQ_EXAMPLES", "200")), deadline=None
+)
+any_rewards = npst.arrays(
+    np.float32,
+    (QUESTIONS, GROUP),
+    elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+)
+# A coarse grid makes equal vectors, equal distances and equal means: the hard case for order
+# independence.
 grid_rewards = npst.arrays(np.int8, (QUESTIONS, GROUP), elements=st.integers(0, 5)).map(
-    lambda r: r.astype(np.float32) / 5)
+    lambda r: r.astype(np.float32) / 5
+)
 kls = npst.arrays(np.int8, (QUESTIONS, GROUP), elements=st.integers(0, 7)).map(
-    lambda k: k.astype(np.float32) / 4)
+    lambda k: k.astype(np.float32) / 4
+)
 domain_ids = npst.arrays(np.int32, QUESTIONS, elements=st.integers(0, DOMAINS - 1))
 
 
 def advantages(rewards, domains, kl=None, history=None, cfg=PAPER, valid=None):
-    """drpo.advantages with every argument given and one shape a config, so that each config compiles once."""
+    """drpo.advantages with every argument given and one shape a config, so that each config
+    compiles once.
+    """
     count = len(rewards)
     kl = np.zeros_like(rewards) if kl is None else kl
     valid = np.ones(count, bool) if valid is None else valid
@@ -45,8 +57,13 @@ def advantages(rewards, domains, kl=None, history=None, cfg=PAPER, valid=None):
         history = drpo.init_history(cfg, GROUP)
     pad = [(0, QUESTIONS - count)]
     result, history, diagnostics = drpo.advantages(
-        np.pad(rewards, pad + [(0, 0)]), np.pad(domains, pad), np.pad(kl, pad + [(0, 0)]), history,
-        cfg=cfg, valid=np.pad(valid, pad))
+        np.pad(rewards, pad + [(0, 0)]),
+        np.pad(domains, pad),
+        np.pad(kl, pad + [(0, 0)]),
+        history,
+        cfg=cfg,
+        valid=np.pad(valid, pad),
+    )
     return np.asarray(result)[:count], history, jax.tree.map(np.asarray, diagnostics)
 
 
@@ -56,7 +73,9 @@ def tight_groups(seed):
     # Each group occurs in each domain at least once; the sizes differ.
     cells = np.concatenate([np.arange(9), rng.integers(0, 9, QUESTIONS - 9)])
     domains, groups = cells // 3, cells % 3
-    rewards = np.array([0.1, 0.5, 0.9])[groups][:, None] + rng.uniform(-0.02, 0.02, (QUESTIONS, GROUP))
+    rewards = np.array([0.1, 0.5, 0.9])[groups][:, None] + rng.uniform(
+        -0.02, 0.02, (QUESTIONS, GROUP)
+    )
     kl = rng.exponential(1.0, rewards.shape).astype(np.float32)
     return rewards.astype(np.float32), domains.astype(np.int32), groups, kl, rng
 
@@ -64,7 +83,9 @@ def tight_groups(seed):
 def reference(rewards, domains, groups, kl, cfg):
     """The formulas of the paper with loops, in float64; the clusters are given."""
     rewards = rewards.astype(np.float64)
-    scores = (rewards - rewards.mean(1, keepdims=True)) / (rewards.std(1, ddof=1, keepdims=True) + cfg.eps)
+    scores = (rewards - rewards.mean(1, keepdims=True)) / (
+        rewards.std(1, ddof=1, keepdims=True) + cfg.eps
+    )
     for q in range(len(rewards)):
         same_domain = domains == domains[q]
         same_cluster = same_domain & (groups == groups[q])
@@ -72,7 +93,9 @@ def reference(rewards, domains, groups, kl, cfg):
         if cfg.cluster_balanced_mean:
             present = [same_domain & (groups == c) for c in np.unique(groups[same_domain])]
             weights = np.array([1 / cluster.sum() for cluster in present])
-            mean = (weights * [rewards[cluster].mean() for cluster in present]).sum() / weights.sum()
+            mean = (
+                weights * [rewards[cluster].mean() for cluster in present]
+            ).sum() / weights.sum()
         scores[q] /= max(np.sqrt(same_domain.sum()) * mean, cfg.eps)
         if cfg.cluster:
             scores[q] /= max(np.sqrt(same_cluster.sum()) * rewards[same_cluster].mean(), cfg.eps)
@@ -92,22 +115,33 @@ def test_released_variant_matches_three_steps_of_the_reference():
     domains = np.array([names.index(name) for name in GOLDEN["domains"]], np.int32)
     group, history = int(GOLDEN["group_size"]), None
     for step in range(3):
-        actual, history, _ = advantages(GOLDEN[f"rewards_{step}"], domains, history=history, cfg=RELEASED)
+        actual, history, _ = advantages(
+            GOLDEN[f"rewards_{step}"], domains, history=history, cfg=RELEASED
+        )
         mask = GOLDEN[f"response_mask_{step}"]
         expected = GOLDEN[f"advantages_{step}"].reshape(len(domains), group, -1)
         actual = actual[:, :, None] * mask.reshape(expected.shape)
         np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"damping": False}, {"damping_symmetric": True}, {"cluster": False}, {"cluster_balanced_mean": True, "quantile": 0.9},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"damping": False},
+        {"damping_symmetric": True},
+        {"cluster": False},
+        {"cluster_balanced_mean": True, "quantile": 0.9},
+    ],
+)
 def test_paper_variant_matches_the_formulas(changes):
     cfg = dataclasses.replace(PAPER, **changes)
     for seed in range(3):
         rewards, domains, groups, kl, _ = tight_groups(seed)
         actual, _, diagnostics = advantages(rewards, domains, kl, cfg=cfg)
-        np.testing.assert_allclose(actual, reference(rewards, domains, groups, kl, cfg), atol=2e-4, rtol=2e-4)
+        np.testing.assert_allclose(
+            actual, reference(rewards, domains, groups, kl, cfg), atol=2e-4, rtol=2e-4
+        )
         np.testing.assert_array_equal(diagnostics["domain_questions"], np.bincount(domains))
         np.testing.assert_array_equal(diagnostics["domain_clusters"], 3 if cfg.cluster else 0)
         assert (diagnostics["damping_mean"] < 1) == cfg.damping
@@ -117,11 +151,14 @@ def test_one_cluster_counts_the_domain_twice():
     rewards, domains, _, _, _ = tight_groups(0)
     cfg = dataclasses.replace(UNDAMPED, k_max=1)
     expected = reference(rewards, domains, np.zeros_like(domains), None, cfg)
-    np.testing.assert_allclose(advantages(rewards, domains, cfg=cfg)[0], expected, rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(
+        advantages(rewards, domains, cfg=cfg)[0], expected, rtol=2e-4, atol=2e-4
+    )
 
 
 def test_scarce_and_hard_domains_get_larger_advantages():
-    # The same pattern within each question; domain 1 is rarer than domain 0, and its rewards are lower.
+    # The same pattern within each question; domain 1 is rarer than domain 0, and its rewards are
+    # lower.
     pattern = np.array([0.0, 0.1, 0.1, 0.2], np.float32)
     rewards = np.concatenate([np.tile(pattern + 0.7, (10, 1)), np.tile(pattern + 0.1, (2, 1))])
     domains = np.array([0] * 10 + [1] * 2, np.int32)
@@ -175,7 +212,12 @@ def test_padding_and_unknown_domains_count_nowhere():
     valid = spread(np.ones(20, bool), False)
     for fill, mask in ((1, valid), (-1, valid), (-1, None), (DOMAINS, None)):
         padded, padded_history, padded_diagnostics = advantages(
-            spread(rewards, np.nan), spread(domains, fill), spread(kl, np.nan), cfg=SHORT_HISTORY, valid=mask)
+            spread(rewards, np.nan),
+            spread(domains, fill),
+            spread(kl, np.nan),
+            cfg=SHORT_HISTORY,
+            valid=mask,
+        )
         np.testing.assert_allclose(padded[where], plain, atol=1e-6)
         assert not padded[~valid].any()
         jax.tree.map(np.testing.assert_array_equal, padded_history, history)
@@ -189,8 +231,13 @@ def test_history_takes_part_as_if_its_questions_were_in_the_batch():
     now, now_domains, now_groups, _, _ = tight_groups(1)
     _, history, _ = advantages(past, past_domains, cfg=cfg)
     actual, _, diagnostics = advantages(now, now_domains, history=history, cfg=cfg)
-    both = reference(np.concatenate([past, now]), np.concatenate([past_domains, now_domains]),
-                     np.concatenate([past_groups, now_groups]), None, cfg)[QUESTIONS:]
+    both = reference(
+        np.concatenate([past, now]),
+        np.concatenate([past_domains, now_domains]),
+        np.concatenate([past_groups, now_groups]),
+        None,
+        cfg,
+    )[QUESTIONS:]
     np.testing.assert_allclose(actual, both / both.std(ddof=1), atol=2e-4, rtol=2e-4)
     assert diagnostics["domain_questions"].sum() == 2 * QUESTIONS
 
@@ -206,7 +253,9 @@ def test_history_keeps_the_last_questions_of_each_domain():
         for domain, vectors in seen.items():
             kept = np.asarray(history.vectors[domain])[: min(int(history.count[domain]), 5)]
             expected = np.array(vectors[-5:], np.float32).reshape(-1, GROUP)
-            np.testing.assert_array_equal(kept[np.lexsort(kept.T)], expected[np.lexsort(expected.T)])
+            np.testing.assert_array_equal(
+                kept[np.lexsort(kept.T)], expected[np.lexsort(expected.T)]
+            )
     assert (np.asarray(history.count) < 10).all()  # counts stay small for ever
 
 
@@ -222,10 +271,17 @@ def test_any_finite_input_gives_finite_advantages(rewards, kl, domains, valid):
         assert all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves)
 
 
-@pytest.mark.parametrize("rewards", [
-    np.zeros((QUESTIONS, GROUP)), np.full((QUESTIONS, GROUP), 0.7), np.full((QUESTIONS, GROUP), -1.0),
-    np.tile([-1.0, 1.0, -1.0, 1.0], (QUESTIONS, 1)), np.tile([-1.0, 0.0, -0.5, -0.2], (QUESTIONS, 1)),
-], ids=["zero", "equal", "negative", "mean zero", "mean negative"])
+@pytest.mark.parametrize(
+    "rewards",
+    [
+        np.zeros((QUESTIONS, GROUP)),
+        np.full((QUESTIONS, GROUP), 0.7),
+        np.full((QUESTIONS, GROUP), -1.0),
+        np.tile([-1.0, 1.0, -1.0, 1.0], (QUESTIONS, 1)),
+        np.tile([-1.0, 0.0, -0.5, -0.2], (QUESTIONS, 1)),
+    ],
+    ids=["zero", "equal", "negative", "mean zero", "mean negative"],
+)
 @pytest.mark.parametrize("cfg", [PAPER, RELEASED], ids=["paper", "released"])
 def test_degenerate_rewards(rewards, cfg):
     rewards = rewards.astype(np.float32)
@@ -246,8 +302,14 @@ def test_one_question_alone():
 
 
 @properties
-@hypothesis.given(grid_rewards, kls, domain_ids, st.permutations(range(QUESTIONS)),
-                  st.permutations(range(GROUP)), st.permutations(range(DOMAINS)))
+@hypothesis.given(
+    grid_rewards,
+    kls,
+    domain_ids,
+    st.permutations(range(QUESTIONS)),
+    st.permutations(range(GROUP)),
+    st.permutations(range(DOMAINS)),
+)
 def test_order_and_names_do_not_matter(rewards, kl, domains, questions, rollouts, names):
     plain, _, diagnostics = advantages(rewards, domains, kl)
     close = dict(atol=1e-4, rtol=1e-3)
@@ -265,14 +327,18 @@ def test_order_and_names_do_not_matter(rewards, kl, domains, questions, rollouts
 def test_the_unit_of_rewards_and_kl_does_not_matter(rewards, kl, domains, unit):
     plain, _, _ = advantages(rewards, domains, kl)
     # eps in the group's std is the only term with a unit: 1e-6 beside a std of at least 0.1.
-    for other, _, _ in (advantages(rewards * np.float32(unit), domains, kl),
-                        advantages(rewards, domains, kl * np.float32(unit))):
+    for other, _, _ in (
+        advantages(rewards * np.float32(unit), domains, kl),
+        advantages(rewards, domains, kl * np.float32(unit)),
+    ):
         np.testing.assert_allclose(other, plain, atol=1e-3, rtol=1e-3)
 
 
 @properties
 @hypothesis.given(grid_rewards, kls, domain_ids)
-def test_rewards_are_ranked_alike_within_a_question_and_the_batch_has_unit_spread(rewards, kl, domains):
+def test_rewards_are_ranked_alike_within_a_question_and_the_batch_has_unit_spread(
+    rewards, kl, domains
+):
     actual, _, _ = advantages(rewards, domains, kl, cfg=UNDAMPED)
     same = np.sign(actual) == np.sign(np.round(rewards - rewards.mean(1, keepdims=True), 5))
     # A mean that is not exact in float32 leaves a trace beside 0.
@@ -282,7 +348,8 @@ def test_rewards_are_ranked_alike_within_a_question_and_the_batch_has_unit_sprea
 
 
 # ------------------------------------------------------------------------------------------------------------
-# The same in bulk: Hypothesis draws seeds, a seed draws BULK cases, and one vmapped call computes them
+# The same in bulk: Hypothesis draws seeds, a seed draws BULK cases, and one vmapped call computes
+# them
 
 BULK, BULK_SHAPE = 250, (12, GROUP)
 bulk = hypothesis.settings(max_examples=40, deadline=None)  # 10,000 cases
@@ -291,17 +358,27 @@ seeds = st.integers(0, 2**32 - 1)
 
 @functools.partial(jax.jit, static_argnames="cfg")
 def in_bulk(rewards, domains, kl, valid, cfg=PAPER):
-    one = lambda r, d, k, v: (lambda a, _, facts: (a, facts))(*drpo.advantages(r, d, k, cfg=cfg, valid=v))
+    one = lambda r, d, k, v: (lambda a, _, facts: (a, facts))(
+        *drpo.advantages(r, d, k, cfg=cfg, valid=v)
+    )
     return jax.vmap(one)(rewards, domains, kl, valid)
 
 
 def bulk_cases(seed):
-    """(rng, rewards on a coarse grid, domains, KL on a coarse grid, valid), each with BULK on axis 0."""
+    """(rng, rewards on a coarse grid, domains, KL on a coarse grid, valid), each with BULK on axis
+    0.
+    """
     rng = np.random.default_rng(seed)
     levels = rng.integers(1, 6, (BULK, 1, 1))
     rewards = (rng.integers(0, 1 << 30, (BULK, *BULK_SHAPE)) % (levels + 1) / 5).astype(np.float32)
     kl = (rng.integers(0, 8, rewards.shape) / 4).astype(np.float32)
-    return rng, rewards, rng.integers(0, DOMAINS, rewards.shape[:2]).astype(np.int32), kl, np.ones(rewards.shape[:2], bool)
+    return (
+        rng,
+        rewards,
+        rng.integers(0, DOMAINS, rewards.shape[:2]).astype(np.int32),
+        kl,
+        np.ones(rewards.shape[:2], bool),
+    )
 
 
 @bulk
@@ -314,7 +391,12 @@ def test_bulk_any_finite_input_gives_finite_advantages(seed):
     grid = bulk_cases(seed)[1] * (10.0 ** rng.integers(-38, 38, (BULK, 1, 1))).astype(np.float32)
     rewards = np.where(rng.random((BULK, 1, 1)) < 0.5, rewards, grid)
     rewards, kl = (np.where(np.isfinite(x), x, 0).astype(np.float32) for x in (rewards, kl))
-    found, facts = in_bulk(rewards, rng.integers(-1, DOMAINS + 1, shape[:2]).astype(np.int32), kl, rng.random(shape[:2]) < 0.8)
+    found, facts = in_bulk(
+        rewards,
+        rng.integers(-1, DOMAINS + 1, shape[:2]).astype(np.int32),
+        kl,
+        rng.random(shape[:2]) < 0.8,
+    )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found, facts)))
 
 
@@ -325,13 +407,21 @@ def test_bulk_order_and_names_do_not_matter(seed):
     plain = np.asarray(in_bulk(rewards, domains, kl, valid)[0])
     close = dict(atol=1e-4, rtol=1e-3)
     questions = np.argsort(rng.random(domains.shape), axis=1)
-    move = lambda x: np.take_along_axis(x, questions.reshape(questions.shape + (1,) * (x.ndim - 2)), axis=1)
-    np.testing.assert_allclose(in_bulk(move(rewards), move(domains), move(kl), valid)[0], move(plain), **close)
+    move = lambda x: np.take_along_axis(
+        x, questions.reshape(questions.shape + (1,) * (x.ndim - 2)), axis=1
+    )
+    np.testing.assert_allclose(
+        in_bulk(move(rewards), move(domains), move(kl), valid)[0], move(plain), **close
+    )
     rollouts = np.broadcast_to(np.argsort(rng.random((BULK, 1, GROUP)), axis=2), rewards.shape)
     turn = lambda x: np.take_along_axis(x, rollouts, axis=2)
-    np.testing.assert_allclose(in_bulk(turn(rewards), domains, turn(kl), valid)[0], turn(plain), **close)
+    np.testing.assert_allclose(
+        in_bulk(turn(rewards), domains, turn(kl), valid)[0], turn(plain), **close
+    )
     names = np.argsort(rng.random((BULK, DOMAINS)), axis=1).astype(np.int32)
-    np.testing.assert_allclose(in_bulk(rewards, np.take_along_axis(names, domains, 1), kl, valid)[0], plain, **close)
+    np.testing.assert_allclose(
+        in_bulk(rewards, np.take_along_axis(names, domains, 1), kl, valid)[0], plain, **close
+    )
 
 
 @bulk
@@ -349,8 +439,14 @@ def test_bulk_the_unit_of_rewards_and_kl_does_not_matter(seed):
 
 
 def test_without_kl_nothing_is_damped():
-    rewards, domains = np.random.default_rng(0).uniform(size=(6, 4)).astype(np.float32), np.arange(6, dtype=np.int32) % 3
-    none, zero, some = (np.asarray(drpo.advantages(rewards, domains, kl, cfg=PAPER)[0]) for kl in (None, 0 * rewards, 1 + rewards))
+    rewards, domains = (
+        np.random.default_rng(0).uniform(size=(6, 4)).astype(np.float32),
+        np.arange(6, dtype=np.int32) % 3,
+    )
+    none, zero, some = (
+        np.asarray(drpo.advantages(rewards, domains, kl, cfg=PAPER)[0])
+        for kl in (None, 0 * rewards, 1 + rewards)
+    )
     np.testing.assert_array_equal(none, zero)
     assert np.abs(none - some).max() > 0.01
 

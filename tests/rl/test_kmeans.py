@@ -23,7 +23,9 @@ def partitions(count, most):
 
 
 def inertia(x, labels):
-    return sum(np.square(x[labels == c] - x[labels == c].mean(axis=0)).sum() for c in np.unique(labels))
+    return sum(
+        np.square(x[labels == c] - x[labels == c].mean(axis=0)).sum() for c in np.unique(labels)
+    )
 
 
 def best_inertia(x, k):
@@ -95,7 +97,9 @@ def test_rounding_noise_makes_no_clusters():
 
 
 def test_inertia_is_that_of_scikit_learn():
-    """On reward vectors, at the k that the rule takes: against ten starts of its k-means++, and against its default of one."""
+    """On reward vectors, at the k that the rule takes: against ten starts of its k-means++, and
+    against its default of one.
+    """
     golden = np.load(pathlib.Path(__file__).parents[1] / "golden" / "kmeans_inertia.npz")
     ratios = []
     for k_max in (3, 10):

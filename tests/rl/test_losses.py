@@ -1,4 +1,6 @@
-"""Losses and gradients against the reference numbers, exact accumulation, and what padding may hold."""
+"""Losses and gradients against the reference numbers, exact accumulation, and what padding may
+hold.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ import pytest
 from qoq_jax.rl import losses
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "losses.npz")
-OLD, NEW, REF, ADV, MASK = (jnp.asarray(GOLDEN[name]) for name in ("old", "new", "ref", "adv", "mask"))
+OLD, NEW, REF, ADV, MASK = (
+    jnp.asarray(GOLDEN[name]) for name in ("old", "new", "ref", "adv", "mask")
+)
 
 few = hypothesis.settings(max_examples=100, deadline=None)
 tokens = npst.arrays(np.float32, (3, 4), elements=st.floats(-30, 0, width=32))
@@ -43,8 +47,10 @@ def test_policy_loss_matches_the_reference_with_its_gradient():
     close(gradient(NEW), GOLDEN["grad_new"])
 
 
-@pytest.mark.parametrize("estimator, golden", [("kl", "kl_kl"), ("abs", "kl_abs"), ("mse", "kl_mse"),
-                                               ("low_var", "kl_low_var_kl")])
+@pytest.mark.parametrize(
+    "estimator, golden",
+    [("kl", "kl_kl"), ("abs", "kl_abs"), ("mse", "kl_mse"), ("low_var", "kl_low_var_kl")],
+)
 def test_kl_estimators_match_the_reference(estimator, golden):
     close(losses.kl(NEW, REF, estimator), GOLDEN[golden])
 
@@ -57,8 +63,10 @@ def test_value_loss_matches_the_reference():
 
 
 def test_accumulated_micro_batches_equal_the_whole_batch():
-    parts = [losses.policy_loss(NEW[i : i + 7], OLD[i : i + 7], ADV[i : i + 7], MASK[i : i + 7])
-             for i in range(0, len(NEW), 7)]
+    parts = [
+        losses.policy_loss(NEW[i : i + 7], OLD[i : i + 7], ADV[i : i + 7], MASK[i : i + 7])
+        for i in range(0, len(NEW), 7)
+    ]
     total, denominator = sum(part[0] for part in parts), sum(part[1] for part in parts)
     close(total / denominator, GOLDEN["loss"])
 
@@ -69,12 +77,16 @@ def test_one_advantage_a_response_spreads_over_its_tokens():
 
 
 def test_on_policy_gradient_is_the_policy_gradient():
-    gradient = jax.grad(lambda new: losses.policy_loss(new, jax.lax.stop_gradient(new), ADV, MASK)[0])(NEW)
+    gradient = jax.grad(
+        lambda new: losses.policy_loss(new, jax.lax.stop_gradient(new), ADV, MASK)[0]
+    )(NEW)
     close(gradient, -ADV * MASK)
 
 
 @few
-@hypothesis.given(tokens, tokens, npst.arrays(np.float32, (3, 4), elements=st.floats(-5, 5, width=32)))
+@hypothesis.given(
+    tokens, tokens, npst.arrays(np.float32, (3, 4), elements=st.floats(-5, 5, width=32))
+)
 def test_policy_loss_is_finite_and_bounded_for_negative_advantages(new, old, advantages):
     mask = jnp.ones((3, 4))
     value, gradient = policy_value_and_grad(new, old, -abs(advantages), mask)
@@ -85,7 +97,9 @@ def test_policy_loss_is_finite_and_bounded_for_negative_advantages(new, old, adv
 @pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf])
 def test_padding_may_hold_anything(rubbish):
     dirty = jnp.where(MASK > 0, NEW, rubbish)
-    value, gradient = jax.value_and_grad(lambda new: mean(losses.policy_loss, new, OLD, ADV, MASK))(dirty)
+    value, gradient = jax.value_and_grad(lambda new: mean(losses.policy_loss, new, OLD, ADV, MASK))(
+        dirty
+    )
     close(value, GOLDEN["loss"])
     close(gradient, GOLDEN["grad_new"])
     weights = losses.truncated_importance_weights(dirty, OLD, MASK)
@@ -95,8 +109,12 @@ def test_padding_may_hold_anything(rubbish):
 @few
 @hypothesis.given(tokens, tokens)
 def test_kl_estimators_obey_their_bounds(new, ref):
-    k1, k2, k3 = (losses.kl(jnp.asarray(new), jnp.asarray(ref), name) for name in ("kl", "mse", "low_var"))
-    assert (np.asarray(k2) >= 0).all() and (np.asarray(k3) >= 0).all() and (np.asarray(k3) <= 10).all()
+    k1, k2, k3 = (
+        losses.kl(jnp.asarray(new), jnp.asarray(ref), name) for name in ("kl", "mse", "low_var")
+    )
+    assert (
+        (np.asarray(k2) >= 0).all() and (np.asarray(k3) >= 0).all() and (np.asarray(k3) <= 10).all()
+    )
     close(k2, 0.5 * np.square(np.asarray(k1)))
 
 
@@ -122,12 +140,16 @@ def test_importance_weights_are_capped_constants_of_the_loss():
     mask = jnp.ones((1, 3))
     close(losses.truncated_importance_weights(trainer, sampler, mask), [[1.0, 2.0, np.exp(-0.5)]])
     weights = jnp.array([[1.0, 2.0, 0.5]])
-    gradient = jax.grad(lambda x: losses.policy_loss(x, trainer, mask, mask, weights=weights)[0])(trainer)
+    gradient = jax.grad(lambda x: losses.policy_loss(x, trainer, mask, mask, weights=weights)[0])(
+        trainer
+    )
     close(gradient, -weights)
 
 
 def test_entropy_of_known_distributions():
-    close(losses.entropy(jnp.array([[0.0, 0.0, 0.0, 0.0], [80.0, 0.0, 0.0, 0.0]])), [np.log(4.0), 0.0])
+    close(
+        losses.entropy(jnp.array([[0.0, 0.0, 0.0, 0.0], [80.0, 0.0, 0.0, 0.0]])), [np.log(4.0), 0.0]
+    )
 
 
 def test_unknown_names_and_ranks_are_refused():

@@ -76,9 +76,21 @@ def test_paper_weights_and_terms():
 
 
 def test_answer_only_wants_the_boxed_answer_and_nothing_else():
-    meta, cfg = Meta(boxes=((10, 10, 30, 30),), box_labels=("Pneumonia",)), RewardConfig(answer_only=True)
-    assert score("\\boxed{Pneumonia}\n", meta, cfg).parts() == {"total": 1.0, "accuracy": 1.0, "format": 1.0}
-    for text in (respond("Pneumonia", (10, 10, 30, 30)), "It is \\boxed{Pneumonia}", "\\boxed{Pneumonia}.", "\\boxed{}"):
+    meta, cfg = (
+        Meta(boxes=((10, 10, 30, 30),), box_labels=("Pneumonia",)),
+        RewardConfig(answer_only=True),
+    )
+    assert score("\\boxed{Pneumonia}\n", meta, cfg).parts() == {
+        "total": 1.0,
+        "accuracy": 1.0,
+        "format": 1.0,
+    }
+    for text in (
+        respond("Pneumonia", (10, 10, 30, 30)),
+        "It is \\boxed{Pneumonia}",
+        "\\boxed{Pneumonia}.",
+        "\\boxed{}",
+    ):
         assert score(text, meta, cfg).format == 0
 
 
@@ -103,11 +115,14 @@ def test_hungarian_matches_one_to_one():
     gold = ((0, 0, 10, 10), (20, 0, 30, 10))
     cfg = RewardConfig(iou_over="hungarian")
     assert rewards.region_iou(gold[::-1], gold, cfg.iou_over) == 1.0
-    assert rewards.region_iou(gold[:1] * 2, gold, cfg.iou_over) == 0.5  # one box cannot serve two regions
+    # one box cannot serve two regions
+    assert rewards.region_iou(gold[:1] * 2, gold, cfg.iou_over) == 0.5
 
 
 @settings(max_examples=60, deadline=None)
-@given(*[st.tuples(st.integers(0, 80), st.integers(0, 50), st.integers(1, 16), st.integers(1, 14))] * 2)
+@given(
+    *[st.tuples(st.integers(0, 80), st.integers(0, 50), st.integers(1, 16), st.integers(1, 14))] * 2
+)
 def test_a_mask_and_its_box_give_the_same_iou(a, b):
     (box, gold) = ((float(x), float(y), float(x + w), float(y + h)) for x, y, w, h in (a, b))
     mask = painted(*map(int, gold))
@@ -143,7 +158,11 @@ def test_area_outside_of_the_frame_counts():
             respond("Edema", (1, 1, 9, 9), label="x"),
             0,
         ),
-        (Meta(boxes=((1, 1, 9, 9),), box_labels=("lesion",)), respond("Edema", (1, 1, 9, 9), label="x"), 1),
+        (
+            Meta(boxes=((1, 1, 9, 9),), box_labels=("lesion",)),
+            respond("Edema", (1, 1, 9, 9), label="x"),
+            1,
+        ),
         (Meta(mask=painted(1, 1, 9, 9)), respond("Pneumonia"), 0),
         (Meta(mask=painted(1, 1, 9, 9)), respond("Pneumonia", (1, 1, 9, 9)), 1),
         (
@@ -159,7 +178,9 @@ def test_format_rule(meta, text, wanted):
     assert score(text, meta).format == wanted
 
 
-label_sets = st.lists(st.sampled_from(Meta().vocabulary[:3]), min_size=1, max_size=3, unique=True).map(tuple)
+label_sets = st.lists(
+    st.sampled_from(Meta().vocabulary[:3]), min_size=1, max_size=3, unique=True
+).map(tuple)
 corners = st.tuples(st.integers(0, 80), st.integers(0, 50), st.integers(1, 16), st.integers(1, 14))
 
 
@@ -171,11 +192,15 @@ corners = st.tuples(st.integers(0, 80), st.integers(0, 50), st.integers(1, 16), 
     st.booleans(),
 )
 def test_the_gold_answer_earns_everything(labels, boxes, naming, picture):
-    """Whatever the gold labels and boxes, the target of supervised training has accuracy and format 1."""
+    """Whatever the gold labels and boxes, the target of supervised training has accuracy and format
+    1.
+    """
     boxes = boxes if picture else []
     names = {"label": labels[0], "region": "lesion", "none": ", ".join(labels)}
     box_labels = (names[naming],) * len(boxes)
-    meta = Meta(labels, boxes=tuple(boxes), box_labels=box_labels, frame_size=(96, 64) if picture else None)
+    meta = Meta(
+        labels, boxes=tuple(boxes), box_labels=box_labels, frame_size=(96, 64) if picture else None
+    )
     found = score(answer_text(labels, boxes, box_labels, "Because.", meta.frame_size), meta)
     assert found.accuracy == found.format == 1 and found.total == pytest.approx(1)
     assert found.iou == (1 if boxes else None)
@@ -184,13 +209,22 @@ def test_the_gold_answer_earns_everything(labels, boxes, naming, picture):
 @settings(max_examples=200, deadline=None)
 @given(hostile_text, st.sampled_from(["paper", "released"]), st.sampled_from(rewards.IOU_OVER))
 def test_any_text_scores_in_range(text, preset, iou_over):
-    for meta in (Meta(), Meta(boxes=((1, 1, 9, 9),)), Meta(mask=painted(3, 3, 20, 30), frame_size=(96, 64))):
+    for meta in (
+        Meta(),
+        Meta(boxes=((1, 1, 9, 9),)),
+        Meta(mask=painted(3, 3, 20, 30), frame_size=(96, 64)),
+    ):
         found = score(text, meta, RewardConfig.of(preset, iou_over=iou_over))
         assert all(math.isfinite(v) and 0 <= v <= 1 for v in found.parts().values())
 
 
 def test_bad_configs_are_refused():
-    for change in ({"preset": "best"}, {"iou_over": "max"}, {"accuracy": -1.0}, {"format": math.nan}):
+    for change in (
+        {"preset": "best"},
+        {"iou_over": "max"},
+        {"accuracy": -1.0},
+        {"format": math.nan},
+    ):
         with pytest.raises(ConfigError):
             RewardConfig(**change)
     with pytest.raises(ConfigError):
@@ -201,8 +235,13 @@ def test_stack_marks_missing_terms_with_nan():
     columns = rewards.stack(
         rewards.score_batch([respond("Pneumonia")] * 2, [Meta(), Meta(boxes=((0, 0, 9, 9),))])
     )
-    assert columns["total"].tolist() == pytest.approx([1.0, 0.6]) and columns["total"].dtype == np.float32
-    assert np.isnan(columns["iou"][0]) and columns["iou"][1] == 0 and np.isnan(columns["length"]).all()
+    assert (
+        columns["total"].tolist() == pytest.approx([1.0, 0.6])
+        and columns["total"].dtype == np.float32
+    )
+    assert (
+        np.isnan(columns["iou"][0]) and columns["iou"][1] == 0 and np.isnan(columns["length"]).all()
+    )
 
 
 def test_a_batch_of_4096_takes_under_a_second():
@@ -219,7 +258,8 @@ def test_a_batch_of_4096_takes_under_a_second():
 
 
 FRAGMENTS = [
-    "```", "```json\n", "\n", "[", "]", "{", "}", '{"bbox_2d": [1, 2, 30, 40], "label": "Pneumonia"}', ",", ":", '"', "'", "\\",
+    "```", "```json\n", "\n", "[", "]", "{", "}", '{"bbox_2d": [1, 2, 30, 40], "label": '
+                                                  '"Pneumonia"}', ",", ":", '"', "'", "\\",
     "\\boxed{",
     "<think>", "</think>", "Normal", "Pneumonia", " and ", " & ", "NaN", "1e400", "9" * 50, "true", "null", "\x00", "ß", "\ud800",
     " ", "\u202e",
@@ -228,12 +268,23 @@ FRAGMENTS = [
 
 
 def fuzzed(rng):
-    """A text of up to 64 KB: one fragment for ever, or many in random order, whole or inside of an answer."""
+    """A text of up to 64 KB: one fragment for ever, or many in random order, whole or inside of an
+    answer.
+    """
     size = int(2 ** rng.uniform(0, 16))
     few = rng.choice(FRAGMENTS, rng.integers(1, 4)) if rng.random() < 0.5 else FRAGMENTS
-    text = "".join(rng.choice(few, max(1, size // 4)))[:size] if size < 4096 else "".join(rng.choice(few, 512)) * (size // 512)
-    wrapped = (text, "```json\n" + text + "\n```", respond("Pneumonia", (1, 1, 9, 9)) + text, "\\boxed{" + text + "}",
-               text + respond("Edema"))
+    text = (
+        "".join(rng.choice(few, max(1, size // 4)))[:size]
+        if size < 4096
+        else "".join(rng.choice(few, 512)) * (size // 512)
+    )
+    wrapped = (
+        text,
+        "```json\n" + text + "\n```",
+        respond("Pneumonia", (1, 1, 9, 9)) + text,
+        "\\boxed{" + text + "}",
+        text + respond("Edema"),
+    )
     return wrapped[rng.integers(len(wrapped))][-65536:]
 
 
@@ -244,14 +295,21 @@ def test_ten_thousand_hostile_texts_score_in_range_in_time(seed):
     metas = (Meta(boxes=((1, 1, 9, 9),)), Meta(mask=painted(3, 3, 20, 30)), Meta(frame_size=None))
     largest = 0
     for case in range(250):
-        text, meta, cfg = fuzzed(rng), metas[case % 3], RewardConfig.of(("paper", "released")[case % 2])
+        text, meta, cfg = (
+            fuzzed(rng),
+            metas[case % 3],
+            RewardConfig.of(("paper", "released")[case % 2]),
+        )
         largest = max(largest, len(text))
-        # Processor time, the least of up to five: other work on the machine is not what is measured.
+        # Processor time, the least of up to five: other work on the machine is not what is
+        # measured.
         for _ in range(5):
             began = time.process_time()
             found = score(text, meta, cfg)
             if (took := time.process_time() - began) < 0.010:
                 break
-        assert took < 0.010, f"case {case}: {len(text)} characters from {text[:40]!r} took {took:.4f} s"
+        assert took < 0.010, (
+            f"case {case}: {len(text)} characters from {text[:40]!r} took {took:.4f} s"
+        )
         assert all(math.isfinite(v) and 0 <= v <= 1 for v in found.parts().values()), text[:200]
     assert largest == 65536

@@ -1,4 +1,6 @@
-"""Reward workers and users' own reward functions: same numbers as in process; one text that hangs costs one reward."""
+"""Reward workers and users' own reward functions: same numbers as in process; one text that hangs
+costs one reward.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,11 @@ def test_a_mistake_in_a_users_function_stops_the_run():
 
 def test_the_helper_finds_what_is_wrong():
     custom.check_reward_function("reward_examples:length", [META], TEXTS)
-    for name, message in (("too_large", "returned 7"), ("random", "for the same arguments"), ("slow", "took")):
+    for name, message in (
+        ("too_large", "returned 7"),
+        ("random", "for the same arguments"),
+        ("slow", "took"),
+    ):
         with pytest.raises(QoqError, match=message):
             custom.check_reward_function(f"reward_examples:{name}", [META])
 
@@ -72,13 +78,17 @@ def test_the_helper_finds_what_is_wrong():
 def test_weights_of_own_terms():
     alone = rewards.score("abcd", META, of("length", accuracy=0.0, iou=0.0, format=0.0))
     assert alone.total == alone.custom == 0.04
-    mixed = rewards.score("abcd", META, of("length", accuracy=0.5, iou=0.0, format=0.0, custom_weight=0.5))
+    mixed = rewards.score(
+        "abcd", META, of("length", accuracy=0.5, iou=0.0, format=0.0, custom_weight=0.5)
+    )
     assert mixed.total == pytest.approx(0.02)
 
 
 def test_coherence_is_the_overlap_of_equal_labels_over_frames():
     volume = dataclasses.replace(META, row=dataclasses.replace(META.row, videos=("ct.nii",)))
-    score = lambda text, meta=volume: rewards.score(text, meta, RewardConfig(coherence=0.2)).coherence
+    score = lambda text, meta=volume: (
+        rewards.score(text, meta, RewardConfig(coherence=0.2)).coherence
+    )
     assert score(respond("Edema", (0, 0, 10, 10), (0, 0, 10, 10))) == 1
     assert score(respond("Edema", (0, 0, 10, 10), (5, 0, 15, 10))) == pytest.approx(1 / 3)
     assert score(respond("Edema", (0, 0, 10, 10))) == score("nonsense") == 1

@@ -1,4 +1,6 @@
-"""Checkpoints that cannot be written or read: one clear line, exit code 1, the last sound step is used."""
+"""Checkpoints that cannot be written or read: one clear line, exit code 1, the last sound step is
+used.
+"""
 
 import subprocess
 import sys
@@ -10,7 +12,8 @@ from qoq_jax.errors import CheckpointError
 from qoq_jax.models import variants
 from qoq_jax.train.checkpoint import CHECKSUMS, Checkpointer
 
-# A limit on file size stands for a full disk: the write fails in Orbax's own threads in the same way.
+# A limit on file size stands for a full disk: the write fails in Orbax's own threads in the same
+# way.
 SCRIPT = """
 import resource, sys
 import jax
@@ -36,14 +39,24 @@ except QoqError as error:
 
 
 def test_a_failed_write_is_one_line_and_leaves_the_last_checkpoint(tmp_path):
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "checkpoints")], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "checkpoints")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 1, done.stderr
     lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and "cannot write" in lines[0] and "mend: free disk space" in lines[0], done.stderr
+    assert len(lines) == 1 and "cannot write" in lines[0] and "mend: free disk space" in lines[0], (
+        done.stderr
+    )
 
 
 def tree(scale):
-    return {"a": jnp.arange(30_000, dtype=jnp.float32).reshape(300, 100) * scale, "b": jnp.ones(7) * scale}
+    return {
+        "a": jnp.arange(30_000, dtype=jnp.float32).reshape(300, 100) * scale,
+        "b": jnp.ones(7) * scale,
+    }
 
 
 def written(folder, *steps):
@@ -77,7 +90,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(harm, tmp_path
     harm(tmp_path / "4")
     checkpoints = Checkpointer(str(tmp_path), variants.get("nano"))
     state, data, step = checkpoints.restore(tree(0))  # to look only: everything stays in its place
-    assert (step, data) == (2, {"at": 2}) and (state["a"] == tree(2)["a"]).all() and (tmp_path / "4").is_dir()
+    assert (
+        (step, data) == (2, {"at": 2})
+        and (state["a"] == tree(2)["a"]).all()
+        and (tmp_path / "4").is_dir()
+    )
     line = capfd.readouterr().err.strip()
     assert str(tmp_path / "4") in line and "step 2 is used" in line and len(line.splitlines()) == 1
     # To go on from it: the number of the damaged step can be saved again.
@@ -92,6 +109,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(harm, tmp_path
 def test_without_a_sound_checkpoint_the_error_is_one_line(tmp_path):
     written(tmp_path, 2)
     flip_a_bit(tmp_path / "2")
-    with pytest.raises(CheckpointError, match=r"damaged \(.* has changed since it was written\).*mend: restore") as error:
+    with pytest.raises(
+        CheckpointError, match=r"damaged \(.* has changed since it was written\).*mend: restore"
+    ) as error:
         Checkpointer(str(tmp_path), variants.get("nano")).restore(tree(0))
-    assert str(tmp_path / "2") in str(error.value) and error.value.exit_code == 1 and "\n" not in str(error.value)
+    assert (
+        str(tmp_path / "2") in str(error.value)
+        and error.value.exit_code == 1
+        and "\n" not in str(error.value)
+    )

@@ -29,11 +29,16 @@ def variants_of(path: pathlib.Path) -> list[str]:
 def test_every_config_loads_and_tells_how_to_run_it(path):
     docstring = path.read_text().split('"""')[1]
     assert "qoq train --config=configs/" in docstring
-    assert re.search(r"\d+ (minutes|min|s|seconds|hours)", docstring), "the docstring must say how long it takes"
+    assert re.search(r"\d+ (minutes|min|s|seconds|hours)", docstring), (
+        "the docstring must say how long it takes"
+    )
     shown = variants_of(path)
     assert shown
     for argument in shown:
-        assert isinstance(config.parse(config.load(f"{path}:{argument}" if argument else str(path))), config.Config)
+        assert isinstance(
+            config.parse(config.load(f"{path}:{argument}" if argument else str(path))),
+            config.Config,
+        )
 
 
 def test_every_field_is_read_by_code():
@@ -44,7 +49,9 @@ def test_every_field_is_read_by_code():
     def leaves(cls):
         for field in dataclasses.fields(cls):
             value = getattr(cls(), field.name) if cls is not config.DRPOConfig else None
-            if dataclasses.is_dataclass(value) and not isinstance(value, (config.DRPOConfig, config.RewardConfig)):
+            if dataclasses.is_dataclass(value) and not isinstance(
+                value, (config.DRPOConfig, config.RewardConfig)
+            ):
                 yield from leaves(type(value))
             else:
                 yield field.name
@@ -91,7 +98,10 @@ def test_dict_and_back():
     ],
 )
 def test_mistakes_exit_with_two_and_a_mend(override, message, capsys):
-    assert main(["train", f"--config={REPOSITORY / 'configs/quickstart.py'}", *override.split(" ")]) == 2
+    assert (
+        main(["train", f"--config={REPOSITORY / 'configs/quickstart.py'}", *override.split(" ")])
+        == 2
+    )
     assert message in capsys.readouterr().err
 
 
@@ -104,13 +114,20 @@ def test_mistakes_inside_a_config_file_exit_with_two(tmp_path, capsys):
     assert main(["train", f"--config={REPOSITORY / 'configs/quickstart.py'}:foo"]) == 2
     assert "use drpo, grpo or smoke" in capsys.readouterr().err
     file = tmp_path / "mine.py"
-    file.write_text("from qoq_jax import config as c\ndef get_config(arg=''):\n    x = c.default()\n    x.sfft.steps = 3\n    return x\n")
+    file.write_text(
+        "from qoq_jax import config as c\ndef get_config(arg=''):\n    x = c.default()\n    "
+        "x.sfft.steps = 3\n    return x\n"
+    )
     assert main(["train", f"--config={file}"]) == 2
     assert "get_config failed (AttributeError" in capsys.readouterr().err
 
 
 def test_a_refused_config_leaves_the_workdir_free(tmp_path, capsys):
-    arguments = ["train", f"--config={REPOSITORY / 'configs/quickstart.py'}", f"--config.workdir={tmp_path / 'run'}"]
+    arguments = [
+        "train",
+        f"--config={REPOSITORY / 'configs/quickstart.py'}",
+        f"--config.workdir={tmp_path / 'run'}",
+    ]
     assert main([*arguments, "--config.model.variant=nona"]) == 2
     assert "unknown model variant" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.json").exists()
@@ -137,22 +154,44 @@ def test_a_config_json_of_an_older_version_lacks_fields_and_is_the_same_config()
 
 
 def test_overrides_keep_types():
-    changed = config.parse(config.override(config.default(), [
-        "--config.rl.lr=1e-5", "--config.stages=sft", "--config.data.real=false", "--config.rl.drpo.k_max=3"]))
-    assert (changed.rl.lr, changed.stages, changed.data.real, changed.rl.drpo.k_max) == (1e-5, ("sft",), False, 3)
+    changed = config.parse(
+        config.override(
+            config.default(),
+            [
+                "--config.rl.lr=1e-5",
+                "--config.stages=sft",
+                "--config.data.real=false",
+                "--config.rl.drpo.k_max=3",
+            ],
+        )
+    )
+    assert (changed.rl.lr, changed.stages, changed.data.real, changed.rl.drpo.k_max) == (
+        1e-5,
+        ("sft",),
+        False,
+        3,
+    )
 
 
 def test_a_reward_preset_brings_its_own_weights():
     released = PRESETS["released"]
-    reward = config.parse(config.override(config.default(), ["--config.rl.reward.preset=released"])).rl.reward
+    reward = config.parse(
+        config.override(config.default(), ["--config.rl.reward.preset=released"])
+    ).rl.reward
     assert {name: getattr(reward, name) for name in released} == released
-    mine = config.parse(config.override(config.default(), ["--config.rl.reward.preset=released", "--config.rl.reward.iou=0.7"]))
+    mine = config.parse(
+        config.override(
+            config.default(), ["--config.rl.reward.preset=released", "--config.rl.reward.iou=0.7"]
+        )
+    )
     assert mine.rl.reward == RewardConfig.of("released", iou=0.7)
     assert config.parse(dataclasses.asdict(mine)) == mine, "config.json of a run is read back"
 
 
 def test_errors_name_fields_as_the_command_line_takes_them():
-    """Every section.field in an error's text exists, and no field with a section is named without it."""
+    """Every section.field in an error's text exists, and no field with a section is named without
+    it.
+    """
     sections, bare = set(), set()
 
     def walk(node, prefix):
@@ -172,12 +211,23 @@ def test_errors_name_fields_as_the_command_line_takes_them():
             if not (isinstance(call, ast.Call) and getattr(call.func, "id", "").endswith("Error")):
                 continue
             mend = next((k.value for k in call.keywords if k.arg == "mend"), call.func)
-            text = " ".join(c.value for c in ast.walk(mend) if isinstance(c, ast.Constant) and isinstance(c.value, str))
+            text = " ".join(
+                c.value
+                for c in ast.walk(mend)
+                if isinstance(c, ast.Constant) and isinstance(c.value, str)
+            )
             for word in re.findall(r"(?<![/\w])(?:--config\.)?[a-z_]+(?:\.[a-z_]+)*", text):
                 word = word.removeprefix("--config.")
-                if "." in word and word.partition(".")[0] in names and word not in sections | {f"{n}.py" for n in names}:
+                if (
+                    "." in word
+                    and word.partition(".")[0] in names
+                    and word not in sections | {f"{n}.py" for n in names}
+                ):
                     wrong.append(f"{path.name}:{call.lineno}: {word}")
-                if word in bare and (path.parent.name == "train" or path.name in ("transforms.py", "pipeline.py", "packing.py")):
+                if word in bare and (
+                    path.parent.name == "train"
+                    or path.name in ("transforms.py", "pipeline.py", "packing.py")
+                ):
                     wrong.append(f"{path.name}:{call.lineno}: {word} without its section")
     assert not wrong
 

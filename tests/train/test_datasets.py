@@ -16,14 +16,27 @@ def write_rows(folder, *splits, count=3):
     folder.mkdir(parents=True, exist_ok=True)
     for split in splits:
         (folder / f"{split}-0.png").write_bytes(b"123")
-        rows = [{"id": f"{split}-{i}", "dataset": "d", "domain": "ct", "problem": "Answer with one of: A, B.", "answer": "A",
-                 "labels": ["A", "B"], "images": [f"{split}-0.png"], "bbox": [[1, 2, 3, 4]]} for i in range(count)]
+        rows = [
+            {
+                "id": f"{split}-{i}",
+                "dataset": "d",
+                "domain": "ct",
+                "problem": "Answer with one of: A, B.",
+                "answer": "A",
+                "labels": ["A", "B"],
+                "images": [f"{split}-0.png"],
+                "bbox": [[1, 2, 3, 4]],
+            }
+            for i in range(count)
+        ]
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    """(config, network): climb-mini is made at once, and the real samples come as the network has it."""
+    """(config, network): climb-mini is made at once, and the real samples come as the network has
+    it.
+    """
     network = {"real": True}
 
     def fetch(root):
@@ -32,14 +45,20 @@ def world(tmp_path, monkeypatch):
         write_rows(tmp_path / "cache/real", "train", "test")
 
     monkeypatch.setattr(datasets.real_samples, "fetch", fetch)
-    monkeypatch.setattr(datasets.synthetic, "build", lambda root, **_: write_rows(tmp_path / root, "train", "test", count=9))
+    monkeypatch.setattr(
+        datasets.synthetic,
+        "build",
+        lambda root, **_: write_rows(tmp_path / root, "train", "test", count=9),
+    )
     cfg = Config(workdir=str(tmp_path / "run"), data=DataConfig(root=str(tmp_path / "cache")))
     (tmp_path / "run").mkdir()
     return cfg, network
 
 
 def start(cfg, training=True):
-    """What `qoq train` does with the data until the first step; returns (names of the data sets, notes)."""
+    """What `qoq train` does with the data until the first step; returns (names of the data sets,
+    notes).
+    """
     record = datasets.Record(cfg.workdir, training)
     roots, notes = datasets.prepare(cfg, record, ("train", cfg.eval.split))
     for name, root in roots.items():
@@ -56,14 +75,20 @@ def test_a_run_that_began_without_network_stays_without_the_real_samples(world, 
     cfg, network = world
     network["real"] = False
     names, notes = start(cfg)
-    assert names == ["climb-mini"] and "generated data alone" in notes[0] and notes[0] in capsys.readouterr().out
+    assert (
+        names == ["climb-mini"]
+        and "generated data alone" in notes[0]
+        and notes[0] in capsys.readouterr().out
+    )
     network["real"] = True
     assert start(cfg)[0] == ["climb-mini", "real"], "nothing was trained: the run may begin anew"
     network["real"] = False
     start(cfg)
     checkpoint(cfg, tmp_path)
     network["real"] = True
-    assert start(cfg) == (names, notes), "the same data and the same note after a restart with network"
+    assert start(cfg) == (names, notes), (
+        "the same data and the same note after a restart with network"
+    )
 
 
 def test_data_that_are_missing_or_changed_are_one_clear_line(world, tmp_path, monkeypatch, capsys):
@@ -74,12 +99,18 @@ def test_data_that_are_missing_or_changed_are_one_clear_line(world, tmp_path, mo
     checkpoint(cfg, tmp_path)
     assert start(cfg)[0] == ["climb-mini", "real"]
     network["real"] = False
-    with pytest.raises(DataError, match=r"began with the data set real \(3 train rows, 3 test rows\), which is not there now"):
+    with pytest.raises(
+        DataError,
+        match=r"began with the data set real \(3 train rows, 3 test rows\), which is not there now",
+    ):
         start(cfg)
     network["real"] = True
     (tmp_path / "cache/real/test-0.png").write_bytes(b"1234")  # the size of a medium
     monkeypatch.setattr(datasets.real_samples, "fetch", lambda root: None)
-    with pytest.raises(DataError, match=r"real/test.jsonl: the rows or their media have changed since the run began"):
+    with pytest.raises(
+        DataError,
+        match=r"real/test.jsonl: the rows or their media have changed since the run began",
+    ):
         start(cfg)
     assert start(cfg, training=False)[0] == ["climb-mini", "real"], "an evaluation goes on"
     assert "not comparable" in capsys.readouterr().err
@@ -97,7 +128,10 @@ def test_data_that_are_missing_or_changed_are_one_clear_line(world, tmp_path, mo
 def test_a_missing_split_is_found_at_the_start(world, tmp_path):
     cfg, _ = world
     write_rows(tmp_path / "mine", "train")
-    mine = Config(workdir=cfg.workdir, data=DataConfig(mini_rows=0, real=False, extra=(str(tmp_path / "mine"),)))
+    mine = Config(
+        workdir=cfg.workdir,
+        data=DataConfig(mini_rows=0, real=False, extra=(str(tmp_path / "mine"),)),
+    )
     with pytest.raises(DataError, match="no source has a test split"):
         datasets.prepare(mine, None, ("train", "test"))
     with pytest.raises(DataError, match="no data source"):

@@ -1,4 +1,6 @@
-"""Every algorithm trains nano from end to end, and so does every option of the trainer that changes a step."""
+"""Every algorithm trains nano from end to end, and so does every option of the trainer that changes
+a step.
+"""
 
 from __future__ import annotations
 
@@ -27,38 +29,77 @@ from qoq_jax.train import state as state_lib
 STEPS = 20
 DIAGNOSTICS = {"loss", "entropy", "grad_norm", "update_finite", "tokens", "seconds/step"}
 RL_DIAGNOSTICS = DIAGNOSTICS | {
-    "reward/total", "reward/custom", "zero_variance_groups", "kl", "kl_answer", "logprob_difference_mean", "policy/ratio",
-    "policy/clipped_high", "response_length", "seconds/rollout", "seconds/reward", "seconds/score", "seconds/advantages",
-    "seconds/update"}
+    "reward/total",
+    "reward/custom",
+    "zero_variance_groups",
+    "kl",
+    "kl_answer",
+    "logprob_difference_mean",
+    "policy/ratio",
+    "policy/clipped_high",
+    "response_length",
+    "seconds/rollout",
+    "seconds/reward",
+    "seconds/score",
+    "seconds/advantages",
+    "seconds/update",
+}
 OWN = {
     "drpo": {"drpo/damping_mean", "drpo/zero_variance_groups"},
     "ppo": {"value_loss", "value_clipped", "advantage/explained_variance"},
-    "remax": {"advantage/greedy_reward", "seconds/greedy"}, "dapo": {"dapo/refills", "dapo/informative"},
+    "remax": {"advantage/greedy_reward", "seconds/greedy"},
+    "dapo": {"dapo/refills", "dapo/informative"},
 }
 REWARD = RewardConfig(accuracy=0.0, iou=0.0, format=0.0, custom="train_helpers:pseudo_reward")
-TINY = config_lib.parse({
-    "data": {"real": False, "mini_rows": 40, "max_patches": 72, "mean_patches": 64, "mean_ecgs": 0.5, "max_prompt_tokens": 76,
-             "frame_max_pixels": 84 * 84, "media_rows": 2, "cache": True},
-    "rl": {"questions": 4, "rollouts": 3, "response_tokens": 6, "steps": STEPS, "warmup": 2, "lr": 1e-3, "save_every": 100},
-    "log": {"every": 1, "tensorboard": False},
-    "eval": {"rows": 4, "limit_per_domain": 1},
-    "sft": {"rows": 4},
-})
+TINY = config_lib.parse(
+    {
+        "data": {
+            "real": False,
+            "mini_rows": 40,
+            "max_patches": 72,
+            "mean_patches": 64,
+            "mean_ecgs": 0.5,
+            "max_prompt_tokens": 76,
+            "frame_max_pixels": 84 * 84,
+            "media_rows": 2,
+            "cache": True,
+        },
+        "rl": {
+            "questions": 4,
+            "rollouts": 3,
+            "response_tokens": 6,
+            "steps": STEPS,
+            "warmup": 2,
+            "lr": 1e-3,
+            "save_every": 100,
+        },
+        "log": {"every": 1, "tensorboard": False},
+        "eval": {"rows": 4, "limit_per_domain": 1},
+        "sft": {"rows": 4},
+    }
+)
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """(setup on one device, maker of start weights); compiled programs are shared by all runs of this file."""
+    """(setup on one device, maker of start weights); compiled programs are shared by all runs of
+    this file.
+    """
     root = tmp_path_factory.mktemp("algorithms")
     patch = pytest.MonkeyPatch()
     patch.setattr(setup_lib.mesh_lib, "make_mesh", lambda *sizes: mesh_lib_make_one())
-    cfg = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, root=str(root / "data")),
-                              rl=dataclasses.replace(TINY.rl, reward=REWARD))
+    cfg = dataclasses.replace(
+        TINY,
+        data=dataclasses.replace(TINY.data, root=str(root / "data")),
+        rl=dataclasses.replace(TINY.rl, reward=REWARD),
+    )
     setup = setup_lib.assemble(cfg)
     jax.config.update("jax_compilation_cache_dir", str(root / "cache"))
     with jax.set_mesh(setup.mesh):
         specs = vlm.param_specs(setup.model)
-        start = jax.jit(lambda k: spec.init_params(specs, k), out_shardings=spec.shardings(specs, setup.mesh))
+        start = jax.jit(
+            lambda k: spec.init_params(specs, k), out_shardings=spec.shardings(specs, setup.mesh)
+        )
         yield setup, lambda: start(jax.random.key(3))
     jax.config.update("jax_compilation_cache_dir", None)
     patch.undo()
@@ -79,46 +120,77 @@ def train(tiny, workdir, name="rl", cfg=None, **rl):
     cfg = dataclasses.replace(cfg, workdir=str(workdir), rl=dataclasses.replace(cfg.rl, **rl))
     setup = dataclasses.replace(setup, config=cfg, quarantined=[])
     weights = loop.run_stage(setup, name, start())
-    return setup, weights, [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return (
+        setup,
+        weights,
+        [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()],
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["sft", *ALGORITHMS])
 def test_every_algorithm_trains_nano_for_20_steps(tiny, tmp_path, algorithm):
     _, weights, rows = train(tiny, tmp_path, algorithm=algorithm)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert all(np.isfinite(value) for row in rows for value in row.values() if not isinstance(value, str))
+    assert all(
+        np.isfinite(value) for row in rows for value in row.values() if not isinstance(value, str)
+    )
     assert all(row["update_finite"] == 1 and row["recompiles"] == 0 for row in rows)
     wanted = DIAGNOSTICS if algorithm == "sft" else RL_DIAGNOSTICS | OWN.get(algorithm, set())
     assert wanted <= rows[-1].keys(), wanted - rows[-1].keys()
-    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(weights)) and "critic" not in weights
+    assert (
+        all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(weights))
+        and "critic" not in weights
+    )
     if algorithm == "sft":
         assert rows[-1]["loss"] < rows[0]["loss"]
     else:
         assert rows[0]["zero_variance_groups"] < 1 and max(row["grad_norm"] for row in rows) > 0
-        assert all(row["logprob_difference_max"] < 1e-3 for row in rows), "sampler and trainer must agree"
+        assert all(row["logprob_difference_max"] < 1e-3 for row in rows), (
+            "sampler and trainer must agree"
+        )
 
 
 def test_bfloat16_computes_and_float32_remembers(tiny, tmp_path):
     setup, start = tiny
-    half = dataclasses.replace(setup, model=dataclasses.replace(setup.model, compute_dtype="bfloat16"))
+    half = dataclasses.replace(
+        setup, model=dataclasses.replace(setup.model, compute_dtype="bfloat16")
+    )
     _, weights, rows = train((half, start), tmp_path / "half", algorithm="grpo", steps=2)
     full = train(tiny, tmp_path / "full", algorithm="grpo", steps=2)[2]
     assert {leaf.dtype for leaf in jax.tree.leaves(weights)} == {np.dtype("float32")}
-    saved = ocp.StandardCheckpointer().restore(tmp_path / "half" / "checkpoints" / "rl" / "2" / "state")
+    saved = ocp.StandardCheckpointer().restore(
+        tmp_path / "half" / "checkpoints" / "rl" / "2" / "state"
+    )
     kept = {leaf.dtype.name for leaf in jax.tree.leaves(saved) if leaf.dtype.kind not in "iu"}
     assert kept == {"float32"}, "moments too"
     # The same step, rounded: near, but not equal.
-    assert rows[0]["entropy"] == pytest.approx(full[0]["entropy"], rel=0.02) and rows[0]["entropy"] != full[0]["entropy"]
+    assert (
+        rows[0]["entropy"] == pytest.approx(full[0]["entropy"], rel=0.02)
+        and rows[0]["entropy"] != full[0]["entropy"]
+    )
     assert all(row["update_finite"] == 1 for row in rows)
 
 
 def equal(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 def test_epochs_of_mini_batches_go_off_policy(tiny, tmp_path):
-    options = dict(algorithm="grpo", steps=3, minibatches=2, epochs=2, old_logprobs="trainer", importance_cap=2.0, kl_in="reward",
-                   kl_target=0.05, kl_estimator="kl", reward_workers=1, reward_deadline=30.0)
+    options = dict(
+        algorithm="grpo",
+        steps=3,
+        minibatches=2,
+        epochs=2,
+        old_logprobs="trainer",
+        importance_cap=2.0,
+        kl_in="reward",
+        kl_target=0.05,
+        kl_estimator="kl",
+        reward_workers=1,
+        reward_deadline=30.0,
+    )
     setup, weights, rows = train(tiny, tmp_path / "a", **options)
     state, _, _ = stage.start_state(setup, stage.plan(setup.config, "rl"), tiny[1]())
     state, _, _ = stage.checkpointer(setup, "rl").restore(state)
@@ -132,34 +204,59 @@ def test_epochs_of_mini_batches_go_off_policy(tiny, tmp_path):
 
 def test_updates_that_are_not_finite_are_counted_named_and_stop_the_run(tiny, tmp_path):
     setup, start = tiny
-    cfg = dataclasses.replace(setup.config, optimizer=dataclasses.replace(setup.config.optimizer, max_skipped=2))
+    cfg = dataclasses.replace(
+        setup.config, optimizer=dataclasses.replace(setup.config.optimizer, max_skipped=2)
+    )
     poisoned = start()
     poisoned["decoder"]["final_norm"]["scale"] = poisoned["decoder"]["final_norm"]["scale"] * np.nan
     with pytest.raises(QoqError, match="2 updates in a row were not finite"):
         train((setup, lambda: poisoned), tmp_path, cfg=cfg, algorithm="grpo", steps=5)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["skipped_updates"] for row in rows] == [1, 1]
-    named = [json.loads(line) for line in (tmp_path / "skipped_updates.jsonl").read_text().splitlines()]
+    named = [
+        json.loads(line) for line in (tmp_path / "skipped_updates.jsonl").read_text().splitlines()
+    ]
     assert [(line["stage"], line["step"]) for line in named] == [("rl", 1), ("rl", 2)]
     assert all(line["ids"] and all(isinstance(name, str) for name in line["ids"]) for line in named)
 
 
 def test_a_batch_that_is_not_finite_leaves_history_and_kl_coefficient():
-    cfg = dataclasses.replace(TINY.rl, kl_target=0.05, drpo=dataclasses.replace(TINY.rl.drpo, history_size=2))
+    cfg = dataclasses.replace(
+        TINY.rl, kl_target=0.05, drpo=dataclasses.replace(TINY.rl.drpo, history_size=2)
+    )
     rng = np.random.default_rng(0)
-    rewards, logprobs = rng.random((4, 3)).astype(np.float32), -rng.random((4, 3, 5)).astype(np.float32)
+    rewards, logprobs = (
+        rng.random((4, 3)).astype(np.float32),
+        -rng.random((4, 3, 5)).astype(np.float32),
+    )
     function = policy.make_advantages(cfg)
     call = lambda reference, history, coefficient: function(  # noqa: E731
-        rewards, np.arange(4), np.ones(4, bool), np.ones_like(logprobs), logprobs, reference, history, coefficient)
-    first, _, coefficient = call(logprobs - 1, state_lib.empty_history(cfg.drpo, 3), np.float32(0.01))
+        rewards,
+        np.arange(4),
+        np.ones(4, bool),
+        np.ones_like(logprobs),
+        logprobs,
+        reference,
+        history,
+        coefficient,
+    )
+    first, _, coefficient = call(
+        logprobs - 1, state_lib.empty_history(cfg.drpo, 3), np.float32(0.01)
+    )
     assert coefficient != np.float32(0.01) and first.history.count.sum() == 4
-    broken, mean, after = call(np.where(rng.random((4, 3, 5)) < 0.1, np.nan, logprobs), first.history, coefficient)
+    broken, mean, after = call(
+        np.where(rng.random((4, 3, 5)) < 0.1, np.nan, logprobs), first.history, coefficient
+    )
     assert np.isnan(mean) and after == coefficient and equal(broken.history, first.history)
 
 
 def test_a_step_whose_answers_all_miss_the_deadline_stops_the_run():
-    pool = types.SimpleNamespace(score=lambda texts, metas: ([workers.LOST] * len(texts), len(texts)))
-    setup = types.SimpleNamespace(domains=("ct",), tokenizer=types.SimpleNamespace(decode=lambda tokens: ""))
+    pool = types.SimpleNamespace(
+        score=lambda texts, metas: ([workers.LOST] * len(texts), len(texts))
+    )
+    setup = types.SimpleNamespace(
+        domains=("ct",), tokenizer=types.SimpleNamespace(decode=lambda tokens: "")
+    )
     placed = types.SimpleNamespace(row=0, meta=types.SimpleNamespace(domain="ct"))
     questions = reinforce.Questions(setup, TINY.rl, pool, [placed])
     with pytest.raises(QoqError, match="none of 3 answers got its reward within 2 s"):
@@ -170,7 +267,11 @@ def test_a_step_sends_nothing_but_rewards_to_the_host_and_back(tiny, tmp_path, m
     """Every array that the step puts on the device, and every one that it reads, by shape."""
     sent, read = [], []
     put = setup_lib.Setup.put
-    monkeypatch.setattr(setup_lib.Setup, "put", lambda self, tree: sent.append(jax.tree.map(np.shape, tree)) or put(self, tree))
+    monkeypatch.setattr(
+        setup_lib.Setup,
+        "put",
+        lambda self, tree: sent.append(jax.tree.map(np.shape, tree)) or put(self, tree),
+    )
 
     def asarray(x):
         read.append(x.shape)
@@ -180,7 +281,9 @@ def test_a_step_sends_nothing_but_rewards_to_the_host_and_back(tiny, tmp_path, m
     train(tiny, tmp_path, algorithm="drpo", steps=1)
     q, g, s = TINY.rl.questions, TINY.rl.rollouts, TINY.rl.response_tokens
     assert read == [(q, g, s)] * 2, "tokens and mask"
-    assert [x for x in sent if not isinstance(x, dict)] == [((q, g), (q,), (q,))], "rewards, domains, valid; and the batch"
+    assert [x for x in sent if not isinstance(x, dict)] == [((q, g), (q,), (q,))], (
+        "rewards, domains, valid; and the batch"
+    )
 
 
 def test_on_policy_the_trainers_own_log_probs_cost_no_pass_and_give_ratio_one(tiny, tmp_path):
@@ -190,35 +293,56 @@ def test_on_policy_the_trainers_own_log_probs_cost_no_pass_and_give_ratio_one(ti
 
 def test_offload_changes_no_bit(tiny, tmp_path, monkeypatch):
     moved = []
-    monkeypatch.setattr(offload, "_move", lambda tree, kind, move=offload._move: moved.append(kind) or move(tree, kind))
+    monkeypatch.setattr(
+        offload,
+        "_move",
+        lambda tree, kind, move=offload._move: moved.append(kind) or move(tree, kind),
+    )
     plain = train(tiny, tmp_path / "a", algorithm="grpo", steps=2)[1]
     assert not moved
-    cfg = dataclasses.replace(tiny[0].config, optimizer=dataclasses.replace(tiny[0].config.optimizer, offload=True))
-    setup, weights, rows = train(tiny, tmp_path / "b", cfg=cfg, algorithm="grpo", steps=2, offload_reference=True)
+    cfg = dataclasses.replace(
+        tiny[0].config, optimizer=dataclasses.replace(tiny[0].config.optimizer, offload=True)
+    )
+    setup, weights, rows = train(
+        tiny, tmp_path / "b", cfg=cfg, algorithm="grpo", steps=2, offload_reference=True
+    )
     assert equal(plain, weights) and moved.count("pinned_host") >= 4 and rows[-1]["recompiles"] == 0
     there = offload.to_host(jax.device_put(np.ones(3), jax.NamedSharding(setup.mesh, jax.P())))
-    assert there.sharding.memory_kind == "pinned_host" and offload.to_device(there).sharding.memory_kind == "device"
+    assert (
+        there.sharding.memory_kind == "pinned_host"
+        and offload.to_device(there).sharding.memory_kind == "device"
+    )
 
 
 def test_lora_trains_and_saves_adapters_only(tiny, tmp_path):
-    cfg = dataclasses.replace(tiny[0].config, lora=LoraConfig(rank=2, targets=("decoder/layers", "ecg_proj")))
+    cfg = dataclasses.replace(
+        tiny[0].config, lora=LoraConfig(rank=2, targets=("decoder/layers", "ecg_proj"))
+    )
     setup, weights, rows = train(tiny, tmp_path, cfg=cfg, algorithm="grpo", steps=3)
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-6), "the base is the reference"
     saved = ocp.StandardCheckpointer().restore(tmp_path / "checkpoints" / "rl" / "3" / "state")
     assert set(saved["params"]) == {"lora"}
     flat, before = spec.flatten(weights), spec.flatten(tiny[1]())
     changed = {path for path in flat if not np.array_equal(flat[path], before[path])}
-    assert changed and all(path.startswith(("decoder/layers", "ecg_proj")) and "norm" not in path for path in changed)
-    assert equal(weights, stage.load_weights(setup, "rl", tiny[1]())), "restored adapters on the base give the same weights"
+    assert changed and all(
+        path.startswith(("decoder/layers", "ecg_proj")) and "norm" not in path for path in changed
+    )
+    assert equal(weights, stage.load_weights(setup, "rl", tiny[1]())), (
+        "restored adapters on the base give the same weights"
+    )
 
 
 def test_align_trains_on_its_domains_with_its_parts_frozen(tiny, tmp_path):
     align = config_lib.AlignConfig(steps=2, lr=1e-3, domains=("ecg",), frozen=("vision", "decoder"))
     cfg = dataclasses.replace(tiny[0].config, align=align)
     _, weights, rows = train(tiny, tmp_path, "align", cfg, algorithm="grpo")
-    assert {key for row in rows for key in row if key.startswith("reward/domain/")} == {"reward/domain/ecg"}
+    assert {key for row in rows for key in row if key.startswith("reward/domain/")} == {
+        "reward/domain/ecg"
+    }
     before = tiny[1]()
-    assert equal(weights["decoder"], before["decoder"]) and equal(weights["vision"], before["vision"])
+    assert equal(weights["decoder"], before["decoder"]) and equal(
+        weights["vision"], before["vision"]
+    )
     assert not equal(weights["ecg"], before["ecg"])
 
 
@@ -228,7 +352,9 @@ def test_a_question_unpacked_and_packed_again_is_the_same(tiny):
     for _, (batch, placed) in zip(range(3), setup.training_iterator("rl", answers=False)):
         groups = [refill.GroupPacker(budget) for _ in range(budget.media_rows)]
         for place in placed:
-            assert groups[place.row // budget.rows_per_media_row].add(refill.unpack(batch, place, budget))
+            assert groups[place.row // budget.rows_per_media_row].add(
+                refill.unpack(batch, place, budget)
+            )
         again, places = refill.write_groups(groups, budget)
         assert places == placed
         for name, value in batch.items():
@@ -237,12 +363,24 @@ def test_a_question_unpacked_and_packed_again_is_the_same(tiny):
 
 def test_refill_fills_free_places_with_informative_questions(tiny):
     setup = tiny[0]
-    budget, data = setup.training_budget("rl", answers=False), setup.training_iterator("rl", answers=False)
+    budget, data = (
+        setup.training_budget("rl", answers=False),
+        setup.training_iterator("rl", answers=False),
+    )
     pool = refill.Refill(budget)
     while not pool.full:
         batch, placed = next(data)
-        pool.add([refill.Answered(refill.unpack(batch, place, budget), place, (np.full((3, 6), pool.seen + i),),
-                                  {"total": np.array([0, 0, i % 2], np.float32)}) for i, place in enumerate(placed)])
+        pool.add(
+            [
+                refill.Answered(
+                    refill.unpack(batch, place, budget),
+                    place,
+                    (np.full((3, 6), pool.seen + i),),
+                    {"total": np.array([0, 0, i % 2], np.float32)},
+                )
+                for i, place in enumerate(placed)
+            ]
+        )
     batch, placed, kept = pool.batch()
     assert len(placed) == budget.rows and pool.seen > pool.informative >= budget.rows
     for place, item in zip(placed, kept):
@@ -253,28 +391,42 @@ def test_refill_fills_free_places_with_informative_questions(tiny):
 
 def test_groups_without_variance_are_refilled_up_to_the_limit(tiny, tmp_path):
     reward = dataclasses.replace(REWARD, custom="train_helpers:rising_reward")
-    _, weights, rows = train(tiny, tmp_path, algorithm="dapo", steps=1, reward=reward, max_refills=2)
-    assert rows[0]["dapo/refills"] == 2 and rows[0]["dapo/informative"] == 0 and rows[0]["samples"] == 0
+    _, weights, rows = train(
+        tiny, tmp_path, algorithm="dapo", steps=1, reward=reward, max_refills=2
+    )
+    assert (
+        rows[0]["dapo/refills"] == 2
+        and rows[0]["dapo/informative"] == 0
+        and rows[0]["samples"] == 0
+    )
     assert rows[0]["update_finite"] == 1 and rows[0]["grad_norm"] == 0
 
 
-def test_the_best_validation_is_kept_and_a_stage_stops_when_nothing_improves(tiny, tmp_path, monkeypatch):
+def test_the_best_validation_is_kept_and_a_stage_stops_when_nothing_improves(
+    tiny, tmp_path, monkeypatch
+):
     scores = {1: 0.2, 2: 0.6, 3: 0.6, 4: 0.1}
     found = []
 
     def answer(setup, weights, split, limit):
-        found.append(jax.tree.map(np.array, weights))  # copies: the next update donates what it gets
+        # copies: the next update donates what it gets
+        found.append(jax.tree.map(np.array, weights))
         return [split, limit]
 
     monkeypatch.setattr(validation.runner, "answer", answer)
     monkeypatch.setattr(validation.runner, "macro_f1", lambda records: scores[len(found)])
-    cfg = dataclasses.replace(tiny[0].config, eval=dataclasses.replace(tiny[0].config.eval, every=1, patience=2, best=True))
+    cfg = dataclasses.replace(
+        tiny[0].config,
+        eval=dataclasses.replace(tiny[0].config.eval, every=1, patience=2, best=True),
+    )
     setup, weights, rows = train(tiny, tmp_path, cfg=cfg, algorithm="grpo", steps=10)
-    assert [row["validation/macro_f1"] for row in rows] == [0.2, 0.6, 0.6, 0.1], "stopped after two without a new best"
+    assert [row["validation/macro_f1"] for row in rows] == [0.2, 0.6, 0.6, 0.1], (
+        "stopped after two without a new best"
+    )
     assert equal(weights, found[1]) and not equal(found[1], found[3])
     assert equal(loop.reached_weights(setup, "rl"), weights)
-    # The same command again finds the stage finished; a resume before the best step forgets what came after, and does not count
-    # on weights that better ones have replaced.
+    # The same command again finds the stage finished; a resume before the best step forgets what
+    # came after, and does not count on weights that better ones have replaced.
     assert equal(loop.run_stage(setup, "rl", tiny[1]()), weights) and len(found) == 4
     resumed = validation.Validation(str(tmp_path), "rl", cfg.eval, start=1)
     assert resumed.scores == [(1, 0.2)] and resumed.best_step is None and not resumed.stopped

@@ -25,4 +25,8 @@ def test_the_tally_goes_on_after_a_restart(tmp_path, monkeypatch):
     third.keep([])
     facts.write_run(str(tmp_path), third, model="nano")
     again = json.loads((tmp_path / "run.json").read_text())
-    assert again["skipped"] == [A, B] and again["seconds"] == {"all": 90.0} and not list(tmp_path.glob("*.tmp"))
+    assert (
+        again["skipped"] == [A, B]
+        and again["seconds"] == {"all": 90.0}
+        and not list(tmp_path.glob("*.tmp"))
+    )

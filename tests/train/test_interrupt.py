@@ -1,4 +1,6 @@
-"""Ctrl-C: one line, code 130, within two seconds, while threads build data, pip runs and the main thread is in compiled code."""
+"""Ctrl-C: one line, code 130, within two seconds, while threads build data, pip runs and the main
+thread is in compiled code.
+"""
 
 import os
 import signal
@@ -8,7 +10,8 @@ import time
 
 import pytest
 
-# A main thread that does not come back to Python (a compilation), or that waits for a build which nothing stops.
+# A main thread that does not come back to Python (a compilation), or that waits for a build which
+# nothing stops.
 SCRIPT = """
 import concurrent.futures, sys, time
 from qoq_jax import interrupt
@@ -40,8 +43,13 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("where", ["compiled", "waiting"])
 def test_an_interrupt_ends_the_command_at_once(where, tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "child"), where], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "child"), where],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     assert process.stdout.readline() == "ready\n"
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and to its children

@@ -33,13 +33,26 @@ TINY = [
 
 
 def command(root, workdir, *more):
-    return [sys.executable, "-m", "qoq_jax.cli", "train", f"--config={REPOSITORY / 'configs/quickstart.py'}",
-            f"--config.data.root={root}", f"--config.workdir={workdir}", *TINY, *more]
+    return [
+        sys.executable,
+        "-m",
+        "qoq_jax.cli",
+        "train",
+        f"--config={REPOSITORY / 'configs/quickstart.py'}",
+        f"--config.data.root={root}",
+        f"--config.workdir={workdir}",
+        *TINY,
+        *more,
+    ]
 
 
 def environment():
     # One device and no optimisation: compiling is nearly all of this run's time.
-    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)}
+    return os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(REPOSITORY),
+    }
 
 
 def final_state(workdir):
@@ -72,7 +85,9 @@ def data_root(tmp_path_factory):
 def finished(data_root, tmp_path_factory):
     """An uninterrupted run."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    done = subprocess.run(command(data_root, workdir), env=environment(), capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        command(data_root, workdir), env=environment(), capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return workdir, done.stdout
 
@@ -80,12 +95,21 @@ def finished(data_root, tmp_path_factory):
 def test_a_run_leaves_everything(finished):
     workdir, output = finished
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert [(r["stage"], r["step"]) for r in rows] == [("sft", i) for i in range(1, 7)] + [("rl", i) for i in range(1, 7)]
+    assert [(r["stage"], r["step"]) for r in rows] == [("sft", i) for i in range(1, 7)] + [
+        ("rl", i) for i in range(1, 7)
+    ]
     assert rows[5]["loss"] < rows[0]["loss"]
     assert all(row["recompiles"] == 0 for row in rows)
     last = rows[-1]
     assert last["logprob_difference_max"] < 1e-4 and last["update_finite"] == 1
-    assert {"reward/total", "kl", "entropy", "seconds/rollout", "drpo/damping_mean", "zero_variance_groups"} <= last.keys()
+    assert {
+        "reward/total",
+        "kl",
+        "entropy",
+        "seconds/rollout",
+        "drpo/damping_mean",
+        "zero_variance_groups",
+    } <= last.keys()
     for stage in ("sft", "rl"):
         result = json.loads((workdir / "eval" / f"{stage}.json").read_text())
         assert len(result["records"]) == 20 and "climb-mini" in result["summary"]["sources"]
@@ -103,15 +127,20 @@ def test_killed_three_times_the_run_ends_with_the_same_bits(finished, data_root,
     workdir = tmp_path / "killed"
     rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
     for target in ("sft", "rl", "rl"):
-        process = subprocess.Popen(command(data_root, workdir), env=environment(), stdout=subprocess.PIPE, text=True)
-        for line in process.stdout:  # kill somewhere after the first step of the stage that this process makes
+        process = subprocess.Popen(
+            command(data_root, workdir), env=environment(), stdout=subprocess.PIPE, text=True
+        )
+        # kill somewhere after the first step of the stage that this process makes
+        for line in process.stdout:
             if line.startswith(f"{target} ") and "/6" in line:
                 time.sleep(rng.uniform(0, 1.0))
                 break
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-    done = subprocess.run(command(data_root, workdir), env=environment(), capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        command(data_root, workdir), env=environment(), capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     (step_a, whole), (step_b, killed) = final_state(finished[0]), final_state(workdir)
     assert step_a == step_b == 6 and whole.keys() == killed.keys()
@@ -123,15 +152,24 @@ def test_killed_three_times_the_run_ends_with_the_same_bits(finished, data_root,
 def test_the_same_command_again_ends_at_once_and_changes_nothing(finished, data_root):
     workdir, _ = finished
     before = (workdir / "metrics.jsonl").read_bytes()
-    done = subprocess.run(command(data_root, workdir), env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command(data_root, workdir), env=environment(), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0 and "report:" in done.stdout
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
 def test_another_config_or_model_in_the_same_workdir_is_refused(finished, data_root):
     workdir, _ = finished
-    done = subprocess.run(command(data_root, workdir, "--config.rl.lr=0.5"), env=environment(), capture_output=True, text=True)
-    assert done.returncode == 2 and "another rl.lr" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run(
+        command(data_root, workdir, "--config.rl.lr=0.5"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        done.returncode == 2 and "another rl.lr" in done.stderr and "Traceback" not in done.stderr
+    )
 
 
 def test_a_stage_that_the_run_has_not_is_one_line_and_leaves_no_folder(finished, capsys):
@@ -148,17 +186,30 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(finished, tmp_pat
     largest.write_bytes(largest.read_bytes()[:-1] + b"x")
     assert cli.main(["convert", str(copy), str(tmp_path / "exported")]) == 0
     error = capfd.readouterr().err
-    assert f"{copy}/checkpoints/rl/6: the checkpoint is damaged" in error and "the one of step 4 is used" in error
+    assert (
+        f"{copy}/checkpoints/rl/6: the checkpoint is damaged" in error
+        and "the one of step 4 is used" in error
+    )
     shutil.rmtree(copy / "checkpoints/rl/4")
     assert cli.main(["convert", str(copy), str(tmp_path / "again")]) == 1
     error = capfd.readouterr().err.strip()
-    assert "no sound one before it" in error and "mend: restore" in error and len(error.splitlines()) == 1
+    assert (
+        "no sound one before it" in error
+        and "mend: restore" in error
+        and len(error.splitlines()) == 1
+    )
 
 
 def test_ctrl_c_while_data_are_built_ends_at_once_and_the_workdir_goes_on(tmp_path):
     arguments = command(tmp_path / "data", tmp_path / "run", "--config.data.mini_rows=6000")
-    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+    process = subprocess.Popen(
+        arguments,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     while not list(tmp_path.glob("data/.climb-mini*.partial-*/chunks/*.jsonl")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
@@ -175,8 +226,21 @@ def test_generate_answers_about_a_file(finished, data_root, capsys, tmp_path):
     row = next(r for r in rows if r.domain == "chest_xray")
     image = next(data_root.glob("climb-mini*")) / row.images[0]
     picture = tmp_path / "boxes.png"
-    code = cli.main(["generate", str(finished[0]), "--image", str(image), "--ask", row.problem, "--samples", "2", "--json",
-                     "--picture", str(picture)])
+    code = cli.main(
+        [
+            "generate",
+            str(finished[0]),
+            "--image",
+            str(image),
+            "--ask",
+            row.problem,
+            "--samples",
+            "2",
+            "--json",
+            "--picture",
+            str(picture),
+        ]
+    )
     out = capsys.readouterr().out
     answers = json.loads(out.splitlines()[0])["answers"]
     assert code == 0 and len(answers) == 2 and picture.stat().st_size > 500
@@ -204,17 +268,29 @@ def test_a_full_disk_is_one_clear_line(monkeypatch, capsys):
     monkeypatch.setattr(loop, "run", full)
     assert cli.main(["train", f"--config={REPOSITORY / 'configs/quickstart.py'}"]) == 1
     error = capsys.readouterr().err.strip()
-    assert error.startswith("qoq: metrics.jsonl: No space left") and "mend:" in error and len(error.splitlines()) == 1
+    assert (
+        error.startswith("qoq: metrics.jsonl: No space left")
+        and "mend:" in error
+        and len(error.splitlines()) == 1
+    )
 
 
 def test_convert_writes_the_last_checkpoint_as_a_hugging_face_directory(finished, tmp_path, capsys):
     dest = tmp_path / "exported"
-    assert cli.main(["convert", str(finished[0]), str(dest)]) == 0 and capsys.readouterr().out.strip() == str(dest)
+    assert cli.main(
+        ["convert", str(finished[0]), str(dest)]
+    ) == 0 and capsys.readouterr().out.strip() == str(dest)
     model, (_, state) = qoq_jax.load(str(dest)), final_state(finished[0])
-    exported, kept = spec.flatten(model.params), {path: x for path, x in state.items() if path.startswith("/params/")}
+    exported, kept = (
+        spec.flatten(model.params),
+        {path: x for path, x in state.items() if path.startswith("/params/")},
+    )
     assert {f"/params/{path}" for path in exported} == kept.keys()
     for path, weight in exported.items():
         np.testing.assert_array_equal(weight, kept[f"/params/{path}"], err_msg=path)
     run = qoq_jax.load(str(finished[0]))
-    assert model.tokenizer.fingerprint == run.tokenizer.fingerprint and model.cfg.eos_ids == run.cfg.eos_ids
+    assert (
+        model.tokenizer.fingerprint == run.tokenizer.fingerprint
+        and model.cfg.eos_ids == run.cfg.eos_ids
+    )
     assert model.cfg.ecg_tokens == run.cfg.ecg_tokens == 1 and model.cfg.decoder == run.cfg.decoder

@@ -25,7 +25,11 @@ def model():
     mesh = mesh_lib.make_mesh(1, 1, 1, jax.devices()[:1])
     base = spec.init_params(specs, jax.random.key(0))
     batch = prompt_batch(CFG, 2)
-    return base, lora.init(specs, ALL, jax.random.key(1), mesh), jax.jit(lambda params: vlm.logits(params, CFG, batch))
+    return (
+        base,
+        lora.init(specs, ALL, jax.random.key(1), mesh),
+        jax.jit(lambda params: vlm.logits(params, CFG, batch)),
+    )
 
 
 def test_zero_initialised_adapters_leave_logits_bit_equal(model):
@@ -34,11 +38,15 @@ def test_zero_initialised_adapters_leave_logits_bit_equal(model):
 
 
 def test_merged_weights_are_base_plus_scaled_product(model):
-    """Against einsums over the weights' own axes, for every target: also where inputs or outputs are several axes."""
+    """Against einsums over the weights' own axes, for every target: also where inputs or outputs
+    are several axes.
+    """
     base, adapters, logits = model
     rng = np.random.default_rng(0)
     adapters = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), adapters)
-    merged, flat, small = (spec.flatten(tree) for tree in (lora.merge(base, adapters, ALL), base, adapters))
+    merged, flat, small = (
+        spec.flatten(tree) for tree in (lora.merge(base, adapters, ALL), base, adapters)
+    )
     changed = {path.rsplit("/", 1)[0] for path in small}
     for path, weight in flat.items():
         if path not in changed:
@@ -53,14 +61,21 @@ def test_merged_weights_are_base_plus_scaled_product(model):
     # A layer that applies base and adapter one after the other gives what the merged one gives.
     x = rng.normal(size=(3, CFG.decoder.width)).astype(np.float32)
     a, b = (small[f"decoder/layers/q/kernel/{name}"][0] for name in "ab")
-    unmerged = np.einsum("td,dnh->tnh", x, flat["decoder/layers/q/kernel"][0]) + 2.0 * np.einsum("tr,rnh->tnh", x @ a, b)
-    np.testing.assert_allclose(np.einsum("td,dnh->tnh", x, merged["decoder/layers/q/kernel"][0]), unmerged, atol=1e-5)
+    unmerged = np.einsum("td,dnh->tnh", x, flat["decoder/layers/q/kernel"][0]) + 2.0 * np.einsum(
+        "tr,rnh->tnh", x @ a, b
+    )
+    np.testing.assert_allclose(
+        np.einsum("td,dnh->tnh", x, merged["decoder/layers/q/kernel"][0]), unmerged, atol=1e-5
+    )
     assert np.abs(logits(spec.unflatten(merged)) - logits(base)).max() > 1e-3
 
 
 def test_targets_are_matrices_by_the_start_or_end_of_their_path():
     specs = vlm.param_specs(CFG)
-    paths = lambda *targets: {p.rsplit("/", 1)[0] for p in spec.flatten(lora.adapter_specs(specs, LoraConfig(2, targets=targets)))}
+    paths = lambda *targets: {
+        p.rsplit("/", 1)[0]
+        for p in spec.flatten(lora.adapter_specs(specs, LoraConfig(2, targets=targets)))
+    }
     assert paths("decoder/layers/q") == {"decoder/layers/q/kernel"}
     assert paths("mlp/up/kernel") == {"decoder/layers/mlp/up/kernel", "vision/blocks/mlp/up/kernel"}
     assert not any("norm" in path or "bias" in path for path in paths("decoder", "vision", "ecg"))
@@ -71,5 +86,7 @@ def test_targets_are_matrices_by_the_start_or_end_of_their_path():
 def test_an_adapter_is_small(model):
     full, small = (spec.flatten(tree) for tree in model[:2])
     path = "decoder/layers/mlp/gate/kernel"
-    assert small[f"{path}/a"].shape == (*full[path].shape[:2], 2) and small[f"{path}/b"].shape[1:] == (2, full[path].shape[2])
+    assert small[f"{path}/a"].shape == (*full[path].shape[:2], 2) and small[f"{path}/b"].shape[
+        1:
+    ] == (2, full[path].shape[2])
     assert math.prod(small[f"{path}/a"].shape) < math.prod(full[path].shape) / 10

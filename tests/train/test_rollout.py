@@ -1,4 +1,6 @@
-"""Rollouts: what is sampled, what is never sampled, and that one row of G answers equals G rows of one."""
+"""Rollouts: what is sampled, what is never sampled, and that one row of G answers equals G rows of
+one.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,17 @@ def sampler(model):
     cfg, _ = model
 
     def sample(params, batch, key, banned, temperature, top_p):
-        return rollout.sample(params, cfg, batch, key, rollouts=G, max_new_tokens=S, temperature=temperature,
-                              top_p=top_p, banned=banned)
+        return rollout.sample(
+            params,
+            cfg,
+            batch,
+            key,
+            rollouts=G,
+            max_new_tokens=S,
+            temperature=temperature,
+            top_p=top_p,
+            banned=banned,
+        )
 
     return jax.jit(sample, static_argnums=(4, 5))
 
@@ -36,8 +47,12 @@ def sampler(model):
 def test_log_probabilities_of_sampler_and_trainer_agree(model, sampler):
     cfg, params = model
     batch = prompt_batch(cfg, Q)
-    drawn = sampler(params, batch, jax.random.key(1), jnp.zeros(cfg.decoder.vocab_size, bool), 0.7, 1.0)
-    logprobs, entropy = jax.jit(lambda: rollout.score(params, cfg, batch, drawn.tokens, drawn.mask, 0.7))()
+    drawn = sampler(
+        params, batch, jax.random.key(1), jnp.zeros(cfg.decoder.vocab_size, bool), 0.7, 1.0
+    )
+    logprobs, entropy = jax.jit(
+        lambda: rollout.score(params, cfg, batch, drawn.tokens, drawn.mask, 0.7)
+    )()
     np.testing.assert_allclose(logprobs, drawn.logprobs, atol=2e-5)
     assert float(entropy.max()) <= np.log(cfg.decoder.vocab_size) + 1e-4
 
@@ -60,14 +75,18 @@ def test_rows_without_a_question_sample_nothing(model, sampler):
     cfg, params = model
     batch = prompt_batch(cfg, Q)
     batch["segment_ids"] = batch["segment_ids"].at[1].set(0)
-    drawn = sampler(params, batch, jax.random.key(1), jnp.zeros(cfg.decoder.vocab_size, bool), 1.0, 1.0)
+    drawn = sampler(
+        params, batch, jax.random.key(1), jnp.zeros(cfg.decoder.vocab_size, bool), 1.0, 1.0
+    )
     assert float(drawn.mask[1].sum()) == 0 and float(drawn.mask[0].sum()) > 0
 
 
 def test_greedy_takes_the_most_likely_token(model, sampler):
     cfg, params = model
     batch = prompt_batch(cfg, Q)
-    drawn = sampler(params, batch, jax.random.key(1), jnp.zeros(cfg.decoder.vocab_size, bool), 0.0, 1.0)
+    drawn = sampler(
+        params, batch, jax.random.key(1), jnp.zeros(cfg.decoder.vocab_size, bool), 0.0, 1.0
+    )
     logits = vlm.logits(params, cfg, batch)
     last = (batch["segment_ids"] > 0).sum(1) - 1
     first = jnp.argmax(jnp.take_along_axis(logits, last[:, None, None], axis=1)[:, 0], axis=-1)
@@ -75,7 +94,9 @@ def test_greedy_takes_the_most_likely_token(model, sampler):
 
 
 def test_one_row_of_answers_equals_rows_of_one_answer(model):
-    """Log-probabilities and gradients of [prompt | a1 | a2 | a3] equal those of three rows [prompt | a]."""
+    """Log-probabilities and gradients of [prompt | a1 | a2 | a3] equal those of three rows [prompt
+    | a].
+    """
     cfg, params = model
     batch = prompt_batch(cfg, Q)
     rng = np.random.default_rng(0)
@@ -88,7 +109,9 @@ def test_one_row_of_answers_equals_rows_of_one_answer(model):
         return (rollout.score(p, cfg, batch, tokens, mask)[0] * weight).sum()
 
     def apart(p):
-        rows = rollout.score(p, cfg, repeat, tokens.reshape(Q * G, 1, S), mask.reshape(Q * G, 1, S))[0]
+        rows = rollout.score(
+            p, cfg, repeat, tokens.reshape(Q * G, 1, S), mask.reshape(Q * G, 1, S)
+        )[0]
         return (rows.reshape(Q, G, S) * weight).sum()
 
     weight = jnp.asarray(rng.normal(size=(Q, G, S)), jnp.float32)

@@ -1,4 +1,6 @@
-"""What the set-up decides before training: hidden diagnoses, subsets, missing data, parts that do not fit."""
+"""What the set-up decides before training: hidden diagnoses, subsets, missing data, parts that do
+not fit.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +11,47 @@ import types
 
 import pytest
 
-from qoq_jax.config import Config, DataConfig, LoraConfig, MeshConfig, ModelConfig, OptimizerConfig, RlConfig
+from qoq_jax.config import (
+    Config,
+    DataConfig,
+    LoraConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RlConfig,
+)
 from qoq_jax.data.schema import Row
 from qoq_jax.errors import ConfigError, DataError
 from qoq_jax.rl.rewards import RewardConfig
 from qoq_jax.train import loop, setup, stage
 
-ROW = Row(id="r", dataset="d", domain="chest_xray", problem="?", answer="Pneumothorax, Lung Lesion",
-          labels=("No Finding", "Pneumothorax", "Lung Lesion", "Cardiomegaly"),
-          bbox=((1, 2, 3, 4), (5, 6, 7, 8)), bbox_labels=("Pneumothorax", "Lung Lesion"), reasoning="black air")
+ROW = Row(
+    id="r",
+    dataset="d",
+    domain="chest_xray",
+    problem="?",
+    answer="Pneumothorax, Lung Lesion",
+    labels=("No Finding", "Pneumothorax", "Lung Lesion", "Cardiomegaly"),
+    bbox=((1, 2, 3, 4), (5, 6, 7, 8)),
+    bbox_labels=("Pneumothorax", "Lung Lesion"),
+    reasoning="black air",
+)
 
 
 def test_hidden_diagnoses_keep_format_and_findings_and_tell_nothing():
     drawn = [setup.hide_diagnosis(dataclasses.replace(ROW, id=f"r{i}"), seed=0) for i in range(300)]
     first = [row.answers[0] for row in drawn]
-    assert {row.reasoning for row in drawn} == {"black air"} and {row.bbox for row in drawn} == {ROW.bbox}
+    assert {row.reasoning for row in drawn} == {"black air"} and {row.bbox for row in drawn} == {
+        ROW.bbox
+    }
     assert all(row.bbox_labels == row.answers and len(set(row.answers)) == 2 for row in drawn)
-    assert set(first) == {"Pneumothorax", "Lung Lesion", "Cardiomegaly"}, "labels that deny a finding are not drawn"
+    assert set(first) == {"Pneumothorax", "Lung Lesion", "Cardiomegaly"}, (
+        "labels that deny a finding are not drawn"
+    )
     assert 70 < first.count("Pneumothorax") < 130, "gold must be no more likely than the others"
-    assert setup.hide_diagnosis(ROW, 0) == setup.hide_diagnosis(ROW, 0) != setup.hide_diagnosis(ROW, 5)
+    assert (
+        setup.hide_diagnosis(ROW, 0) == setup.hide_diagnosis(ROW, 0) != setup.hide_diagnosis(ROW, 5)
+    )
 
 
 def test_hidden_diagnoses_leave_denials():
@@ -44,8 +68,16 @@ def test_subsets_are_fixed():
 def test_parts_that_do_not_fit_are_named():
     with pytest.raises(ConfigError, match="does not divide over 8"):
         setup.assemble(Config(mesh=MeshConfig(data=8), data=DataConfig(media_rows=4)))
-    with pytest.raises(ConfigError, match=r"over 8 data x fsdp devices in 4 parts \(stage rl\).*multiple of 32"):
-        setup.assemble(Config(mesh=MeshConfig(data=8), data=DataConfig(media_rows=8), rl=RlConfig(minibatches=2, accumulate=2)))
+    with pytest.raises(
+        ConfigError, match=r"over 8 data x fsdp devices in 4 parts \(stage rl\).*multiple of 32"
+    ):
+        setup.assemble(
+            Config(
+                mesh=MeshConfig(data=8),
+                data=DataConfig(media_rows=8),
+                rl=RlConfig(minibatches=2, accumulate=2),
+            )
+        )
     with pytest.raises(ConfigError, match="does not fit 8 devices"):
         setup.assemble(Config(mesh=MeshConfig(data=3)), prepare=False)
     with pytest.raises(ConfigError, match="unknown model variant 'nona'"):
@@ -53,22 +85,37 @@ def test_parts_that_do_not_fit_are_named():
     with pytest.raises(ConfigError, match="'7b' has no tokenizer of its own"):
         setup.assemble(Config(model=ModelConfig(variant="7b")), prepare=False)
     with pytest.raises(ConfigError, match="has id"):
-        setup.assemble(Config(model=ModelConfig(variant="7b", tokenizer="nano"), mesh=MeshConfig(data=1, fsdp=8),
-                              data=DataConfig(media_rows=8)), prepare=False)
+        setup.assemble(
+            Config(
+                model=ModelConfig(variant="7b", tokenizer="nano"),
+                mesh=MeshConfig(data=1, fsdp=8),
+                data=DataConfig(media_rows=8),
+            ),
+            prepare=False,
+        )
 
 
 def test_mistakes_in_later_stages_are_found_before_the_first_trains():
     for changed, message in (
-            ({"rl": RlConfig(reward=RewardConfig(custom="nowhere:reward"))}, "rl.reward.custom = 'nowhere:reward'"),
-            ({"lora": LoraConfig(rank=2, targets=("nothing",))}, "nothing"),
-            ({"optimizer": OptimizerConfig(frozen=("vison",))}, "no weight is under 'vison'")):
-        made = setup.assemble(Config(mesh=MeshConfig(data=8), data=DataConfig(media_rows=8), **changed), prepare=False)
+        (
+            {"rl": RlConfig(reward=RewardConfig(custom="nowhere:reward"))},
+            "rl.reward.custom = 'nowhere:reward'",
+        ),
+        ({"lora": LoraConfig(rank=2, targets=("nothing",))}, "nothing"),
+        ({"optimizer": OptimizerConfig(frozen=("vison",))}, "no weight is under 'vison'"),
+    ):
+        made = setup.assemble(
+            Config(mesh=MeshConfig(data=8), data=DataConfig(media_rows=8), **changed), prepare=False
+        )
         with pytest.raises(ConfigError, match=message):
             loop.check_stages(made)
 
 
 def test_extra_folders_are_checked(tmp_path):
-    for folder, message in (("nowhere", "no train.jsonl"), ("real", "two sources are called 'real'")):
+    for folder, message in (
+        ("nowhere", "no train.jsonl"),
+        ("real", "two sources are called 'real'"),
+    ):
         (tmp_path / "real").mkdir(exist_ok=True)
         (tmp_path / "real" / "train.jsonl").write_text("{}")
         with pytest.raises(ConfigError, match=message):
@@ -76,31 +123,50 @@ def test_extra_folders_are_checked(tmp_path):
 
 
 def test_broken_rows_are_skipped_and_counted_when_asked(tmp_path):
-    good = {"id": "a", "dataset": "d", "domain": "chest_xray", "problem": "Answer with one of: A, B.", "answer": "A", "labels": ["A", "B"]}
+    good = {
+        "id": "a",
+        "dataset": "d",
+        "domain": "chest_xray",
+        "problem": "Answer with one of: A, B.",
+        "answer": "A",
+        "labels": ["A", "B"],
+    }
     lines = [good, good | {"id": "b", "answer": "C"}]
     (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     prepared = concurrent.futures.Future()
     prepared.set_result(({"mine": str(tmp_path)}, []))
 
     def made(data):
-        assembled = setup.assemble(Config(data=data, mesh=MeshConfig(data=1, fsdp=8)), prepare=False)
+        assembled = setup.assemble(
+            Config(data=data, mesh=MeshConfig(data=1, fsdp=8)), prepare=False
+        )
         return dataclasses.replace(assembled, prepared=prepared)
 
     with pytest.raises(DataError, match="'C'"):
         made(DataConfig(media_rows=8)).rows("train")
     skipping = made(DataConfig(media_rows=8, on_error="skip"))
-    assert [row.id for row in skipping.rows("train")["mine"]] == ["a"] == [row.id for row in skipping.rows("train")["mine"]]
+    assert (
+        [row.id for row in skipping.rows("train")["mine"]]
+        == ["a"]
+        == [row.id for row in skipping.rows("train")["mine"]]
+    )
     assert len(skipping.quarantined) == 1 and skipping.quarantined[0]["where"] == "mine/train.jsonl"
-    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(line | {"answer": "C"}) for line in (good, good | {"id": "b"})))
+    (tmp_path / "train.jsonl").write_text(
+        "\n".join(json.dumps(line | {"answer": "C"}) for line in (good, good | {"id": "b"}))
+    )
     with pytest.raises(DataError, match="2 of 2 rows are broken"):
         skipping.rows("train")
 
 
 def test_what_a_finished_stage_skipped_is_known_after_a_restart_and_counts_once():
     made = setup.assemble(Config(mesh=MeshConfig(data=1, fsdp=8)), prepare=False)
-    resumed = stage.Stage.__new__(stage.Stage)  # as __init__ leaves it when the last checkpoint is the last step
+    # as __init__ leaves it when the last checkpoint is the last step
+    resumed = stage.Stage.__new__(stage.Stage)
     resumed.setup, resumed.plan, resumed.start = made, types.SimpleNamespace(steps=6), 6
-    resumed._validation, resumed._data_state = types.SimpleNamespace(stopped=False), {"quarantined": {"mine/a": "gone.png"}}
+    resumed._validation, resumed._data_state = (
+        types.SimpleNamespace(stopped=False),
+        {"quarantined": {"mine/a": "gone.png"}},
+    )
     for _ in range(2):  # two stages read the same row
         resumed.feed(None)
     assert made.quarantined == [{"where": "mine/a", "reason": "gone.png"}]

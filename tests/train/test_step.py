@@ -28,7 +28,9 @@ from qoq_jax.train.state import (
 )
 
 ROWS, G, S = 8, 4, 6
-OPTIMIZER = make_optimizer(OptimizerConfig(frozen=("vision/patch_embed",)), schedule("constant", 1e-4, 2, 10))
+OPTIMIZER = make_optimizer(
+    OptimizerConfig(frozen=("vision/patch_embed",)), schedule("constant", 1e-4, 2, 10)
+)
 
 
 def meshes():
@@ -67,7 +69,8 @@ def run_rl(mesh, rl=RlConfig(rollouts=G), updates=2, deal=False):
         scorer = steps.make_scorer(cfg, 1.0)
         old, ref = scorer(state.params, batch, tokens, mask), scorer(reference, batch, tokens, mask)
         estimate, _, _ = policy.make_advantages(rl)(
-            put(rewards), put(domains), put(np.ones(ROWS, bool)), mask, old, ref, None)
+            put(rewards), put(domains), put(np.ones(ROWS, bool)), mask, old, ref, None
+        )
         advantages = estimate.advantages
         data = policy.Experience(tokens, mask, old, old, ref, advantages)
         if deal:
@@ -91,14 +94,18 @@ def one_device():
 def test_sft_on_eight_devices_equals_one(one_device):
     losses, params = run_sft(meshes()["eight"])
     np.testing.assert_allclose(losses, one_device["sft"][0], atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, one_device["sft"][1])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, one_device["sft"][1]
+    )
 
 
 def test_drpo_update_on_eight_devices_equals_one(one_device):
     losses, params, advantages = run_rl(meshes()["eight"])
     np.testing.assert_allclose(advantages, one_device["rl"][2], atol=1e-5)
     np.testing.assert_allclose(losses, one_device["rl"][0], atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, one_device["rl"][1])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, one_device["rl"][1]
+    )
 
 
 def test_accumulation_changes_nothing(one_device):
@@ -112,7 +119,9 @@ def test_accumulation_changes_nothing(one_device):
 def test_rows_are_dealt_to_parts_of_about_equal_tokens(one_device):
     rng = np.random.default_rng(0)
     tokens = rng.lognormal(5, 0.8, (200, 16, 1))[..., 0]
-    spread = lambda parts: parts.reshape(4, -1).sum(axis=1).max() / parts.reshape(4, -1).sum(axis=1).mean()
+    spread = lambda parts: (
+        parts.reshape(4, -1).sum(axis=1).max() / parts.reshape(4, -1).sum(axis=1).mean()
+    )
     plain = [spread(row) for row in tokens]
     for random in (None, rng):
         orders = [policy.deal_rows(row, 4, random) for row in tokens]
@@ -120,13 +129,19 @@ def test_rows_are_dealt_to_parts_of_about_equal_tokens(one_device):
         dealt = [spread(row[order]) for row, order in zip(tokens, orders)]
         assert np.mean(dealt) - 1 < (np.mean(plain) - 1) / (1.5 if random else 2)
     # The same rows in another order of micro-batches have the same loss, gradient and so update.
-    moved = run_rl(meshes()["one"], dataclasses.replace(RlConfig(rollouts=G), accumulate=2), deal=True)
+    moved = run_rl(
+        meshes()["one"], dataclasses.replace(RlConfig(rollouts=G), accumulate=2), deal=True
+    )
     np.testing.assert_allclose(moved[0], one_device["rl"][0], atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), moved[1], one_device["rl"][1])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), moved[1], one_device["rl"][1]
+    )
 
 
 def test_policy_step_raises_the_log_probability_of_good_answers(one_device):
-    """The second update sees a lower loss: the first one moved the policy towards positive advantages."""
+    """The second update sees a lower loss: the first one moved the policy towards positive
+    advantages.
+    """
     losses = one_device["rl"][0]
     assert losses[1] < losses[0]
 
@@ -140,9 +155,14 @@ def test_non_finite_updates_leave_the_state_bit_unchanged(poison):
         loss = jnp.array(jnp.nan if poison == "loss" else 1.0)
         if poison == "gradient":
             grads["decoder"]["embedding"] = grads["decoder"]["embedding"].at[0, 0].set(jnp.inf)
-        new, facts = jax.jit(lambda s, g, x: apply_gradients(s, g, x, OPTIMIZER))(state, grads, loss)
+        new, facts = jax.jit(lambda s, g, x: apply_gradients(s, g, x, OPTIMIZER))(
+            state, grads, loss
+        )
     assert int(new.skipped) == 1 and int(new.step) == 1 and float(facts["update_finite"]) == 0
-    for a, b in zip(jax.tree.leaves((state.params, state.opt_state)), jax.tree.leaves((new.params, new.opt_state))):
+    for a, b in zip(
+        jax.tree.leaves((state.params, state.opt_state)),
+        jax.tree.leaves((new.params, new.opt_state)),
+    ):
         np.testing.assert_array_equal(a, b)
 
 
@@ -151,26 +171,48 @@ def test_weight_decay_spares_vectors():
     optimizer = make_optimizer(OptimizerConfig(weight_decay=0.5), optax.constant_schedule(0.1))
     with jax.set_mesh(mesh):
         state = create(jax.random.key(0), tiny_model(), optimizer, mesh)
-        new, _ = apply_gradients(state, jax.tree.map(jnp.zeros_like, state.params), jnp.array(1.0), optimizer)
+        new, _ = apply_gradients(
+            state, jax.tree.map(jnp.zeros_like, state.params), jnp.array(1.0), optimizer
+        )
     layers, before = new.params["decoder"]["layers"], state.params["decoder"]["layers"]
-    np.testing.assert_array_equal(layers["attention_norm"]["scale"], before["attention_norm"]["scale"])
+    np.testing.assert_array_equal(
+        layers["attention_norm"]["scale"], before["attention_norm"]["scale"]
+    )
     assert np.abs(layers["mlp"]["up"]["kernel"]).sum() < np.abs(before["mlp"]["up"]["kernel"]).sum()
 
 
 def test_frozen_weights_and_the_critic_have_their_own_part_of_the_optimiser():
-    optimizer = make_optimizer(OptimizerConfig(weight_decay=0.0, frozen=("vision",)), optax.constant_schedule(0.1), critic_lr=0.5)
+    optimizer = make_optimizer(
+        OptimizerConfig(weight_decay=0.0, frozen=("vision",)),
+        optax.constant_schedule(0.1),
+        critic_lr=0.5,
+    )
     ones = jnp.ones((2, 2))
-    params = {"vision": {"w": ones}, "lora": {"vision": {"w": {"a": ones}}}, "decoder": {"w": ones}, "critic": {"w": ones}}
-    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
-    largest = {name: float(jnp.abs(jax.tree.leaves(part)[0]).max()) for name, part in updates.items()}
-    assert largest == pytest.approx({"vision": 0.0, "lora": 0.0, "decoder": 0.1, "critic": 0.5}, rel=1e-3)
+    params = {
+        "vision": {"w": ones},
+        "lora": {"vision": {"w": {"a": ones}}},
+        "decoder": {"w": ones},
+        "critic": {"w": ones},
+    }
+    updates, _ = optimizer.update(
+        jax.tree.map(jnp.ones_like, params), optimizer.init(params), params
+    )
+    largest = {
+        name: float(jnp.abs(jax.tree.leaves(part)[0]).max()) for name, part in updates.items()
+    }
+    assert largest == pytest.approx(
+        {"vision": 0.0, "lora": 0.0, "decoder": 0.1, "critic": 0.5}, rel=1e-3
+    )
     with pytest.raises(ConfigError, match="did you mean 'vision'"):
         check_frozen(("visoin",), {"vision": {"w": 0}})
 
 
 def test_frozen_weights_cost_no_gradient():
     cfg = tiny_model()
-    params, batch = spec.init_params(vlm.param_specs(cfg), jax.random.key(0)), prompt_batch(cfg, ROWS)
+    params, batch = (
+        spec.init_params(vlm.param_specs(cfg), jax.random.key(0)),
+        prompt_batch(cfg, ROWS),
+    )
 
     def gradients(frozen):
         grad = jax.jit(jax.grad(lambda p: steps.sft_loss(hold(p, frozen), cfg, batch, 1.0)[0]))
@@ -179,7 +221,11 @@ def test_frozen_weights_cost_no_gradient():
     (all_flops, everything), (flops, part) = gradients(()), gradients(("vision", "ecg"))
     assert flops < 0.8 * all_flops
     assert not any(np.any(leaf) for leaf in jax.tree.leaves([part["vision"], part["ecg"]]))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), part["decoder"], everything["decoder"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        part["decoder"],
+        everything["decoder"],
+    )
 
 
 def test_no_recompilation_after_the_first_step():
@@ -187,7 +233,9 @@ def test_no_recompilation_after_the_first_step():
     with jax.set_mesh(mesh):
         state = create(jax.random.key(0), cfg, OPTIMIZER, mesh)
         step = steps.make_sft_step(cfg, OPTIMIZER, 1, state)
-        put = lambda seed: jax.device_put(prompt_batch(cfg, ROWS, seed=seed), mesh_lib.batch_sharding(mesh))
+        put = lambda seed: jax.device_put(
+            prompt_batch(cfg, ROWS, seed=seed), mesh_lib.batch_sharding(mesh)
+        )
         batches = [put(seed) for seed in range(3)]
         state, _ = step(state, batches[0])
         counter = CompileCounter()
@@ -199,7 +247,9 @@ def test_no_recompilation_after_the_first_step():
 
 
 def test_schedules():
-    constant, cosine, linear = (schedule(kind, 1.0, 10, 100) for kind in ("constant", "cosine", "linear"))
+    constant, cosine, linear = (
+        schedule(kind, 1.0, 10, 100) for kind in ("constant", "cosine", "linear")
+    )
     assert float(linear(55)) == pytest.approx(0.55) and float(linear(100)) == pytest.approx(0.1)
     assert float(constant(0)) == pytest.approx(0.1) and float(constant(50)) == 1.0
     assert float(cosine(100)) == pytest.approx(0.1)

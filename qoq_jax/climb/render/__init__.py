@@ -1,4 +1,6 @@
-"""Renderers of climb-mini, one module a domain: in `DATASETS`, `plan` decides a case and `draw` shows it."""
+"""Renderers of climb-mini, one module a domain: in `DATASETS`, `plan` decides a case and `draw`
+shows it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,18 @@ from qoq_jax.climb.render import (
 )
 from qoq_jax.climb.render.canvas import Dataset, Media, Scene
 
-_MODULES = (ct, chest_xray, ecg, mri, mammography, dermoscopy, pathology, ultrasound, fundus, multimodal)
+_MODULES = (
+    ct,
+    chest_xray,
+    ecg,
+    mri,
+    mammography,
+    dermoscopy,
+    pathology,
+    ultrasound,
+    fundus,
+    multimodal,
+)
 DATASETS: dict[str, Dataset] = {d.name: d for module in _MODULES for d in module.DATASETS}
 
 __all__ = ["DATASETS", "Dataset", "Media", "Scene"]

@@ -1,8 +1,8 @@
 """Drawing primitives shared by the climb-mini renderers (numpy, scipy.ndimage and PIL only).
 
-Pictures are float32 [h, w] or [h, w, 3] with 0 = black and 1 = white until `to_uint8`. Positions and lengths
-are in units of the picture's width (x to the right, y downwards), so that one anatomy serves pictures of any
-size and aspect ratio.
+Pictures are float32 [h, w] or [h, w, 3] with 0 = black and 1 = white until `to_uint8`. Positions
+and lengths are in units of the picture's width (x to the right, y downwards), so that one anatomy
+serves pictures of any size and aspect ratio.
 
 Legend: h height, w width, n slices or frames of a volume.
 """
@@ -22,7 +22,9 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that decides a case before a pixel is drawn: the words come from here, so do the shapes."""
+    """Everything that decides a case before a pixel is drawn: the words come from here, so do the
+    shapes.
+    """
 
     labels: tuple[str, ...]
     difficulty: int  # 1 (plain) to 3 (faint, noisy, with distractors)
@@ -33,11 +35,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Media:
-    """A rendered case. `pixels` uint8 [h, w], [h, w, 3] or [n, h, w]; `signal` float32 [12, t] in mV."""
+    """A rendered case. `pixels` uint8 [h, w], [h, w, 3] or [n, h, w]; `signal` float32 [12, t] in
+    mV.
+    """
 
     pixels: np.ndarray | None = None
     signal: np.ndarray | None = None
-    regions: tuple[tuple[str, np.ndarray], ...] = ()  # (label, bool mask of the picture's [n,] h, w)
+    # (label, bool mask of the picture's [n,] h, w)
+    regions: tuple[tuple[str, np.ndarray], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,10 @@ def grid(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def radius(x, y, cx, cy, rx, ry, angle: float = 0.0) -> np.ndarray:
-    """Elliptic distance from (cx, cy): 0 at the centre, 1 on the ellipse. All arguments broadcast."""
+    """Elliptic distance from (cx, cy): 0 at the centre, 1 on the ellipse.
+
+    All arguments broadcast.
+    """
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     if angle == 0.0:
         return np.sqrt(np.square((x - cx) / rx) + np.square((y - cy) / ry))
@@ -109,7 +117,9 @@ def blur(a: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def strokes(h: int, w: int, lines, scale: int = 2) -> np.ndarray:
-    """Antialiased polylines, float32 [h, w]. A line: points [(x, y)] in widths, pixels thick, value 0..1."""
+    """Antialiased polylines, float32 [h, w]. A line: points [(x, y)] in widths, pixels thick, value
+    0..1.
+    """
     image = Image.new("L", (w * scale, h * scale))
     pen = ImageDraw.Draw(image)
     for points, thickness, value in lines:
@@ -121,12 +131,19 @@ def strokes(h: int, w: int, lines, scale: int = 2) -> np.ndarray:
 _CIRCLE = np.linspace(0, 2 * np.pi, 12, endpoint=False)
 
 
-def dots(h: int, w: int, centres, radii, values=None, scale: int = 2, aspect=None, angles=None) -> np.ndarray:
-    """Antialiased ellipses, float32 [h, w]: centres [k, 2], radii [k] in widths; aspect [k] elongates."""
+def dots(
+    h: int, w: int, centres, radii, values=None, scale: int = 2, aspect=None, angles=None
+) -> np.ndarray:
+    """Antialiased ellipses, float32 [h, w]: centres [k, 2], radii [k] in widths; aspect [k]
+    elongates.
+    """
     image = Image.new("L", (w * scale, h * scale))
     pen = ImageDraw.Draw(image)
     k = len(radii)
-    centres, radii = np.asarray(centres, float) * (w * scale), np.asarray(radii, float) * (w * scale)
+    centres, radii = (
+        np.asarray(centres, float) * (w * scale),
+        np.asarray(radii, float) * (w * scale),
+    )
     fills = [255] * k if values is None else (255 * np.asarray(values)).astype(int).tolist()
     if aspect is None:
         boxes = np.concatenate([centres - radii[:, None], centres + radii[:, None]], -1).tolist()

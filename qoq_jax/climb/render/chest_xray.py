@@ -1,8 +1,9 @@
-"""Frontal chest X-rays: covid-cxr-mini (four exclusive classes) and chexpert-mini (one or two findings).
+"""Frontal chest X-rays: covid-cxr-mini (four exclusive classes) and chexpert-mini (one or two
+findings).
 
-The patient's left is on the viewer's right. One thorax serves both data sets and the multimodal cases;
-findings add to it: a consolidation fills a lobe, a virus draws streaks around both hila, COVID-19 leaves
-ground glass at the periphery.
+The patient's left is on the viewer's right. One thorax serves both data sets and the multimodal
+cases; findings add to it: a consolidation fills a lobe, a virus draws streaks around both hila,
+COVID-19 leaves ground glass at the periphery.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ def _sign(side: str) -> int:
 
 
 def thorax(h: int, w: int, anatomy: Rng, rng: Rng, heart: float = 1.0) -> dict[str, np.ndarray]:
-    """A chest without findings: picture and organs, float32 [h, w]. `heart` scales the heart's width."""
+    """A chest without findings: picture and organs, float32 [h, w].
+
+    `heart` scales the heart's width.
+    """
     x, y = grid(h, w)
     y = y - np.float32((h / w - 1.0) * 0.5)  # centre the anatomy whatever the aspect ratio
     dx, dy = anatomy.uniform(-0.012, 0.012, 2)
@@ -71,10 +75,12 @@ def thorax(h: int, w: int, anatomy: Rng, rng: Rng, heart: float = 1.0) -> dict[s
         r = radius(u, y, s * 0.225, 0.50 + dy, 0.168 + 0.012 * s * -1, 0.40)
         cone = r + 0.55 * np.maximum(0.42 - y, 0) * np.abs(u - s * 0.17) / 0.17  # narrow the apex
         lungs[side] = soft(cone, 0.09) * np.clip((dome - y) * 28, 0, 1)
-    # Left ventricle (its apex points down and to the patient's left), right atrium, and the waist towards the
-    # great vessels.
+    # Left ventricle (its apex points down and to the patient's left), right atrium, and the waist
+    # towards the great vessels.
     tall = 0.5 + 0.5 * heart
-    ventricle = radius(u, y, 0.062 + 0.05 * (heart - 1), 0.675 + dy, 0.170 * heart, 0.118 * tall, 0.55)
+    ventricle = radius(
+        u, y, 0.062 + 0.05 * (heart - 1), 0.675 + dy, 0.170 * heart, 0.118 * tall, 0.55
+    )
     atrium = radius(u, y, -0.035 - 0.05 * (heart - 1), 0.66 + dy, 0.085 * heart, 0.125 * tall)
     waist = radius(u, y, 0.035, 0.55 + dy, 0.075, 0.12)
     heart_mask = soft(np.minimum(np.minimum(ventricle, atrium), waist), 0.22) * np.clip(
@@ -109,7 +115,8 @@ def thorax(h: int, w: int, anatomy: Rng, rng: Rng, heart: float = 1.0) -> dict[s
     hila = soft(radius(np.abs(u), y, 0.105, 0.47 + dy, 0.045, 0.085), 0.9)
     image += 0.10 * hila * body
 
-    # Posterior ribs: arcs that fall away from the spine, brighter along their lower edge; clavicles above.
+    # Posterior ribs: arcs that fall away from the spine, brighter along their lower edge; clavicles
+    # above.
     phase = (y - 0.16 - dy) + 0.95 * np.square(np.abs(u) - 0.13) - 0.10 * np.abs(u)
     ribs = np.clip(np.cos(phase * np.float32(2 * np.pi / 0.083)) * 1.4 - 0.35, 0, 1)
     image += 0.050 * ribs * trunk * (np.abs(u) > 0.05) * np.clip((0.80 - y) * 8, 0, 1)
@@ -139,18 +146,25 @@ def expose(chest: dict[str, np.ndarray], rng: Rng, difficulty: int) -> np.ndarra
     """Exposure, scatter, grain: the final uint8 picture."""
     h, w = chest["image"].shape
     image = blur(chest["image"], 0.5 + 0.1 * difficulty)
-    image = (image - 0.02) * np.float32(rng.uniform(1.17, 1.23)) + np.float32(rng.uniform(-0.01, 0.01))
+    image = (image - 0.02) * np.float32(rng.uniform(1.17, 1.23)) + np.float32(
+        rng.uniform(-0.01, 0.01)
+    )
     image += np.float32(0.011 * NOISE[difficulty]) * rng.standard_normal((h, w), dtype=np.float32)
     return to_uint8(image)
 
 
 def add_patch(chest: dict, side: str, level: str, params: dict, rng: Rng) -> np.ndarray:
-    """A cloudy opacity in a lung zone (params: size [widths], amount, texture, edge). Returns its mask."""
+    """A cloudy opacity in a lung zone (params: size [widths], amount, texture, edge).
+
+    Returns its mask.
+    """
     h, w = chest["image"].shape
     zx, zy = ZONES[side, level]
     zx, zy = zx - 0.5 + params["dx"], zy + params["dy"]
     u, y = chest["u"], chest["y"]
-    r = radius(u, y, zx, zy, params["size"] * 0.85, params["size"]) / wobble(u, y, zx, zy, rng, 0.16)
+    r = radius(u, y, zx, zy, params["size"] * 0.85, params["size"]) / wobble(
+        u, y, zx, zy, rng, 0.16
+    )
     inside = soft(r, params["edge"]) * chest[side] * (1 - 0.75 * chest["heart"])
     cloud = 1.0 + params["texture"] * 0.35 * noise(rng, h, w, 26)
     room = np.clip((0.95 - chest["image"]) / 0.6, 0, 1)  # dense organs hide a part
@@ -175,14 +189,19 @@ def add_streaks(chest: dict, amount: float, rng: Rng) -> np.ndarray:
                     rng.uniform(0.7, 1.0),
                 )
             )
-    zone = soft(radius(np.abs(chest["u"]), chest["y"], 0.19, 0.50, 0.135, 0.205), 0.7) * chest["lungs"]
+    zone = (
+        soft(radius(np.abs(chest["u"]), chest["y"], 0.19, 0.50, 0.135, 0.205), 0.7) * chest["lungs"]
+    )
     net = blur(strokes(h, w, lines), 0.7)
     chest["image"] = chest["image"] + amount * (1.2 * net + 0.18) * zone
     return zone > 0.35
 
 
 def add_effusion(chest: dict, side: str, level: float, amount: float) -> np.ndarray:
-    """Fluid, `level` [widths] above the dome, that rises along the wall (a meniscus). Returns its mask."""
+    """Fluid, `level` [widths] above the dome, that rises along the wall (a meniscus).
+
+    Returns its mask.
+    """
     u, y = chest["u"], chest["y"]
     surface = (
         chest[f"{side}_dome"]
@@ -190,14 +209,21 @@ def add_effusion(chest: dict, side: str, level: float, amount: float) -> np.ndar
         - 2.6 * min(level, 0.14) * np.square(np.clip(np.abs(u) - 0.10, 0, 1) / 0.3)
     )
     lung = np.clip(soft(radius(u, y, _sign(side) * 0.230, 0.52, 0.178, 0.44), 0.1), 0, 1)
-    fluid = np.clip((y - surface) * 30, 0, 1) * lung * np.clip((0.93 - y) * 20, 0, 1) * (1 - chest["heart"])
+    fluid = (
+        np.clip((y - surface) * 30, 0, 1)
+        * lung
+        * np.clip((0.93 - y) * 20, 0, 1)
+        * (1 - chest["heart"])
+    )
     target = np.float32(0.70)
     chest["image"] = mix(chest["image"], np.maximum(chest["image"], target), fluid * amount)
     return (fluid > 0.5) & (y < chest[f"{side}_dome"] + 0.03)
 
 
 def add_pneumothorax(chest: dict, side: str, size: float, amount: float) -> np.ndarray:
-    """Air between lung and wall at the apex: black, no vessels, with the thin white line of the pleura."""
+    """Air between lung and wall at the apex: black, no vessels, with the thin white line of the
+    pleura.
+    """
     u, y = chest["u"], chest["y"]
     s = _sign(side)
     inner = radius(u, y, s * (0.205 - 0.25 * size), 0.60 + 0.35 * size, 0.168 - 0.25 * size, 0.40)
@@ -207,7 +233,8 @@ def add_pneumothorax(chest: dict, side: str, size: float, amount: float) -> np.n
     collapsed = chest[side] * soft(inner, 0.2) * (1 - chest["heart"])  # less air: denser
     chest["image"] = chest["image"] + 0.16 * min(1.0, amount) * collapsed
     chest["image"] = (
-        mix(chest["image"], np.minimum(chest["image"], dark), free * min(1.0, amount)) + 0.22 * amount * line
+        mix(chest["image"], np.minimum(chest["image"], dark), free * min(1.0, amount))
+        + 0.22 * amount * line
     )
     return free > 0.5
 
@@ -219,7 +246,8 @@ def add_nodule(chest: dict, side: str, level: str, params: dict, rng: Rng) -> np
     cx, cy = zx - 0.5 + params["dx"] * 0.7, zy + params["dy"]
     r = radius(u, y, cx, cy, params["size"], params["size"]) / wobble(u, y, cx, cy, rng, 0.05)
     inside = soft(r, 0.22)
-    target = np.float32(0.17 + params["amount"])  # denser than lung, no denser than itself over other organs
+    # denser than lung, no denser than itself over other organs
+    target = np.float32(0.17 + params["amount"])
     chest["image"] = mix(chest["image"], np.maximum(chest["image"], target), inside)
     return inside > 0.5
 
@@ -297,8 +325,13 @@ def draw_covid(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     elif label == "Viral Pneumonia":
         masks = [add_streaks(chest, p["amount"], rng)]
     else:  # both sides, towards the wall
-        masks = [add_patch(chest, s, p["level"], {**p, "dx": p["dx"] + 0.065 * _sign(s)}, rng) for s in SIDES]
-    return Media(pixels=expose(chest, rng, scene.difficulty), regions=tuple((label, m) for m in masks))
+        masks = [
+            add_patch(chest, s, p["level"], {**p, "dx": p["dx"] + 0.065 * _sign(s)}, rng)
+            for s in SIDES
+        ]
+    return Media(
+        pixels=expose(chest, rng, scene.difficulty), regions=tuple((label, m) for m in masks)
+    )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -309,7 +342,8 @@ def draw_covid(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
 def plan_chexpert(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
     c = contrast(rng, difficulty)
     params, words = {}, []
-    sides = list(SIDES) if rng.random() < 0.5 else list(SIDES[::-1])  # two findings lie on two sides
+    # two findings lie on two sides
+    sides = list(SIDES) if rng.random() < 0.5 else list(SIDES[::-1])
     for label in labels:
         side = sides.pop()
         p = {"side": side, **_jitter(rng)}
@@ -340,7 +374,9 @@ def plan_chexpert(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
             }
             words.append(f"round nodule in the {side} {p['level']} lung")
         params[label] = p
-    return Scene(labels, difficulty, " and ".join(words) or "clear lungs and a heart of normal size", params)
+    return Scene(
+        labels, difficulty, " and ".join(words) or "clear lungs and a heart of normal size", params
+    )
 
 
 def draw_findings(scene: Scene, anatomy: Rng, rng: Rng) -> Media:

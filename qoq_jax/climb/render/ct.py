@@ -1,7 +1,10 @@
-"""CT volumes: pe-ct-mini (chest CT angiography, the classes of RSPECT) and head-ct-mini (blood or none).
+"""CT volumes: pe-ct-mini (chest CT angiography, the classes of RSPECT) and head-ct-mini (blood or
+none).
 
-A volume is float32 [n, h, w] while it is drawn: axial slices from the feet upwards, the patient's left on the
-viewer's right. A finding spans the whole slab, widest in the middle, so that any four uniform slices show it.
+A volume is float32 [n, h, w] while it is drawn: axial slices from the feet upwards, the patient's
+left on the
+viewer's right. A finding spans the whole slab, widest in the middle, so that any four uniform
+slices show it.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ def levels() -> np.ndarray:
 
 
 def grain(rng: Rng, shape: tuple[int, ...], sigma: float) -> np.ndarray:
-    """White noise by cutting one long draw at random offsets: cheaper than a fresh draw for each voxel."""
+    """White noise by cutting one long draw at random offsets: cheaper than a fresh draw for each
+    voxel.
+    """
     n, h, w = shape
     pool = rng.standard_normal(h * w + 8192, dtype=np.float32) * np.float32(sigma)
     return np.stack([pool[o : o + h * w].reshape(h, w) for o in rng.integers(0, 8192, n)])
@@ -51,7 +56,8 @@ def grain(rng: Rng, shape: tuple[int, ...], sigma: float) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------
 
 PE_LABELS = ("No PE", "Chronic PE", "Acute PE")
-#: Where a clot may lie: its centre (x from the left edge, y from the middle, in widths); the artery's tilt.
+# : Where a clot may lie: its centre (x from the left edge, y from the middle, in widths); the
+# artery's tilt.
 VESSELS = {"right": (0.415, 0.0), "left": (0.635, -0.015), "main": (0.530, -0.085)}
 TILT = {"right": 0.16, "left": 0.50, "main": 1.35}
 PE_CONTRAST = {1: 0.85, 2: 0.72, 3: 0.58}
@@ -106,7 +112,11 @@ def _chest(
 
     # Lung vessels are round or oval cuts that move from slice to slice.
     k = 46
-    side, d, a = rng.choice((0.265, 0.735), k), np.sqrt(rng.uniform(0, 1, k)), rng.uniform(0, 2 * np.pi, k)
+    side, d, a = (
+        rng.choice((0.265, 0.735), k),
+        np.sqrt(rng.uniform(0, 1, k)),
+        rng.uniform(0, 2 * np.pi, k),
+    )
     centres = np.stack([side + 0.15 * d * np.cos(a), mid + 0.01 + 0.25 * d * np.sin(a)], -1)
     sizes = 0.0045 + 0.007 * rng.uniform(0, 1, k) * (1.15 - d)
     cuts = [
@@ -134,8 +144,8 @@ def draw_pe(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     x, y, z = x[:, columns] - np.float32(rng.uniform(-0.015, 0.015)), y[rows], levels()
     chest = volume[:, rows, columns]
 
-    # Vessels with contrast: ascending and descending aorta, superior vena cava, pulmonary trunk with both
-    # branches; airways.
+    # Vessels with contrast: ascending and descending aorta, superior vena cava, pulmonary trunk
+    # with both branches; airways.
     for cx, cy, size, tone in (
         (0.455, -0.095, 0.044, 0.66),
         (0.580, 0.150, 0.038, 0.66),
@@ -151,7 +161,8 @@ def draw_pe(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     mixing = 0.026 * hard * noise(rng, *artery.shape[1:], 6)  # contrast and blood are not yet mixed
     chest = mix(chest, bolus + mixing, artery)
     airways = np.minimum(
-        radius(x, y, 0.45, mid + 0.100, 0.021, 0.024), radius(x, y, 0.545, mid + 0.105, 0.021, 0.024)
+        radius(x, y, 0.45, mid + 0.100, 0.021, 0.024),
+        radius(x, y, 0.545, mid + 0.105, 0.021, 0.024),
     )
     chest = mix(chest, 0.06, soft(airways, 0.3))
 
@@ -168,7 +179,9 @@ def draw_pe(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
             fleck = radius(x, y, cx - 1.3 * ox, cy - 1.3 * oy, 0.046 * taper, 0.015 * taper, tilt)
             chest = mix(chest, 1.0, soft(fleck, 0.4) * min(1.0, 0.15 + c))
         else:
-            r = radius(x, y, cx, cy, 0.082 * taper, 0.045 * taper, tilt) / wobble(x, y, cx, cy, rng, 0.07)
+            r = radius(x, y, cx, cy, 0.082 * taper, 0.045 * taper, tilt) / wobble(
+                x, y, cx, cy, rng, 0.07
+            )
             chest = mix(chest, clot, soft(r, 0.28) * np.maximum(artery, 0.4))
         region = np.zeros(volume.shape, bool)
         region[:, rows, columns] = r < 1.05
@@ -230,7 +243,9 @@ def draw_head(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     r = radius(x, y, 0.5, mid, rx, ry)
     scalp, skull, brain = soft(r, 0.03), soft(r / 0.955, 0.03), soft(r / 0.875, 0.03)
     folds = np.clip(np.abs(noise(anatomy, h, w, 20)) * 4 - 0.25, 0, 1)
-    tissue = 0.36 + 0.045 * (folds - 0.5) * np.clip((r - 0.35) * 3, 0, 1) + 0.012 * noise(rng, h, w, 12)
+    tissue = (
+        0.36 + 0.045 * (folds - 0.5) * np.clip((r - 0.35) * 3, 0, 1) + 0.012 * noise(rng, h, w, 12)
+    )
     volume = 0.22 * scalp
     volume = mix(volume, 0.98, skull)
     volume = mix(volume, tissue, brain)
@@ -241,8 +256,12 @@ def draw_head(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         shift = (-0.018 if p["side"] == "left" else 0.018) * min(1.0, 0.3 + c)
     size = (1 - 0.25 * np.abs(z)) * anatomy.uniform(0.85, 1.1)
     for s in (-1, 1):
-        front = radius(x, y, 0.5 + shift + s * 0.048, mid - 0.09, 0.026 * size, 0.085 * size, -0.28 * s)
-        back = radius(x, y, 0.5 + shift + s * 0.075, mid + 0.12, 0.024 * size, 0.085 * size, 0.35 * s)
+        front = radius(
+            x, y, 0.5 + shift + s * 0.048, mid - 0.09, 0.026 * size, 0.085 * size, -0.28 * s
+        )
+        back = radius(
+            x, y, 0.5 + shift + s * 0.075, mid + 0.12, 0.024 * size, 0.085 * size, 0.35 * s
+        )
         volume = mix(volume, 0.13, soft(np.minimum(front, back), 0.35) * brain)
     regions = ()
     if scene.labels[0] == "Has Hemorrhage":
@@ -251,9 +270,9 @@ def draw_head(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         ex, ey = s * np.cos(a), np.sin(a)
         if p["form"] == "round":
             cx, cy = 0.5 + s * 0.20, mid + 0.22 * a
-            blood = radius(x, y, cx, cy, 0.088 * taper, 0.105 * taper, rng.uniform(-0.5, 0.5)) / wobble(
-                x, y, cx, cy, rng, 0.10
-            )
+            blood = radius(
+                x, y, cx, cy, 0.088 * taper, 0.105 * taper, rng.uniform(-0.5, 0.5)
+            ) / wobble(x, y, cx, cy, rng, 0.10)
             edema = soft(blood / 1.5, 0.5) * brain
             volume = mix(volume, 0.25, 0.8 * edema * c)
         elif p["form"] == "lens":
@@ -276,7 +295,11 @@ def draw_head(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         regions = ((scene.labels[0], seen > 0.5),)
     if scene.difficulty > 1:  # beam hardening brightens patches of brain next to the skull
         volume = (
-            volume + np.float32(0.012 * scene.difficulty) * noise(rng, h, w, 5) * np.clip(r, 0.3, 1) * brain
+            volume
+            + np.float32(0.012 * scene.difficulty)
+            * noise(rng, h, w, 5)
+            * np.clip(r, 0.3, 1)
+            * brain
         )
     volume = blur(np.asarray(volume, np.float32), 0.45 + 0.1 * scene.difficulty)
     volume = volume + grain(rng, volume.shape, 0.016 * NOISE[scene.difficulty]) * (0.2 + scalp)

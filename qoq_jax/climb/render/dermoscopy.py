@@ -1,8 +1,9 @@
-"""derm-mini: dermoscopy of a pigmented lesion, the five classes that CLIMB keeps of HAM10000 and PAD-UFES-20.
+"""derm-mini: dermoscopy of a pigmented lesion, the five classes that CLIMB keeps of HAM10000 and
+PAD-UFES-20.
 
-NV even brown with a regular net; MEL irregular outline, several colours, a blue-white veil; BCC pink and
-pearly with branching vessels and blue nests; AKIEC red and scaly; OTHER (seborrhoeic keratosis) sharp and
-waxy with white and dark plugs.
+NV even brown with a regular net; MEL irregular outline, several colours, a blue-white veil; BCC
+pink and pearly with branching vessels and blue nests; AKIEC red and scaly; OTHER (seborrhoeic
+keratosis) sharp and waxy with white and dark plugs.
 """
 
 from __future__ import annotations
@@ -84,11 +85,15 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         tone = mix(base, base * 1.45, np.clip(0.25 + 0.9 * net * np.clip(r, 0.2, 1), 0, 1) * 0.8)
     elif label == "MEL":
         tone = mix(
-            np.array([0.30, 0.17, 0.12]), np.array([0.10, 0.07, 0.08]), np.clip(0.5 + 0.9 * cloud, 0, 1)
+            np.array([0.30, 0.17, 0.12]),
+            np.array([0.10, 0.07, 0.08]),
+            np.clip(0.5 + 0.9 * cloud, 0, 1),
         )
         tone = mix(tone, np.array([0.58, 0.34, 0.20]), np.clip(noise(rng, h, w, 5) - 0.5, 0, 0.9))
         bx, by = cx + rng.uniform(-0.09, 0.09), cy + rng.uniform(-0.08, 0.08)
-        veil = soft(radius(x, y, bx, by, size * 0.5, size * 0.42) / wobble(x, y, bx, by, rng, 0.15), 0.8)
+        veil = soft(
+            radius(x, y, bx, by, size * 0.5, size * 0.42) / wobble(x, y, bx, by, rng, 0.15), 0.8
+        )
         tone = mix(tone, np.array([0.45, 0.53, 0.68]), 0.85 * veil)
     elif label == "BCC":
         base = np.array([0.88, 0.52, 0.50])
@@ -96,7 +101,12 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         k = 5
         a, d = rng.uniform(0, 2 * np.pi, k), rng.uniform(0.1, 0.7, k) * size
         nests = blur(
-            dots(h, w, np.stack([cx + d * np.cos(a), cy + d * np.sin(a)], -1), rng.uniform(0.035, 0.060, k)),
+            dots(
+                h,
+                w,
+                np.stack([cx + d * np.cos(a), cy + d * np.sin(a)], -1),
+                rng.uniform(0.035, 0.060, k),
+            ),
             1.0,
         )
         tone = mix(tone, np.array([0.34, 0.36, 0.50]), 0.9 * nests)
@@ -112,13 +122,17 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
                 qx, qy = px + 0.045 * np.cos(heading), py + 0.045 * np.sin(heading)
                 lines.append(([(px, py), (qx, qy)], thick, 1.0))
                 fork = heading + rng.choice((-0.9, 0.9))
-                lines.append(([(qx, qy), (qx + 0.04 * np.cos(fork), qy + 0.04 * np.sin(fork))], 0.8, 0.8))
+                lines.append(
+                    ([(qx, qy), (qx + 0.04 * np.cos(fork), qy + 0.04 * np.sin(fork))], 0.8, 0.8)
+                )
                 px, py, heading, thick = qx, qy, heading + rng.normal(0, 0.4), thick * 0.85
         tone = mix(tone, np.array([0.70, 0.10, 0.13]), 0.9 * blur(strokes(h, w, lines), 0.4))
     elif label == "AKIEC":
         base = np.array([0.80, 0.38, 0.33])
         tone = mix(base, np.array([0.64, 0.27, 0.25]), np.clip(0.5 + 0.5 * fine, 0, 1))
-        scale = np.clip(noise(rng, h, w, 17) - 0.25, 0, 1) + np.clip(noise(rng, h, w, 40) - 0.8, 0, 1)
+        scale = np.clip(noise(rng, h, w, 17) - 0.25, 0, 1) + np.clip(
+            noise(rng, h, w, 40) - 0.8, 0, 1
+        )
         tone = mix(tone, np.array([0.98, 0.94, 0.86]), np.clip(1.3 * scale, 0, 0.95))
     else:
         base = np.array([0.78, 0.61, 0.38]) * rng.uniform(0.92, 1.08)
@@ -136,7 +150,8 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
             np.array([0.16, 0.10, 0.07]),
             0.9 * dots(h, w, centres[k // 2 :], rng.uniform(0.014, 0.022, k - k // 2)),
         )
-    # A hard lesion is shallow, and most of it looks like any pigmented lesion: only a part shows its kind.
+    # A hard lesion is shallow, and most of it looks like any pigmented lesion: only a part shows
+    # its kind.
     depth, kind = 0.30 + 0.70 * c, min(1.0, 0.40 + 0.70 * c)
     plain = np.array([0.60, 0.40, 0.30]) * (1 + 0.12 * cloud[..., None])
     image = mix(skin, mix(plain, tone, np.full((h, w), kind)), body * np.float32(depth))
@@ -146,17 +161,26 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     count = int(anatomy.integers(2, 5)) * scene.difficulty
     hairs = []
     for _ in range(count):
-        px, py, a, bend = rng.uniform(0, 1), rng.uniform(0, h / w), rng.uniform(0, np.pi), rng.normal(0, 0.35)
+        px, py, a, bend = (
+            rng.uniform(0, 1),
+            rng.uniform(0, h / w),
+            rng.uniform(0, np.pi),
+            rng.normal(0, 0.35),
+        )
         t = np.linspace(-0.3, 0.3, 7)
         hairs.append(
             (
-                list(zip(px + t * np.cos(a + bend * t), py + t * np.sin(a + bend * t), strict=True)),
+                list(
+                    zip(px + t * np.cos(a + bend * t), py + t * np.sin(a + bend * t), strict=True)
+                ),
                 rng.uniform(0.5, 1.1),
                 0.9,
             )
         )
     image = mix(image, np.array([0.22, 0.14, 0.10]), 0.75 * strokes(h, w, hairs))
-    lens = np.clip(1.25 - 0.55 * np.square(radius(x, y, 0.5, 0.5 * h / w, 0.62, 0.62)), 0.35, 1)[..., None]
+    lens = np.clip(1.25 - 0.55 * np.square(radius(x, y, 0.5, 0.5 * h / w, 0.62, 0.62)), 0.35, 1)[
+        ..., None
+    ]
     image = image * lens + np.float32(0.010 * NOISE[scene.difficulty]) * rng.standard_normal(
         (h, w, 3), dtype=np.float32
     )

@@ -29,7 +29,8 @@ _WORDS = {
 def findings(labels: tuple[str, ...], kinds: dict[str, str]) -> str:
     """The words of a report for these labels and their variants."""
     words = [
-        _WORDS[kinds[label]] if label in kinds else "tall R waves in V5 and deep S in V1" for label in labels
+        _WORDS[kinds[label]] if label in kinds else "tall R waves in V5 and deep S in V1"
+        for label in labels
     ]
     return " and ".join(words)
 
@@ -64,7 +65,13 @@ DATASETS = (
         kind="ecg",
         plan=plan,
         draw=draw,
-        pairs=(("CD", "HYP"), ("CD", "MI"), ("MI", "STTC"), ("HYP", "STTC"), ("CD", "A. Fib/Aflutter")),
+        pairs=(
+            ("CD", "HYP"),
+            ("CD", "MI"),
+            ("MI", "STTC"),
+            ("HYP", "STTC"),
+            ("CD", "A. Fib/Aflutter"),
+        ),
         suffix=".npz",
     ),
 )

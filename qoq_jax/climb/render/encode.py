@@ -39,8 +39,8 @@ SPACING = (2.8, 2.8, 5.0)
 def nifti(volume: np.ndarray) -> bytes:
     """uint8 [n, h, w] (axial, patient's left on the viewer's right) -> gzipped NIfTI-1.
 
-    The header says that x runs to the patient's left, y to the back and z upwards (LPS), so that viewers turn
-    it the right way up. Written here because nibabel takes longer than drawing does.
+    The header says that x runs to the patient's left, y to the back and z upwards (LPS), so that
+    viewers turn it the right way up. Written here because nibabel takes longer than drawing does.
     """
     n, h, w = volume.shape
     dx, dy, dz = SPACING
@@ -56,4 +56,6 @@ def nifti(volume: np.ndarray) -> bytes:
     struct.pack_into("<4f", head, 296, 0.0, -dy, 0.0, dy * h / 2)
     struct.pack_into("<4f", head, 312, 0.0, 0.0, dz, -dz * n / 2)
     head[344:348] = b"n+1\0"
-    return gzip.compress(bytes(head) + np.ascontiguousarray(volume).tobytes(), compresslevel=1, mtime=0)
+    return gzip.compress(
+        bytes(head) + np.ascontiguousarray(volume).tobytes(), compresslevel=1, mtime=0
+    )

@@ -1,8 +1,9 @@
 """fundus-mini: colour photographs of the retina with the five grades of diabetic retinopathy.
 
-Signs add up with the grade: red dots; then blots and yellow exudates; then many blots with cotton-wool spots;
-proliferative disease adds fronds of new vessels and a dark boat of blood in front of the retina. The affected
-area is the gold region.
+Signs add up with the grade: red dots; then blots and yellow exudates; then many blots with
+cotton-wool spots;
+proliferative disease adds fronds of new vessels and a dark boat of blood in front of the retina.
+The affected area is the gold region.
 """
 
 from __future__ import annotations
@@ -36,7 +37,12 @@ _WORDS = {
     "Severe DR": "many dark blots and white cotton spots",
     "Proliferative DR": "new vessels and dark blood",
 }
-PLACES = {"upper": (0.46, 0.34), "lower": (0.46, 0.66), "temporal": (0.31, 0.50), "central": (0.46, 0.50)}
+PLACES = {
+    "upper": (0.46, 0.34),
+    "lower": (0.46, 0.66),
+    "temporal": (0.31, 0.50),
+    "central": (0.46, 0.50),
+}
 
 
 def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
@@ -68,7 +74,11 @@ def _vessels(h: int, w: int, shift: float, rng: Rng) -> tuple[np.ndarray, np.nda
                 )
                 for a in range(11):
                     target.append(
-                        ([(px[a], py[a]), (px[a + 1], py[a + 1])], 2.9 - 1.9 * t[a], 1.0 - 0.35 * t[a])
+                        (
+                            [(px[a], py[a]), (px[a + 1], py[a + 1])],
+                            2.9 - 1.9 * t[a],
+                            1.0 - 0.35 * t[a],
+                        )
                     )
                 for a in (3, 5, 7, 9):  # side branches
                     heading = np.arctan2(py[a + 1] - py[a - 1], px[a + 1] - px[a - 1]) + rng.choice(
@@ -98,7 +108,9 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         np.array([0.58, 0.22, 0.08]) * tint,
         np.clip(field * 0.9, 0, 1) ** 1.5,
     )
-    image = image * (1 + 0.05 * noise(anatomy, h, w, 7) + 0.025 * noise(anatomy, h, w, 30))[..., None]
+    image = (
+        image * (1 + 0.05 * noise(anatomy, h, w, 7) + 0.025 * noise(anatomy, h, w, 30))[..., None]
+    )
     macula = np.exp(-np.square(radius(x, y, 0.40, mid + 0.01, 0.085, 0.085)))
     image = mix(image, np.array([0.45, 0.14, 0.05]), 0.65 * macula)
     disc = radius(x, y, 0.77, mid, 0.068, 0.078)
@@ -159,7 +171,10 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
             for a in np.linspace(0, 2 * np.pi, 10)[:-1] + rng.normal(0, 0.2, 9):
                 t = np.linspace(0, 1, 9)
                 wave = a + 1.1 * np.sin(5 * t + rng.uniform(0, 6))
-                px, py = cx + 0.8 * reach * t * np.cos(wave), cy - 0.03 + 0.8 * reach * t * np.sin(wave)
+                px, py = (
+                    cx + 0.8 * reach * t * np.cos(wave),
+                    cy - 0.03 + 0.8 * reach * t * np.sin(wave),
+                )
                 lines.append((list(zip(px, py, strict=True)), 2.0, 1.0))
             image = mix(image, red, 0.9 * c * blur(strokes(h, w, lines), 0.4))
             boat = soft(radius(x, y, cx, cy + 0.02, reach * 0.95, reach * 0.90), 0.15) * np.clip(
@@ -174,7 +189,9 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
             np.array([0.95, 0.75, 0.5]),
             0.08 * (scene.difficulty - 1) * soft(radius(x, y, gx, gy, 0.2, 0.3), 1.6),
         )
-    grain = np.float32(0.010 * NOISE[scene.difficulty]) * rng.standard_normal((h, w, 3), dtype=np.float32)
+    grain = np.float32(0.010 * NOISE[scene.difficulty]) * rng.standard_normal(
+        (h, w, 3), dtype=np.float32
+    )
     image = blur(np.moveaxis(image + grain, -1, 0), 0.35 + 0.12 * scene.difficulty)
     image = np.moveaxis(image, 0, -1) * soft(field, 0.02)[..., None]
     pixels = to_uint8(image)

@@ -1,7 +1,8 @@
 """mammo-mini: one mammographic view (MLO) with the BI-RADS categories 1 to 5.
 
-1 nothing; 2 a round ring of calcium; 3 a smooth oval mass; 4 a lobed, ill-defined mass; 5 a spiculated mass
-with a cluster of fine calcifications. The breast may lie on either side of the film.
+1 nothing; 2 a round ring of calcium; 3 a smooth oval mass; 4 a lobed, ill-defined mass; 5 a
+spiculated mass with a cluster of fine calcifications. The breast may lie on either side of the
+film.
 """
 
 from __future__ import annotations
@@ -55,8 +56,12 @@ def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
     return Scene(labels, difficulty, text, params)
 
 
-def breast(h: int, w: int, anatomy: Rng, rng: Rng, difficulty: int) -> tuple[np.ndarray, np.ndarray]:
-    """A breast whose chest wall is the left edge of the picture: (image, tissue mask), float32 [h, w]."""
+def breast(
+    h: int, w: int, anatomy: Rng, rng: Rng, difficulty: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A breast whose chest wall is the left edge of the picture: (image, tissue mask), float32 [h,
+    w].
+    """
     x, y = grid(h, w)
     mid, reach = 0.64 + anatomy.uniform(-0.02, 0.02), anatomy.uniform(0.76, 0.84)
     half = np.where(y < mid, 0.66, 0.56).astype(np.float32)
@@ -84,7 +89,9 @@ def breast(h: int, w: int, anatomy: Rng, rng: Rng, difficulty: int) -> tuple[np.
         t = np.linspace(0, 1, 5)
         px = x0 + t * (reach * 0.8 - x0) * 0.8
         py = y0 + t * (mid - y0) * 0.75 + 0.02 * np.sin(6 * t + anatomy.uniform(0, 6))
-        lines.append((list(zip(px, py, strict=True)), anatomy.uniform(0.6, 1.3), anatomy.uniform(0.3, 0.9)))
+        lines.append(
+            (list(zip(px, py, strict=True)), anatomy.uniform(0.6, 1.3), anatomy.uniform(0.3, 0.9))
+        )
     image += 0.10 * blur(strokes(h, w, lines), 0.6) * inside
     return image, inside
 
@@ -107,7 +114,9 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
             image = image * (1 - 0.9 * soft(r, 0.14)) + (0.42 * c + 0.36) * soft(r, 0.14)
             region = r < 1.0
         elif label == "BI-RADS 4":
-            r = radius(x, y, cx, cy, size * 1.1, size * 1.1) / wobble(x, y, cx, cy, rng, 0.26, (3, 4, 5))
+            r = radius(x, y, cx, cy, size * 1.1, size * 1.1) / wobble(
+                x, y, cx, cy, rng, 0.26, (3, 4, 5)
+            )
             lumps = np.clip(0.85 + 0.30 * noise(rng, h, w, 13), 0.3, 1.4)
             image = image + (0.50 * c + 0.05) * soft(r, 0.75) * lumps
             region = r < 1.0
@@ -117,17 +126,29 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
             for a in np.linspace(0, 2 * np.pi, 19)[:-1] + rng.normal(0, 0.08, 18):
                 far = size * rng.uniform(1.3, 1.7)
                 spikes.append(
-                    ([(cx, cy), (cx + far * np.cos(a), cy + far * np.sin(a))], 2.6, rng.uniform(0.8, 1.0))
+                    (
+                        [(cx, cy), (cx + far * np.cos(a), cy + far * np.sin(a))],
+                        2.6,
+                        rng.uniform(0.8, 1.0),
+                    )
                 )
-            rays = blur(strokes(h, w, spikes), 0.5) * np.clip(1.8 - radius(x, y, cx, cy, size, size), 0, 1)
+            rays = blur(strokes(h, w, spikes), 0.5) * np.clip(
+                1.8 - radius(x, y, cx, cy, size, size), 0, 1
+            )
             image = image + (0.60 * c + 0.06) * np.maximum(soft(r, 0.4), 0.85 * rays)
             k = 22
-            grains = np.stack([cx + rng.normal(0, size * 0.45, k), cy + rng.normal(0, size * 0.45, k)], -1)
+            grains = np.stack(
+                [cx + rng.normal(0, size * 0.45, k), cy + rng.normal(0, size * 0.45, k)], -1
+            )
             image += (0.50 * c + 0.10) * dots(h, w, grains, np.full(k, 0.0125))
             region = radius(x, y, cx, cy, size * 1.2, size * 1.2) < 1.0
         regions = ((label, region & (inside > 0.3)),)
     if scene.difficulty > 1:  # vessels and a normal lymph node do not make a diagnosis
-        points = [(0.0, rng.uniform(0.3, 0.9)), (0.25, rng.uniform(0.4, 0.9)), (0.55, rng.uniform(0.5, 0.8))]
+        points = [
+            (0.0, rng.uniform(0.3, 0.9)),
+            (0.25, rng.uniform(0.4, 0.9)),
+            (0.55, rng.uniform(0.5, 0.8)),
+        ]
         image += 0.05 * strokes(h, w, [(points, 1.6, 1.0)]) * inside
         image += 0.10 * soft(radius(x, y, 0.08, rng.uniform(0.12, 0.2), 0.035, 0.045), 0.4)
     image = blur(image, 0.5) + np.float32(0.012 * NOISE[scene.difficulty]) * rng.standard_normal(

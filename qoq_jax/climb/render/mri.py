@@ -1,6 +1,7 @@
 """brain-mri-mini: contrast-enhanced T1 volumes with the four classes of the Brain Tumor data set.
 
-glioma: a ragged ring around a dark core inside the brain; meningioma: a bright even ball on the skull's inner
+glioma: a ragged ring around a dark core inside the brain; meningioma: a bright even ball on the
+skull's inner
 side; pituitary: a bright round mass in the midline at the base; none.
 """
 
@@ -60,8 +61,8 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     rx, ry = 0.435 * anatomy.uniform(0.95, 1.02) * dome, 0.52 * anatomy.uniform(0.96, 1.01) * dome
     r = radius(x, y, 0.5, mid, rx, ry)
     scalp, bone, brain = soft(r, 0.03), soft(r / 0.93, 0.03), soft(r / 0.86, 0.04)
-    # Sulci are dark valleys of a noise field near the surface; grey matter lines them, white matter is
-    # brighter within.
+    # Sulci are dark valleys of a noise field near the surface; grey matter lines them, white matter
+    # is brighter within.
     valley = np.abs(noise(anatomy, h, w, 13) + 0.35 * noise(anatomy, h, w, 26))
     depth = np.clip((r - 0.42) * 4.5, 0, 1)
     sulci = np.clip(1.15 - valley * 4.5, 0, 1) * depth
@@ -81,11 +82,14 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         volume = mix(volume, 0.37, 0.7 * soft(nucleus, 0.4))
 
     hard = scene.difficulty - 1
-    if hard:  # uneven tissue, and a slice through the base, whose dark cistern holds a gland of normal size
+    # uneven tissue, and a slice through the base, whose dark cistern holds a gland of normal size
+    if hard:
         volume = volume + np.float32(0.018 * hard) * noise(rng, h, w, 7) * brain
         if label != "Pituitary Tumor" and rng.random() < 0.3:
             base = mid - 0.03 + rng.uniform(-0.03, 0.03)
-            cistern = radius(x, y, 0.5, base, 0.15, 0.115) / wobble(x, y, 0.5, base, rng, 0.12, (5,))
+            cistern = radius(x, y, 0.5, base, 0.15, 0.115) / wobble(
+                x, y, 0.5, base, rng, 0.12, (5,)
+            )
             volume = mix(volume, 0.10, 0.85 * soft(cistern, 0.15))
             volume = mix(volume, 0.46, soft(radius(x, y, 0.5, base, 0.030, 0.028), 0.4))
     regions = ()
@@ -114,7 +118,9 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         t = radius(x, y, cx, cy, 0.088 * taper, 0.080 * taper)
         volume = mix(volume, bright, soft(t, 0.15))
         for k in (-1, 1):  # carotid arteries beside the gland: flow voids
-            volume = mix(volume, 0.02, soft(radius(x, y, cx + k * 0.125, cy + 0.01, 0.020, 0.020), 0.4))
+            volume = mix(
+                volume, 0.02, soft(radius(x, y, cx + k * 0.125, cy + 0.01, 0.020, 0.020), 0.4)
+            )
         regions = ((label, np.broadcast_to(t < 1.0, volume.shape)),)
     # The coil is nearer to one side; a hard scan also shows a ghost of a moving head.
     volume = np.asarray(volume, np.float32) * (1 + np.float32(0.06) * noise(rng, h, w, 2))

@@ -1,8 +1,9 @@
-"""icu-mini: chest X-ray + ECG + a line of the record -> death within 48 hours (MIMIC-IV's 48-IHM task).
+"""icu-mini: chest X-ray + ECG + a line of the record -> death within 48 hours (MIMIC-IV's 48-IHM
+task).
 
-The outcome is a sum of points for signs that are all in the input: age, lactate and pressure in the record,
-fluid or opacity on the X-ray, ischaemia or atrial fibrillation on the ECG. Easy cases are far from the
-threshold, hard ones next to it.
+The outcome is a sum of points for signs that are all in the input: age, lactate and pressure in the
+record, fluid or opacity on the X-ray, ischaemia or atrial fibrillation on the ECG. Easy cases are
+far from the threshold, hard ones next to it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ MARGIN = {1: 2.5, 2: 1.5, 3: 0.5}
 
 _XRAY = {"clear": 0, "Pleural Effusion": 1, "Lung Opacity": 2}
 _ECG = {"Normal": 0, "A. Fib/Aflutter": 1, "MI": 2}
-_WORDS = {"clear": "clear lungs", "Pleural Effusion": "pleural fluid", "Lung Opacity": "lung opacity"}
+_WORDS = {
+    "clear": "clear lungs",
+    "Pleural Effusion": "pleural fluid",
+    "Lung Opacity": "lung opacity",
+}
 _RHYTHM = {"Normal": "normal ECG", "A. Fib/Aflutter": "irregular ECG", "MI": "ST elevation"}
 
 
@@ -61,7 +66,10 @@ def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
         }
     high, low = "high" if lactate >= 4.0 else "normal", "low" if pressure < 90 else "normal"
     text = f"{high} lactate and {low} pressure with {_WORDS[xray]} and {_RHYTHM[ecg]}"
-    record = f"Age {age}, heart rate {params['rate']}, systolic pressure {pressure}, lactate {lactate:.1f}."
+    record = (
+        f"Age {age}, heart rate {params['rate']}, systolic pressure {pressure}, lactate "
+        f"{lactate:.1f}."
+    )
     return Scene(labels, difficulty, text, params, record)
 
 
@@ -70,7 +78,9 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     ecg, d = scene.params["ecg"], scene.difficulty
     kinds = {"MI": scene.params["territory"], "A. Fib/Aflutter": "fibrillation"}
     heart = sim.heart(anatomy, (ecg,), SEVERITY[d], kinds)
-    heart = replace(heart, rate=float(scene.params["rate"]), noise_mv=NOISE_MV[d], wander_mv=4 * NOISE_MV[d])
+    heart = replace(
+        heart, rate=float(scene.params["rate"]), noise_mv=NOISE_MV[d], wander_mv=4 * NOISE_MV[d]
+    )
     picture = chest_xray.draw_findings(scene, anatomy, rng)
     return Media(pixels=picture.pixels, signal=sim.simulate(heart, rng).signal)
 

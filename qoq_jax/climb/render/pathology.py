@@ -1,9 +1,10 @@
 """path-mini: H&E tiles with the five classes of LC25000.
 
-benign colon: even round crypts with white mucin; colon adenocarcinoma: crowded irregular glands with dark
-stratified nuclei; benign lung: thin septa around air; lung adenocarcinoma: irregular acini in a sheet of
-tumour; lung squamous cell carcinoma: solid nests with pink keratin pearls. In a tumour tile the nest covers a
-part of the field: that part is the gold region.
+benign colon: even round crypts with white mucin; colon adenocarcinoma: crowded irregular glands
+with dark
+stratified nuclei; benign lung: thin septa around air; lung adenocarcinoma: irregular acini in a
+sheet of tumour; lung squamous cell carcinoma: solid nests with pink keratin pearls. In a tumour
+tile the nest covers a part of the field: that part is the gold region.
 """
 
 from __future__ import annotations
@@ -55,7 +56,11 @@ PLACES = {
     "lower right": (0.62, 0.62),
 }
 
-PINK, STROMA, WHITE = np.array([0.93, 0.70, 0.80]), np.array([0.90, 0.58, 0.72]), np.array([0.97, 0.95, 0.97])
+PINK, STROMA, WHITE = (
+    np.array([0.93, 0.70, 0.80]),
+    np.array([0.90, 0.58, 0.72]),
+    np.array([0.97, 0.95, 0.97]),
+)
 NUCLEUS, DARK, KERATIN = (
     np.array([0.36, 0.24, 0.55]),
     np.array([0.24, 0.12, 0.40]),
@@ -121,7 +126,11 @@ def _hexagonal(rng: Rng, h: int, w: int, spacing: float) -> np.ndarray:
         for j, row in enumerate(rows)
         for i in range(int(1 / spacing) + 2)
     ]
-    return np.array(points) + rng.normal(0, 0.06 * spacing, (len(points), 2)) + rng.uniform(0, spacing, 2)
+    return (
+        np.array(points)
+        + rng.normal(0, 0.06 * spacing, (len(points), 2))
+        + rng.uniform(0, spacing, 2)
+    )
 
 
 def _colon(rng: Rng, h: int, w: int) -> np.ndarray:
@@ -139,7 +148,13 @@ def _colon(rng: Rng, h: int, w: int) -> np.ndarray:
     at = _at(g, points)
     image = _nuclei(image, points[(at > 0.86) & (at < 1.06)], 0.0105, NUCLEUS, rng, 0.9)
     return _nuclei(
-        image, points[(at > 1.15) & (rng.random(len(points)) < 0.30)], 0.008, NUCLEUS, rng, 0.8, (1.1, 1.7)
+        image,
+        points[(at > 1.15) & (rng.random(len(points)) < 0.30)],
+        0.008,
+        NUCLEUS,
+        rng,
+        0.8,
+        (1.1, 1.7),
     )
 
 
@@ -148,7 +163,8 @@ def _lung(rng: Rng, h: int, w: int) -> np.ndarray:
     x, y = grid(h, w)
     points = _scattered(rng, h, w, 0.21)
     pixels = np.stack(np.broadcast_arrays(x, y), -1)
-    d = cKDTree(points).query(pixels, k=2)[0].astype(np.float32)  # a wall is where two cells are equally near
+    # a wall is where two cells are equally near
+    d = cKDTree(points).query(pixels, k=2)[0].astype(np.float32)
     wall = (d[..., 1] - d[..., 0]) + 0.006 * noise(rng, h, w, 22)
     septa = np.clip(1.35 - wall / 0.021, 0, 1)
     image = mix(np.ones((h, w, 3)) * WHITE, PINK * 0.96, septa)
@@ -159,7 +175,9 @@ def _lung(rng: Rng, h: int, w: int) -> np.ndarray:
 
 def _tumour(rng: Rng, h: int, w: int, label: str) -> np.ndarray:
     """A field full of tumour of the given class."""
-    image = np.ones((h, w, 3), np.float32) * (PINK * np.array([0.92, 0.86, 0.96])).astype(np.float32)
+    image = np.ones((h, w, 3), np.float32) * (PINK * np.array([0.92, 0.86, 0.96])).astype(
+        np.float32
+    )
     image *= (1 + 0.05 * noise(rng, h, w, 30))[..., None]
     points = _scattered(rng, h, w, 0.027)
     if label == "colon adenocarcinoma":
@@ -167,7 +185,9 @@ def _tumour(rng: Rng, h: int, w: int, label: str) -> np.ndarray:
         image = mix(image, np.array([0.72, 0.50, 0.72]), soft(g / 1.15, 0.2))
         image = mix(image, WHITE * 0.97, soft(g / 0.33, 0.6))
         at = _at(g, points)
-        return _nuclei(image, points[(at > 0.45) & (at < 1.25)], 0.0125, DARK, rng, 0.95, (1.2, 1.7))
+        return _nuclei(
+            image, points[(at > 0.45) & (at < 1.25)], 0.0125, DARK, rng, 0.95, (1.2, 1.7)
+        )
     if label == "lung adenocarcinoma":
         g = _glands(rng, h, w, 0.25, 0.098, 0.28)
         image = mix(image, WHITE, soft(g, 0.18))
@@ -181,15 +201,21 @@ def _tumour(rng: Rng, h: int, w: int, label: str) -> np.ndarray:
             0.9,
             (1.0, 1.35),
         )
-        return _nuclei(image, points[(at > 1.5) & (rng.random(len(points)) < 0.5)], 0.011, NUCLEUS, rng, 0.85)
+        return _nuclei(
+            image, points[(at > 1.5) & (rng.random(len(points)) < 0.5)], 0.011, NUCLEUS, rng, 0.85
+        )
     x, y = grid(h, w)
     image = image * np.array([0.98, 0.90, 0.94], np.float32)
     pearls = np.full((h, w), 9.0, np.float32)
     for cx, cy in _scattered(rng, h, w, 0.27):
-        r = radius(x, y, cx, cy, 0.085 * rng.uniform(0.75, 1.2), 0.070) / wobble(x, y, cx, cy, rng, 0.12)
+        r = radius(x, y, cx, cy, 0.085 * rng.uniform(0.75, 1.2), 0.070) / wobble(
+            x, y, cx, cy, rng, 0.12
+        )
         pearls = np.minimum(pearls, r)
     free = _at(pearls, points) > 1.0
-    image = _nuclei(image, points[free], 0.0120, np.array([0.38, 0.20, 0.50]), rng, 0.85, (1.0, 1.25))
+    image = _nuclei(
+        image, points[free], 0.0120, np.array([0.38, 0.20, 0.50]), rng, 0.85, (1.0, 1.25)
+    )
     rings = 0.5 + 0.5 * np.cos(pearls * 17 + 1.6 * noise(rng, h, w, 16))
     keratin = mix(KERATIN, np.array([0.99, 0.66, 0.74]), rings)
     return mix(image, keratin, soft(pearls, 0.15))
@@ -221,11 +247,13 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         host = _follicle(host, rng, scene.difficulty)
     # Stain and focus differ between laboratories; a hard tile is pale and out of focus.
     pale = (0.0, 0.12, 0.25)[scene.difficulty - 1]
-    stain = (anatomy.uniform(0.97, 1.03) + np.array([0.0, 1.0, 0.3]) * anatomy.uniform(-0.05, 0.02)).astype(
-        np.float32
-    )
+    stain = (
+        anatomy.uniform(0.97, 1.03) + np.array([0.0, 1.0, 0.3]) * anatomy.uniform(-0.05, 0.02)
+    ).astype(np.float32)
     image = mix(host * stain, np.array([0.93, 0.82, 0.90]), np.full((h, w), pale, np.float32))
-    image = np.moveaxis(blur(np.moveaxis(image, -1, 0), (0.35, 0.8, 1.2)[scene.difficulty - 1]), 0, -1)
+    image = np.moveaxis(
+        blur(np.moveaxis(image, -1, 0), (0.35, 0.8, 1.2)[scene.difficulty - 1]), 0, -1
+    )
     image = image + np.float32(0.012 * NOISE[scene.difficulty]) * rng.standard_normal(
         (h, w, 3), dtype=np.float32
     )

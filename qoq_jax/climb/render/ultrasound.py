@@ -1,8 +1,9 @@
 """breast-us-mini: cine loops of breast ultrasound with the three classes of BUSI.
 
-benign: a smooth dark oval, wider than tall, with a bright band behind it; malignant: an irregular dark mass,
-taller than wide, with a shadow behind it; normal: layers of fat, gland and muscle. The probe drifts from
-frame to frame.
+benign: a smooth dark oval, wider than tall, with a bright band behind it; malignant: an irregular
+dark mass,
+taller than wide, with a shadow behind it; normal: layers of fat, gland and muscle. The probe drifts
+from frame to frame.
 """
 
 from __future__ import annotations
@@ -70,11 +71,15 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     fibres = np.asarray(noise(anatomy, max(h // 3, 8), w, 12))
     fibres = np.repeat(fibres, 4, axis=0)[:h] if fibres.shape[0] * 4 >= h else streaks
     tissue = np.where(
-        d < 0.065, 0.85, np.where(d < fat, 0.30, np.where(d < gland, 0.50, np.where(d < muscle, 0.34, 0.22)))
+        d < 0.065,
+        0.85,
+        np.where(d < fat, 0.30, np.where(d < gland, 0.50, np.where(d < muscle, 0.34, 0.22))),
     )
     tissue = blur(tissue.astype(np.float32), 1.5)
     tissue = tissue * (1 + 0.22 * streaks * (d < gland) + 0.20 * fibres * (d > fat))
-    tissue += 0.30 * np.exp(-np.square((d - fat) / 0.012)) + 0.30 * np.exp(-np.square((d - gland) / 0.012))
+    tissue += 0.30 * np.exp(-np.square((d - fat) / 0.012)) + 0.30 * np.exp(
+        -np.square((d - gland) / 0.012)
+    )
     tissue += 0.42 * np.exp(-np.square((d - 0.745) / 0.012)) * (d > 0.7)  # pleura or rib surface
 
     regions = ()
@@ -106,11 +111,13 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         fx, fy = rng.uniform(0.2, 0.8), 0.14 + rng.uniform(0, 0.03)
         tissue = mix(tissue, 0.20, 0.35 * soft(radius(x, y, fx, fy, 0.07, 0.03), 0.4))
 
-    # Speckle: the length of a sum of random phasors, correlated more across than along the beam; it changes
-    # as the probe drifts.
+    # Speckle: the length of a sum of random phasors, correlated more across than along the beam; it
+    # changes as the probe drifts.
     strength = (0.50, 0.62, 0.75)[scene.difficulty - 1]
     frames, masks = [], []
-    drift = np.rint(3.0 * np.sin(np.linspace(0, rng.uniform(2, 4), FRAMES) + rng.uniform(0, 6))).astype(int)
+    drift = np.rint(
+        3.0 * np.sin(np.linspace(0, rng.uniform(2, 4), FRAMES) + rng.uniform(0, 6))
+    ).astype(int)
     field = rng.standard_normal((2, h + 24, w + 24), dtype=np.float32)
     speckle = np.sqrt(np.square(blur(field, 0.8)).sum(0))
     speckle /= speckle.mean()
@@ -118,7 +125,9 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         ox, oy = 12 - dx, int(rng.integers(0, 24)) if i % 2 else 12
         grains = speckle[oy : oy + h, ox : ox + w]
         frame = (
-            np.roll(tissue, dx, axis=1) * (1 + np.float32(strength) * (grains - 1)) * np.exp(-0.35 * depth)
+            np.roll(tissue, dx, axis=1)
+            * (1 + np.float32(strength) * (grains - 1))
+            * np.exp(-0.35 * depth)
         )
         frames.append(frame)
         if label != "Normal":

@@ -1,7 +1,8 @@
 """DICOM pixels and waveforms through an allow-list of tags.
 
-Everything else in the header (names, dates, institutions, free text) is never parsed into a value, so it
-cannot leak. pydicom is an extra; JPEG and JPEG 2000 frames are decoded by Pillow, RLE by pydicom itself.
+Everything else in the header (names, dates, institutions, free text) is never parsed into a value,
+so it cannot leak. pydicom is an extra; JPEG and JPEG 2000 frames are decoded by Pillow, RLE by
+pydicom itself.
 """
 
 from __future__ import annotations
@@ -66,8 +67,10 @@ def load(path: files.Path, tags: Sequence[str]):
 def read_frames(path: files.Path, indices=None, single: bool = False) -> np.ndarray:
     """Frames as uint8 [n, h, w, 3].
 
-    Grey pixels: rescale slope and intercept, then CT by the fixed soft-tissue window, others by the file's
-    first VOI window or, without one, percentiles; MONOCHROME1 is inverted so that bone and metal are bright.
+    Grey pixels: rescale slope and intercept, then CT by the fixed soft-tissue window, others by the
+    file's
+    first VOI window or, without one, percentiles; MONOCHROME1 is inverted so that bone and metal
+    are bright.
 
     Args:
       path: a DICOM file with pixel data.
@@ -78,7 +81,9 @@ def read_frames(path: files.Path, indices=None, single: bool = False) -> np.ndar
     dataset = load(path, _PIXEL_TAGS)
     with files.decoding(path, "DICOM pixel data"):
         if "PixelData" not in dataset:
-            raise DataError("has no pixel data", where=str(path), mend="use the image object of the study")
+            raise DataError(
+                "has no pixel data", where=str(path), mend="use the image object of the study"
+            )
         count = int(dataset.get("NumberOfFrames") or 1)
         channels = int(dataset.SamplesPerPixel)
         pixels = int(dataset.Rows) * int(dataset.Columns)
@@ -88,7 +93,11 @@ def read_frames(path: files.Path, indices=None, single: bool = False) -> np.ndar
                 where=str(path),
                 mend='list it under "videos"',
             )
-        if not 0 < count <= _MAX_FRAMES or not 0 < pixels <= files.MAX_PIXELS or channels not in (1, 3):
+        if (
+            not 0 < count <= _MAX_FRAMES
+            or not 0 < pixels <= files.MAX_PIXELS
+            or channels not in (1, 3)
+        ):
             raise DataError(
                 f"declares {count} frames of {dataset.Columns}x{dataset.Rows}, {channels} channels",
                 where=str(path),
@@ -120,7 +129,8 @@ def _decoder(syntax):
 def _frame(dataset, index: int) -> np.ndarray:
     from pydicom import pixels
 
-    return pixels.pixel_array(dataset, index=index)  # colour comes out as RGB; RLE, JPEG, JPEG 2000 decoded
+    # colour comes out as RGB; RLE, JPEG, JPEG 2000 decoded
+    return pixels.pixel_array(dataset, index=index)
 
 
 def _to_rgb(stack: np.ndarray, dataset, path) -> np.ndarray:
@@ -131,7 +141,9 @@ def _to_rgb(stack: np.ndarray, dataset, path) -> np.ndarray:
         stack = apply_color_lut(stack, dataset)
     if stack.ndim == 4:
         return (
-            stack if stack.dtype == np.uint8 else files.to_uint8(stack, 0, 2 ** int(dataset.BitsStored) - 1)
+            stack
+            if stack.dtype == np.uint8
+            else files.to_uint8(stack, 0, 2 ** int(dataset.BitsStored) - 1)
         )
     slope, intercept = (
         float(dataset.get("RescaleSlope", 1) or 1),
@@ -139,7 +151,9 @@ def _to_rgb(stack: np.ndarray, dataset, path) -> np.ndarray:
     )
     if not (np.isfinite(slope) and np.isfinite(intercept)):
         raise DataError(
-            "has a rescale slope or intercept that is not finite", where=str(path), mend="drop the file"
+            "has a rescale slope or intercept that is not finite",
+            where=str(path),
+            mend="drop the file",
         )
     values = stack.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     centre, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
@@ -166,7 +180,9 @@ def _first(value) -> float | None:
 
 
 def read_waveform(path: files.Path) -> tuple[np.ndarray, float, list[str]]:
-    """The longest waveform group: (signal float32 [leads, n] in mV, sampling rate in Hz, lead names)."""
+    """The longest waveform group: (signal float32 [leads, n] in mV, sampling rate in Hz, lead
+    names).
+    """
     path = files.check_file(path)
     dataset = load(path, ("WaveformSequence",))
     with files.decoding(path, "a DICOM waveform"):
@@ -194,7 +210,11 @@ def read_waveform(path: files.Path) -> tuple[np.ndarray, float, list[str]]:
                     mend="convert it to .npz with the signal in mV",
                 )
             scale.append(_PER_MILLIVOLT[unit])
-        return signal * np.asarray(scale, np.float32)[:, None], float(group.SamplingFrequency), names
+        return (
+            signal * np.asarray(scale, np.float32)[:, None],
+            float(group.SamplingFrequency),
+            names,
+        )
 
 
 _PER_MILLIVOLT = {"V": 1e3, "mV": 1.0, "uV": 1e-3, "nV": 1e-6}

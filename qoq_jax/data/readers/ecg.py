@@ -21,11 +21,12 @@ _MAX_MILLIVOLT = 50.0  # the heart gives about 5
 def read_ecg(path: files.Path) -> np.ndarray:
     """float32 [8, 2500]: leads I, II, V1..V6, the first 10 s at 250 Hz, in mV, not standardised.
 
-    Reads .npz ("signal" float [leads, n] in mV, "fs" in Hz, "leads" names), DICOM waveforms and WFDB format
-    16 (.hea, .dat or .mat). Other rates are resampled by a polyphase filter.
+    Reads .npz ("signal" float [leads, n] in mV, "fs" in Hz, "leads" names), DICOM waveforms and
+    WFDB format 16 (.hea, .dat or .mat). Other rates are resampled by a polyphase filter.
 
     Raises:
-      DataError: a lead missing, shorter than 9.9 s, NaN, a flat lead, values no heart makes, damaged file.
+      DataError: a lead missing, shorter than 9.9 s, NaN, a flat lead, values no heart makes,
+        damaged file.
     """
     path = files.check_file(path)
     suffix = files.suffix(path)
@@ -46,7 +47,12 @@ def read_ecg(path: files.Path) -> np.ndarray:
 
 def standard_leads(signal: np.ndarray, rate: float, names: list[str], where: str) -> np.ndarray:
     """Checks a recording [leads, n] in mV at `rate` Hz and brings it to `read_ecg`'s form."""
-    if signal.ndim != 2 or signal.shape[0] != len(names) or not np.isfinite(rate) or not 50 <= rate <= 10_000:
+    if (
+        signal.ndim != 2
+        or signal.shape[0] != len(names)
+        or not np.isfinite(rate)
+        or not 50 <= rate <= 10_000
+    ):
         raise DataError(
             f"{len(names)} lead names for a signal {list(signal.shape)} at {rate:g} Hz",
             where=where,
@@ -56,25 +62,31 @@ def standard_leads(signal: np.ndarray, rate: float, names: list[str], where: str
     missing = [lead for lead in LEADS if lead.casefold() not in index]
     if missing:
         raise DataError(
-            "lacks lead " + ", ".join(missing), where=where, mend="12-lead (or I, II, V1-V6) ECGs only"
+            "lacks lead " + ", ".join(missing),
+            where=where,
+            mend="12-lead (or I, II, V1-V6) ECGs only",
         )
     if signal.shape[1] < _MIN_SECONDS * rate:
         raise DataError(
             f"is {signal.shape[1] / rate:.1f} s long", where=where, mend=f"{SECONDS} s are needed"
         )
-    signal = signal[[index[lead.casefold()] for lead in LEADS], : int(np.ceil(SECONDS * rate))].astype(
-        np.float64
-    )
+    signal = signal[
+        [index[lead.casefold()] for lead in LEADS], : int(np.ceil(SECONDS * rate))
+    ].astype(np.float64)
     if not np.isfinite(signal).all():
         raise DataError("has samples that are not finite", where=where, mend="drop the record")
     flat = [lead for lead, row in zip(LEADS, signal) if np.ptp(row) < 1e-3]
     if flat:
         raise DataError(
-            "has a flat lead " + ", ".join(flat), where=where, mend="an electrode was off: drop the record"
+            "has a flat lead " + ", ".join(flat),
+            where=where,
+            mend="an electrode was off: drop the record",
         )
     if np.abs(signal - np.median(signal, axis=1, keepdims=True)).max() > _MAX_MILLIVOLT:
         raise DataError(
-            f"has values over {_MAX_MILLIVOLT:g} mV", where=where, mend="is it in microvolts? convert to mV"
+            f"has values over {_MAX_MILLIVOLT:g} mV",
+            where=where,
+            mend="is it in microvolts? convert to mV",
         )
     if rate != RATE:
         from scipy.signal import resample_poly  # scipy comes with jax

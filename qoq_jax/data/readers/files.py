@@ -26,7 +26,9 @@ def check_file(path: Path) -> pathlib.Path:
     """The path, once it is known to be a regular file of a sane size."""
     path = pathlib.Path(path)
     if not path.is_file():
-        raise DataError("no such file", where=str(path), mend="check the path in the row and the data folder")
+        raise DataError(
+            "no such file", where=str(path), mend="check the path in the row and the data folder"
+        )
     size = path.stat().st_size
     if size == 0:
         raise DataError("the file is empty", where=str(path), mend="fetch or build it again")
@@ -45,8 +47,8 @@ def suffix(path: Path) -> str:
 def decoding(path: Path, kind: str):
     """Turns whatever a decoder raises on a damaged file into one DataError.
 
-    Decoders raise nearly any exception on hostile bytes, and their messages may quote header text, so all are
-    caught and only the exception's type is told. KeyboardInterrupt and SystemExit pass.
+    Decoders raise nearly any exception on hostile bytes, and their messages may quote header text,
+    so all are caught and only the exception's type is told. KeyboardInterrupt and SystemExit pass.
     """
     try:
         yield
@@ -54,7 +56,8 @@ def decoding(path: Path, kind: str):
         raise
     except Exception as error:
         raise DataError(
-            f"cannot be read as {kind} ({type(error).__name__}): damaged, truncated or of another type",
+            f"cannot be read as {kind} ({type(error).__name__}): damaged, truncated or of "
+            "another type",
             where=str(path),
             mend="fetch the file again or drop its row",
         ) from None
@@ -91,7 +94,9 @@ def gunzip_head(data: bytes, count: int) -> bytes:
 
 
 def check_declared(declared: int, held: int, path: Path, compressed: bool) -> None:
-    """Refuses a header that promises more bytes than its file can hold, before memory is taken for them."""
+    """Refuses a header that promises more bytes than its file can hold, before memory is taken for
+    them.
+    """
     possible = held * (_DEFLATE_RATIO if compressed else 1)
     if declared > MAX_ARRAY_BYTES or declared > possible:
         raise DataError(
@@ -132,13 +137,15 @@ def unpack(layout: str, data: bytes, offset: int = 0):
     return struct.unpack_from(layout, data, offset)[0]
 
 
-# ------------------------------------------------------------------------------------------------ grey levels
+# -------------------------------------------------------------------------------------- grey levels
 
 CT_WINDOW = (-160.0, 240.0)  # soft tissue, Hounsfield units
 
 
 def is_hounsfield(values: np.ndarray) -> bool:
-    """True when the values look like CT numbers: they hold air (-500 or less) and nothing out of range."""
+    """True when the values look like CT numbers: they hold air (-500 or less) and nothing out of
+    range.
+    """
     low, high = float(values.min()), float(values.max())
     return -8192 <= low <= -500 and high <= 32767
 
@@ -152,9 +159,11 @@ def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def window(values: np.ndarray, percentiles: tuple[float, float] = (0.5, 99.5)) -> np.ndarray:
-    """Grey values of any range -> uint8, by one rule that looks at the values only (never at the row).
+    """Grey values of any range -> uint8, by one rule that looks at the values only (never at the
+    row).
 
-    CT numbers: the soft-tissue window, fixed, so that the same tissue has the same grey in all patients.
+    CT numbers: the soft-tissue window, fixed, so that the same tissue has the same grey in all
+    patients.
     Everything else has no unit: the 0.5th to 99.5th percentile of the values above the minimum (the
     background of an MR volume or radiograph) become black and white.
 

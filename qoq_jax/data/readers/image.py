@@ -14,11 +14,12 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 def read_image(path: files.Path) -> np.ndarray:
     """The picture as uint8 [h, w, 3].
 
-    EXIF orientation is applied (boxes are in the upright frame), palettes and grey become RGB, transparency
-    is laid over black, 16-bit and float grey go through `files.window`.
+    EXIF orientation is applied (boxes are in the upright frame), palettes and grey become RGB,
+    transparency is laid over black, 16-bit and float grey go through `files.window`.
 
     Raises:
-      DataError: not there, not one of `FORMATS` or DICOM, damaged, truncated, over 100 million pixels.
+      DataError: not there, not one of `FORMATS` or DICOM, damaged, truncated, over 100 million
+        pixels.
     """
     path = files.check_file(path)
     if dicom.is_dicom(path):
@@ -55,12 +56,17 @@ def _open(path, levels: bool = False) -> np.ndarray:
             grey = np.asarray(picture)
             if not np.isfinite(grey).all():
                 raise DataError(
-                    "has values that are not finite", where=str(path), mend="write it as 8 or 16 bit"
+                    "has values that are not finite",
+                    where=str(path),
+                    mend="write it as 8 or 16 bit",
                 )
             return grey
         if levels and picture.mode in ("1", "L", "P"):
-            return np.asarray(picture).astype(np.uint8)  # a palette mask holds class numbers, not colours
+            # a palette mask holds class numbers, not colours
+            return np.asarray(picture).astype(np.uint8)
         if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
             picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture)
+            picture = Image.alpha_composite(
+                Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture
+            )
         return np.array(picture.convert("RGB"))

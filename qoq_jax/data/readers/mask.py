@@ -11,7 +11,8 @@ from qoq_jax.errors import DataError
 def read_mask(path: files.Path, frames: int = 4) -> np.ndarray:
     """bool [h, w]: True in the region, in the frame of the image or volume the mask belongs to.
 
-    A picture: nonzero = region. A volume (.nii, .nii.gz, .nrrd, .npz with "mask"): nonzero in any of the
+    A picture: nonzero = region. A volume (.nii, .nii.gz, .nrrd, .npz with "mask"): nonzero in any
+    of the
     frames that `read_frames(path, frames)` takes from a volume of this length.
     """
     path = files.check_file(path)
@@ -19,7 +20,12 @@ def read_mask(path: files.Path, frames: int = 4) -> np.ndarray:
         volume = nifti.read_volume(path) != 0
     elif files.suffix(path) == ".npz":
         volume = files.read_npz(path, "mask").get("mask")
-        if volume is None or volume.dtype.kind not in "bui" or volume.ndim not in (2, 3) or 0 in volume.shape:
+        if (
+            volume is None
+            or volume.dtype.kind not in "bui"
+            or volume.ndim not in (2, 3)
+            or 0 in volume.shape
+        ):
             raise DataError(
                 'needs "mask" as numbers [h, w] or [n, h, w]',
                 where=str(path),

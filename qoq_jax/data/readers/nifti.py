@@ -1,7 +1,9 @@
 """Volumes: NIfTI-1/2 (.nii, .nii.gz) and NRRD, turned to one canonical view.
 
-Canonical: [slices, rows, columns] running inferior to superior, anterior to posterior, patient right to
-patient left: axial slices as a radiologist hangs them (anterior at the top, patient right at the left of the
+Canonical: [slices, rows, columns] running inferior to superior, anterior to posterior, patient
+right to
+patient left: axial slices as a radiologist hangs them (anterior at the top, patient right at the
+left of the
 picture).
 """
 
@@ -50,19 +52,23 @@ def is_volume(path: files.Path) -> bool:
 
 
 def read_volume(path: files.Path) -> np.ndarray:
-    """The values (scaled by the header, e.g. to Hounsfield units) as [slices, rows, columns], canonical.
+    """The values (scaled by the header, e.g. to Hounsfield units) as [slices, rows, columns],
+    canonical.
 
     A 4-D NIfTI gives its first volume. Colour volumes are not read.
 
     Raises:
-      DataError: damaged, truncated, declares more than it holds or over 1 GiB, not three-dimensional, not
+      DataError: damaged, truncated, declares more than it holds or over 1 GiB, not
+        three-dimensional, not
       finite.
     """
     path = files.check_file(path)
     values, to_lps = _nrrd(path) if files.suffix(path) == ".nrrd" else _nifti(path)
     if not np.isfinite(values).all():
         raise DataError(
-            "has voxels that are not finite", where=str(path), mend="write the volume again without NaN"
+            "has voxels that are not finite",
+            where=str(path),
+            mend="write the volume again without NaN",
         )
     return _axial(values, to_lps)
 
@@ -113,14 +119,19 @@ def _nifti(path) -> tuple[np.ndarray, np.ndarray]:
         slope, intercept = header.get_slope_inter()
         if slope is not None and (slope, intercept or 0) != (1, 0):
             values = values.astype(np.float32) * np.float32(slope) + np.float32(intercept or 0)
-        return values, np.diag([-1.0, -1.0, 1.0]) @ header.get_best_affine()[:3, :3]  # NIfTI's world is RAS
+        # NIfTI's world is RAS
+        return values, np.diag([-1.0, -1.0, 1.0]) @ header.get_best_affine()[:3, :3]
 
 
 def _nrrd(path) -> tuple[np.ndarray, np.ndarray]:
     with files.decoding(path, "NRRD"):
         stored = path.read_bytes()
         end = min(
-            (i + n for n, i in ((2, stored.find(b"\n\n")), (4, stored.find(b"\r\n\r\n"))) if i >= 0),
+            (
+                i + n
+                for n, i in ((2, stored.find(b"\n\n")), (4, stored.find(b"\r\n\r\n")))
+                if i >= 0
+            ),
             default=0,
         )
         if not stored.startswith(b"NRRD") or not 0 < end < 65536:
@@ -132,21 +143,28 @@ def _nrrd(path) -> tuple[np.ndarray, np.ndarray]:
                 fields[name.strip().lower()] = value.strip()
         if "data file" in fields or "datafile" in fields:
             raise DataError(
-                "keeps its voxels in another file", where=str(path), mend="convert it to one .nrrd file"
+                "keeps its voxels in another file",
+                where=str(path),
+                mend="convert it to one .nrrd file",
             )
         dtype = np.dtype(
-            ("<" if fields.get("endian", "little") == "little" else ">") + _NRRD_TYPES[fields["type"]]
+            ("<" if fields.get("endian", "little") == "little" else ">")
+            + _NRRD_TYPES[fields["type"]]
         )
         shape = tuple(int(n) for n in fields["sizes"].split())
         if len(shape) != 3 or min(shape) < 1:
             raise DataError(
-                f"is not a grey volume (sizes {shape})", where=str(path), mend="write one 3-D volume"
+                f"is not a grey volume (sizes {shape})",
+                where=str(path),
+                mend="write one 3-D volume",
             )
         voxels = int(np.prod(shape, dtype=object))
         packed = fields["encoding"] in ("gzip", "gz")
         if not packed and fields["encoding"] != "raw":
             raise DataError(
-                "is neither raw nor gzip encoded", where=str(path), mend="save it with gzip encoding"
+                "is neither raw nor gzip encoded",
+                where=str(path),
+                mend="save it with gzip encoding",
             )
         files.check_declared(voxels * dtype.itemsize, len(stored) - end, path, packed)
         data = files.gunzip(stored[end:], files.MAX_ARRAY_BYTES) if packed else stored[end:]

@@ -11,20 +11,21 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 
 
 def frame_indices(total: int, count: int) -> np.ndarray:
-    """`count` uniformly spaced frames of `total`, first and last included: round(linspace(0, total-1,
-    count)).
+    """`count` uniformly spaced frames of `total`, first and last included: round(linspace(0,
+    total-1, count)).
 
-    Fewer frames than `count` are repeated, in order. A mask of the same volume uses the same rule, so both
-    show the same slices.
+    Fewer frames than `count` are repeated, in order. A mask of the same volume uses the same rule,
+    so both show the same slices.
     """
     return np.rint(np.linspace(0, total - 1, count)).astype(int)
 
 
 def read_frames(path: files.Path, count: int = 4) -> np.ndarray:
-    """uint8 [count, h, w, 3] from a volume (.nii, .nii.gz, .nrrd), multi-frame DICOM, .npz or video file.
+    """uint8 [count, h, w, 3] from a volume (.nii, .nii.gz, .nrrd), multi-frame DICOM, .npz or video
+    file.
 
-    An .npz holds "frames": uint8 [n, h, w] or [n, h, w, 3]. Volumes are turned to the canonical axial view
-    (readers.nifti) and mapped to grey by `files.window` over the whole volume.
+    An .npz holds "frames": uint8 [n, h, w] or [n, h, w, 3]. Volumes are turned to the canonical
+    axial view (readers.nifti) and mapped to grey by `files.window` over the whole volume.
 
     Raises:
       DataError: not there, another type, damaged, truncated, or too large.
@@ -72,12 +73,15 @@ def _movie(path, count: int) -> np.ndarray:
         capture = cv2.VideoCapture(str(path))
         try:
             total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-            size = [int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
+            size = [
+                int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+            ]
             if not 0 < total <= 1_000_000 or not 0 < size[0] * size[1] <= files.MAX_PIXELS:
                 raise ValueError("no frames")
             wanted = frame_indices(total, count)
             frames = {}
-            for index in range(int(wanted[-1]) + 1):  # read in order: seeking is inexact in compressed video
+            # read in order: seeking is inexact in compressed video
+            for index in range(int(wanted[-1]) + 1):
                 if not capture.grab():
                     raise ValueError("fewer frames than declared")
                 if index in wanted:

@@ -1,7 +1,8 @@
-"""WFDB records of format 16 (PTB-XL, Chapman-Shaoxing, Georgia, CPSC 2018), read without the wfdb package.
+"""WFDB records of format 16 (PTB-XL, Chapman-Shaoxing, Georgia, CPSC 2018), read without the wfdb
+package.
 
-A record is a text header (.hea) and a signal file of interleaved int16 beside it (.dat, or a .mat with an
-offset).
+A record is a text header (.hea) and a signal file of interleaved int16 beside it (.dat, or a .mat
+with an offset).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ _PER_MILLIVOLT = {"V": 1e3, "mV": 1.0, "uV": 1e-3}
 
 
 def read_record(path: files.Path) -> tuple[np.ndarray, float, list[str]]:
-    """(signal float32 [leads, n] in mV, rate in Hz, lead names) of a record, by its header or signal."""
+    """(signal float32 [leads, n] in mV, rate in Hz, lead names) of a record, by its header or
+    signal.
+    """
     path = files.check_file(path)
     header = files.check_file(path.with_suffix(".hea"))
     with files.decoding(header, "a WFDB header"):
@@ -39,7 +42,8 @@ def read_record(path: files.Path) -> tuple[np.ndarray, float, list[str]]:
             kind, gain = _FORMAT.match(part[1]), _GAIN.match(part[2])
             if not kind or not gain or (gain[3] or "mV") not in _PER_MILLIVOLT:
                 raise DataError(
-                    f"has signals of format {part[1]!r}, gain {part[2]!r}; only format 16 in V, mV or uV",
+                    f"has signals of format {part[1]!r}, gain {part[2]!r}; only format 16 in V, "
+                    "mV or uV",
                     where=str(header),
                     mend="convert it to .npz with the signal in mV",
                 )

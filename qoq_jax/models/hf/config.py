@@ -1,8 +1,8 @@
 """config.json <-> VlmConfig, and the registry of architectures.
 
-Every field is used, or known to change nothing that is computed here, or refused by name. Missing fields have
-the defaults of transformers' config classes. Both nestings are read: flat, as on the hub, and text_config /
-vision_config with rope_parameters, as transformers 5 writes.
+Every field is used, or known to change nothing that is computed here, or refused by name. Missing
+fields have the defaults of transformers' config classes. Both nestings are read: flat, as on the
+hub, and text_config / vision_config with rope_parameters, as transformers 5 writes.
 """
 
 from __future__ import annotations
@@ -17,20 +17,30 @@ from typing import Any
 from qoq_jax.errors import ConfigError
 from qoq_jax.models import variants
 from qoq_jax.models.hf import keys
-from qoq_jax.models.variants import DecoderConfig, EcgConfig, PatchTower, Qwen3VisionConfig, VisionConfig, VlmConfig
+from qoq_jax.models.variants import (
+    DecoderConfig,
+    EcgConfig,
+    PatchTower,
+    Qwen3VisionConfig,
+    VisionConfig,
+    VlmConfig,
+)
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 VIDEO_PREPROCESSOR = "video_preprocessor_config.json"
 QOQ_PIXELS = (65_536, 524_288)  # least and most of an image in QoQ-Med
 PROCESSOR_PIXELS = (56 * 56, 28 * 28 * 1280)  # the defaults of transformers' Qwen2VLImageProcessor
-MAX_PIXELS = QOQ_PIXELS[1]  # of an image in QoQ-Med; VisionConfig.max_frame_patches of an imported model follows from it
+# of an image in QoQ-Med; VisionConfig.max_frame_patches of an imported model follows from it
+MAX_PIXELS = QOQ_PIXELS[1]
 
-# Fields that change no number here, and are copied from the source on export. max_position_embeddings limits
-# nothing with plain rotary positions; sliding_window and max_window_layers are idle while use_sliding_window is false.
+# Fields that change no number here, and are copied from the source on export.
+# max_position_embeddings limits nothing with plain rotary positions; sliding_window and
+# max_window_layers are idle while use_sliding_window is false.
 IDLE = ("max_position_embeddings", "initializer_range", "max_window_layers", "sliding_window", "bos_token_id", "use_cache",
         "vision_token_id")  # fmt: skip
-# Book-keeping of transformers and of programs that save through it; auto_map names Python files, which are never run.
+# Book-keeping of transformers and of programs that save through it; auto_map names Python files,
+# which are never run.
 BOOKKEEPING = (
     "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "auto_map", "_name_or_path", "return_dict",
     "output_hidden_states", "output_attentions", "problem_type", "id2label", "label2id", "is_encoder_decoder",
@@ -51,9 +61,11 @@ class Architecture:
       model_type: as in config.json.
       names: what `architectures` may hold; the first is written.
       processor: class name of its processor in transformers.
-      read: (config.json, whether the weights hold an ECG encoder) -> VlmConfig, adding to the section's problems.
+      read: (config.json, whether the weights hold an ECG encoder) -> VlmConfig, adding to the
+        section's problems.
       write: (VlmConfig, IDLE fields, dtype) -> config.json.
-      published_name: canonical tensor name -> the name that the hub's checkpoints of this family use.
+      published_name: canonical tensor name -> the name that the hub's checkpoints of this family
+        use.
     """
 
     model_type: str
@@ -65,7 +77,9 @@ class Architecture:
 
 
 class Section:
-    """A JSON object of config.json that collects what is wrong with it, and the fields that nobody has used."""
+    """A JSON object of config.json that collects what is wrong with it, and the fields that nobody
+    has used.
+    """
 
     def __init__(self, fields: dict[str, Any], name: str = "", problems: list[str] | None = None):
         self.fields, self.name = fields, name
@@ -78,14 +92,18 @@ class Section:
         value = self.fields.get(field)
         if value is None:
             return default
-        right = isinstance(value, (int, float) if kind is float else kind) and (kind is bool) == isinstance(value, bool)
+        right = isinstance(value, (int, float) if kind is float else kind) and (
+            kind is bool
+        ) == isinstance(value, bool)
         if not right:
             self.problems.append(f"{self.name}{field} is {value!r}, not {kind.__name__}")
             return default
         return value
 
     def require(self, field: str, *allowed: Any, default: Any = _MISSING) -> None:
-        """Only these values are supported; a missing or null field counts as `default`, else as allowed."""
+        """Only these values are supported; a missing or null field counts as `default`, else as
+        allowed.
+        """
         self._unused.discard(field)
         value = self.fields.get(field)
         value = (allowed[0] if default is _MISSING else default) if value is None else value
@@ -102,7 +120,9 @@ class Section:
         return self.fields.get(field) is not None
 
     def finish(self) -> None:
-        """Refuses the fields that were not used: their meaning is unknown, and may change what the model computes."""
+        """Refuses the fields that were not used: their meaning is unknown, and may change what the
+        model computes.
+        """
         self.problems += [f"{self.name}{field} is not supported" for field in sorted(self._unused)]
 
 
@@ -110,7 +130,8 @@ def read(directory: str, has_ecg: bool = False) -> VlmConfig:
     """The configuration of a Hugging Face directory.
 
     Args:
-      directory: with config.json, and generation_config.json and preprocessor_config.json when there are such.
+      directory: with config.json, and generation_config.json and preprocessor_config.json when
+        there are such.
       has_ecg: whether the weights hold an ECG encoder.
 
     Raises:
@@ -123,14 +144,20 @@ def read(directory: str, has_ecg: bool = False) -> VlmConfig:
     if known is None or any(name not in known.names for name in names):
         what = f"model_type {model_type!r}, architectures {names!r}"
         supported = ", ".join(name for one in ARCHITECTURES.values() for name in one.names)
-        raise ConfigError(f"unsupported architecture: {what}", where=path, mend=f"supported: {supported}")
+        raise ConfigError(
+            f"unsupported architecture: {what}", where=path, mend=f"supported: {supported}"
+        )
     cfg = None
     try:
         cfg = known.read(root, has_ecg)
     except ConfigError as error:
         root.problems.append(error.what)
     if root.problems:
-        raise ConfigError("; ".join(root.problems), where=path, mend="use a checkpoint of a supported configuration")
+        raise ConfigError(
+            "; ".join(root.problems),
+            where=path,
+            mend="use a checkpoint of a supported configuration",
+        )
     _check_preprocessor(directory, cfg)
     return _with_generation_ids(cfg, root, _read_json(os.path.join(directory, GENERATION)))
 
@@ -146,36 +173,56 @@ def _read_json(path: str, required: bool = False) -> dict[str, Any]:
         return content
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"cannot be read ({reason})", where=path, mend="give a Hugging Face model directory") from error
+        raise ConfigError(
+            f"cannot be read ({reason})", where=path, mend="give a Hugging Face model directory"
+        ) from error
 
 
 def _with_generation_ids(cfg: VlmConfig, root: Section, generation: dict[str, Any]) -> VlmConfig:
-    """End and pad tokens, from generation_config.json before config.json, as transformers' generate has it."""
+    """End and pad tokens, from generation_config.json before config.json, as transformers' generate
+    has it.
+    """
     text = root.fields.get("text_config") or {}
 
     def find(field):
-        found = [place[field] for place in (generation, text, root.fields) if place.get(field) is not None]
+        found = [
+            place[field]
+            for place in (generation, text, root.fields)
+            if place.get(field) is not None
+        ]
         return [] if not found else found[0] if isinstance(found[0], list) else [found[0]]
 
-    # An id beyond the vocabulary can be neither drawn nor looked up: small models keep the defaults of large ones.
+    # An id beyond the vocabulary can be neither drawn nor looked up: small models keep the defaults
+    # of large ones.
     eos = tuple(i for i in find("eos_token_id") if i < cfg.decoder.vocab_size)
     pads = [i for i in (*find("pad_token_id"), *eos, 0) if i < cfg.decoder.vocab_size]
     return dataclasses.replace(cfg, eos_ids=eos, pad_id=pads[0])
 
 
 def _check_preprocessor(directory: str, cfg: VlmConfig) -> None:
-    """Pixels are normalised on the device with constants: a processor with others belongs to another model."""
+    """Pixels are normalised on the device with constants: a processor with others belongs to
+    another model.
+    """
     ours = write_preprocessor(cfg)
     for name, part in ((PREPROCESSOR, "image_processor"), (VIDEO_PREPROCESSOR, "video_processor")):
         path, found = _processor(directory, name, part)
-        wrong = [f"{field} = {found[field]!r} is not supported, only {ours[field]!r}" for field in _PIXEL_FIELDS
-                 if found.get(field) is not None and not _near(found[field], ours[field])]
+        wrong = [
+            f"{field} = {found[field]!r} is not supported, only {ours[field]!r}"
+            for field in _PIXEL_FIELDS
+            if found.get(field) is not None and not _near(found[field], ours[field])
+        ]
         if wrong:
-            raise ConfigError("; ".join(wrong), where=path, mend=f"use a checkpoint with the {ours['processor_class']} of the hub")
+            raise ConfigError(
+                "; ".join(wrong),
+                where=path,
+                mend=f"use a checkpoint with the {ours['processor_class']} of the hub",
+            )
 
 
 def _processor(directory: str, name: str, part: str) -> tuple[str, dict[str, Any]]:
-    """(path, fields) of a processor: of the file `name`, or of the one file that transformers 5 writes for all."""
+    """(path, fields) of a processor: of the file `name`, or of the one file that transformers 5
+    writes for all.
+    """
     path = os.path.join(directory, name)
     if os.path.exists(path):
         return path, _read_json(path)
@@ -184,7 +231,8 @@ def _processor(directory: str, name: str, part: str) -> tuple[str, dict[str, Any
 
 
 def pixel_limits(directory: str) -> tuple[int, int]:
-    """(least, most) pixels of an image after its resize, as transformers' image processor has them in this directory.
+    """(least, most) pixels of an image after its resize, as transformers' image processor has them
+    in this directory.
 
     Raises:
       ConfigError: limits that are not numbers.
@@ -193,10 +241,18 @@ def pixel_limits(directory: str) -> tuple[int, int]:
     if not found:
         return QOQ_PIXELS
     size = found.get("size") if isinstance(found.get("size"), dict) else {}
-    limits = [found.get(old) if found.get(old) is not None else size.get(new, default)
-              for old, new, default in zip(("min_pixels", "max_pixels"), ("shortest_edge", "longest_edge"), PROCESSOR_PIXELS)]
+    limits = [
+        found.get(old) if found.get(old) is not None else size.get(new, default)
+        for old, new, default in zip(
+            ("min_pixels", "max_pixels"), ("shortest_edge", "longest_edge"), PROCESSOR_PIXELS
+        )
+    ]
     if any(not isinstance(limit, int) or limit < 1 for limit in limits):
-        raise ConfigError(f"sizes of images from {limits[0]!r} to {limits[1]!r} pixels", where=path, mend="give numbers of pixels")
+        raise ConfigError(
+            f"sizes of images from {limits[0]!r} to {limits[1]!r} pixels",
+            where=path,
+            mend="give numbers of pixels",
+        )
     return limits[0], limits[1]
 
 
@@ -213,7 +269,8 @@ def architecture(cfg: VlmConfig) -> Architecture:
 
 
 def write(cfg: VlmConfig, dtype: str, source: str | None = None) -> dict[str, Any]:
-    """config.json of a model whose tensors have `dtype`; fields that change no number come from `source`, a directory.
+    """config.json of a model whose tensors have `dtype`; fields that change no number come from
+    `source`, a directory.
 
     Raises:
       ConfigError: the family's config.json has no field for something that cfg says.
@@ -221,9 +278,18 @@ def write(cfg: VlmConfig, dtype: str, source: str | None = None) -> dict[str, An
     family = architecture(cfg)
     theirs = _read_json(os.path.join(source, CONFIG)) if source else {}
     theirs = {**theirs, **(theirs.get("text_config") or {})}
-    idle = {"max_position_embeddings": 128000, "initializer_range": 0.02, "use_cache": True, "bos_token_id": cfg.pad_id}
+    idle = {
+        "max_position_embeddings": 128000,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "bos_token_id": cfg.pad_id,
+    }
     idle |= {name: theirs[name] for name in IDLE if name in theirs}
-    fields = {"architectures": [family.names[0]], "model_type": family.model_type, **family.write(cfg, idle, dtype)}
+    fields = {
+        "architectures": [family.names[0]],
+        "model_type": family.model_type,
+        **family.write(cfg, idle, dtype),
+    }
     fields |= {theirs: getattr(cfg, ours) for ours, theirs, _ in _TOKEN_IDS}
     if cfg.ecg is not None:
         fields["time_series_token_id"] = cfg.ecg_token_id
@@ -235,17 +301,32 @@ def write(cfg: VlmConfig, dtype: str, source: str | None = None) -> dict[str, An
 def _check_says(family: Architecture, cfg: VlmConfig, fields: dict[str, Any]) -> None:
     """Reads what was written: whoever loads the file must get the same model."""
     read = family.read(root := Section(fields), cfg.ecg is not None)
-    elsewhere = {name: getattr(cfg, name) for name in ("eos_ids", "pad_id", "compute_dtype", "remat")}
+    elsewhere = {
+        name: getattr(cfg, name) for name in ("eos_ids", "pad_id", "compute_dtype", "remat")
+    }
     if cfg.ecg is None:  # then they mean nothing
         elsewhere |= {"ecg_tokens": cfg.ecg_tokens, "ecg_token_id": cfg.ecg_token_id}
     vision = dataclasses.replace(read.vision, max_frame_patches=cfg.vision.max_frame_patches)
-    said, meant = (dataclasses.asdict(one) for one in (dataclasses.replace(read, vision=vision, **elsewhere), cfg))
-    lost = [f"{part}.{name} = {value!r}" for part in ("decoder", "vision") for name, value in meant[part].items()
-            if value != said[part][name]]
-    lost += [f"{name} = {value!r}" for name, value in meant.items() if name not in ("decoder", "vision") and value != said[name]]
+    said, meant = (
+        dataclasses.asdict(one)
+        for one in (dataclasses.replace(read, vision=vision, **elsewhere), cfg)
+    )
+    lost = [
+        f"{part}.{name} = {value!r}"
+        for part in ("decoder", "vision")
+        for name, value in meant[part].items()
+        if value != said[part][name]
+    ]
+    lost += [
+        f"{name} = {value!r}"
+        for name, value in meant.items()
+        if name not in ("decoder", "vision") and value != said[name]
+    ]
     if lost or root.problems:
-        raise ConfigError(f"{CONFIG} of {family.model_type} cannot say {', '.join(lost + root.problems)}",
-                          mend="export a model of a published family")
+        raise ConfigError(
+            f"{CONFIG} of {family.model_type} cannot say {', '.join(lost + root.problems)}",
+            mend="export a model of a published family",
+        )
 
 
 def write_generation(cfg: VlmConfig) -> dict[str, Any]:
@@ -254,11 +335,14 @@ def write_generation(cfg: VlmConfig) -> dict[str, Any]:
 
 
 def write_preprocessor(cfg: VlmConfig) -> dict[str, Any]:
-    """preprocessor_config.json of the image geometry and of the pixel statistics that the tower expects."""
+    """preprocessor_config.json of the image geometry and of the pixel statistics that the tower
+    expects.
+    """
     return {
         "image_processor_type": "Qwen2VLImageProcessor", "processor_class": architecture(cfg).processor,
         "image_mean": list(cfg.vision.pixel_mean), "image_std": list(cfg.vision.pixel_std), "rescale_factor": 1 / 255,
-        "do_normalize": True, "do_rescale": True, "do_convert_rgb": True, "do_resize": True, "resample": 3,  # 3 = bicubic
+        # 3 = bicubic
+        "do_normalize": True, "do_rescale": True, "do_convert_rgb": True, "do_resize": True, "resample": 3,
         "patch_size": cfg.vision.patch_size, "temporal_patch_size": cfg.vision.temporal_patch_size,
         "merge_size": cfg.vision.merge_size, "min_pixels": 4 * (cfg.vision.patch_size * cfg.vision.merge_size) ** 2,
         "max_pixels": cfg.vision.max_frame_patches * cfg.vision.patch_size**2,
@@ -270,32 +354,48 @@ def write_preprocessor(cfg: VlmConfig) -> dict[str, Any]:
 
 
 def read_ecg(root: Section, width: int, has_ecg: bool, token_id: int) -> dict[str, Any]:
-    """The ECG fields of VlmConfig; {"ecg": None, ...} without an encoder. token_id: that of the family's tokenizer.
+    """The ECG fields of VlmConfig; {"ecg": None, ...} without an encoder. token_id: that of the
+    family's tokenizer.
 
-    The released QoQ-Med code fixes the encoder's sizes and pools an ECG to one token, and its config.json says
-    neither; `time_series_config`, which `write` adds, says both.
+    The released QoQ-Med code fixes the encoder's sizes and pools an ECG to one token, and its
+    config.json says neither; `time_series_config`, which `write` adds, says both.
     """
     section = root.section("time_series_config")
     token = root.take("time_series_token_id", token_id)
     root.require("time_series_embed_dim", width)
     if section is None:
-        return {"ecg": variants.BASE_ECG, "ecg_tokens": 1, "ecg_token_id": token} if has_ecg else {
-            "ecg": None, "ecg_token_id": token}
+        return (
+            {"ecg": variants.BASE_ECG, "ecg_tokens": 1, "ecg_token_id": token}
+            if has_ecg
+            else {"ecg": None, "ecg_token_id": token}
+        )
     published = variants.BASE_ECG
-    sizes = {field.name: section.take(field.name, getattr(published, field.name), type(getattr(published, field.name)))
-             for field in dataclasses.fields(EcgConfig)}
+    sizes = {
+        field.name: section.take(
+            field.name, getattr(published, field.name), type(getattr(published, field.name))
+        )
+        for field in dataclasses.fields(EcgConfig)
+    }
     tokens = section.take("tokens", 1)
     section.finish()
     return {"ecg": EcgConfig(**sizes), "ecg_tokens": tokens, "ecg_token_id": token}
 
 
-def read_rope(root: Section, text: Section, theta: float) -> tuple[float, tuple[int, ...], Section | None]:
+def read_rope(
+    root: Section, text: Section, theta: float
+) -> tuple[float, tuple[int, ...], Section | None]:
     """(theta, mrope_section, the rest of the rope fields) from rope_parameters or rope_scaling."""
     theta = text.take("rope_theta", root.take("rope_theta", theta, float), float)
-    found = [section for place in {id(s): s for s in (text, root)}.values()
-             for section in (place.section("rope_scaling"), place.section("rope_parameters")) if section]
+    found = [
+        section
+        for place in {id(s): s for s in (text, root)}.values()
+        for section in (place.section("rope_scaling"), place.section("rope_parameters"))
+        if section
+    ]
     if not found:
-        text.problems.append(f"{text.name}rope_parameters is missing: the sections of M-RoPE are not known")
+        text.problems.append(
+            f"{text.name}rope_parameters is missing: the sections of M-RoPE are not known"
+        )
         return theta, (), None
     if any(section.fields != found[0].fields for section in found[1:]):
         text.problems.append(f"{' and '.join(section.name[:-1] for section in found)} differ")
@@ -311,12 +411,19 @@ def read_rope(root: Section, text: Section, theta: float) -> tuple[float, tuple[
 
 
 def same_everywhere(root: Section, text: Section) -> None:
-    """Some versions write the text fields twice, flat and in text_config; transformers uses the latter."""
+    """Some versions write the text fields twice, flat and in text_config; transformers uses the
+    latter.
+    """
     if text is root:
         return
-    for field in sorted(set(root.fields) & set(text.fields) - set(BOOKKEEPING) - set(IDLE) - {"rope_scaling", "rope_parameters"}):
+    for field in sorted(
+        set(root.fields)
+        & set(text.fields) - set(BOOKKEEPING) - set(IDLE) - {"rope_scaling", "rope_parameters"}
+    ):
         if field != "tie_word_embeddings" and root.fields[field] != text.fields[field]:
-            root.problems.append(f"{field} is {root.fields[field]!r} and in text_config {text.fields[field]!r}")
+            root.problems.append(
+                f"{field} is {root.fields[field]!r} and in text_config {text.fields[field]!r}"
+            )
         root.take(field, None, object if root.fields[field] is None else type(root.fields[field]))
 
 
@@ -336,14 +443,21 @@ def read_vision_rope(tower: Section) -> float:
     return float(theta)
 
 
-def read_text(root: Section, text: Section, theta: float, eps: float, **sizes: int) -> tuple[dict[str, Any], Section | None]:
-    """(the fields of DecoderConfig that both families have, the rest of the rope fields); `sizes`: the family's defaults."""
+def read_text(
+    root: Section, text: Section, theta: float, eps: float, **sizes: int
+) -> tuple[dict[str, Any], Section | None]:
+    """(the fields of DecoderConfig that both families have, the rest of the rope fields); `sizes`:
+    the family's defaults.
+    """
     found = {name: text.take(name, default) for name, default in sizes.items()}
     heads = found["num_attention_heads"]
-    if "num_key_value_heads" in text.fields and not text.has("num_key_value_heads"):  # null, as opposed to missing
+    # null, as opposed to missing
+    if "num_key_value_heads" in text.fields and not text.has("num_key_value_heads"):
         found["num_key_value_heads"] = heads
     theta, sections, rope = read_rope(root, text, theta)
-    tied = text.take("tie_word_embeddings", False, bool) or root.take("tie_word_embeddings", False, bool)
+    tied = text.take("tie_word_embeddings", False, bool) or root.take(
+        "tie_word_embeddings", False, bool
+    )
     text.require("hidden_act", "silu")
     text.require("use_sliding_window", False)
     text.require("attention_dropout", 0, 0.0)
@@ -359,7 +473,9 @@ def read_text(root: Section, text: Section, theta: float, eps: float, **sizes: i
     return decoder, rope
 
 
-def read_tower(tower: Section, out_width: int, act: str, patch_size: int, **sizes: int) -> dict[str, Any]:
+def read_tower(
+    tower: Section, out_width: int, act: str, patch_size: int, **sizes: int
+) -> dict[str, Any]:
     """The fields of PatchTower; `sizes`: the family's defaults."""
     tower.require("hidden_act", act)
     tower.require("out_hidden_size", out_width, default=3584)
@@ -427,21 +543,39 @@ def _finish(*sections: Section | None) -> None:
 def _read_qwen2_5_vl(root: Section, has_ecg: bool) -> VlmConfig:
     text, tower = _sections(root)
     decoder, rope = read_text(
-        root, text, theta=1e6, eps=1e-5, vocab_size=152064, hidden_size=8192, intermediate_size=29568, num_hidden_layers=80,
-        num_attention_heads=64, num_key_value_heads=8)
+        root,
+        text,
+        theta=1e6,
+        eps=1e-5,
+        vocab_size=152064,
+        hidden_size=8192,
+        intermediate_size=29568,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+    )
     width, heads = decoder["width"], decoder["num_heads"]
     if width % heads:
         raise ConfigError(f"hidden_size {width} does not divide into {heads} heads")
     text.require("head_dim", width // heads)
-    vision = read_tower(tower, width, "silu", 14, hidden_size=3584, depth=32, num_heads=16, intermediate_size=3420)
+    vision = read_tower(
+        tower, width, "silu", 14, hidden_size=3584, depth=32, num_heads=16, intermediate_size=3420
+    )
     vision["window"] = tower.take("window_size", 112)
-    vision["full_attention_blocks"] = tuple(tower.take("fullatt_block_indexes", [7, 15, 23, 31], list))
+    vision["full_attention_blocks"] = tuple(
+        tower.take("fullatt_block_indexes", [7, 15, 23, 31], list)
+    )
     seconds = tower.take("tokens_per_second", 4)
     ids = {ours: root.take(theirs, default) for ours, theirs, default in _TOKEN_IDS}
     ecg = read_ecg(root, width, has_ecg, VlmConfig.ecg_token_id)
     _finish(root, text, tower, rope)
-    return VlmConfig(DecoderConfig(**decoder, head_dim=width // heads), VisionConfig(**vision), tokens_per_second=seconds,
-                     **ecg, **ids)
+    return VlmConfig(
+        DecoderConfig(**decoder, head_dim=width // heads),
+        VisionConfig(**vision),
+        tokens_per_second=seconds,
+        **ecg,
+        **ids,
+    )
 
 
 def _write_qwen2_5_vl(cfg: VlmConfig, idle: dict[str, Any], dtype: str) -> dict[str, Any]:
@@ -475,24 +609,48 @@ QWEN2_5_VL = Architecture(
 def _read_qwen3_vl(root: Section, has_ecg: bool) -> VlmConfig:
     text, tower = _sections(root)
     decoder, rope = read_text(
-        root, text, theta=5e5, eps=1e-6, vocab_size=151936, hidden_size=4096, intermediate_size=22016, num_hidden_layers=32,
-        num_attention_heads=32, num_key_value_heads=32)
+        root,
+        text,
+        theta=5e5,
+        eps=1e-6,
+        vocab_size=151936,
+        hidden_size=4096,
+        intermediate_size=22016,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+    )
     text.require("attention_bias", False)
     if rope:
         rope.require("mrope_interleaved", True)
-    vision = read_tower(tower, decoder["width"], "gelu_pytorch_tanh", 16, hidden_size=1152, depth=27, num_heads=16,
-                        intermediate_size=4304)
+    vision = read_tower(
+        tower,
+        decoder["width"],
+        "gelu_pytorch_tanh",
+        16,
+        hidden_size=1152,
+        depth=27,
+        num_heads=16,
+        intermediate_size=4304,
+    )
     positions = tower.take("num_position_embeddings", 2304)
     if (side := math.isqrt(max(positions, 0))) ** 2 != positions:
-        tower.problems.append(f"vision_config.num_position_embeddings = {positions} is not a square")
+        tower.problems.append(
+            f"vision_config.num_position_embeddings = {positions} is not a square"
+        )
     deepstack = tuple(tower.take("deepstack_visual_indexes", [8, 16, 24], list))
     ids = {ours: root.take(theirs, default) for ours, theirs, default in _TOKEN_IDS}
     ecg = read_ecg(root, decoder["width"], has_ecg, variants.QWEN3_ECG_TOKEN_ID)
     head_dim = text.take("head_dim", 128)
     _finish(root, text, tower, rope)
     return VlmConfig(
-        DecoderConfig(**decoder, head_dim=head_dim, qkv_bias=False, qk_norm=True, mrope_interleaved=True),
-        Qwen3VisionConfig(**vision, position_grid=side, deepstack_blocks=deepstack), **ecg, **ids)
+        DecoderConfig(
+            **decoder, head_dim=head_dim, qkv_bias=False, qk_norm=True, mrope_interleaved=True
+        ),
+        Qwen3VisionConfig(**vision, position_grid=side, deepstack_blocks=deepstack),
+        **ecg,
+        **ids,
+    )
 
 
 def _write_qwen3_vl(cfg: VlmConfig, idle: dict[str, Any], dtype: str) -> dict[str, Any]:
@@ -506,7 +664,12 @@ def _write_qwen3_vl(cfg: VlmConfig, idle: dict[str, Any], dtype: str) -> dict[st
         "model_type": "qwen3_vl", "hidden_act": "gelu_pytorch_tanh", "num_position_embeddings": cfg.vision.position_grid**2,
         "deepstack_visual_indexes": list(cfg.vision.deepstack_blocks), **write_tower(cfg),
     }  # fmt: skip
-    return {"dtype": dtype, "tie_word_embeddings": cfg.decoder.tied_embeddings, "text_config": text, "vision_config": tower}
+    return {
+        "dtype": dtype,
+        "tie_word_embeddings": cfg.decoder.tied_embeddings,
+        "text_config": text,
+        "vision_config": tower,
+    }
 
 
 QWEN3_VL = Architecture(

@@ -1,4 +1,6 @@
-"""`qoq convert`: a Hugging Face directory or hub id, a run of this package, or an ECG-JEPA file -> published form."""
+"""`qoq convert`: a Hugging Face directory or hub id, a run of this package, or an ECG-JEPA file ->
+published form.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ def run(arguments) -> int:
 
 
 def shard_bytes(text: str) -> int:
-    """"5GB" -> bytes."""
+    """ "5GB" -> bytes."""
     found = re.fullmatch(r"(\d+)\s*([KMG]?B)?", text.strip().upper())
     if not found or not int(found[1]):
         raise ConfigError(f"--shard-size {text}", mend="write it like 5GB or 500MB")
@@ -63,7 +65,8 @@ def shard_bytes(text: str) -> int:
 
 
 def with_ecg(cfg: VlmConfig, params: dict[str, Any], path: str | None, heads: int | None = None):
-    """(cfg, params) with the ECG encoder of a file; the projection is kept, or new (initial values of seed 0).
+    """(cfg, params) with the ECG encoder of a file; the projection is kept, or new (initial values
+    of seed 0).
 
     Args:
       path: .pth or safetensors of ECG-JEPA; None: nothing changes.
@@ -72,17 +75,24 @@ def with_ecg(cfg: VlmConfig, params: dict[str, Any], path: str | None, heads: in
     if path is None:
         return cfg, params
     if cfg.ecg_token_id >= cfg.decoder.vocab_size:
-        raise ConfigError(f"the ECG token {cfg.ecg_token_id} is outside the vocabulary of {cfg.decoder.vocab_size}",
-                          mend="give time_series_token_id in config.json")
+        raise ConfigError(
+            f"the ECG token {cfg.ecg_token_id} is outside the vocabulary of "
+            f"{cfg.decoder.vocab_size}",
+            mend="give time_series_token_id in config.json",
+        )
     with tempfile.TemporaryDirectory() as folder:
         if path.endswith(PICKLED):
             ecg_jepa.convert(path, converted := os.path.join(folder, "ecg.safetensors"))
             path = converted
-        _, sizes = ecg_lib.load(path, num_heads=1)  # the width tells how many heads the published encoder has
+        # the width tells how many heads the published encoder has
+        _, sizes = ecg_lib.load(path, num_heads=1)
         heads = heads or PUBLISHED_ECG.get(sizes.width)
         if heads is None:
-            raise ConfigError(f"the number of heads of an encoder of width {sizes.width} is not known", where=path,
-                              mend="give --ecg-heads")
+            raise ConfigError(
+                f"the number of heads of an encoder of width {sizes.width} is not known",
+                where=path,
+                mend="give --ecg-heads",
+            )
         weights, sizes = ecg_lib.load(path, num_heads=heads)
     dtype = params["decoder"]["embedding"].dtype
     projection = params.get("ecg_proj")
@@ -95,16 +105,22 @@ def with_ecg(cfg: VlmConfig, params: dict[str, Any], path: str | None, heads: in
 
 
 def files_of_run(name: str, folder: str, cfg: VlmConfig, process: ProcessConfig) -> None:
-    """Writes into `folder` what goes beside a run's weights: its tokenizer, and prompts and sizes of images as it was trained with.
+    """Writes into `folder` what goes beside a run's weights: its tokenizer, and prompts and sizes
+    of images as it was trained with.
 
     Args:
-      name: tokenizer of the run, as for data.tokenizer.load. Of a Hugging Face directory all companions of the weights go along.
+      name: tokenizer of the run, as for data.tokenizer.load. Of a Hugging Face directory all
+        companions of the weights go along.
       process: the run's.
     """
     if name == tokenizer_lib.NANO:
         shutil.copyfile(tokenizer_lib.NANO_PATH, os.path.join(folder, "tokenizer.json"))
-        content = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": tokenizer_lib.END_OF_TURN,
-                   "pad_token": "<|endoftext|>", "clean_up_tokenization_spaces": False}
+        content = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": tokenizer_lib.END_OF_TURN,
+            "pad_token": "<|endoftext|>",
+            "clean_up_tokenization_spaces": False,
+        }
         with open(os.path.join(folder, template.TOKENIZER_CONFIG), "w", encoding="utf-8") as file:
             json.dump(content, file, indent=2)
     else:

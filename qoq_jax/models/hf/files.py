@@ -1,9 +1,10 @@
-"""safetensors files: headers checked before anything is read, tensors read and written one at a time.
+"""safetensors files: headers checked before anything is read, tensors read and written one at a
+time.
 
-The format is a little-endian uint64 N, N bytes of JSON {name: {dtype, shape, data_offsets}}, then the data.
-It is read here, not through the safetensors package, because a tensor is mapped only while it is copied (a map
-of the whole file would count the whole file as host memory), bfloat16 needs no torch, and a file can be written
-tensor by tensor.
+The format is a little-endian uint64 N, N bytes of JSON {name: {dtype, shape, data_offsets}}, then
+the data. It is read here, not through the safetensors package, because a tensor is mapped only
+while it is copied (a map of the whole file would count the whole file as host memory), bfloat16
+needs no torch, and a file can be written tensor by tensor.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from qoq_jax.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_HEADER = 100_000_000  # the limit of the safetensors package
 _AGAIN = "fetch the file again"
@@ -53,7 +58,9 @@ class TensorFile:
         """The tensor as a read-only view of the file, mapped for as long as the view lives."""
         if not math.prod(self.shape):
             return np.zeros(self.shape, self.dtype)
-        return np.memmap(self.path, self.dtype, mode="r", offset=self.offset, shape=self.shape or (1,)).reshape(self.shape)
+        return np.memmap(
+            self.path, self.dtype, mode="r", offset=self.offset, shape=self.shape or (1,)
+        ).reshape(self.shape)
 
 
 def header(path: str) -> dict[str, TensorFile]:
@@ -76,32 +83,47 @@ def header(path: str) -> dict[str, TensorFile]:
         for name, entry in entries.items():
             shape, (first, last) = tuple(entry["shape"]), entry["data_offsets"]
             tensor = TensorFile(path, name, entry["dtype"], shape, start + first, last - first)
-            expected = last - first if tensor.dtype is None else math.prod(shape) * tensor.dtype.itemsize
+            expected = (
+                last - first if tensor.dtype is None else math.prod(shape) * tensor.dtype.itemsize
+            )
             if not 0 <= first <= last or min(shape, default=0) < 0 or expected != last - first:
                 raise ValueError(f"tensor {name} has shape {shape} and bytes {first} to {last}")
             tensors[name], end = tensor, max(end, last)
     except OSError as error:
-        raise CheckpointError(f"cannot be read ({error.strerror})", where=path, mend=_AGAIN) from error
+        raise CheckpointError(
+            f"cannot be read ({error.strerror})", where=path, mend=_AGAIN
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"damaged safetensors header ({error})", where=path, mend=_AGAIN) from error
+        raise CheckpointError(
+            f"damaged safetensors header ({error})", where=path, mend=_AGAIN
+        ) from error
     if start + end != length:
-        raise CheckpointError(f"the header promises {start + end} bytes, the file has {length}", where=path, mend=_AGAIN)
+        raise CheckpointError(
+            f"the header promises {start + end} bytes, the file has {length}",
+            where=path,
+            mend=_AGAIN,
+        )
     return tensors
 
 
 def open_directory(directory: str) -> dict[str, TensorFile]:
-    """The tensors of a checkpoint by name, from `model.safetensors` or from the files that its index names.
+    """The tensors of a checkpoint by name, from `model.safetensors` or from the files that its
+    index names.
 
     Raises:
-      CheckpointError: no safetensors, a damaged file, or an index that does not describe its files; all
-        names that do not agree are listed.
+      CheckpointError: no safetensors, a damaged file, or an index that does not describe its files;
+        all names that do not agree are listed.
     """
     single, index = os.path.join(directory, SINGLE), os.path.join(directory, INDEX)
     if os.path.exists(single):
         return header(single)
     if not os.path.exists(index):
-        raise CheckpointError(f"neither {SINGLE} nor {INDEX} is here", where=directory,
-                              mend="give a directory with safetensors; other weight files are pickles and are not read")
+        raise CheckpointError(
+            f"neither {SINGLE} nor {INDEX} is here",
+            where=directory,
+            mend="give a directory with safetensors; other weight files are pickles and are not "
+            "read",
+        )
     try:
         with open(index, encoding="utf-8") as file:
             place = {str(name): str(shard) for name, shard in json.load(file)["weight_map"].items()}
@@ -109,15 +131,29 @@ def open_directory(directory: str) -> dict[str, TensorFile]:
         raise CheckpointError(f"damaged index ({error})", where=index, mend=_AGAIN) from error
     outside = sorted({shard for shard in place.values() if os.path.basename(shard) != shard})
     if outside:
-        raise CheckpointError(f"the index names files outside the directory: {', '.join(outside)}", where=index, mend=_AGAIN)
-    lost = sorted({shard for shard in place.values() if not os.path.exists(os.path.join(directory, shard))})
+        raise CheckpointError(
+            f"the index names files outside the directory: {', '.join(outside)}",
+            where=index,
+            mend=_AGAIN,
+        )
+    lost = sorted(
+        {shard for shard in place.values() if not os.path.exists(os.path.join(directory, shard))}
+    )
     if lost:
-        raise CheckpointError(f"files of the index are missing: {', '.join(lost)}", where=directory, mend="fetch them")
+        raise CheckpointError(
+            f"files of the index are missing: {', '.join(lost)}", where=directory, mend="fetch them"
+        )
     found = {shard: header(os.path.join(directory, shard)) for shard in sorted(set(place.values()))}
     wrong = [name for name, shard in place.items() if name not in found[shard]]
-    wrong += [name for shard, tensors in found.items() for name in tensors if place.get(name) != shard]
+    wrong += [
+        name for shard, tensors in found.items() for name in tensors if place.get(name) != shard
+    ]
     if wrong:
-        raise CheckpointError(f"index and files disagree about {', '.join(sorted(set(wrong)))}", where=index, mend=_AGAIN)
+        raise CheckpointError(
+            f"index and files disagree about {', '.join(sorted(set(wrong)))}",
+            where=index,
+            mend=_AGAIN,
+        )
     return {name: tensor for tensors in found.values() for name, tensor in tensors.items()}
 
 
@@ -126,7 +162,9 @@ def dtype_name(dtype) -> str:
     return _NAMES[np.dtype(dtype)]
 
 
-def write(path: str, plan: Mapping[str, tuple[str, tuple[int, ...]]], tensors: Iterable[np.ndarray]) -> None:
+def write(
+    path: str, plan: Mapping[str, tuple[str, tuple[int, ...]]], tensors: Iterable[np.ndarray]
+) -> None:
     """Writes a file; holds one tensor at a time.
 
     Args:
@@ -146,13 +184,17 @@ def write(path: str, plan: Mapping[str, tuple[str, tuple[int, ...]]], tensors: I
         file.write(text)
         for (name, (dtype, shape)), tensor in zip(plan.items(), tensors, strict=True):
             if tensor.shape != shape or tensor.dtype != DTYPES[dtype]:
-                raise ValueError(f"{name}: {tensor.dtype}{tensor.shape} in the place of {dtype}{shape}")
+                raise ValueError(
+                    f"{name}: {tensor.dtype}{tensor.shape} in the place of {dtype}{shape}"
+                )
             # bfloat16 has no buffer protocol; its bytes do.
             file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
 
 
 def shard(sizes: Mapping[str, int], limit: int) -> Iterator[list[str]]:
-    """Names in order, in groups whose sizes sum to at most `limit` bytes; a larger tensor is a group of its own."""
+    """Names in order, in groups whose sizes sum to at most `limit` bytes; a larger tensor is a
+    group of its own.
+    """
     group: list[str] = []
     total = 0
     for name, size in sizes.items():

@@ -1,9 +1,10 @@
-"""Names and layouts of published tensors: two key schemes, and how their arrays and ours map onto each other.
+"""Names and layouts of published tensors: two key schemes, and how their arrays and ours map onto
+each other.
 
 A `ParamSpec` names its tensor in the scheme of Qwen2.5-VL on the hub (`visual.*`, `model.layers.*`,
-`lm_head.weight`), here called canonical. Qwen3-VL on the hub, transformers 5 in memory, and directories it saves with
-`save_original_format=False`, use `model.visual.*` and `model.language_model.*`. ECG weights have the names of
-QoQ-Med in both.
+`lm_head.weight`), here called canonical. Qwen3-VL on the hub, transformers 5 in memory, and
+directories it saves with `save_original_format=False`, use `model.visual.*` and
+`model.language_model.*`. ECG weights have the names of QoQ-Med in both.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from qoq_jax.models.spec import ParamSpec
 TRANSFORMERS_5 = (("model.visual.", "visual."), ("model.language_model.", "model."))
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 ECG_PREFIX = "time_series_embedding."
-# Fixed sin-cos positions that ECG-JEPA stores beside its weights; checked and dropped on import, written on export.
+# Fixed sin-cos positions that ECG-JEPA stores beside its weights; checked and dropped on import,
+# written on export.
 ECG_POSITIONS = ECG_PREFIX + "encoder.pos_embed"
 PATCH_FRAMES = 2  # temporal_patch_size of every published model; the config reader refuses others
 
@@ -69,8 +71,8 @@ def published_shape(spec: ParamSpec) -> tuple[int, ...]:
 def split(spec: ParamSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(shape, order) with `theirs.reshape(shape).transpose(order)` = ours.
 
-    The reshape costs nothing and keeps one dimension of theirs for one of ours, so that a device's part of
-    ours is a slice of the file; the transpose is left to the device.
+    The reshape costs nothing and keeps one dimension of theirs for one of ours, so that a device's
+    part of ours is a slice of the file; the transpose is left to the device.
     """
     shape = layer_shape(spec)
     last = len(shape) - 1
@@ -82,7 +84,10 @@ def split(spec: ParamSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def fold(names: Iterable[str]) -> list[str]:
-    """Names with their layer numbers joined: "model.layers.{0-27}.mlp.up_proj.weight". Sorted, complete."""
+    """Names with their layer numbers joined: "model.layers.{0-27}.mlp.up_proj.weight".
+
+    Sorted, complete.
+    """
     groups: dict[tuple[str, str], list[int]] = {}
     plain = []
     for name in names:

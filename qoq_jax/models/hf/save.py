@@ -1,7 +1,7 @@
 """Parameters -> a directory as on the hub, which transformers loads (tests/parity).
 
-Names and config.json are those of the family on the hub (both key schemes are read, one is written). Tensors are made on the
-devices and written one at a time.
+Names and config.json are those of the family on the hub (both key schemes are read, one is
+written). Tensors are made on the devices and written one at a time.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ def save(
     Args:
       directory: is made; must not exist, or be empty.
       cfg, params: the model; params may lie on any mesh.
-      source: directory whose tokenizer, generation config, processor and chat template are copied, and whose
-        config.json gives the fields that change no number here (max_position_embeddings, say). None: the
-        generation and processor configs are written from cfg; there is no tokenizer then.
+      source: directory whose tokenizer, generation config, processor and chat template are copied,
+        and whose config.json gives the fields that change no number here (max_position_embeddings,
+        say). None: the generation and processor configs are written from cfg; there is no tokenizer
+        then.
       dtype: of the tensors; None = as they are.
       shard_size: upper limit of a file in bytes; a larger tensor has a file of its own.
 
@@ -58,10 +59,16 @@ def save(
     if os.path.exists(target) and (not os.path.isdir(target) or os.listdir(target)):
         raise CheckpointError("already exists", where=directory, mend="name a new directory")
     specs, leaves = spec_lib.flatten(vlm.param_specs(cfg)), spec_lib.flatten(params)
-    wrong = sorted(path for path in specs.keys() | leaves.keys()
-                   if path not in specs or path not in leaves or tuple(leaves[path].shape) != specs[path].shape)
+    wrong = sorted(
+        path
+        for path in specs.keys() | leaves.keys()
+        if path not in specs or path not in leaves or tuple(leaves[path].shape) != specs[path].shape
+    )
     if wrong:
-        raise CheckpointError(f"parameters that do not fit the config: {', '.join(wrong)}", mend="use the config of the parameters")
+        raise CheckpointError(
+            f"parameters that do not fit the config: {', '.join(wrong)}",
+            mend="use the config of the parameters",
+        )
     plan = _plan(cfg, specs, leaves, dtype)
     partial = f"{target}.partial-{os.getpid()}"
     if jax.process_index() == 0:
@@ -77,8 +84,12 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def to_tensors(specs: Mapping[str, Any], params: Mapping[str, Any], dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
-    """(canonical name, published tensor) of every weight that has a name, one at a time; inverse of `from_tensors`."""
+def to_tensors(
+    specs: Mapping[str, Any], params: Mapping[str, Any], dtype: Any = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(canonical name, published tensor) of every weight that has a name, one at a time; inverse of
+    `from_tensors`.
+    """
     leaves = spec_lib.flatten(params)
     for path, spec in spec_lib.flatten(specs).items():
         for i, key in enumerate(keys.layer_keys(spec)):
@@ -91,7 +102,8 @@ def _plan(cfg, specs, leaves, dtype) -> dict[str, tuple[str, tuple[int, ...]]]:
     for path, spec in specs.items():
         name = files.dtype_name(leaves[path].dtype if dtype is None else dtype)
         plan |= {key: (name, keys.published_shape(spec)) for key in keys.layer_keys(spec)}
-    if cfg.ecg is not None:  # the released checkpoints hold it, and their code refuses to load without
+    # the released checkpoints hold it, and their code refuses to load without
+    if cfg.ecg is not None:
         name = plan[keys.ECG_PREFIX + "encoder.W_P.weight"][0]
         plan[keys.ECG_POSITIONS] = (name, (cfg.ecg.leads * cfg.ecg.patches, cfg.ecg.width))
     return plan
@@ -106,14 +118,22 @@ def _tensors(cfg, specs, leaves, dtype, plan) -> Iterator[np.ndarray]:
         yield table.reshape(shape).astype(files.DTYPES[kind])
 
 
-def _write_weights(directory: str, cfg: VlmConfig, plan, tensors: Iterator[np.ndarray], shard_size: int) -> None:
+def _write_weights(
+    directory: str, cfg: VlmConfig, plan, tensors: Iterator[np.ndarray], shard_size: int
+) -> None:
     """model.safetensors, or numbered files and their index."""
     published_name = config_lib.architecture(cfg).published_name
-    sizes = {key: math.prod(shape) * files.DTYPES[kind].itemsize for key, (kind, shape) in plan.items()}
+    sizes = {
+        key: math.prod(shape) * files.DTYPES[kind].itemsize for key, (kind, shape) in plan.items()
+    }
     groups = list(files.shard(sizes, shard_size))
     place = {}
     for number, group in enumerate(groups):
-        name = files.SINGLE if len(groups) == 1 else f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
+        name = (
+            files.SINGLE
+            if len(groups) == 1
+            else f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
+        )
         part = {published_name(key): plan[key] for key in group}
         place |= dict.fromkeys(part, name)
         if jax.process_index() == 0:
@@ -122,8 +142,13 @@ def _write_weights(directory: str, cfg: VlmConfig, plan, tensors: Iterator[np.nd
             for _ in group:
                 next(tensors)
     if len(groups) > 1 and jax.process_index() == 0:
-        _write_json(os.path.join(directory, files.INDEX),
-                    {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(place.items()))})
+        _write_json(
+            os.path.join(directory, files.INDEX),
+            {
+                "metadata": {"total_size": sum(sizes.values())},
+                "weight_map": dict(sorted(place.items())),
+            },
+        )
 
 
 def _take(spec, leaf, layer: int, dtype) -> np.ndarray:
@@ -131,10 +156,20 @@ def _take(spec, leaf, layer: int, dtype) -> np.ndarray:
     _, order = keys.split(spec)
     back = tuple(order.index(i) for i in range(len(order)))
     sharding = getattr(leaf, "sharding", None)
-    # Gathered on every device, since a reshape of a cut dimension may not be one the compiler can keep cut.
-    whole = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None
-    taken = _extract(spec.stacked, back, keys.published_shape(spec), None if dtype is None else np.dtype(dtype), whole)(
-        leaf, np.int32(layer))
+    # Gathered on every device, since a reshape of a cut dimension may not be one the compiler can
+    # keep cut.
+    whole = (
+        NamedSharding(sharding.mesh, PartitionSpec())
+        if isinstance(sharding, NamedSharding)
+        else None
+    )
+    taken = _extract(
+        spec.stacked,
+        back,
+        keys.published_shape(spec),
+        None if dtype is None else np.dtype(dtype),
+        whole,
+    )(leaf, np.int32(layer))
     return np.asarray(taken.addressable_data(0))
 
 
@@ -164,9 +199,13 @@ def _write_companions(directory: str, cfg: VlmConfig, source: str | None, dtype:
             written.add(name)
     _write_json(os.path.join(directory, config_lib.CONFIG), config_lib.write(cfg, dtype, source))
     if config_lib.GENERATION not in written:
-        _write_json(os.path.join(directory, config_lib.GENERATION), config_lib.write_generation(cfg))
+        _write_json(
+            os.path.join(directory, config_lib.GENERATION), config_lib.write_generation(cfg)
+        )
     if not written & {config_lib.PREPROCESSOR, config_lib.PROCESSOR}:
-        _write_json(os.path.join(directory, config_lib.PREPROCESSOR), config_lib.write_preprocessor(cfg))
+        _write_json(
+            os.path.join(directory, config_lib.PREPROCESSOR), config_lib.write_preprocessor(cfg)
+        )
 
 
 def _copy(path: str, target: str) -> None:
