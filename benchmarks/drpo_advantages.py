@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qoq_jax.rl import drpo, rewards
+from qoq_jax.rewards import score as rewards
+from qoq_jax.rl import drpo
 
 QUESTIONS, ROLLOUTS, DOMAINS, K_MAX = 512, 8, 9, 10
 PAST = (1_000, 10_000, 100_000)

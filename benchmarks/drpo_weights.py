@@ -21,8 +21,9 @@ import jax
 import numpy as np
 
 from qoq_jax.rl import advantages, drpo, losses
-from qoq_jax.train import loop, reinforce
-from qoq_jax.train import stage as stage_lib
+from qoq_jax.train import loop as stage_lib
+from qoq_jax.train import rl as reinforce
+from qoq_jax.train import run as loop
 from qoq_jax.train import step as steps
 
 VARIANTS = {

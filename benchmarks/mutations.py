@@ -18,7 +18,12 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).parents[1]
-DRPO, KMEANS, ANSWERS, REWARDS = "rl/drpo.py", "rl/kmeans.py", "rl/answers.py", "rl/rewards.py"
+DRPO, KMEANS, ANSWERS, REWARDS = (
+    "rl/drpo.py",
+    "rl/kmeans.py",
+    "data/answer_format.py",
+    "rewards/score.py",
+)
 LOSSES, ADVANTAGES = "rl/losses.py", "rl/advantages.py"
 
 #: name: (file, the line as it is, the line with the mistake, tests that must fail)

@@ -4,7 +4,7 @@ numbers.
 
     python benchmarks/parity.py        # needs torch: pip install -e '.[parity]'
 
-The model goes through a directory: transformers saves it, qoq_jax.models.hf loads it. The same
+The model goes through a directory: transformers saves it, qoq_jax.hf loads it. The same
 prompts then run
 through both programs. tests/parity/test_hf_models.py asserts the same numbers.
 """
@@ -30,12 +30,17 @@ from transformers import (
 )  # fmt: skip
 
 import qoq_jax
+from qoq_jax import hf
 from qoq_jax.data import images, packing, positions
-from qoq_jax.data.transforms import ECG_SHAPE, VISION
-from qoq_jax.generation.model import Model
-from qoq_jax.models import ecg, hf, qwen3_vision, spec, vision, vlm
-from qoq_jax.models.hf import files, keys
-from qoq_jax.models.variants import Qwen3VisionConfig, VlmConfig
+from qoq_jax.data.sample import ECG_SHAPE, VISION
+from qoq_jax.hf import names as keys
+from qoq_jax.hf import safetensors as files
+from qoq_jax.models import spec, vlm
+from qoq_jax.models.encoders import ecg
+from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
+from qoq_jax.models.vision import qwen3 as qwen3_vision
+from qoq_jax.models.vision import qwen25 as vision
+from qoq_jax.sampling.model import Model
 
 TOLERANCE, ECG_TOLERANCE = 1e-4, 1e-5
 VOCAB, IMAGE, VIDEO, VISION_START, VISION_END, EOS, PAD = 128, 120, 121, 122, 123, 111, 110
@@ -183,7 +188,7 @@ def make_prompt(parts, rng: np.random.Generator, cfg: VlmConfig) -> Prompt:
 
 
 def sample(prompt: Prompt, cfg: VlmConfig) -> dict:
-    """The prompt as data/transforms.py makes samples."""
+    """The prompt as data/sample.py makes samples."""
     order, patch_hw, patch_frame, patch_window = images.window_order(
         prompt.all_grids, window=cfg.vision.window, patch=cfg.vision.patch_size
     )

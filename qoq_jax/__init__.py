@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import jax
 
-    from qoq_jax.generation.model import Model
+    from qoq_jax.sampling.model import Model
 
 __all__ = ["load"]
 
@@ -26,6 +26,6 @@ def load(
       mesh: the device mesh that weights are sharded over; None = one device.
       dtype: "float32" or "bfloat16"; None = as stored.
     """
-    from qoq_jax.generation import model  # here, so that `import qoq_jax` stays light
+    from qoq_jax.sampling import model  # here, so that `import qoq_jax` stays light
 
     return model.load(source, mesh, dtype)

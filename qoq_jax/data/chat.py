@@ -9,8 +9,8 @@ import json
 import re
 from collections.abc import Sequence
 
+from qoq_jax.base.errors import DataError
 from qoq_jax.data.tokenizer import ECG_TOKEN, END_OF_TURN, Special
-from qoq_jax.errors import DataError
 
 SYSTEM = "You are a helpful assistant."
 IMAGE, VIDEO, ECG = "<image>", "<video>", "<ecg>"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from qoq_jax.data import schema, sources
+from qoq_jax.base.errors import DataError
+from qoq_jax.data import rows as schema
+from qoq_jax.data import sources
 from qoq_jax.data import tokenizer as tokenizer_lib
-from qoq_jax.data.transforms import ProcessConfig, process
-from qoq_jax.errors import DataError
-from qoq_jax.models import variants
+from qoq_jax.data.sample import ProcessConfig, process
+from qoq_jax.models import sizes as variants
 
 _SHOWN = 20
 

@@ -21,8 +21,8 @@ from typing import Any
 import grain
 import numpy as np
 
+from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.data import readers, sources
-from qoq_jax.errors import ConfigError, DataError
 
 SUFFIXES = (".hea", ".npz", ".dcm")  # of a WFDB record only the header is listed
 

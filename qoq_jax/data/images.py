@@ -7,7 +7,7 @@ units, C colour channels (3), p patch side (14; Qwen3-VL 16), f frames a tempora
 
 Pixels stay uint8: 4 times less to ship than float32, and the device normalises (pixel_mean and
 pixel_std of
-models/variants.py).
+models/sizes.py).
 Source of the geometry: Qwen2-VL (arXiv 2409.12191) section 2.1 and Qwen2.5-VL (arXiv 2502.13923)
 section 2.1;
 tests hold it equal to the Hugging Face processor and vision tower.
@@ -22,7 +22,7 @@ import einops
 import numpy as np
 from PIL import Image
 
-from qoq_jax.errors import DataError
+from qoq_jax.base.errors import DataError
 
 # OpenAI CLIP, of pixels in 0..1
 IMAGE_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)

@@ -23,12 +23,14 @@ from typing import Any
 import grain
 import numpy as np
 
-from qoq_jax.data import packing, schema, transforms
+from qoq_jax.base.errors import ConfigError, DataError
+from qoq_jax.data import packing
+from qoq_jax.data import rows as schema
+from qoq_jax.data import sample as transforms
 from qoq_jax.data import sources as row_files
 from qoq_jax.data.packing import Budget, GroupPacker, Placed
+from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.data.tokenizer import Tokenizer
-from qoq_jax.data.transforms import ProcessConfig
-from qoq_jax.errors import ConfigError, DataError
 
 Batch = dict[str, np.ndarray]
 WINDOW = (

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qoq_jax.errors import DataError
+from qoq_jax.base.errors import DataError
 
 Grid = tuple[int, int, int]
 

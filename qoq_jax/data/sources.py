@@ -9,8 +9,8 @@ import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
-from qoq_jax.data import schema
-from qoq_jax.errors import DataError
+from qoq_jax.base.errors import DataError
+from qoq_jax.data import rows as schema
 
 
 def load(root: str | os.PathLike, split: str, faults: list[str] | None = None) -> list[schema.Row]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tokenizers
 
-from qoq_jax.errors import ConfigError, DataError
+from qoq_jax.base.errors import ConfigError, DataError
 
 NANO = "nano"
 NANO_PATH = Path(__file__).parent / "assets" / "nano_tokenizer.json"

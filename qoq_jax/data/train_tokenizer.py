@@ -21,10 +21,11 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from qoq_jax.climb import samples_convert, synthetic
+from qoq_jax.climb.mini import build as synthetic
+from qoq_jax.climb.samples import convert as samples_convert
 from qoq_jax.data import chat
 from qoq_jax.data.tokenizer import NANO_PATH
-from qoq_jax.models.variants import NANO_FIRST_SPECIAL, SPECIAL_TOKENS
+from qoq_jax.models.sizes import NANO_FIRST_SPECIAL, SPECIAL_TOKENS
 
 NUMBERS = 256  # integers below are one token
 MERGES = 150  # ids spent on byte-pair merges, for words outside the corpus

@@ -32,9 +32,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from qoq_jax.errors import DataError
-from qoq_jax.rl.answers import fold
-from qoq_jax.rl.rewards import Reward, released_labels
+from qoq_jax.base.errors import DataError
+from qoq_jax.data.answer_format import fold
+from qoq_jax.rewards.score import Reward, released_labels
 
 OTHER = "other"  # the confusion matrix column of answers outside of the vocabulary, or none at all
 BOOTSTRAP_DRAWS = 1000

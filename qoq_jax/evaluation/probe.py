@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qoq_jax.errors import DataError
+from qoq_jax.base.errors import DataError
 from qoq_jax.evaluation.metrics import auroc, one_vs_rest
 
 

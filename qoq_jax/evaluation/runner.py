@@ -12,9 +12,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from qoq_jax.data import readers, schema
-from qoq_jax.evaluation import gallery, metrics
-from qoq_jax.rl import rewards
+from qoq_jax.data import readers
+from qoq_jax.data import rows as schema
+from qoq_jax.evaluation import metrics
+from qoq_jax.report import gallery
+from qoq_jax.rewards import score as rewards
 from qoq_jax.train import step as steps
 
 

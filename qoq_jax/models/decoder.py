@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from qoq_jax.models import layers
+from qoq_jax.models.sizes import DecoderConfig, VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
-from qoq_jax.models.variants import DecoderConfig, VlmConfig
 from qoq_jax.parallel.mesh import batch_shards, constrain
 
 # longer rows attend in blocks of queries, so that [T, T] scores never exist at once

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qoq_jax.models.variants import VlmConfig
+from qoq_jax.models.sizes import VlmConfig
 
 MASKED = -1e30  # finite, so that a row in which everything is masked (padding) stays free of NaN
 

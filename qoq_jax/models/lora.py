@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from qoq_jax.errors import ConfigError
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import spec as spec_lib
 from qoq_jax.models.spec import ParamSpec, fan_in
 

@@ -4,7 +4,7 @@ Initial values, shardings, parameter counts, memory plans and weight import/expo
 nested dict of `ParamSpec`. Weights of repeated layers are stacked on a leading axis "layers"; their
 Hugging Face name has a `{}` in the place of the layer number.
 
-Hugging Face layouts (a closed set, carried out in models/hf/keys.py; torch linear weights are [out,
+Hugging Face layouts (a closed set, carried out in hf/names.py; torch linear weights are [out,
 in]):
   ""            no counterpart in a published checkpoint
   "tensor"      same shape: embeddings

@@ -15,11 +15,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from qoq_jax.errors import ConfigError
-from qoq_jax.models import decoder, ecg, layers, qwen3_vision, vision
+from qoq_jax.base.errors import ConfigError
+from qoq_jax.models import decoder, layers
 from qoq_jax.models.decoder import KVCache
+from qoq_jax.models.encoders import ecg
+from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in
-from qoq_jax.models.variants import Qwen3VisionConfig, VlmConfig
+from qoq_jax.models.vision import qwen3 as qwen3_vision
+from qoq_jax.models.vision import qwen25 as vision
 from qoq_jax.parallel.mesh import constrain
 
 

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from qoq_jax.errors import ConfigError
+from qoq_jax.base.errors import ConfigError
 
 MESH_AXES = ("data", "fsdp", "tensor")
 

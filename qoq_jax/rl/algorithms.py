@@ -22,7 +22,7 @@ from qoq_jax.rl import advantages as estimators
 from qoq_jax.rl import drpo
 
 if TYPE_CHECKING:
-    from qoq_jax.config import RlConfig
+    from qoq_jax.train.config import RlConfig
 
 Array = jax.Array
 

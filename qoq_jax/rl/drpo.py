@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from qoq_jax.errors import ConfigError
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.rl import advantages as advantages_lib
 from qoq_jax.rl.kmeans import kmeans_elbow
 

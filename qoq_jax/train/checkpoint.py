@@ -23,8 +23,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from qoq_jax.errors import CheckpointError
-from qoq_jax.models.variants import EcgConfig, VlmConfig
+from qoq_jax.base.errors import CheckpointError
+from qoq_jax.models.sizes import EcgConfig, VlmConfig
 
 # Orbax raises a failed write and also logs its traceback from each of its threads; the raised one
 # becomes our one line.

@@ -14,13 +14,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from qoq_jax.climb import samples as real_samples
-from qoq_jax.climb import synthetic
-from qoq_jax.config import Config, DataConfig
-from qoq_jax.data import schema, sources
-from qoq_jax.errors import ConfigError, DataError
+from qoq_jax.base.errors import ConfigError, DataError
+from qoq_jax.climb.mini import build as synthetic
+from qoq_jax.climb.samples import fetch as real_samples
+from qoq_jax.data import rows as schema
+from qoq_jax.data import sources
 from qoq_jax.train.checkpoint import has_checkpoint
-from qoq_jax.train.facts import read_json, write_json
+from qoq_jax.train.config import Config, DataConfig
+from qoq_jax.train.run_record import read_json, write_json
 
 
 class Record:

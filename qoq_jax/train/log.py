@@ -10,7 +10,7 @@ import time
 
 import jax
 
-from qoq_jax.errors import ConfigError
+from qoq_jax.base.errors import ConfigError
 
 
 class MetricWriter:

@@ -17,12 +17,13 @@ import numpy as np
 import optax
 from flax import struct
 
-from qoq_jax.config import RlConfig
 from qoq_jax.models import layers
 from qoq_jax.models.lora import LoraConfig
+from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in
-from qoq_jax.models.variants import VlmConfig
-from qoq_jax.rl import algorithms, losses, rollout
+from qoq_jax.rl import algorithms, losses
+from qoq_jax.sampling import rollout
+from qoq_jax.train.config import RlConfig
 from qoq_jax.train.state import TrainState, apply_gradients, hold
 from qoq_jax.train.step import Batch, Metrics, accumulated_gradients, jit_update, model_weights
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from qoq_jax.data.packing import MERGE_UNIT, Budget, GroupPacker, Placed, write_groups
-from qoq_jax.data.transforms import ECG, TEXT, VISION
+from qoq_jax.data.sample import ECG, TEXT, VISION
 
 Batch = dict[str, np.ndarray]
 

@@ -14,17 +14,19 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from qoq_jax import interrupt
-from qoq_jax.config import Config
-from qoq_jax.data import pipeline, schema, sources
+from qoq_jax import hf
+from qoq_jax.base import interrupt
+from qoq_jax.base.errors import ConfigError, DataError
+from qoq_jax.data import answer_format as answers
+from qoq_jax.data import pipeline, sources
+from qoq_jax.data import rows as schema
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.packing import Budget
-from qoq_jax.data.transforms import ProcessConfig
-from qoq_jax.errors import ConfigError, DataError
-from qoq_jax.models import hf, variants
+from qoq_jax.data.sample import ProcessConfig
+from qoq_jax.models import sizes as variants
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.rl import answers
 from qoq_jax.train import datasets
+from qoq_jax.train.config import Config
 
 
 @dataclasses.dataclass
@@ -338,7 +340,7 @@ def model_config(cfg: Config) -> variants.VlmConfig:
 
 def is_published(variant: str) -> bool:
     """Whether model.variant names a Hugging Face directory or hub id, and not a size of
-    models/variants.py.
+    models/sizes.py.
     """
     return variant not in variants.NAMES and (os.path.isdir(variant) or "/" in variant)
 

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from qoq_jax.config import OptimizerConfig
-from qoq_jax.errors import ConfigError
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import spec, vlm
-from qoq_jax.models.variants import VlmConfig
+from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.rl import drpo
+from qoq_jax.train.config import OptimizerConfig
 
 
 @struct.dataclass

@@ -21,8 +21,8 @@ import optax
 from qoq_jax.models import lora as lora_lib
 from qoq_jax.models import vlm
 from qoq_jax.models.lora import LoraConfig
-from qoq_jax.models.variants import VlmConfig
-from qoq_jax.rl import rollout
+from qoq_jax.models.sizes import VlmConfig
+from qoq_jax.sampling import rollout
 from qoq_jax.train.state import TrainState, apply_gradients, hold
 
 Batch = dict[str, jax.Array]

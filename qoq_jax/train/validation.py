@@ -16,11 +16,11 @@ import shutil
 import jax
 import orbax.checkpoint as ocp
 
-from qoq_jax.config import EvalConfig
-from qoq_jax.errors import CheckpointError
+from qoq_jax.base.errors import CheckpointError
 from qoq_jax.evaluation import runner
-from qoq_jax.train import facts
+from qoq_jax.train import run_record as facts
 from qoq_jax.train.checkpoint import damage, write_checksums
+from qoq_jax.train.config import EvalConfig
 
 
 class Validation:

@@ -8,10 +8,10 @@ import pathlib
 
 import pytest
 
-from qoq_jax.climb import ecg_set
-from qoq_jax.climb.ecg_simulator import LABELS
+from qoq_jax.base.errors import ConfigError
+from qoq_jax.climb.mini import ecg_set
+from qoq_jax.climb.mini.ecg_simulator import LABELS
 from qoq_jax.data import ecgs
-from qoq_jax.errors import ConfigError
 
 
 def test_rows_are_split_by_patient_with_even_labels():

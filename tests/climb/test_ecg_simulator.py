@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qoq_jax.climb import ecg_simulator as sim
+from qoq_jax.climb.mini import ecg_simulator as sim
 
 FS = 250.0
 

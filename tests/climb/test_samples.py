@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qoq_jax.climb import samples, samples_convert, samples_download
-from qoq_jax.data import readers, schema, sources
-from qoq_jax.errors import DataError
+from qoq_jax.base.errors import DataError
+from qoq_jax.climb.samples import convert as samples_convert
+from qoq_jax.climb.samples import download as samples_download
+from qoq_jax.climb.samples import fetch as samples
+from qoq_jax.data import readers, sources
+from qoq_jax.data import rows as schema
 
 SETUP = (
     "import pathlib; pathlib.Path({canary!r}).write_text('ran')\nfrom setuptools import "

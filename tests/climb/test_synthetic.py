@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qoq_jax.climb import synthetic
-from qoq_jax.climb.render import DATASETS
-from qoq_jax.data import readers, schema
-from qoq_jax.errors import ConfigError, DataError
+from qoq_jax.base.errors import ConfigError, DataError
+from qoq_jax.climb.mini import build as synthetic
+from qoq_jax.climb.mini.render import DATASETS
+from qoq_jax.data import readers
+from qoq_jax.data import rows as schema
 
 SIZE = 60
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from qoq_jax.data import schema, tokenizer, transforms
-from qoq_jax.models import variants
+from qoq_jax.data import rows as schema
+from qoq_jax.data import sample as transforms
+from qoq_jax.data import tokenizer
+from qoq_jax.models import sizes as variants
 
 LABELS = ("Normal", "Pneumonia", "COVID-19")
 MODEL = variants.get("nano")

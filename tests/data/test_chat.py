@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from qoq_jax.base.errors import DataError
 from qoq_jax.data import chat
 from qoq_jax.data.tokenizer import Special
-from qoq_jax.errors import DataError
 
 VISION = "<|vision_start|><|image_pad|><|vision_end|>"
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qoq_jax.base.errors import DataError
 from qoq_jax.data import images
-from qoq_jax.errors import DataError
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "qwen_vision.npz")
 

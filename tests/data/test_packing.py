@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sample_rows import TOKENIZER, config, mixed_rows, row, write_image
 
-from qoq_jax.data import packing, transforms
-from qoq_jax.errors import ConfigError, DataError
+from qoq_jax.base.errors import ConfigError, DataError
+from qoq_jax.data import packing
+from qoq_jax.data import sample as transforms
 
 PAD = TOKENIZER.token_to_id("<|endoftext|>")
 BUDGET = packing.Budget(rows=4, tokens=256, media_rows=2, patches=256, ecgs=2, pad_id=PAD)

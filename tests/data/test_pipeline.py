@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sample_rows import TOKENIZER, config, mixed_rows, row
 
+from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.data import pipeline
 from qoq_jax.data.packing import Budget
-from qoq_jax.errors import ConfigError, DataError
 
 PAD = TOKENIZER.token_to_id("<|endoftext|>")
 BUDGET = Budget(rows=4, tokens=224, media_rows=4, patches=64, ecgs=1, pad_id=PAD)

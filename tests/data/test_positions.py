@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qoq_jax.base.errors import DataError
 from qoq_jax.data.positions import extend, rope_positions, step_times
-from qoq_jax.errors import DataError
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "qwen_vision.npz")
 IMAGE, VIDEO, TEXT = 90, 91, 5

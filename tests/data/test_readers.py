@@ -14,9 +14,9 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
+from qoq_jax.base.errors import DataError
 from qoq_jax.data import readers
 from qoq_jax.data.readers import files, nifti
-from qoq_jax.errors import DataError
 
 SECRET = "Zyxwvut^Patientname"
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from qoq_jax.data import schema, sources
-from qoq_jax.errors import DataError
+from qoq_jax.base.errors import DataError
+from qoq_jax.data import rows as schema
+from qoq_jax.data import sources
 
 
 def _row(number, **change):

@@ -7,9 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from qoq_jax.errors import DataError
+from qoq_jax.base.errors import DataError
 from qoq_jax.evaluation import metrics
-from qoq_jax.rl.rewards import score
+from qoq_jax.rewards.score import score
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "metrics_reference.json"
 

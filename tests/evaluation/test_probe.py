@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qoq_jax.errors import DataError
+from qoq_jax.base.errors import DataError
 from qoq_jax.evaluation import probe
 
 NAMES = ("linear", "hidden", "constant")

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qoq_jax.models import hf, spec, vlm
-from qoq_jax.models.variants import DecoderConfig, EcgConfig, VisionConfig, VlmConfig
+from qoq_jax import hf
+from qoq_jax.models import spec, vlm
+from qoq_jax.models.sizes import DecoderConfig, EcgConfig, VisionConfig, VlmConfig
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from model_helpers import TINY, golden, hf_params, random_params, text_batch
 
-from qoq_jax.models import decoder, variants, vlm
+from qoq_jax.models import decoder, vlm
+from qoq_jax.models import sizes as variants
 
 HIDDEN = jax.jit(vlm.hidden, static_argnums=1)
 

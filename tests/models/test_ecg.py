@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from qoq_jax.errors import CheckpointError
-from qoq_jax.models import ecg, spec, variants
+from qoq_jax.base.errors import CheckpointError
+from qoq_jax.models import sizes as variants
+from qoq_jax.models import spec
+from qoq_jax.models.encoders import ecg
 
 FOLDER = pathlib.Path(__file__).parents[1] / "golden"
 WEIGHTS, GOLDEN = FOLDER / "ecg_jepa_small.safetensors", np.load(FOLDER / "ecg_jepa_small_io.npz")

@@ -14,11 +14,13 @@ import pytest
 from jax.sharding import PartitionSpec
 from model_helpers import GOLDEN, TINY, batch, text_batch
 
+from qoq_jax import hf
 from qoq_jax.data import positions
-from qoq_jax.models import decoder, hf, qwen3_vision, spec, vlm
-from qoq_jax.models.variants import DecoderConfig, Qwen3VisionConfig
+from qoq_jax.models import decoder, spec, vlm
+from qoq_jax.models.sizes import DecoderConfig, Qwen3VisionConfig
+from qoq_jax.models.vision import qwen3 as qwen3_vision
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.rl import rollout
+from qoq_jax.sampling import rollout
 
 # The tiny model of make_qwen3_fixtures.py; token ids and ECG encoder are those of TINY.
 CFG = dataclasses.replace(

@@ -16,7 +16,7 @@ from model_helpers import (
     shared_batch,
 )
 
-from qoq_jax.errors import ConfigError
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import mesh as mesh_lib
 

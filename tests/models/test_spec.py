@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from model_helpers import TINY, hf_params
 
-from qoq_jax.models import spec, variants, vlm
+from qoq_jax.models import sizes as variants
+from qoq_jax.models import spec, vlm
 
 
 def test_published_names_of_all_layers():

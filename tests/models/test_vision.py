@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from model_helpers import TINY, golden, hf_params, random_params
 
-from qoq_jax.models import variants, vision
+from qoq_jax.models import sizes as variants
+from qoq_jax.models.vision import qwen25 as vision
 
 NAMES = ("patches", "patch_hw", "patch_frame", "patch_window")
 

@@ -16,10 +16,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 import qoq_jax
 from benchmarks import parity
-from qoq_jax import cli
+from qoq_jax.cli import main as cli
 from qoq_jax.data import chat, images, tokenizer
-from qoq_jax.models import variants
-from qoq_jax.models.hf import template
+from qoq_jax.hf import template
+from qoq_jax.models import sizes as variants
 
 NANO = variants.get("nano")  # whose tokenizer the models of these tests have
 LIMITS = {"shortest_edge": 56 * 56, "longest_edge": 150 * 150}

@@ -17,13 +17,17 @@ import transformers
 from safetensors.numpy import load_file
 
 from benchmarks import parity
-from qoq_jax import cli
+from qoq_jax import hf
+from qoq_jax.base.errors import CheckpointError
+from qoq_jax.cli import convert
+from qoq_jax.cli import main as cli
 from qoq_jax.data import chat
-from qoq_jax.data.transforms import ProcessConfig
-from qoq_jax.errors import CheckpointError
-from qoq_jax.models import hf, spec, variants, vlm
-from qoq_jax.models.hf import config as config_lib
-from qoq_jax.models.hf import convert, files, keys
+from qoq_jax.data.sample import ProcessConfig
+from qoq_jax.hf import config as config_lib
+from qoq_jax.hf import names as keys
+from qoq_jax.hf import safetensors as files
+from qoq_jax.models import sizes as variants
+from qoq_jax.models import spec, vlm
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 

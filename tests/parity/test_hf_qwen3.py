@@ -15,9 +15,11 @@ import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from qoq_jax import hf
 from qoq_jax.data import images, packing, positions
-from qoq_jax.models import hf, spec, variants, vlm
-from qoq_jax.rl import rollout
+from qoq_jax.models import sizes as variants
+from qoq_jax.models import spec, vlm
+from qoq_jax.sampling import rollout
 
 IMAGE, VIDEO, START, END, PAD = 120, 121, 122, 123, 110
 CFG = variants.VlmConfig(
@@ -111,7 +113,7 @@ class Prompt:
         self.patches = np.concatenate(cut) if cut else np.zeros((0, 96), np.uint8)
 
     def sample(self) -> dict:
-        """As data/transforms.py makes it from a row."""
+        """As data/sample.py makes it from a row."""
         order, hw, frame, window = images.window_order(self.images + self.videos, window=0, patch=4)
         np.testing.assert_array_equal(order, np.arange(len(order)))
         vision = (self.ids == IMAGE) | (self.ids == VIDEO)

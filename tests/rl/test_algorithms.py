@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qoq_jax.config import RlConfig
 from qoq_jax.rl import algorithms
 from qoq_jax.rl.algorithms import ALGORITHMS, Outcome
 from qoq_jax.train import policy
+from qoq_jax.train.config import RlConfig
 
 Q, G, S = 5, 3, 6
 

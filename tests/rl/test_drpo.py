@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from qoq_jax.errors import ConfigError
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.rl import drpo
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "drpo_running_history.npz")

@@ -8,8 +8,8 @@ import sys
 import jax.numpy as jnp
 import pytest
 
-from qoq_jax.errors import CheckpointError
-from qoq_jax.models import variants
+from qoq_jax.base.errors import CheckpointError
+from qoq_jax.models import sizes as variants
 from qoq_jax.train.checkpoint import CHECKSUMS, Checkpointer
 
 # A limit on file size stands for a full disk: the write fails in Orbax's own threads in the same

@@ -11,10 +11,10 @@ import re
 import ml_collections
 import pytest
 
-from qoq_jax import config
-from qoq_jax.cli import main
-from qoq_jax.errors import ConfigError
-from qoq_jax.rl.rewards import PRESETS, RewardConfig
+from qoq_jax.base.errors import ConfigError
+from qoq_jax.cli.main import main
+from qoq_jax.rewards.score import PRESETS, RewardConfig
+from qoq_jax.train import config
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
@@ -43,7 +43,7 @@ def test_every_config_loads_and_tells_how_to_run_it(path):
 
 def test_every_field_is_read_by_code():
     code = "\n".join(
-        p.read_text() for p in (REPOSITORY / "qoq_jax").rglob("*.py") if p.name != "config.py"
+        p.read_text() for p in (REPOSITORY / "qoq_jax").rglob("*.py") if p.name != "train/config.py"
     )
 
     def leaves(cls):

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from qoq_jax.config import Config, DataConfig
+from qoq_jax.base.errors import DataError
 from qoq_jax.data import sources
-from qoq_jax.errors import DataError
 from qoq_jax.train import datasets
+from qoq_jax.train.config import Config, DataConfig
 
 
 def write_rows(folder, *splits, count=3):

@@ -14,15 +14,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from qoq_jax import config as config_lib
-from qoq_jax.errors import QoqError
+from qoq_jax.base.errors import QoqError
 from qoq_jax.models import spec, vlm
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.rl import workers
+from qoq_jax.parallel import offload
+from qoq_jax.rewards import pool as workers
+from qoq_jax.rewards.score import RewardConfig
 from qoq_jax.rl.algorithms import ALGORITHMS
-from qoq_jax.rl.rewards import RewardConfig
-from qoq_jax.train import loop, offload, policy, refill, reinforce, stage, validation
+from qoq_jax.train import config as config_lib
+from qoq_jax.train import loop as stage
+from qoq_jax.train import policy, refill, validation
+from qoq_jax.train import rl as reinforce
+from qoq_jax.train import run as loop
 from qoq_jax.train import setup as setup_lib
 from qoq_jax.train import state as state_lib
 

@@ -14,15 +14,19 @@ import pytest
 from PIL import Image
 from train_helpers import tiny_model
 
-from qoq_jax import cli
-from qoq_jax import config as config_lib
-from qoq_jax.data import chat, transforms
-from qoq_jax.errors import ConfigError
-from qoq_jax.generation import model
-from qoq_jax.models import hf, spec, variants, vlm
-from qoq_jax.models.hf import convert, files
+from qoq_jax import hf
+from qoq_jax.base.errors import ConfigError
+from qoq_jax.cli import convert
+from qoq_jax.cli import main as cli
+from qoq_jax.data import chat
+from qoq_jax.data import sample as transforms
+from qoq_jax.hf import safetensors as files
+from qoq_jax.models import sizes as variants
+from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.train import loop
+from qoq_jax.sampling import model
+from qoq_jax.train import config as config_lib
+from qoq_jax.train import run as loop
 from qoq_jax.train import setup as setup_lib
 
 ECG_TOKEN = tiny_model().ecg_token_id

@@ -17,10 +17,11 @@ import orbax.checkpoint as ocp
 import pytest
 
 import qoq_jax
-from qoq_jax import cli
-from qoq_jax.data import schema
+from qoq_jax.cli import main as cli
+from qoq_jax.data import rows as schema
 from qoq_jax.models import spec
-from qoq_jax.train import checkpoint, loop
+from qoq_jax.train import checkpoint
+from qoq_jax.train import run as loop
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 TINY = [
@@ -36,7 +37,7 @@ def command(root, workdir, *more):
     return [
         sys.executable,
         "-m",
-        "qoq_jax.cli",
+        "qoq_jax.cli.main",
         "train",
         f"--config={REPOSITORY / 'configs/quickstart.py'}",
         f"--config.data.root={root}",

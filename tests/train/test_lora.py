@@ -7,12 +7,12 @@ import math
 import jax
 import numpy as np
 import pytest
+from train_helpers import prompt_batch, tiny_model
 
-from qoq_jax.errors import ConfigError
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import lora, spec, vlm
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.parallel import mesh as mesh_lib
-from train_helpers import prompt_batch, tiny_model
 
 CFG = tiny_model()
 ALL = LoraConfig(rank=2, alpha=4.0, targets=("decoder", "vision", "ecg/blocks", "ecg_proj"))

@@ -11,7 +11,13 @@ import types
 
 import pytest
 
-from qoq_jax.config import (
+from qoq_jax.base.errors import ConfigError, DataError
+from qoq_jax.data.rows import Row
+from qoq_jax.rewards.score import RewardConfig
+from qoq_jax.train import loop as stage
+from qoq_jax.train import run as loop
+from qoq_jax.train import setup
+from qoq_jax.train.config import (
     Config,
     DataConfig,
     LoraConfig,
@@ -20,10 +26,6 @@ from qoq_jax.config import (
     OptimizerConfig,
     RlConfig,
 )
-from qoq_jax.data.schema import Row
-from qoq_jax.errors import ConfigError, DataError
-from qoq_jax.rl.rewards import RewardConfig
-from qoq_jax.train import loop, setup, stage
 
 ROW = Row(
     id="r",

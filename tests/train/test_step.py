@@ -11,12 +11,12 @@ import optax
 import pytest
 from train_helpers import prompt_batch, tiny_model
 
-from qoq_jax.config import OptimizerConfig, RlConfig
-from qoq_jax.errors import ConfigError
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.train import policy
 from qoq_jax.train import step as steps
+from qoq_jax.train.config import OptimizerConfig, RlConfig
 from qoq_jax.train.log import CompileCounter
 from qoq_jax.train.state import (
     apply_gradients,

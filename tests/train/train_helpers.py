@@ -10,7 +10,7 @@ import zlib
 import jax.numpy as jnp
 import numpy as np
 
-from qoq_jax.models import variants
+from qoq_jax.models import sizes as variants
 
 
 def tiny_model() -> variants.VlmConfig:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qoq_jax.base.errors import DataError
 from qoq_jax.data.readers import files
-from qoq_jax.errors import DataError
 
 # What decoding pixels needs, and no more.
 _PIXEL_TAGS = (

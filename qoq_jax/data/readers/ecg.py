@@ -7,8 +7,8 @@ import re
 
 import numpy as np
 
+from qoq_jax.base.errors import DataError
 from qoq_jax.data.readers import dicom, files, wfdb
-from qoq_jax.errors import DataError
 
 LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")  # III, aVR, aVL, aVF follow from I and II
 RATE = 250

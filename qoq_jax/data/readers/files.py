@@ -12,7 +12,7 @@ import zlib
 
 import numpy as np
 
-from qoq_jax.errors import DataError
+from qoq_jax.base.errors import DataError
 
 MAX_FILE_BYTES = 2 << 30
 MAX_ARRAY_BYTES = 1 << 30  # of one decoded volume, video or signal

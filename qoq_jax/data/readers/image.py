@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageOps
 
+from qoq_jax.base.errors import DataError
 from qoq_jax.data.readers import dicom, files
-from qoq_jax.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from qoq_jax.base.errors import DataError
 from qoq_jax.data.readers import files, image, nifti, video
-from qoq_jax.errors import DataError
 
 
 def read_mask(path: files.Path, frames: int = 4) -> np.ndarray:

@@ -13,8 +13,8 @@ import io
 
 import numpy as np
 
+from qoq_jax.base.errors import DataError
 from qoq_jax.data.readers import files
-from qoq_jax.errors import DataError
 
 _NRRD_TYPES = {
     "signed char": "i1",

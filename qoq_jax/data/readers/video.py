@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from qoq_jax.base.errors import DataError
 from qoq_jax.data.readers import dicom, files, nifti
-from qoq_jax.errors import DataError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 

@@ -11,8 +11,8 @@ import re
 
 import numpy as np
 
+from qoq_jax.base.errors import DataError
 from qoq_jax.data.readers import files
-from qoq_jax.errors import DataError
 
 _FORMAT = re.compile(r"16(?:x1)?(?:\+(\d{1,9}))?$")
 _GAIN = re.compile(r"([-+0-9.eE]{1,32})(?:\((-?\d{1,9})\))?(?:/(\w{1,8}))?$")

@@ -1,0 +1,522 @@
+"""The CLIMB-QA row: one question about one patient's media, as one JSON line.
+
+A row file is JSON lines (or one JSON list). Three spellings are read, and all become the same
+`Row`:
+  - our own (the fields of `Row`; the time series field is spelled "time-series" in JSON);
+  - the released CLIMB-QA fields: problem, answer, images, videos, time-series, dataset, bbox,
+    segmentation_path;
+  - conversations: {"images": [...], "conversations": [{"from": "human", ...}, {"from": "gpt",
+  ...}]}.
+A row that breaks a rule is a `DataError` that names file, row and field; nothing is guessed,
+repaired or replaced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from qoq_jax.base.errors import DataError
+from qoq_jax.data.labels import listed_labels, split_labels
+
+DOMAINS = (
+    "ecg",
+    "chest_xray",
+    "mammography",
+    "dermoscopy",
+    "fundus",
+    "pathology",
+    "ct",
+    "mri",
+    "ultrasound",
+    "multimodal",
+)
+SPLITS = ("train", "validation", "test")
+
+# Released rows name a dataset but no domain.
+_DATASET_DOMAINS = {
+    "ecg": "ptb-xl ptbxl chapman chapman-shaoxing georgia ga cpsc cpsc2018",
+    "chest_xray": "mimic-cxr chexpert chexpert_full vindr vindr-cxr covid19 covid-19 coronahack",
+    "mammography": "vindr-mammo vindrmammo cbis cbis-ddsm cmmd",
+    "dermoscopy": "isic2020 isic-2020 ham10000 pad_ufes_20 pad-ufes-20",
+    "fundus": "messidor2 messidor-2 aptos aptos2019 jichi",
+    "pathology": "lc25000 bcss",
+    "ct": "lndb inspect kits23 hemorrhage rspect",
+    "mri": "brain_tumor brain-tumor brain_tumor_2 brain-tumor-2",
+    "ultrasound": "echonet-dynamic busi covid-blues covid_blues covid-us covid_us",
+    "multimodal": "mimic-iv vital",
+}
+DATASET_DOMAIN = {
+    name: domain for domain, names in _DATASET_DOMAINS.items() for name in names.split()
+}
+
+_MAX_LINE_BYTES = 1 << 20
+_MAX_FILE_BYTES = 4 << 30
+_MAX_PIXEL = 1e6  # no medical image is wider; larger coordinates are a mistake in units
+_MEDIA_FIELDS = (("images", "<image>"), ("videos", "<video>"), ("time_series", "<ecg>"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One validated row. Tuples instead of lists, so that rows hash and can be shared between
+    workers.
+
+    Attributes:
+      id: unique in its file.
+      dataset, domain: where it comes from; domain is one of `DOMAINS`.
+      problem: the whole question with the allowed labels; "<image>", "<video>", "<ecg>" mark where
+        media go.
+      answer: the gold label; several are joined by ", ". `answers` has them one by one.
+      labels: the allowed vocabulary; () when the row states none.
+      patient, split: splits never share a patient.
+      images, videos, time_series: media paths relative to the folder of the row file.
+      bbox: (x1, y1, x2, y2) boxes in absolute pixels of the original image.
+      bbox_labels: () or one label a box.
+      segmentation_path: mask of the finding, or None.
+      difficulty: 1 (easy) to 3, or None.
+      reasoning: the text inside <think> for the warm start, or None.
+      source: "climb-mini", "real", or what the file says.
+    """
+
+    id: str
+    dataset: str
+    domain: str
+    problem: str
+    answer: str
+    labels: tuple[str, ...] = ()
+    patient: str = ""
+    split: str = ""
+    images: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
+    time_series: tuple[str, ...] = ()
+    bbox: tuple[tuple[float, float, float, float], ...] = ()
+    bbox_labels: tuple[str, ...] = ()
+    segmentation_path: str | None = None
+    difficulty: int | None = None
+    reasoning: str | None = None
+    source: str = ""
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The gold label set, each spelled as in `labels`."""
+        return split_labels(self.answer, self.labels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; empty optional fields are left out.
+
+        `validate_row` reads it back to an equal row.
+        """
+        out = {}
+        for name, value in dataclasses.asdict(self).items():
+            if (
+                value is None
+                or value == ()
+                or (value == "" and name in ("patient", "split", "source"))
+            ):
+                continue
+            if isinstance(value, tuple):
+                value = [list(item) if isinstance(item, tuple) else item for item in value]
+            out["time-series" if name == "time_series" else name] = value
+        return out
+
+
+_FIELDS = tuple(
+    "time-series" if f.name == "time_series" else f.name for f in dataclasses.fields(Row)
+)
+
+
+# --------------------------------------------------------------------------------------- validation
+
+
+def validate_row(obj: Any, where: str) -> Row:
+    """Checks one decoded JSON object and returns it as a `Row`.
+
+    Args:
+      obj: the object; see the module docstring for the accepted spellings.
+      where: what to call it in errors, e.g. "train.jsonl:12".
+
+    Raises:
+      DataError: naming `where` and the field, with a mend.
+    """
+    if not isinstance(obj, dict):
+        _fail(
+            where,
+            f"a row must be a JSON object, found {type(obj).__name__}",
+            "write one {...} a line",
+        )
+    obj = _unify(dict(obj), where)
+    for name in obj:
+        if name not in _FIELDS:
+            close = difflib.get_close_matches(str(name), _FIELDS, n=1, cutoff=0.6)
+            _fail(
+                where,
+                f"unknown field {_show(name)}",
+                f"did you mean {close[0]!r}?" if close else "known fields: " + ", ".join(_FIELDS),
+            )
+
+    def text(name: str, default: str | None = None) -> str:
+        value = obj.get(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str) or not value.strip():
+            state = (
+                "is missing"
+                if value is None
+                else f"must be a text that is not empty, found {_show(value)}"
+            )
+            _fail(f"{where}: {name}", state, f'give "{name}": "..."')
+        return value
+
+    problem = text("problem")
+    answer = obj.get("answer")
+    if isinstance(answer, list):
+        answer = ", ".join(_texts(answer, f"{where}: answer"))
+        obj["answer"] = answer
+    answer = text("answer").strip()
+    labels = _texts(obj.get("labels"), f"{where}: labels") or listed_labels(problem)
+    if len(set(labels)) != len(labels):
+        _fail(f"{where}: labels", "a label is listed twice", "list each label once")
+    wrong = (
+        [label for label in split_labels(answer, labels) if label not in labels] if labels else []
+    )
+    if wrong:
+        close = difflib.get_close_matches(wrong[0], labels, n=1)
+        _fail(
+            f"{where}: answer",
+            f"{_show(wrong[0])} is not among the labels",
+            f"did you mean {close[0]!r}?" if close else "allowed: " + _show(", ".join(labels), 200),
+        )
+
+    split = text("split", "")
+    if split and split not in SPLITS:
+        _fail(f"{where}: split", f"unknown split {_show(split)}", "use " + ", ".join(SPLITS))
+    media = {}
+    for name, mark in _MEDIA_FIELDS:
+        field = "time-series" if name == "time_series" else name
+        media[name] = tuple(
+            _path(p, f"{where}: {field}") for p in _texts(obj.get(field), f"{where}: {field}")
+        )
+        marks = problem.count(mark)
+        if marks and marks != len(media[name]):
+            _fail(
+                f"{where}: {field}",
+                f"{len(media[name])} files for {marks} {mark} in the problem text",
+                f"write one {mark} a file, or none to put media first",
+            )
+    segmentation = obj.get("segmentation_path") or None
+    bbox = _boxes(obj.get("bbox"), f"{where}: bbox")
+    bbox_labels = _texts(obj.get("bbox_labels"), f"{where}: bbox_labels")
+    if bbox_labels and len(bbox_labels) != len(bbox):
+        _fail(
+            f"{where}: bbox_labels",
+            f"{len(bbox_labels)} labels for {len(bbox)} boxes",
+            "give one label a box",
+        )
+    if (bbox or segmentation) and not (media["images"] or media["videos"]):
+        _fail(
+            f"{where}: bbox",
+            "a region without an image or video",
+            "add the image or drop the region",
+        )
+    difficulty = obj.get("difficulty")
+    if difficulty is not None and (type(difficulty) is not int or difficulty not in (1, 2, 3)):
+        _fail(
+            f"{where}: difficulty",
+            f"must be 1, 2 or 3, found {_show(difficulty)}",
+            "drop it when not known",
+        )
+    dataset = text("dataset", "")
+    paths = media["images"] + media["videos"] + media["time_series"]
+    domain = text("domain", "") or _domain_of(dataset, paths, where)
+    if domain not in DOMAINS:
+        close = difflib.get_close_matches(domain, DOMAINS, n=1)
+        _fail(
+            f"{where}: domain",
+            f"unknown domain {_show(domain)}",
+            f"did you mean {close[0]!r}?" if close else "use one of " + ", ".join(DOMAINS),
+        )
+    identity = obj.get("id")
+    return Row(
+        id=str(identity) if type(identity) is int else text("id", where),
+        dataset=dataset or domain,
+        domain=domain,
+        problem=problem,
+        answer=answer,
+        labels=labels,
+        patient=text("patient", ""),
+        split=split,
+        **media,
+        bbox=bbox,
+        bbox_labels=bbox_labels,
+        segmentation_path=_path(segmentation, f"{where}: segmentation_path")
+        if segmentation
+        else None,
+        difficulty=difficulty,
+        reasoning=text("reasoning", "") or None,
+        source=text("source", ""),
+    )
+
+
+def _unify(obj: dict, where: str) -> dict:
+    """Turns the other accepted spellings into ours."""
+    if "time_series" in obj and "time-series" not in obj:
+        obj["time-series"] = obj.pop("time_series")
+    turns = obj.pop("conversations", None)
+    if turns is None:
+        return obj
+    said = {"human": [], "gpt": []}
+    for turn in turns if isinstance(turns, list) else ():
+        if (
+            not isinstance(turn, dict)
+            or turn.get("from") not in said
+            or not isinstance(turn.get("value"), str)
+        ):
+            said["human"] = []
+            break
+        said[turn["from"]].append(turn["value"])
+    if len(said["human"]) != 1 or len(said["gpt"]) != 1:
+        _fail(
+            f"{where}: conversations",
+            "needs one human and one gpt turn",
+            'write [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]',
+        )
+    for name, value in (("problem", said["human"][0]), ("answer", said["gpt"][0])):
+        if name in obj:
+            _fail(f"{where}: {name}", "given beside conversations", "keep one of the two")
+        obj[name] = value
+    return obj
+
+
+def _domain_of(dataset: str, paths: Sequence[str], where: str) -> str:
+    for name in (dataset, *(part for path in paths[:1] for part in path.split("/"))):
+        name = name.strip().lower().replace(" ", "-")
+        if name in DOMAINS:
+            return name
+        if name in DATASET_DOMAIN:
+            return DATASET_DOMAIN[name]
+    return _fail(
+        f"{where}: domain",
+        "is missing and the dataset name does not tell it",
+        "add one of " + ", ".join(DOMAINS),
+    )
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = [value] if value.strip() else []
+    if not isinstance(value, (list, tuple)) or not all(
+        isinstance(v, str) and v.strip() for v in value
+    ):
+        _fail(where, f"must be a list of texts, found {_show(value)}", 'write ["...", "..."]')
+    return tuple(v.strip() for v in value)
+
+
+def _path(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        _fail(
+            where, f"must be a path, found {_show(value)}", "give a path relative to the row file"
+        )
+    parts = value.replace("\\", "/").split("/")
+    if (
+        "\0" in value
+        or ".." in parts
+        or parts[0] == ""
+        or re.match(r"[A-Za-z]:", value)
+        or "://" in value
+    ):
+        _fail(
+            where,
+            f"unsafe path {_show(value)}",
+            "paths are relative to the folder of the row file and do not leave it",
+        )
+    return value
+
+
+def _boxes(value: Any, where: str) -> tuple[tuple[float, float, float, float], ...]:
+    if value is None or value == []:
+        return ()
+    if isinstance(value, list) and not isinstance(value[0], (list, tuple)):
+        value = [value]
+    if not isinstance(value, (list, tuple)):
+        _fail(
+            where,
+            f"must be a list, found {_show(value)}",
+            "write [x1, y1, x2, y2] or a list of them",
+        )
+    boxes = []
+    for box in value:
+        numbers = isinstance(box, (list, tuple)) and len(box) == 4
+        numbers = numbers and all(
+            type(v) in (int, float) and abs(v) <= _MAX_PIXEL for v in box
+        )  # NaN fails <=
+        if not numbers:
+            _fail(
+                where,
+                f"must be four finite numbers, found {_show(box)}",
+                "write [x1, y1, x2, y2] in pixels",
+            )
+        x1, y1, x2, y2 = box = tuple(float(v) for v in box)
+        if min(box) < 0 or x1 >= x2 or y1 >= y2:
+            _fail(
+                where,
+                f"needs 0 <= x1 < x2 and 0 <= y1 < y2, found {_show(list(box))}",
+                "corners are [left, top, right, bottom] in pixels of the original image",
+            )
+        boxes.append(box)
+    return tuple(boxes)
+
+
+def _show(value: Any, limit: int = 80) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def _fail(where: str, what: str, mend: str):
+    raise DataError(what, where=where, mend=mend)
+
+
+# -------------------------------------------------------------------------------------------- files
+
+
+def read_jsonl(path: str | os.PathLike, faults: list[str] | None = None) -> list[Row]:
+    """Reads a row file (JSON lines, or one JSON list) and validates every row.
+
+    Args:
+      path: the file.
+      faults: when given, broken rows are left out and described in it; else the first one is
+        raised.
+
+    Raises:
+      DataError: file missing, empty or not JSON; a broken row; an id used twice. Names the line (or
+        list
+      item).
+    """
+    path = pathlib.Path(path)
+    name = path.name
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            _fail(str(path), "is over 4 GiB", "split it into several files")
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror})", where=str(path), mend="check the path"
+        ) from None
+    rows: list[Row] = []
+    if data.lstrip()[:1] == b"[":
+        items = ((f"{name}[{i}]", item) for i, item in enumerate(_decode(data, str(path))))
+    else:
+        items = (
+            (f"{name}:{i}", line) for i, line in enumerate(data.split(b"\n"), 1) if line.strip()
+        )
+    seen: dict[str, str] = {}
+    for where, item in items:
+        try:
+            row = validate_row(
+                _decode_line(item, where) if isinstance(item, bytes) else item, where
+            )
+            if row.id in seen:
+                _fail(
+                    f"{where}: id",
+                    f"{_show(row.id)} is used by {seen[row.id]} already",
+                    "ids are unique in a file",
+                )
+        except DataError as error:
+            if faults is None:
+                raise
+            faults.append(str(error))
+            continue
+        seen[row.id] = where
+        rows.append(row)
+    if not rows and not faults:
+        _fail(str(path), "has no rows", "the data set is empty; build or fetch it first")
+    return rows
+
+
+def write_jsonl(path: str | os.PathLike, rows: Iterable[Row]) -> None:
+    """Writes rows as JSON lines, whole or not at all (temporary file, then rename)."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
+        os.replace(partial, path)
+    except OSError as error:
+        raise DataError(
+            f"cannot be written ({error.strerror})", where=str(path), mend="free space or rights"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _decode_line(line: bytes, where: str) -> Any:
+    if len(line) > _MAX_LINE_BYTES:
+        _fail(where, "a line over 1 MiB", "media go into files, rows hold their paths")
+    return _decode(line, where)
+
+
+def _decode(data: bytes, where: str) -> Any:
+    """json.loads made strict: UTF-8, no NaN or Infinity, no key twice, no deep nesting."""
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            object_pairs_hook=_unique,
+        )
+    except RecursionError:
+        raise DataError(
+            "is nested too deeply", where=where, mend="a row is a flat object"
+        ) from None
+    except UnicodeDecodeError:
+        raise DataError("is not UTF-8 text", where=where, mend="save the file as UTF-8") from None
+    except ValueError as error:
+        raise DataError(
+            f"is not valid JSON ({_show(str(error))})", where=where, mend="write one object a line"
+        ) from None
+
+
+def _no_constant(text: str):
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ValueError("a key is used twice")
+    return out
+
+
+def resolve(root: str | os.PathLike, relative: str) -> pathlib.Path:
+    """The real path of a media file; refuses one that leaves `root`, by "..", an absolute path or a
+    symlink.
+
+    The file need not exist: the reader that opens it says so.
+    """
+    _path(relative, "path")
+    base = os.path.realpath(root)
+    target = os.path.realpath(os.path.join(base, relative))
+    if os.path.commonpath((base, target)) != base:
+        raise DataError(
+            "leads out of the data folder",
+            where=relative,
+            mend="copy the file into the data folder",
+        )
+    return pathlib.Path(target)

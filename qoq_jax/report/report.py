@@ -1,0 +1,241 @@
+"""The report of a run: one self-contained HTML file, made from the files in the run's working
+directory.
+
+  metrics.jsonl        one object a line: "step", "stage" ("sft" or "rl"), and numbers: "loss",
+                       "reward/total", "reward/accuracy", "reward/iou", "reward/format",
+                       "reward/domain/<domain>", "kl", "entropy", "tokens_per_second",
+                       "seconds/<phase>" and more (sections.py)
+  eval/sft.json        {"records": [...]} of the evaluation before RL; records are those of
+  metrics.py eval/rl.json         the same after RL gallery/STAGE/case_*.json  cases, see
+  gallery.py; those of the last stage are shown config.json          the run's config run.json
+  "title", "name", "started", "model", "algorithm", "parameters", "command",
+                       "notes": [text], "versions": {}, "hardware": text or {}, "seconds": {phase:
+                       s}, "skipped": [{"where", "reason"} or text]
+
+Any file and any key may be missing. The page has no script, asks for nothing from the network, and
+all of its text is escaped.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import pathlib
+
+from qoq_jax.base.errors import DataError
+from qoq_jax.evaluation import metrics
+from qoq_jax.report import sections, style
+from qoq_jax.report.charts import number, range_plot
+from qoq_jax.report.gallery import escape, read_cases, read_json
+
+MAX_BYTES = 8_000_000
+
+
+def write_report(
+    workdir: str | os.PathLike, out_html: str | os.PathLike | None = None
+) -> pathlib.Path:
+    """Writes workdir/report.html (or out_html) and returns its path; what has no file is left out.
+
+    Raises:
+      DataError: there is nothing to report on, or one of the files is damaged.
+    """
+    folder = pathlib.Path(workdir)
+    run = Run.read(folder)
+    page = render(run)
+    out = pathlib.Path(out_html) if out_html is not None else folder / "report.html"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")  # a reader never sees half a page
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(out)
+    return out
+
+
+class Run:
+    """What a working directory holds.
+
+    curves, cases, config, facts: contents of metrics.jsonl, the gallery, config.json and run.json.
+    records: {"before": [...], "after": [...]}, the records before and after RL.
+    main_source: where most rows that are not real come from; the headline and the charts are about
+    those.
+    groups: {"before", "after"}: metrics of the main source's rows, or None.
+    """
+
+    def __init__(self, curves, sft, rl, cases, config, facts):
+        self.curves, self.cases, self.config, self.facts = curves, cases, config, facts
+        self.records = {"before": sft, "after": rl}
+        rows = rl or sft
+        sources = [r["source"] for r in rows if r["source"] != "real"]
+        self.main_source = (
+            max(set(sources), key=sources.count) if sources else ("real" if rows else None)
+        )
+        self.groups = {side: self.group(side, self.main_source) for side in self.records}
+
+    @classmethod
+    def read(cls, folder: pathlib.Path) -> Run:
+        def optional(name, default):
+            return read_json(folder / name) if (folder / name).exists() else default
+
+        curves = (
+            _read_curves(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
+        )
+        sft, rl = (optional(f"eval/{name}.json", {}).get("records", []) for name in ("sft", "rl"))
+        cases = next(
+            filter(
+                None, (read_cases(folder / "gallery" / stage) for stage in ("rl", "align", "sft"))
+            ),
+            [],
+        )
+        if not (curves or sft or rl or cases):
+            raise DataError(
+                "nothing to report on",
+                where=str(folder),
+                mend="give the working directory of a run",
+            )
+        return cls(curves, sft, rl, cases, optional("config.json", {}), optional("run.json", {}))
+
+    @property
+    def other_sources(self) -> list[str]:
+        """All but the main one, by name."""
+        return sorted(
+            {r["source"] for rows in self.records.values() for r in rows} - {self.main_source}
+        )
+
+    def of_source(self, side: str, source: str | None) -> list[dict]:
+        return [r for r in self.records[side] if r["source"] == source]
+
+    def group(self, side: str, source: str | None) -> dict | None:
+        rows = self.of_source(side, source)
+        return metrics.summarize_group(rows) if rows else None
+
+
+def render(run: Run) -> str:
+    """The whole page."""
+    parts = {
+        "results": ("Results by domain", sections.domains(run)),
+        "curves": ("How training went", sections.curves(run)),
+        "iou": ("Where it looked", sections.localisation(run)),
+        "confusion": ("What it mixes up", sections.confusion(run)),
+        "real": ("Real samples", sections.real(run)),
+        "others": ("Other data sets", sections.others(run)),
+        "cases": ("Cases", ""),
+        "skipped": ("Skipped samples", sections.skipped(run)),
+        "facts": ("Run facts", sections.facts(run)),
+    }
+    headline = _headline(run)
+    if run.cases:  # last, with the bytes that the rest leaves
+        used = len(
+            "".join([style.CSS, headline, *(content for _, content in parts.values())]).encode()
+        )
+        parts["cases"] = ("Cases", sections.cases(run, MAX_BYTES - used - 20_000))
+    parts = {key: part for key, part in parts.items() if part[1]}
+    nav = "".join(f'<a href="#{key}">{name}</a>' for key, (name, _) in parts.items())
+    made = datetime.datetime.now(datetime.UTC).strftime("%d %B %Y, %H:%M UTC")
+    filled = (
+        f'<section id="{key}"><h2>{name}</h2>{text}</section>'
+        for key, (name, text) in parts.items()
+    )
+    body = (
+        f"<header>{headline}</header><nav>{nav}</nav><main>{''.join(filled)}</main>"
+        f"<footer>Made by qoq_jax on {made}. For research; not for diagnosis.</footer>"
+    )
+    return style.PAGE.format(title=escape(_title(run), 120), css=style.CSS, body=body)
+
+
+# ----------------------------------------------------------------------------------------- headline
+
+
+def _title(run: Run) -> str:
+    return (
+        run.facts.get("title")
+        or f"{str(run.facts.get('algorithm', 'qoq')).upper()} training report"
+    )
+
+
+def _headline(run: Run) -> str:
+    """What was trained, and macro-F1 before and after with intervals; then four more metrics."""
+    before, after = run.groups["before"], run.groups["after"]
+    model, algorithm, parameters = (
+        run.facts.get(key) for key in ("model", "algorithm", "parameters")
+    )
+    trained = f"A {escape(model, 40)} model" if model else "A model"
+    if sections.is_number(parameters):
+        trained += f" of {number(parameters / 1e6)} M parameters"
+    if algorithm and after:
+        trained += f", {escape(str(algorithm).upper(), 40)} from a supervised warm start"
+    out = (
+        f'<div class="kicker">{escape(_kicker(run), 160)}</div><h1>{escape(_title(run), 160)}</h1>'
+    )
+    group = after or before
+    if group is None:
+        return out + f'<p class="lead">{trained}. Not evaluated yet.</p>'
+    where = (
+        f"{group['count']:,} held-out {escape(run.main_source, 40)} rows of "
+        f"{len(group['domains'])} domains"
+    )
+    out += f'<p class="lead">{trained}, tested on {where}.</p>'
+    values = [f'<span class="from">{before["overall"]["macro_f1"]:.2f}</span>'] if before else []
+    values += [f'<span class="to">{after["overall"]["macro_f1"]:.2f}</span>'] if after else []
+    words = "macro-F1, the mean over domains"
+    gain = metrics.paired_gain(
+        *(run.of_source(side, run.main_source) for side in ("before", "after"))
+    )
+    if gain:
+        low, high = gain["interval"]
+        words += (
+            f"; gain {gain['gain']:+.2f}, 95 % interval {low:+.2f} to {high:+.2f} on the same rows"
+        )
+    dots = [
+        g and (g["overall"]["macro_f1"], g["overall"].get("macro_f1_interval"))
+        for g in (before, after)
+    ]
+    stats = {
+        "exact_match": "answers exactly right",
+        "balanced_accuracy": "balanced accuracy (mean recall)",
+        "iou": "mean IoU with the gold region",
+        "format": "format reward",
+    }
+    cells = (
+        f"<b>{_change(before, after, name)}</b><span>{label}</span>"
+        for name, label in stats.items()
+    )
+    return (
+        f'{out}<div class="hero"><div><div '
+        f'class="big">{"<span class=arrow>→</span>".join(values)}</div>'
+        f'<p class="note">{words}.</p></div><figure>{range_plot(*dots)}<figcaption>Dots: macro-F1. '
+        'Bars: 95 % bootstrap intervals over rows.</figcaption></figure></div><div class="stats">'
+        + "".join(f'<div class="stat">{cell}</div>' for cell in cells)
+        + "</div>"
+    )
+
+
+def _kicker(run: Run) -> str:
+    started = str(run.facts.get("started", ""))[:10]
+    return " · ".join(p for p in ("qoq_jax", str(run.facts.get("name", "")), started) if p)
+
+
+def _change(before: dict | None, after: dict | None, name: str) -> str:
+    """“0.31 → 0.52”, or the one that there is."""
+    then, now = (g["overall"].get(name) if g else None for g in (before, after))
+    if then is None or now is None:
+        value = then if now is None else now
+        return "–" if value is None else f"{value:.2f}"
+    return f"<i>{then:.2f} →</i> {now:.2f}"
+
+
+# ------------------------------------------------------------------------------------------- inputs
+
+
+def _read_curves(path: pathlib.Path) -> list[dict]:
+    """The lines of metrics.jsonl, without a last one that a kill left half-written."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    out = []
+    for i, line in enumerate(lines):
+        try:
+            out.append(json.loads(line))
+        except ValueError as error:
+            if i + 1 < len(lines):
+                raise DataError(
+                    "is not a JSON object", where=f"{path}:{i + 1}", mend="delete that line"
+                ) from error
+    return [c for c in out if isinstance(c, dict)]

@@ -1,0 +1,342 @@
+"""Samples as a user has them -> the samples that data/packing.py packs. All checks are here, before
+any compute.
+
+A sample is a dict in one of two forms.
+
+  In files and arrays: {"prompt": text, "images": ..., "videos" or "volumes": ..., "ecg": ...}; one
+    medium or a list. image           a path, a PIL image, or uint8 [h, w], [h, w, 3] video, volume
+    a path (NIfTI, NRRD, video, multi-frame DICOM, .npz), or uint8 [frames, h, w], [frames, h, w, 3]
+    ecg             a path (WFDB, DICOM, .npz), float [8, 2500] in mV (I, II, V1..V6, 10 s at 250
+    Hz), or
+                    {"signal": [leads, n] in mV, "fs": Hz, "leads": names}
+
+  Already processed: {"input_ids": int [T], "patches": [N, 1176], "grid_thw": int [I, 3], "ecg": [8,
+    2500] or [E, 8, 2500]}. input_ids hold one pad token for each merged patch or ECG token. patches
+    are uint8 pixels or floats that are normalised already, in the order of Hugging Face's image
+    processor; grids and patches of images come before those of videos.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from qoq_jax.base.errors import DataError
+from qoq_jax.data import images, readers
+from qoq_jax.data import sample as transforms
+from qoq_jax.data.readers import files
+from qoq_jax.data.readers.ecg import standard_leads
+from qoq_jax.data.sample import ECG_SHAPE, ProcessConfig, SampleMeta, naming
+from qoq_jax.data.tokenizer import Tokenizer
+from qoq_jax.models.sizes import VlmConfig
+
+FILE_KEYS = ("prompt", "images", "videos", "volumes", "ecg")
+PROCESSED_KEYS = ("input_ids", "patches", "grid_thw", "ecg")
+
+
+def prepare(
+    samples: Sequence[Mapping[str, Any]],
+    model: VlmConfig,
+    process: ProcessConfig,
+    tokenizer: Tokenizer | None,
+) -> list[dict[str, Any]]:
+    """The samples as data/packing.py takes them: the dicts of transforms.process, in order.
+
+    Raises:
+      DataError: naming the sample and the field; whatever is wrong with it.
+    """
+    if isinstance(samples, Mapping) or isinstance(samples, str):
+        raise DataError(
+            "samples must be a list of dicts", mend="put the sample in a list: [sample]"
+        )
+    return [
+        _one(sample, f"sample {i}", model, process, tokenizer) for i, sample in enumerate(samples)
+    ]
+
+
+def _one(
+    sample, name: str, model: VlmConfig, process: ProcessConfig, tokenizer: Tokenizer | None
+) -> dict[str, Any]:
+    if not isinstance(sample, Mapping):
+        raise DataError(
+            f"is a {type(sample).__name__}",
+            where=name,
+            mend='give a dict with "prompt" or "input_ids"',
+        )
+    processed = "input_ids" in sample
+    known = PROCESSED_KEYS if processed else FILE_KEYS
+    for key in sample:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            raise DataError(
+                f"unknown field {key!r}",
+                where=name,
+                mend=f"did you mean {close[0]!r}?" if close else "known are " + ", ".join(known),
+            )
+    made = (_processed if processed else _in_files)(sample, name, model, process, tokenizer)
+    meta = SampleMeta(
+        id=name,
+        dataset="",
+        domain="",
+        labels=(),
+        vocabulary=(),
+        boxes=(),
+        box_labels=(),
+        mask=None,
+        frame_size=made.pop("frame_size", None),
+        source="",
+        row=None,
+    )
+    return made | {"prompt_length": len(made["input_ids"]), "meta": meta}
+
+
+# --------------------------------------------------------------------------------- files and arrays
+
+
+def _in_files(sample, name, model, process: ProcessConfig, tokenizer) -> dict[str, Any]:
+    if not isinstance(sample.get("prompt"), str):
+        raise DataError("has no prompt", where=name, mend='give "prompt": a text')
+    if tokenizer is None:
+        raise DataError(
+            "the model has no tokenizer, so it cannot read a prompt",
+            where=name,
+            mend='put tokenizer.json beside the weights, or give "input_ids"',
+        )
+    stills, clips = [], []
+    for i, image in enumerate(_listed(sample, "images")):
+        where = f"{name}, images[{i}]"
+        stills.append(
+            transforms.resize(_image(image, where)[None], process, process.max_pixels, where)
+        )
+    for key in ("videos", "volumes"):
+        for i, clip in enumerate(_listed(sample, key)):
+            where = f"{name}, {key}[{i}]"
+            clips.append(
+                transforms.resize(
+                    _frames(clip, process.frames, where), process, process.frame_max_pixels, where
+                )
+            )
+    ecg = [
+        _ecg(signal, _ecg_name(name, sample, i)) for i, signal in enumerate(_listed(sample, "ecg"))
+    ]
+    _check_has_ecg(model, ecg, name)
+    cut = [
+        images.patchify(stack, patch=process.patch, temporal=process.temporal, merge=process.merge)
+        for stack in (*stills, *clips)
+    ]
+    grids = [grid for _, grid in cut]
+    still = len(stills)
+    ids = transforms.prompt_ids(
+        sample["prompt"],
+        grids[:still],
+        grids[still:],
+        len(ecg),
+        tokenizer,
+        process,
+        f"{name}, prompt",
+    )
+    with naming(name):
+        made = transforms.arrange(
+            np.array(ids, np.int32), [p for p, _ in cut], grids[:still], grids[still:], ecg, process
+        )
+    frame = (*stills, *clips)[0].shape[2:0:-1] if cut else None
+    return made | {"frame_size": frame}
+
+
+def _listed(sample: Mapping[str, Any], key: str) -> list[Any]:
+    """The media of a kind: one, a list or tuple of them, or none."""
+    value = sample.get(key)
+    if value is None:
+        return []
+    if key == "ecg" and isinstance(value, np.ndarray) and value.ndim == 3:
+        return list(value)
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _ecg_name(name: str, sample, i: int) -> str:
+    return f"{name}, ecg[{i}]" if len(_listed(sample, "ecg")) > 1 else f"{name}, ecg"
+
+
+def _image(image: Any, where: str) -> np.ndarray:
+    """uint8 [h, w, 3]."""
+    if isinstance(image, (str, os.PathLike)):
+        with naming(where):
+            return readers.read_image(image)
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    return _pixels(image, where, frames=False)
+
+
+def _frames(clip: Any, count: int, where: str) -> np.ndarray:
+    """uint8 [count, h, w, 3]; an array of more frames is thinned out like a file."""
+    if isinstance(clip, (str, os.PathLike)):
+        with naming(where):
+            return readers.read_frames(clip, count)
+    frames = _pixels(clip, where, frames=True)
+    return frames[readers.frame_indices(len(frames), count)]
+
+
+def _pixels(array: Any, where: str, frames: bool) -> np.ndarray:
+    array = np.asarray(array)
+    axes = 4 if frames else 3
+    grey = array.ndim == axes - 1
+    if (
+        array.dtype != np.uint8
+        or array.size == 0
+        or not (grey or (array.ndim == axes and array.shape[-1] == 3))
+    ):
+        shape = "[frames, h, w] or [frames, h, w, 3]" if frames else "[h, w] or [h, w, 3]"
+        raise DataError(
+            f"is {array.dtype} {list(array.shape)}",
+            where=where,
+            mend=f"give a path, or uint8 {shape}",
+        )
+    return files.grey_to_rgb(array) if grey else array
+
+
+def _ecg(signal: Any, where: str) -> np.ndarray:
+    """float32 [8, 2500] in mV."""
+    if isinstance(signal, (str, os.PathLike)):
+        with naming(where):
+            return transforms.check_ecg(readers.read_ecg(signal), where)
+    if isinstance(signal, Mapping):
+        missing = [key for key in ("signal", "fs", "leads") if key not in signal]
+        if missing:
+            raise DataError(
+                "lacks " + ", ".join(missing),
+                where=where,
+                mend='give {"signal", "fs", "leads"}, a path, or [8, 2500]',
+            )
+        try:
+            values, rate, leads = (
+                np.asarray(signal["signal"], np.float64),
+                float(signal["fs"]),
+                [str(n) for n in signal["leads"]],
+            )
+        except (TypeError, ValueError):
+            raise DataError(
+                "signal or fs is not made of numbers", where=where, mend="give mV and Hz as numbers"
+            ) from None
+        return transforms.check_ecg(standard_leads(values, rate, leads, where), where)
+    values = np.asarray(signal)
+    if values.dtype.kind not in "fiu":
+        raise DataError(f"is {values.dtype}, not numbers", where=where, mend="give mV as floats")
+    return transforms.check_ecg(values, where)
+
+
+def _check_has_ecg(model: VlmConfig, ecg: Sequence[Any], name: str) -> None:
+    if len(ecg) and model.ecg is None:
+        raise DataError(
+            "has an ECG, and the model no ECG encoder",
+            where=name,
+            mend="load weights with time_series_embedding",
+        )
+
+
+# -------------------------------------------------------------------------------- already processed
+
+
+def _processed(sample, name, model: VlmConfig, process: ProcessConfig, tokenizer) -> dict[str, Any]:
+    del tokenizer
+    ids = np.asarray(sample["input_ids"])
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
+        raise DataError(
+            f"is {ids.dtype} {list(ids.shape)}",
+            where=f"{name}, input_ids",
+            mend="give integers [T], without a batch axis",
+        )
+    room = (
+        model.decoder.vocab_size
+        if model.ecg is None
+        else max(model.decoder.vocab_size, model.ecg_token_id + 1)
+    )
+    if ids.min() < 0 or ids.max() >= room:
+        raise DataError(
+            f"ids run from {ids.min()} to {ids.max()}, the vocabulary has "
+            f"{model.decoder.vocab_size}",
+            where=f"{name}, input_ids",
+            mend="use the tokenizer of the model",
+        )
+    size = model.vision.patch_dim
+    sample = {key: value for key, value in sample.items() if value is not None}
+    patches = np.asarray(sample.get("patches", np.zeros((0, size), np.uint8)))
+    if (
+        patches.ndim != 2
+        or patches.shape[1] != size
+        or patches.dtype.kind != "f"
+        and patches.dtype != np.uint8
+    ):
+        raise DataError(
+            f"is {patches.dtype} {list(patches.shape)}",
+            where=f"{name}, patches",
+            mend=f"give uint8 pixels or normalised floats [N, {size}]",
+        )
+    if patches.dtype.kind == "f":
+        patches = patches.astype(np.float32)
+        if not np.isfinite(patches).all():
+            raise DataError(
+                "has NaN or infinite values",
+                where=f"{name}, patches",
+                mend="process the image again",
+            )
+    grids = _grids(sample, name, model, len(patches))
+    ecg = np.asarray(sample.get("ecg", np.zeros((0, *ECG_SHAPE), np.float32)))
+    ecg = [_ecg(signal, f"{name}, ecg") for signal in (ecg if ecg.ndim == 3 else ecg[None])]
+    _check_has_ecg(model, ecg, name)
+    of_images = int(np.isin(ids, (process.image_token_id, process.video_token_id)).sum())
+    transforms.check_length(len(ids), of_images, process, f"{name}, input_ids")
+    still = _stills(ids, grids, process)
+    with naming(f"{name}, input_ids"):
+        return transforms.arrange(
+            ids.astype(np.int32), [patches], grids[:still], grids[still:], ecg, process
+        )
+
+
+def _grids(sample, name: str, model: VlmConfig, patches: int) -> list[tuple[int, int, int]]:
+    grids = np.asarray(sample.get("grid_thw", np.zeros((0, 3), np.int64)))
+    where, merge, room = (
+        f"{name}, grid_thw",
+        model.vision.merge_size,
+        model.vision.max_frame_patches,
+    )
+    if (
+        grids.ndim != 2
+        or grids.shape[1] != 3
+        or grids.dtype.kind not in "iu"
+        or (grids < 1).any()
+        or (grids[:, 1:] % merge).any()
+    ):
+        raise DataError(
+            f"is {grids.tolist()}",
+            where=where,
+            mend="give integers [I, 3]: time, height and width in patches, the last two "
+            f"multiples of {merge}",
+        )
+    if (total := int(grids.prod(axis=1).sum())) != patches:
+        raise DataError(
+            f"the grids hold {total} patches, patches has {patches}",
+            where=where,
+            mend="give the grid of each image",
+        )
+    if len(grids) and (largest := int(grids[:, 1:].prod(axis=1).max())) > room:
+        raise DataError(
+            f"a frame of {largest} patches, the model takes {room}",
+            where=where,
+            mend="use smaller images",
+        )
+    return [tuple(int(n) for n in grid) for grid in grids]
+
+
+def _stills(ids: np.ndarray, grids: Sequence[tuple[int, int, int]], process: ProcessConfig) -> int:
+    """How many of the grids are images: as many as fill the image tokens, the others being videos."""
+    tokens, count = int((ids == process.image_token_id).sum()), 0
+    for t, h, w in grids:
+        if tokens <= 0:
+            break
+        tokens, count = tokens - t * h * w // process.merge**2, count + 1
+    return count

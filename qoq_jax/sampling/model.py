@@ -1,0 +1,366 @@
+"""`qoq_jax.load`: a model from a directory, a hub id, a training run or a variant's name, to ask
+from scripts.
+
+model = qoq_jax.load("Qwen/Qwen2.5-VL-7B-Instruct", dtype="bfloat16")
+sample = {"prompt": "What is the finding?", "images": "scan.png"}
+logits = model.logits([sample])[0]                                    # float32 [T, V]
+answers = model.generate([sample], num_samples=4, temperature=0.7)[0]  # four Generations
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qoq_jax.base.errors import ConfigError
+from qoq_jax.data import chat
+from qoq_jax.data import tokenizer as tokenizer_lib
+from qoq_jax.data.sample import ProcessConfig
+from qoq_jax.data.tokenizer import Tokenizer
+from qoq_jax.models import sizes as variants
+from qoq_jax.models import spec, vlm
+from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
+from qoq_jax.sampling import inputs
+from qoq_jax.sampling.engine import Answer, Engine, Settings
+from qoq_jax.sampling.stream import TextStream
+
+MAX_PROMPT_TOKENS = 32_768  # of models that are not from a training run
+MAX_NEW_TOKENS = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """One answer.
+
+    Attributes:
+      token_ids: int32 [n], the end token included.
+      text: without special tokens; ends before the stop string that ended it. "" for a model
+        without a tokenizer.
+      logprobs: float32 [n], log-probability of each token at the temperature (1 when greedy),
+        before top-k, top-p and the ban of modality tokens.
+      finish_reason: "eos", "stop" (a stop string) or "length".
+    """
+
+    token_ids: np.ndarray
+    text: str
+    logprobs: np.ndarray
+    finish_reason: str
+
+
+class Model:
+    """Weights with all that is needed to ask them.
+
+    Attributes:
+      cfg: VlmConfig. params: nested dict of arrays (models/vlm.py `param_specs`).
+      tokenizer: data.tokenizer.Tokenizer, or None: then samples must be processed already, and
+        answers have no text.
+      process: how files and prompts become arrays: pixel and token limits, frames, system text.
+      mesh: the device mesh, or None for one device.
+      source: what it was loaded from, in words.
+    """
+
+    def __init__(
+        self,
+        cfg: VlmConfig,
+        params,
+        tokenizer: Tokenizer | None,
+        *,
+        process: ProcessConfig | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+        source: str = "given weights",
+    ):
+        self.cfg, self.params, self.tokenizer, self.mesh, self.source = (
+            cfg,
+            params,
+            tokenizer,
+            mesh,
+            source,
+        )
+        self.process = process or process_config(cfg)
+        self._engine = Engine(params, cfg, mesh, self._banned())
+
+    def __repr__(self) -> str:
+        count = sum(x.size for x in jax.tree.leaves(self.params))
+        return f"Model({self.source}, {count:,} parameters)"
+
+    def _banned(self) -> Sequence[int]:
+        """Ids that are never drawn: modality tokens, other control tokens, and ids that stand for
+        nothing.
+        """
+        pads = {self.cfg.image_token_id, self.cfg.video_token_id, self.cfg.ecg_token_id}
+        known = (
+            () if self.tokenizer is None else self.tokenizer.banned_ids(self.cfg.decoder.vocab_size)
+        )
+        return sorted((pads | set(known)) - set(self.cfg.eos_ids))
+
+    def prepare(self, samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The samples as arrays, checked; see sampling/inputs.py for their forms.
+
+        Raises DataError.
+        """
+        return inputs.prepare(samples, self.cfg, self.process, self.tokenizer)
+
+    def logits(self, samples: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+        """Float32 logits [T, V] of each sample: row t predicts token t + 1.
+
+        Raises:
+          DataError: a sample that is not as it should be, named, before any compute.
+        """
+        return self._engine.logits(self.prepare(samples))
+
+    def generate(
+        self,
+        samples: Sequence[Mapping[str, Any]],
+        max_new_tokens: int | None = None,
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        num_samples: int = 1,
+        seed: int | Sequence[int] = 0,
+        stop: str | Sequence[str] = (),
+        stream: Callable[[int, int, str], None] | None = None,
+        rows: int = 64,
+    ) -> list[list[Generation]]:
+        """Answers to each sample; modality tokens are never drawn.
+
+        Args:
+          samples: see sampling/inputs.py.
+          max_new_tokens: most tokens of an answer; None = the response limit of the run, or 1024.
+          temperature: 0 = greedy. top_p: 1 = off. top_k: 0 = off.
+          num_samples: answers to each sample; they share one prefill.
+          seed: one for all, from which each sample and answer has its own by its index; or one for
+            each sample, and then its place in the list changes nothing.
+          stop: texts that end an answer.
+          stream: called as stream(index of the sample, number of its answer, new text) while
+            answers grow; the pieces of an answer joined are its text.
+          rows: most answers that are sampled at the same time; memory of the cache grows with it.
+
+        Returns:
+          For each sample, in order, the list of its `num_samples` answers.
+
+        Raises:
+          ConfigError: an argument out of range. DataError: a sample that is not as it should be.
+            Both before any compute.
+        """
+        stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        settings = Settings(
+            max_new_tokens=self.process.max_response_tokens
+            if max_new_tokens is None
+            else max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            num_samples=num_samples,
+            rows=rows,
+        )
+        _check(settings, stop, stream is not None, self.tokenizer)
+        seeds = _seeds(seed, len(samples))
+        prepared = self.prepare(samples)
+        if not prepared:
+            return []
+        streams = [[TextStream(self.tokenizer, stop) for _ in range(num_samples)] for _ in prepared]
+
+        def watch(answer: Answer, tokens: np.ndarray, ended: bool) -> int | None:
+            text = streams[answer.prompt][answer.sample]
+            kept = text.add(tokens)
+            if stream and (piece := text.fresh(ended)):
+                stream(answer.prompt, answer.sample, piece)
+            return kept
+
+        answers = self._engine.generate(prepared, settings, seeds, watch)
+        return [
+            [
+                Generation(
+                    np.concatenate(answer.tokens),
+                    text.text,
+                    np.concatenate(answer.logprobs),
+                    answer.reason,
+                )
+                for answer, text in zip(*group)
+            ]
+            for group in zip(answers, streams)
+        ]
+
+
+def _check(
+    settings: Settings, stop: Sequence[str], streams: bool, tokenizer: Tokenizer | None
+) -> None:
+    for name in ("max_new_tokens", "num_samples", "rows"):
+        if getattr(settings, name) < 1:
+            raise ConfigError(f"{name}={getattr(settings, name)}", mend="use 1 or more")
+    if not settings.temperature >= 0 or not 0 < settings.top_p <= 1 or settings.top_k < 0:
+        raise ConfigError(
+            f"temperature={settings.temperature}, top_p={settings.top_p}, top_k={settings.top_k}",
+            mend="temperature is 0 or more, top_p above 0 and at most 1, top_k 0 (off) or more",
+        )
+    if "" in stop:
+        raise ConfigError("an empty stop string", mend="leave it out")
+    if tokenizer is None and (stop or streams):
+        raise ConfigError(
+            "stop strings and streaming need a tokenizer",
+            mend="put tokenizer.json beside the weights",
+        )
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> list[tuple[int, int]]:
+    given = not isinstance(seed, (int, np.integer))
+    seeds = [(int(s), 0) for s in seed] if given else [(int(seed), i) for i in range(count)]
+    if len(seeds) != count or any(not 0 <= s < 2**32 for s, _ in seeds):
+        raise ConfigError(
+            f"seed={seed!r} for {count} samples",
+            mend="give one number from 0 to 2^32 - 1, or one for each sample",
+        )
+    return seeds
+
+
+# ------------------------------------------------------------------------------------------ loading
+
+
+def load(
+    source: str | os.PathLike, mesh: jax.sharding.Mesh | None = None, dtype: Any = None
+) -> Model:
+    """A model to ask.
+
+    Args:
+      source: a Hugging Face directory or hub id, the workdir of a `qoq train` run (its last stage),
+        or the name of a variant (nano, 3b, ...), which gets random weights and says so.
+      mesh: parallel.mesh.make_mesh(...), over which weights are sharded; None = one device, or the
+        mesh of the run.
+      dtype: "float32" or "bfloat16" of weights and compute; None = as stored.
+
+    Raises:
+      ConfigError: nothing of that name, or a config that is not supported. CheckpointError: weights
+        that do not fit.
+    """
+    name = os.fspath(source)
+    if dtype is not None and jnp.dtype(dtype).name not in ("float32", "bfloat16"):
+        raise ConfigError(f"dtype={jnp.dtype(dtype).name}", mend="use 'float32' or 'bfloat16'")
+    if os.path.isdir(name):
+        return _load_hf(name, mesh, dtype) if _is_hf(name) else _load_run(name, mesh, dtype)
+    if name in variants.NAMES:
+        return _random(name, mesh, dtype)
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return _load_hf(name, mesh, dtype)
+    close = difflib.get_close_matches(name, variants.NAMES, n=1)
+    raise ConfigError(
+        f"no directory and no variant {name!r}"
+        + (f", did you mean {close[0]!r}?" if close else ""),
+        mend="give a Hugging Face directory, a hub id like OWNER/NAME, the workdir of a run, or "
+        "one of " + ", ".join(variants.NAMES),
+    )
+
+
+def process_config(cfg: VlmConfig, directory: str | None = None) -> ProcessConfig:
+    """How a model that is not from a run is asked.
+
+    The sizes of images are those of the directory's image processor, at most what the model takes;
+    without one, those of QoQ-Med. The words around a question are those of its chat template;
+    without one, those of the family: Qwen2.5-VL has a system turn of its own, Qwen3-VL none.
+    """
+    from qoq_jax.hf import config as hf_config
+    from qoq_jax.hf import template
+
+    room = cfg.vision.max_frame_patches * cfg.vision.patch_size**2
+    low, high = (
+        hf_config.pixel_limits(directory)
+        if directory
+        else (ProcessConfig.min_pixels, ProcessConfig.max_pixels)
+    )
+    high = min(high, room)
+    words = template.read(directory) if directory else None
+    system, opening = words or (
+        "" if isinstance(cfg.vision, Qwen3VisionConfig) else chat.SYSTEM,
+        "",
+    )
+    return ProcessConfig.for_model(
+        cfg,
+        min_pixels=min(low, high // 4),
+        max_pixels=high,
+        frame_max_pixels=min(ProcessConfig.frame_max_pixels, room),
+        max_prompt_tokens=MAX_PROMPT_TOKENS,
+        max_response_tokens=MAX_NEW_TOKENS,
+        system=system,
+        opening=opening,
+    )
+
+
+def _is_hf(directory: str) -> bool:
+    """A config.json with a model_type is Hugging Face's; a run has its own, or none (restore_run
+    then says so).
+    """
+    try:
+        with open(os.path.join(directory, "config.json"), encoding="utf-8") as file:
+            return "model_type" in json.load(file)
+    except (OSError, ValueError):
+        return False
+
+
+def _load_hf(name: str, mesh, dtype) -> Model:
+    from qoq_jax import hf
+
+    directory = hf.resolve(name)
+    cfg, params = hf.load(directory, mesh, dtype)
+    tokenizer = None
+    if os.path.exists(os.path.join(directory, "tokenizer.json")):
+        tokenizer = tokenizer_lib.load(directory)
+        tokenizer.check(process_config(cfg).token_ids())
+    cfg = _inference(cfg, dtype)
+    return Model(
+        cfg,
+        params,
+        tokenizer,
+        process=process_config(cfg, directory),
+        mesh=mesh,
+        source=f"weights of {name}",
+    )
+
+
+def _load_run(workdir: str, mesh, dtype) -> Model:
+    from qoq_jax.train import run as loop
+
+    setup, params, stage = loop.restore_run(workdir, prepare=False)
+    cfg = _inference(setup.model, dtype)
+    if dtype is not None:
+        params = jax.tree.map(lambda x: x.astype(dtype), params)
+    if mesh is not None:
+        params = jax.device_put(params, spec.shardings(vlm.param_specs(cfg), mesh))
+    return Model(
+        cfg,
+        params,
+        setup.tokenizer,
+        process=setup.process,
+        mesh=setup.mesh if mesh is None else mesh,
+        source=f"stage {stage} of the run {workdir}",
+    )
+
+
+def _random(name: str, mesh, dtype) -> Model:
+    cfg = _inference(variants.get(name), dtype)
+    specs = vlm.param_specs(cfg)
+    make = lambda: spec.init_params(specs, jax.random.key(0), jnp.dtype(dtype or cfg.compute_dtype))  # noqa: E731
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        params = jax.jit(
+            make, out_shardings=None if mesh is None else spec.shardings(specs, mesh)
+        )()
+    print(f"qoq_jax: {name} has random weights: nothing was trained or loaded", file=sys.stderr)
+    tokenizer = tokenizer_lib.load(name) if name == tokenizer_lib.NANO else None
+    return Model(cfg, params, tokenizer, mesh=mesh, source=f"variant {name} with random weights")
+
+
+def _inference(cfg: VlmConfig, dtype) -> VlmConfig:
+    """Without rematerialisation, which only gradients need, and computing in `dtype` when it is
+    given.
+    """
+    compute = cfg.compute_dtype if dtype is None else jnp.dtype(dtype).name
+    return dataclasses.replace(cfg, remat="none", compute_dtype=compute)

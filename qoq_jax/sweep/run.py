@@ -1,0 +1,258 @@
+"""`qoq sweep`: many runs of one config file from shared starts, several seeds each, and the tables
+that compare them.
+
+A config file that can be swept defines `get_config(arg)` and `SWEEP`, a `Sweep` that says which
+args to run. Each run is a `qoq train` of its own in OUT/ARG/seedN, so a sweep that was stopped goes
+on where it was; finished runs are not done again.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+
+from qoq_jax.base.errors import ConfigError, QoqError
+from qoq_jax.sweep import tables as sweep_report
+from qoq_jax.train import config as config_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What to run.
+
+    Attributes:
+      runs: config arg -> arg of the run whose weights it starts from, listed before it; "" = its
+        own. A run that others start from is a start: it is run once, with seed 0, ends with stage
+        sft and is not compared.
+      baseline: arg that the others are compared with, seed by seed.
+      seeds: runs of each arg that is not a start.
+      baselines: arg -> another baseline, for runs that share more with it (their training data,
+        say).
+      charts: title -> args whose learning curves go into one chart; {} = all of them in one.
+    """
+
+    runs: dict[str, str]
+    baseline: str
+    seeds: int = 5
+    baselines: dict[str, str] = dataclasses.field(default_factory=dict)
+    charts: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    def baseline_of(self, name: str) -> str:
+        """The run that `name` is compared with; "" for starts and for baselines themselves."""
+        found = self.baselines.get(name, self.baseline)
+        return (
+            ""
+            if name == found or name in self.starts() or name in self.baselines.values()
+            else found
+        )
+
+    def starts(self) -> list[str]:
+        return [name for name in self.runs if name in self.runs.values()]
+
+    def behind(self, name: str) -> list[str]:
+        """The starts that a run needs, the first to be made first."""
+        start = self.runs[name]
+        return [*self.behind(start), start] if start else []
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run: its arg, seed, folder and the folder of the run it starts from ("" = none)."""
+
+    name: str
+    seed: int
+    folder: str
+    start: str
+
+
+def jobs(sweep: Sweep, out: str, only: Sequence[str] = ()) -> tuple[list[Job], list[Job]]:
+    """(starts, other runs), seed by seed, so that an unfinished sweep has as many whole seeds as
+    possible.
+
+    Raises:
+      ConfigError: `only` names a run that the sweep does not have.
+    """
+    unknown = [name for name in only if name not in sweep.runs]
+    if unknown:
+        raise ConfigError(
+            f"no run {', '.join(unknown)} in the sweep", mend=f"it has {', '.join(sweep.runs)}"
+        )
+    begins = sweep.starts()
+    wanted = [name for name in sweep.runs if name not in begins and (not only or name in only)]
+    needed = {start for name in wanted for start in sweep.behind(name)}
+    folder = lambda name: os.path.join(out, name) if name else ""  # noqa: E731
+    starts = [
+        Job(name, 0, folder(name), folder(sweep.runs[name])) for name in begins if name in needed
+    ]
+    others = [
+        Job(name, seed, os.path.join(folder(name), f"seed{seed}"), folder(sweep.runs[name]))
+        for seed in range(sweep.seeds)
+        for name in wanted
+    ]
+    return starts, others
+
+
+def run(
+    file: str,
+    out: str,
+    only: Sequence[str] = (),
+    seeds: int | None = None,
+    side_by_side: int = 1,
+    overrides: Sequence[str] = (),
+) -> int:
+    """Runs what is not finished, writes OUT/report.md after each run; returns the exit code.
+
+    Args:
+      file: config file with SWEEP.
+      out: folder of all runs.
+      only: args to run; () = all.
+      seeds: instead of the sweep's own number.
+      side_by_side: runs at a time.
+      overrides: `--config.a.b=value` for every run.
+
+    Raises:
+      ConfigError: a finished run was trained with another config.
+    """
+    sweep = load(file)
+    sweep = dataclasses.replace(sweep, seeds=seeds or sweep.seeds)
+    starts, others = jobs(sweep, out, only)
+    os.makedirs(out, exist_ok=True)
+    for job in (*starts, *others):
+        _check_finished(file, job, out, overrides)
+    lock, failed = threading.Lock(), []
+    shares: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
+
+    def one(job: Job) -> None:
+        if not os.path.exists(os.path.join(job.folder, "run.json")):
+            cores = shares.get()
+            try:
+                code = _train(file, job, out, cores, overrides)
+            finally:
+                shares.put(cores)
+            if code:
+                with lock:
+                    failed.append(job)
+                    print(
+                        f"{job.folder} failed with exit code {code}; its output is in "
+                        f"{job.folder}.log",
+                        flush=True,
+                    )
+                return
+        with lock:
+            sweep_report.write(sweep, out)
+            done = sum(os.path.exists(os.path.join(j.folder, "run.json")) for j in others)
+            print(f"{job.folder}  ({done} of {len(others)} runs)", flush=True)
+
+    for group in (*([job] for job in starts), others):
+        at_a_time = max(1, min(side_by_side, len(group)))
+        shares = queue.SimpleQueue()
+        for share in core_shares(at_a_time):
+            shares.put(share)
+        with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
+            list(pool.map(one, group))
+        if failed and group is not others:
+            break
+    print(f"report: {os.path.join(out, 'report.md')}")
+    return 1 if failed else 0
+
+
+def core_shares(runs: int) -> list[tuple[int, ...]]:
+    """The cores this process may use, dealt out to runs side by side: threads of one run that wait
+    for another's cost more.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return [tuple(cores[i::runs]) if len(cores) >= runs else tuple(cores) for i in range(runs)]
+
+
+def load(file: str) -> Sweep:
+    """SWEEP of a config file.
+
+    Raises:
+      ConfigError: no such file, or no SWEEP in it.
+    """
+    module = config_lib.load_module(file)
+    found = getattr(module, "SWEEP", None)
+    if not isinstance(found, Sweep):
+        raise ConfigError(
+            "defines no SWEEP",
+            where=file,
+            mend="SWEEP = Sweep(runs={...}, baseline=...), as configs/evidence.py",
+        )
+    names = list(found.runs)
+    late = [
+        name
+        for i, (name, start) in enumerate(found.runs.items())
+        if start and start not in names[:i]
+    ]
+    named = {
+        found.baseline,
+        *found.baselines,
+        *found.baselines.values(),
+        *(name for chart in found.charts.values() for name in chart),
+    }
+    if late or not named <= set(names):
+        raise ConfigError(
+            "SWEEP has a baseline or a chart of what is no run, or a run listed before its start",
+            where=file,
+        )
+    return found
+
+
+def assignments(job: Job, out: str, overrides: Sequence[str] = ()) -> list[str]:
+    """What `qoq train` is told beside the config file and its arg."""
+    start = [f"--config.start={job.start}"] if job.start else []
+    return [
+        f"--config.seed={job.seed}",
+        f"--config.workdir={job.folder}",
+        f"--config.compile_cache={os.path.join(out, 'compile_cache')}",
+        *overrides,
+        *start,
+    ]
+
+
+def _check_finished(file: str, job: Job, out: str, overrides: Sequence[str]) -> None:
+    """Refuses a finished run of another config: it would stand in the tables under this one's name."""
+    if not os.path.exists(os.path.join(job.folder, "run.json")):
+        return
+    config = config_lib.parse(
+        config_lib.override(config_lib.load(f"{file}:{job.name}"), assignments(job, out, overrides))
+    )
+    with open(os.path.join(job.folder, "config.json"), encoding="utf-8") as f:
+        # Not the place of its start: OUT may have been moved.
+        changed = [name for name in config_lib.differences(config, json.load(f)) if name != "start"]
+    if changed:
+        raise ConfigError(
+            f"this run was trained with another {', '.join(changed[:5])}",
+            where=job.folder,
+            mend="give another --out, or move the run away",
+        )
+
+
+def _train(file: str, job: Job, out: str, cores: Sequence[int], overrides: Sequence[str]) -> int:
+    """`qoq train` of a job in a process of its own on its cores; its output goes to FOLDER.log."""
+    os.makedirs(os.path.dirname(job.folder), exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "qoq_jax.cli.main",
+        "train",
+        f"--config={file}:{job.name}",
+        *assignments(job, out, overrides),
+    ]
+    if cores and shutil.which("taskset"):
+        command = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
+    with open(f"{job.folder}.log", "a", encoding="utf-8") as log:
+        try:
+            return subprocess.run(
+                command, stdout=log, stderr=subprocess.STDOUT, check=False
+            ).returncode
+        except OSError as error:
+            raise QoqError(f"cannot start a run: {error.strerror}", where=job.folder) from error

@@ -1,0 +1,249 @@
+"""The tables and curves of a sweep: OUT/report.md, OUT/curves-N.svg and OUT/results.json.
+
+Numbers are means over seeds with 95 % intervals of Student's t; differences to a baseline are
+paired by seed. A run counts when its evaluation is there; a table says how many seeds it has.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+from typing import TYPE_CHECKING
+
+from scipy import stats
+
+from qoq_jax.report import charts
+
+if TYPE_CHECKING:
+    from qoq_jax.sweep.run import Sweep
+
+COLOURS = (
+    "#0b7285",
+    "#b3bdc7",
+    "#2563a8",
+    "#a8792a",
+    "#8452a8",
+    "#c2410c",
+    "#4d7c0f",
+    "#be185d",
+    "#475569",
+    "#0891b2",
+)
+METRICS = (("exact_match", "accuracy"), ("macro_f1", "macro-F1"))
+
+
+def write(sweep: Sweep, out: str) -> None:
+    """Writes the report of the runs that are finished."""
+    starts = sweep.starts()
+    found = {name: collect(out, name, start, name in starts) for name, start in sweep.runs.items()}
+    found = {name: runs for name, runs in found.items() if runs}
+    with open(os.path.join(out, "results.json"), "w", encoding="utf-8") as f:
+        json.dump(found, f, indent=1)
+    compared = {name: runs for name, runs in found.items() if name not in starts}
+    parts = [overall_table(sweep, found)]
+    parts += [domain_table(found, key, title) for key, title in METRICS]
+    for i, (title, names) in enumerate((sweep.charts or {"All runs": tuple(compared)}).items()):
+        chart = curves(title, {name: compared[name] for name in names if name in compared})
+        if chart:
+            with open(os.path.join(out, f"curves-{i}.svg"), "w", encoding="utf-8") as f:
+                f.write(chart)
+            parts.append(
+                f"![{title}: macro-F1 on the validation split against steps, mean over "
+                f"seeds](curves-{i}.svg)\n"
+            )
+    with open(os.path.join(out, "report.md"), "w", encoding="utf-8") as f:
+        f.write("\n".join(parts))
+
+
+def collect(out: str, name: str, start: str, once: bool) -> dict[str, dict]:
+    """{seed: {"overall", "domains", "curve", "area", "reward_share", "seconds"}} of the finished
+    runs of an arg.
+
+    Args:
+      start: the run that it starts from, "" = none.
+      once: it is a start itself, run once and with stage sft alone.
+    """
+    if once:
+        folders = {"0": os.path.join(out, name)}
+    else:
+        parent = os.path.join(out, name)
+        names = sorted(os.listdir(parent)) if os.path.isdir(parent) else []
+        folders = {
+            n.removeprefix("seed"): os.path.join(parent, n)
+            for n in names
+            if n.startswith("seed") and n[4:].isdigit()
+        }
+    return {
+        seed: one
+        for seed, folder in folders.items()
+        if (
+            one := read_run(
+                folder, "sft" if once else "rl", os.path.join(out, start) if start else ""
+            )
+        )
+    }
+
+
+def learning_curve(folder: str, stage: str) -> list:
+    """[[step, validation macro-F1], ...] of a stage; [] when nothing was validated."""
+    path = os.path.join(folder, f"validation-{stage}.json")
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)
+
+
+def validated_on(folder: str) -> list:
+    """What decides which rows a run was validated on."""
+    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
+        config = json.load(f)
+    data = [
+        config["data"][key] for key in ("mini_rows", "mini_seed", "mini_imbalance", "real", "extra")
+    ]
+    return [*data, config["eval"]["validation_rows"]]
+
+
+def read_run(folder: str, stage: str, start: str) -> dict | None:
+    """What the report says of a run, or None when it is not finished.
+
+    Its curve begins with the last point of the folder `start`, if that was validated on the same
+    rows.
+    """
+    path = os.path.join(folder, "eval", f"{stage}.json")
+    if not os.path.exists(path) or not os.path.exists(os.path.join(folder, "run.json")):
+        return None
+    with open(path, encoding="utf-8") as f:
+        group = json.load(f)["summary"]["sources"]["climb-mini"]
+    domains = {name: {key: of[key] for key, _ in METRICS} for name, of in group["domains"].items()}
+    same = start and validated_on(start) == validated_on(folder)
+    curve = [
+        [0, score] for _, score in (learning_curve(start, "sft")[-1:] if same else [])
+    ] + learning_curve(folder, stage)
+    rows = []
+    with open(os.path.join(folder, "metrics.jsonl"), encoding="utf-8") as f:
+        rows = [row for row in map(json.loads, f) if row["stage"] == stage]
+    timed = [row for row in rows if "seconds/step" in row][1:]  # the first window compiles
+    shares = [
+        row["seconds/reward"] / row["seconds/step"] for row in timed if "seconds/reward" in row
+    ]
+    return {
+        "overall": {key: group["overall"][key] for key, _ in METRICS},
+        "domains": domains,
+        "curve": curve,
+        "area": area(curve),
+        # Medians: on a shared machine a run may stand still for minutes.
+        "seconds_a_step": statistics.median(row["seconds/step"] for row in timed)
+        if timed
+        else None,
+        "reward_share": statistics.median(shares) if shares else None,
+    }
+
+
+def area(curve: list) -> float | None:
+    """Mean height of a learning curve [[step, score], ...] over its steps (trapezoids); None with
+    less than two points.
+    """
+    if len(curve) < 2:
+        return None
+    total = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in zip(curve, curve[1:]))
+    return total / (curve[-1][0] - curve[0][0])
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """(mean, half width of its 95 % interval by Student's t); the half width of a single value is
+    infinite.
+    """
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, math.inf
+    return mean, float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(
+        len(values)
+    )
+
+
+def shown(values: list[float], signed: bool = False) -> str:
+    """ "0.412 ± 0.020"; without the interval for a single value."""
+    if not values:
+        return ""
+    mean, half = interval(values)
+    text = f"{mean:+.3f}" if signed else f"{mean:.3f}"
+    return text if math.isinf(half) else f"{text} ± {half:.3f}"
+
+
+def paired(runs: dict, baseline: dict, key: str) -> list[float]:
+    """Differences of an overall metric to the baseline, seed by seed, over the seeds that both
+    have.
+    """
+    value = lambda run: run["area"] if key == "area" else run["overall"][key]  # noqa: E731
+    both = [(value(runs[seed]), value(baseline[seed])) for seed in runs if seed in baseline]
+    return [a - b for a, b in both if a is not None and b is not None]
+
+
+def overall_table(sweep: Sweep, found: dict) -> str:
+    """Accuracy, macro-F1, the area under the learning curve, and differences to each run's
+    baseline.
+    """
+    lines = [
+        "| run | seeds | accuracy | macro-F1 | compared with | macro-F1 less that | area | area "
+        "less that | s a step |"
+        " rewards' share |",
+        "|---" * 10 + "|",
+    ]
+    for name, runs in found.items():
+        pick = lambda get: [v for run in runs.values() if (v := get(run)) is not None]  # noqa: E731, B023
+        other = sweep.baseline_of(name)
+        differences = [
+            shown(paired(runs, found.get(other, {}), key), signed=True) if other else ""
+            for key in ("macro_f1", "area")
+        ]
+        seconds, share = pick(lambda r: r["seconds_a_step"]), pick(lambda r: r["reward_share"])
+        lines.append(
+            f"| {name} | {len(runs)} | {shown(pick(lambda r: r['overall']['exact_match']))} | "
+            f"{shown(pick(lambda r: r['overall']['macro_f1']))} | {other} | {differences[0]} | "
+            f"{shown(pick(lambda r: r['area']))} | "
+            f"{differences[1]} | {f'{statistics.fmean(seconds):.2f}' if seconds else ''} | "
+            f"{f'{statistics.fmean(share):.1%}' if share else ''} |"
+        )
+    return "## Overall\n\n" + "\n".join(lines) + "\n"
+
+
+def domain_table(found: dict, key: str, title: str) -> str:
+    """One metric by domain, mean ± half width of the interval."""
+    domains = sorted(
+        {domain for runs in found.values() for run in runs.values() for domain in run["domains"]}
+    )
+    lines = ["| run | " + " | ".join(domains) + " |", "|---" * (len(domains) + 1) + "|"]
+    for name, runs in found.items():
+        cells = [
+            shown([run["domains"][d][key] for run in runs.values() if d in run["domains"]])
+            for d in domains
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return f"## {title} by domain\n\n" + "\n".join(lines) + "\n"
+
+
+def curves(title: str, found: dict) -> str:
+    """SVG of the mean learning curves over seeds; "" when there are none."""
+    series = []
+    for i, (name, runs) in enumerate(found.items()):
+        by_step: dict[int, list[float]] = {}
+        for run in runs.values():
+            for step, score in run["curve"]:
+                by_step.setdefault(step, []).append(score)
+        steps = sorted(step for step, scores in by_step.items() if len(scores) == len(runs))
+        if steps:
+            series.append(
+                charts.Series(
+                    name,
+                    steps,
+                    [statistics.fmean(by_step[s]) for s in steps],
+                    COLOURS[i % len(COLOURS)],
+                )
+            )
+    return (
+        charts.line_chart(f"{title}: macro-F1, validation split", series, width=760, height=420)
+        if series
+        else ""
+    )

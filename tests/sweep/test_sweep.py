@@ -1,0 +1,197 @@
+"""The sweep: which runs it makes, that it goes on where it was, and the statistics of its tables."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from qoq_jax.base.errors import ConfigError
+from qoq_jax.sweep import run as sweep
+from qoq_jax.sweep import tables as sweep_report
+from qoq_jax.train import config as config_lib
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+PLAN = sweep.Sweep(
+    runs={"seeing": "", "start": "seeing", "grpo": "start", "drpo": "start"},
+    baseline="grpo",
+    seeds=3,
+)
+SCORES = {"grpo": [0.40, 0.44, 0.42], "drpo": [0.46, 0.47, 0.51]}
+
+
+def finish(folder: str, stage: str, score: float, seed: int = 0) -> None:
+    """What a finished run leaves, as far as the report reads it."""
+    os.makedirs(os.path.join(folder, "eval"))
+    of = {"macro_f1": score, "exact_match": score + 0.1}
+    summary = {"sources": {"climb-mini": {"overall": of, "domains": {"ct": of, "ecg": of}}}}
+    cfg = {
+        "data": {
+            "mini_rows": 9,
+            "mini_seed": seed,
+            "mini_imbalance": "climb",
+            "real": False,
+            "extra": [],
+        },
+        "eval": {"validation_rows": 8},
+    }
+    files = {
+        "config.json": cfg,
+        f"eval/{stage}.json": {"summary": summary},
+        "run.json": {},
+        f"validation-{stage}.json": [[10, score / 2], [30, score]],
+    }
+    for name, content in files.items():
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
+            json.dump(content, f)
+    with open(os.path.join(folder, "metrics.jsonl"), "w", encoding="utf-8") as f:
+        for step in (5, 10, 15):
+            f.write(
+                json.dumps(
+                    {"stage": stage, "step": step, "seconds/step": 2.0, "seconds/reward": 0.1}
+                )
+                + "\n"
+            )
+
+
+def test_every_run_is_made_once_from_its_start(tmp_path, monkeypatch):
+    made = []
+
+    def train(file, job, out, cores, overrides):
+        assert set(cores) <= os.sched_getaffinity(0)
+        made.append(job)
+        finish(
+            job.folder, "rl" if job.name in SCORES else "sft", SCORES.get(job.name, [0.3])[job.seed]
+        )
+        return 0
+
+    monkeypatch.setattr(sweep, "load", lambda file: PLAN)
+    monkeypatch.setattr(sweep, "_train", train)
+    # a test of its own, below
+    monkeypatch.setattr(sweep, "_check_finished", lambda *arguments: None)
+    out = str(tmp_path / "out")
+    assert sweep.run("evidence.py", out, seeds=2) == 0
+    assert [(job.name, job.seed) for job in made] == [
+        ("seeing", 0),
+        ("start", 0),
+        ("grpo", 0),
+        ("drpo", 0),
+        ("grpo", 1),
+        ("drpo", 1),
+    ]
+    start = os.path.join(out, "start")
+    assert [job.start for job in made] == [
+        "",
+        os.path.join(out, "seeing"),
+        start,
+        start,
+        start,
+        start,
+    ]
+    made.clear()
+    assert sweep.run("evidence.py", out) == 0  # the file's three seeds: only what is missing
+    assert [(job.name, job.seed) for job in made] == [("grpo", 2), ("drpo", 2)]
+    with open(os.path.join(out, "results.json"), encoding="utf-8") as f:
+        # from the start's last score
+        assert json.load(f)["drpo"]["0"]["curve"] == [[0, 0.3], [10, 0.23], [30, 0.46]]
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| drpo | 3 | 0.580 ± 0.066 | 0.480 ± 0.066 |" in text and "5.0%" in text
+    assert (tmp_path / "out" / "curves-0.svg").read_text().startswith(
+        "<svg"
+    ) and "(curves-0.svg)" in text
+
+
+def test_curves_begin_with_the_start_only_on_the_same_rows(tmp_path):
+    finish(str(tmp_path / "start"), "sft", 0.3)
+    for name, seed in (("same", 0), ("other", 1)):
+        finish(str(tmp_path / name), "rl", 0.4, seed)
+        curve = sweep_report.read_run(str(tmp_path / name), "rl", str(tmp_path / "start"))["curve"]
+        assert curve == [[0, 0.3]] * (name == "same") + [[10, 0.2], [30, 0.4]]
+
+
+def test_finished_runs_of_another_config_are_refused(tmp_path):
+    out, file = str(tmp_path / "out"), str(CONFIGS / "evidence.py")
+    job = sweep.jobs(sweep.load(file), out, ["grpo"])[1][0]
+    finish(job.folder, "rl", 0.5)
+    config = config_lib.override(config_lib.load(f"{file}:grpo"), sweep.assignments(job, out))
+    for lr, wrong in ((config.rl.lr, False), (0.5, True)):
+        config.rl.lr = lr
+        with open(os.path.join(job.folder, "config.json"), "w", encoding="utf-8") as f:
+            json.dump(dataclasses.asdict(config_lib.parse(config)), f)
+        if wrong:
+            with pytest.raises(ConfigError, match="another rl.lr"):
+                sweep.run(file, out, ["grpo"], seeds=1)
+        else:
+            sweep._check_finished(file, job, out, ())
+
+
+def test_a_failed_start_ends_the_sweep(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "load", lambda file: PLAN)
+    monkeypatch.setattr(sweep, "_train", lambda file, job, out, cores, overrides: 1)
+    assert sweep.run("evidence.py", str(tmp_path)) == 1
+    assert capsys.readouterr().out.count("failed with exit code 1") == 1
+
+
+def test_a_run_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match="no run gspo in the sweep"):
+        sweep.jobs(PLAN, "out", ["gspo"])
+
+
+def test_runs_side_by_side_share_no_core():
+    cores = sorted(os.sched_getaffinity(0))
+    shares = sweep.core_shares(len(cores))
+    assert sorted(core for share in shares for core in share) == cores and all(shares)
+    assert sweep.core_shares(len(cores) + 1) == [tuple(cores)] * (len(cores) + 1)
+
+
+def test_intervals_and_areas():
+    values = np.array([0.46, 0.47, 0.51])
+    mean, half = sweep_report.interval(values.tolist())
+    low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
+    np.testing.assert_allclose([mean - half, mean + half], [low, high], rtol=1e-12)
+    assert math.isinf(sweep_report.interval([0.4])[1])
+    assert sweep_report.area([[0, 0.0], [10, 1.0], [30, 1.0]]) == pytest.approx(25 / 30)
+    assert sweep_report.area([[5, 0.3]]) is None
+
+
+def test_runs_of_other_data_have_their_own_baseline():
+    plan = sweep.Sweep(
+        {"start": "", **dict.fromkeys(("grpo", "drpo", "even-grpo", "even-drpo"), "start")},
+        "grpo",
+        baselines={"even-grpo": "even-grpo", "even-drpo": "even-grpo"},
+    )
+    assert [plan.baseline_of(name) for name in plan.runs] == ["", "", "grpo", "", "even-grpo"]
+    make = lambda *scores: {  # noqa: E731
+        str(i): {
+            "overall": {"macro_f1": v, "exact_match": v},
+            "domains": {},
+            "area": None,
+            "seconds_a_step": None,
+            "reward_share": None,
+        }
+        for i, v in enumerate(scores)
+    }
+    table = sweep_report.overall_table(
+        plan,
+        {
+            "grpo": make(0.5, 0.5),
+            "drpo": make(0.6, 0.6),
+            "even-grpo": make(0.1, 0.3),
+            "even-drpo": make(0.4, 0.6),
+        },
+    )
+    assert "| drpo | 2 | 0.600 ± 0.000 | 0.600 ± 0.000 | grpo | +0.100 ± 0.000 |" in table
+    assert "| even-drpo | 2 | 0.500 ± 1.271 | 0.500 ± 1.271 | even-grpo | +0.300 ± 0.000 |" in table
+    assert "| even-grpo | 2 | 0.200 ± 1.271 | 0.200 ± 1.271 |  |  |" in table
+
+
+def test_differences_are_paired_by_seed():
+    make = lambda scores: {
+        str(i): {"overall": {"macro_f1": v}, "area": None} for i, v in enumerate(scores)
+    }  # noqa: E731
+    found = sweep_report.paired(make([0.5, 0.6, 0.7]), make([0.4, 0.55]), "macro_f1")
+    np.testing.assert_allclose(found, [0.1, 0.05])
