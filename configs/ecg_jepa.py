@@ -34,5 +34,5 @@ def get_config(arg: str = "random"):
     if arg == "block":
         config.ecg.mask, config.ecg.mask_low, config.ecg.mask_high = "block", 0.175, 0.225
     elif arg != "random":
-        raise ConfigError(f"unknown argument {arg!r}", mend="use random or block")
+        raise ConfigError(f"unknown argument {arg!r}", hint="use random or block")
     return config

@@ -91,7 +91,7 @@ SWEEP = Sweep(
 
 def get_config(arg: str = "drpo"):
     if arg not in SWEEP.runs:
-        raise ConfigError(f"unknown argument {arg!r}", mend=f"use one of {', '.join(SWEEP.runs)}")
+        raise ConfigError(f"unknown argument {arg!r}", hint=f"use one of {', '.join(SWEEP.runs)}")
     changes = dict(RUNS.get(arg, {}))
     config = qoq_config.default()
     config.workdir = f"runs/evidence/{arg}"

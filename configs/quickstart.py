@@ -57,5 +57,5 @@ def get_config(arg: str = "drpo"):
         config.sft.steps = 20
         config.rl.steps = 5
     elif arg not in ("drpo", "grpo"):
-        raise ConfigError(f"unknown argument {arg!r}", mend="use drpo, grpo or smoke")
+        raise ConfigError(f"unknown argument {arg!r}", hint="use drpo, grpo or smoke")
     return config

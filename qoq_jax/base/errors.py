@@ -1,4 +1,4 @@
-"""Errors a user can act on: one line that names the thing, where it is, and the mend.
+"""Errors a user can act on: one line that names the thing, where it is, and a hint.
 
 The command line prints such an error without a traceback; anything else is a bug and keeps its
 traceback.
@@ -13,27 +13,27 @@ class QoqError(Exception):
     Args:
       what: what is wrong, with the offending value.
       where: file, row or field, when there is one.
-      mend: what the user can do about it.
+      hint: what the user can do about it.
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str | None = None, mend: str | None = None):
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None):
+        self.what, self.where, self.hint = what, where, hint
         super().__init__(f"{where}: {what}" if where else what)
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{head} (mend: {self.mend})" if self.mend else head
+        return f"{head} (hint: {self.hint})" if self.hint else head
 
     def __reduce__(self):
         # Errors cross process borders (Grain workers); keyword-only arguments need help to be
         # rebuilt there.
-        return _rebuild, (type(self), self.what, self.where, self.mend)
+        return _rebuild, (type(self), self.what, self.where, self.hint)
 
 
-def _rebuild(cls, what, where, mend):
-    return cls(what, where=where, mend=mend)
+def _rebuild(cls, what, where, hint):
+    return cls(what, where=where, hint=hint)
 
 
 class ConfigError(QoqError):

@@ -61,7 +61,7 @@ def shard_bytes(text: str) -> int:
     """ "5GB" -> bytes."""
     found = re.fullmatch(r"(\d+)\s*([KMG]?B)?", text.strip().upper())
     if not found or not int(found[1]):
-        raise ConfigError(f"--shard-size {text}", mend="write it like 5GB or 500MB")
+        raise ConfigError(f"--shard-size {text}", hint="write it like 5GB or 500MB")
     return int(found[1]) * _UNITS[found[2] or ""]
 
 
@@ -79,7 +79,7 @@ def with_ecg(cfg: VlmConfig, params: dict[str, Any], path: str | None, heads: in
         raise ConfigError(
             f"the ECG token {cfg.ecg_token_id} is outside the vocabulary of "
             f"{cfg.decoder.vocab_size}",
-            mend="give time_series_token_id in config.json",
+            hint="give time_series_token_id in config.json",
         )
     with tempfile.TemporaryDirectory() as folder:
         if path.endswith(PICKLED):
@@ -92,7 +92,7 @@ def with_ecg(cfg: VlmConfig, params: dict[str, Any], path: str | None, heads: in
             raise ConfigError(
                 f"the number of heads of an encoder of width {sizes.width} is not known",
                 where=path,
-                mend="give --ecg-heads",
+                hint="give --ecg-heads",
             )
         weights, sizes = ecg_lib.load(path, num_heads=heads)
     dtype = params["decoder"]["embedding"].dtype

@@ -100,9 +100,9 @@ def _check_writable(path: str) -> None:
     """The folder of the picture and its type, before a model is loaded for it."""
     if os.path.splitext(path)[1].lower() not in (".png", ".jpg", ".jpeg"):
         raise ConfigError(
-            f"--picture {path}: unknown type of picture", mend="name a .png or .jpg file"
+            f"--picture {path}: unknown type of picture", hint="name a .png or .jpg file"
         )
     if not os.path.isdir(folder := os.path.dirname(path) or "."):
         raise ConfigError(
-            f"--picture {path}: no such folder {folder}", mend="make it, or name another"
+            f"--picture {path}: no such folder {folder}", hint="make it, or name another"
         )

@@ -61,12 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if error.filename is None:
                 raise
             print(
-                f"qoq: {error.filename}: {error.strerror} (mend: check the path and its rights)",
+                f"qoq: {error.filename}: {error.strerror} (hint: check the path and its rights)",
                 file=sys.stderr,
             )
             return 1
         print(
-            f"qoq: {error.filename or 'cannot write'}: {error.strerror} (mend: free disk space, "
+            f"qoq: {error.filename or 'cannot write'}: {error.strerror} (hint: free disk space, "
             "or choose another data.root or "
             "workdir)",
             file=sys.stderr,

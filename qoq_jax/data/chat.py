@@ -53,7 +53,7 @@ def prompt_parts(
             raise DataError(
                 f"the text has {written} {mark} for {len(counts)} media",
                 where=where,
-                mend="write one for each, or none",
+                hint="write one for each, or none",
             )
         if not written:
             first += [mark] * len(counts)
@@ -119,7 +119,7 @@ def answer_text(
     diagnosis = ", ".join(labels)
     if diagnosis.count("{") != diagnosis.count("}"):
         raise DataError(
-            f"unbalanced braces in the label {diagnosis!r}", where="answer", mend="rename the label"
+            f"unbalanced braces in the label {diagnosis!r}", where="answer", hint="rename the label"
         )
     if answer_only:
         return f"\\boxed{{{diagnosis}}}"
@@ -128,7 +128,7 @@ def answer_text(
             raise DataError(
                 f"the text holds {mark!r}, which is part of the answer format",
                 where="reasoning",
-                mend="remove it",
+                hint="remove it",
             )
     regions = [
         {"bbox_2d": _integer_box(box, frame_size), "label": label}

@@ -56,7 +56,7 @@ def _split_faults(file: str, rows: Sequence[schema.Row]) -> list[str]:
     if split not in schema.SPLITS:
         return []
     faults = [
-        f"row {row.id!r}, split: {row.split!r} in {name} (mend: move it to {row.split}.jsonl)"
+        f"row {row.id!r}, split: {row.split!r} in {name} (hint: move it to {row.split}.jsonl)"
         for row in rows
         if row.split not in ("", split)
     ]
@@ -68,7 +68,7 @@ def _split_faults(file: str, rows: Sequence[schema.Row]) -> list[str]:
         # Faults of that file are for its own check.
         shared = sorted(patients & {row.patient for row in schema.read_jsonl(path, [])})
         faults += [
-            f"patient {patient!r} is in {other}.jsonl too (mend: keep all rows of a patient in "
+            f"patient {patient!r} is in {other}.jsonl too (hint: keep all rows of a patient in "
             "one split)"
             for patient in shared
         ]
@@ -81,7 +81,7 @@ def describe(root: str) -> int:
         raise DataError(
             "no train.jsonl, validation.jsonl or test.jsonl there",
             where=root,
-            mend="name a data set folder",
+            hint="name a data set folder",
         )
     for split in schema.SPLITS:
         if not os.path.exists(os.path.join(root, f"{split}.jsonl")):

@@ -60,7 +60,7 @@ def find(folder: str | os.PathLike, split: str) -> list[Recording]:
     """
     root = pathlib.Path(folder)
     if not root.is_dir():
-        raise DataError("no such folder", where=str(folder), mend="name a folder of ECGs")
+        raise DataError("no such folder", where=str(folder), hint="name a folder of ECGs")
     if any((root / f"{name}.jsonl").is_file() for name in sources.schema.SPLITS):
         if not (root / f"{split}.jsonl").is_file():
             return []
@@ -84,7 +84,7 @@ def find(folder: str | os.PathLike, split: str) -> list[Recording]:
         raise DataError(
             "has no ECG files",
             where=str(folder),
-            mend="it needs WFDB (.hea), .npz or .dcm files, or train.jsonl",
+            hint="it needs WFDB (.hea), .npz or .dcm files, or train.jsonl",
         )
     return found
 
@@ -123,7 +123,7 @@ class EcgBatches:
         if len(recordings) < batch:
             raise DataError(
                 f"{len(recordings)} ECGs do not fill a batch of {batch}",
-                mend="use a smaller batch or more ECGs",
+                hint="use a smaller batch or more ECGs",
             )
         if batch % process_count:
             raise ConfigError(
@@ -165,7 +165,7 @@ class EcgBatches:
                 f"{len(self.quarantined)} ECGs could not be read, the limit is {self._limit}; "
                 f"the last: {reason}",
                 where=path,
-                mend="mend the data, or raise data.max_bad_fraction",
+                hint="correct the data, or raise data.max_bad_fraction",
             )
         return batch
 
@@ -186,7 +186,7 @@ class EcgBatches:
         if state["fingerprint"] != self._fingerprint:
             raise DataError(
                 "the saved data state belongs to other ECGs, another seed or another batch size",
-                mend="resume with the data and config of the run, or start a new run",
+                hint="resume with the data and config of the run, or start a new run",
             )
         self._iterator.set_state(state["iterator"])
         self.quarantined = dict(state["quarantined"])

@@ -44,7 +44,7 @@ def smart_resize(
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise DataError(
             f"image of {height} x {width} pixels has a side ratio over {MAX_ASPECT_RATIO}",
-            mend="crop the image",
+            hint="crop the image",
         )
     new_h, new_w = round(height / factor) * factor, round(width / factor) * factor
     if new_h * new_w > max_pixels:

@@ -46,16 +46,16 @@ class Budget:
     def __post_init__(self):
         for name in ("rows", "tokens", "media_rows", "max_per_row", "ecg_tokens"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"budget: {name}={getattr(self, name)}", mend="use 1 or more")
+                raise ConfigError(f"budget: {name}={getattr(self, name)}", hint="use 1 or more")
         if self.rows % self.media_rows:
             raise ConfigError(
                 f"budget: {self.rows} rows do not divide into {self.media_rows} media rows",
-                mend="make rows a multiple",
+                hint="make rows a multiple",
             )
         if self.patches < 0 or self.patches % MERGE_UNIT or self.ecgs < 0:
             raise ConfigError(
                 f"budget: patches={self.patches}, ecgs={self.ecgs}",
-                mend=f"patches must be a multiple of {MERGE_UNIT}",
+                hint=f"patches must be a multiple of {MERGE_UNIT}",
             )
 
     @property
@@ -180,7 +180,7 @@ def empty_batch(budget: Budget) -> dict[str, np.ndarray]:
 
 def check_fits(sample: Mapping[str, Any], budget: Budget) -> None:
     """Raises DataError when a sample does not even fit into an empty batch."""
-    for what, need, have, mend in (
+    for what, need, have, hint in (
         ("tokens", len(sample["input_ids"]), budget.tokens, "raise sft.tokens, or leave the row "
                                                             "out"),
         ("patches", len(sample["patches"]), budget.patches,
@@ -191,7 +191,7 @@ def check_fits(sample: Mapping[str, Any], budget: Budget) -> None:
             raise DataError(
                 f"the sample needs {need} {what}, a whole batch row has {have}",
                 where=f"row {sample['meta'].id!r}",
-                mend=mend,
+                hint=hint,
             )
 
 
@@ -213,7 +213,7 @@ def pack(
                 raise DataError(
                     f"{number} of {len(samples)} samples fill the batch",
                     where=f"row {sample['meta'].id!r}",
-                    mend="raise the budget's rows, tokens or patches",
+                    hint="raise the budget's rows, tokens or patches",
                 )
     return write_groups(groups, budget)
 

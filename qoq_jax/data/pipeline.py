@@ -86,7 +86,7 @@ class _Stream:
                 raise DataError(
                     f"the media of {exactly} samples overflow a media row",
                     where=f"row {self._ahead['meta'].id!r}",
-                    mend="raise data.max_patches or data.mean_ecgs",
+                    hint="raise data.max_patches or data.mean_ecgs",
                 )
             self._ahead, taken = None, taken + 1
             self.state = self._iterator.get_state()
@@ -151,7 +151,7 @@ class BatchIterator(grain.DatasetIterator):
                 f"{self._max_quarantined}; "
                 f"the last: {bad.error}",
                 where=bad.key,
-                mend="mend the data, or raise data.max_bad_fraction",
+                hint="correct the data, or raise data.max_bad_fraction",
             )
 
     def get_state(self) -> dict[str, Any]:
@@ -176,13 +176,13 @@ class BatchIterator(grain.DatasetIterator):
         if state["fingerprint"] != self._fingerprint:
             raise DataError(
                 "the saved data state belongs to other rows, another seed or another data config",
-                mend="resume with the data and config of the run, or start a new run",
+                hint="resume with the data and config of the run, or start a new run",
             )
         missing = [index for index in self._streams if str(index) not in state["streams"]]
         if missing:
             raise DataError(
                 f"the saved data state has no stream {missing[0]}",
-                mend="merge the states of all processes of the run",
+                hint="merge the states of all processes of the run",
             )
         for index, stream in self._streams.items():
             stream.restore(dict(state["streams"][str(index)]))
@@ -203,7 +203,7 @@ def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         if (state["fingerprint"], state["batches"]) != (merged["fingerprint"], merged["batches"]):
             raise DataError(
                 "the data states are of different runs or batches",
-                mend="use the states of one checkpoint",
+                hint="use the states of one checkpoint",
             )
         merged["streams"].update(state["streams"])
         merged["quarantined"].update(state["quarantined"])
@@ -245,7 +245,7 @@ def make_iterator(
     pairs = _pairs(sources)
     if epochs is not None and (process_count > 1 or weights_by_domain):
         raise ConfigError(
-            "epochs needs one process and no domain weights", mend="count steps instead"
+            "epochs needs one process and no domain weights", hint="count steps instead"
         )
     rows = grain.MapDataset.source(pairs)
     if weights_by_domain is None:
@@ -316,9 +316,9 @@ def _pairs(sources: Sequence[Source]) -> list[tuple[int, int]]:
     """(source, row) numbers of all rows."""
     pairs = [(s, r) for s, source in enumerate(sources) for r in range(len(source.rows))]
     if not pairs:
-        raise DataError("there are no rows", mend="check the data set's path and split")
+        raise DataError("there are no rows", hint="check the data set's path and split")
     if len({source.name for source in sources}) != len(sources):
-        raise ConfigError("two data sources share a name", mend="name each source once")
+        raise ConfigError("two data sources share a name", hint="name each source once")
     return pairs
 
 
@@ -342,11 +342,11 @@ def _mix(
             f"weights_by_domain: {unknown[0]!r} has no rows"
             if unknown
             else f"weights_by_domain: no weight for {unweighted[0]!r}",
-            mend=f"give a weight to each of {', '.join(sorted(by_domain))}",
+            hint=f"give a weight to each of {', '.join(sorted(by_domain))}",
         )
     if not all(np.isfinite(w) and w >= 0 for w in weights.values()) or not any(weights.values()):
         raise ConfigError(
-            f"weights_by_domain: {dict(weights)}", mend="use numbers of at least 0, not all 0"
+            f"weights_by_domain: {dict(weights)}", hint="use numbers of at least 0, not all 0"
         )
     used = sorted(domain for domain, weight in weights.items() if weight > 0)
     parts = [
@@ -390,7 +390,7 @@ def _maker(
             # id) names a row of a run.
             return sample | {"meta": dataclasses.replace(sample["meta"], source=source.name)}
         except DataError as error:
-            named = DataError(error.what, where=f"{source.name}: {error.where}", mend=error.mend)
+            named = DataError(error.what, where=f"{source.name}: {error.where}", hint=error.hint)
             return Bad(f"{source.name}/{row.id}", named)
 
     return functools.cache(make) if cache else make
@@ -401,7 +401,7 @@ def _own(budget: Budget, process_index: int, process_count: int) -> range:
     if budget.media_rows % process_count or not 0 <= process_index < process_count:
         raise ConfigError(
             f"{budget.media_rows} media rows for process {process_index} of {process_count}",
-            mend="make data.media_rows a multiple of the number of processes",
+            hint="make data.media_rows a multiple of the number of processes",
         )
     share = budget.media_rows // process_count
     return range(process_index * share, (process_index + 1) * share)
@@ -423,10 +423,10 @@ def _iterator(
     exactly: int | None,
 ) -> BatchIterator:
     if on_error not in ("raise", "skip"):
-        raise ConfigError(f"on_error={on_error!r}", mend="use 'raise' or 'skip'")
+        raise ConfigError(f"on_error={on_error!r}", hint="use 'raise' or 'skip'")
     if not 0 <= max_bad < 1:
         raise ConfigError(
-            f"max_bad={max_bad}", mend="use a fraction of the rows, at least 0 and below 1"
+            f"max_bad={max_bad}", hint="use a fraction of the rows, at least 0 and below 1"
         )
     read = grain.ReadOptions(
         num_threads=threads, prefetch_buffer_size=max(prefetch, threads) if threads else 0

@@ -143,7 +143,7 @@ def validate_row(obj: Any, where: str) -> Row:
       where: what to call it in errors, e.g. "train.jsonl:12".
 
     Raises:
-      DataError: naming `where` and the field, with a mend.
+      DataError: naming `where` and the field, with a hint.
     """
     if not isinstance(obj, dict):
         _fail(
@@ -380,8 +380,8 @@ def _show(value: Any, limit: int = 80) -> str:
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
 
-def _fail(where: str, what: str, mend: str):
-    raise DataError(what, where=where, mend=mend)
+def _fail(where: str, what: str, hint: str):
+    raise DataError(what, where=where, hint=hint)
 
 
 # -------------------------------------------------------------------------------------------- files
@@ -408,7 +408,7 @@ def read_jsonl(path: str | os.PathLike, faults: list[str] | None = None) -> list
         data = path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"cannot be read ({error.strerror})", where=str(path), mend="check the path"
+            f"cannot be read ({error.strerror})", where=str(path), hint="check the path"
         ) from None
     rows: list[Row] = []
     if data.lstrip()[:1] == b"[":
@@ -453,7 +453,7 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[Row]) -> None:
         os.replace(partial, path)
     except OSError as error:
         raise DataError(
-            f"cannot be written ({error.strerror})", where=str(path), mend="free space or rights"
+            f"cannot be written ({error.strerror})", where=str(path), hint="free space or rights"
         ) from None
     finally:
         partial.unlink(missing_ok=True)
@@ -476,13 +476,13 @@ def _decode(data: bytes, where: str) -> Any:
         )
     except RecursionError:
         raise DataError(
-            "is nested too deeply", where=where, mend="a row is a flat object"
+            "is nested too deeply", where=where, hint="a row is a flat object"
         ) from None
     except UnicodeDecodeError:
-        raise DataError("is not UTF-8 text", where=where, mend="save the file as UTF-8") from None
+        raise DataError("is not UTF-8 text", where=where, hint="save the file as UTF-8") from None
     except ValueError as error:
         raise DataError(
-            f"is not valid JSON ({_show(str(error))})", where=where, mend="write one object a line"
+            f"is not valid JSON ({_show(str(error))})", where=where, hint="write one object a line"
         ) from None
 
 
@@ -517,6 +517,6 @@ def resolve(root: str | os.PathLike, relative: str) -> pathlib.Path:
         raise DataError(
             "leads out of the data folder",
             where=relative,
-            mend="copy the file into the data folder",
+            hint="copy the file into the data folder",
         )
     return pathlib.Path(target)

@@ -2,7 +2,7 @@
 
 Axis letters: t tokens, n patches, u = n/4 vision tokens, e ECGs, h w pixels of the resized frame.
 
-Every rule that a sample can break is a DataError that names the row, the field and the mend.
+Every rule that a sample can break is a DataError that names the row, the field and a hint.
 Nothing is truncated, replaced or guessed: an image whose tokens are cut does not match its features
 (EasyR1 issue 175).
 
@@ -104,7 +104,7 @@ class ProcessConfig:
         if (largest := max(made.max_pixels, made.frame_max_pixels)) > room:
             raise ConfigError(
                 f"images of {largest} pixels, the model takes {room}",
-                mend="lower data.max_pixels and data.frame_max_pixels",
+                hint="lower data.max_pixels and data.frame_max_pixels",
             )
         return made
 
@@ -178,14 +178,14 @@ def process(
         raise DataError(
             f"{wrong or row.answer!r} is not among the labels",
             where=here("answer"),
-            mend="mend the row",
+            hint="correct the row",
         )
 
     if row.time_series and cfg.ecg_token_id is None:
         raise DataError(
             "an ECG, and the model has no ECG encoder",
             where=here("time-series"),
-            mend="set model.ecg_tokens",
+            hint="set model.ecg_tokens",
         )
     read = [_read(readers.read_image, root, path, here("images")) for path in row.images]
     stacks = [resize(image[None], cfg, cfg.max_pixels, here("images")) for image in read]
@@ -222,7 +222,7 @@ def process(
             raise DataError(
                 f"the answer takes {len(answer)} tokens, the limit is {cfg.max_response_tokens}",
                 where=here("answer"),
-                mend="raise data.max_response_tokens or shorten the reasoning",
+                hint="raise data.max_response_tokens or shorten the reasoning",
             )
     sample = arrange(
         np.array(prompt + answer, np.int32),
@@ -274,7 +274,7 @@ def check_length(tokens: int, of_images: int, cfg: ProcessConfig, where: str) ->
             f"the prompt takes {tokens} tokens ({of_images} of images), the limit is "
             f"{cfg.max_prompt_tokens}",
             where=where,
-            mend="raise data.max_prompt_tokens or lower data.max_pixels",
+            hint="raise data.max_prompt_tokens or lower data.max_pixels",
         )
 
 
@@ -337,7 +337,7 @@ def naming(where: str) -> Iterator[None]:
         yield
     except DataError as error:
         place = f"{where}: {error.where}" if error.where else where
-        raise DataError(error.what, where=place, mend=error.mend) from error
+        raise DataError(error.what, where=place, hint=error.hint) from error
 
 
 def _read(
@@ -353,7 +353,7 @@ def _read(
                 return reader(full, *args)
         except OSError as error:
             what = f"cannot be read ({error.strerror or type(error).__name__})"
-            raise DataError(what, where=path, mend="fetch the file again") from error
+            raise DataError(what, where=path, hint="fetch the file again") from error
 
 
 def resize(stack: np.ndarray, cfg: ProcessConfig, max_pixels: int, where: str) -> np.ndarray:
@@ -367,7 +367,7 @@ def resize(stack: np.ndarray, cfg: ProcessConfig, max_pixels: int, where: str) -
         if h * w > max_pixels:  # very long and thin: one side is already at its minimum
             raise DataError(
                 f"an image of {height} x {width} does not fit in {max_pixels} pixels",
-                mend="crop it, or raise data.max_pixels (images) or data.frame_max_pixels (frames)",
+                hint="crop it, or raise data.max_pixels (images) or data.frame_max_pixels (frames)",
             )
     return np.stack([images.resize(frame, h, w) for frame in stack])
 
@@ -378,20 +378,20 @@ def check_ecg(signal: np.ndarray, where: str) -> np.ndarray:
         raise DataError(
             f"signal of shape {signal.shape}",
             where=where,
-            mend="8 leads of 10 s at 250 Hz are needed",
+            hint="8 leads of 10 s at 250 Hz are needed",
         )
     if not np.isfinite(signal).all():
         raise DataError(
-            "the signal has NaN or infinite values", where=where, mend="drop the record"
+            "the signal has NaN or infinite values", where=where, hint="drop the record"
         )
     peak = float(np.abs(signal).max())
     if peak == 0:
-        raise DataError("the signal is zero throughout", where=where, mend="drop the record")
+        raise DataError("the signal is zero throughout", where=where, hint="drop the record")
     if peak > MAX_MILLIVOLT:
         raise DataError(
             f"the signal reaches {peak:.0f} mV",
             where=where,
-            mend="store the signal in mV, not in µV or ADC units",
+            hint="store the signal in mV, not in µV or ADC units",
         )
     return signal.astype(np.float32, copy=False)
 
@@ -420,7 +420,7 @@ def _meta(
                 raise DataError(
                     f"box {list(box)} leaves the image of {width} x {height} pixels",
                     where=here("bbox"),
-                    mend="give [x1, y1, x2, y2] in pixels of the original image",
+                    hint="give [x1, y1, x2, y2] in pixels of the original image",
                 )
             boxes.append((x1 * w / width, y1 * h / height, x2 * w / width, y2 * h / height))
         if row.segmentation_path:
@@ -436,7 +436,7 @@ def _meta(
                     f"the mask is {full.shape[1]} x {full.shape[0]} and the image {width} x "
                     f"{height} pixels",
                     where=here("segmentation_path"),
-                    mend="save the mask at the size of the image",
+                    hint="save the mask at the size of the image",
                 )
             mask = images.resize_mask(full, h, w)
             if not boxes and mask.any():

@@ -23,12 +23,12 @@ def load(root: str | os.PathLike, split: str, faults: list[str] | None = None) -
     """
     if split not in schema.SPLITS:
         raise DataError(
-            f"unknown split {split!r}", where=str(root), mend="use " + ", ".join(schema.SPLITS)
+            f"unknown split {split!r}", where=str(root), hint="use " + ", ".join(schema.SPLITS)
         )
     path = pathlib.Path(root) / f"{split}.jsonl"
     if not path.is_file():
         raise DataError(
-            "no such row file", where=str(path), mend="build or fetch the data set first (qoq data)"
+            "no such row file", where=str(path), hint="build or fetch the data set first (qoq data)"
         )
     rows = schema.read_jsonl(path, faults)
     for row in rows:
@@ -36,7 +36,7 @@ def load(root: str | os.PathLike, split: str, faults: list[str] | None = None) -
             raise DataError(
                 f"row {row.id!r} says split {row.split!r}",
                 where=str(path),
-                mend=f"move it to {row.split}.jsonl",
+                hint=f"move it to {row.split}.jsonl",
             )
     return rows
 
@@ -116,7 +116,7 @@ def from_tfds(name: str, split: str, data_dir: str | os.PathLike) -> list[schema
         raise DataError(
             f"tensorflow-datasets cannot open it ({type(error).__name__})",
             where=where,
-            mend=f"prepare it as array_record under {data_dir}",
+            hint=f"prepare it as array_record under {data_dir}",
         ) from None
     rows = []
     for number, element in enumerate(elements):
@@ -124,7 +124,7 @@ def from_tfds(name: str, split: str, data_dir: str | os.PathLike) -> list[schema
         present = {key: value for key, value in present.items() if value not in ("", 0, [])}
         rows.append(schema.validate_row(present, f"{where}:{number}"))
     if not rows:
-        raise DataError("has no rows", where=where, mend="prepare it again")
+        raise DataError("has no rows", where=where, hint="prepare it again")
     return rows
 
 

@@ -73,7 +73,7 @@ class Tokenizer:
         if clash:
             raise ConfigError(
                 f"special token {clash[0]!r} is also an ordinary token, so row text could forge it",
-                mend="list special tokens under added_tokens only",
+                hint="list special tokens under added_tokens only",
             )
 
     @property
@@ -91,7 +91,7 @@ class Tokenizer:
         if index is None:
             raise ConfigError(
                 f"the tokenizer has no token {token!r}",
-                mend="use the tokenizer that belongs to the model",
+                hint="use the tokenizer that belongs to the model",
             )
         return index
 
@@ -100,7 +100,7 @@ class Tokenizer:
         if len(text) > MAX_TEXT:
             raise DataError(
                 f"a text of {len(text)} characters is over the limit of {MAX_TEXT}",
-                mend="shorten it",
+                hint="shorten it",
             )
         ids = self._plain.encode(text, add_special_tokens=False).ids
         return [self._written.get(index, index) for index in ids] if self._written else ids
@@ -145,7 +145,7 @@ class Tokenizer:
                 raise ConfigError(
                     f"token {token} has id {found} in the tokenizer and {index} in the model "
                     "config",
-                    mend="use the tokenizer that belongs to the model",
+                    hint="use the tokenizer that belongs to the model",
                 )
 
 
@@ -161,6 +161,6 @@ def load(source: str | Path) -> Tokenizer:
         raise ConfigError(
             f"cannot read the tokenizer ({type(error).__name__})",
             where=str(path),
-            mend='give "nano" or a directory with a tokenizer.json',
+            hint='give "nano" or a directory with a tokenizer.json',
         ) from error
     return Tokenizer(spec)

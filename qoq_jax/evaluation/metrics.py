@@ -80,7 +80,7 @@ def summarize(records: Sequence[dict], draws: int = BOOTSTRAP_DRAWS, seed: int =
     95 % bootstrap interval.
     """
     if not records:
-        raise DataError("no records to summarize", mend="evaluate at least one row")
+        raise DataError("no records to summarize", hint="evaluate at least one row")
     by_source = _group(records, "source")
     return {
         "all": summarize_group(records, draws, seed),

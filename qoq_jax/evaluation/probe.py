@@ -63,7 +63,7 @@ def linear_probe(
         raise DataError(
             "no label is both present and absent in training and held-out rows",
             where="linear probe",
-            mend="use more labelled ECGs",
+            hint="use more labelled ECGs",
         )
     mean_of = lambda key: float(np.mean([one[key] for one in per_label.values()]))  # noqa: E731
     return {"auroc": mean_of("auroc"), "macro_f1": mean_of("f1"), "per_label": per_label}

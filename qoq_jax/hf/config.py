@@ -145,7 +145,7 @@ def read(directory: str, has_ecg: bool = False) -> VlmConfig:
         what = f"model_type {model_type!r}, architectures {names!r}"
         supported = ", ".join(name for one in ARCHITECTURES.values() for name in one.names)
         raise ConfigError(
-            f"unsupported architecture: {what}", where=path, mend=f"supported: {supported}"
+            f"unsupported architecture: {what}", where=path, hint=f"supported: {supported}"
         )
     cfg = None
     try:
@@ -156,7 +156,7 @@ def read(directory: str, has_ecg: bool = False) -> VlmConfig:
         raise ConfigError(
             "; ".join(root.problems),
             where=path,
-            mend="use a checkpoint of a supported configuration",
+            hint="use a checkpoint of a supported configuration",
         )
     _check_preprocessor(directory, cfg)
     return _with_generation_ids(cfg, root, _read_json(os.path.join(directory, GENERATION)))
@@ -174,7 +174,7 @@ def _read_json(path: str, required: bool = False) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(
-            f"cannot be read ({reason})", where=path, mend="give a Hugging Face model directory"
+            f"cannot be read ({reason})", where=path, hint="give a Hugging Face model directory"
         ) from error
 
 
@@ -215,7 +215,7 @@ def _check_preprocessor(directory: str, cfg: VlmConfig) -> None:
             raise ConfigError(
                 "; ".join(wrong),
                 where=path,
-                mend=f"use a checkpoint with the {ours['processor_class']} of the hub",
+                hint=f"use a checkpoint with the {ours['processor_class']} of the hub",
             )
 
 
@@ -251,7 +251,7 @@ def pixel_limits(directory: str) -> tuple[int, int]:
         raise ConfigError(
             f"sizes of images from {limits[0]!r} to {limits[1]!r} pixels",
             where=path,
-            mend="give numbers of pixels",
+            hint="give numbers of pixels",
         )
     return limits[0], limits[1]
 
@@ -325,7 +325,7 @@ def _check_says(family: Architecture, cfg: VlmConfig, fields: dict[str, Any]) ->
     if lost or root.problems:
         raise ConfigError(
             f"{CONFIG} of {family.model_type} cannot say {', '.join(lost + root.problems)}",
-            mend="export a model of a published family",
+            hint="export a model of a published family",
         )
 
 

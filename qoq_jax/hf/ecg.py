@@ -27,7 +27,7 @@ def convert(source: str, path: str) -> None:
         incomplete.
     """
     if os.path.exists(path):
-        raise CheckpointError("already exists", where=path, mend="name a new file")
+        raise CheckpointError("already exists", where=path, hint="name a new file")
     tensors = _read(source)
     plan = {
         name: (files.dtype_name(tensor.dtype), tensor.shape)
@@ -41,7 +41,7 @@ def convert(source: str, path: str) -> None:
         os.rename(partial, path)
     except CheckpointError as error:
         raise CheckpointError(
-            error.what, where=source, mend="give a checkpoint of ECG-JEPA with sin-cos positions"
+            error.what, where=source, hint="give a checkpoint of ECG-JEPA with sin-cos positions"
         ) from error
     finally:
         if os.path.exists(partial):
@@ -54,18 +54,18 @@ def _read(source: str) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise ConfigError(
-            "torch is not installed", where=source, mend="pip install -e '.[parity]'"
+            "torch is not installed", where=source, hint="pip install -e '.[parity]'"
         ) from error
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own words recommend to load it all the same
         raise CheckpointError(
-            "it is damaged, or holds more than tensors", where=source, mend="give a file of tensors"
+            "it is damaged, or holds more than tensors", where=source, hint="give a file of tensors"
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"not read ({reason})", where=source, mend="give a file of tensors"
+            f"not read ({reason})", where=source, hint="give a file of tensors"
         ) from error
     found = {}
     for part in PARTS:
@@ -75,7 +75,7 @@ def _read(source: str) -> dict[str, np.ndarray]:
                 raise CheckpointError(
                     f"{part}.{name} is no weight",
                     where=source,
-                    mend="give a checkpoint of ECG-JEPA",
+                    hint="give a checkpoint of ECG-JEPA",
                 )
             found[f"{part}.{name}"] = tensor.detach().to(torch.float32).contiguous().numpy()
     return found

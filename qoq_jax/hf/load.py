@@ -50,7 +50,7 @@ def resolve(name_or_dir: str) -> str:
         raise CheckpointError(
             "no such directory",
             where=name_or_dir,
-            mend="give a directory or a hub id like OWNER/NAME",
+            hint="give a directory or a hub id like OWNER/NAME",
         )
     import huggingface_hub  # slow to import, and of no use for local directories
 
@@ -77,7 +77,7 @@ def _not_downloaded(name: str, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"no such directory here, and not downloaded from the hub ({reason})",
         where=name,
-        mend="check the name and the network, or give a directory",
+        hint="check the name and the network, or give a directory",
     )
 
 
@@ -128,7 +128,7 @@ def _open(directory: str) -> tuple[dict[str, files.TensorFile], VlmConfig]:
             raise CheckpointError(
                 f"{name} and {by_name[key].name} are the same weight",
                 where=directory,
-                mend="keep one of the two key schemes",
+                hint="keep one of the two key schemes",
             )
         by_name[key] = tensor
     return by_name, config_lib.read(
@@ -155,7 +155,7 @@ def _checked_and_dropped(
             raise CheckpointError(
                 f"{stored.name} is not the fixed sin-cos table that the ECG encoder adds",
                 where=where,
-                mend="weights with learned or rotary ECG positions are not supported",
+                hint="weights with learned or rotary ECG positions are not supported",
             )
     if cfg.decoder.tied_embeddings and (head := kept.pop(keys.LM_HEAD, None)):
         embedding = kept.get(keys.EMBEDDING)
@@ -163,7 +163,7 @@ def _checked_and_dropped(
             raise CheckpointError(
                 f"{head.name} differs from {embedding.name}, and config.json ties them",
                 where=where,
-                mend="set tie_word_embeddings to false",
+                hint="set tie_word_embeddings to false",
             )
     return kept
 
@@ -200,11 +200,11 @@ def from_tensors(
     flat = {path: spec for path, spec in spec_lib.flatten(specs).items() if spec.hf_key}
     if dtype is not None and np.dtype(dtype) not in files.DTYPES.values():
         raise ConfigError(
-            f"parameters of type {np.dtype(dtype)}", mend="use float32, bfloat16 or float16"
+            f"parameters of type {np.dtype(dtype)}", hint="use float32, bfloat16 or float16"
         )
     if problems := _problems(flat, tensors, dtype):
         raise CheckpointError(
-            "; ".join(problems), where=where, mend="use the config.json that belongs to the weights"
+            "; ".join(problems), where=where, hint="use the config.json that belongs to the weights"
         )
     params = {path: _place(path, spec, tensors, mesh, dtype) for path, spec in flat.items()}
     return spec_lib.unflatten(params)

@@ -75,7 +75,7 @@ def header(path: str) -> dict[str, TensorFile]:
             size = int.from_bytes(file.read(8), "little")
             if length < 8 or size > min(_MAX_HEADER, length - 8):
                 what = f"truncated or no safetensors file: {length} bytes, a header of {size}"
-                raise CheckpointError(what, where=path, mend=_AGAIN)
+                raise CheckpointError(what, where=path, hint=_AGAIN)
             entries = json.loads(file.read(size))
         start = 8 + size
         tensors, end = {}, 0
@@ -91,17 +91,17 @@ def header(path: str) -> dict[str, TensorFile]:
             tensors[name], end = tensor, max(end, last)
     except OSError as error:
         raise CheckpointError(
-            f"cannot be read ({error.strerror})", where=path, mend=_AGAIN
+            f"cannot be read ({error.strerror})", where=path, hint=_AGAIN
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"damaged safetensors header ({error})", where=path, mend=_AGAIN
+            f"damaged safetensors header ({error})", where=path, hint=_AGAIN
         ) from error
     if start + end != length:
         raise CheckpointError(
             f"the header promises {start + end} bytes, the file has {length}",
             where=path,
-            mend=_AGAIN,
+            hint=_AGAIN,
         )
     return tensors
 
@@ -121,27 +121,27 @@ def open_directory(directory: str) -> dict[str, TensorFile]:
         raise CheckpointError(
             f"neither {SINGLE} nor {INDEX} is here",
             where=directory,
-            mend="give a directory with safetensors; other weight files are pickles and are not "
+            hint="give a directory with safetensors; other weight files are pickles and are not "
             "read",
         )
     try:
         with open(index, encoding="utf-8") as file:
             place = {str(name): str(shard) for name, shard in json.load(file)["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"damaged index ({error})", where=index, mend=_AGAIN) from error
+        raise CheckpointError(f"damaged index ({error})", where=index, hint=_AGAIN) from error
     outside = sorted({shard for shard in place.values() if os.path.basename(shard) != shard})
     if outside:
         raise CheckpointError(
             f"the index names files outside the directory: {', '.join(outside)}",
             where=index,
-            mend=_AGAIN,
+            hint=_AGAIN,
         )
     lost = sorted(
         {shard for shard in place.values() if not os.path.exists(os.path.join(directory, shard))}
     )
     if lost:
         raise CheckpointError(
-            f"files of the index are missing: {', '.join(lost)}", where=directory, mend="fetch them"
+            f"files of the index are missing: {', '.join(lost)}", where=directory, hint="fetch them"
         )
     found = {shard: header(os.path.join(directory, shard)) for shard in sorted(set(place.values()))}
     wrong = [name for name, shard in place.items() if name not in found[shard]]
@@ -152,7 +152,7 @@ def open_directory(directory: str) -> dict[str, TensorFile]:
         raise CheckpointError(
             f"index and files disagree about {', '.join(sorted(set(wrong)))}",
             where=index,
-            mend=_AGAIN,
+            hint=_AGAIN,
         )
     return {name: tensor for tensors in found.values() for name, tensor in tensors.items()}
 

@@ -58,7 +58,7 @@ def save(
     """
     target = os.path.abspath(directory)
     if os.path.exists(target) and (not os.path.isdir(target) or os.listdir(target)):
-        raise CheckpointError("already exists", where=directory, mend="name a new directory")
+        raise CheckpointError("already exists", where=directory, hint="name a new directory")
     specs, leaves = spec_lib.flatten(vlm.param_specs(cfg)), spec_lib.flatten(params)
     wrong = sorted(
         path
@@ -68,7 +68,7 @@ def save(
     if wrong:
         raise CheckpointError(
             f"parameters that do not fit the config: {', '.join(wrong)}",
-            mend="use the config of the parameters",
+            hint="use the config of the parameters",
         )
     plan = _plan(cfg, specs, leaves, dtype)
     partial = f"{target}.partial-{os.getpid()}"

@@ -63,7 +63,7 @@ def read(directory: str) -> tuple[str, str] | None:
         raise ConfigError(
             f"the chat template cannot be run ({' '.join(str(error).split())})",
             where=path,
-            mend="mend it, or take it out of the directory",
+            hint="correct it, or take it out of the directory",
         ) from error
     body = chat.prompt_text(_QUESTION, images=1, system="")
     before, found_body, opening = text.partition(body)
@@ -77,7 +77,7 @@ def read(directory: str) -> tuple[str, str] | None:
         raise ConfigError(
             f"the chat template writes prompts that this package cannot: {text!r}",
             where=path,
-            mend="take it out of the directory to have the prompts of the family's own models",
+            hint="take it out of the directory to have the prompts of the family's own models",
         )
     return system, opening
 
@@ -98,7 +98,7 @@ def _find(directory: str) -> tuple[str, str] | None:
                     return path, source
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot be read ({type(error).__name__})", where=path, mend="fetch the file again"
+            f"cannot be read ({type(error).__name__})", where=path, hint="fetch the file again"
         ) from error
     return None
 

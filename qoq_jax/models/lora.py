@@ -42,7 +42,7 @@ class LoraConfig:
         if self.rank < 0 or not self.targets:
             raise ConfigError(
                 f"lora rank={self.rank} targets={self.targets}",
-                mend="use a rank of at least 0 and at least one target",
+                hint="use a rank of at least 0 and at least one target",
             )
 
     @property
@@ -80,7 +80,7 @@ def adapter_specs(specs: Mapping[str, Any], cfg: LoraConfig) -> dict[str, Any]:
             near = difflib.get_close_matches(target, starts, n=1)
             raise ConfigError(
                 f"lora.targets: no weight matrix is under {target!r}",
-                mend=f"did you mean {near[0]!r}?" if near else "use a path as decoder/layers/q",
+                hint=f"did you mean {near[0]!r}?" if near else "use a path as decoder/layers/q",
             )
         chosen |= {path: matrices[path] for path in hit}
     adapters = {}

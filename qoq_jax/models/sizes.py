@@ -205,14 +205,14 @@ class VlmConfig:
         ):
             raise ConfigError(
                 f"ecg_tokens={self.ecg_tokens}",
-                mend=f"use 1, {self.ecg.patches} or {self.ecg.leads * self.ecg.patches}",
+                hint=f"use 1, {self.ecg.patches} or {self.ecg.leads * self.ecg.patches}",
             )
         if self.compute_dtype not in ("float32", "bfloat16"):
             raise ConfigError(
-                f"compute_dtype={self.compute_dtype!r}", mend="use 'float32' or 'bfloat16'"
+                f"compute_dtype={self.compute_dtype!r}", hint="use 'float32' or 'bfloat16'"
             )
         if self.remat not in ("none", "full", "dots"):
-            raise ConfigError(f"remat={self.remat!r}", mend="use 'none', 'full' or 'dots'")
+            raise ConfigError(f"remat={self.remat!r}", hint="use 'none', 'full' or 'dots'")
         if (
             isinstance(self.vision, Qwen3VisionConfig)
             and len(self.vision.deepstack_blocks) > self.decoder.num_layers
@@ -325,5 +325,5 @@ NAMES = tuple(_VARIANTS)
 def get(name: str) -> VlmConfig:
     """The configuration of a variant (one of NAMES); change fields with dataclasses.replace."""
     if name not in _VARIANTS:
-        raise ConfigError(f"unknown model variant {name!r}", mend=f"one of {', '.join(NAMES)}")
+        raise ConfigError(f"unknown model variant {name!r}", hint=f"one of {', '.join(NAMES)}")
     return _VARIANTS[name]()

@@ -67,7 +67,7 @@ def ecg_tokens(params: dict, cfg: VlmConfig, signal: jax.Array) -> jax.Array:
     """
     if cfg.ecg is None:
         raise ConfigError(
-            "an ECG for a model without an ECG encoder", mend="add one with `qoq convert --ecg`"
+            "an ECG for a model without an ECG encoder", hint="add one with `qoq convert --ecg`"
         )
     R, E, leads, samples = signal.shape
     dtype = layers.compute_dtype(cfg)

@@ -54,7 +54,7 @@ def make_mesh(
     if min(shape) < 1 or math.prod(shape) != len(devices):
         raise ConfigError(
             f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {len(devices)} devices",
-            mend="choose sizes whose product is the number of devices; one of them may be -1",
+            hint="choose sizes whose product is the number of devices; one of them may be -1",
         )
     if len(devices) == jax.device_count():
         return jax.make_mesh(
@@ -83,7 +83,7 @@ def partition_spec(mesh, axes: Sequence[str | None], shape: Sequence[int]) -> Pa
                 raise ConfigError(
                     f"{axis} dimension of {size} rows does not divide over {ways} devices (mesh "
                     f"{names})",
-                    mend=f"use a multiple of {ways} rows, or a mesh with smaller data * fsdp",
+                    hint=f"use a multiple of {ways} rows, or a mesh with smaller data * fsdp",
                 )
             names = ()
         entries.append(None if not names else names[0] if len(names) == 1 else names)

@@ -146,7 +146,7 @@ def read_json(path: pathlib.Path):
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"cannot be read as JSON ({error})", where=str(path), mend="run the evaluation again"
+            f"cannot be read as JSON ({error})", where=str(path), hint="run the evaluation again"
         ) from error
 
 
@@ -192,6 +192,6 @@ def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
         raise DataError(
             f"points outside of the gallery: {name!r}",
             where=str(folder),
-            mend="keep media in the gallery",
+            hint="keep media in the gallery",
         )
     return path

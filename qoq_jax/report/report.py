@@ -90,7 +90,7 @@ class Run:
             raise DataError(
                 "nothing to report on",
                 where=str(folder),
-                mend="give the working directory of a run",
+                hint="give the working directory of a run",
             )
         return cls(curves, sft, rl, cases, optional("config.json", {}), optional("run.json", {}))
 
@@ -236,6 +236,6 @@ def _read_curves(path: pathlib.Path) -> list[dict]:
         except ValueError as error:
             if i + 1 < len(lines):
                 raise DataError(
-                    "is not a JSON object", where=f"{path}:{i + 1}", mend="delete that line"
+                    "is not a JSON object", where=f"{path}:{i + 1}", hint="delete that line"
                 ) from error
     return [c for c in out if isinstance(c, dict)]

@@ -59,11 +59,11 @@ def load(path: str) -> RewardFunction:
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"rl.reward.custom = {path!r}: {error}",
-            mend="write package.module:function, of a package that is installed or on PYTHONPATH",
+            hint="write package.module:function, of a package that is installed or on PYTHONPATH",
         ) from None
     if not callable(function):
         raise ConfigError(
-            f"rl.reward.custom = {path!r} is a {type(function).__name__}", mend="name a function"
+            f"rl.reward.custom = {path!r} is a {type(function).__name__}", hint="name a function"
         )
     return function
 
@@ -83,7 +83,7 @@ def call(path: str, text: str, meta: SampleMeta) -> float:
         raise QoqError(
             f"the reward function raised {type(error).__name__}: {error}",
             where=f"{path}, sample {meta.id!r}",
-            mend="it must give a number for any text; see rewards/custom.py check_reward_function",
+            hint="it must give a number for any text; see rewards/custom.py check_reward_function",
         ) from error
     if (
         isinstance(value, bool)
@@ -94,7 +94,7 @@ def call(path: str, text: str, meta: SampleMeta) -> float:
         raise QoqError(
             f"the reward function returned {value!r}",
             where=f"{path}, sample {meta.id!r}",
-            mend="return a float in [0, 1]",
+            hint="return a float in [0, 1]",
         )
     return float(value)
 
@@ -121,11 +121,11 @@ def check_reward_function(
                 raise QoqError(
                     f"the reward function gave {sorted(values)} for the same arguments",
                     where=where,
-                    mend="make it pure",
+                    hint="make it pure",
                 )
             if min(times) > seconds:
                 raise QoqError(
                     f"the reward function took {min(times):.3f} s",
                     where=where,
-                    mend=f"bring it under {seconds} s",
+                    hint=f"bring it under {seconds} s",
                 )

@@ -135,7 +135,7 @@ class RewardPool:
         self.close()
         raise QoqError(
             "a reward worker does not start",
-            mend="see its message above, or set rl.reward_workers=0",
+            hint="see its message above, or set rl.reward_workers=0",
         )
 
     def _send(self, worker: _Worker, jobs: list) -> None:

@@ -79,11 +79,11 @@ class RewardConfig:
     def __post_init__(self):
         if self.preset not in PRESETS:
             raise ConfigError(
-                f"unknown reward preset {self.preset!r}", mend=f"use one of {', '.join(PRESETS)}"
+                f"unknown reward preset {self.preset!r}", hint=f"use one of {', '.join(PRESETS)}"
             )
         if self.iou_over not in IOU_OVER:
             raise ConfigError(
-                f"unknown iou_over {self.iou_over!r}", mend=f"use one of {', '.join(IOU_OVER)}"
+                f"unknown iou_over {self.iou_over!r}", hint=f"use one of {', '.join(IOU_OVER)}"
             )
         if self.answer_only and self.preset != "paper":
             raise ConfigError("answer_only belongs to the preset paper")
@@ -102,7 +102,7 @@ class RewardConfig:
             raise ConfigError(
                 f"reward weights {weights} must be finite, not negative, and not all zero "
                 "beside IoU and coherence",
-                mend="give accuracy, format or length a weight: samples without a region have "
+                hint="give accuracy, format or length a weight: samples without a region have "
                 "no other",
             )
 

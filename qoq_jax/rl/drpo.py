@@ -64,15 +64,15 @@ class DRPOConfig:
 
     def __post_init__(self):
         if self.variant not in ("paper", "released"):
-            raise ConfigError(f"drpo variant {self.variant!r}", mend="use 'paper' or 'released'")
+            raise ConfigError(f"drpo variant {self.variant!r}", hint="use 'paper' or 'released'")
         if self.num_domains < 1 or self.k_max < 1 or self.history_size < 0:
             raise ConfigError(
                 f"drpo num_domains={self.num_domains} k_max={self.k_max} "
                 f"history_size={self.history_size}",
-                mend="use num_domains >= 1, k_max >= 1 and history_size >= 0",
+                hint="use num_domains >= 1, k_max >= 1 and history_size >= 0",
             )
         if not 0.0 < self.quantile < 1.0:
-            raise ConfigError(f"drpo quantile={self.quantile}", mend="use a share between 0 and 1")
+            raise ConfigError(f"drpo quantile={self.quantile}", hint="use a share between 0 and 1")
 
 
 @struct.dataclass

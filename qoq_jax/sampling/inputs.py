@@ -52,7 +52,7 @@ def prepare(
     """
     if isinstance(samples, Mapping) or isinstance(samples, str):
         raise DataError(
-            "samples must be a list of dicts", mend="put the sample in a list: [sample]"
+            "samples must be a list of dicts", hint="put the sample in a list: [sample]"
         )
     return [
         _one(sample, f"sample {i}", model, process, tokenizer) for i, sample in enumerate(samples)
@@ -66,7 +66,7 @@ def _one(
         raise DataError(
             f"is a {type(sample).__name__}",
             where=name,
-            mend='give a dict with "prompt" or "input_ids"',
+            hint='give a dict with "prompt" or "input_ids"',
         )
     processed = "input_ids" in sample
     known = PROCESSED_KEYS if processed else FILE_KEYS
@@ -76,7 +76,7 @@ def _one(
             raise DataError(
                 f"unknown field {key!r}",
                 where=name,
-                mend=f"did you mean {close[0]!r}?" if close else "known are " + ", ".join(known),
+                hint=f"did you mean {close[0]!r}?" if close else "known are " + ", ".join(known),
             )
     made = (_processed if processed else _in_files)(sample, name, model, process, tokenizer)
     meta = SampleMeta(
@@ -100,12 +100,12 @@ def _one(
 
 def _in_files(sample, name, model, process: ProcessConfig, tokenizer) -> dict[str, Any]:
     if not isinstance(sample.get("prompt"), str):
-        raise DataError("has no prompt", where=name, mend='give "prompt": a text')
+        raise DataError("has no prompt", where=name, hint='give "prompt": a text')
     if tokenizer is None:
         raise DataError(
             "the model has no tokenizer, so it cannot read a prompt",
             where=name,
-            mend='put tokenizer.json beside the weights, or give "input_ids"',
+            hint='put tokenizer.json beside the weights, or give "input_ids"',
         )
     stills, clips = [], []
     for i, image in enumerate(_listed(sample, "images")):
@@ -194,7 +194,7 @@ def _pixels(array: Any, where: str, frames: bool) -> np.ndarray:
         raise DataError(
             f"is {array.dtype} {list(array.shape)}",
             where=where,
-            mend=f"give a path, or uint8 {shape}",
+            hint=f"give a path, or uint8 {shape}",
         )
     return files.grey_to_rgb(array) if grey else array
 
@@ -210,7 +210,7 @@ def _ecg(signal: Any, where: str) -> np.ndarray:
             raise DataError(
                 "lacks " + ", ".join(missing),
                 where=where,
-                mend='give {"signal", "fs", "leads"}, a path, or [8, 2500]',
+                hint='give {"signal", "fs", "leads"}, a path, or [8, 2500]',
             )
         try:
             values, rate, leads = (
@@ -220,12 +220,12 @@ def _ecg(signal: Any, where: str) -> np.ndarray:
             )
         except (TypeError, ValueError):
             raise DataError(
-                "signal or fs is not made of numbers", where=where, mend="give mV and Hz as numbers"
+                "signal or fs is not made of numbers", where=where, hint="give mV and Hz as numbers"
             ) from None
         return transforms.check_ecg(standard_leads(values, rate, leads, where), where)
     values = np.asarray(signal)
     if values.dtype.kind not in "fiu":
-        raise DataError(f"is {values.dtype}, not numbers", where=where, mend="give mV as floats")
+        raise DataError(f"is {values.dtype}, not numbers", where=where, hint="give mV as floats")
     return transforms.check_ecg(values, where)
 
 
@@ -234,7 +234,7 @@ def _check_has_ecg(model: VlmConfig, ecg: Sequence[Any], name: str) -> None:
         raise DataError(
             "has an ECG, and the model no ECG encoder",
             where=name,
-            mend="load weights with time_series_embedding",
+            hint="load weights with time_series_embedding",
         )
 
 
@@ -248,7 +248,7 @@ def _processed(sample, name, model: VlmConfig, process: ProcessConfig, tokenizer
         raise DataError(
             f"is {ids.dtype} {list(ids.shape)}",
             where=f"{name}, input_ids",
-            mend="give integers [T], without a batch axis",
+            hint="give integers [T], without a batch axis",
         )
     room = (
         model.decoder.vocab_size
@@ -260,7 +260,7 @@ def _processed(sample, name, model: VlmConfig, process: ProcessConfig, tokenizer
             f"ids run from {ids.min()} to {ids.max()}, the vocabulary has "
             f"{model.decoder.vocab_size}",
             where=f"{name}, input_ids",
-            mend="use the tokenizer of the model",
+            hint="use the tokenizer of the model",
         )
     size = model.vision.patch_dim
     sample = {key: value for key, value in sample.items() if value is not None}
@@ -274,7 +274,7 @@ def _processed(sample, name, model: VlmConfig, process: ProcessConfig, tokenizer
         raise DataError(
             f"is {patches.dtype} {list(patches.shape)}",
             where=f"{name}, patches",
-            mend=f"give uint8 pixels or normalised floats [N, {size}]",
+            hint=f"give uint8 pixels or normalised floats [N, {size}]",
         )
     if patches.dtype.kind == "f":
         patches = patches.astype(np.float32)
@@ -282,7 +282,7 @@ def _processed(sample, name, model: VlmConfig, process: ProcessConfig, tokenizer
             raise DataError(
                 "has NaN or infinite values",
                 where=f"{name}, patches",
-                mend="process the image again",
+                hint="process the image again",
             )
     grids = _grids(sample, name, model, len(patches))
     ecg = np.asarray(sample.get("ecg", np.zeros((0, *ECG_SHAPE), np.float32)))
@@ -314,20 +314,20 @@ def _grids(sample, name: str, model: VlmConfig, patches: int) -> list[tuple[int,
         raise DataError(
             f"is {grids.tolist()}",
             where=where,
-            mend="give integers [I, 3]: time, height and width in patches, the last two "
+            hint="give integers [I, 3]: time, height and width in patches, the last two "
             f"multiples of {merge}",
         )
     if (total := int(grids.prod(axis=1).sum())) != patches:
         raise DataError(
             f"the grids hold {total} patches, patches has {patches}",
             where=where,
-            mend="give the grid of each image",
+            hint="give the grid of each image",
         )
     if len(grids) and (largest := int(grids[:, 1:].prod(axis=1).max())) > room:
         raise DataError(
             f"a frame of {largest} patches, the model takes {room}",
             where=where,
-            mend="use smaller images",
+            hint="use smaller images",
         )
     return [tuple(int(n) for n in grid) for grid in grids]
 

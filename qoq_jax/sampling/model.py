@@ -198,18 +198,18 @@ def _check(
 ) -> None:
     for name in ("max_new_tokens", "num_samples", "rows"):
         if getattr(settings, name) < 1:
-            raise ConfigError(f"{name}={getattr(settings, name)}", mend="use 1 or more")
+            raise ConfigError(f"{name}={getattr(settings, name)}", hint="use 1 or more")
     if not settings.temperature >= 0 or not 0 < settings.top_p <= 1 or settings.top_k < 0:
         raise ConfigError(
             f"temperature={settings.temperature}, top_p={settings.top_p}, top_k={settings.top_k}",
-            mend="temperature is 0 or more, top_p above 0 and at most 1, top_k 0 (off) or more",
+            hint="temperature is 0 or more, top_p above 0 and at most 1, top_k 0 (off) or more",
         )
     if "" in stop:
-        raise ConfigError("an empty stop string", mend="leave it out")
+        raise ConfigError("an empty stop string", hint="leave it out")
     if tokenizer is None and (stop or streams):
         raise ConfigError(
             "stop strings and streaming need a tokenizer",
-            mend="put tokenizer.json beside the weights",
+            hint="put tokenizer.json beside the weights",
         )
 
 
@@ -219,7 +219,7 @@ def _seeds(seed: int | Sequence[int], count: int) -> list[tuple[int, int]]:
     if len(seeds) != count or any(not 0 <= s < 2**32 for s, _ in seeds):
         raise ConfigError(
             f"seed={seed!r} for {count} samples",
-            mend="give one number from 0 to 2^32 - 1, or one for each sample",
+            hint="give one number from 0 to 2^32 - 1, or one for each sample",
         )
     return seeds
 
@@ -245,7 +245,7 @@ def load(
     """
     name = os.fspath(source)
     if dtype is not None and jnp.dtype(dtype).name not in ("float32", "bfloat16"):
-        raise ConfigError(f"dtype={jnp.dtype(dtype).name}", mend="use 'float32' or 'bfloat16'")
+        raise ConfigError(f"dtype={jnp.dtype(dtype).name}", hint="use 'float32' or 'bfloat16'")
     if os.path.isdir(name):
         return _load_hf(name, mesh, dtype) if _is_hf(name) else _load_run(name, mesh, dtype)
     if name in variants.NAMES:
@@ -256,7 +256,7 @@ def load(
     raise ConfigError(
         f"no directory and no variant {name!r}"
         + (f", did you mean {close[0]!r}?" if close else ""),
-        mend="give a Hugging Face directory, a hub id like OWNER/NAME, the workdir of a run, or "
+        hint="give a Hugging Face directory, a hub id like OWNER/NAME, the workdir of a run, or "
         "one of " + ", ".join(variants.NAMES),
     )
 

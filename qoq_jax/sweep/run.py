@@ -83,7 +83,7 @@ def jobs(sweep: Sweep, out: str, only: Sequence[str] = ()) -> tuple[list[Job], l
     unknown = [name for name in only if name not in sweep.runs]
     if unknown:
         raise ConfigError(
-            f"no run {', '.join(unknown)} in the sweep", mend=f"it has {', '.join(sweep.runs)}"
+            f"no run {', '.join(unknown)} in the sweep", hint=f"it has {', '.join(sweep.runs)}"
         )
     begins = sweep.starts()
     wanted = [name for name in sweep.runs if name not in begins and (not only or name in only)]
@@ -184,7 +184,7 @@ def load(file: str) -> Sweep:
         raise ConfigError(
             "defines no SWEEP",
             where=file,
-            mend="SWEEP = Sweep(runs={...}, baseline=...), as configs/evidence.py",
+            hint="SWEEP = Sweep(runs={...}, baseline=...), as configs/evidence.py",
         )
     names = list(found.runs)
     late = [
@@ -232,7 +232,7 @@ def _check_finished(file: str, job: Job, out: str, overrides: Sequence[str]) -> 
         raise ConfigError(
             f"this run was trained with another {', '.join(changed[:5])}",
             where=job.folder,
-            mend="give another --out, or move the run away",
+            hint="give another --out, or move the run away",
         )
 
 

@@ -173,7 +173,7 @@ class Checkpointer:
         steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
             raise CheckpointError(
-                "no checkpoint", where=self._folder, mend="train first, or name another workdir"
+                "no checkpoint", where=self._folder, hint="train first, or name another workdir"
             )
         for step, before in zip(steps, [*steps[1:], None]):
             folder = os.path.join(self._folder, str(step))
@@ -194,13 +194,13 @@ class Checkpointer:
                         raise CheckpointError(
                             f"the checkpoint {wrong}",
                             where=folder,
-                            mend="use the config and the version of qoq_jax that wrote it",
+                            hint="use the config and the version of qoq_jax that wrote it",
                         ) from error
             if before is None:
                 raise CheckpointError(
                     f"the checkpoint is damaged ({wrong}), and there is no sound one before it",
                     where=folder,
-                    mend=f"restore the folder from a copy, or delete {self._folder} and start "
+                    hint=f"restore the folder from a copy, or delete {self._folder} and start "
                     "the same command again: "
                     "the stage then begins anew",
                 )
@@ -212,7 +212,7 @@ class Checkpointer:
             print(
                 f"qoq: {kept}: the checkpoint is damaged ({wrong}); the one of step {before} is "
                 "used "
-                "(mend: delete that folder)",
+                "(hint: delete that folder)",
                 file=sys.stderr,
             )
             if resume:
@@ -226,7 +226,7 @@ class Checkpointer:
             raise CheckpointError(
                 "the checkpoint holds another model than the config describes",
                 where=os.path.join(self._folder, str(step)),
-                mend="use the config it was trained with, or another workdir",
+                hint="use the config it was trained with, or another workdir",
             )
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract
@@ -254,5 +254,5 @@ class Checkpointer:
         return CheckpointError(
             f"cannot write {what}: {cause}",
             where=self._folder,
-            mend="free disk space or choose another workdir; the last committed step is intact",
+            hint="free disk space or choose another workdir; the last committed step is intact",
         )

@@ -370,7 +370,7 @@ def load(path: str) -> ml_collections.ConfigDict:
         raise ConfigError(
             f"get_config failed ({type(error).__name__}: {error})",
             where=path,
-            mend="mend the config file",
+            hint="correct the config file",
         ) from error
 
 
@@ -386,7 +386,7 @@ def load_module(file: str):
         )
         raise ConfigError(
             f"config file {file!r} does not exist",
-            mend=f"did you mean {near[0]!r}?" if near else "give the path of a file in configs/",
+            hint=f"did you mean {near[0]!r}?" if near else "give the path of a file in configs/",
         )
     module_spec = importlib.util.spec_from_file_location("qoq_config", file)
     module = importlib.util.module_from_spec(module_spec)
@@ -398,7 +398,7 @@ def load_module(file: str):
         raise ConfigError(
             f"cannot be read ({type(error).__name__}: {error})",
             where=file,
-            mend="mend the config file",
+            hint="correct the config file",
         ) from error
     return module
 
@@ -413,7 +413,7 @@ def override(
             split = not sep and not after.startswith("--")
             raise ConfigError(
                 f"cannot read {text + ' ' + after if split else text!r}",
-                mend=f"write {text}={after}" if split else "write --config.section.field=value",
+                hint=f"write {text}={after}" if split else "write --config.section.field=value",
             )
         node, parts = config, key.split(".")
         for depth, part in enumerate(parts):
@@ -421,14 +421,14 @@ def override(
                 known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
                 raise ConfigError(
                     f"unknown config key {'.'.join(parts[: depth + 1])!r}",
-                    mend=_suggest(part, known),
+                    hint=_suggest(part, known),
                 )
             if depth < len(parts) - 1:
                 node = node[part]
         if isinstance(node[parts[-1]], ml_collections.ConfigDict):
             raise ConfigError(
                 f"{key!r} is a section, not a field",
-                mend="name a field: " + ", ".join(node[parts[-1]]),
+                hint="name a field: " + ", ".join(node[parts[-1]]),
             )
         node[parts[-1]] = _read_value(value, node[parts[-1]], key)
     return config
@@ -467,7 +467,7 @@ def _read_value(text: str, like, key: str):
             return float(text)
     except (KeyError, ValueError):
         raise ConfigError(
-            f"{key} = {text!r} is not a {type(like).__name__}", mend=f"now {like!r}"
+            f"{key} = {text!r} is not a {type(like).__name__}", hint=f"now {like!r}"
         ) from None
     if isinstance(like, (tuple, list)):
         return tuple(
@@ -481,7 +481,7 @@ def _build(cls, values: dict, prefix: str):
     for key in values:
         if key not in hints:
             raise ConfigError(
-                f"unknown config key {prefix + str(key)!r}", mend=_suggest(str(key), list(hints))
+                f"unknown config key {prefix + str(key)!r}", hint=_suggest(str(key), list(hints))
             )
     kwargs = {}
     for key, value in values.items():
@@ -530,7 +530,7 @@ def _typed(value, kind, where: str):
         raise ConfigError(f"{where} is not a number")
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(
-            f"{where} = {value!r} is a {type(value).__name__}", mend=f"give a {kind.__name__}"
+            f"{where} = {value!r} is a {type(value).__name__}", hint=f"give a {kind.__name__}"
         )
     return value
 
@@ -548,7 +548,7 @@ def _check(config: Config) -> None:
             if item not in allowed:
                 near = _suggest(str(item), [str(a) for a in allowed])
                 raise ConfigError(
-                    f"{path} = {item!r} is none of {', '.join(map(str, allowed))}", mend=near
+                    f"{path} = {item!r} is none of {', '.join(map(str, allowed))}", hint=near
                 )
     for path in _POSITIVE:
         if get(path) <= 0:
@@ -565,22 +565,22 @@ def _check(config: Config) -> None:
     if config.model.ecg_weights and not config.model.ecg_tokens:
         raise ConfigError(
             "model.ecg_weights for a model without an ECG encoder",
-            mend="set model.ecg_tokens to 1, 50 or 400",
+            hint="set model.ecg_tokens to 1, 50 or 400",
         )
     if "ecg" in config.stages and config.stages != ("ecg",):
         raise ConfigError(
             f"stages = {config.stages}: ECG pretraining is a run of its own",
-            mend="run it with stages = ('ecg',) and give its file to the other run as "
+            hint="run it with stages = ('ecg',) and give its file to the other run as "
             "model.ecg_weights",
         )
     if config.stages != ("ecg",) and list(config.stages) != [
         name for name in STAGES if name in config.stages
     ]:
         raise ConfigError(
-            f"stages = {config.stages}", mend="name each stage once, in the order sft, align, rl"
+            f"stages = {config.stages}", hint="name each stage once, in the order sft, align, rl"
         )
     if (config.eval.best or config.eval.patience) and not config.eval.every:
-        raise ConfigError("eval.best and eval.patience need validations", mend="set eval.every")
+        raise ConfigError("eval.best and eval.patience need validations", hint="set eval.every")
     blocks = config.ecg.mask_blocks if config.ecg.mask == "block" else 1
     if (
         not 0.02 <= config.ecg.mask_low <= config.ecg.mask_high
@@ -590,12 +590,12 @@ def _check(config: Config) -> None:
             f"ecg.mask_low = {config.ecg.mask_low}, mask_high = {config.ecg.mask_high} with "
             f"{blocks} block(s) hides "
             "nothing or everything",
-            mend="0.6 and 0.7 for random, 0.175 and 0.225 for block",
+            hint="0.6 and 0.7 for random, 0.175 and 0.225 for block",
         )
     if not 0 <= config.ecg.momentum <= 1:
         raise ConfigError(f"ecg.momentum = {config.ecg.momentum} must be in [0, 1]")
     if config.rl.rollouts < 2:
-        raise ConfigError("rl.rollouts = 1 leaves nothing to compare", mend="use at least 2")
+        raise ConfigError("rl.rollouts = 1 leaves nothing to compare", hint="use at least 2")
     for rows, name in (
         (config.sft.rows, "sft.rows"),
         (config.rl.questions, "rl.questions"),
@@ -612,40 +612,40 @@ def _check(config: Config) -> None:
         if config.data.media_rows % parts:
             raise ConfigError(
                 f"{name} = {parts} does not divide data.media_rows = {config.data.media_rows}",
-                mend="micro-batches are whole media rows: raise data.media_rows",
+                hint="micro-batches are whole media rows: raise data.media_rows",
             )
 
 
 def _check_rl(rl: RlConfig) -> None:
     if rl.importance_cap and rl.old_logprobs != "trainer":
         raise ConfigError(
-            "rl.importance_cap corrects the trainer's log-probs", mend="set rl.old_logprobs=trainer"
+            "rl.importance_cap corrects the trainer's log-probs", hint="set rl.old_logprobs=trainer"
         )
     if rl.algorithm == "gspo" and rl.clip_dual:
         raise ConfigError(
             "rl.clip_dual bounds the loss of a token, and gspo has one ratio an answer",
-            mend="set it to 0",
+            hint="set it to 0",
         )
     if rl.algorithm == "drpo" and rl.kl_in == "reward":
         raise ConfigError(
             "drpo divides by mean rewards: KL inside them makes those of wrong answers "
             "negative, and they would outweigh "
             "all others",
-            mend="set rl.kl_in=loss",
+            hint="set rl.kl_in=loss",
         )
     if rl.drpo.num_domains != len(DOMAINS):
         raise ConfigError(
             f"rl.drpo.num_domains = {rl.drpo.num_domains}, but rows name {len(DOMAINS)} domains",
-            mend=f"set it to {len(DOMAINS)}",
+            hint=f"set it to {len(DOMAINS)}",
         )
     if rl.importance_cap and rl.algorithm == "gspo":
         raise ConfigError(
-            "rl.importance_cap weighs tokens, and gspo has one ratio an answer", mend="set it to 0"
+            "rl.importance_cap weighs tokens, and gspo has one ratio an answer", hint="set it to 0"
         )
     if not (0 <= rl.clip_low < 1 and rl.clip_high >= 0 and (rl.clip_dual == 0 or rl.clip_dual > 1)):
         raise ConfigError(
             f"rl.clip_low, clip_high, clip_dual = {rl.clip_low}, {rl.clip_high}, {rl.clip_dual}",
-            mend="use clip_low in [0, 1), clip_high >= 0 and clip_dual 0 or above 1 (inf = none)",
+            hint="use clip_low in [0, 1), clip_high >= 0 and clip_dual 0 or above 1 (inf = none)",
         )
     if (
         min(rl.kl_coefficient, rl.kl_target, rl.max_refills, rl.reward_workers, rl.importance_cap)
@@ -658,7 +658,7 @@ def _check_rl(rl: RlConfig) -> None:
     if rl.kl_target and not rl.kl_coefficient:
         raise ConfigError(
             "an adaptive KL coefficient is scaled from its start, and 0 stays 0",
-            mend="set rl.kl_coefficient above 0",
+            hint="set rl.kl_coefficient above 0",
         )
 
 

@@ -111,12 +111,12 @@ class Record:
         if self._training:
             write_json(self._path, self._known)
 
-    def _differs(self, what: str, mend: str) -> None:
+    def _differs(self, what: str, hint: str) -> None:
         if self._training:
             raise DataError(
                 what,
                 where=os.path.dirname(self._path),
-                mend=f"{mend}, or start a new run with another --config.workdir",
+                hint=f"{hint}, or start a new run with another --config.workdir",
             )
         print(f"qoq: {what}: results are not comparable with those of the run", file=sys.stderr)
 
@@ -136,13 +136,13 @@ def check_extra(data: DataConfig) -> None:
             raise ConfigError(
                 "data.extra: no train.jsonl, validation.jsonl or test.jsonl there",
                 where=folder,
-                mend="name a folder of row files (docs/data.md)",
+                hint="name a folder of row files (docs/data.md)",
             )
         if name in names:
             raise ConfigError(
                 f"data.extra: two sources are called {name!r}",
                 where=folder,
-                mend="rename the folder",
+                hint="rename the folder",
             )
         names.append(name)
 
@@ -190,7 +190,7 @@ def prepare(
         roots[os.path.basename(os.path.normpath(folder))] = folder
     if not roots:
         raise DataError(
-            "no data source", mend="set data.mini_rows above 0, data.real, or data.extra"
+            "no data source", hint="set data.mini_rows above 0, data.real, or data.extra"
         )
     if record:
         record.begin(roots, notes)
@@ -205,5 +205,5 @@ def no_split(split: str) -> DataError:
     other = " or set eval.split=validation" if split == "test" else ""
     return DataError(
         f"no source has a {split} split",
-        mend="set data.mini_rows above 0, add a folder to data.extra" + other,
+        hint="set data.mini_rows above 0, add a folder to data.extra" + other,
     )

@@ -157,7 +157,7 @@ def run(cfg: Config) -> int:
         pre.folders
     )
     if not folders:
-        raise DataError("no ECGs", mend="set ecg.rows above 0 or name folders in ecg.folders")
+        raise DataError("no ECGs", hint="set ecg.rows above 0 or name folders in ecg.folders")
     found = {
         split: [r for folder in folders for r in ecgs.find(folder, split)]
         for split in ("train", "test")
@@ -233,7 +233,7 @@ def load_encoder(path: str, sizes: variants.EcgConfig, params):
                 f"its encoder has {name} {getattr(cfg, name)}, the variant's "
                 f"{getattr(sizes, name)}",
                 where=path,
-                mend="choose the model.variant that belongs to the weights",
+                hint="choose the model.variant that belongs to the weights",
             )
     predictors = [(c.predictor_width, c.predictor_depth, c.predictor_heads) for c in (cfg, sizes)]
     parts = ["encoder"] + (
@@ -326,7 +326,7 @@ def _train(
                 raise QoqError(
                     f"{int(state.train.skipped)} updates in a row were not finite",
                     where=f"{STAGE} step {done}",
-                    mend="lower the learning rate; parameters are those of the last finite step",
+                    hint="lower the learning rate; parameters are those of the last finite step",
                 )
         if done % pre.save_every == 0 or done == pre.steps:
             checkpoints.save(done, state, data.get_state())
@@ -378,7 +378,7 @@ def _probe(cfg: Config, sizes: variants.EcgConfig, mesh, found, before, after, o
         raise DataError(
             f"{len(shared)} patients are in both train and test",
             where="linear probe",
-            mend="split by patient",
+            hint="split by patient",
         )
     signals = {split: ecgs.read_all(rows) for split, rows in labelled.items()}
     gold = {

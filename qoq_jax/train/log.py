@@ -32,7 +32,7 @@ class MetricWriter:
                 import wandb as wandb_module
             except ImportError:
                 raise ConfigError(
-                    "log.wandb needs the package wandb", mend="pip install 'qoq_jax[wandb]'"
+                    "log.wandb needs the package wandb", hint="pip install 'qoq_jax[wandb]'"
                 ) from None
             self._wandb = wandb_module.init(project="qoq_jax", dir=workdir, config=config)
 

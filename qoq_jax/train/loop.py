@@ -212,7 +212,7 @@ def load_weights(setup: Setup, name: str, before) -> object:
     folder = os.path.join(setup.config.workdir, "checkpoints", name)
     if not has_checkpoint(folder):
         raise CheckpointError(
-            "no checkpoint", where=folder, mend="train this stage first, or name another"
+            "no checkpoint", where=folder, hint="train this stage first, or name another"
         )
     checkpoints = checkpointer(setup, name)
     if stage.lora.rank and before is None:
@@ -350,7 +350,7 @@ class Stage:
                     raise QoqError(
                         f"{int(state.skipped)} updates in a row were not finite",
                         where=f"{name} step {done}",
-                        mend="lower the learning rate; parameters are those of the last finite "
+                        hint="lower the learning rate; parameters are those of the last finite "
                         "step",
                     )
             stops = self._validation.stopped

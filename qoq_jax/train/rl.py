@@ -30,7 +30,7 @@ def run(setup: Setup, plan: Plan, weights):
     if weights is None:
         raise ConfigError(
             f"stage {plan.name} needs a warm start",
-            mend="put sft before it in stages, or set start",
+            hint="put sft before it in stages, or set start",
         )
     algorithm = algorithms.resolve(rl)
     stage = Stage(setup, plan, weights, keep=True)
@@ -362,7 +362,7 @@ class Questions:
         if texts and lost == len(texts):
             raise QoqError(
                 f"none of {lost} answers got its reward within {self._rl.reward_deadline:g} s",
-                mend="raise rl.reward_deadline, or lower rl.reward_workers",
+                hint="raise rl.reward_deadline, or lower rl.reward_workers",
             )
         shape = (len(self.samples), count)
         return {

@@ -127,12 +127,12 @@ def restore_run(workdir: str, stage: str | None = None, prepare: bool = True):
         raise ConfigError(
             "this run pretrained an ECG encoder, which answers no questions",
             where=workdir,
-            mend="train a model that starts from it: "
+            hint="train a model that starts from it: "
             f"--config.model.ecg_weights={workdir}/{ecg_jepa.WEIGHTS}",
         )
     if stage and stage not in cfg.stages:
         raise ConfigError(
-            f"the run has no stage {stage}", where=workdir, mend=f"it has {', '.join(cfg.stages)}"
+            f"the run has no stage {stage}", where=workdir, hint=f"it has {', '.join(cfg.stages)}"
         )
     name = stage or _last_stage(cfg)
     setup = assemble(cfg, prepare)
@@ -160,7 +160,7 @@ def start_weights(setup: Setup):
         raise ConfigError(
             "the run named in start trained another model",
             where=setup.config.start,
-            mend="give both runs the same section model",
+            hint="give both runs the same section model",
         )
     return reached_weights(other, _last_stage(theirs))
 
@@ -198,14 +198,14 @@ def _config_of(workdir: str) -> Config:
         raise CheckpointError(
             "no run here (config.json is missing)",
             where=workdir,
-            mend="name the workdir of a qoq train run",
+            hint="name the workdir of a qoq train run",
         )
     content = _read_config(path)
     if "model_type" in content:
         raise ConfigError(
             "this is a Hugging Face model, not a run",
             where=workdir,
-            mend="train from it with --config.model.variant",
+            hint="train from it with --config.model.variant",
         )
     return dataclasses.replace(config_lib.parse(content), workdir=workdir)
 
@@ -215,7 +215,7 @@ def _last_stage(cfg: Config) -> str:
     for name in reversed(cfg.stages):
         if has_checkpoint(os.path.join(cfg.workdir, "checkpoints", name)):
             return name
-    raise CheckpointError("no checkpoint", where=cfg.workdir, mend="train first")
+    raise CheckpointError("no checkpoint", where=cfg.workdir, hint="train first")
 
 
 def _eval_file(workdir: str, stage: str, split: str) -> str:
@@ -239,7 +239,7 @@ def _claim_workdir(cfg: Config) -> bool:
             raise ConfigError(
                 f"the run there was started with another {', '.join(changed[:5])}",
                 where=cfg.workdir,
-                mend="give the same config, or another --config.workdir",
+                hint="give the same config, or another --config.workdir",
             )
         return False
     facts.write_json(path, ours)
@@ -254,7 +254,7 @@ def _read_config(path: str) -> dict:
         raise CheckpointError(
             f"is damaged ({type(error).__name__})",
             where=path,
-            mend="delete the file and start the same qoq train command again, which writes it anew",
+            hint="delete the file and start the same qoq train command again, which writes it anew",
         ) from error
 
 

@@ -161,7 +161,7 @@ class Setup:
             if not rows:
                 raise DataError(
                     f"no training row is of {', '.join(domains)}",
-                    mend="change align.domains or the data",
+                    hint="change align.domains or the data",
                 )
         counts = collections.Counter(row.domain for found in rows.values() for row in found)
         weights = (
@@ -229,7 +229,7 @@ class Setup:
             raise DataError(
                 f"{len(faults)} of {sound + len(faults)} rows are broken; the first: {faults[0]}",
                 where=where,
-                mend="mend the rows (qoq data validate lists them), or raise data.max_bad_fraction",
+                hint="correct the rows (qoq data validate lists them), or raise data.max_bad_fraction",
             )
         self._remember({"where": where, "reason": fault} for fault in faults)
 
@@ -321,7 +321,7 @@ def model_config(cfg: Config) -> variants.VlmConfig:
                 f"its ECGs take {model.ecg_tokens} token(s), model.ecg_tokens = "
                 f"{chosen.ecg_tokens}",
                 where=directory,
-                mend=f"set model.ecg_tokens={model.ecg_tokens}, or 0 to leave the ECG encoder out",
+                hint=f"set model.ecg_tokens={model.ecg_tokens}, or 0 to leave the ECG encoder out",
             )
         if model.ecg is None and chosen.ecg_tokens:
             if model.ecg_token_id >= model.decoder.vocab_size:
@@ -330,7 +330,7 @@ def model_config(cfg: Config) -> variants.VlmConfig:
                     "ends before the ECG "
                     f"token {model.ecg_token_id}",
                     where=directory,
-                    mend="set model.ecg_tokens=0, or give time_series_token_id in its config.json",
+                    hint="set model.ecg_tokens=0, or give time_series_token_id in its config.json",
                 )
             options["ecg"] = variants.BASE_ECG
     if not chosen.ecg_tokens:
@@ -355,7 +355,7 @@ def tokenizer_source(cfg: Config) -> str:
         return tokenizer_lib.NANO
     raise ConfigError(
         f"model.variant = {cfg.model.variant!r} has no tokenizer of its own",
-        mend="set model.tokenizer to a directory with tokenizer.json, or model.variant to a "
+        hint="set model.tokenizer to a directory with tokenizer.json, or model.variant to a "
         "Hugging Face model",
     )
 
@@ -393,7 +393,7 @@ def assemble(cfg: Config, prepare: bool = True, training: bool = False) -> Setup
             raise ConfigError(
                 f"data.media_rows = {cfg.data.media_rows} does not divide over {shards} data x "
                 f"fsdp devices{what}",
-                mend=f"set data.media_rows to a multiple of {shards * parts}",
+                hint=f"set data.media_rows to a multiple of {shards * parts}",
             )
     process = ProcessConfig.for_model(
         model,

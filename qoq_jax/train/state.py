@@ -121,7 +121,7 @@ def check_frozen(frozen: tuple[str, ...], specs) -> None:
             )
             raise ConfigError(
                 f"optimizer.frozen: no weight is under {prefix!r}",
-                mend=f"did you mean {near[0]!r}?" if near else "use a path as vision/patch_embed",
+                hint=f"did you mean {near[0]!r}?" if near else "use a path as vision/patch_embed",
             )
 
 

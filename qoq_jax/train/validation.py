@@ -92,7 +92,7 @@ class Validation:
             raise CheckpointError(
                 "no validation has been made",
                 where=self._path,
-                mend="set eval.every, or eval.best=false",
+                hint="set eval.every, or eval.best=false",
             )
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), layout
@@ -110,5 +110,5 @@ class Validation:
         raise CheckpointError(
             f"the best weights are damaged ({wrong})",
             where=folder,
-            mend="restore the folder from a copy; the last weights are in the other checkpoints",
+            hint="restore the folder from a copy; the last weights are in the other checkpoints",
         )

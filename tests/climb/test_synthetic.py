@@ -181,7 +181,7 @@ def test_refuses_what_it_cannot_do(tmp_path):
         synthetic.build(tmp_path / "mine", size=SIZE, workers=0)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "keep"
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="mend"):
+    with pytest.raises(DataError, match="hint"):
         synthetic.build(tmp_path / "file" / "mini", size=SIZE, workers=0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sample_rows import TOKENIZER, config, mixed_rows, row, write_image
+from helpers.rows import TOKENIZER, config, mixed_rows, row, write_image
 
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.data import packing
@@ -116,7 +116,7 @@ def test_a_sample_larger_than_an_empty_batch_is_named(tmp_path, what):
     image = write_image(tmp_path, "a.png", 112, 112)
     sample = transforms.process(row("big", images=[image]), tmp_path, TOKENIZER, config())
     size = {"tokens": 256, "patches": 256} | {what: 32}
-    with pytest.raises(DataError, match=f"row 'big'.*{what}, a whole batch row has 32.*mend"):
+    with pytest.raises(DataError, match=f"row 'big'.*{what}, a whole batch row has 32.*hint"):
         packing.pack([sample], packing.Budget(rows=1, media_rows=1, ecgs=0, pad_id=PAD, **size))
 
 

@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 import pytest
-from sample_rows import TOKENIZER, config, mixed_rows, row
+from helpers.rows import TOKENIZER, config, mixed_rows, row
 
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.data import pipeline

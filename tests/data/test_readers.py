@@ -103,7 +103,7 @@ def test_bad_images_name_the_file(tmp_path):
     for name in ("cut", "text", "empty", "other", "folder", "bomb", "gone"):
         with pytest.raises(DataError, match=f"{name}.png") as caught:
             readers.read_image(tmp_path / f"{name}.png")
-        assert caught.value.mend and "\n" not in str(caught.value)
+        assert caught.value.hint and "\n" not in str(caught.value)
 
 
 # -------------------------------------------------------------------------------------------- DICOM

@@ -101,7 +101,7 @@ def test_released_and_conversations_spellings():
 def test_each_mistake_names_row_and_field(change, said):
     with pytest.raises(DataError) as caught:
         schema.validate_row({**GOOD, **change}, "train.jsonl:7")
-    assert said in str(caught.value) and "train.jsonl:7" in str(caught.value) and caught.value.mend
+    assert said in str(caught.value) and "train.jsonl:7" in str(caught.value) and caught.value.hint
 
 
 def test_region_without_a_picture():

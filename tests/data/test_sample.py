@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sample_rows import (
+from helpers.rows import (
     LABELS,
     MODEL,
     TOKENIZER,
@@ -22,6 +20,8 @@ from sample_rows import (
     write_mask,
     write_video,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.data import chat, images, readers
@@ -170,7 +170,7 @@ def test_mask_gives_the_box_when_the_row_has_none(tmp_path):
 def test_regions_must_match_the_image(tmp_path, field):
     mask = write_mask(tmp_path, "m.png", np.ones((50, 60), bool))
     region = {"bbox": [0, 0, 70, 50], "segmentation_path": mask}[field]
-    with pytest.raises(DataError, match=f"'a', {field}.*mend") as error:
+    with pytest.raises(DataError, match=f"'a', {field}.*hint") as error:
         process(tmp_path, images=[write_image(tmp_path, "a.png", 60, 60)], **{field: region})
     assert "60 x 60" in str(error.value)
 

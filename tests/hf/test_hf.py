@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from model_helpers import TINY, random_params
+from helpers.models import TINY, random_params
 from safetensors import safe_open
 
 from qoq_jax import hf

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import TINY, golden, hf_params, random_params, text_batch
+from helpers.models import TINY, golden, hf_params, random_params, text_batch
 
 from qoq_jax.models import decoder, vlm
 from qoq_jax.models import sizes as variants

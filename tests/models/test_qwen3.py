@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.models import GOLDEN, TINY, batch, text_batch
 from jax.sharding import PartitionSpec
-from model_helpers import GOLDEN, TINY, batch, text_batch
 
 from qoq_jax import hf
 from qoq_jax.data import positions

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
-from model_helpers import (
+from helpers.models import (
     TINY,
     batch,
     loss_and_scores,
@@ -15,6 +14,7 @@ from model_helpers import (
     random_params,
     shared_batch,
 )
+from jax.sharding import PartitionSpec
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import spec, vlm

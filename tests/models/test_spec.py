@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from model_helpers import TINY, hf_params
+from helpers.models import TINY, hf_params
 
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec, vlm

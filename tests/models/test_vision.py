@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_helpers import TINY, golden, hf_params, random_params
+from helpers.models import TINY, golden, hf_params, random_params
 
 from qoq_jax.models import sizes as variants
 from qoq_jax.models.vision import qwen25 as vision

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from model_helpers import (
+from helpers.models import (
     TINY,
     batch,
     golden,

@@ -10,7 +10,7 @@ import signal
 import time
 
 import pytest
-from reward_examples import META, coherent, respond
+from helpers.rewards import META, coherent, respond
 
 from qoq_jax.base.errors import ConfigError, QoqError
 from qoq_jax.rewards import custom
@@ -22,7 +22,7 @@ TEXTS = [respond("Pneumonia", (1, 1, 9, 9)), respond("Edema"), "nonsense", ""]
 
 
 def of(name, **changes):
-    return RewardConfig(custom=f"reward_examples:{name}", **changes)
+    return RewardConfig(custom=f"helpers.rewards:{name}", **changes)
 
 
 def test_workers_give_what_the_process_itself_gives():
@@ -58,22 +58,22 @@ def test_a_mistake_in_a_users_function_stops_the_run():
         rewards.score("a", META, of("leaves"))
     with pytest.raises(QoqError, match="returned 7"):
         rewards.score("a", META, of("too_large"))
-    for path in ("reward_examples:absent", "no_such_module:f", "reward_examples"):
+    for path in ("helpers.rewards:absent", "no_such_module:f", "helpers.rewards"):
         with pytest.raises(ConfigError, match="package.module:function"):
             custom.load(path)
     with pytest.raises(ConfigError, match="name a function"):
-        custom.load("reward_examples:META")
+        custom.load("helpers.rewards:META")
 
 
 def test_the_helper_finds_what_is_wrong():
-    custom.check_reward_function("reward_examples:length", [META], TEXTS)
+    custom.check_reward_function("helpers.rewards:length", [META], TEXTS)
     for name, message in (
         ("too_large", "returned 7"),
         ("random", "for the same arguments"),
         ("slow", "took"),
     ):
         with pytest.raises(QoqError, match=message):
-            custom.check_reward_function(f"reward_examples:{name}", [META])
+            custom.check_reward_function(f"helpers.rewards:{name}", [META])
 
 
 def test_weights_of_own_terms():

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from generation_helpers import make_model, samples
+from helpers.generation import make_model, samples
 
 from qoq_jax.models import vlm
 from qoq_jax.parallel import mesh as mesh_lib

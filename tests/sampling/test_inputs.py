@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from generation_helpers import make_model, samples
+from helpers.generation import make_model, samples
 from PIL import Image
 
 import qoq_jax

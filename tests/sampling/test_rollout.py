@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from train_helpers import prompt_batch, tiny_model
+from helpers.train import prompt_batch, tiny_model
 
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec, vlm

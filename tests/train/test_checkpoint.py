@@ -47,7 +47,7 @@ def test_a_failed_write_is_one_line_and_leaves_the_last_checkpoint(tmp_path):
     )
     assert done.returncode == 1, done.stderr
     lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and "cannot write" in lines[0] and "mend: free disk space" in lines[0], (
+    assert len(lines) == 1 and "cannot write" in lines[0] and "hint: free disk space" in lines[0], (
         done.stderr
     )
 
@@ -110,7 +110,7 @@ def test_without_a_sound_checkpoint_the_error_is_one_line(tmp_path):
     written(tmp_path, 2)
     flip_a_bit(tmp_path / "2")
     with pytest.raises(
-        CheckpointError, match=r"damaged \(.* has changed since it was written\).*mend: restore"
+        CheckpointError, match=r"damaged \(.* has changed since it was written\).*hint: restore"
     ) as error:
         Checkpointer(str(tmp_path), variants.get("nano")).restore(tree(0))
     assert (

@@ -210,10 +210,10 @@ def test_errors_name_fields_as_the_command_line_takes_them():
         for call in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(call, ast.Call) and getattr(call.func, "id", "").endswith("Error")):
                 continue
-            mend = next((k.value for k in call.keywords if k.arg == "mend"), call.func)
+            hint = next((k.value for k in call.keywords if k.arg == "hint"), call.func)
             text = " ".join(
                 c.value
-                for c in ast.walk(mend)
+                for c in ast.walk(hint)
                 if isinstance(c, ast.Constant) and isinstance(c.value, str)
             )
             for word in re.findall(r"(?<![/\w])(?:--config\.)?[a-z_]+(?:\.[a-z_]+)*", text):

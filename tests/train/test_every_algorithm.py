@@ -54,7 +54,7 @@ OWN = {
     "remax": {"advantage/greedy_reward", "seconds/greedy"},
     "dapo": {"dapo/refills", "dapo/informative"},
 }
-REWARD = RewardConfig(accuracy=0.0, iou=0.0, format=0.0, custom="train_helpers:pseudo_reward")
+REWARD = RewardConfig(accuracy=0.0, iou=0.0, format=0.0, custom="helpers.train:pseudo_reward")
 TINY = config_lib.parse(
     {
         "data": {
@@ -394,7 +394,7 @@ def test_refill_fills_free_places_with_informative_questions(tiny):
 
 
 def test_groups_without_variance_are_refilled_up_to_the_limit(tiny, tmp_path):
-    reward = dataclasses.replace(REWARD, custom="train_helpers:rising_reward")
+    reward = dataclasses.replace(REWARD, custom="helpers.train:rising_reward")
     _, weights, rows = train(
         tiny, tmp_path, algorithm="dapo", steps=1, reward=reward, max_refills=2
     )

@@ -11,8 +11,8 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from helpers.train import tiny_model
 from PIL import Image
-from train_helpers import tiny_model
 
 from qoq_jax import hf
 from qoq_jax.base.errors import ConfigError
@@ -179,7 +179,7 @@ def test_an_ecg_encoder_is_added_beside_the_published_weights(
 def test_what_does_not_fit_is_named(published, rows, tmp_path):
     with pytest.raises(
         ConfigError,
-        match="its ECGs take 1 token.*model.ecg_tokens = 50.*mend: set model.ecg_tokens=1, or 0",
+        match="its ECGs take 1 token.*model.ecg_tokens = 50.*hint: set model.ecg_tokens=1, or 0",
     ):
         setup_lib.assemble(
             configured(published["with"], rows, tmp_path, ecg_tokens=50), prepare=False

@@ -176,7 +176,7 @@ def test_another_config_or_model_in_the_same_workdir_is_refused(finished, data_r
 def test_a_stage_that_the_run_has_not_is_one_line_and_leaves_no_folder(finished, capsys):
     assert cli.main(["evaluate", str(finished[0]), "--stage", "align"]) == 2
     error = capsys.readouterr().err.strip()
-    assert "no stage align (mend: it has sft, rl)" in error and len(error.splitlines()) == 1
+    assert "no stage align (hint: it has sft, rl)" in error and len(error.splitlines()) == 1
     assert not (finished[0] / "checkpoints" / "align").exists()
 
 
@@ -196,7 +196,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(finished, tmp_pat
     error = capfd.readouterr().err.strip()
     assert (
         "no sound one before it" in error
-        and "mend: restore" in error
+        and "hint: restore" in error
         and len(error.splitlines()) == 1
     )
 
@@ -271,7 +271,7 @@ def test_a_full_disk_is_one_clear_line(monkeypatch, capsys):
     error = capsys.readouterr().err.strip()
     assert (
         error.startswith("qoq: metrics.jsonl: No space left")
-        and "mend:" in error
+        and "hint:" in error
         and len(error.splitlines()) == 1
     )
 

@@ -7,7 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from train_helpers import prompt_batch, tiny_model
+from helpers.train import prompt_batch, tiny_model
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import lora, spec, vlm

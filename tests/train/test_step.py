@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from train_helpers import prompt_batch, tiny_model
+from helpers.train import prompt_batch, tiny_model
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import spec, vlm

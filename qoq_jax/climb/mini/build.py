@@ -126,13 +126,13 @@ def counts(size: int, imbalance: str) -> dict[str, dict[str, int]]:
         raise ConfigError(
             f"imbalance={imbalance!r}",
             where="climb-mini",
-            mend=f"use one of {', '.join(IMBALANCES)}",
+            hint=f"use one of {', '.join(IMBALANCES)}",
         )
     if size < 2 * len(DATASETS):
         raise ConfigError(
             f"size={size} is too small",
             where="climb-mini",
-            mend=f"use at least {2 * len(DATASETS)} rows",
+            hint=f"use at least {2 * len(DATASETS)} rows",
         )
     domains = Counter(d.domain for d in DATASETS.values())
     fair = {name: 1.0 / domains[d.domain] for name, d in DATASETS.items()}
@@ -461,7 +461,7 @@ def build(
                 raise DataError(
                     "is not a climb-mini folder",
                     where=str(root),
-                    mend="choose an empty or new folder",
+                    hint="choose an empty or new folder",
                 )
             manifest = _draw_all(partial, rows, seed, workers, progress, mark, size, imbalance)
             if root.exists():
@@ -476,7 +476,7 @@ def build(
         raise DataError(
             f"cannot write climb-mini: {error.strerror or error}",
             where=str(error.filename or root),
-            mend="make room (about 50 KB a row) or choose another folder",
+            hint="make room (about 50 KB a row) or choose another folder",
         ) from error
 
 

@@ -29,7 +29,7 @@ MIN_ROWS = 50  # fewer leave labels without a row in the test split
 def specs(rows: int, seed: int) -> list[synthetic.RowSpec]:
     """The rows of a build, split by patient: train, then test; labels are equally frequent."""
     if rows < MIN_ROWS:
-        raise ConfigError(f"{rows} ECGs are too few", where=NAME, mend=f"use at least {MIN_ROWS}")
+        raise ConfigError(f"{rows} ECGs are too few", where=NAME, hint=f"use at least {MIN_ROWS}")
     size = rows
     # ecg-mini is about a tenth of a balanced climb-mini
     while synthetic.counts(size, "balanced")["train"][NAME] < rows:
@@ -83,6 +83,6 @@ def build(root: str | os.PathLike, rows: int, seed: int) -> str:
         raise DataError(
             f"cannot write {NAME}: {error.strerror or error}",
             where=str(error.filename or folder),
-            mend="make room (about 60 KB an ECG) or choose another data.root",
+            hint="make room (about 60 KB an ECG) or choose another data.root",
         ) from error
     return str(folder)

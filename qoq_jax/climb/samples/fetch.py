@@ -154,7 +154,7 @@ def fetch(
         raise DataError(
             f"real samples cannot be written ({error.strerror})",
             where=str(root),
-            mend="free space or choose another folder",
+            hint="free space or choose another folder",
         ) from None
 
 
@@ -179,7 +179,7 @@ def _fetch(
         raise DataError(
             "holds another data set, which would be replaced",
             where=str(root),
-            mend="choose an empty or new folder",
+            hint="choose an empty or new folder",
         )
     root.mkdir(parents=True, exist_ok=True)
     raw = root / "raw"

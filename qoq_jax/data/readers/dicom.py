@@ -82,7 +82,7 @@ def read_frames(path: files.Path, indices=None, single: bool = False) -> np.ndar
     with files.decoding(path, "DICOM pixel data"):
         if "PixelData" not in dataset:
             raise DataError(
-                "has no pixel data", where=str(path), mend="use the image object of the study"
+                "has no pixel data", where=str(path), hint="use the image object of the study"
             )
         count = int(dataset.get("NumberOfFrames") or 1)
         channels = int(dataset.SamplesPerPixel)
@@ -91,7 +91,7 @@ def read_frames(path: files.Path, indices=None, single: bool = False) -> np.ndar
             raise DataError(
                 f"has {count} frames where one image is expected",
                 where=str(path),
-                mend='list it under "videos"',
+                hint='list it under "videos"',
             )
         if (
             not 0 < count <= _MAX_FRAMES
@@ -101,7 +101,7 @@ def read_frames(path: files.Path, indices=None, single: bool = False) -> np.ndar
             raise DataError(
                 f"declares {count} frames of {dataset.Columns}x{dataset.Rows}, {channels} channels",
                 where=str(path),
-                mend="the file is damaged or hostile; drop it",
+                hint="the file is damaged or hostile; drop it",
             )
         wanted = list(range(count)) if indices is None else [int(i) for i in indices(count)]
         frame_bytes = pixels * channels * max(1, int(dataset.BitsAllocated) // 8)
@@ -110,7 +110,7 @@ def read_frames(path: files.Path, indices=None, single: bool = False) -> np.ndar
             raise DataError(
                 f"is compressed as {syntax.name}, for which no decoder is installed",
                 where=str(path),
-                mend="pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg",
+                hint="pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg",
             )
         if not syntax.is_compressed:
             files.check_declared(frame_bytes * count, len(dataset.PixelData), path, False)
@@ -153,7 +153,7 @@ def _to_rgb(stack: np.ndarray, dataset, path) -> np.ndarray:
         raise DataError(
             "has a rescale slope or intercept that is not finite",
             where=str(path),
-            mend="drop the file",
+            hint="drop the file",
         )
     values = stack.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     centre, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
@@ -189,7 +189,7 @@ def read_waveform(path: files.Path) -> tuple[np.ndarray, float, list[str]]:
         groups = dataset.get("WaveformSequence") or []
         if not groups:
             raise DataError(
-                "has no waveform", where=str(path), mend="use the 12-lead ECG object of the study"
+                "has no waveform", where=str(path), hint="use the 12-lead ECG object of the study"
             )
         item = max(range(len(groups)), key=lambda i: int(groups[i].NumberOfWaveformSamples))
         group = groups[item]
@@ -207,7 +207,7 @@ def read_waveform(path: files.Path) -> tuple[np.ndarray, float, list[str]]:
                 raise DataError(
                     "does not say its unit (V, mV, uV or nV)",
                     where=str(path),
-                    mend="convert it to .npz with the signal in mV",
+                    hint="convert it to .npz with the signal in mV",
                 )
             scale.append(_PER_MILLIVOLT[unit])
         return (

@@ -40,7 +40,7 @@ def read_ecg(path: files.Path) -> np.ndarray:
         raise DataError(
             f"unknown type {suffix or 'without extension'} for an ECG",
             where=str(path),
-            mend="use .npz, .dcm or WFDB (.hea)",
+            hint="use .npz, .dcm or WFDB (.hea)",
         )
     return standard_leads(signal, rate, names, str(path))
 
@@ -56,7 +56,7 @@ def standard_leads(signal: np.ndarray, rate: float, names: list[str], where: str
         raise DataError(
             f"{len(names)} lead names for a signal {list(signal.shape)} at {rate:g} Hz",
             where=where,
-            mend="signal is [leads, n], one name a lead, 50 to 10,000 Hz",
+            hint="signal is [leads, n], one name a lead, 50 to 10,000 Hz",
         )
     index = {_lead(name): i for i, name in reversed(list(enumerate(names)))}
     missing = [lead for lead in LEADS if lead.casefold() not in index]
@@ -64,29 +64,29 @@ def standard_leads(signal: np.ndarray, rate: float, names: list[str], where: str
         raise DataError(
             "lacks lead " + ", ".join(missing),
             where=where,
-            mend="12-lead (or I, II, V1-V6) ECGs only",
+            hint="12-lead (or I, II, V1-V6) ECGs only",
         )
     if signal.shape[1] < _MIN_SECONDS * rate:
         raise DataError(
-            f"is {signal.shape[1] / rate:.1f} s long", where=where, mend=f"{SECONDS} s are needed"
+            f"is {signal.shape[1] / rate:.1f} s long", where=where, hint=f"{SECONDS} s are needed"
         )
     signal = signal[
         [index[lead.casefold()] for lead in LEADS], : int(np.ceil(SECONDS * rate))
     ].astype(np.float64)
     if not np.isfinite(signal).all():
-        raise DataError("has samples that are not finite", where=where, mend="drop the record")
+        raise DataError("has samples that are not finite", where=where, hint="drop the record")
     flat = [lead for lead, row in zip(LEADS, signal) if np.ptp(row) < 1e-3]
     if flat:
         raise DataError(
             "has a flat lead " + ", ".join(flat),
             where=where,
-            mend="an electrode was off: drop the record",
+            hint="an electrode was off: drop the record",
         )
     if np.abs(signal - np.median(signal, axis=1, keepdims=True)).max() > _MAX_MILLIVOLT:
         raise DataError(
             f"has values over {_MAX_MILLIVOLT:g} mV",
             where=where,
-            mend="is it in microvolts? convert to mV",
+            hint="is it in microvolts? convert to mV",
         )
     if rate != RATE:
         from scipy.signal import resample_poly  # scipy comes with jax
@@ -119,7 +119,7 @@ def _npz(path) -> tuple[np.ndarray, float, list[str]]:
         raise DataError(
             'needs "signal" [leads, n] in mV, "fs" in Hz and "leads" (texts)',
             where=str(path),
-            mend="write it with numpy.savez_compressed(path, signal=..., fs=..., leads=...)",
+            hint="write it with numpy.savez_compressed(path, signal=..., fs=..., leads=...)",
         )
     return (
         arrays["signal"],

@@ -27,13 +27,13 @@ def check_file(path: Path) -> pathlib.Path:
     path = pathlib.Path(path)
     if not path.is_file():
         raise DataError(
-            "no such file", where=str(path), mend="check the path in the row and the data folder"
+            "no such file", where=str(path), hint="check the path in the row and the data folder"
         )
     size = path.stat().st_size
     if size == 0:
-        raise DataError("the file is empty", where=str(path), mend="fetch or build it again")
+        raise DataError("the file is empty", where=str(path), hint="fetch or build it again")
     if size > MAX_FILE_BYTES:
-        raise DataError("the file is over 2 GiB", where=str(path), mend="crop or split it")
+        raise DataError("the file is over 2 GiB", where=str(path), hint="crop or split it")
     return path
 
 
@@ -59,7 +59,7 @@ def decoding(path: Path, kind: str):
             f"cannot be read as {kind} ({type(error).__name__}): damaged, truncated or of "
             "another type",
             where=str(path),
-            mend="fetch the file again or drop its row",
+            hint="fetch the file again or drop its row",
         ) from None
 
 
@@ -71,7 +71,7 @@ def need(module: str, extra: str, path: Path, purpose: str):
         raise DataError(
             f"{purpose} needs the package {module.split('.')[0]}",
             where=str(path),
-            mend=f'pip install "qoq_jax[{extra}]"',
+            hint=f'pip install "qoq_jax[{extra}]"',
         ) from None
 
 
@@ -103,7 +103,7 @@ def check_declared(declared: int, held: int, path: Path, compressed: bool) -> No
             f"the header declares {declared:,} bytes of pixels, the file holds at most {possible:,}"
             f" (limit {MAX_ARRAY_BYTES:,})",
             where=str(path),
-            mend="the file is damaged or hostile; drop it",
+            hint="the file is damaged or hostile; drop it",
         )
 
 

@@ -47,7 +47,7 @@ def _open(path, levels: bool = False) -> np.ndarray:
             raise DataError(
                 f"{picture.width}x{picture.height} is over {files.MAX_PIXELS:,} pixels",
                 where=str(path),
-                mend="downsample or tile it",
+                hint="downsample or tile it",
             )
         files.check_declared(picture.width * picture.height // 8, path.stat().st_size, path, True)
         picture.load()
@@ -58,7 +58,7 @@ def _open(path, levels: bool = False) -> np.ndarray:
                 raise DataError(
                     "has values that are not finite",
                     where=str(path),
-                    mend="write it as 8 or 16 bit",
+                    hint="write it as 8 or 16 bit",
                 )
             return grey
         if levels and picture.mode in ("1", "L", "P"):

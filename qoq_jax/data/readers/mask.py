@@ -29,7 +29,7 @@ def read_mask(path: files.Path, frames: int = 4) -> np.ndarray:
             raise DataError(
                 'needs "mask" as numbers [h, w] or [n, h, w]',
                 where=str(path),
-                mend="write it with numpy.savez_compressed(path, mask=...)",
+                hint="write it with numpy.savez_compressed(path, mask=...)",
             )
         volume = volume != 0
     else:

@@ -68,7 +68,7 @@ def read_volume(path: files.Path) -> np.ndarray:
         raise DataError(
             "has voxels that are not finite",
             where=str(path),
-            mend="write the volume again without NaN",
+            hint="write the volume again without NaN",
         )
     return _axial(values, to_lps)
 
@@ -102,14 +102,14 @@ def _nifti(path) -> tuple[np.ndarray, np.ndarray]:
             raise DataError(
                 f"is not a grey volume (shape {shape}, {dtype})",
                 where=str(path),
-                mend="write one 3-D volume of numbers",
+                hint="write one 3-D volume of numbers",
             )
         offset = int(header.get_data_offset())
         if not packed and files.suffix(path) == ".nii" and offset < header.single_vox_offset:
             raise DataError(
                 "keeps its voxels in another file (.hdr/.img pair)",
                 where=str(path),
-                mend="convert it to one .nii.gz",
+                hint="convert it to one .nii.gz",
             )
         voxels = int(np.prod(shape[:3], dtype=object))
         total = int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -145,7 +145,7 @@ def _nrrd(path) -> tuple[np.ndarray, np.ndarray]:
             raise DataError(
                 "keeps its voxels in another file",
                 where=str(path),
-                mend="convert it to one .nrrd file",
+                hint="convert it to one .nrrd file",
             )
         dtype = np.dtype(
             ("<" if fields.get("endian", "little") == "little" else ">")
@@ -156,7 +156,7 @@ def _nrrd(path) -> tuple[np.ndarray, np.ndarray]:
             raise DataError(
                 f"is not a grey volume (sizes {shape})",
                 where=str(path),
-                mend="write one 3-D volume",
+                hint="write one 3-D volume",
             )
         voxels = int(np.prod(shape, dtype=object))
         packed = fields["encoding"] in ("gzip", "gz")
@@ -164,7 +164,7 @@ def _nrrd(path) -> tuple[np.ndarray, np.ndarray]:
             raise DataError(
                 "is neither raw nor gzip encoded",
                 where=str(path),
-                mend="save it with gzip encoding",
+                hint="save it with gzip encoding",
             )
         files.check_declared(voxels * dtype.itemsize, len(stored) - end, path, packed)
         data = files.gunzip(stored[end:], files.MAX_ARRAY_BYTES) if packed else stored[end:]

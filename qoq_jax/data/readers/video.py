@@ -44,7 +44,7 @@ def read_frames(path: files.Path, count: int = 4) -> np.ndarray:
     raise DataError(
         f"unknown type {suffix or 'without extension'} for a volume or video",
         where=str(path),
-        mend="use .nii.gz, .nii, .nrrd, .dcm, .npz or " + ", ".join(VIDEO_SUFFIXES),
+        hint="use .nii.gz, .nii, .nrrd, .dcm, .npz or " + ", ".join(VIDEO_SUFFIXES),
     )
 
 
@@ -61,7 +61,7 @@ def _npz(path, count: int) -> np.ndarray:
         raise DataError(
             f'needs "frames" as uint8 [n, h, w] or [n, h, w, 3], found {found}',
             where=str(path),
-            mend="write it with numpy.savez_compressed(path, frames=...)",
+            hint="write it with numpy.savez_compressed(path, frames=...)",
         )
     frames = frames[frame_indices(len(frames), count)]
     return frames if frames.ndim == 4 else files.grey_to_rgb(frames)

@@ -45,7 +45,7 @@ def read_record(path: files.Path) -> tuple[np.ndarray, float, list[str]]:
                     f"has signals of format {part[1]!r}, gain {part[2]!r}; only format 16 in V, "
                     "mV or uV",
                     where=str(header),
-                    mend="convert it to .npz with the signal in mV",
+                    hint="convert it to .npz with the signal in mV",
                 )
             sources.add((part[0], int(kind[1] or 0)))
             adc_zero = int(part[4]) if len(part) > 4 else 0
@@ -59,14 +59,14 @@ def read_record(path: files.Path) -> tuple[np.ndarray, float, list[str]]:
         raise DataError(
             f"names an unsafe signal file {source!r}",
             where=str(header),
-            mend="the signal file lies beside its header",
+            hint="the signal file lies beside its header",
         )
     data_path = files.check_file(header.parent / source)
     if data_path.resolve().parent != header.parent.resolve():
         raise DataError(
             f"names a signal file outside its folder: {source!r}",
             where=str(header),
-            mend="the signal file lies beside its header",
+            hint="the signal file lies beside its header",
         )
     with files.decoding(data_path, "a WFDB signal of format 16"):
         data = np.fromfile(data_path, "<i2", offset=offset)
@@ -74,7 +74,7 @@ def read_record(path: files.Path) -> tuple[np.ndarray, float, list[str]]:
             raise ValueError("the signal is cut short")
         data = data[: (samples or data.size // leads) * leads].reshape(-1, leads).T
         if (data == -32768).any():
-            raise DataError("has missing samples", where=str(data_path), mend="drop the record")
+            raise DataError("has missing samples", where=str(data_path), hint="drop the record")
         return (
             ((data - np.asarray(offsets)[:, None]) / np.asarray(gains)[:, None]).astype(np.float32),
             rate,

@@ -392,14 +392,14 @@ def load(path: str, num_heads: int, predictor_heads: int | None = None) -> tuple
             written = json.loads((file.metadata() or {}).get("heads", "{}"))
             tensors = {name.removeprefix(VLM_PREFIX): file.get_tensor(name) for name in file.keys()}
     except (OSError, ValueError, SafetensorError) as error:
-        mend = "give a safetensors file"
-        raise CheckpointError(f"not readable: {error}", where=str(path), mend=mend) from error
+        hint = "give a safetensors file"
+        raise CheckpointError(f"not readable: {error}", where=str(path), hint=hint) from error
     predictor_heads = predictor_heads or written.get("predictor", num_heads)
     if written.get("encoder", num_heads) != num_heads:
         raise CheckpointError(
             f"was trained with {written['encoder']} heads, not {num_heads}",
             where=str(path),
-            mend=f"give num_heads={written['encoder']}",
+            hint=f"give num_heads={written['encoder']}",
         )
     cfg = _config_of(tensors, path, num_heads, predictor_heads)
     params = {"encoder": _import(param_specs(cfg), tensors, path)}
@@ -449,14 +449,14 @@ def _config_of(
 
     if "encoder.W_P.weight" not in tensors:
         where = f"{path}: encoder.W_P.weight"
-        raise CheckpointError("no ECG-JEPA encoder", where=where, mend="give an ECG-JEPA file")
+        raise CheckpointError("no ECG-JEPA encoder", where=where, hint="give an ECG-JEPA file")
     width, patch_size = tensors["encoder.W_P.weight"].shape
     encoder_depth = depth("encoder.encoder_blocks")
     if not encoder_depth:
         raise CheckpointError(
             "the blocks of the encoder are missing",
             where=path,
-            mend="give a complete ECG-JEPA file",
+            hint="give a complete ECG-JEPA file",
         )
     predictor = tensors.get("predictor.mask_token")
     return EcgConfig(
@@ -480,7 +480,7 @@ def _import(specs: dict[str, Any], tensors: dict[str, np.ndarray], path: str) ->
     def layer(key: str, shape: tuple[int, ...], layout: str) -> np.ndarray:
         if key not in tensors:
             raise CheckpointError(
-                "tensor is missing", where=f"{path}: {key}", mend="give a complete file"
+                "tensor is missing", where=f"{path}: {key}", hint="give a complete file"
             )
         tensor = np.asarray(tensors[key], np.float32)
         if tensor.size != np.prod(shape):

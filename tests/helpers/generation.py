@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
-import sys
 
 import jax
 import numpy as np
 
+from helpers.train import tiny_model
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.models import spec, vlm
 from qoq_jax.sampling.model import Model
-
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "train"))
-from train_helpers import tiny_model  # noqa: E402
 
 
 def config(**changes):
