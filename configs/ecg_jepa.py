@@ -19,8 +19,8 @@ It leaves runs/ecg_jepa/ecg_encoder.safetensors, which a model starts from:
     --config.model.ecg_weights=runs/ecg_jepa/ecg_encoder.safetensors
 """
 
-from qoq_jax.base.errors import ConfigError
-from qoq_jax.train import config as qoq_config
+from qoq_jax import config as qoq_config
+from qoq_jax.errors import ConfigError
 
 
 def get_config(arg: str = "random"):

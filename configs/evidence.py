@@ -17,9 +17,9 @@ everything is shared but the algorithm: the questions of each step (per seed), s
 KL, frozen towers. Nothing is tuned for one of them.
 """
 
-from qoq_jax.base.errors import ConfigError
+from qoq_jax import config as qoq_config
+from qoq_jax.errors import ConfigError
 from qoq_jax.sweep.run import Sweep
-from qoq_jax.train import config as qoq_config
 
 RUNS = {
     # the same questions with gold answers: what supervision would reach

@@ -9,8 +9,8 @@ been measured qoq train --config=configs/quickstart.py:smoke      2 minutes, to 
 runs
 """
 
-from qoq_jax.base.errors import ConfigError
-from qoq_jax.train import config as qoq_config
+from qoq_jax import config as qoq_config
+from qoq_jax.errors import ConfigError
 
 
 def get_config(arg: str = "drpo"):
