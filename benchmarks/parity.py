@@ -37,6 +37,7 @@ from qoq_jax.hf import names as keys
 from qoq_jax.hf import safetensors as files
 from qoq_jax.models import spec, vlm
 from qoq_jax.models.encoders import ecg
+from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
 from qoq_jax.models.vision import qwen3 as qwen3_vision
 from qoq_jax.models.vision import qwen25 as vision
@@ -257,7 +258,7 @@ def forward(params, cfg, batch):
         features,
         *vlm.vision_tower(cfg).tokens(params["vision"], cfg, batch),
         hidden,
-        vlm.unembed(params, cfg, hidden),
+        vlm.unembed(params, hidden),
     )
 
 
@@ -385,9 +386,8 @@ def gradients(model, cfg, params) -> dict[str, float]:
     @jax.jit
     @jax.grad
     def ours(params):
-        scores, _ = vlm.token_logprobs(
-            params,
-            cfg,
+        scores, _ = token_logprobs(
+            params["decoder"],
             vlm.hidden(params, cfg, batch),
             jnp.roll(batch["tokens"], -1, axis=1),
             chunk=32,

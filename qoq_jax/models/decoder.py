@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import functools
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qoq_jax.models import cache as cache_lib
 from qoq_jax.models import layers
+from qoq_jax.models.cache import KVCache
 from qoq_jax.models.sizes import DecoderConfig, VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
-from qoq_jax.parallel.mesh import batch_shards, constrain
+from qoq_jax.parallel.mesh import constrain
 
 # longer rows attend in blocks of queries, so that [T, T] scores never exist at once
 QUERY_BLOCK = 512
@@ -308,40 +309,6 @@ def forward(
     return (hidden, kv) if return_kv else hidden
 
 
-@flax.struct.dataclass
-class KVCache:
-    """Keys (rotated) and values of B prompts and of G responses each, written in place while
-    sampling.
-
-    The response cache is a ring: every step writes one place for all responses, whenever each of
-    them began, so
-    that a response may start while others go on. The layout (keys with the tokens last, heads
-    outermost) is the fastest of those measured for the two products that read it:
-    docs/generation.md.
-
-    Each layer has arrays of its own: a slice of one array of all layers would be copied before it
-    is multiplied,
-    the whole cache once a token.
-
-    Attributes:
-      prompt_k: L of [B, K, h, Tp] and prompt_v: L of [B, K, Tp, h], read by all G responses of a
-        row, never repeated.
-      prompt_mask: bool [B, Tp], True at prompt tokens, False at padding.
-      response_k: L of [B, K, G, h, S] and response_v: L of [B, K, G, S, h].
-      step: int32 scalar, steps written since the beginning; the next goes to place step mod S.
-      length: int32 [B, G], tokens of its present response that each row has written, at most S; a
-        finished row goes on writing pad tokens that nothing reads.
-    """
-
-    prompt_k: tuple[jax.Array, ...]
-    prompt_v: tuple[jax.Array, ...]
-    prompt_mask: jax.Array
-    response_k: tuple[jax.Array, ...]
-    response_v: tuple[jax.Array, ...]
-    step: jax.Array
-    length: jax.Array
-
-
 def layers_apart(params: dict, cfg: VlmConfig) -> dict:
     """`params` with a dict for each layer, matrices in the compute dtype: for many calls of
     `decode_step`.
@@ -380,10 +347,7 @@ def decode_step(
     dec = cfg.decoder
     B, G = x.shape[:2]
     angles = mrope_angles(dec, positions)
-    ring = cache.response_k[0].shape[-1]
-    place = cache.step % ring
-    age = (cache.step - jnp.arange(ring)) % ring  # 0 = written now, ring - 1 = the oldest
-    written = age[None, None] <= cache.length[:, :, None]
+    written = cache_lib.written(cache)
     prompt_length = cache.prompt_k[0].shape[-1]
     seen = jnp.broadcast_to(cache.prompt_mask[:, None], (B, G, prompt_length))
     mask = jnp.concatenate([seen, written], axis=-1)[:, None, :, None, :]  # [B,1,G,1,Tp+S]
@@ -396,10 +360,7 @@ def decode_step(
             layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec
         )
         q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B,K,G,N,h], [B,K,G,h]
-        keys = jax.lax.dynamic_update_slice(cache.response_k[i], k[..., None], (0, 0, 0, 0, place))
-        values = jax.lax.dynamic_update_slice(
-            cache.response_v[i], v[:, :, :, None], (0, 0, 0, place, 0)
-        )
+        keys, values = cache_lib.append(cache, i, k, v)
         scores = jnp.concatenate(
             [
                 jnp.einsum(
@@ -419,12 +380,7 @@ def decode_step(
         all_values.append(values)
 
     hidden = layers.rms_norm(x, params["final_norm"]["scale"], dec.norm_eps)
-    return hidden, cache.replace(
-        response_k=tuple(all_keys),
-        response_v=tuple(all_values),
-        step=cache.step + 1,
-        length=cache.length + 1,
-    )
+    return hidden, cache_lib.advance(cache, all_keys, all_values)
 
 
 def embed_tokens(params: dict, cfg: VlmConfig, tokens: jax.Array) -> jax.Array:
@@ -444,53 +400,6 @@ def logits(params: dict, hidden: jax.Array) -> jax.Array:
     return jnp.einsum(
         "btd,vd->btv", hidden, head(params).astype(hidden.dtype), preferred_element_type=jnp.float32
     )
-
-
-def token_logprobs(params: dict, hidden, targets, *, temperature: float = 1.0, chunk: int = 256):
-    """log softmax(logits / temperature)[target] and its entropy, without [B,T,V] logits.
-
-    Args:
-      hidden: [B,T,D] after the final norm; position t scores targets[:, t].
-      targets: int32 [B,T].
-      chunk: tokens a device scores at once; a few arrays of [chunk, V] exist at a time, in both
-        directions.
-
-    Returns (logprob, entropy), float32 [B,T], entropy in nats.
-    """
-    B, T, D = hidden.shape
-    # Chunks are cut along T and keep all rows, so that every device works on its own rows in every
-    # chunk.
-    width = min(T, max(1, chunk * batch_shards() // B))
-    pad = -T % width
-    # Gathered over fsdp once, before the loop. Kept in float32: its gradient is summed over the
-    # chunks.
-    kernel = constrain(head(params), ("vocab", None))
-
-    def chunks(x):  # [B, T, ...] -> [T / width, B, width, ...]
-        x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(B, -1, width, *x.shape[2:]), 1, 0)
-
-    def score(_, hidden_and_target):
-        hidden, target = hidden_and_target
-        scores = jnp.einsum(
-            "btd,vd->btv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
-        scores = constrain(scores, ("batch", None, "vocab")) / temperature
-        shifted = scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
-        weight = jnp.exp(shifted)
-        total = weight.sum(axis=-1)
-        # A comparison instead of a gather: it fuses, and stays local when the vocabulary is cut
-        # over devices.
-        is_target = target[:, :, None] == jnp.arange(kernel.shape[0])[None, None, :]
-        logprob = jnp.where(is_target, shifted, 0.0).sum(axis=-1) - jnp.log(total)
-        entropy = jnp.log(total) - (weight * shifted).sum(axis=-1) / total
-        return None, (logprob, entropy)
-
-    _, results = jax.lax.scan(
-        jax.checkpoint(score, prevent_cse=False), None, (chunks(hidden), chunks(targets))
-    )
-    logprob, entropy = (jnp.moveaxis(x, 0, 1).reshape(B, T + pad)[:, :T] for x in results)
-    return logprob, entropy
 
 
 def _unroll(cfg: DecoderConfig) -> int:

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from qoq_jax.base.errors import ConfigError
+from qoq_jax.models import cache as cache_lib
 from qoq_jax.models import decoder, layers
-from qoq_jax.models.decoder import KVCache
+from qoq_jax.models.cache import KVCache
 from qoq_jax.models.encoders import ecg
 from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in
@@ -146,57 +147,16 @@ def hidden(
     )
 
 
-def unembed(params: dict, cfg: VlmConfig, hidden: jax.Array) -> jax.Array:
+def unembed(params: dict, hidden: jax.Array) -> jax.Array:
     """Hidden states [B,T,D] -> float32 logits [B,T,V]: for one sampled position a response, or for
     tests.
     """
-    del cfg
     return decoder.logits(params["decoder"], hidden)
 
 
 def logits(params: dict, cfg: VlmConfig, batch: dict) -> jax.Array:
     """Float32 logits [B,T,V] of a whole batch; for tests and small models."""
-    return unembed(params, cfg, hidden(params, cfg, batch))
-
-
-def token_logprobs(
-    params: dict,
-    cfg: VlmConfig,
-    hidden: jax.Array,
-    targets: jax.Array,
-    *,
-    temperature: float = 1.0,
-    chunk: int = 256,
-) -> tuple[jax.Array, jax.Array]:
-    """(log-probability of targets, entropy), float32 [B,T]: hidden position t scores targets[:, t].
-
-    Never holds [B,T,V]: see decoder.token_logprobs.
-    """
-    del cfg
-    return decoder.token_logprobs(
-        params["decoder"], hidden, targets, temperature=temperature, chunk=chunk
-    )
-
-
-def init_cache(
-    cfg: VlmConfig, prompt_k, prompt_v, prompt_mask, *, rollouts: int, max_new_tokens: int
-) -> KVCache:
-    """An empty response cache beside the prompts' keys and values [L,B,Tp,K,h] and their mask
-    [B,Tp].
-    """
-    L, B = prompt_k.shape[:2]
-    K, h = cfg.decoder.num_kv_heads, cfg.decoder.head_dim
-    rows = lambda x: constrain(x, ("batch", "kv_heads", *[None] * (x.ndim - 2)))  # noqa: E731
-    empty = lambda *shape: tuple(rows(jnp.zeros(shape, prompt_k.dtype)) for _ in range(L))  # noqa: E731
-    return KVCache(
-        prompt_k=tuple(rows(jnp.transpose(layer, (0, 2, 3, 1))) for layer in prompt_k),
-        prompt_v=tuple(rows(jnp.transpose(layer, (0, 2, 1, 3))) for layer in prompt_v),
-        prompt_mask=prompt_mask,
-        response_k=empty(B, K, rollouts, h, max_new_tokens),
-        response_v=empty(B, K, rollouts, max_new_tokens, h),
-        step=jnp.zeros((), jnp.int32),
-        length=jnp.zeros((B, rollouts), jnp.int32),
-    )
+    return unembed(params, hidden(params, cfg, batch))
 
 
 def prefill(
@@ -216,8 +176,8 @@ def prefill(
     index = jnp.arange(x.shape[1], dtype=jnp.int32)
     last = jnp.where(prompt_mask, index[None], 0).max(axis=1)
     last_hidden = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
-    return last_hidden, init_cache(
-        cfg, keys, values, prompt_mask, rollouts=rollouts, max_new_tokens=max_new_tokens
+    return last_hidden, cache_lib.init(
+        keys, values, prompt_mask, rollouts=rollouts, max_new_tokens=max_new_tokens
     )
 
 

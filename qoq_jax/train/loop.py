@@ -18,13 +18,13 @@ from qoq_jax.base.errors import CheckpointError, QoqError
 from qoq_jax.data import pipeline
 from qoq_jax.models import lora as lora_lib
 from qoq_jax.models import spec, vlm
+from qoq_jax.models.critic import critic_specs
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.parallel import offload
 from qoq_jax.rl.algorithms import ALGORITHMS
 from qoq_jax.train.checkpoint import Checkpointer, has_checkpoint
 from qoq_jax.train.config import Config, OptimizerConfig, RlConfig
 from qoq_jax.train.log import CompileCounter, MetricWriter, Progress
-from qoq_jax.train.policy import critic_specs
 from qoq_jax.train.setup import Setup
 from qoq_jax.train.state import (
     TrainState,

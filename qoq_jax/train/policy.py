@@ -17,10 +17,9 @@ import numpy as np
 import optax
 from flax import struct
 
-from qoq_jax.models import layers
+from qoq_jax.models.critic import critic_values
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.models.sizes import VlmConfig
-from qoq_jax.models.spec import ParamSpec, fan_in
 from qoq_jax.rl import algorithms, losses
 from qoq_jax.sampling import rollout
 from qoq_jax.train.config import RlConfig
@@ -51,33 +50,6 @@ class Experience:
     advantages: jax.Array
     values: jax.Array | None = None
     returns: jax.Array | None = None
-
-
-def critic_specs(width: int) -> dict:
-    """The value head: a hidden layer of the decoder's width; its output starts at zero."""
-    return {
-        "hidden": {
-            "kernel": ParamSpec((width, width), ("embed", None), fan_in(width)),
-            "bias": ParamSpec((width,), (None,), "zeros"),
-        },
-        "out": {
-            "kernel": ParamSpec((width,), (None,), "zeros"),
-            "bias": ParamSpec((), (), "zeros"),
-        },
-    }
-
-
-def critic_values(critic, hidden: jax.Array) -> jax.Array:
-    """V = w·gelu(W h + b) + c in float32: [..., D] -> [...].
-
-    The gradient stops at h, so values never move the policy.
-    """
-    h = jax.lax.stop_gradient(hidden).astype(jnp.float32)
-    h = jax.nn.gelu(
-        jnp.einsum("...d,df->...f", h, critic["hidden"]["kernel"])
-        + layers.expand(critic["hidden"]["bias"], h.ndim)
-    )
-    return jnp.einsum("...f,f->...", h, critic["out"]["kernel"]) + critic["out"]["bias"]
 
 
 def make_critic(cfg: VlmConfig) -> Callable:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from helpers.models import TINY, golden, hf_params, random_params, text_batch
 
+from qoq_jax.models import cache as cache_lib
 from qoq_jax.models import decoder, vlm
 from qoq_jax.models import sizes as variants
+from qoq_jax.models.logprobs import token_logprobs
 
 HIDDEN = jax.jit(vlm.hidden, static_argnums=1)
 
@@ -144,12 +146,12 @@ def test_token_logprobs_equal_log_softmax():
     targets = jnp.asarray(rng.integers(0, 128, (3, 7)), jnp.int32)
 
     def chunked(params, hidden):
-        return vlm.token_logprobs(
-            params, TINY, hidden, targets, temperature=0.7, chunk=12
+        return token_logprobs(
+            params["decoder"], hidden, targets, temperature=0.7, chunk=12
         )  # 4 tokens a row, then 3
 
     def dense(params, hidden):
-        scores = jax.nn.log_softmax(vlm.unembed(params, TINY, hidden) / 0.7)
+        scores = jax.nn.log_softmax(vlm.unembed(params, hidden) / 0.7)
         entropy = -(jnp.exp(scores) * scores).sum(-1)
         return jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0], entropy
 
@@ -170,13 +172,12 @@ def test_token_logprobs_equal_log_softmax():
 
 def test_token_logprobs_of_a_long_row_and_full_vocabulary_need_less_than_a_gibibyte():
     """Logits of the row would be 2.3 GiB in float32, and as much again for their gradient."""
-    cfg = dataclasses.replace(TINY, decoder=dataclasses.replace(TINY.decoder, vocab_size=152064))
     head = {"decoder": {"embedding": jax.ShapeDtypeStruct((152064, 64), jnp.float32)}}
     hidden = jax.ShapeDtypeStruct((1, 4096, 64), jnp.float32)
     targets = jax.ShapeDtypeStruct((1, 4096), jnp.int32)
 
     def loss(params, hidden, targets):
-        logprob, entropy = vlm.token_logprobs(params, cfg, hidden, targets)
+        logprob, entropy = token_logprobs(params["decoder"], hidden, targets)
         return (logprob - entropy).sum()
 
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(head, hidden, targets).compile()
@@ -219,7 +220,7 @@ def test_cached_decode_equals_full_forward(dtype, tolerance):
 def test_decode_with_layers_apart_equals_stacked():
     rng = np.random.default_rng(5)
     k, v = jnp.asarray(rng.normal(size=(2, 2, 2, 5, 2, 16)), jnp.float32)
-    cache = vlm.init_cache(TINY, k, v, jnp.ones((2, 5), bool), rollouts=2, max_new_tokens=3)
+    cache = cache_lib.init(k, v, jnp.ones((2, 5), bool), rollouts=2, max_new_tokens=3)
     tokens, positions = np.arange(4, dtype=np.int32).reshape(2, 2), np.full((2, 3, 2), 5, np.int32)
     step = jax.jit(lambda params, cache: vlm.decode_step(params, TINY, tokens, positions, cache))
     stacked, apart = (
@@ -234,8 +235,7 @@ def test_decode_writes_the_cache_in_place():
     params = jax.eval_shape(lambda: {"decoder": decoder_params(cfg)})
     B, G, T, S = 2, 4, 16, 512
     cache = jax.eval_shape(
-        lambda: vlm.init_cache(
-            cfg,
+        lambda: cache_lib.init(
             *[jnp.zeros((3, B, T, 2, cfg.decoder.head_dim))] * 2,
             jnp.ones((B, T), bool),
             rollouts=G,

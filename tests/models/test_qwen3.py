@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 from qoq_jax import hf
 from qoq_jax.data import positions
 from qoq_jax.models import decoder, spec, vlm
+from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.sizes import DecoderConfig, Qwen3VisionConfig
 from qoq_jax.models.vision import qwen3 as qwen3_vision
 from qoq_jax.parallel import mesh as mesh_lib
@@ -182,8 +183,8 @@ def test_deepstack_makes_nothing_of_the_size_of_all_layers():
 def loss_and_scores(weights, inputs, cfg=CFG):
     """A scalar that every weight contributes to, and (logprob, entropy) of the next tokens."""
     hidden = vlm.hidden(weights, cfg, inputs)
-    logprob, entropy = vlm.token_logprobs(
-        weights, cfg, hidden, jnp.roll(inputs["tokens"], -1, axis=1), chunk=16
+    logprob, entropy = token_logprobs(
+        weights["decoder"], hidden, jnp.roll(inputs["tokens"], -1, axis=1), chunk=16
     )
     return (logprob * inputs["segment_ids"]).sum() + 0.1 * entropy.sum(), (logprob, entropy)
 
