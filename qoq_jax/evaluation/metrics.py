@@ -2,27 +2,30 @@
 
 A record is one evaluated response as a JSON-able dict (`record` makes it):
   id, dataset, domain, source   strings; source is the data set folder of the run, and (source, id)
-  names a row labels, vocabulary, predicted lists of labels text                          the
-  response boxes, gold_boxes             lists of [x1, y1, x2, y2], pixels of the resized frame
-  frame_size                    [w, h] of that frame, or None iou                           IoU with
-  the gold region, or None where there is none reward                        {"total", "accuracy",
-  "format", ...} scores                        optional {label: probability or log-probability};
-  needed for AUROC only
+                                names a row
+  labels, vocabulary, predicted lists of labels
+  text                          the response
+  boxes, gold_boxes             lists of [x1, y1, x2, y2], pixels of the resized frame
+  frame_size                    [w, h] of that frame, or None
+  iou                           IoU with the gold region, or None where there is none
+  reward                        {"total", "accuracy", "format", ...}
+  scores                        optional {label: probability or log-probability}; needed for AUROC
+                                only
 
 Averages go up in steps: labels -> data set -> domain -> overall, each step an unweighted mean, so
-that a
-rare domain counts as much as a common one (CLIMB, arXiv 2503.07667). Means over labels take the
-labels that occur in the data set's gold answers. Names:
+that a rare domain counts as much as a common one (CLIMB, arXiv 2503.07667). Means over labels take
+the labels that occur in the data set's gold answers. Names:
   label_accuracy     mean over labels of one-vs-rest (TP + TN) / n. The paper calls it "balanced
-  accuracy".
-                     It flatters: an unreadable answer on K balanced classes scores 1 - 1/K.
+                     accuracy". It flatters: an unreadable answer on K balanced classes scores 1 -
+                     1/K.
   exact_match        share of rows whose predicted set equals the gold set.
   balanced_accuracy  mean recall over labels: the usual meaning of the words.
   macro_f1, precision, recall, specificity   one-vs-rest, 0/0 = 0.
   auroc              one-vs-rest, from `scores`; absent without them.
   iou, iou_over_half mean IoU and share of IoU > 0.5, over rows with a gold region; absent without
-  any. format, unparseable, reward   means over rows: format reward, share without a readable label,
-  total reward.
+  any.
+  format, unparseable, reward   means over rows: format reward, share without a readable label,
+                                total reward.
 """
 
 from __future__ import annotations

@@ -6,9 +6,11 @@ directory.
                        "reward/domain/<domain>", "kl", "entropy", "tokens_per_second",
                        "seconds/<phase>" and more (sections.py)
   eval/sft.json        {"records": [...]} of the evaluation before RL; records are those of
-  metrics.py eval/rl.json         the same after RL gallery/STAGE/case_*.json  cases, see
-  gallery.py; those of the last stage are shown config.json          the run's config run.json
-  "title", "name", "started", "model", "algorithm", "parameters", "command",
+                       metrics.py
+  eval/rl.json         the same after RL
+  gallery/STAGE/case_*.json  cases, see gallery.py; those of the last stage are shown
+  config.json          the run's config
+  run.json             "title", "name", "started", "model", "algorithm", "parameters", "command",
                        "notes": [text], "versions": {}, "hardware": text or {}, "seconds": {phase:
                        s}, "skipped": [{"where", "reason"} or text]
 

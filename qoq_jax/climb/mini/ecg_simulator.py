@@ -8,8 +8,7 @@ Einthoven's and Goldberger's laws hold to rounding:
     III = II - I,  aVR = -(I + II) / 2,  aVL = I - II / 2,  aVF = II - I / 2
 
 A diagnosis changes the physics, not the picture: atrial fibrillation removes the P wave and makes
-the RR
-intervals irregular, a bundle branch block adds late wide vectors, an infarct turns the first
+the RR intervals irregular, a bundle branch block adds late wide vectors, an infarct turns the first
 vectors away from the scar and lifts ST towards it.
 
 Units: seconds and millivolts.
@@ -143,7 +142,7 @@ def _conduction(heart: Heart, kind: str, s: float) -> Heart:
 
 
 def _infarct(heart: Heart, territory: str, s: float) -> Heart:
-    """Scar and injury: early vectors away from the wall (Q waves), ST towards it, T away from it."""
+    """Scar and injury: early vectors away from the wall (Q waves), ST towards it, T away."""
     away = {
         "anterior": (0.05, 0.0, 1.0),
         "inferior": (0.0, -1.0, 0.0),

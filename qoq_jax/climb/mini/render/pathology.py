@@ -142,7 +142,7 @@ def _hexagonal(rng: Rng, h: int, w: int, spacing: float) -> np.ndarray:
 
 
 def _colon(rng: Rng, h: int, w: int) -> np.ndarray:
-    """Normal mucosa: crypts cut across, goblet cells around a small lumen, nuclei along the base."""
+    """Normal mucosa: crypts cut across, goblet cells around a small lumen, nuclei at the base."""
     g = _glands(rng, h, w, 0.29, 0.118, 0.0)
     image = np.ones((h, w, 3), np.float32) * STROMA.astype(np.float32)
     image *= (1 + 0.05 * noise(rng, h, w, 25))[..., None]
