@@ -13,21 +13,18 @@ rollouts of a question, R media rows, M vision tokens of a media row, J DeepStac
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from qoq_jax.models import cache as cache_lib
 from qoq_jax.models import layers
+from qoq_jax.models.attention import KeySet, attention, grouped_rows, packed_rows
 from qoq_jax.models.cache import KVCache
 from qoq_jax.models.sizes import DecoderConfig, VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
 from qoq_jax.parallel.mesh import constrain
 
-# longer rows attend in blocks of queries, so that [T, T] scores never exist at once
-QUERY_BLOCK = 512
 UNROLL_LAYERS = 8  # a decoder this shallow is unrolled in `forward`
 
 
@@ -118,96 +115,6 @@ def mrope_angles(cfg: DecoderConfig, positions: jax.Array) -> jax.Array:
     return chosen * frequency[None, None, :]
 
 
-def attention(q, k, v, segment, branch) -> jax.Array:
-    """Attention within a sample, where responses see the shared prompt and themselves.
-
-    q [B,T,K,N,h], k and v [B,T,K,h], segment and branch int32 [B,T]. Token i attends to j iff j <=
-    i, their segment is equal and not 0, and j is in the prompt (branch 0) or in the branch of i.
-    Returns [B,T,K,N,h].
-    """
-    B, T = segment.shape
-    index = jnp.arange(T)
-
-    def rows_of_queries(q, segment_q, branch_q, index_q):
-        same = (segment_q[:, :, None] == segment[:, None, :]) & (segment_q[:, :, None] > 0)
-        visible = (branch[:, None, :] == 0) | (branch[:, None, :] == branch_q[:, :, None])
-        mask = same & visible & (index[None, None, :] <= index_q[None, :, None])
-        scores = (
-            jnp.einsum("btknh,bskh->bknts", q, k, preferred_element_type=jnp.float32)
-            * q.shape[-1] ** -0.5
-        )
-        scores = jnp.where(mask[:, None, None], scores, layers.MASKED)
-        return jnp.einsum("bknts,bskh->btknh", jax.nn.softmax(scores).astype(v.dtype), v)
-
-    return _in_query_blocks(rows_of_queries, (q, segment, branch, index), (1, 1, 1, 0), out_axis=1)
-
-
-def shared_prompt_attention(q, k, v, segment, branch, prompt: int, branches: int) -> jax.Array:
-    """`attention` of rows [prompt | branch 1 | ... | branch G], without the scores between
-    branches.
-
-    Same arguments, same result, for rows that hold one sample whose prompt takes the first `prompt`
-    places and whose `branches` responses share the rest evenly: Tp^2 + G S (Tp + S) scores a head
-    instead of (Tp + G S)^2.
-    """
-    B, T = segment.shape
-    S = (T - prompt) // branches
-    first = attention(
-        q[:, :prompt], k[:, :prompt], v[:, :prompt], segment[:, :prompt], branch[:, :prompt]
-    )
-    q_own, k_own, v_own, segment_own = (
-        x[:, prompt:].reshape(B, branches, S, *x.shape[2:]) for x in (q, k, v, segment)
-    )
-    index = jnp.arange(S)
-
-    def rows_of_queries(q, index_q):  # q [B,G,t,K,N,h]
-        scores = jnp.concatenate(
-            [
-                jnp.einsum(
-                    "bgtknh,bskh->bgknts", q, k[:, :prompt], preferred_element_type=jnp.float32
-                ),
-                jnp.einsum("bgtknh,bgskh->bgknts", q, k_own, preferred_element_type=jnp.float32),
-            ],
-            axis=-1,
-        )
-        t = index_q.shape[0]
-        own = (segment_own[:, :, None, :] > 0) & (
-            index[None, None, None, :] <= index_q[None, None, :, None]
-        )
-        seen = jnp.broadcast_to(segment[:, None, None, :prompt] > 0, (B, branches, t, prompt))
-        mask = jnp.concatenate([seen, own], axis=-1)[:, :, None, None]
-        weights = jax.nn.softmax(
-            jnp.where(mask, scores * q.shape[-1] ** -0.5, layers.MASKED)
-        ).astype(v.dtype)
-        attended = jnp.einsum("bgknts,bskh->bgtknh", weights[..., :prompt], v[:, :prompt])
-        return attended + jnp.einsum("bgknts,bgskh->bgtknh", weights[..., prompt:], v_own)
-
-    rest = _in_query_blocks(rows_of_queries, (q_own, index), (2, 0), out_axis=2)
-    return jnp.concatenate([first, rest.reshape(B, T - prompt, *q.shape[2:])], axis=1)
-
-
-def _in_query_blocks(rows_of_queries, args, axes, out_axis: int) -> jax.Array:
-    """rows_of_queries(*args); long rows in blocks of queries (along `axes` of args), one after the
-    other.
-    """
-    length = args[0].shape[axes[0]]
-    if length <= 2 * QUERY_BLOCK:
-        return rows_of_queries(*args)
-    pad = -length % QUERY_BLOCK
-
-    def blocks(x, axis):  # [.., T, ..] -> [T / QUERY_BLOCK, .., QUERY_BLOCK, ..]
-        x = jnp.pad(x, [(0, pad if i == axis else 0) for i in range(x.ndim)])
-        x = x.reshape(*x.shape[:axis], -1, QUERY_BLOCK, *x.shape[axis + 1 :])
-        return jnp.moveaxis(x, axis, 0)
-
-    out = jax.lax.map(
-        lambda block: jax.checkpoint(rows_of_queries)(*block), tuple(map(blocks, args, axes))
-    )
-    out = jnp.moveaxis(out, 0, out_axis)
-    out = out.reshape(*out.shape[:out_axis], length + pad, *out.shape[out_axis + 2 :])
-    return jax.lax.slice_in_dim(out, 0, length, axis=out_axis)
-
-
 def _qkv(layer: dict, x: jax.Array, angles: jax.Array, cfg: DecoderConfig):
     """Normed input [B,T,D] -> rotated q [B,T,K,N,h], rotated k [B,T,K,h], v [B,T,K,h]."""
     B, T, _ = x.shape
@@ -267,7 +174,7 @@ def forward(
     """Embeddings [B,T,D] -> hidden [B,T,D] after the final norm.
 
     deepstack: (features, media_index) of `add_deepstack`; None = nothing is added.
-    shared: (prompt length, branches) of rows in the form that `shared_prompt_attention` needs; None
+    shared: (prompt length, branches) of rows in the form that `attention.grouped_rows` needs; None
     = any.
     return_kv: returns (hidden, (keys, values)), each [L,B,T,K,h], keys rotated.
 
@@ -277,18 +184,18 @@ def forward(
     dec = cfg.decoder
     angles = mrope_angles(dec, positions)
     x = constrain(x.astype(layers.compute_dtype(cfg)), ("batch", None, None))
-    attend = (
-        functools.partial(shared_prompt_attention, prompt=shared[0], branches=shared[1])
-        if shared
-        else attention
-    )
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        if shared:
+            return grouped_rows(q, k, v, segment, prompt=shared[0], branches=shared[1])
+        return packed_rows(q, k, v, segment, branch)
 
     def block(x, layer_and_index):
         layer, i = layer_and_index
         q, k, v = _qkv(
             layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec
         )
-        x = x + _output(layer, attend(q, k, v, segment, branch))
+        x = x + _output(layer, attend(q, k, v))
         x = x + _mlp(layer, x, dec)
         if deepstack:
             x = add_deepstack(x, i, *deepstack)
@@ -348,9 +255,6 @@ def decode_step(
     B, G = x.shape[:2]
     angles = mrope_angles(dec, positions)
     written = cache_lib.written(cache)
-    prompt_length = cache.prompt_k[0].shape[-1]
-    seen = jnp.broadcast_to(cache.prompt_mask[:, None], (B, G, prompt_length))
-    mask = jnp.concatenate([seen, written], axis=-1)[:, None, :, None, :]  # [B,1,G,1,Tp+S]
 
     all_keys, all_values = [], []
     x = x.astype(layers.compute_dtype(cfg))
@@ -361,19 +265,15 @@ def decode_step(
         )
         q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B,K,G,N,h], [B,K,G,h]
         keys, values = cache_lib.append(cache, i, k, v)
-        scores = jnp.concatenate(
-            [
-                jnp.einsum(
-                    "bkgnh,bkhs->bkgns", q, cache.prompt_k[i], preferred_element_type=jnp.float32
-                ),
-                jnp.einsum("bkgnh,bkghs->bkgns", q, keys, preferred_element_type=jnp.float32),
-            ],
-            axis=-1,
+        prompt = KeySet(
+            cache.prompt_k[i],
+            cache.prompt_v[i],
+            valid=cache.prompt_mask,
+            k_axes="bkhs",
+            v_axes="bksh",
         )
-        scores = jnp.where(mask, scores * dec.head_dim**-0.5, layers.MASKED)
-        weights = jax.nn.softmax(scores).astype(v.dtype)
-        attended = jnp.einsum("bkgns,bksh->bkgnh", weights[..., :prompt_length], cache.prompt_v[i])
-        attended += jnp.einsum("bkgns,bkgsh->bkgnh", weights[..., prompt_length:], values)
+        response = KeySet(keys, values, valid=written, k_axes="bkghs", v_axes="bkgsh")
+        attended = attention(q, [prompt, response], axes="bkgnh")
         x = x + _output(layer, attended.swapaxes(1, 2))
         x = x + _mlp(layer, x, dec)
         all_keys.append(keys)

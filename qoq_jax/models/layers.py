@@ -14,8 +14,6 @@ import numpy as np
 
 from qoq_jax.models.sizes import VlmConfig
 
-MASKED = -1e30  # finite, so that a row in which everything is masked (padding) stays free of NaN
-
 
 def compute_dtype(cfg: VlmConfig) -> jnp.dtype:
     """The dtype of activations and of matrix products."""

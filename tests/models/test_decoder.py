@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from helpers.models import TINY, golden, hf_params, random_params, text_batch
 
+from qoq_jax.models import attention, decoder, vlm
 from qoq_jax.models import cache as cache_lib
-from qoq_jax.models import decoder, vlm
 from qoq_jax.models import sizes as variants
 from qoq_jax.models.logprobs import token_logprobs
 
@@ -52,13 +52,13 @@ def test_blocked_queries_equal_dense(monkeypatch):
     branch = jnp.asarray(rng.integers(0, 3, (2, 21)), jnp.int32)
 
     def run(q, k, v):
-        return (decoder.attention(q, k, v, segment, branch)[:, :18] ** 2).sum()
+        return (attention.packed_rows(q, k, v, segment, branch)[:, :18] ** 2).sum()
 
     def value_and_gradient():  # a new function each time: jit must not reuse the other trace
         return jax.jit(jax.value_and_grad(lambda *args: run(*args), argnums=(0, 1, 2)))(q, k, v)
 
     dense = value_and_gradient()
-    monkeypatch.setattr(decoder, "QUERY_BLOCK", 8)
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 8)
     blocked = value_and_gradient()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), dense, blocked)
 
@@ -77,12 +77,12 @@ def test_shared_prompt_attention_equals_the_general_rule(monkeypatch):
     )
     segment = jnp.asarray(segment, jnp.int32)
     branch = jnp.asarray(np.repeat(np.arange(4), ends)[None].repeat(2, 0), jnp.int32)
-    general = decoder.attention(q, k, v, segment, branch)
+    general = attention.packed_rows(q, k, v, segment, branch)
     real = np.asarray(segment, bool)
     for block in (512, 2):
-        monkeypatch.setattr(decoder, "QUERY_BLOCK", block)
-        shared = jax.jit(lambda *args: decoder.shared_prompt_attention(*args, prompt, G))(
-            q, k, v, segment, branch
+        monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+        shared = jax.jit(lambda *args: attention.grouped_rows(*args, prompt=prompt, branches=G))(
+            q, k, v, segment
         )
         np.testing.assert_allclose(np.asarray(shared)[real], np.asarray(general)[real], atol=1e-5)
 

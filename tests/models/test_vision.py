@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers.models import TINY, golden, hf_params, random_params
 
+from qoq_jax.models import attention
 from qoq_jax.models import sizes as variants
 from qoq_jax.models.vision import qwen25 as vision
 
@@ -69,7 +70,7 @@ def test_segment_attention_is_exact_wherever_segments_start(monkeypatch, dense_b
     """Lengths 1..8 that do not line up with blocks of 8, or do, padding inside and at the end;
     dense as judge.
     """
-    monkeypatch.setattr(vision, "DENSE_BLOCK", dense_block)
+    monkeypatch.setattr(attention, "DENSE_BLOCK", dense_block)
     rng = np.random.default_rng(0)
     P, longest = 45, 8
     lengths = [[3, 8, 1, 8, 7, 2, 8], [8, 8, 5, 8, 3, 6, 4]]
@@ -88,7 +89,7 @@ def test_segment_attention_is_exact_wherever_segments_start(monkeypatch, dense_b
 
     def blocked(q, k, v):
         return jnp.where(
-            real, vision.segment_attention(q, k, v, jnp.asarray(segments, jnp.int32), longest), 0
+            real, attention.segment_rows(q, k, v, jnp.asarray(segments, jnp.int32), longest), 0
         )
 
     def with_gradient(function):

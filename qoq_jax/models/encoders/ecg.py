@@ -28,6 +28,7 @@ from safetensors.numpy import save_file
 
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.models import spec as spec_lib
+from qoq_jax.models.attention import KeySet, TokenIds, attention
 from qoq_jax.models.sizes import EcgConfig
 from qoq_jax.models.spec import ParamSpec
 
@@ -250,20 +251,23 @@ def _attention(p: Params, x: Array, visible: Array | None) -> Array:
     a softmax over all N * T tokens under the cross-shaped mask gives, at (T + N) / (N * T), about a
     seventh, of the cost. The token itself is in both sets and counts in the first only.
     """
-    leads, steps = x.shape[1:3]
-    q, k, v = jnp.moveaxis(jnp.einsum("bntw,wchd->bntchd", x, p["qkv"]), 3, 0)
-    same_lead = jnp.einsum("bnthd,bnshd->bnhts", q, k, preferred_element_type=jnp.float32)
-    same_time = jnp.einsum("bnthd,bmthd->bnhtm", q, k, preferred_element_type=jnp.float32)
-    allowed = ~jnp.eye(leads, dtype=bool)[None, :, None, None]  # [1, N, 1, 1, M]
-    if visible is not None:
-        same_lead = jnp.where(visible[None, None, None, None], same_lead, -jnp.inf)
-        allowed = allowed & visible[None, None, None, :, None]
-    same_time = jnp.where(allowed, same_time, -jnp.inf)
-    logits = jnp.concatenate([same_lead, same_time], axis=-1) * (q.shape[-1] ** -0.5)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    mixed = jnp.einsum("bnhts,bnshd->bnthd", weights[..., :steps], v)
-    mixed += jnp.einsum("bnhtm,bmthd->bnthd", weights[..., steps:], v)
-    return jnp.einsum("bnthd,hdw->bntw", mixed, p["out"]) + _rows(p["out_bias"], x)
+    lead = jnp.arange(x.shape[1])[None, :, None]
+    # [B,C,T,W] x [W,X,K,h] -> X of [B,C,T,K,h]
+    q, k, v = jnp.moveaxis(jnp.einsum("bctw,wxkh->bctxkh", x, p["qkv"]), 3, 0)
+    seen = None if visible is None else visible[None, None]
+    same_lead = KeySet(k, v, valid=seen, k_axes="bcskh", v_axes="bcskh")
+    same_time = KeySet(
+        k,
+        v,
+        TokenIds(index=lead),
+        valid=seen,
+        k_axes="bstkh",
+        v_axes="bstkh",
+        exclude_self=True,
+    )
+    mixed = attention(q, [same_lead, same_time], TokenIds(index=lead), axes="bctkh")
+    # [B,C,T,K,h] x [K,h,W] -> [B,C,T,W]
+    return jnp.einsum("bctkh,khw->bctw", mixed, p["out"]) + _rows(p["out_bias"], x)
 
 
 def _layer_norm(x: Array, p: Params | None, eps: float) -> Array:

@@ -14,7 +14,6 @@ blocks, D decoder width; N block size of the attention, b blocks.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import jax
@@ -22,14 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from qoq_jax.models import layers
+from qoq_jax.models.attention import segment_rows
 from qoq_jax.models.sizes import PatchTower, VisionConfig, VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
 from qoq_jax.parallel.mesh import constrain
 
 # beyond it a patch has too few frequencies; towers that wide are loaded, not trained from scratch
 MAX_COSINE_WIDTH = 336
-# attention blocks larger than this are computed one after the other, to bound memory
-DENSE_BLOCK = 512
 
 
 def param_specs(cfg: VisionConfig, out_width: int) -> dict:
@@ -160,85 +158,12 @@ def rotary_angles(cfg: PatchTower, patch_hw: jax.Array) -> jax.Array:
     return angles.reshape(*patch_hw.shape[:2], 2 * quarter)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def segment_attention(q, k, v, segments, max_segment: int) -> jax.Array:
-    """Attention between patches of the same segment: exact, and linear in P.
-
-    q, k, v [R,P,H,h]; segments int32 [R,P], equal ids contiguous and at most `max_segment` long, 0
-    = padding. Such a segment touches at most two neighbouring blocks of `max_segment` patches,
-    wherever it starts, so queries of block b need the keys of blocks b-1, b and b+1 only; those of
-    block b alone when no segment crosses from one block to the next, as the windows of images whose
-    sides are multiples of a window. Returns [R,P,H,h], arbitrary at padding.
-    """
-    P = q.shape[1]
-    if P <= max_segment or max_segment > DENSE_BLOCK:
-        return _segment_attention(q, k, v, segments, max_segment)
-    ends, starts = (
-        segments[:, max_segment - 1 : P - 1 : max_segment],
-        segments[:, max_segment::max_segment],
-    )
-    crossing = ((ends == starts) & (starts > 0)).any()
-    forms = (
-        functools.partial(_segment_attention, max_segment=max_segment, neighbours=n)
-        for n in (True, False)
-    )
-    return jax.lax.cond(crossing, *forms, q, k, v, segments)
-
-
-@segment_attention.defjvp
-def _segment_attention_jvp(max_segment, primals, tangents):
-    """Gradients know the general form alone: those of a condition would keep the activations of
-    both.
-    """
-    return jax.jvp(
-        functools.partial(_segment_attention, max_segment=max_segment), primals, tangents
-    )
-
-
-def _segment_attention(q, k, v, segments, max_segment: int, neighbours: bool = True) -> jax.Array:
-    """`segment_attention`; without `neighbours` for segments that each lie in one block."""
-    R, P, H, h = q.shape
-
-    def attend(q, k, v, segments_q, segments_k):  # q [R,S,H,h], k and v [R,T,H,h]
-        same = (segments_q[:, :, None] == segments_k[:, None, :]) & (segments_k[:, None, :] > 0)
-        scores = jnp.einsum("rqnh,rknh->rnqk", q, k, preferred_element_type=jnp.float32) * h**-0.5
-        weights = jax.nn.softmax(jnp.where(same[:, None], scores, layers.MASKED))
-        return jnp.einsum("rnqk,rknh->rqnh", weights.astype(v.dtype), v)
-
-    if P <= max_segment:
-        return attend(q, k, v, segments, segments)
-
-    pad = -P % max_segment
-    count = (P + pad) // max_segment
-
-    def blocks(x):  # [R,P,...] -> [R,b,N,...]
-        x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
-        return x.reshape(R, count, max_segment, *x.shape[2:])
-
-    def keys(x):  # [R,P,...] -> [R,b,3N,...]; beyond the ends lie segments 0
-        if not neighbours:
-            return blocks(x)
-        x = jnp.pad(blocks(x), [(0, 0), (1, 1)] + [(0, 0)] * (x.ndim - 1))
-        return jnp.concatenate([x[:, :-2], x[:, 1:-1], x[:, 2:]], axis=2)
-
-    args = (blocks(q), keys(k), keys(v), blocks(segments), keys(segments))
-    if max_segment <= DENSE_BLOCK:
-        flat = [x.reshape(R * count, *x.shape[2:]) for x in args]
-        out = attend(*flat).reshape(R, count * max_segment, H, h)
-    else:
-        out = jax.lax.map(
-            lambda block: jax.checkpoint(attend)(*block), [jnp.moveaxis(x, 1, 0) for x in args]
-        )
-        out = jnp.moveaxis(out, 0, 1).reshape(R, count * max_segment, H, h)
-    return out[:, :P]
-
-
 def block(params: dict, cfg: VisionConfig, x, angles, segments, max_segment: int) -> jax.Array:
     """One transformer block, x [R,P,W]; its attention stays within `segments`."""
     y = layers.rms_norm(x, params["attention_norm"]["scale"], cfg.norm_eps)
     qkv = layers.linear("btd,dsnh->btsnh", y, params["qkv"]["kernel"], params["qkv"]["bias"])
     q, k, v = (constrain(qkv[:, :, i], ("media", None, "heads", None)) for i in range(3))
-    attended = segment_attention(
+    attended = segment_rows(
         layers.rotate(q, angles), layers.rotate(k, angles), v, segments, max_segment
     )
     # One axis of heads and channels: XLA would contract two in an order of its own, and transpose

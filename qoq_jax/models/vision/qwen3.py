@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 
 from qoq_jax.models import layers
+from qoq_jax.models.attention import segment_rows
 from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
 from qoq_jax.models.vision.qwen25 import (
     normalise,
     patch_embed_init,
     rotary_angles,
-    segment_attention,
 )
 from qoq_jax.parallel.mesh import constrain
 
@@ -148,7 +148,7 @@ def block(params: dict, cfg: Qwen3VisionConfig, x, angles, segments) -> jax.Arra
     qkv = layers.linear("btd,dsnh->btsnh", y, **params["qkv"])
     q, k, v = (constrain(qkv[:, :, i], ("media", None, "heads", None)) for i in range(3))
     q, k = layers.rotate(q, angles), layers.rotate(k, angles)
-    attended = segment_attention(q, k, v, segments, cfg.max_frame_patches)
+    attended = segment_rows(q, k, v, segments, cfg.max_frame_patches)
     x = x + layers.linear("btnh,nhd->btd", attended, **params["o"])
     y = layers.layer_norm(x, params["mlp_norm"], cfg.norm_eps)
     y = jax.nn.gelu(layers.linear("btd,df->btf", y, **params["mlp"]["up"]), approximate=True)
