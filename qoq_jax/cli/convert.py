@@ -19,12 +19,11 @@ from qoq_jax.base.errors import ConfigError
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.hf import config as config_lib
-from qoq_jax.hf import ecg as ecg_jepa
+from qoq_jax.hf import ecg as ecg_files
 from qoq_jax.hf import template
 from qoq_jax.hf.load import load, resolve
 from qoq_jax.hf.save import COMPANIONS, save
 from qoq_jax.models import spec, vlm
-from qoq_jax.models.encoders import ecg as ecg_lib
 from qoq_jax.models.sizes import VlmConfig
 
 PICKLED = (".pth", ".pt")
@@ -39,7 +38,7 @@ def run(arguments) -> int:
     if source.endswith(PICKLED):
         if not os.path.isfile(source):
             raise ConfigError("no such file", where=source)
-        ecg_jepa.convert(source, dest)
+        ecg_files.convert(source, dest)
     elif os.path.isdir(os.path.join(source, "checkpoints")):
         from qoq_jax.train import run as loop  # the trainer is needed for runs only
         from qoq_jax.train.setup import tokenizer_source
@@ -83,10 +82,10 @@ def with_ecg(cfg: VlmConfig, params: dict[str, Any], path: str | None, heads: in
         )
     with tempfile.TemporaryDirectory() as folder:
         if path.endswith(PICKLED):
-            ecg_jepa.convert(path, converted := os.path.join(folder, "ecg.safetensors"))
+            ecg_files.convert(path, converted := os.path.join(folder, "ecg.safetensors"))
             path = converted
         # the width tells how many heads the published encoder has
-        _, sizes = ecg_lib.load(path, num_heads=1)
+        _, sizes = ecg_files.load(path, num_heads=1)
         heads = heads or PUBLISHED_ECG.get(sizes.width)
         if heads is None:
             raise ConfigError(
@@ -94,7 +93,7 @@ def with_ecg(cfg: VlmConfig, params: dict[str, Any], path: str | None, heads: in
                 where=path,
                 hint="give --ecg-heads",
             )
-        weights, sizes = ecg_lib.load(path, num_heads=heads)
+        weights, sizes = ecg_files.load(path, num_heads=heads)
     dtype = params["decoder"]["embedding"].dtype
     projection = params.get("ecg_proj")
     if projection is None or projection["kernel"].shape[0] != sizes.width:

@@ -53,6 +53,9 @@ class TokenIds:
     index: jax.Array | None = None
 
 
+NO_IDS = TokenIds()
+
+
 @flax.struct.dataclass
 class KeySet:
     """Keys with their values, and the rules by which queries see them; all that apply must hold.
@@ -74,7 +77,7 @@ class KeySet:
 
     k: jax.Array
     v: jax.Array
-    ids: TokenIds = TokenIds()
+    ids: TokenIds = NO_IDS
     valid: jax.Array | None = None
     k_axes: str = flax.struct.field(pytree_node=False, default="bskh")
     v_axes: str = flax.struct.field(pytree_node=False, default="bskh")
@@ -83,8 +86,9 @@ class KeySet:
     longest: int | None = flax.struct.field(pytree_node=False, default=None)
 
 
+@jax.named_scope("attention")
 def attention(
-    q: jax.Array, keys: Sequence[KeySet], ids: TokenIds = TokenIds(), *, axes: str = "btknh"
+    q: jax.Array, keys: Sequence[KeySet], ids: TokenIds = NO_IDS, *, axes: str = "btknh"
 ) -> jax.Array:
     """One softmax of each query over all keys that it sees.
 
@@ -209,7 +213,7 @@ def _in_query_blocks(q: jax.Array, keys: Sequence[KeySet], ids: TokenIds, axes: 
     return jax.lax.slice_in_dim(out, 0, length, axis=at)
 
 
-# --------------------------------------------------------------------------- blocks of short segments
+# ------------------------------------------------------------------------ blocks of short segments
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -289,17 +293,14 @@ def _in_blocks(
 # ------------------------------------------------------------------------------------ forms of rows
 
 
-def packed_rows(
-    q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array, branch: jax.Array
-) -> jax.Array:
+def packed_rows(q: jax.Array, k: jax.Array, v: jax.Array, ids: TokenIds) -> jax.Array:
     """Rows of packed samples, in which responses see the prompt that they share and themselves.
 
     q [B,T,K,N,h], k and v [B,T,K,h], segment and branch int32 [B,T]. Token i attends to j iff j <=
     i, their segment is equal and not 0, and j is in the prompt (branch 0) or in the branch of i.
     Returns [B,T,K,N,h].
     """
-    index = jnp.arange(segment.shape[1])[None]
-    ids = TokenIds(segment, branch, index)
+    ids = ids.replace(index=jnp.arange(q.shape[1])[None])
     return attention(q, [KeySet(k, v, ids, causal=True)], ids)
 
 
@@ -318,9 +319,7 @@ def grouped_rows(
     responses share the rest evenly: Tp^2 + G S (Tp + S) scores a head instead of (Tp + G S)^2.
     """
     in_prompt = segment[:, :prompt]
-    ids = TokenIds(segment=in_prompt, index=jnp.arange(prompt)[None])
-    keys = KeySet(k[:, :prompt], v[:, :prompt], ids, causal=True)
-    first = attention(q[:, :prompt], [keys], ids)
+    first = packed_rows(q[:, :prompt], k[:, :prompt], v[:, :prompt], TokenIds(segment=in_prompt))
     q_own, k_own, v_own, segment_own = (
         einops.rearrange(x[:, prompt:], "b (g s) ... -> b g s ...", g=branches)
         for x in (q, k, v, segment)

@@ -1,7 +1,6 @@
 """The key-value cache of sampling: prompts that are shared, and a ring of response tokens.
 
-Axis letters: B prompts, G responses to each, K kv heads, h head dim, Tp prompt places, S response
-places (the ring), L layers.
+Axis letters: base/axes.py; Tp prompt places, S response places (the ring).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from qoq_jax.models import layers
 from qoq_jax.models.spec import ParamSpec, fan_in
 
 
-def critic_specs(width: int) -> dict:
+def param_specs(width: int) -> dict:
     """The value head: a hidden layer of the decoder's width; its output starts at zero."""
     return {
         "hidden": {
@@ -23,12 +23,13 @@ def critic_specs(width: int) -> dict:
     }
 
 
-def critic_values(critic: dict, hidden: jax.Array) -> jax.Array:
+def values(critic: dict, hidden: jax.Array) -> jax.Array:
     """V = w·gelu(W h + b) + c in float32: [..., D] -> [...].
 
     The gradient stops at h, so values never move the policy.
     """
     h = jax.lax.stop_gradient(hidden).astype(jnp.float32)
+    # [...,D] x [D,D] -> [...,D], and [...,D] x [D] -> [...]
     h = jax.nn.gelu(
         jnp.einsum("...d,df->...f", h, critic["hidden"]["kernel"])
         + layers.expand(critic["hidden"]["bias"], h.ndim)

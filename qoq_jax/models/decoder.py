@@ -5,21 +5,23 @@ Source: Qwen2.5-VL technical report, arXiv 2502.13923; M-RoPE from Qwen2-VL, arX
 section 2.1.
 Qwen3-VL technical report, arXiv 2511.21631: normed queries and keys, interleaved M-RoPE, DeepStack.
 
-Axis letters: B rows, T query tokens, S key tokens (S also: response length in the cache), D width,
-K kv
-heads, N query heads per kv head (H = K * N), h head dim, L layers, F mlp hidden, V vocabulary, G
-rollouts of a question, R media rows, M vision tokens of a media row, J DeepStack layers.
+Axis letters: base/axes.py.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from qoq_jax.models import cache as cache_lib
 from qoq_jax.models import layers
-from qoq_jax.models.attention import KeySet, attention, grouped_rows, packed_rows
+from qoq_jax.models.attention import KeySet, TokenIds, attention, grouped_rows, packed_rows
 from qoq_jax.models.cache import KVCache
 from qoq_jax.models.sizes import DecoderConfig, VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
@@ -28,71 +30,79 @@ from qoq_jax.parallel.mesh import constrain
 UNROLL_LAYERS = 8  # a decoder this shallow is unrolled in `forward`
 
 
-def param_specs(cfg: DecoderConfig) -> dict:
+def param_specs(cfg: DecoderConfig) -> dict[str, Any]:
     """Weights of the decoder; the head is stored as [V, D] like the embedding."""
-    L, D, H, K, h, F = (
-        cfg.num_layers,
-        cfg.width,
-        cfg.num_heads,
-        cfg.num_kv_heads,
-        cfg.head_dim,
-        cfg.mlp_dim,
+    V, D = cfg.vocab_size, cfg.width
+    embedding = ParamSpec(
+        (V, D), ("vocab", "embed"), fan_in(D), "model.embed_tokens.weight", "tensor"
     )
+    final = ParamSpec((D,), (None,), "ones", "model.norm.weight", "vector", compute_in_float32=True)
+    specs = {
+        "embedding": embedding,
+        "layers": _layer_specs(cfg),
+        "final_norm": {"scale": final},
+    }
+    if not cfg.tied_embeddings:
+        head = ParamSpec((V, D), ("vocab", "embed"), fan_in(D), "lm_head.weight", "tensor")
+        specs["lm_head"] = head
+    return specs
+
+
+def _layer_specs(cfg: DecoderConfig) -> dict[str, Any]:
+    """Weights of the L layers, stacked."""
+    L, D, F = cfg.num_layers, cfg.width, cfg.mlp_dim
+    H, K, h = cfg.num_heads, cfg.num_kv_heads, cfg.head_dim
     out_scale = residual_scale(L)
     at = "model.layers.{}."
 
-    def norm(key, size=D):
-        return {
-            "scale": ParamSpec((L, size), ("layers", None), "ones", f"{at}{key}.weight", "vector")
-        }
+    def stacked(
+        shape: Sequence[int],
+        axes: Sequence[str | None],
+        init: str | float,
+        name: str,
+        layout: str = "linear",
+    ) -> ParamSpec:
+        return ParamSpec((L, *shape), ("layers", *axes), init, at + name, layout)
 
-    def projection(name, heads, axis):
-        key = f"{at}self_attn.{name}_proj"
-        kernel = ParamSpec(
-            (L, D, heads, h), ("layers", "embed", axis, None), fan_in(D), f"{key}.weight", "linear"
-        )
+    def norm(name: str, size: int = D) -> dict[str, ParamSpec]:
+        scale = stacked((size,), (None,), "ones", f"{name}.weight", "vector")
+        return {"scale": dataclasses.replace(scale, compute_in_float32=True)}
+
+    def projection(name: str, heads: int, axis: str) -> dict[str, ParamSpec]:
+        name = f"self_attn.{name}_proj"
+        kernel = stacked((D, heads, h), ("embed", axis, None), fan_in(D), f"{name}.weight")
         if not cfg.qkv_bias:
             return {"kernel": kernel}
-        bias = ParamSpec((L, heads, h), ("layers", axis, None), "zeros", f"{key}.bias", "vector")
+        bias = stacked((heads, h), (axis, None), "zeros", f"{name}.bias", "vector")
         return {"kernel": kernel, "bias": bias}
 
-    def mlp(name, shape, axes, std):
-        key = f"{at}mlp.{name}_proj.weight"
-        return {"kernel": ParamSpec((L, *shape), ("layers", *axes), std, key, "linear")}
+    def mlp(
+        name: str, shape: Sequence[int], axes: Sequence[str | None], std: float
+    ) -> dict[str, ParamSpec]:
+        return {"kernel": stacked(shape, axes, std, f"mlp.{name}_proj.weight")}
 
-    o_kernel = ParamSpec(
-        (L, H, h, D), ("layers", "heads", None, "embed"), fan_in(H * h, out_scale),
-        f"{at}self_attn.o_proj.weight", "linear_out",
-    )  # fmt: skip
+    output = stacked(
+        (H, h, D),
+        ("heads", None, "embed"),
+        fan_in(H * h, out_scale),
+        "self_attn.o_proj.weight",
+        "linear_out",
+    )
     specs = {
-        "embedding": ParamSpec(
-            (cfg.vocab_size, D),
-            ("vocab", "embed"),
-            fan_in(D),
-            "model.embed_tokens.weight",
-            "tensor",
-        ),
-        "layers": {
-            "attention_norm": norm("input_layernorm"),
-            "q": projection("q", H, "heads"),
-            "k": projection("k", K, "kv_heads"),
-            "v": projection("v", K, "kv_heads"),
-            "o": {"kernel": o_kernel},
-            "mlp_norm": norm("post_attention_layernorm"),
-            "mlp": {
-                "gate": mlp("gate", (D, F), ("embed", "mlp"), fan_in(D)),
-                "up": mlp("up", (D, F), ("embed", "mlp"), fan_in(D)),
-                "down": mlp("down", (F, D), ("mlp", "embed"), fan_in(F, out_scale)),
-            },
+        "attention_norm": norm("input_layernorm"),
+        "q": projection("q", H, "heads"),
+        "k": projection("k", K, "kv_heads"),
+        "v": projection("v", K, "kv_heads"),
+        "o": {"kernel": output},
+        "mlp_norm": norm("post_attention_layernorm"),
+        "mlp": {
+            "gate": mlp("gate", (D, F), ("embed", "mlp"), fan_in(D)),
+            "up": mlp("up", (D, F), ("embed", "mlp"), fan_in(D)),
+            "down": mlp("down", (F, D), ("mlp", "embed"), fan_in(F, out_scale)),
         },
-        "final_norm": {"scale": ParamSpec((D,), (None,), "ones", "model.norm.weight", "vector")},
     }
     if cfg.qk_norm:
-        specs["layers"] |= {f"{x}_norm": norm(f"self_attn.{x}_norm", h) for x in "qk"}
-    if not cfg.tied_embeddings:
-        specs["lm_head"] = ParamSpec(
-            (cfg.vocab_size, D), ("vocab", "embed"), fan_in(D), "lm_head.weight", "tensor"
-        )
+        specs |= {f"{x}_norm": norm(f"self_attn.{x}_norm", h) for x in "qk"}
     return specs
 
 
@@ -115,9 +125,12 @@ def mrope_angles(cfg: DecoderConfig, positions: jax.Array) -> jax.Array:
     return chosen * frequency[None, None, :]
 
 
-def _qkv(layer: dict, x: jax.Array, angles: jax.Array, cfg: DecoderConfig):
-    """Normed input [B,T,D] -> rotated q [B,T,K,N,h], rotated k [B,T,K,h], v [B,T,K,h]."""
-    B, T, _ = x.shape
+def _qkv(
+    layer: dict[str, Any], x: jax.Array, angles: jax.Array, cfg: DecoderConfig
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Layer input [B,T,D] -> rotated q [B,T,K,N,h], rotated k [B,T,K,h], v [B,T,K,h]."""
+    x = layers.rms_norm(x, layer["attention_norm"]["scale"], cfg.norm_eps)
+    # [B,T,D] x [D,H,h] -> [B,T,H,h], and K in the place of H
     q = layers.linear("btd,dnh->btnh", x, layer["q"]["kernel"], layer["q"].get("bias"))
     k = layers.linear("btd,dkh->btkh", x, layer["k"]["kernel"], layer["k"].get("bias"))
     v = layers.linear("btd,dkh->btkh", x, layer["v"]["kernel"], layer["v"].get("bias"))
@@ -126,21 +139,20 @@ def _qkv(layer: dict, x: jax.Array, angles: jax.Array, cfg: DecoderConfig):
         k = layers.rms_norm(k, layer["k_norm"]["scale"], cfg.norm_eps)
     q = constrain(layers.rotate(q, angles), ("batch", None, "heads", None))
     k = constrain(layers.rotate(k, angles), ("batch", None, "kv_heads", None))
-    return q.reshape(B, T, cfg.num_kv_heads, -1, cfg.head_dim), k, v
+    return einops.rearrange(q, "b t (k n) h -> b t k n h", k=cfg.num_kv_heads), k, v
 
 
-def _output(layer: dict, attended: jax.Array) -> jax.Array:
+def _output(layer: dict[str, Any], attended: jax.Array) -> jax.Array:
     """Attention result [B,T,K,N,h] -> [B,T,D]."""
-    B, T = attended.shape[:2]
-    # One axis of heads and channels: XLA would contract two in an order of its own, and transpose
+    # One axis f of heads and channels: XLA would contract two in an order of its own, and transpose
     # the kernel for it.
-    kernel = layer["o"]["kernel"]
-    return layers.linear(
-        "btf,fd->btd", attended.reshape(B, T, -1), kernel.reshape(-1, kernel.shape[-1])
-    )
+    attended = einops.rearrange(attended, "b t k n h -> b t (k n h)")
+    kernel = einops.rearrange(layer["o"]["kernel"], "n h d -> (n h) d")
+    # [B,T,H*h] x [H*h,D] -> [B,T,D]
+    return layers.linear("btf,fd->btd", attended, kernel)
 
 
-def _mlp(layer: dict, x: jax.Array, cfg: DecoderConfig) -> jax.Array:
+def _mlp(layer: dict[str, Any], x: jax.Array, cfg: DecoderConfig) -> jax.Array:
     return layers.swiglu(layers.rms_norm(x, layer["mlp_norm"]["scale"], cfg.norm_eps), layer["mlp"])
 
 
@@ -157,7 +169,7 @@ def add_deepstack(
     """
     J, _, M, _ = features.shape
 
-    def add(x):
+    def add(x: jax.Array) -> jax.Array:
         seen = (media_index >= 0) & (media_index < M)
         rows = layers.take_media(
             features[jnp.minimum(layer, J - 1)], jnp.where(seen, media_index, -1)
@@ -168,18 +180,27 @@ def add_deepstack(
 
 
 def forward(
-    params: dict, cfg: VlmConfig, x, positions, segment, branch, *, shared: tuple[int, int] | None = None,
-    return_kv: bool = False, deepstack: tuple[jax.Array, jax.Array] | None = None,
-):  # fmt: skip
+    params: dict[str, Any],
+    cfg: VlmConfig,
+    x: jax.Array,
+    positions: jax.Array,
+    ids: TokenIds,
+    *,
+    shared: tuple[int, int] | None = None,
+    return_kv: bool = False,
+    deepstack: tuple[jax.Array, jax.Array] | None = None,
+) -> Any:
     """Embeddings [B,T,D] -> hidden [B,T,D] after the final norm.
 
-    deepstack: (features, media_index) of `add_deepstack`; None = nothing is added.
-    shared: (prompt length, branches) of rows in the form that `attention.grouped_rows` needs; None
-    = any.
-    return_kv: returns (hidden, (keys, values)), each [L,B,T,K,h], keys rotated.
-
-    params["layers"] is a stack, which is scanned, or a tuple of layers (`layers.views`), which is
-    unrolled.
+    Args:
+      params: of the decoder; params["layers"] is a stack, which is scanned, or a tuple of layers
+        (`layers.views`), which is unrolled.
+      positions: int32 [B,3,T], for `mrope_angles`.
+      ids: segment and branch, int32 [B,T] each, for `attention.packed_rows`.
+      shared: (prompt length, branches) of rows in the form that `attention.grouped_rows` needs;
+        None = any.
+      return_kv: returns (hidden, (keys, values)), each [L,B,T,K,h], keys rotated.
+      deepstack: (features, media_index) of `add_deepstack`; None = nothing is added.
     """
     dec = cfg.decoder
     angles = mrope_angles(dec, positions)
@@ -187,14 +208,14 @@ def forward(
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         if shared:
-            return grouped_rows(q, k, v, segment, prompt=shared[0], branches=shared[1])
-        return packed_rows(q, k, v, segment, branch)
+            return grouped_rows(q, k, v, ids.segment, prompt=shared[0], branches=shared[1])
+        return packed_rows(q, k, v, ids)
 
-    def block(x, layer_and_index):
+    def block(
+        x: jax.Array, layer_and_index: tuple[dict[str, Any], jax.Array]
+    ) -> tuple[jax.Array, Any]:
         layer, i = layer_and_index
-        q, k, v = _qkv(
-            layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec
-        )
+        q, k, v = _qkv(layer, x, angles, dec)
         x = x + _output(layer, attend(q, k, v))
         x = x + _mlp(layer, x, dec)
         if deepstack:
@@ -216,7 +237,7 @@ def forward(
     return (hidden, kv) if return_kv else hidden
 
 
-def layers_apart(params: dict, cfg: VlmConfig) -> dict:
+def layers_apart(params: dict[str, Any], cfg: VlmConfig) -> dict[str, Any]:
     """`params` with a dict for each layer, matrices in the compute dtype: for many calls of
     `decode_step`.
 
@@ -226,24 +247,22 @@ def layers_apart(params: dict, cfg: VlmConfig) -> dict:
     """
     dtype = layers.compute_dtype(cfg)
 
-    def cast(path, w):  # norms compute in float32 from the stored scale
-        return w if path[-1].key == "scale" else w.astype(dtype)
+    def cast(w: jax.Array, spec: ParamSpec) -> jax.Array:
+        return w if spec.compute_in_float32 else w.astype(dtype)
 
-    apart = (
-        jax.tree_util.tree_map_with_path(cast, _layer(params, i))
-        for i in range(cfg.decoder.num_layers)
-    )
+    specs = _layer_specs(cfg.decoder)
+    apart = (jax.tree.map(cast, _layer(params, i), specs) for i in range(cfg.decoder.num_layers))
     return params | {"layers": tuple(apart)}
 
 
-def _layer(params: dict, i: int) -> dict:
+def _layer(params: dict[str, Any], i: int) -> dict[str, Any]:
     """Weights of layer i, from a stack or from `layers_apart`."""
     stack = params["layers"]
     return stack[i] if isinstance(stack, tuple) else jax.tree.map(lambda w: w[i], stack)
 
 
 def decode_step(
-    params: dict, cfg: VlmConfig, x, positions, cache: KVCache
+    params: dict[str, Any], cfg: VlmConfig, x: jax.Array, positions: jax.Array, cache: KVCache
 ) -> tuple[jax.Array, KVCache]:
     """One token of every response: embeddings x [B,G,D], positions [B,3,G] -> (hidden [B,G,D],
     cache).
@@ -252,7 +271,6 @@ def decode_step(
     tokens.
     """
     dec = cfg.decoder
-    B, G = x.shape[:2]
     angles = mrope_angles(dec, positions)
     written = cache_lib.written(cache)
 
@@ -260,9 +278,7 @@ def decode_step(
     x = x.astype(layers.compute_dtype(cfg))
     for i in range(dec.num_layers):
         layer = _layer(params, i)
-        q, k, v = _qkv(
-            layer, layers.rms_norm(x, layer["attention_norm"]["scale"], dec.norm_eps), angles, dec
-        )
+        q, k, v = _qkv(layer, x, angles, dec)
         q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B,K,G,N,h], [B,K,G,h]
         keys, values = cache_lib.append(cache, i, k, v)
         prompt = KeySet(
@@ -283,20 +299,23 @@ def decode_step(
     return hidden, cache_lib.advance(cache, all_keys, all_values)
 
 
-def embed_tokens(params: dict, cfg: VlmConfig, tokens: jax.Array) -> jax.Array:
+@jax.named_scope("embed")
+def embed_tokens(params: dict[str, Any], cfg: VlmConfig, tokens: jax.Array) -> jax.Array:
     """tokens int32 [B,T] -> [B,T,D] in the compute dtype."""
     return jnp.take(params["embedding"].astype(layers.compute_dtype(cfg)), tokens, axis=0)
 
 
-def head(params: dict) -> jax.Array:
+def head(params: dict[str, Any]) -> jax.Array:
     """The output matrix [V, D]: its own, or the embedding when tied."""
     return params.get("lm_head", params["embedding"])
 
 
-def logits(params: dict, hidden: jax.Array) -> jax.Array:
+@jax.named_scope("head")
+def logits(params: dict[str, Any], hidden: jax.Array) -> jax.Array:
     """hidden [B,T,D] -> float32 logits [B,T,V]. For sampling one step and for tests; see
-    token_logprobs.
+    models/logprobs.py.
     """
+    # [B,T,D] x [V,D] -> [B,T,V]
     return jnp.einsum(
         "btd,vd->btv", hidden, head(params).astype(hidden.dtype), preferred_element_type=jnp.float32
     )

@@ -1,4 +1,7 @@
-"""Log-probability and entropy of given tokens, without the logits of all positions at once."""
+"""Log-probability and entropy of given tokens, without the logits of all positions at once.
+
+Axis letters: base/axes.py.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from qoq_jax.models import decoder
 from qoq_jax.parallel.mesh import batch_shards, constrain
 
 
+@jax.named_scope("head")
 def token_logprobs(
     params: dict,
     hidden: jax.Array,
@@ -28,7 +32,7 @@ def token_logprobs(
 
     Returns (logprob, entropy), float32 [B,T], entropy in nats.
     """
-    B, T, D = hidden.shape
+    B, T, _ = hidden.shape
     # Chunks are cut along T and keep all rows, so that every device works on its own rows in every
     # chunk.
     width = min(T, max(1, chunk * batch_shards() // B))
@@ -37,12 +41,15 @@ def token_logprobs(
     # chunks.
     kernel = constrain(decoder.head(params), ("vocab", None))
 
-    def chunks(x):  # [B, T, ...] -> [T / width, B, width, ...]
+    def chunks(x: jax.Array) -> jax.Array:  # [B, T, ...] -> [T / width, B, width, ...]
         x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(B, -1, width, *x.shape[2:]), 1, 0)
 
-    def score(_, hidden_and_target):
+    def score(
+        _: None, hidden_and_target: tuple[jax.Array, jax.Array]
+    ) -> tuple[None, tuple[jax.Array, jax.Array]]:
         hidden, target = hidden_and_target
+        # [B,width,D] x [V,D] -> [B,width,V]
         scores = jnp.einsum(
             "btd,vd->btv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
         )

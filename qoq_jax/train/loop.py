@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Container
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,8 @@ import numpy as np
 
 from qoq_jax.base.errors import CheckpointError, QoqError
 from qoq_jax.data import pipeline
+from qoq_jax.models import critic, spec, vlm
 from qoq_jax.models import lora as lora_lib
-from qoq_jax.models import spec, vlm
-from qoq_jax.models.critic import critic_specs
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.parallel import offload
 from qoq_jax.rl.algorithms import ALGORITHMS
@@ -119,7 +119,7 @@ def start_state(setup: Setup, plan: Plan, weights) -> tuple[TrainState, object, 
         base = trained
         trained = {"lora": lora_lib.init(specs, plan.lora, jax.random.fold_in(key, 1), setup.mesh)}
     if plan.critic:
-        head = critic_specs(setup.model.decoder.width)
+        head = critic.param_specs(setup.model.decoder.width)
         trained = dict(
             trained,
             critic=jax.jit(
@@ -137,10 +137,7 @@ def state_layout(setup: Setup, plan: Plan) -> TrainState:
     """The state of a stage as shapes and places: enough to read a checkpoint, and nothing is drawn
     or compiled for it.
     """
-    specs = vlm.param_specs(setup.model)
-    trained = {"lora": lora_lib.adapter_specs(specs, plan.lora)} if plan.lora.rank else dict(specs)
-    if plan.critic:
-        trained["critic"] = critic_specs(setup.model.decoder.width)
+    trained = trained_specs(setup, plan)
     params = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         spec.abstract(trained),
@@ -150,12 +147,22 @@ def state_layout(setup: Setup, plan: Plan) -> TrainState:
     return layout(params, optimizer, setup.mesh, history, coefficient)
 
 
+def trained_specs(setup: Setup, plan: Plan) -> dict[str, Any]:
+    """Declarations of what a stage trains: all weights or adapters, and the critic."""
+    specs = vlm.param_specs(setup.model)
+    trained = {"lora": lora_lib.adapter_specs(specs, plan.lora)} if plan.lora.rank else dict(specs)
+    if plan.critic:
+        trained["critic"] = critic.param_specs(setup.model.decoder.width)
+    return trained
+
+
 def _beside_weights(setup: Setup, plan: Plan):
     """(optimiser, empty history or None, first KL coefficient or None) of a stage."""
     check_frozen(plan.optimizer.frozen, vlm.param_specs(setup.model))
     optimizer = make_optimizer(
         plan.optimizer,
         schedule(plan.schedule, plan.lr, plan.warmup, plan.updates),
+        trained_specs(setup, plan),
         plan.rl.critic.lr if plan.critic else None,
     )
     history = coefficient = None

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from qoq_jax.models.critic import critic_values
+from qoq_jax.models import critic as critic_lib
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.rl import algorithms, losses
@@ -59,7 +59,8 @@ def make_critic(cfg: VlmConfig) -> Callable:
 
     def values(weights, critic, batch, tokens, mask):
         return (
-            critic_values(critic, rollout.answer_hidden(weights, cfg, batch, tokens, mask)) * mask
+            critic_lib.values(critic, rollout.answer_hidden(weights, cfg, batch, tokens, mask))
+            * mask
         )
 
     return jax.jit(values)
@@ -164,7 +165,7 @@ def policy_loss(
     if algorithm.critic:
         flat = lambda x: x.reshape(-1, x.shape[-1])
         error, _, critic_facts = losses.value_loss(
-            flat(critic_values(params["critic"], hidden)),
+            flat(critic_lib.values(params["critic"], hidden)),
             flat(data.values),
             flat(data.returns),
             flat(data.mask),

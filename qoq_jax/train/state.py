@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -57,9 +58,13 @@ def schedule(kind: str, lr: float, warmup: int, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(
-    cfg: OptimizerConfig, learning_rate: optax.Schedule, critic_lr: float | None = None
+    cfg: OptimizerConfig,
+    learning_rate: optax.Schedule,
+    specs: Mapping[str, Any],
+    critic_lr: float | None = None,
 ) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW. Weight decay leaves vectors (norms, biases) alone.
+    """Clip by global norm, then AdamW. Weight decay pulls at what `specs`, the declarations of the
+    trained weights, say (`ParamSpec.decays`).
 
     Frozen weights take no part: their gradients count in no norm and they have no moments. A critic
     (critic_lr given) has its own
@@ -67,10 +72,18 @@ def make_optimizer(
     update.
     """
 
+    decays = {path: leaf.decays for path, leaf in spec.flatten(specs).items()}
+
+    def mask(params):
+        """Which leaves decay, of all weights or of a part of the partition below."""
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: decays["/".join(key.key for key in path)], params
+        )
+
     def update(rate):
         return optax.chain(
             optax.clip_by_global_norm(cfg.clip_norm),
-            optax.adamw(rate, b1=cfg.b1, b2=cfg.b2, weight_decay=cfg.weight_decay, mask=_decays),
+            optax.adamw(rate, b1=cfg.b1, b2=cfg.b2, weight_decay=cfg.weight_decay, mask=mask),
         )
 
     if not cfg.frozen and critic_lr is None:
@@ -123,19 +136,6 @@ def check_frozen(frozen: tuple[str, ...], specs) -> None:
                 f"optimizer.frozen: no weight is under {prefix!r}",
                 hint=f"did you mean {near[0]!r}?" if near else "use a path as vision/patch_embed",
             )
-
-
-def _decays(params):
-    """True for leaves with weight decay: matrices and tables.
-
-    Stacked layers add one leading axis to every leaf.
-    """
-
-    def leaf(path, value):
-        stacked = any(getattr(k, "key", None) in ("layers", "blocks") for k in path)
-        return value.ndim - stacked >= 2
-
-    return jax.tree_util.tree_map_with_path(leaf, params)
 
 
 def create(

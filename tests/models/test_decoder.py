@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from helpers.models import TINY, golden, hf_params, random_params, text_batch
 
-from qoq_jax.models import attention, decoder, vlm
 from qoq_jax.models import cache as cache_lib
+from qoq_jax.models import decoder, vlm
 from qoq_jax.models import sizes as variants
+from qoq_jax.models.attention import TokenIds
 from qoq_jax.models.logprobs import token_logprobs
 
 HIDDEN = jax.jit(vlm.hidden, static_argnums=1)
@@ -26,7 +27,11 @@ def test_hidden_states_equal_hugging_face_with_three_axis_positions():
     ones, zeros = np.ones((B, T), np.int32), np.zeros((B, T), np.int32)
     forward = jax.jit(decoder.forward, static_argnums=1)
     hidden = forward(
-        hf_params()["decoder"], TINY, data["embeddings"], data["positions"], ones, zeros
+        hf_params()["decoder"],
+        TINY,
+        data["embeddings"],
+        data["positions"],
+        TokenIds(ones, zeros),
     )
     np.testing.assert_allclose(hidden, data["hidden"], atol=1e-4, rtol=0)
 
@@ -40,51 +45,6 @@ def test_each_rotary_frequency_turns_with_its_own_axis():
     turned = np.stack([np.asarray(a[0, 0]) > 0 for a in angles])
     expected = np.repeat(np.arange(3), cfg.mrope_section)[None] == np.arange(3)[:, None]
     np.testing.assert_array_equal(turned, expected)
-
-
-def test_blocked_queries_equal_dense(monkeypatch):
-    rng = np.random.default_rng(0)
-    q, k, v = (
-        jnp.asarray(rng.normal(size=s), jnp.float32)
-        for s in [(2, 21, 2, 2, 8), (2, 21, 2, 8), (2, 21, 2, 8)]
-    )
-    segment = jnp.asarray(np.repeat([[1, 2, 0]], 2, 0).repeat([9, 9, 3], axis=1), jnp.int32)
-    branch = jnp.asarray(rng.integers(0, 3, (2, 21)), jnp.int32)
-
-    def run(q, k, v):
-        return (attention.packed_rows(q, k, v, segment, branch)[:, :18] ** 2).sum()
-
-    def value_and_gradient():  # a new function each time: jit must not reuse the other trace
-        return jax.jit(jax.value_and_grad(lambda *args: run(*args), argnums=(0, 1, 2)))(q, k, v)
-
-    dense = value_and_gradient()
-    monkeypatch.setattr(attention, "QUERY_BLOCK", 8)
-    blocked = value_and_gradient()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), dense, blocked)
-
-
-def test_shared_prompt_attention_equals_the_general_rule(monkeypatch):
-    """Also where prompt and responses end in padding, and where queries go in blocks."""
-    rng = np.random.default_rng(6)
-    prompt, G, S = 7, 3, 5
-    T = prompt + G * S
-    q, k, v = (jnp.asarray(rng.normal(size=(2, T, 2, *n, 8)), jnp.float32) for n in [(2,), (), ()])
-    # prompt and three responses of each row
-    used = np.array([5, 5, 2, 4, 7, 3, 5, 1]).reshape(2, 4)
-    ends = [prompt, S, S, S]
-    segment = np.stack(
-        [np.concatenate([np.arange(n) < u for n, u in zip(ends, row)]) for row in used]
-    )
-    segment = jnp.asarray(segment, jnp.int32)
-    branch = jnp.asarray(np.repeat(np.arange(4), ends)[None].repeat(2, 0), jnp.int32)
-    general = attention.packed_rows(q, k, v, segment, branch)
-    real = np.asarray(segment, bool)
-    for block in (512, 2):
-        monkeypatch.setattr(attention, "QUERY_BLOCK", block)
-        shared = jax.jit(lambda *args: attention.grouped_rows(*args, prompt=prompt, branches=G))(
-            q, k, v, segment
-        )
-        np.testing.assert_allclose(np.asarray(shared)[real], np.asarray(general)[real], atol=1e-5)
 
 
 def test_packed_samples_equal_separate_rows():

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 from qoq_jax import hf
 from qoq_jax.data import positions
 from qoq_jax.models import decoder, spec, vlm
+from qoq_jax.models.attention import TokenIds
 from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.sizes import DecoderConfig, Qwen3VisionConfig
 from qoq_jax.models.vision import qwen3 as qwen3_vision
@@ -168,7 +169,12 @@ def test_deepstack_makes_nothing_of_the_size_of_all_layers():
     def temporaries(deep: bool) -> int:
         def loss(weights, x, features, positions, ids):
             hidden = decoder.forward(
-                weights, cfg, x, positions, ids, ids, deepstack=(features, ids) if deep else None
+                weights,
+                cfg,
+                x,
+                positions,
+                TokenIds(ids, ids),
+                deepstack=(features, ids) if deep else None,
             )
             return (hidden**2).sum()
 

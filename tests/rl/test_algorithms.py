@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qoq_jax.models.critic import critic_values
+from qoq_jax.models import critic as critic_lib
 from qoq_jax.rl import algorithms
 from qoq_jax.rl.algorithms import ALGORITHMS, Outcome
 from qoq_jax.train import policy
@@ -210,9 +210,9 @@ def test_the_critic_is_its_formula_and_never_moves_the_policy():
     h = hidden @ critic["hidden"]["kernel"] + critic["hidden"]["bias"]
     gelu = 0.5 * h * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
     np.testing.assert_allclose(
-        critic_values(critic, hidden), gelu @ critic["out"]["kernel"] + 0.3, atol=1e-5
+        critic_lib.values(critic, hidden), gelu @ critic["out"]["kernel"] + 0.3, atol=1e-5
     )
-    gradient = jax.grad(lambda x: critic_values(critic, x).sum())(hidden)
+    gradient = jax.grad(lambda x: critic_lib.values(critic, x).sum())(hidden)
     assert not np.asarray(gradient).any()
 
 
