@@ -20,11 +20,11 @@ def test_blocked_queries_equal_dense(monkeypatch):
     segment = jnp.asarray(np.repeat([[1, 2, 0]], 2, 0).repeat([9, 9, 3], axis=1), jnp.int32)
     branch = jnp.asarray(rng.integers(0, 3, (2, 21)), jnp.int32)
 
-    def run(q, k, v):
-        return (attention.packed_rows(q, k, v, TokenIds(segment, branch))[:, :18] ** 2).sum()
+    def value_and_gradient():
+        def run(q, k, v):  # a new function each time: jit must not reuse the other trace
+            return (attention.packed_rows(q, k, v, TokenIds(segment, branch))[:, :18] ** 2).sum()
 
-    def value_and_gradient():  # a new function each time: jit must not reuse the other trace
-        return jax.jit(jax.value_and_grad(lambda *args: run(*args), argnums=(0, 1, 2)))(q, k, v)
+        return jax.jit(jax.value_and_grad(run, argnums=(0, 1, 2)))(q, k, v)
 
     dense = value_and_gradient()
     monkeypatch.setattr(attention, "QUERY_BLOCK", 8)

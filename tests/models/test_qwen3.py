@@ -28,14 +28,30 @@ from qoq_jax.sampling import rollout
 CFG = dataclasses.replace(
     TINY,
     decoder=DecoderConfig(
-        vocab_size=128, width=48, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=16, mlp_dim=96,
-        mrope_section=(4, 2, 2), rope_theta=5e6, qkv_bias=False, qk_norm=True, mrope_interleaved=True,
+        vocab_size=128,
+        width=48,
+        num_layers=3,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        mlp_dim=96,
+        mrope_section=(4, 2, 2),
+        rope_theta=5e6,
+        qkv_bias=False,
+        qk_norm=True,
+        mrope_interleaved=True,
     ),
     vision=Qwen3VisionConfig(
-        width=32, depth=4, num_heads=2, mlp_dim=48, patch_size=4, position_grid=6, deepstack_blocks=(0, 2),
+        width=32,
+        depth=4,
+        num_heads=2,
+        mlp_dim=48,
+        patch_size=4,
+        position_grid=6,
+        deepstack_blocks=(0, 2),
         max_frame_patches=64,
     ),
-)  # fmt: skip
+)
 SPECS = vlm.param_specs(CFG)
 INPUTS = ("patches", "patch_hw", "patch_frame")
 HIDDEN = jax.jit(vlm.hidden, static_argnums=1)

@@ -36,7 +36,7 @@ def packed(pad: int = 0) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("pad", [0, 12])
 def test_features_and_tokens_equal_hugging_face(pad):
-    """Images of 6x10 and 4x6 patches (uneven windows) and a video, also with padding in the budget."""
+    """Images of 6x10 and 4x6 patches (uneven windows) and a video, also with padding."""
     features, tokens = run()(hf_params()["vision"], packed(pad))
     count = golden()["patches"].shape[0]
     np.testing.assert_allclose(features[0, :count], golden()["vision_features"], atol=1e-4, rtol=0)
