@@ -4,7 +4,6 @@ of cases.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 
@@ -12,9 +11,11 @@ import jax
 import numpy as np
 from PIL import Image
 
+from qoq_jax.base import files
 from qoq_jax.data import readers
 from qoq_jax.data import rows as schema
 from qoq_jax.evaluation import metrics
+from qoq_jax.parallel import hosts
 from qoq_jax.report import gallery
 from qoq_jax.rewards import score as rewards
 from qoq_jax.train import step as steps
@@ -44,7 +45,7 @@ def answer(setup, params, split: str, limit: int) -> list[dict]:
     records = []
     for batch, samples in data:
         answers = sampler(params, setup.put(batch), key, banned)
-        tokens, mask = np.asarray(answers.tokens[:, 0]), np.asarray(answers.mask[:, 0])
+        tokens, mask = hosts.gather((answers.tokens[:, 0], answers.mask[:, 0]))
         for placed in samples:
             length = int(mask[placed.row].sum())
             text = setup.tokenizer.decode(tokens[placed.row, :length])
@@ -105,8 +106,7 @@ def write_gallery(setup, result: dict, folder: str) -> None:
                 os.path.join(folder, case["ecg"]),
                 signal=readers.read_ecg(schema.resolve(root, row.time_series[0])),
             )
-        with open(os.path.join(folder, f"case_{i:02d}.json"), "w", encoding="utf-8") as f:
-            json.dump(case, f)
+        files.write_json(os.path.join(folder, f"case_{i:02d}.json"), case, indent=None)
 
 
 def headline(summary: dict) -> str:

@@ -19,7 +19,6 @@ A sample is a dict in one of two forms.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from qoq_jax.base.errors import DataError
+from qoq_jax.base.errors import DataError, did_you_mean
 from qoq_jax.data import images, readers
 from qoq_jax.data import sample as transforms
 from qoq_jax.data.readers import files
@@ -73,11 +72,10 @@ def _one(
     known = PROCESSED_KEYS if processed else FILE_KEYS
     for key in sample:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
             raise DataError(
                 f"unknown field {key!r}",
                 where=name,
-                hint=f"did you mean {close[0]!r}?" if close else "known are " + ", ".join(known),
+                hint=did_you_mean(key, known, "known are " + ", ".join(known)),
             )
     made = (_processed if processed else _in_files)(sample, name, model, process, tokenizer)
     meta = SampleMeta(

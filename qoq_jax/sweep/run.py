@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import json
 import os
 import queue
 import shutil
@@ -19,6 +18,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import ConfigError, QoqError
 from qoq_jax.sweep import tables as sweep_report
 from qoq_jax.train import config as config_lib
@@ -225,9 +225,9 @@ def _check_finished(file: str, job: Job, out: str, overrides: Sequence[str]) -> 
     config = config_lib.parse(
         config_lib.override(config_lib.load(f"{file}:{job.name}"), assignments(job, out, overrides))
     )
-    with open(os.path.join(job.folder, "config.json"), encoding="utf-8") as f:
-        # Not the place of its start: OUT may have been moved.
-        changed = [name for name in config_lib.differences(config, json.load(f)) if name != "start"]
+    theirs = files.read_json(os.path.join(job.folder, "config.json"), finite=False)
+    # Not the place of its start: OUT may have been moved.
+    changed = [name for name in config_lib.differences(config, theirs) if name != "start"]
     if changed:
         raise ConfigError(
             f"this run was trained with another {', '.join(changed[:5])}",

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from flax import struct
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import CheckpointError, DataError, QoqError
 from qoq_jax.climb.mini import ecg_set, ecg_simulator
 from qoq_jax.data import ecgs
@@ -28,6 +29,7 @@ from qoq_jax.evaluation.probe import linear_probe
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec
 from qoq_jax.models.encoders import ecg as model
+from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.train import run_record as facts
 from qoq_jax.train.checkpoint import Checkpointer
@@ -169,8 +171,8 @@ def run(cfg: Config) -> int:
         on_error=cfg.data.on_error,
         max_bad=cfg.data.max_bad_fraction,
         cache=cfg.data.cache,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=hosts.process_index(),
+        process_count=hosts.process_count(),
     )
     print(
         f"ecg: {len(found['train'])} ECGs to learn from, "
@@ -183,8 +185,9 @@ def run(cfg: Config) -> int:
         final = state.train.params
         # ------------------------------------------------------------------------- export and probe
         path = os.path.join(cfg.workdir, WEIGHTS)
-        if jax.process_index() == 0:
-            model.save(path, jax.device_get(final), sizes)
+        whole = hosts.gather(final)
+        if hosts.is_main():
+            model.save(path, whole, sizes)
         print(f"ecg encoder: {path}")
         if not os.path.exists(os.path.join(cfg.workdir, "eval", "ecg.json")):
             others = [
@@ -295,7 +298,7 @@ def _train(
     )
     recompiles, clock = 0, time.perf_counter()
     for number in range(begin, pre.steps):
-        batch = jax.make_array_from_process_local_data(sharding, next(data))
+        batch = hosts.to_global(next(data), sharding)
         done = number + 1
         compiles.reset()  # Orbax compiles too, when it saves: only the step's own count
         with jax.transfer_guard_host_to_device("disallow"):
@@ -303,7 +306,7 @@ def _train(
         recompiles += compiles.count if done > begin + _WARMUP_STEPS else 0
         rows.append(metrics)
         if done % cfg.log.every == 0 or done in (pre.steps, begin + 1):
-            host = jax.device_get(rows)
+            host = hosts.gather(rows)
             seconds, clock = time.perf_counter() - clock, time.perf_counter()
             row = {name: float(np.mean([one[name] for one in host])) for name in host[0]}
             row |= {
@@ -410,12 +413,12 @@ def _probe(cfg: Config, sizes: variants.EcgConfig, mesh, found, before, after, o
         f"probe/random/{name}": float(np.mean([one[name] for one in result["random"]]))
         for name in ("auroc", "macro_f1")
     }
-    if jax.process_index() == 0:
+    if hosts.is_main():
         writer = _writer(cfg)
         writer.resume("ecg_probe", -1)
         writer.write("ecg_probe", cfg.ecg.steps, row)
         writer.close()
-        facts.write_json(os.path.join(cfg.workdir, "eval", "ecg.json"), result)
+        files.write_json(os.path.join(cfg.workdir, "eval", "ecg.json"), result)
     print(
         f"ecg probe, {result['test_ecgs']} held-out ECGs of {result['test_patients']} patients: "
         "macro AUROC "

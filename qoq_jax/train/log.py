@@ -10,6 +10,7 @@ import time
 
 import jax
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import ConfigError
 
 
@@ -47,10 +48,7 @@ class MetricWriter:
                     row = json.loads(line)
                     if row["stage"] != stage or row["step"] <= step:
                         kept.append(line)
-        temporary = self._path + ".tmp"
-        with open(temporary, "w", encoding="utf-8") as f:
-            f.writelines(kept)
-        os.replace(temporary, self._path)
+        files.write_text(self._path, "".join(kept))
 
     def write(self, stage: str, step: int, values: dict[str, float]) -> None:
         row = {"stage": stage, "step": step, "time": time.time(), **values}

@@ -11,7 +11,7 @@ import numpy as np
 
 from qoq_jax.base.errors import ConfigError, QoqError
 from qoq_jax.models import lora as lora_lib
-from qoq_jax.parallel import offload
+from qoq_jax.parallel import hosts, offload
 from qoq_jax.rewards import score as rewards_lib
 from qoq_jax.rewards.pool import RewardPool
 from qoq_jax.rl import algorithms
@@ -202,7 +202,7 @@ class Sampling:
         if self._algorithm.greedy:
             # No key is drawn from: greedy decoding has no randomness.
             greedy = self._greedy(weights, batch, key, self._banned)
-            questions.score_greedy(np.asarray(greedy.tokens), np.asarray(greedy.mask))
+            questions.score_greedy(*hosts.gather((greedy.tokens, greedy.mask)))
             clock.mark("greedy")
         if self._algorithm.refill:
             batch, drawn, questions = self._refilled(
@@ -216,7 +216,7 @@ class Sampling:
         clock.mark("data")
         # G answers a question, with the parameters that the update will change.
         drawn = self._sampler(weights, batch, key, self._banned)
-        tokens, mask = np.asarray(drawn.tokens), np.asarray(drawn.mask)
+        tokens, mask = hosts.gather((drawn.tokens, drawn.mask))
         clock.mark("rollout")
         questions = Questions(self._setup, self._rl, self._pool, samples)
         questions.score(tokens, mask)
@@ -263,7 +263,7 @@ class Sampling:
 
 
 def _answered(host_batch, drawn: Rollout, questions: Questions, budget) -> list[Answered]:
-    arrays = [np.asarray(x) for x in (drawn.tokens, drawn.mask, drawn.logprobs)]
+    arrays = hosts.gather((drawn.tokens, drawn.mask, drawn.logprobs))
     return [
         Answered(
             unpack(host_batch, placed, budget),

@@ -8,6 +8,7 @@ left alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,9 +16,11 @@ import os
 import jax
 
 from qoq_jax import hf
-from qoq_jax.base.errors import CheckpointError, ConfigError
+from qoq_jax.base import files, lock
+from qoq_jax.base.errors import CheckpointError, ConfigError, DataError
 from qoq_jax.evaluation import runner
 from qoq_jax.models import spec, vlm
+from qoq_jax.parallel import hosts
 from qoq_jax.report import report
 from qoq_jax.rewards import custom
 from qoq_jax.train import config as config_lib
@@ -35,14 +38,15 @@ def run(cfg: Config) -> int:
     """`qoq train`. Returns the exit code."""
     # --------------------------------------------------------------------------------------- set-up
     os.makedirs(cfg.workdir, exist_ok=True)
-    claimed = _claim_workdir(cfg)
-    try:
-        return _run(cfg)
-    except ConfigError:
-        if claimed and not os.path.exists(os.path.join(cfg.workdir, "metrics.jsonl")):
-            # nothing was trained: the mended config may have the workdir
-            os.remove(os.path.join(cfg.workdir, "config.json"))
-        raise
+    with lock.hold(cfg.workdir) if hosts.is_main() else contextlib.nullcontext():
+        claimed = _claim_workdir(cfg)
+        try:
+            return _run(cfg)
+        except ConfigError:
+            if claimed and not os.path.exists(os.path.join(cfg.workdir, "metrics.jsonl")):
+                # nothing was trained: the mended config may have the workdir
+                os.remove(os.path.join(cfg.workdir, "config.json"))
+            raise
 
 
 def _run(cfg: Config) -> int:
@@ -106,7 +110,7 @@ def evaluate_stage(
         runner.write_gallery(setup, result, os.path.join(setup.config.workdir, "gallery", stage))
     if tally:  # before the file that says that this evaluation is done
         tally.keep(setup.quarantined)
-    facts.write_json(_eval_file(setup.config.workdir, stage, split), result, indent=None)
+    files.write_json(_eval_file(setup.config.workdir, stage, split), result, indent=None)
     print(f"{stage} on {split}: " + runner.headline(result["summary"]))
 
 
@@ -242,15 +246,15 @@ def _claim_workdir(cfg: Config) -> bool:
                 hint="give the same config, or another --config.workdir",
             )
         return False
-    facts.write_json(path, ours)
+    files.write_json(path, ours)
     return True
 
 
 def _read_config(path: str) -> dict:
     """The config.json of a run."""
     try:
-        return dict(facts.read_json(path))
-    except (ValueError, TypeError) as error:
+        return dict(files.read_json(path, finite=False))
+    except (DataError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"is damaged ({type(error).__name__})",
             where=path,

@@ -16,9 +16,9 @@ import shutil
 import jax
 import orbax.checkpoint as ocp
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.evaluation import runner
-from qoq_jax.train import run_record as facts
 from qoq_jax.train.checkpoint import damage, write_checksums
 from qoq_jax.train.config import EvalConfig
 
@@ -36,7 +36,7 @@ class Validation:
         self._path = os.path.join(workdir, f"validation-{stage}.json")
         self._folder = os.path.abspath(os.path.join(workdir, "checkpoints", f"{stage}-best"))
         self._cfg = cfg
-        found = facts.read_json(self._path) or []
+        found = files.read_json(self._path, [], finite=False)
         self.scores = [(step, score) for step, score in found if start is None or step <= start]
 
     @property
@@ -76,7 +76,7 @@ class Validation:
             with ocp.StandardCheckpointer() as saver:
                 saver.save(path, trained, force=True)
             write_checksums(path)
-        facts.write_json(self._path, self.scores, indent=None)
+        files.write_json(self._path, self.scores, indent=None)
         for name in os.listdir(self._folder):
             if name != str(self.best_step):
                 shutil.rmtree(os.path.join(self._folder, name))
