@@ -35,7 +35,8 @@ with jax.transfer_guard_host_to_device("disallow"):
     batch = hosts.to_global({"x": share, "n": np.arange(8)[4 * index :][:4]}, batch_sharding(mesh))
 assert batch["x"].shape == (8, 3) and not batch["x"].is_fully_addressable
 double = jax.jit(lambda x: 2 * x)(batch["x"])
-found = hosts.gather({"x": double, "n": batch["n"], "host": 7, "sum": jax.jit(lambda x: x.sum())(batch["x"])})
+total = jax.jit(lambda x: x.sum())(batch["x"])
+found = hosts.gather({"x": double, "n": batch["n"], "host": 7, "sum": total})
 np.testing.assert_array_equal(found["x"], 2 * whole)
 np.testing.assert_array_equal(found["n"], np.arange(8))
 assert found["host"] == 7 and found["sum"] == whole.sum()
