@@ -12,6 +12,7 @@ and the few `constrain` calls in the forward pass.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -36,6 +37,15 @@ AXIS_RULES: dict[str, tuple[str, ...]] = {
     "vocab": ("tensor",),
 }
 BATCH_AXES = ("batch", "media")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Device mesh. The product must be the device count; -1 takes what is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
 
 
 def make_mesh(

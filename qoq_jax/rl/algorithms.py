@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,7 @@ from flax import struct
 
 from qoq_jax.rl import advantages as estimators
 from qoq_jax.rl import drpo
-
-if TYPE_CHECKING:
-    from qoq_jax.train.config import RlConfig
+from qoq_jax.rl.config import RlConfig
 
 Array = jax.Array
 

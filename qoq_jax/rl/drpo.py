@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from qoq_jax.base.errors import ConfigError
+from qoq_jax.base.fields import Positive
 from qoq_jax.rl import advantages as advantages_lib
 from qoq_jax.rl.kmeans import kmeans_elbow
 
@@ -53,7 +54,7 @@ class DRPOConfig:
 
     num_domains: int
     k_max: int = 10
-    eps: float = 1e-6
+    eps: Positive[float] = 1e-6
     cluster: bool = True
     damping: bool = True
     damping_symmetric: bool = False

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import typing
 
 import ml_collections
 import pytest
@@ -14,6 +15,9 @@ import pytest
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.cli.main import main
 from qoq_jax.rewards.score import PRESETS, RewardConfig
+from qoq_jax.rl.algorithms import ALGORITHMS
+from qoq_jax.rl.config import Algorithm
+from qoq_jax.rl.drpo import DRPOConfig
 from qoq_jax.train import config
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -48,9 +52,9 @@ def test_every_field_is_read_by_code():
 
     def leaves(cls):
         for field in dataclasses.fields(cls):
-            value = getattr(cls(), field.name) if cls is not config.DRPOConfig else None
+            value = getattr(cls(), field.name) if cls is not DRPOConfig else None
             if dataclasses.is_dataclass(value) and not isinstance(
-                value, (config.DRPOConfig, config.RewardConfig)
+                value, (DRPOConfig, RewardConfig)
             ):
                 yield from leaves(type(value))
             else:
@@ -58,6 +62,10 @@ def test_every_field_is_read_by_code():
 
     unread = [name for name in leaves(config.Config) if not re.search(rf"\.{name}\b", code)]
     assert not unread, f"config fields that no code reads: {unread}"
+
+
+def test_every_algorithm_can_be_chosen():
+    assert typing.get_args(Algorithm) == ("sft", *ALGORITHMS)
 
 
 def test_dict_and_back():
