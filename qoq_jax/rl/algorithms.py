@@ -10,6 +10,7 @@ Letters: Q questions, G rollouts a question, S response positions.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -68,9 +69,44 @@ class Estimate:
 # ------------------------------------------------------------------------------ advantage functions
 
 
+def finite_rewards(
+    advantage: Callable[[Outcome, RlConfig], Estimate],
+) -> Callable[[Outcome, RlConfig], Estimate]:
+    """The advantage function for questions whose rewards are all finite.
+
+    A question with a reward that is not (a function of the user's may give NaN) counts as an
+    invalid one: advantage 0, no part in any statistic, and critic targets that are the values
+    themselves. The diagnostic `nonfinite_questions` counts them.
+    """
+
+    @functools.wraps(advantage)
+    def guarded(o: Outcome, rl: RlConfig) -> Estimate:
+        finite = jnp.isfinite(o.rewards).all(axis=1)
+        if o.greedy is not None:
+            finite &= jnp.isfinite(o.greedy)
+        kept = o.replace(
+            rewards=jnp.where(finite[:, None], o.rewards, 0.0),
+            greedy=None if o.greedy is None else jnp.where(finite, o.greedy, 0.0),
+            valid=o.valid & finite,
+            mask=o.mask * finite[:, None, None],
+        )
+        estimate = advantage(kept, rl)
+        returns = estimate.returns
+        if returns is not None:
+            returns = jnp.where(finite[:, None, None], returns, o.values)
+        count = (o.valid & ~finite).sum()
+        return estimate.replace(
+            returns=returns,
+            diagnostics=estimate.diagnostics | {"nonfinite_questions": count},
+        )
+
+    return guarded
+
+
 def group(estimator: Callable[[Array], Array]) -> Callable[[Outcome, RlConfig], Estimate]:
     """An advantage function from one that compares the rewards of a question, [Q, G] -> [Q, G]."""
 
+    @finite_rewards
     def advantage(o: Outcome, rl: RlConfig) -> Estimate:
         del rl
         return Estimate(
@@ -80,6 +116,7 @@ def group(estimator: Callable[[Array], Array]) -> Callable[[Outcome, RlConfig], 
     return advantage
 
 
+@finite_rewards
 def remax(o: Outcome, rl: RlConfig) -> Estimate:
     del rl
     scores = estimators.remax(answer_rewards(o), o.greedy)
@@ -89,19 +126,24 @@ def remax(o: Outcome, rl: RlConfig) -> Estimate:
     )
 
 
+@finite_rewards
 def reinforce_pp(o: Outcome, rl: RlConfig) -> Estimate:
     rewards, mask = _rows(token_rewards(o)), _rows(o.mask)
     scores, _ = estimators.reinforce_pp(rewards, mask, gamma=rl.gamma)
     return Estimate((scores * mask).reshape(o.mask.shape), None, o.history, {})
 
 
+@finite_rewards
 def ppo(o: Outcome, rl: RlConfig) -> Estimate:
     rewards, mask, values = _rows(token_rewards(o)), _rows(o.mask), _rows(o.values * o.mask)
     scores, returns = estimators.gae(
         rewards, values, mask, gamma=rl.gamma, lam=rl.critic.gae_lambda
     )
     count = jnp.maximum(mask.sum(), 1)
-    variance = lambda x: (jnp.square(x - (x * mask).sum() / count) * mask).sum() / count
+
+    def variance(x: Array) -> Array:
+        return (jnp.square(x - (x * mask).sum() / count) * mask).sum() / count
+
     explained = 1 - variance(returns - values) / jnp.maximum(variance(returns), 1e-8)
     facts = {"value": (values * mask).sum() / count, "explained_variance": explained}
     return Estimate(
@@ -109,6 +151,7 @@ def ppo(o: Outcome, rl: RlConfig) -> Estimate:
     )
 
 
+@finite_rewards
 def domain_relative(o: Outcome, rl: RlConfig) -> Estimate:
     scores, history, facts = drpo.advantages(
         answer_rewards(o), o.domains, kl=o.kl, history=o.history, cfg=rl.drpo, valid=o.valid

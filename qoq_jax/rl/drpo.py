@@ -118,8 +118,8 @@ def advantages(
         s''[q,i] = s'[q,i] t / (t + z[q,i])
         A[q,i]   = s''[q,i] / std(s'')
 
-    N is a number of questions, μ a mean reward; std r[q] is over the rollouts of a question, std(s'')
-    over the batch, both with ddof = 1.
+    N is a number of questions, μ a mean reward; std r[q] is over the rollouts of a question,
+    std(s'') over the batch, both with ddof = 1.
 
     Clusters: k-means on the sorted reward vectors of a domain; with I_k the inertia of k clusters
     and dI_k = I_{k-1} - I_k, k is the first k >= 2 with dI_{k+1} < 0.1 dI_k, at most k_max and the
@@ -137,7 +137,8 @@ def advantages(
     nothing to compare with and nothing is damped. A batch without any signal gets advantages 0.
 
     Args:
-      rewards: [Q, G], G >= 2; cut to ±1e9.
+      rewards: [Q, G], G >= 2; cut to ±1e9. A question with one that is not finite is ignored like
+        an invalid one.
       domain_ids: int [Q]; a question whose id is outside 0 .. N - 1 is ignored like an invalid one.
       kl: [Q, G], KL of each response to the reference, summed over its tokens; None = 0, so that
         nothing is damped.
@@ -156,6 +157,7 @@ def advantages(
     _check(rewards, domain_ids, kl, valid)
     valid = jnp.ones(domain_ids.shape, bool) if valid is None else valid.astype(bool)
     valid &= (domain_ids >= 0) & (domain_ids < cfg.num_domains)
+    valid &= jnp.isfinite(rewards).all(axis=1)
     rewards = jnp.where(
         valid[:, None], jnp.clip(rewards.astype(jnp.float32), -LARGEST, LARGEST), 0.0
     )
@@ -212,7 +214,7 @@ def _check(rewards: Array, domain_ids: Array, kl: Array | None, valid: Array | N
         raise ValueError(f"kl must have the shape of rewards, {rewards.shape}, got {kl.shape}")
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Temperatures
 
 
@@ -287,7 +289,7 @@ def _masked_quantile(x: Array, mask: Array, p: float) -> Array:
     return jnp.where(count > 0, below + (place - low) * (above - below), 0.0)
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # History
 
 
