@@ -7,6 +7,16 @@ function.
 The vector of a question is its G rewards in ascending order, so that the order of the rollouts
 changes nothing, and `kmeans` orders the points itself, so that the order of the questions changes
 nothing either.
+
+Clusters: k-means on the sorted reward vectors of a domain; with I_k the inertia of k clusters
+and dI_k = I_{k-1} - I_k, k is the first k >= 2 with dI_{k+1} < 0.1 dI_k, at most k_max and the
+number of distinct vectors.
+
+With cfg.damping_symmetric, |s'| stands in place of s' in z and t.
+
+The quantile is over questions with unequal rewards. The others have no advantage to damp, and
+their products, all 0, would put t at 0 once they are most of the batch, and every positive
+advantage with it.
 """
 
 from __future__ import annotations
@@ -120,16 +130,6 @@ def advantages(
 
     N is a number of questions, μ a mean reward; std r[q] is over the rollouts of a question,
     std(s'') over the batch, both with ddof = 1.
-
-    Clusters: k-means on the sorted reward vectors of a domain; with I_k the inertia of k clusters
-    and dI_k = I_{k-1} - I_k, k is the first k >= 2 with dI_{k+1} < 0.1 dI_k, at most k_max and the
-    number of distinct vectors.
-
-    With cfg.damping_symmetric, |s'| stands in place of s' in z and t.
-
-    The quantile is over questions with unequal rewards. The others have no advantage to damp, and
-    their products, all 0, would put t at 0 once they are most of the batch, and every positive
-    advantage with it.
 
     Every case gives finite numbers. Absent domains take no part. A mean reward <= 0 puts a
     temperature on its floor (the released variant has none for clusters: a negative mean turns the

@@ -11,15 +11,12 @@ import json
 import math
 import os
 import statistics
-from typing import TYPE_CHECKING
 
 from scipy import stats
 
 from qoq_jax.base import files
 from qoq_jax.report import charts
-
-if TYPE_CHECKING:
-    from qoq_jax.sweep.run import Sweep
+from qoq_jax.sweep.plan import Sweep
 
 COLOURS = (
     "#0b7285",
