@@ -37,6 +37,7 @@ import numpy as np
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.data.answer_format import fold
+from qoq_jax.data.sample import SampleMeta
 from qoq_jax.rewards.score import Reward, released_labels
 
 OTHER = "other"  # the confusion matrix column of answers outside of the vocabulary, or none at all
@@ -44,7 +45,9 @@ BOOTSTRAP_DRAWS = 1000
 _DRAWS_AT_ONCE = 100  # bounds memory: draws x rows of one data set
 
 
-def record(text: str, meta, reward: Reward, scores: dict[str, float] | None = None) -> dict:
+def record(
+    text: str, meta: SampleMeta, reward: Reward, scores: dict[str, float] | None = None
+) -> dict:
     """The record of one response; `meta` is its SampleMeta, `reward` what rewards.score gave for
     it.
     """
@@ -158,15 +161,21 @@ def dataset_metrics(records: Sequence[dict]) -> dict:
 
 def one_vs_rest(tp: int, fp: int, fn: int, tn: int) -> dict[str, float]:
     """The counts of one label and what follows from them; 0/0 is 0."""
-    ratio = lambda a, b: a / b if b else 0.0  # noqa: E731
-    return dict(
-        tp=tp, fp=fp, fn=fn, tn=tn,
-        precision=ratio(tp, tp + fp),
-        recall=ratio(tp, tp + fn),
-        specificity=ratio(tn, tn + fp),
-        f1=ratio(2 * tp, 2 * tp + fp + fn),
-        accuracy=ratio(tp + tn, tp + fp + fn + tn),
-    )  # fmt: skip
+    return {
+        "tp": tp,
+        "fp": fp,
+        "fn": fn,
+        "tn": tn,
+        "precision": _ratio(tp, tp + fp),
+        "recall": _ratio(tp, tp + fn),
+        "specificity": _ratio(tn, tn + fp),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "accuracy": _ratio(tp + tn, tp + fp + fn + tn),
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
@@ -315,7 +324,7 @@ def released_metrics(
     for domain, in_domain in _group(rows, "domain").items():
         members = []
         for dataset, in_set in _group(in_domain, "dataset").items():
-            labels, gold, predicted = _indicators(in_set, key=str)
+            _, gold, predicted = _indicators(in_set, key=str)
             counts = [
                 ((g & p).sum(), (~g & p).sum(), (g & ~p).sum(), (~g & ~p).sum())
                 for g, p in zip(gold.T, predicted.T, strict=True)
@@ -341,16 +350,17 @@ def _released_answer(text: str) -> str:
 def _indicators(
     records: Sequence[dict], key: Callable[[str], str] = fold
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Labels that gold answers hold [K], and bool [rows, K]: in the gold set, in the predicted set."""
-    spelled = {key(label): label for r in reversed(records) for label in reversed(r["labels"])}
-    gold, predicted = (
-        np.array(
-            [[k in held for k in spelled] for held in ({key(v) for v in r[side]} for r in records)],
-            bool,
-        )
-        for side in ("labels", "predicted")
-    )
-    return list(spelled.values()), gold, predicted
+    """Labels of gold answers [K], and bool [rows, K]: in the gold set, in the predicted set."""
+    spelled: dict[str, str] = {}  # how a label is written where it first occurs
+    for r in reversed(records):
+        for label in reversed(r["labels"]):
+            spelled[key(label)] = label
+
+    def held(side: str) -> np.ndarray:
+        sets = [{key(label) for label in r[side]} for r in records]
+        return np.array([[k in labels for k in spelled] for labels in sets], bool)
+
+    return list(spelled.values()), held("labels"), held("predicted")
 
 
 def _mean_of(parts: Sequence[dict]) -> dict:
