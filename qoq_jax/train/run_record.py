@@ -10,12 +10,13 @@ import platform
 import sys
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import numpy as np
 
 
-class Tally:
+class RunTotals:
     """Seconds and skipped samples of a run, kept over restarts in WORKDIR/tally.json.
 
     seconds: wall time of all processes of the run up to their last `keep`; what a kill (-9) cuts
@@ -40,7 +41,7 @@ class Tally:
         write_json(self._path, {"seconds": self.seconds, "skipped": self.skipped})
 
 
-def write_run(workdir: str, tally: Tally, **facts) -> None:
+def write_run(workdir: str, totals: RunTotals, **facts: Any) -> None:
     """Writes run.json: what a reader needs to repeat the run.
 
     Its command is that of the first process that came to the end.
@@ -58,14 +59,14 @@ def write_run(workdir: str, tally: Tally, **facts) -> None:
             },
             "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, "
             f"{os.cpu_count()} CPU cores",
-            "seconds": {"all": tally.seconds},
+            "seconds": {"all": totals.seconds},
             **facts,
-            "skipped": tally.skipped,
+            "skipped": totals.skipped,
         },
     )
 
 
-def read_json(path: str):
+def read_json(path: str) -> Any:
     """The content of a file that this program wrote, or None when it is not there."""
     if not os.path.exists(path):
         return None
@@ -73,7 +74,7 @@ def read_json(path: str):
         return json.load(f)
 
 
-def write_json(path: str, value, indent: int | None = 1) -> None:
+def write_json(path: str, value: Any, indent: int | None = 1) -> None:
     """Whole or not at all: a temporary file, then a rename."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path + ".tmp", "w", encoding="utf-8") as f:
