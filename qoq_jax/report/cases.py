@@ -1,4 +1,4 @@
-"""Writes the gallery's case files from an evaluation; report/gallery.py describes and shows them."""
+"""Writes the gallery's case files of an evaluation; report/gallery.py describes and shows them."""
 
 from __future__ import annotations
 

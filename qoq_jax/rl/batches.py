@@ -1,4 +1,4 @@
-"""What one step of reinforcement learning hands on, on the device: `GroupBatch`, then `UpdateBatch`.
+"""What a step of reinforcement learning hands on, on the device: `GroupBatch`, then `UpdateBatch`.
 
 A group is one prompt and its G responses. Letters: Q groups (= text rows), G responses of a group,
 S response positions.
@@ -19,7 +19,9 @@ class GroupBatch:
     """Q groups: prompts, responses, and what the responses earned.
 
     Attributes:
-      rewards: float32 [Q, G]. domains: int32 [Q]. valid: bool [Q], False for a row without a prompt.
+      rewards: float32 [Q, G].
+      domains: int32 [Q].
+      valid: bool [Q], False for a row without a prompt.
       mask: float32 [Q, G, S], 1 on sampled tokens.
       kl: float32 [Q, G], KL of each response to the reference, summed over its tokens (low-variance
         estimator).

@@ -60,7 +60,7 @@ class HostGroups:
         return self.by_row(np.array([names.index(s.meta.domain) for s in self.samples], np.int32))
 
     def log_facts(self) -> dict[str, float]:
-        """What is logged of the rewards: means of the terms, by domain, and groups without spread."""
+        """What is logged of the rewards: means of terms and domains, groups without spread."""
         facts = {
             f"reward/{name}": _finite_mean(value)
             for name, value in self.terms.items()

@@ -21,14 +21,13 @@ import optax
 from flax import struct
 
 from qoq_jax.base.errors import CheckpointError, DataError
-from qoq_jax.climb.mini import ecg_set, ecg_simulator
+from qoq_jax.climb.mini import ecg_set
 from qoq_jax.data import ecgs
-from qoq_jax.evaluation.probe import linear_probe
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec
 from qoq_jax.models.encoders import ecg as model
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.train import hooks, loop, run_record, stages
+from qoq_jax.train import ecg_probe, hooks, loop, run_record, stages
 from qoq_jax.train.checkpoint import Checkpointer
 from qoq_jax.train.config import Config, EcgPretrainConfig
 from qoq_jax.train.log import open_writer
@@ -84,7 +83,9 @@ def draw_mask(
     return model.block_mask(key, sizes, cfg.mask_low, cfg.mask_high, cfg.mask_blocks)
 
 
-def create(params, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> JepaState:
+def create(
+    params: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> JepaState:
     """A fresh state around `params` (on the mesh); the target starts as the encoder."""
     return JepaState(
         train=start(params, optimizer, mesh), target=jax.tree.map(jnp.copy, params["encoder"])
@@ -97,7 +98,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     layout: JepaState,
     key: jax.Array,
-    dtype=jnp.float32,
+    dtype: jnp.dtype | type = jnp.float32,
     remat: bool = False,
 ) -> Callable:
     """Returns the jitted `step(state, ecg) -> (state, metrics)`.
@@ -119,7 +120,7 @@ def make_step(
         mask = draw_mask(cfg, sizes, key, number)
         cast = functools.partial(jax.tree.map, lambda x: x.astype(dtype))
 
-        def loss_fn(params):
+        def loss_fn(params: Any) -> jax.Array:
             total, count = model.jepa_loss(
                 cast(params), cast(state.target), sizes, ecg, mask, visible, remat
             )
@@ -191,16 +192,12 @@ def run(cfg: Config) -> int:
             model.save(path, jax.device_get(final), sizes)
         print(f"ecg encoder: {path}")
         if not os.path.exists(os.path.join(cfg.workdir, "eval", "ecg.json")):
-            others = [
-                initial_params(
-                    dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, ecg_weights="")),
-                    sizes,
-                    mesh,
-                    cfg.seed + 1 + i,
-                )["encoder"]
-                for i in range(RANDOM_ENCODERS)
-            ]
-            _probe(cfg, sizes, mesh, found, initial["encoder"], final["encoder"], others)
+            encoders = {
+                "before": initial["encoder"],
+                "after": final["encoder"],
+                "random": _random_encoders(cfg, sizes, mesh),
+            }
+            ecg_probe.run(cfg, sizes, mesh, found, encoders)
     totals.keep({"where": where, "reason": reason} for where, reason in data.quarantined.items())
     run_record.write_run(
         cfg.workdir, totals, title=f"ECG-JEPA, {cfg.model.variant}", model=cfg.model.variant
@@ -208,7 +205,9 @@ def run(cfg: Config) -> int:
     return 0
 
 
-def initial_params(cfg: Config, sizes: variants.EcgConfig, mesh: jax.sharding.Mesh, seed: int):
+def initial_params(
+    cfg: Config, sizes: variants.EcgConfig, mesh: jax.sharding.Mesh, seed: int
+) -> dict[str, Any]:
     """{"encoder", "predictor"} on the mesh: random, or from `model.ecg_weights`."""
     specs = param_specs(sizes)
     make = jax.jit(
@@ -218,7 +217,19 @@ def initial_params(cfg: Config, sizes: variants.EcgConfig, mesh: jax.sharding.Me
     return load_encoder(cfg.model.ecg_weights, sizes, params) if cfg.model.ecg_weights else params
 
 
-def load_encoder(path: str, sizes: variants.EcgConfig, params):
+def _random_encoders(
+    cfg: Config, sizes: variants.EcgConfig, mesh: jax.sharding.Mesh
+) -> list[dict[str, Any]]:
+    """Untrained encoders of other seeds."""
+    model_cfg = dataclasses.replace(cfg.model, ecg_weights="")
+    untrained = dataclasses.replace(cfg, model=model_cfg)
+    return [
+        initial_params(untrained, sizes, mesh, cfg.seed + 1 + i)["encoder"]
+        for i in range(RANDOM_ENCODERS)
+    ]
+
+
+def load_encoder(path: str, sizes: variants.EcgConfig, params: dict[str, Any]) -> dict[str, Any]:
     """`params` with the encoder (and predictor, where both have one) of an ECG-JEPA file in their
     place and sharding.
 
@@ -252,7 +263,7 @@ def load_encoder(path: str, sizes: variants.EcgConfig, params):
     return params | {part: jax.tree.map(put, loaded[part], params[part]) for part in parts}
 
 
-def with_ecg_weights(params, setup):
+def with_ecg_weights(params: dict[str, Any], setup: Any) -> dict[str, Any]:
     """The whole model's `params` with the ECG encoder of `model.ecg_weights`; the projection behind
     it stays as it is.
 
@@ -325,94 +336,3 @@ def _headline(row: loop.Row) -> dict[str, str]:
         "ecg/s": f"{row['ecgs_per_second']:.0f}",
         "recompiles": str(row["recompiles"]),
     }
-
-
-# -------------------------------------------------------------------------------------------- probe
-
-
-def features(
-    params, sizes: variants.EcgConfig, signals: np.ndarray, mesh: jax.sharding.Mesh, batch: int
-) -> np.ndarray:
-    """float32 [n, W]: the pooled representation of ECGs [n, 8, 2500], `batch` at a time on all
-    devices.
-    """
-    encode = _encoder(sizes)
-    sharding, made = mesh_lib.batch_sharding(mesh), []
-    for first in range(0, len(signals), batch):
-        part = signals[first : first + batch]
-        # one shape, one compilation
-        whole = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
-        made.append(np.asarray(encode(params, jax.device_put(whole, sharding)))[: len(part)])
-    return np.concatenate(made)
-
-
-@functools.cache
-def _encoder(sizes: variants.EcgConfig) -> Callable:
-    return jax.jit(lambda params, ecg: model.represent(params, sizes, ecg))
-
-
-def _probe(cfg: Config, sizes: variants.EcgConfig, mesh, found, before, after, others) -> None:
-    """Linear probe of the seven classes on held-out patients; writes WORKDIR/eval/ecg.json and a
-    metrics row.
-    """
-    names = ecg_simulator.LABELS
-    labelled = {
-        split: [r for r in rows if set(r.vocabulary) == set(names)] for split, rows in found.items()
-    }
-    if not labelled["train"] or not labelled["test"]:
-        print(
-            "ecg probe: left out, since no labelled train and test ECGs of the seven classes "
-            "are there (ecg.rows is 0)"
-        )
-        return
-    shared = {r.patient for r in labelled["train"]} & {r.patient for r in labelled["test"]} - {""}
-    if shared:
-        raise DataError(
-            f"{len(shared)} patients are in both train and test",
-            where="linear probe",
-            hint="split by patient",
-        )
-    signals = {split: ecgs.read_all(rows) for split, rows in labelled.items()}
-    gold = {
-        split: np.array([[name in r.labels for name in names] for r in rows])
-        for split, rows in labelled.items()
-    }
-
-    def score(encoder) -> dict:
-        seen, held_out = (
-            features(encoder, sizes, signals[split], mesh, cfg.ecg.batch)
-            for split in ("train", "test")
-        )
-        return linear_probe(seen, gold["train"], held_out, gold["test"], names)
-
-    result = {
-        "before": score(before),
-        "after": score(after),
-        "random": [score(encoder) for encoder in others],
-        "train_ecgs": len(labelled["train"]),
-        "test_ecgs": len(labelled["test"]),
-        "test_patients": len({r.patient for r in labelled["test"]}),
-    }
-    row = {
-        f"probe/{when}/{name}": result[when][name]
-        for when in ("before", "after")
-        for name in ("auroc", "macro_f1")
-    }
-    row |= {
-        f"probe/random/{name}": float(np.mean([one[name] for one in result["random"]]))
-        for name in ("auroc", "macro_f1")
-    }
-    if jax.process_index() == 0:
-        writer = open_writer(cfg)
-        writer.resume("ecg_probe", -1)
-        writer.write("ecg_probe", cfg.ecg.steps, row)
-        writer.close()
-        run_record.write_json(os.path.join(cfg.workdir, "eval", "ecg.json"), result)
-    print(
-        f"ecg probe, {result['test_ecgs']} held-out ECGs of {result['test_patients']} patients: "
-        "macro AUROC "
-        f"{row['probe/before/auroc']:.3f} before, {row['probe/after/auroc']:.3f} after; macro-F1 "
-        f"{row['probe/before/macro_f1']:.3f} before, {row['probe/after/macro_f1']:.3f} after "
-        f"({RANDOM_ENCODERS} other random encoders: {row['probe/random/auroc']:.3f}, "
-        f"{row['probe/random/macro_f1']:.3f})"
-    )

@@ -1,4 +1,4 @@
-"""What a run tells: metrics on disk, a live line on the terminal, and the number of compilations."""
+"""What a run tells: metrics on disk, a live line on the terminal, the number of compilations."""
 
 from __future__ import annotations
 

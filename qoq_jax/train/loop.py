@@ -1,4 +1,4 @@
-"""The training loop of every stage: a step again and again, and hooks for all that happens beside it.
+"""The training loop of every stage: a step, again and again, and hooks for all beside it.
 
 What a stage learns is its step; logging, validation, checkpoints and the like are hooks
 (train/hooks.py), which is where a profiler or a fault tolerance belongs too.

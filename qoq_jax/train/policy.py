@@ -33,7 +33,7 @@ from qoq_jax.train.step import (
     model_weights,
 )
 
-# ----------------------------------------------------------------------------- values and advantages
+# ---------------------------------------------------------------------------- values and advantages
 
 
 def make_critic(model: VlmConfig) -> Callable:
@@ -54,7 +54,7 @@ def make_advantages(rl: RlConfig, algorithm: algorithms.Algorithm) -> Callable:
     """Returns the jitted function behind every advantage: `advantages(groups, kl_coefficient) ->
     (algorithms.Estimate, mean KL per response [], next KL coefficient)`.
 
-    groups: a GroupBatch with the log-probabilities of sampler and reference, and the greedy rewards,
+    groups: a GroupBatch with the log-probabilities of sampler and reference, and greedy rewards,
     values and history where the algorithm needs them. kl_coefficient: float32 [], or None for the
     config's fixed one, which then has no next.
     """
@@ -87,7 +87,7 @@ def make_advantages(rl: RlConfig, algorithm: algorithms.Algorithm) -> Callable:
     return jax.jit(advantages)
 
 
-# -------------------------------------------------------------------------------------------- update
+# ------------------------------------------------------------------------------------------- update
 
 
 def policy_loss(

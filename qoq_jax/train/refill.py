@@ -1,4 +1,4 @@
-"""Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): groups whose responses all earned the same
+"""Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): groups whose responses all earn the same
 teach nothing; further prompts are sampled until the batch is full of groups that do, or a limit of
 batches is reached.
 
@@ -83,7 +83,7 @@ class Refill:
                     break
 
     def batch(self) -> tuple[Batch, list[Placed], list[Group]]:
-        """The batch of all groups taken, where they stand in it, and themselves in the same order."""
+        """The batch of all groups taken, where they stand in it, themselves in the same order."""
         batch, placed = write_groups(self._packers, self._budget)
         return batch, placed, [group for kept in self._kept for group in kept]
 

@@ -111,7 +111,7 @@ class RlStep:
         return StepResult(state, metrics, facts, [sample.meta.id for sample in host.samples])
 
     def _put(self, host: HostGroups, prompts: Batch, responses: Rollout) -> GroupBatch:
-        """The groups on the device; the rewards are all that a step sends there beside its prompts."""
+        """The groups on the device. Beside its prompts, a step sends nothing there but rewards."""
         setup = self._stage.setup
         rewards, domains, valid = setup.put(
             (host.by_row(host.terms["total"]), host.domains(setup.domains), host.valid())
@@ -191,7 +191,7 @@ class RlStep:
 
 
 class GroupSampler:
-    """Draws rollout batches: prompts, responses, rewards, and whatever else the algorithm asks for."""
+    """Draws rollout batches: prompts, responses, rewards, and what else the algorithm asks for."""
 
     def __init__(self, stage: StageRun):
         self._stage, self._setup, self._plan = stage, stage.setup, stage.plan

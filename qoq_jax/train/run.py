@@ -1,5 +1,5 @@
-"""The training run, top to bottom: mesh, data and model, the stages of the config with an evaluation
-after each, report.
+"""The training run, top to bottom: mesh, data and model, the stages of the config with an
+evaluation after each, report.
 
 Each stage resumes from its last checkpoint; whatever is finished is not done again. Everything
 random derives from (seed, stage, step), so a killed run ends with the same bits as one that was

@@ -29,6 +29,7 @@ from qoq_jax.train.state import TrainState, apply_gradients
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+NO_ADAPTERS = LoraConfig()
 
 
 class LossMetrics(NamedTuple):
@@ -114,7 +115,7 @@ def make_sft_step(
     optimizer: optax.GradientTransformation,
     accumulate: int,
     layout: TrainState,
-    lora: LoraConfig = LoraConfig(),
+    lora: LoraConfig = NO_ADAPTERS,
     frozen: tuple[str, ...] = (),
 ) -> Callable:
     """Returns the jitted `step(state, batch, base=None) -> (state, metrics)`.
@@ -151,7 +152,7 @@ def make_sampler(
 ) -> Callable:
     """Returns the jitted `sampler(params, batch, key, banned) -> rollout.Rollout`."""
 
-    def sampler(params, batch, key, banned):
+    def sampler(params: Any, batch: Batch, key: jax.Array, banned: jax.Array) -> rollout.Rollout:
         return rollout.sample(
             params,
             cfg,

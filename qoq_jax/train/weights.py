@@ -1,5 +1,5 @@
-"""Weights of the multimodal model, before a run's first stage and after any stage: random, published,
-of another run, or from a checkpoint.
+"""Weights of the multimodal model before a run's first stage and after any stage: random,
+published, of another run, or from a checkpoint.
 """
 
 from __future__ import annotations

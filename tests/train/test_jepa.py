@@ -33,7 +33,7 @@ from qoq_jax.train.config import (
     ModelConfig,
     OptimizerConfig,
 )
-from qoq_jax.train.state import make_optimizer, schedule
+from qoq_jax.train.optim import make_optimizer, schedule
 
 SIZES = variants.EcgConfig(
     width=16, depth=1, num_heads=2, predictor_width=8, predictor_depth=1, predictor_heads=2

@@ -14,18 +14,19 @@ from helpers.train import prompt_batch, tiny_model
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.train import policy
+from qoq_jax.rl.batches import GroupBatch, update_batch
+from qoq_jax.train import minibatches, policy
 from qoq_jax.train import step as steps
-from qoq_jax.train.config import OptimizerConfig, RlConfig
+from qoq_jax.train.config import Config, OptimizerConfig, RlConfig
 from qoq_jax.train.log import CompileCounter
-from qoq_jax.train.state import (
-    apply_gradients,
+from qoq_jax.train.optim import (
     check_frozen,
-    create,
-    hold,
     make_optimizer,
     schedule,
+    stop_frozen_gradients,
 )
+from qoq_jax.train.plan import plan
+from qoq_jax.train.state import apply_gradients, create
 
 ROWS, G, S = 8, 4, 6
 OPTIMIZER = make_optimizer(
@@ -68,19 +69,29 @@ def run_rl(mesh, rl=RlConfig(rollouts=G), updates=2, deal=False):
         batch, tokens, mask = put(prompt_batch(cfg, ROWS)), put(tokens), put(mask)
         scorer = steps.make_scorer(cfg, 1.0)
         old, ref = scorer(state.params, batch, tokens, mask), scorer(reference, batch, tokens, mask)
-        estimate, _, _ = policy.make_advantages(rl)(
-            put(rewards), put(domains), put(np.ones(ROWS, bool)), mask, old, ref, None
+        stage = plan(Config(rl=rl), "rl")
+        groups = GroupBatch(
+            rewards=put(rewards),
+            domains=put(domains),
+            valid=put(np.ones(ROWS, bool)),
+            mask=mask,
+            prompts=batch,
+            tokens=tokens,
+            sampler_logprobs=old,
+            ref_logprobs=ref,
+            old_logprobs=old,
         )
+        estimate, _, _ = policy.make_advantages(rl, stage.algorithm)(groups)
         advantages = estimate.advantages
-        data = policy.Experience(tokens, mask, old, old, ref, advantages)
+        data = update_batch(groups, advantages, estimate.returns)
         if deal:
-            order = policy.deal_rows(np.asarray(mask).sum(axis=(1, 2)), rl.accumulate)
+            order = minibatches.deal_rows(np.asarray(mask).sum(axis=(1, 2)), rl.accumulate)
             assert (order != np.arange(ROWS)).any()
-            batch, data = policy.shuffle_questions((batch, data), order)
-        step = policy.make_policy_step(cfg, rl, OPTIMIZER, state)
+            data = minibatches.reorder(data, order)
+        step = policy.make_policy_step(cfg, stage, OPTIMIZER, state)
         losses = []
         for _ in range(updates):
-            state, metrics = step(state, batch, data)
+            state, metrics = step(state, data)
             losses.append(float(metrics["loss"]))
     return np.array(losses), jax.device_get(state.params), jax.device_get(advantages)
 
@@ -124,7 +135,7 @@ def test_rows_are_dealt_to_parts_of_about_equal_tokens(one_device):
     )
     plain = [spread(row) for row in tokens]
     for random in (None, rng):
-        orders = [policy.deal_rows(row, 4, random) for row in tokens]
+        orders = [minibatches.deal_rows(row, 4, random) for row in tokens]
         assert all(sorted(order) == list(range(16)) for order in orders)
         dealt = [spread(row[order]) for row, order in zip(tokens, orders)]
         assert np.mean(dealt) - 1 < (np.mean(plain) - 1) / (1.5 if random else 2)
@@ -215,7 +226,9 @@ def test_frozen_weights_cost_no_gradient():
     )
 
     def gradients(frozen):
-        grad = jax.jit(jax.grad(lambda p: steps.sft_loss(hold(p, frozen), cfg, batch, 1.0)[0]))
+        grad = jax.jit(
+            jax.grad(lambda p: steps.sft_loss(stop_frozen_gradients(p, frozen), cfg, batch, 1.0)[0])
+        )
         return grad.lower(params).cost_analysis()["flops"], grad(params)
 
     (all_flops, everything), (flops, part) = gradients(()), gradients(("vision", "ecg"))
