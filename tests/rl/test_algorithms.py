@@ -26,7 +26,10 @@ def outcome():
     rng = np.random.default_rng(0)
     mask = (np.arange(S) < rng.integers(1, S + 1, (Q, G, 1))).astype(np.float32)
     mask[-1] = 0
-    f32 = lambda *shape: rng.uniform(0, 1, shape).astype(np.float32)
+
+    def f32(*shape):
+        return rng.uniform(0, 1, shape).astype(np.float32)
+
     return GroupBatch(
         rewards=f32(Q, G),
         domains=np.array([0, 1, 0, 1, 0], np.int32),
@@ -185,9 +188,10 @@ def test_overlong_answers_are_charged_linearly():
 
 
 def test_the_kl_coefficient_follows_its_target():
-    step = lambda kl: float(
-        algorithms.next_kl_coefficient(jnp.float32(1.0), kl, target=0.5, horizon=1000, answers=100)
-    )
+    def step(kl):
+        options = {"target": 0.5, "horizon": 1000, "answers": 100}
+        return float(algorithms.next_kl_coefficient(jnp.float32(1.0), kl, **options))
+
     assert (
         step(0.5) == pytest.approx(1.0)
         and step(50.0) == pytest.approx(1.02)
@@ -209,7 +213,10 @@ def test_kl_in_the_reward_lowers_what_the_advantage_sees(outcome):
 
 def test_the_critic_is_its_formula_and_never_moves_the_policy():
     rng = np.random.default_rng(5)
-    f32 = lambda *shape: rng.normal(size=shape).astype(np.float32)
+
+    def f32(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
     critic = {
         "hidden": {"kernel": f32(4, 4), "bias": f32(4)},
         "out": {"kernel": f32(4), "bias": f32()},

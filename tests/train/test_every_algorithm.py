@@ -401,9 +401,7 @@ def test_refill_fills_free_places_with_informative_questions(tiny):
 
 def test_groups_without_variance_are_refilled_up_to_the_limit(tiny, tmp_path):
     reward = dataclasses.replace(REWARD, custom="helpers.train:rising_reward")
-    _, weights, rows = train(
-        tiny, tmp_path, algorithm="dapo", steps=1, reward=reward, max_refills=2
-    )
+    _, _, rows = train(tiny, tmp_path, algorithm="dapo", steps=1, reward=reward, max_refills=2)
     assert (
         rows[0]["dapo/refills"] == 2
         and rows[0]["dapo/informative"] == 0
