@@ -24,6 +24,7 @@ from qoq_jax.models.lora import LoraConfig
 from qoq_jax.rewards.score import PRESETS, RewardConfig
 from qoq_jax.rl.algorithms import ALGORITHMS
 from qoq_jax.rl.drpo import DRPOConfig
+from qoq_jax.train import stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,9 +257,9 @@ class Config:
     log: LogConfig = LogConfig()
 
 
-STAGES = ("sft", "align", "rl")
+STAGES = stages.MODEL_STAGES
 _CHOICES = {
-    "stages": (*STAGES, "ecg"),
+    "stages": tuple(stages.STAGES),
     "lora.stages": STAGES,
     "align.domains": DOMAINS,
     "model.ecg_tokens": (0, 1, 50, 400),
@@ -567,15 +568,14 @@ def _check(config: Config) -> None:
             "model.ecg_weights for a model without an ECG encoder",
             hint="set model.ecg_tokens to 1, 50 or 400",
         )
-    if "ecg" in config.stages and config.stages != ("ecg",):
+    alone = stages.is_alone(config.stages)
+    if not alone and any(stages.get(name).alone for name in config.stages):
         raise ConfigError(
             f"stages = {config.stages}: ECG pretraining is a run of its own",
             hint="run it with stages = ('ecg',) and give its file to the other run as "
             "model.ecg_weights",
         )
-    if config.stages != ("ecg",) and list(config.stages) != [
-        name for name in STAGES if name in config.stages
-    ]:
+    if not alone and list(config.stages) != [name for name in STAGES if name in config.stages]:
         raise ConfigError(
             f"stages = {config.stages}", hint="name each stage once, in the order sft, align, rl"
         )
@@ -645,7 +645,7 @@ def _check_rl(rl: RlConfig) -> None:
     if not (0 <= rl.clip_low < 1 and rl.clip_high >= 0 and (rl.clip_dual == 0 or rl.clip_dual > 1)):
         raise ConfigError(
             f"rl.clip_low, clip_high, clip_dual = {rl.clip_low}, {rl.clip_high}, {rl.clip_dual}",
-            hint="use clip_low in [0, 1), clip_high >= 0 and clip_dual 0 or above 1 (inf = none)",
+            hint="use rl.clip_low in [0, 1), rl.clip_high >= 0, rl.clip_dual 0 or > 1 (inf = none)",
         )
     if (
         min(rl.kl_coefficient, rl.kl_target, rl.max_refills, rl.reward_workers, rl.importance_cap)

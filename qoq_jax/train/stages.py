@@ -26,7 +26,6 @@ class Stage:
       data_seed: added to the run's seed for the order of the training rows.
       packed: several samples share a text row, and the changes of rows that section sft asks for
         (`limit`, `diagnoses`, `box_shrink`) are made; else one prompt a text row.
-      needs_weights: cannot begin from random weights.
       alone: a run of its own, which trains no multimodal model and answers nothing.
     """
 
@@ -36,7 +35,6 @@ class Stage:
     random_stream: int
     data_seed: int
     packed: bool = False
-    needs_weights: bool = False
     alone: bool = False
 
 
@@ -46,8 +44,8 @@ STAGES = {
     for row in (
         Stage("sft", "sft", "sft", random_stream=1, data_seed=0, packed=True),
         # stage 1 of QoQ-Med: section rl with the fields of section align
-        Stage("align", "rl", "align", random_stream=3, data_seed=2, needs_weights=True),
-        Stage("rl", "rl", "rl", random_stream=2, data_seed=1, needs_weights=True),
+        Stage("align", "rl", "align", random_stream=3, data_seed=2),
+        Stage("rl", "rl", "rl", random_stream=2, data_seed=1),
         Stage("ecg", "jepa", "ecg", random_stream=4, data_seed=0, alone=True),
     )
 }
