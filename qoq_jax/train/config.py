@@ -645,7 +645,7 @@ def _check_rl(rl: RlConfig) -> None:
     if not (0 <= rl.clip_low < 1 and rl.clip_high >= 0 and (rl.clip_dual == 0 or rl.clip_dual > 1)):
         raise ConfigError(
             f"rl.clip_low, clip_high, clip_dual = {rl.clip_low}, {rl.clip_high}, {rl.clip_dual}",
-            hint="use rl.clip_low in [0, 1), rl.clip_high >= 0, rl.clip_dual 0 or > 1 (inf = none)",
+            hint="use rl.clip_low in [0, 1), rl.clip_high >= 0, rl.clip_dual 0 or above 1 (inf = none)",
         )
     if (
         min(rl.kl_coefficient, rl.kl_target, rl.max_refills, rl.reward_workers, rl.importance_cap)
