@@ -21,37 +21,10 @@ from flax import struct
 
 from qoq_jax.rl import advantages as estimators
 from qoq_jax.rl import drpo
+from qoq_jax.rl.batches import GroupBatch
 from qoq_jax.rl.config import RlConfig
 
 Array = jax.Array
-
-
-@struct.dataclass
-class Outcome:
-    """What a rollout batch earned.
-
-    Attributes:
-      rewards: float32 [Q, G].
-      domains: int32 [Q]. valid: bool [Q], False for a row without a question.
-      mask: float32 [Q, G, S], 1 on sampled tokens.
-      kl: float32 [Q, G], KL of each answer to the reference, summed over its tokens (low-variance
-        estimator).
-      penalty: float32 [Q, G, S], β times the KL estimate of each token when KL is part of the
-        reward, else None.
-      greedy: float32 [Q], reward of the greedy answer (ReMax), else None.
-      values: float32 [Q, G, S], the critic's value before each token (PPO), else None.
-      history: drpo.DomainHistory or None.
-    """
-
-    rewards: Array
-    domains: Array
-    valid: Array
-    mask: Array
-    kl: Array
-    penalty: Array | None = None
-    greedy: Array | None = None
-    values: Array | None = None
-    history: Any = None
 
 
 @struct.dataclass
@@ -70,8 +43,8 @@ class Estimate:
 
 
 def finite_rewards(
-    advantage: Callable[[Outcome, RlConfig], Estimate],
-) -> Callable[[Outcome, RlConfig], Estimate]:
+    advantage: Callable[[GroupBatch, RlConfig], Estimate],
+) -> Callable[[GroupBatch, RlConfig], Estimate]:
     """The advantage function for questions whose rewards are all finite.
 
     A question with a reward that is not (a function of the user's may give NaN) counts as an
@@ -80,7 +53,7 @@ def finite_rewards(
     """
 
     @functools.wraps(advantage)
-    def guarded(o: Outcome, rl: RlConfig) -> Estimate:
+    def guarded(o: GroupBatch, rl: RlConfig) -> Estimate:
         finite = jnp.isfinite(o.rewards).all(axis=1)
         if o.greedy is not None:
             finite &= jnp.isfinite(o.greedy)
@@ -103,11 +76,11 @@ def finite_rewards(
     return guarded
 
 
-def group(estimator: Callable[[Array], Array]) -> Callable[[Outcome, RlConfig], Estimate]:
+def group(estimator: Callable[[Array], Array]) -> Callable[[GroupBatch, RlConfig], Estimate]:
     """An advantage function from one that compares the rewards of a question, [Q, G] -> [Q, G]."""
 
     @finite_rewards
-    def advantage(o: Outcome, rl: RlConfig) -> Estimate:
+    def advantage(o: GroupBatch, rl: RlConfig) -> Estimate:
         del rl
         return Estimate(
             jnp.where(o.valid[:, None], estimator(answer_rewards(o)), 0.0), None, o.history, {}
@@ -117,7 +90,7 @@ def group(estimator: Callable[[Array], Array]) -> Callable[[Outcome, RlConfig], 
 
 
 @finite_rewards
-def remax(o: Outcome, rl: RlConfig) -> Estimate:
+def remax(o: GroupBatch, rl: RlConfig) -> Estimate:
     del rl
     scores = estimators.remax(answer_rewards(o), o.greedy)
     greedy = jnp.where(o.valid, o.greedy, 0.0).sum() / jnp.maximum(o.valid.sum(), 1)
@@ -127,14 +100,14 @@ def remax(o: Outcome, rl: RlConfig) -> Estimate:
 
 
 @finite_rewards
-def reinforce_pp(o: Outcome, rl: RlConfig) -> Estimate:
+def reinforce_pp(o: GroupBatch, rl: RlConfig) -> Estimate:
     rewards, mask = _rows(token_rewards(o)), _rows(o.mask)
     scores, _ = estimators.reinforce_pp(rewards, mask, gamma=rl.gamma)
     return Estimate((scores * mask).reshape(o.mask.shape), None, o.history, {})
 
 
 @finite_rewards
-def ppo(o: Outcome, rl: RlConfig) -> Estimate:
+def ppo(o: GroupBatch, rl: RlConfig) -> Estimate:
     rewards, mask, values = _rows(token_rewards(o)), _rows(o.mask), _rows(o.values * o.mask)
     scores, returns = estimators.gae(
         rewards, values, mask, gamma=rl.gamma, lam=rl.critic.gae_lambda
@@ -152,7 +125,7 @@ def ppo(o: Outcome, rl: RlConfig) -> Estimate:
 
 
 @finite_rewards
-def domain_relative(o: Outcome, rl: RlConfig) -> Estimate:
+def domain_relative(o: GroupBatch, rl: RlConfig) -> Estimate:
     scores, history, facts = drpo.advantages(
         answer_rewards(o), o.domains, kl=o.kl, history=o.history, cfg=rl.drpo, valid=o.valid
     )
@@ -167,7 +140,7 @@ class Algorithm:
     """One row.
 
     Attributes:
-      advantage: Outcome, RlConfig -> Estimate.
+      advantage: GroupBatch, RlConfig -> Estimate.
       ratio: "token": one ratio π/π_old a token; "sequence": their geometric mean over the answer
         (GSPO).
       mean: what the loss of an update is divided by. "token": its answer tokens. "sequence": the
@@ -179,9 +152,12 @@ class Algorithm:
         dynamic sampling).
       overlong: share of the longest length, at its end, over which the reward falls by up to 1
         (DAPO's overlong shaping).
+      history: keeps a record of each domain's earlier groups (`rl.drpo.history_size`).
+      metrics: first part of the names of its diagnostics in metrics.jsonl.
+      divides_by_rewards: rewards must not be negative, as they are with KL inside them.
     """
 
-    advantage: Callable[[Outcome, RlConfig], Estimate]
+    advantage: Callable[[GroupBatch, RlConfig], Estimate]
     ratio: Literal["token", "sequence"] = "token"
     mean: Literal["token", "sequence", "constant"] = "token"
     clip_low: float = 0.2
@@ -191,12 +167,17 @@ class Algorithm:
     greedy: bool = False
     refill: bool = False
     overlong: float = 0.0
+    history: bool = False
+    metrics: str = "advantage"
+    divides_by_rewards: bool = False
 
 
 # The algorithms that the QoQ-Med paper compares share its clip range, dual clip and token mean; the
 # others have their own papers' settings.
+SUPERVISED = "sft"  # `rl.algorithm` of the baseline without RL
 ALGORITHMS = {
-    "drpo": Algorithm(domain_relative),  # arXiv 2506.00711
+    # arXiv 2506.00711
+    "drpo": Algorithm(domain_relative, history=True, metrics="drpo", divides_by_rewards=True),
     "grpo": Algorithm(group(estimators.grpo)),  # arXiv 2402.03300
     "rloo": Algorithm(group(estimators.rloo)),  # arXiv 2402.14740
     "remax": Algorithm(remax, greedy=True),  # arXiv 2310.10505
@@ -221,8 +202,12 @@ ALGORITHMS = {
 }
 
 
-def resolve(rl: RlConfig) -> Algorithm:
-    """The row of `rl.algorithm` with the clip range of the config where that is not 0."""
+def resolve(rl: RlConfig) -> Algorithm | None:
+    """The row of `rl.algorithm` with the clip range of the config where that is not 0; None for
+    `SUPERVISED`, which learns from gold answers in the place of RL.
+    """
+    if rl.algorithm == SUPERVISED:
+        return None
     row = ALGORITHMS[rl.algorithm]
     set_in_config = {
         name: value
@@ -235,12 +220,12 @@ def resolve(rl: RlConfig) -> Algorithm:
 # ----------------------------------------------------------------------------------- reward shaping
 
 
-def answer_rewards(o: Outcome) -> Array:
+def answer_rewards(o: GroupBatch) -> Array:
     """Reward of each answer, less the KL of its tokens when KL is part of the reward; [Q, G]."""
     return o.rewards if o.penalty is None else o.rewards - o.penalty.sum(axis=-1)
 
 
-def token_rewards(o: Outcome) -> Array:
+def token_rewards(o: GroupBatch) -> Array:
     """The reward on an answer's last token, less β KL on each token when KL is part of the reward;
     [Q, G, S].
     """

@@ -130,7 +130,7 @@ class RlConfig:
             raise ConfigError(
                 f"rl.clip_low, clip_high, clip_dual = {self.clip_low}, {self.clip_high}, "
                 f"{self.clip_dual}",
-                hint="use clip_low in [0, 1), clip_high >= 0 and clip_dual 0 or above 1 "
+                hint="use rl.clip_low in [0, 1), rl.clip_high >= 0, rl.clip_dual 0 or above 1 "
                 "(inf = none)",
             )
         if self.kl_target and not self.kl_coefficient:

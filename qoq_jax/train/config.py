@@ -30,6 +30,7 @@ from qoq_jax.models.lora import LoraConfig
 from qoq_jax.parallel.mesh import MeshConfig
 from qoq_jax.rewards.score import PRESETS, RewardConfig
 from qoq_jax.rl.config import RlConfig
+from qoq_jax.train import stages
 from qoq_jax.train.sections import (
     AlignConfig,
     EcgPretrainConfig,
@@ -59,9 +60,6 @@ class Config:
     ecg: EcgPretrainConfig = field(default_factory=EcgPretrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     log: LogConfig = field(default_factory=LogConfig)
-
-
-STAGES = ("sft", "align", "rl")
 
 
 def default() -> ml_collections.ConfigDict:
@@ -284,18 +282,18 @@ def _check(config: Config) -> None:
 
 def _check_stages(config: Config) -> None:
     for stage in config.stages:
-        check_choice("stages", stage, (*STAGES, "ecg"))
+        check_choice("stages", stage, stages.STAGES)
     for stage in config.lora.stages:
-        check_choice("lora.stages", stage, STAGES)
-    if "ecg" in config.stages and config.stages != ("ecg",):
+        check_choice("lora.stages", stage, stages.MODEL_STAGES)
+    alone = stages.is_alone(config.stages)
+    if not alone and any(stages.get(name).alone for name in config.stages):
         raise ConfigError(
             f"stages = {config.stages}: ECG pretraining is a run of its own",
             hint="run it with stages = ('ecg',) and give its file to the other run as "
             "model.ecg_weights",
         )
-    if config.stages != ("ecg",) and list(config.stages) != [
-        name for name in STAGES if name in config.stages
-    ]:
+    in_order = [name for name in stages.MODEL_STAGES if name in config.stages]
+    if not alone and list(config.stages) != in_order:
         raise ConfigError(
             f"stages = {config.stages}", hint="name each stage once, in the order sft, align, rl"
         )

@@ -20,6 +20,7 @@ from qoq_jax.climb.mini import build as synthetic
 from qoq_jax.climb.samples import fetch as real_samples
 from qoq_jax.data import rows as schema
 from qoq_jax.data import sources
+from qoq_jax.parallel import hosts
 from qoq_jax.train.checkpoint import has_checkpoint
 from qoq_jax.train.config import Config, DataConfig
 
@@ -111,7 +112,7 @@ class Record:
             )
 
     def _write(self) -> None:
-        if self._training:
+        if self._training and hosts.is_main():
             files.write_json(self._path, self._known)
 
     def _differs(self, what: str, hint: str) -> None:

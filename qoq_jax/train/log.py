@@ -1,17 +1,19 @@
-"""What a run tells: metrics on disk, a live line on the terminal, and the number of compilations."""
+"""What a run tells: metrics on disk, a live line on the terminal, the number of compilations."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
 import os
 import sys
 import time
+from typing import Any
 
 import jax
 
 from qoq_jax.base import files
 from qoq_jax.base.errors import ConfigError
+from qoq_jax.train.config import Config
 
 
 class MetricWriter:
@@ -21,7 +23,7 @@ class MetricWriter:
     step once.
     """
 
-    def __init__(self, workdir: str, *, tensorboard: bool, wandb: bool, config: dict):
+    def __init__(self, workdir: str, *, tensorboard: bool, wandb: bool, config: dict[str, Any]):
         self._path = os.path.join(workdir, "metrics.jsonl")
         self._board = self._wandb = None
         if tensorboard:
@@ -67,6 +69,16 @@ class MetricWriter:
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def open_writer(cfg: Config) -> MetricWriter:
+    """The writer that a run's config asks for."""
+    return MetricWriter(
+        cfg.workdir,
+        tensorboard=cfg.log.tensorboard,
+        wandb=cfg.log.wandb,
+        config=dataclasses.asdict(cfg),
+    )
 
 
 class Progress:
@@ -131,21 +143,32 @@ class CompileCounter:
         self._base = cls._count
 
     @classmethod
-    def _on_event(cls, event: str, duration: float, **kwargs) -> None:
+    def _on_event(cls, event: str, duration: float, **kwargs: object) -> None:
+        del duration, kwargs
         if event == "/jax/core/compile/backend_compile_duration":
             cls._count += 1
 
     def reset(self) -> None:
         self._base = CompileCounter._count
 
-    @contextlib.contextmanager
-    def ignored(self):
-        """Compilations inside do not count."""
-        before = CompileCounter._count
-        yield
-        self._base += CompileCounter._count - before
-
     @property
     def count(self) -> int:
         """Compilations since the last reset."""
         return CompileCounter._count - self._base
+
+
+class Clock:
+    """Seconds between marks, by what was done until the mark."""
+
+    def __init__(self) -> None:
+        self._last, self._seconds = time.perf_counter(), {}
+
+    def mark(self, name: str) -> None:
+        """What was done since the last mark was `name`."""
+        now, key = time.perf_counter(), f"seconds/{name}"
+        self._seconds[key] = self._seconds.get(key, 0.0) + now - self._last
+        self._last = now
+
+    def seconds(self) -> dict[str, float]:
+        """{"seconds/NAME": sum}."""
+        return dict(self._seconds)

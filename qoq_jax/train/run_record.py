@@ -9,14 +9,16 @@ import platform
 import sys
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import numpy as np
 
 from qoq_jax.base import files
+from qoq_jax.parallel import hosts
 
 
-class Tally:
+class RunTotals:
     """Seconds and skipped samples of a run, kept over restarts in WORKDIR/tally.json.
 
     seconds: wall time of all processes of the run up to their last `keep`; what a kill (-9) cuts
@@ -38,14 +40,18 @@ class Tally:
     def keep(self, skipped: Iterable[dict[str, str]] = ()) -> None:
         """Adds skipped samples that are not known yet and writes the file."""
         self.skipped += [entry for entry in skipped if entry not in self.skipped]
-        files.write_json(self._path, {"seconds": self.seconds, "skipped": self.skipped})
+        if hosts.is_main():
+            content = {"seconds": self.seconds, "skipped": self.skipped}
+            files.write_json(self._path, content)
 
 
-def write_run(workdir: str, tally: Tally, **facts) -> None:
+def write_run(workdir: str, totals: RunTotals, **facts: Any) -> None:
     """Writes run.json: what a reader needs to repeat the run.
 
     Its command is that of the first process that came to the end.
     """
+    if not hosts.is_main():
+        return
     path = os.path.join(workdir, "run.json")
     before = files.read_json(path, {}, finite=False)
     files.write_json(
@@ -59,8 +65,8 @@ def write_run(workdir: str, tally: Tally, **facts) -> None:
             },
             "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, "
             f"{os.cpu_count()} CPU cores",
-            "seconds": {"all": tally.seconds},
+            "seconds": {"all": totals.seconds},
             **facts,
-            "skipped": tally.skipped,
+            "skipped": totals.skipped,
         },
     )

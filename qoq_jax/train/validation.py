@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -21,6 +23,7 @@ from qoq_jax.base.errors import CheckpointError
 from qoq_jax.evaluation import runner
 from qoq_jax.train.checkpoint import damage, write_checksums
 from qoq_jax.train.config import EvalConfig
+from qoq_jax.train.loop import Hook, Loop
 
 
 class Validation:
@@ -63,7 +66,7 @@ class Validation:
         """Whether weights after `step` steps are to be scored."""
         return bool(self._cfg.every) and (step % self._cfg.every == 0 or last)
 
-    def run(self, setup, step: int, weights, trained) -> dict[str, float]:
+    def run(self, setup: Any, step: int, weights: Any, trained: Any) -> dict[str, float]:
         """Scores all weights of the model, keeps the trained ones when they are the best so far;
         returns what to log.
         """
@@ -82,7 +85,7 @@ class Validation:
                 shutil.rmtree(os.path.join(self._folder, name))
         return {"validation/macro_f1": score, "validation/best_step": float(self.best_step)}
 
-    def restore_best(self, layout):
+    def restore_best(self, layout: Any) -> Any:
         """The best trained weights, laid out as `layout`.
 
         Raises:
@@ -112,3 +115,40 @@ class Validation:
             where=folder,
             hint="restore the folder from a copy; the last weights are in the other checkpoints",
         )
+
+
+class Validate(Hook):
+    """Adds the scores of the validation rows to the row of the steps in which they are due.
+
+    Args:
+      validation: of the stage.
+      setup: train.setup.Setup.
+      all_weights: state -> all weights of the model.
+    """
+
+    def __init__(self, validation: Validation, setup: Any, all_weights: Callable[[Any], Any]):
+        self._validation, self._setup, self._all_weights = validation, setup, all_weights
+
+    def due(self, loop: Loop) -> bool:
+        """Whether the weights after the last step are to be scored."""
+        return self._validation.due(loop.done, loop.done == loop.steps)
+
+    def after_step(self, loop: Loop) -> None:
+        if self.due(loop):
+            weights = self._all_weights(loop.state)
+            loop.row |= self._validation.run(self._setup, loop.done, weights, loop.state.params)
+
+
+class StopEarly(Hook):
+    """Ends the loop when the last `eval.patience` scores brought no new best."""
+
+    def __init__(self, validation: Validation):
+        self._validation = validation
+
+    def after_step(self, loop: Loop) -> None:
+        if self._validation.stopped:
+            loop.stop = True
+            print(
+                f"{loop.name}: no better validation since step {self._validation.best_step}, "
+                f"stopped at step {loop.done}"
+            )

@@ -1,0 +1,71 @@
+"""Writes the gallery's case files of an evaluation; report/gallery.py describes and shows them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from qoq_jax.base.files import write_json
+from qoq_jax.data import readers
+from qoq_jax.data import rows as schema
+from qoq_jax.report import gallery
+
+
+def write_cases(
+    folder: str,
+    records: Sequence[dict],
+    rows: Mapping[str, Sequence[schema.Row]],
+    roots: Mapping[str, str],
+    most: int,
+) -> None:
+    """Writes the most telling cases of an evaluation, with their media as the model saw them.
+
+    Args:
+      folder: of the gallery; emptied first.
+      records: of evaluation/metrics.py.
+      rows: source -> the rows that were evaluated.
+      roots: source -> folder of its media.
+      most: cases that are written.
+    """
+    found = {(source, row.id): row for source, of_source in rows.items() for row in of_source}
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    for i, record in enumerate(gallery.choose(records, most)):
+        row, root = found[record["source"], record["id"]], roots[record["source"]]
+        case = record | {"prompt": row.problem, "reasoning": row.reasoning or ""}
+        case |= _write_frames(folder, f"case_{i:02d}", row, root, record["frame_size"])
+        if row.time_series:
+            case["ecg"] = f"case_{i:02d}.npz"
+            signal = readers.read_ecg(schema.resolve(root, row.time_series[0]))
+            np.savez(os.path.join(folder, case["ecg"]), signal=signal)
+        write_json(os.path.join(folder, f"case_{i:02d}.json"), case, indent=None)
+
+
+def _write_frames(
+    folder: str, name: str, row: schema.Row, root: str, size: Sequence[int] | None
+) -> dict[str, Any]:
+    """Writes the first picture of a row, or the frames of its first video; {"image": file} or
+    {"frames": files}, {} without any.
+
+    size: (width, height) of a frame as the model saw it.
+    """
+    frames = [readers.read_image(schema.resolve(root, path)) for path in row.images[:1]]
+    if not frames:
+        frames = [
+            frame
+            for path in row.videos[:1]
+            for frame in readers.read_frames(schema.resolve(root, path))
+        ]
+    files = [f"{name}_{k}.png" for k in range(len(frames))]
+    for file, frame in zip(files, frames, strict=True):
+        # Twice the model's frame: what the model saw, in a size that a person can look at.
+        shown = Image.fromarray(frame).resize((2 * size[0], 2 * size[1]), Image.Resampling.BICUBIC)
+        shown.save(os.path.join(folder, file))
+    if len(files) == 1:
+        return {"image": files[0]}
+    return {"frames": files} if files else {}
