@@ -29,6 +29,9 @@ class ModelConfig:
     )
     # ECG-JEPA safetensors file that the ECG encoder starts from; "" = random weights
     ecg_weights: str = ""
+    # how boxes are written: pixels (of the resized picture) or relative_1000 (0 to 1000 of its
+    # sides); "" = as the model family does: Qwen2.5-VL pixels, published Qwen3-VL relative_1000
+    box_coordinates: Literal["", "pixels", "relative_1000"] = ""
 
     def check(self) -> None:
         """Raises ConfigError when fields contradict each other."""

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from qoq_jax.base.errors import ConfigError, QoqError
-from qoq_jax.data.sample import SampleMeta
+from qoq_jax.data.meta import SampleMeta
 
 # What policies do write: nothing, half an answer, other scripts, one character for ever, brackets
 # for ever.
