@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from qoq_jax.base.errors import CheckpointError, ConfigError
+from qoq_jax.data.answer_format import PIXELS
 from qoq_jax.train import config as config_lib
 from qoq_jax.train import run_record
 from qoq_jax.train.checkpoint import has_checkpoint
@@ -64,7 +65,9 @@ def read(workdir: str) -> Config:
             where=workdir,
             hint="train from it with --config.model.variant",
         )
-    return dataclasses.replace(config_lib.parse(content), workdir=workdir)
+    # Runs from before this field wrote pixels, whatever the family.
+    model = {"box_coordinates": PIXELS} | dict(content.get("model", {}))
+    return dataclasses.replace(config_lib.parse(content | {"model": model}), workdir=workdir)
 
 
 def last_trained_stage(cfg: Config) -> str:
