@@ -38,7 +38,7 @@ def write_cases(
     for i, record in enumerate(gallery.choose(records, most)):
         row, root = found[record["source"], record["id"]], roots[record["source"]]
         case = record | {"prompt": row.problem, "reasoning": row.reasoning or ""}
-        case |= _write_frames(folder, f"case_{i:02d}", row, root, record["frame_sizes"])
+        case |= _write_pictures(folder, f"case_{i:02d}", row, root, record["frame_sizes"])
         if row.time_series:
             case["ecg"] = f"case_{i:02d}.npz"
             signal = readers.read_ecg(schema.resolve(root, row.time_series[0]))
@@ -46,28 +46,26 @@ def write_cases(
         write_json(os.path.join(folder, f"case_{i:02d}.json"), case, indent=None)
 
 
-def _write_frames(
+def _write_pictures(
     folder: str, name: str, row: schema.Row, root: str, sizes: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
-    """Writes the pictures of a row, or the frames of its first video; {"image": file},
-    {"images": files} or {"frames": files}, {} without any.
+    """Writes the pictures of a row, or the frames of its first video; {"image": file}, {"images":
+    files} or {"frames": files}, {} without any.
 
-    sizes: (width, height) of each picture as the model saw it; of a video, of its frames.
+    sizes: (width, height) of each picture as the model saw it, one for all frames of a video.
     """
     pictures = row.images[: gallery.MAX_PICTURES]
     frames = [readers.read_image(schema.resolve(root, path)) for path in pictures]
     if not frames:
-        frames = [
-            frame
-            for path in row.videos[:1]
-            for frame in readers.read_frames(schema.resolve(root, path))
-        ]
-        sizes = [*sizes[:1]] * len(frames)
-    files = [f"{name}_{k}.png" for k in range(len(frames))]
-    for file, frame, size in zip(files, frames, sizes, strict=False):
+        clips = [readers.read_frames(schema.resolve(root, path)) for path in row.videos[:1]]
+        frames = [frame for clip in clips for frame in clip]
+        sizes = list(sizes[:1]) * len(frames)
+    files = []
+    for k, (frame, size) in enumerate(zip(frames, sizes, strict=False)):
+        files.append(f"{name}_{k}.png")
         # Twice the model's frame: what the model saw, in a size that a person can look at.
         shown = Image.fromarray(frame).resize((2 * size[0], 2 * size[1]), Image.Resampling.BICUBIC)
-        shown.save(os.path.join(folder, file))
+        shown.save(os.path.join(folder, files[-1]))
     if len(files) == 1:
         return {"image": files[0]}
     return {"images" if row.images else "frames": files} if files else {}

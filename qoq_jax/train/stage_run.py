@@ -17,7 +17,8 @@ from qoq_jax.data import pipeline
 from qoq_jax.models import critic, spec, vlm
 from qoq_jax.models import lora as lora_lib
 from qoq_jax.parallel import offload
-from qoq_jax.train import hooks, loop
+from qoq_jax.train import hooks
+from qoq_jax.train import loop as loop_lib
 from qoq_jax.train.checkpoint import Checkpointer
 from qoq_jax.train.log import open_writer
 from qoq_jax.train.loop import Loop, Row, StepResult
@@ -141,7 +142,7 @@ class StageRun:
         self._checkpoints, self._root = checkpointer(setup, plan.name), root_key(setup, plan.name)
         copied = jax.tree.map(jnp.copy, weights) if keep and not plan.lora.rank else weights
         state, self.optimizer, self.base = start_state(setup, plan, copied)
-        self.state, self._data_state, self.start = loop.resume(
+        self.state, self._data_state, self.start = loop_lib.resume(
             self._checkpoints, state, plan.name, plan.steps
         )
         # Shapes and places alone: the arrays themselves are donated by the first update.
@@ -210,11 +211,11 @@ class StageRun:
             return self._weights_to_go_on_with(self.state)
         began = Loop(plan.name, self.start, plan.steps, self.offloaded(self.state))
         self.state = None  # the first update donates it
-        state = loop.run(began, step, self._hooks(headline))
+        state = loop_lib.run(began, step, self._hooks(headline))
         self.setup.remember_quarantined(self.data.quarantined)
         return self._weights_to_go_on_with(state)
 
-    def _hooks(self, headline: Callable[[Row], dict[str, str]]) -> list[loop.Hook]:
+    def _hooks(self, headline: Callable[[Row], dict[str, str]]) -> list[loop_lib.Hook]:
         cfg, validate = (
             self.setup.config,
             Validate(self._validation, self.setup, self.all_weights),
