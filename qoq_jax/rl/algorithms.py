@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from qoq_jax.rl import advantages as estimators
@@ -234,7 +235,7 @@ def token_rewards(o: GroupBatch) -> Array:
     return rewards if o.penalty is None else rewards - o.penalty
 
 
-def overlong_penalty(lengths, limit: int, share: float):
+def overlong_penalty(lengths: Array | np.ndarray, limit: int, share: float) -> Array | np.ndarray:
     """What is taken from the reward of long answers: 0 up to limit - zone tokens, then linear to 1
     at the limit.
 

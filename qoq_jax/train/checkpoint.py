@@ -47,7 +47,7 @@ def model_fingerprint(cfg: VlmConfig | EcgConfig) -> str:
 
 
 def write_checksums(folder: str) -> None:
-    """Writes the SHA-256 of every file of a checkpoint, {relative path: hex}, to its sha256.json."""
+    """Writes the SHA-256 of every file of a checkpoint, {path in it: hex}, to its sha256.json."""
     sums = {name: files.sha256(os.path.join(folder, name)) for name in _files(folder)}
     files.write_json(os.path.join(folder, CHECKSUMS), sums, indent=0)
 

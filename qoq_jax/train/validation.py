@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from qoq_jax.base import files
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.evaluation import runner
+from qoq_jax.parallel import hosts
 from qoq_jax.train.checkpoint import damage, write_checksums
 from qoq_jax.train.config import EvalConfig
 from qoq_jax.train.loop import Hook, Loop
@@ -78,11 +79,13 @@ class Validation:
             path = os.path.join(self._folder, str(step))
             with ocp.StandardCheckpointer() as saver:
                 saver.save(path, trained, force=True)
-            write_checksums(path)
-        files.write_json(self._path, self.scores, indent=None)
-        for name in os.listdir(self._folder):
-            if name != str(self.best_step):
-                shutil.rmtree(os.path.join(self._folder, name))
+            if hosts.is_main():
+                write_checksums(path)
+        if hosts.is_main():
+            files.write_json(self._path, self.scores, indent=None)
+            for name in os.listdir(self._folder):
+                if name != str(self.best_step):
+                    shutil.rmtree(os.path.join(self._folder, name))
         return {"validation/macro_f1": score, "validation/best_step": float(self.best_step)}
 
     def restore_best(self, layout: Any) -> Any:
