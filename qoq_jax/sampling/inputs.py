@@ -4,16 +4,17 @@ any compute.
 A sample is a dict in one of two forms.
 
   In files and arrays: {"prompt": text, "images": ..., "videos" or "volumes": ..., "ecg": ...}; one
-    medium or a list. image           a path, a PIL image, or uint8 [h, w], [h, w, 3] video, volume
-    a path (NIfTI, NRRD, video, multi-frame DICOM, .npz), or uint8 [frames, h, w], [frames, h, w, 3]
+  medium or a list.
+    image           a path, a PIL image, or uint8 [h, w], [h, w, 3]
+    video, volume   a path (NIfTI, NRRD, video, multi-frame DICOM, .npz), or uint8 [frames, h, w],
+                    [frames, h, w, 3]
     ecg             a path (WFDB, DICOM, .npz), float [8, 2500] in mV (I, II, V1..V6, 10 s at 250
-    Hz), or
-                    {"signal": [leads, n] in mV, "fs": Hz, "leads": names}
+                    Hz), or {"signal": [leads, n] in mV, "fs": Hz, "leads": names}
 
-  Already processed: {"input_ids": int [T], "patches": [N, 1176], "grid_thw": int [I, 3], "ecg": [8,
-    2500] or [E, 8, 2500]}. input_ids hold one pad token for each merged patch or ECG token. patches
-    are uint8 pixels or floats that are normalised already, in the order of Hugging Face's image
-    processor; grids and patches of images come before those of videos.
+  Already processed: {"input_ids": int [T], "patches": [N, 1176], "grid_thw": int [I, 3], "ecg":
+    [8, 2500] or [E, 8, 2500]}. input_ids hold one pad token for each merged patch or ECG token.
+    patches are uint8 pixels or floats that are normalised already, in the order of Hugging Face's
+    image processor; grids and patches of images come before those of videos.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import pytest
 # nothing stops.
 SCRIPT = """
 import concurrent.futures, sys, time
-from qoq_jax import interrupt
+from qoq_jax.base import interrupt
 
 def build():
     interrupt.run([sys.executable, "-c", "import sys, time; open(sys.argv[1], 'w'); time.sleep(60)", sys.argv[1]], timeout=60)

@@ -709,8 +709,9 @@ def test_tokenizer_files_of_a_run_and_sizes_of_shards(tmp_path):
 MEMORY = """
 import dataclasses, gc, re, sys
 import jax, numpy as np
-from qoq_jax.models import hf, spec, variants, vlm
-from qoq_jax.models.hf import config, files, keys
+from qoq_jax import hf
+from qoq_jax.models import sizes as variants, spec, vlm
+from qoq_jax.hf import config, names as keys, safetensors as files
 
 def status(field):
     return int(re.search(field + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10

@@ -17,8 +17,8 @@ from qoq_jax.train.checkpoint import CHECKSUMS, Checkpointer
 SCRIPT = """
 import resource, sys
 import jax
-from qoq_jax.errors import QoqError
-from qoq_jax.models import variants
+from qoq_jax.base.errors import QoqError
+from qoq_jax.models import sizes as variants
 from qoq_jax.train.checkpoint import Checkpointer
 
 folder = sys.argv[1]

@@ -226,7 +226,7 @@ def test_errors_name_fields_as_the_command_line_takes_them():
                     wrong.append(f"{path.name}:{call.lineno}: {word}")
                 if word in bare and (
                     path.parent.name == "train"
-                    or path.name in ("transforms.py", "pipeline.py", "packing.py")
+                    or path.name in ("sample.py", "pipeline.py", "packing.py")
                 ):
                     wrong.append(f"{path.name}:{call.lineno}: {word} without its section")
     assert not wrong
