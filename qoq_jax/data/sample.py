@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +84,9 @@ class ProcessConfig:
     system: str = chat.SYSTEM
     opening: str = ""
     answer_only: bool = False  # gold answers are the diagnosis alone
+    ecg_length: readers.EcgLength = (
+        "refuse"  # what becomes of an ECG under 10 s, as `read_ecg` says
+    )
 
     @classmethod
     def for_model(cls, model: VlmConfig, **budget: Any) -> ProcessConfig:
@@ -130,6 +134,7 @@ class SampleMeta:
       frame_size: (w, h) of the resized frame of the first image (or video), to which boxes and mask
         belong; None for ECGs.
       row: the validated row.
+      ecg_lengths: readers.CUT or readers.REPEATED for each ECG that is not 10 s long.
     """
 
     id: str
@@ -143,6 +148,7 @@ class SampleMeta:
     frame_size: tuple[int, int] | None
     source: str
     row: schema.Row
+    ecg_lengths: tuple[str, ...] = ()
 
 
 def process(
@@ -197,7 +203,11 @@ def process(
         images.patchify(stack, patch=cfg.patch, temporal=cfg.temporal, merge=cfg.merge)
         for stack in stacks
     ]
-    signals = [_read(readers.read_ecg, root, path, here("time-series")) for path in row.time_series]
+    lengths: list[str] = []
+    read_ecg = functools.partial(
+        readers.read_ecg, root=root, length=cfg.ecg_length, note=lengths.append
+    )
+    signals = [_read(read_ecg, root, path, here("time-series")) for path in row.time_series]
     ecg = [check_ecg(signal, here("time-series")) for signal in signals]
 
     grids = [grid for _, grid in cut]
@@ -206,6 +216,7 @@ def process(
         row.problem, grids[:still], grids[still:], len(ecg), tokenizer, cfg, here("problem")
     )
     meta = _meta(row, root, (read + clips)[:1], stacks[:1], cfg, here)
+    meta = dataclasses.replace(meta, ecg_lengths=tuple(lengths))
     answer: list[int] = []
     if with_answer:
         with naming(f"row {row.id!r}"):

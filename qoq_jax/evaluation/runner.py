@@ -52,6 +52,12 @@ def answer(setup, params, split: str, limit: int) -> list[dict]:
                 metrics.record(text, placed.meta, rewards.score(text, placed.meta, cfg.rl.reward))
             )
     setup.remember_quarantined(data.quarantined)
+    lengths = data.count_ecg_lengths()
+    if any(lengths.values()):
+        print(
+            f"eval: ECGs that are not 10 s long: {lengths['ecgs_cut']} cut to their first 10 s, "
+            f"{lengths['ecgs_repeated']} repeated to fill 10 s"
+        )
     return records
 
 
@@ -103,7 +109,11 @@ def write_gallery(setup, result: dict, folder: str) -> None:
             case["ecg"] = f"case_{i:02d}.npz"
             np.savez(
                 os.path.join(folder, case["ecg"]),
-                signal=readers.read_ecg(schema.resolve(root, row.time_series[0])),
+                signal=readers.read_ecg(
+                    schema.resolve(root, row.time_series[0]),
+                    root=root,
+                    length=setup.config.data.ecg_length,
+                ),
             )
         with open(os.path.join(folder, f"case_{i:02d}.json"), "w", encoding="utf-8") as f:
             json.dump(case, f)

@@ -73,6 +73,8 @@ class DataConfig:
     on_error: str = "raise"  # a bad sample: "raise", or "skip" (counted, listed in the report)
     # with skip: stop when more than this share of the rows read was bad
     max_bad_fraction: float = 0.01
+    # an ECG under 10 s: "refuse" (an error), or "repeat" (5 s and more start again at their end)
+    ecg_length: str = "refuse"
     min_pixels: int = 28 * 28
     max_pixels: int = 112 * 112  # largest image after resizing
     frame_max_pixels: int = 112 * 112  # largest frame of a volume or video after resizing
@@ -266,6 +268,7 @@ _CHOICES = {
     "model.remat": ("none", "dots", "full"),
     "data.mini_imbalance": ("climb", "climb_without_rspect", "balanced"),
     "data.on_error": ("raise", "skip"),
+    "data.ecg_length": ("refuse", "repeat"),
     "sft.schedule": ("constant", "cosine", "linear"),
     "rl.schedule": ("constant", "cosine", "linear"),
     "rl.algorithm": ("sft", *ALGORITHMS),

@@ -23,7 +23,7 @@ from flax import struct
 
 from qoq_jax.base.errors import CheckpointError, DataError, QoqError
 from qoq_jax.climb.mini import ecg_set, ecg_simulator
-from qoq_jax.data import ecgs
+from qoq_jax.data import ecgs, readers
 from qoq_jax.evaluation.probe import linear_probe
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec
@@ -168,6 +168,7 @@ def run(cfg: Config) -> int:
         seed=cfg.seed,
         on_error=cfg.data.on_error,
         max_bad=cfg.data.max_bad_fraction,
+        length=cfg.data.ecg_length,
         cache=cfg.data.cache,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -311,6 +312,8 @@ def _train(
                 "seconds/step": seconds / len(rows),
                 "recompiles": recompiles,
                 "skipped_samples": len(data.quarantined),
+                "ecgs_cut": sum(text == readers.CUT for text in data.lengths.values()),
+                "ecgs_repeated": sum(text == readers.REPEATED for text in data.lengths.values()),
             }
             writer.write(STAGE, done, row)
             progress.show(
@@ -380,7 +383,7 @@ def _probe(cfg: Config, sizes: variants.EcgConfig, mesh, found, before, after, o
             where="linear probe",
             hint="split by patient",
         )
-    signals = {split: ecgs.read_all(rows) for split, rows in labelled.items()}
+    signals = {split: ecgs.read_all(rows, cfg.data.ecg_length) for split, rows in labelled.items()}
     gold = {
         split: np.array([[name in r.labels for name in names] for r in rows])
         for split, rows in labelled.items()

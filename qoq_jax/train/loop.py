@@ -324,6 +324,7 @@ class Stage:
                 row = self._summarise(window, time.perf_counter() - began)
                 row["recompiles"] = compiles.count if done > self.start + WARMUP_STEPS else 0
                 row["skipped_samples"] = len(self.data.quarantined)
+                row |= self.data.count_ecg_lengths()
                 row["skipped_updates"] = self._note_skipped(window, done)
                 if validates:
                     # the first validation of a process compiles its own sampler
