@@ -28,6 +28,7 @@ from qoq_jax.data import packing, readers
 from qoq_jax.data import rows as schema
 from qoq_jax.data import sample as transforms
 from qoq_jax.data import sources as row_files
+from qoq_jax.data.answer_format import PIXELS
 from qoq_jax.data.packing import Budget, GroupPacker, Placed
 from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.data.tokenizer import Tokenizer
@@ -472,6 +473,8 @@ def fingerprint(
     process = dataclasses.asdict(cfg)
     if process["ecg_length"] == ProcessConfig.ecg_length:
         del process["ecg_length"]  # runs from before this field go on
+    if cfg.box_coordinates == PIXELS:
+        del process["box_coordinates"]  # the field came later, and older runs wrote pixels
     settings = [
         process,
         dataclasses.asdict(budget),
