@@ -342,7 +342,8 @@ def _read(
     with naming(where):
         full = schema.resolve(root, path)
         try:
-            with _NPZ_LOCK if full.suffix == ".npz" else contextlib.nullcontext():
+            numpy_file = full.suffix.startswith((".npz", ".npy"))  # "a.npy#3" too
+            with _NPZ_LOCK if numpy_file else contextlib.nullcontext():
                 return reader(full, *args)
         except OSError as error:
             what = f"cannot be read ({error.strerror or type(error).__name__})"

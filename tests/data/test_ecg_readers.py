@@ -8,6 +8,7 @@ import sys
 
 import h5py
 import numpy as np
+import pydicom
 import pytest
 import scipy.io
 
@@ -176,6 +177,15 @@ def test_a_described_file_may_not_be_described_from_outside(tmp_path):
 )  # fmt: skip
 def test_names_of_leads(name, lead):
     assert leads.standard_name(name) == lead
+
+
+def test_dicom_leads_are_found_by_code_where_the_meaning_says_nothing(tmp_path):
+    path = pydicom.data.get_testdata_file("waveform_ecg.dcm")
+    dataset = pydicom.dcmread(path)
+    for channel in dataset.WaveformSequence[0].ChannelDefinitionSequence:
+        channel.ChannelSourceSequence[0].CodeMeaning = "Kanal"
+    dataset.save_as(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(readers.read_ecg(tmp_path / "a.dcm"), readers.read_ecg(path))
 
 
 def test_missing_leads_are_listed_beside_those_found_and_no_free_text(tmp_path):
