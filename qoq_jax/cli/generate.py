@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Streams the answer (or prints one JSON object); writes the picture with boxes when asked."""
     from qoq_jax.data import readers
     from qoq_jax.data.readers import files
+    from qoq_jax.data.sample import naming
     from qoq_jax.sampling import model as models
 
     frames = [*arguments.image, *arguments.volume, *arguments.video]
@@ -93,7 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
     for path in frames:
         files.check_file(path)
     for path in arguments.ecg:
-        readers.read_ecg(path, length="repeat")
+        with naming("--ecg"):
+            readers.read_ecg(path, length="repeat")
     if arguments.samples < 1:
         raise ConfigError(f"--samples {arguments.samples} must be at least 1")
     model = models.load(arguments.source, dtype=arguments.dtype)

@@ -14,6 +14,7 @@ from qoq_jax.data import paths
 from qoq_jax.data.readers import dicom, ecg_arrays, files, leads, wfdb
 from qoq_jax.data.readers.recording import MAX_RATE, MIN_RATE, WINDOW_SECONDS, Recording
 
+LEADS = leads.NEEDED
 RATE = 250
 SECONDS = WINDOW_SECONDS
 SAMPLES = RATE * SECONDS
@@ -120,7 +121,7 @@ def _sound(signal: np.ndarray, where: str) -> np.ndarray:
         raise DataError(
             "has missing samples in its first 10 s", where=where, hint="drop the record"
         )
-    flat = [lead for lead, row in zip(leads.NEEDED, signal) if row.size and np.ptp(row) < 1e-3]
+    flat = [lead for lead, row in zip(LEADS, signal) if row.size and np.ptp(row) < 1e-3]
     if flat:
         raise DataError(
             "has a flat lead " + ", ".join(flat),
