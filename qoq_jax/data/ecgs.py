@@ -103,7 +103,7 @@ def find(folder: str | os.PathLike, split: str) -> list[Recording]:
         raise DataError(
             "has no ECG files",
             where=str(folder),
-            hint="it needs WFDB (.hea), .npz or .dcm files, HDF5 with ecg.json, or train.jsonl",
+            hint="it needs WFDB (.hea), .npz or .dcm files, described HDF5, or train.jsonl",
         )
     return found
 
