@@ -27,6 +27,8 @@ class DataConfig:
     on_error: Literal["raise", "skip"] = (
         "raise"  # a bad sample: "raise", or "skip" (counted, listed in the report)
     )
+    # an ECG under 10 s: "refuse" (an error), or "repeat" (5 s and more start again at their end)
+    ecg_length: Literal["refuse", "repeat"] = "refuse"
     # with skip: stop when more than this share of the rows read was bad
     max_bad_fraction: float = 0.01
     min_pixels: int = 28 * 28

@@ -25,6 +25,7 @@ from typing import Any
 from qoq_jax.base import files
 from qoq_jax.base.errors import DataError, did_you_mean
 from qoq_jax.data.labels import listed_labels, split_labels
+from qoq_jax.data.paths import is_inside
 
 DOMAINS = (
     "ecg",
@@ -518,15 +519,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def resolve(root: str | os.PathLike, relative: str) -> pathlib.Path:
-    """The real path of a media file; refuses one that leaves `root`, by "..", an absolute path or a
-    symlink.
+    """The path of a media file; refuses one that leaves `root`, by "..", an absolute path or a
+    symlink. Links that stay inside (git-annex, content stores) keep the name that the row gives.
 
     The file need not exist: the reader that opens it says so.
     """
     _path(relative, "path")
-    base = os.path.realpath(root)
-    target = os.path.realpath(os.path.join(base, relative))
-    if os.path.commonpath((base, target)) != base:
+    target = os.path.join(os.path.realpath(root), relative)
+    if not is_inside(target, root):
         raise DataError(
             "leads out of the data folder",
             where=relative,

@@ -56,7 +56,8 @@ def run(
         )
         return
     _check_patients(labelled)
-    signals = {split: ecgs.read_all(rows) for split, rows in labelled.items()}
+    length = cfg.data.ecg_length
+    signals = {split: ecgs.read_all(rows, length) for split, rows in labelled.items()}
     gold = {
         split: np.array([[name in r.labels for name in names] for r in rows])
         for split, rows in labelled.items()

@@ -44,6 +44,9 @@ class Batches(Protocol):
 
     quarantined: dict[str, str]
 
+    def count_ecg_lengths(self) -> dict[str, int]:
+        """{"ecgs_cut": n, "ecgs_repeated": n}, since this process began."""
+
     def get_state(self) -> dict[str, Any]:
         """What `set_state` needs to go on from here; JSON."""
 
@@ -119,7 +122,9 @@ class CountCompilations(Hook):
 
 
 class CountSkippedSamples(Hook):
-    """Adds "skipped_samples": bad samples that the data iterator has left out so far."""
+    """Adds "skipped_samples": bad samples that the data iterator has left out so far; "ecgs_cut"
+    and "ecgs_repeated": ECGs that were not 10 s long.
+    """
 
     def __init__(self, data: Batches):
         self._data = data
@@ -127,6 +132,7 @@ class CountSkippedSamples(Hook):
     def after_step(self, loop: Loop) -> None:
         if loop.row is not None:
             loop.row["skipped_samples"] = len(self._data.quarantined)
+            loop.row |= self._data.count_ecg_lengths()
 
 
 class CountSkippedUpdates(Hook):

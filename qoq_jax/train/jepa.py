@@ -175,6 +175,7 @@ def run(cfg: Config) -> int:
         on_error=cfg.data.on_error,
         max_bad=cfg.data.max_bad_fraction,
         cache=cfg.data.cache,
+        length=cfg.data.ecg_length,
         process_index=hosts.process_index(),
         process_count=hosts.process_count(),
     )

@@ -132,7 +132,8 @@ def evaluate_stage(
     if split == "test" and hosts.is_main():
         folder = os.path.join(workdir, "gallery", stage)
         most = setup.config.eval.gallery
-        write_cases(folder, result["records"], setup.rows(split), setup.roots, most)
+        length = setup.config.data.ecg_length
+        write_cases(folder, result["records"], setup.rows(split), setup.roots, most, length)
     if totals:  # before the file that says that this evaluation is done
         totals.keep(setup.quarantined)
     if hosts.is_main():

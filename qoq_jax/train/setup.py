@@ -405,6 +405,7 @@ def assemble(cfg: Config, prepare: bool = True, training: bool = False) -> Setup
         max_response_tokens=cfg.data.max_response_tokens,
         system=cfg.data.system,
         answer_only=cfg.rl.reward.answer_only,
+        ecg_length=cfg.data.ecg_length,
         box_coordinates=cfg.model.box_coordinates,
     )
     tokenizer.check(process.token_ids())
