@@ -24,9 +24,8 @@ class DataConfig:
     # a domain of n rows is drawn with weight n^power: 1 = as they come, 0 = all domains alike
     mixing_power: NotNegative[float] = 1.0
     cache: bool = False  # keep processed samples in memory: for some thousand small samples
-    on_error: Literal["raise", "skip"] = (
-        "raise"  # a bad sample: "raise", or "skip" (counted, listed in the report)
-    )
+    # a bad sample: "raise", or "skip" (counted, listed in the report)
+    on_error: Literal["raise", "skip"] = "raise"
     # an ECG under 10 s: "refuse" (an error), or "repeat" (5 s and more start again at their end)
     ecg_length: Literal["refuse", "repeat"] = "refuse"
     # with skip: stop when more than this share of the rows read was bad

@@ -20,9 +20,8 @@ class EvalConfig:
     every: NotNegative[int] = 0  # steps between validations while training; 0 = none
     validation_rows: Positive[int] = 8  # validation rows a domain
     best: bool = False  # go on with the weights of the best validation, not with the last ones
-    patience: NotNegative[int] = (
-        0  # stop a stage after so many validations without a new best; 0 = never
-    )
+    # stop a stage after so many validations without a new best; 0 = never
+    patience: NotNegative[int] = 0
 
     def check(self) -> None:
         """Raises ConfigError when fields contradict each other."""

@@ -21,12 +21,10 @@ class ModelConfig:
     # tokens an ECG: 1 (pooled), 50 (a time step each), 400 (a lead and time step each); 0 = no ECG
     # encoder
     ecg_tokens: Literal[0, 1, 50, 400] = 1
-    compute_dtype: Literal["float32", "bfloat16"] = (
-        "float32"  # float32 or bfloat16; master weights are always float32
-    )
-    remat: Literal["none", "dots", "full"] = (
-        "none"  # rematerialisation of decoder and vision blocks: none, dots, full
-    )
+    # float32 or bfloat16; master weights are always float32
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    # rematerialisation of decoder and vision blocks: none, dots, full
+    remat: Literal["none", "dots", "full"] = "none"
     # ECG-JEPA safetensors file that the ECG encoder starts from; "" = random weights
     ecg_weights: str = ""
     # how boxes are written: pixels (of the resized picture) or relative_1000 (0 to 1000 of its

@@ -49,12 +49,10 @@ class RlConfig:
     # longest answer in training; what is not finished by then has no format reward
     response_tokens: Positive[int] = 40
     minibatches: Positive[int] = 1  # updates a pass over a rollout batch; divides media_rows
-    epochs: Positive[int] = (
-        1  # passes over a rollout batch; from the second on its media rows are shuffled
-    )
-    accumulate: Positive[int] = (
-        1  # micro-batches an update; minibatches x accumulate divides media_rows
-    )
+    # passes over a rollout batch; from the second on its media rows are shuffled
+    epochs: Positive[int] = 1
+    # micro-batches an update; minibatches x accumulate divides media_rows
+    accumulate: Positive[int] = 1
     lr: NotNegative[float] = 3e-4
     warmup: NotNegative[int] = 10
     schedule: Schedule = "constant"
@@ -66,9 +64,8 @@ class RlConfig:
     kl_in: Literal["loss", "reward"] = "loss"  # loss or reward
     # above 0: the coefficient adapts until an answer has this KL to the reference
     kl_target: NotNegative[float] = 0.0
-    kl_horizon: Positive[int] = (
-        10000  # answers in which an adaptive coefficient changes by at most 20 %
-    )
+    # answers in which an adaptive coefficient changes by at most 20 %
+    kl_horizon: Positive[int] = 10000
     clip_low: float = 0.0  # clip range of the ratio and dual clip; 0 = the algorithm's own
     clip_high: float = 0.0
     clip_dual: float = 0.0

@@ -79,9 +79,8 @@ class EcgPretrainConfig:
     folders: tuple[str, ...] = ()
     steps: Positive[int] = 400
     batch: Positive[int] = 32  # a multiple of the mesh's data x fsdp
-    mask: Literal["random", "block"] = (
-        "random"  # hidden time steps: "random", or "block" (multi-block)
-    )
+    # hidden time steps: "random", or "block" (multi-block)
+    mask: Literal["random", "block"] = "random"
     # share of the steps that is hidden (random), or that each block hides: drawn from [low, high)
     mask_low: float = 0.6
     mask_high: float = 0.7
