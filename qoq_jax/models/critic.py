@@ -1,6 +1,12 @@
-"""The critic: a value head on the decoder's final hidden states, for PPO (arXiv 1707.06347)."""
+"""The critic: a value head on the decoder's final hidden states, for PPO (arXiv 1707.06347).
+
+Axis letters: base/axes.py.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +15,7 @@ from qoq_jax.models import layers
 from qoq_jax.models.spec import ParamSpec, fan_in
 
 
-def param_specs(width: int) -> dict:
+def param_specs(width: int) -> dict[str, Any]:
     """The value head: a hidden layer of the decoder's width; its output starts at zero."""
     return {
         "hidden": {
@@ -23,7 +29,7 @@ def param_specs(width: int) -> dict:
     }
 
 
-def values(critic: dict, hidden: jax.Array) -> jax.Array:
+def values(critic: Mapping[str, Any], hidden: jax.Array) -> jax.Array:
     """V = w·gelu(W h + b) + c in float32: [..., D] -> [...].
 
     The gradient stops at h, so values never move the policy.
