@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from qoq_jax.evaluation import metrics
+from qoq_jax.parallel import hosts
 from qoq_jax.rewards import score as rewards
 from qoq_jax.train import step as steps
 
@@ -34,7 +35,7 @@ def answer(setup, params, split: str, limit: int) -> list[dict]:
     records = []
     for batch, samples in data:
         answers = sampler(params, setup.put(batch), key, banned)
-        tokens, mask = np.asarray(answers.tokens[:, 0]), np.asarray(answers.mask[:, 0])
+        tokens, mask = hosts.gather((answers.tokens[:, 0], answers.mask[:, 0]))
         for placed in samples:
             length = int(mask[placed.row].sum())
             text = setup.tokenizer.decode(tokens[placed.row, :length])

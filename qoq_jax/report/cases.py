@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from qoq_jax.base.files import write_json
 from qoq_jax.data import readers
 from qoq_jax.data import rows as schema
 from qoq_jax.report import gallery
@@ -22,6 +22,7 @@ def write_cases(
     rows: Mapping[str, Sequence[schema.Row]],
     roots: Mapping[str, str],
     most: int,
+    ecg_length: str = "refuse",
 ) -> None:
     """Writes the most telling cases of an evaluation, with their media as the model saw them.
 
@@ -31,6 +32,7 @@ def write_cases(
       rows: source -> the rows that were evaluated.
       roots: source -> folder of its media.
       most: cases that are written.
+      ecg_length: `data.ecg_length` of the config.
     """
     found = {(source, row.id): row for source, of_source in rows.items() for row in of_source}
     shutil.rmtree(folder, ignore_errors=True)
@@ -41,10 +43,10 @@ def write_cases(
         case |= _write_pictures(folder, f"case_{i:02d}", row, root, record["frame_sizes"])
         if row.time_series:
             case["ecg"] = f"case_{i:02d}.npz"
-            signal = readers.read_ecg(schema.resolve(root, row.time_series[0]))
+            path = schema.resolve(root, row.time_series[0])
+            signal = readers.read_ecg(path, root=root, length=ecg_length)
             np.savez(os.path.join(folder, case["ecg"]), signal=signal)
-        with open(os.path.join(folder, f"case_{i:02d}.json"), "w", encoding="utf-8") as f:
-            json.dump(case, f)
+        write_json(os.path.join(folder, f"case_{i:02d}.json"), case, indent=None)
 
 
 def _write_pictures(

@@ -10,20 +10,20 @@ Letters: Q questions, G rollouts a question, S response positions.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from qoq_jax.rl import advantages as estimators
 from qoq_jax.rl import drpo
 from qoq_jax.rl.batches import GroupBatch
-
-if TYPE_CHECKING:
-    from qoq_jax.train.config import RlConfig
+from qoq_jax.rl.config import RlConfig
 
 Array = jax.Array
 
@@ -43,9 +43,44 @@ class Estimate:
 # ------------------------------------------------------------------------------ advantage functions
 
 
+def finite_rewards(
+    advantage: Callable[[GroupBatch, RlConfig], Estimate],
+) -> Callable[[GroupBatch, RlConfig], Estimate]:
+    """The advantage function for questions whose rewards are all finite.
+
+    A question with a reward that is not (a function of the user's may give NaN) counts as an
+    invalid one: advantage 0, no part in any statistic, and critic targets that are the values
+    themselves. The diagnostic `nonfinite_questions` counts them.
+    """
+
+    @functools.wraps(advantage)
+    def guarded(o: GroupBatch, rl: RlConfig) -> Estimate:
+        finite = jnp.isfinite(o.rewards).all(axis=1)
+        if o.greedy is not None:
+            finite &= jnp.isfinite(o.greedy)
+        kept = o.replace(
+            rewards=jnp.where(finite[:, None], o.rewards, 0.0),
+            greedy=None if o.greedy is None else jnp.where(finite, o.greedy, 0.0),
+            valid=o.valid & finite,
+            mask=o.mask * finite[:, None, None],
+        )
+        estimate = advantage(kept, rl)
+        returns = estimate.returns
+        if returns is not None:
+            returns = jnp.where(finite[:, None, None], returns, o.values)
+        count = (o.valid & ~finite).sum()
+        return estimate.replace(
+            returns=returns,
+            diagnostics=estimate.diagnostics | {"nonfinite_questions": count},
+        )
+
+    return guarded
+
+
 def group(estimator: Callable[[Array], Array]) -> Callable[[GroupBatch, RlConfig], Estimate]:
     """An advantage function from one that compares the rewards of a question, [Q, G] -> [Q, G]."""
 
+    @finite_rewards
     def advantage(o: GroupBatch, rl: RlConfig) -> Estimate:
         del rl
         return Estimate(
@@ -55,6 +90,7 @@ def group(estimator: Callable[[Array], Array]) -> Callable[[GroupBatch, RlConfig
     return advantage
 
 
+@finite_rewards
 def remax(o: GroupBatch, rl: RlConfig) -> Estimate:
     del rl
     scores = estimators.remax(answer_rewards(o), o.greedy)
@@ -64,19 +100,24 @@ def remax(o: GroupBatch, rl: RlConfig) -> Estimate:
     )
 
 
+@finite_rewards
 def reinforce_pp(o: GroupBatch, rl: RlConfig) -> Estimate:
     rewards, mask = _rows(token_rewards(o)), _rows(o.mask)
     scores, _ = estimators.reinforce_pp(rewards, mask, gamma=rl.gamma)
     return Estimate((scores * mask).reshape(o.mask.shape), None, o.history, {})
 
 
+@finite_rewards
 def ppo(o: GroupBatch, rl: RlConfig) -> Estimate:
     rewards, mask, values = _rows(token_rewards(o)), _rows(o.mask), _rows(o.values * o.mask)
     scores, returns = estimators.gae(
         rewards, values, mask, gamma=rl.gamma, lam=rl.critic.gae_lambda
     )
     count = jnp.maximum(mask.sum(), 1)
-    variance = lambda x: (jnp.square(x - (x * mask).sum() / count) * mask).sum() / count
+
+    def variance(x: Array) -> Array:
+        return (jnp.square(x - (x * mask).sum() / count) * mask).sum() / count
+
     explained = 1 - variance(returns - values) / jnp.maximum(variance(returns), 1e-8)
     facts = {"value": (values * mask).sum() / count, "explained_variance": explained}
     return Estimate(
@@ -84,6 +125,7 @@ def ppo(o: GroupBatch, rl: RlConfig) -> Estimate:
     )
 
 
+@finite_rewards
 def domain_relative(o: GroupBatch, rl: RlConfig) -> Estimate:
     scores, history, facts = drpo.advantages(
         answer_rewards(o), o.domains, kl=o.kl, history=o.history, cfg=rl.drpo, valid=o.valid
@@ -193,7 +235,7 @@ def token_rewards(o: GroupBatch) -> Array:
     return rewards if o.penalty is None else rewards - o.penalty
 
 
-def overlong_penalty(lengths, limit: int, share: float):
+def overlong_penalty(lengths: Array | np.ndarray, limit: int, share: float) -> Array | np.ndarray:
     """What is taken from the reward of long answers: 0 up to limit - zone tokens, then linear to 1
     at the limit.
 

@@ -12,14 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.mini import ecg_simulator
 from qoq_jax.data import ecgs
 from qoq_jax.evaluation.probe import linear_probe
 from qoq_jax.models import sizes as variants
 from qoq_jax.models.encoders import ecg as model
+from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.train import run_record
 from qoq_jax.train.config import Config
 from qoq_jax.train.log import open_writer
 
@@ -55,7 +56,8 @@ def run(
         )
         return
     _check_patients(labelled)
-    signals = {split: ecgs.read_all(rows) for split, rows in labelled.items()}
+    length = cfg.data.ecg_length
+    signals = {split: ecgs.read_all(rows, length) for split, rows in labelled.items()}
     gold = {
         split: np.array([[name in r.labels for name in names] for r in rows])
         for split, rows in labelled.items()
@@ -100,12 +102,12 @@ def _write(cfg: Config, result: dict[str, Any]) -> None:
         f"probe/random/{name}": float(np.mean([one[name] for one in result["random"]]))
         for name in SCORES
     }
-    if jax.process_index() == 0:
+    if hosts.is_main():
         writer = open_writer(cfg)
         writer.resume("ecg_probe", -1)
         writer.write("ecg_probe", cfg.ecg.steps, row)
         writer.close()
-        run_record.write_json(os.path.join(cfg.workdir, "eval", "ecg.json"), result)
+        files.write_json(os.path.join(cfg.workdir, "eval", "ecg.json"), result)
     print(
         f"ecg probe, {result['test_ecgs']} held-out ECGs of {result['test_patients']} patients: "
         "macro AUROC "
@@ -128,7 +130,7 @@ def features(
         part = signals[first : first + batch]
         # one shape, one compilation
         whole = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
-        made.append(np.asarray(encode(params, jax.device_put(whole, sharding)))[: len(part)])
+        made.append(hosts.gather(encode(params, jax.device_put(whole, sharding)))[: len(part)])
     return np.concatenate(made)
 
 

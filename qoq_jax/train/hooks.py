@@ -28,6 +28,7 @@ import jax
 import numpy as np
 
 from qoq_jax.base.errors import QoqError
+from qoq_jax.parallel import hosts
 from qoq_jax.train.checkpoint import Checkpointer
 from qoq_jax.train.log import CompileCounter, MetricWriter, Progress
 from qoq_jax.train.loop import Hook, Loop, Row
@@ -42,6 +43,9 @@ class Batches(Protocol):
     """
 
     quarantined: dict[str, str]
+
+    def count_ecg_lengths(self) -> dict[str, int]:
+        """{"ecgs_cut": n, "ecgs_repeated": n}, since this process began."""
 
     def get_state(self) -> dict[str, Any]:
         """What `set_state` needs to go on from here; JSON."""
@@ -92,7 +96,7 @@ class MeanRow(Hook):
         # not of what is asked for.
         jax.block_until_ready(loop.last.metrics)
         seconds = time.perf_counter() - loop.window_began
-        steps = [jax.device_get(metrics) | facts for metrics, facts in self._window]
+        steps = [hosts.gather(metrics) | facts for metrics, facts in self._window]
         loop.row, self._window = self._summarise(steps, seconds), []
 
 
@@ -118,7 +122,9 @@ class CountCompilations(Hook):
 
 
 class CountSkippedSamples(Hook):
-    """Adds "skipped_samples": bad samples that the data iterator has left out so far."""
+    """Adds "skipped_samples": bad samples that the data iterator has left out so far; "ecgs_cut"
+    and "ecgs_repeated": ECGs that were not 10 s long.
+    """
 
     def __init__(self, data: Batches):
         self._data = data
@@ -126,6 +132,7 @@ class CountSkippedSamples(Hook):
     def after_step(self, loop: Loop) -> None:
         if loop.row is not None:
             loop.row["skipped_samples"] = len(self._data.quarantined)
+            loop.row |= self._data.count_ecg_lengths()
 
 
 class CountSkippedUpdates(Hook):
@@ -142,13 +149,13 @@ class CountSkippedUpdates(Hook):
         self._window.append((loop.done, finite, loop.last.ids))
         if loop.row is None:
             return
-        values = jax.device_get([finite for _, finite, _ in self._window])
+        values = hosts.gather([finite for _, finite, _ in self._window])
         dropped = [
             {"stage": loop.name, "step": step, "ids": ids}
             for (step, _, ids), value in zip(self._window, values, strict=True)
             if value < 1
         ]
-        if dropped:
+        if dropped and hosts.is_main():
             with open(self._path, "a", encoding="utf-8") as f:
                 f.writelines(json.dumps(line) + "\n" for line in dropped)
         loop.row["skipped_updates"], self._window = len(dropped), []

@@ -26,6 +26,7 @@ from qoq_jax.data import ecgs
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec
 from qoq_jax.models.encoders import ecg as model
+from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.train import ecg_probe, hooks, loop, run_record, stages
 from qoq_jax.train.checkpoint import Checkpointer
@@ -174,8 +175,9 @@ def run(cfg: Config) -> int:
         on_error=cfg.data.on_error,
         max_bad=cfg.data.max_bad_fraction,
         cache=cfg.data.cache,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        length=cfg.data.ecg_length,
+        process_index=hosts.process_index(),
+        process_count=hosts.process_count(),
     )
     print(
         f"ecg: {len(found['train'])} ECGs to learn from, "
@@ -188,8 +190,9 @@ def run(cfg: Config) -> int:
         final = state.train.params
         # ------------------------------------------------------------------------- export and probe
         path = os.path.join(cfg.workdir, WEIGHTS)
-        if jax.process_index() == 0:
-            model.save(path, jax.device_get(final), sizes)
+        whole = hosts.gather(final)
+        if hosts.is_main():
+            model.save(path, whole, sizes)
         print(f"ecg encoder: {path}")
         if not os.path.exists(os.path.join(cfg.workdir, "eval", "ecg.json")):
             encoders = {
@@ -303,7 +306,7 @@ def _train(
 
     def step(state: JepaState, number: int) -> loop.StepResult:
         del number  # the state counts its own steps
-        batch = jax.make_array_from_process_local_data(sharding, next(data))
+        batch = hosts.to_global(next(data), sharding)
         return loop.StepResult(*update(state, batch), facts={})
 
     return loop.run(

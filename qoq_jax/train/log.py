@@ -11,7 +11,9 @@ from typing import Any
 
 import jax
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import ConfigError
+from qoq_jax.parallel import hosts
 from qoq_jax.train.config import Config
 
 
@@ -19,17 +21,18 @@ class MetricWriter:
     """Appends flat metric rows to metrics.jsonl, and to TensorBoard or Weights & Biases when asked.
 
     A resumed run first drops the rows of steps that it will do again, so that the file holds each
-    step once.
+    step once. Of several processes only the main one writes.
     """
 
     def __init__(self, workdir: str, *, tensorboard: bool, wandb: bool, config: dict[str, Any]):
         self._path = os.path.join(workdir, "metrics.jsonl")
         self._board = self._wandb = None
-        if tensorboard:
+        self._writes = hosts.is_main()
+        if tensorboard and self._writes:
             from tensorboardX import SummaryWriter  # imported here: it is slow to load
 
             self._board = SummaryWriter(os.path.join(workdir, "tensorboard"))
-        if wandb:
+        if wandb and self._writes:
             try:
                 import wandb as wandb_module
             except ImportError:
@@ -40,7 +43,7 @@ class MetricWriter:
 
     def resume(self, stage: str, step: int) -> None:
         """Drops rows of `stage` after `step`, and a last line that a kill left half-written."""
-        if not os.path.exists(self._path):
+        if not self._writes or not os.path.exists(self._path):
             return
         kept = []
         with open(self._path, encoding="utf-8") as f:
@@ -49,12 +52,12 @@ class MetricWriter:
                     row = json.loads(line)
                     if row["stage"] != stage or row["step"] <= step:
                         kept.append(line)
-        temporary = self._path + ".tmp"
-        with open(temporary, "w", encoding="utf-8") as f:
-            f.writelines(kept)
-        os.replace(temporary, self._path)
+        files.write_text(self._path, "".join(kept))
 
     def write(self, stage: str, step: int, values: dict[str, float]) -> None:
+        """Appends a row."""
+        if not self._writes:
+            return
         row = {"stage": stage, "step": step, "time": time.time(), **values}
         with open(self._path, "a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")

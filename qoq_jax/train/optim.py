@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from typing import Any
 
 import jax
 import optax
 
-from qoq_jax.base.errors import ConfigError
+from qoq_jax.base.errors import ConfigError, did_you_mean
 from qoq_jax.models import spec
 from qoq_jax.train.config import OptimizerConfig
 
@@ -94,12 +93,10 @@ def check_frozen(frozen: tuple[str, ...], specs: Any) -> None:
     paths = list(spec.flatten(specs))
     for prefix in frozen:
         if not any(path == prefix or path.startswith(prefix + "/") for path in paths):
-            near = difflib.get_close_matches(
-                prefix, paths + sorted({path.rsplit("/", 1)[0] for path in paths}), n=1
-            )
+            starts = sorted({path.rsplit("/", 1)[0] for path in paths})
             raise ConfigError(
                 f"optimizer.frozen: no weight is under {prefix!r}",
-                hint=f"did you mean {near[0]!r}?" if near else "use a path as vision/patch_embed",
+                hint=did_you_mean(prefix, paths + starts, "use a path as vision/patch_embed"),
             )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from qoq_jax.data.packing import MERGE_UNIT, Budget, GroupPacker, Placed, write_groups
 from qoq_jax.data.sample import ECG, TEXT, VISION
+from qoq_jax.parallel import hosts
 from qoq_jax.sampling.rollout import Rollout
 from qoq_jax.train.groups import HostGroups
 
@@ -134,7 +135,7 @@ def informative_groups(
 
 def _groups(host: HostGroups, responses: Rollout, budget: Budget) -> list[Group]:
     """The groups of a batch one by one, read to the host."""
-    arrays = [np.asarray(x) for x in (responses.tokens, responses.mask, responses.logprobs)]
+    arrays = hosts.gather((responses.tokens, responses.mask, responses.logprobs))
     return [
         Group(
             unpack(host.prompts, placed, budget),

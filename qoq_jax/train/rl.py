@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qoq_jax.base.errors import ConfigError
-from qoq_jax.parallel import offload
+from qoq_jax.parallel import hosts, offload
 from qoq_jax.rl.algorithms import Estimate
 from qoq_jax.rl.batches import GroupBatch, UpdateBatch, update_batch
 from qoq_jax.sampling.rollout import Rollout
@@ -214,7 +214,7 @@ class GroupSampler:
             # No key is drawn from: greedy decoding has no randomness.
             found = self._sample_greedily(weights, prompts, key, self._banned)
             host.greedy, lost = self._scorer.greedy(
-                host.samples, np.asarray(found.tokens), np.asarray(found.mask)
+                host.samples, *hosts.gather((found.tokens, found.mask))
             )
             host.lost += lost
             clock.mark("greedy")
@@ -241,7 +241,7 @@ class GroupSampler:
         clock.mark("data")
         # G responses to each prompt, with the parameters that the update will change
         responses = self._sample(weights, prompts, key, self._banned)
-        tokens, mask = np.asarray(responses.tokens), np.asarray(responses.mask)
+        tokens, mask = hosts.gather((responses.tokens, responses.mask))
         clock.mark("rollout")
         terms, lost = self._scorer.sampled(samples, tokens, mask)
         clock.mark("reward")

@@ -8,15 +8,18 @@ left alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from qoq_jax.base import files, lock
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.evaluation import runner
 from qoq_jax.models import spec, vlm
+from qoq_jax.parallel import hosts
 from qoq_jax.report import report
 from qoq_jax.report.cases import write_cases
 from qoq_jax.rewards import custom
@@ -37,13 +40,14 @@ ALONE: dict[str, Callable[[Config], int]] = {"jepa": jepa.run}
 def run(cfg: Config) -> int:
     """`qoq train`. Returns the exit code."""
     os.makedirs(cfg.workdir, exist_ok=True)
-    claimed = run_config.claim(cfg)
-    try:
-        return _run(cfg)
-    except ConfigError:
-        if claimed:
-            run_config.release(cfg.workdir)
-        raise
+    with lock.hold(cfg.workdir) if hosts.is_main() else contextlib.nullcontext():
+        claimed = run_config.claim(cfg)
+        try:
+            return _run(cfg)
+        except ConfigError:
+            if claimed and hosts.is_main():
+                run_config.release(cfg.workdir)
+            raise
 
 
 def _run(cfg: Config) -> int:
@@ -73,7 +77,8 @@ def _run(cfg: Config) -> int:
 
     # ------------------------------------------------------------------------------------ report
     _write_run_record(setup, totals)
-    print(f"report: {report.write_report(cfg.workdir)}")
+    if hosts.is_main():
+        print(f"report: {report.write_report(cfg.workdir)}")
     return 0
 
 
@@ -124,13 +129,15 @@ def evaluate_stage(
     """
     workdir = setup.config.workdir
     result = runner.evaluate(setup, params, split)
-    if split == "test":
+    if split == "test" and hosts.is_main():
         folder = os.path.join(workdir, "gallery", stage)
         most = setup.config.eval.gallery
-        write_cases(folder, result["records"], setup.rows(split), setup.roots, most)
+        length = setup.config.data.ecg_length
+        write_cases(folder, result["records"], setup.rows(split), setup.roots, most, length)
     if totals:  # before the file that says that this evaluation is done
         totals.keep(setup.quarantined)
-    run_record.write_json(_eval_file(workdir, stage, split), result, indent=None)
+    if hosts.is_main():
+        files.write_json(_eval_file(workdir, stage, split), result, indent=None)
     print(f"{stage} on {split}: " + runner.headline(result["summary"]))
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from typing import Any
 
-from qoq_jax.base.errors import CheckpointError, ConfigError
+from qoq_jax.base import files
+from qoq_jax.base.errors import CheckpointError, ConfigError, DataError
 from qoq_jax.data.answer_format import PIXELS
+from qoq_jax.parallel import hosts
 from qoq_jax.train import config as config_lib
-from qoq_jax.train import run_record
 from qoq_jax.train.checkpoint import has_checkpoint
 from qoq_jax.train.config import Config
 
@@ -24,9 +24,9 @@ def claim(cfg: Config) -> bool:
       CheckpointError: the file is damaged.
     """
     path = _path(cfg.workdir)
-    ours = json.loads(json.dumps(dataclasses.asdict(cfg)))
     if not os.path.exists(path):
-        run_record.write_json(path, ours)
+        if hosts.is_main():
+            files.write_json(path, config_lib.as_json(cfg))
         return True
     changed = config_lib.differences(cfg, _content(path))
     if changed:
@@ -88,8 +88,8 @@ def _path(workdir: str) -> str:
 
 def _content(path: str) -> dict[str, Any]:
     try:
-        return dict(run_record.read_json(path))
-    except (ValueError, TypeError) as error:
+        return dict(files.read_json(path, finite=False))
+    except (DataError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"is damaged ({type(error).__name__})",
             where=path,

@@ -18,9 +18,10 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.evaluation import runner
-from qoq_jax.train import run_record
+from qoq_jax.parallel import hosts
 from qoq_jax.train.checkpoint import damage, write_checksums
 from qoq_jax.train.config import EvalConfig
 from qoq_jax.train.loop import Hook, Loop
@@ -39,7 +40,7 @@ class Validation:
         self._path = os.path.join(workdir, f"validation-{stage}.json")
         self._folder = os.path.abspath(os.path.join(workdir, "checkpoints", f"{stage}-best"))
         self._cfg = cfg
-        found = run_record.read_json(self._path) or []
+        found = files.read_json(self._path, [], finite=False)
         self.scores = [(step, score) for step, score in found if start is None or step <= start]
 
     @property
@@ -78,11 +79,13 @@ class Validation:
             path = os.path.join(self._folder, str(step))
             with ocp.StandardCheckpointer() as saver:
                 saver.save(path, trained, force=True)
-            write_checksums(path)
-        run_record.write_json(self._path, self.scores, indent=None)
-        for name in os.listdir(self._folder):
-            if name != str(self.best_step):
-                shutil.rmtree(os.path.join(self._folder, name))
+            if hosts.is_main():
+                write_checksums(path)
+        if hosts.is_main():
+            files.write_json(self._path, self.scores, indent=None)
+            for name in os.listdir(self._folder):
+                if name != str(self.best_step):
+                    shutil.rmtree(os.path.join(self._folder, name))
         return {"validation/macro_f1": score, "validation/best_step": float(self.best_step)}
 
     def restore_best(self, layout: Any) -> Any:

@@ -107,6 +107,40 @@ def test_advantages_equal_the_formulas(name, outcome):
     assert all(np.isfinite(value) for value in found.diagnostics.values())
 
 
+@pytest.mark.parametrize("fault", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_question_with_a_reward_that_is_not_finite_counts_as_invalid(name, fault, outcome):
+    """The others' advantages are those of a batch in which its row is empty."""
+    rl = RlConfig(algorithm=name)
+    broken = outcome.rewards.copy()
+    broken[1, 2] = fault
+    found = ALGORITHMS[name].advantage(outcome.replace(rewards=broken), rl)
+    empty, mask = outcome.valid.copy(), outcome.mask.copy()
+    empty[1], mask[1] = False, 0
+    wanted = ALGORITHMS[name].advantage(outcome.replace(valid=empty, mask=mask), rl)
+    np.testing.assert_array_equal(found.advantages, wanted.advantages)
+    assert not np.asarray(found.advantages[1]).any()
+    assert np.isfinite(found.advantages).all()
+    assert found.diagnostics["nonfinite_questions"] == 1
+    assert wanted.diagnostics["nonfinite_questions"] == 0
+
+
+def test_a_greedy_reward_that_is_not_finite_makes_its_question_invalid(outcome):
+    greedy = outcome.greedy.copy()
+    greedy[0] = np.nan
+    found = ALGORITHMS["remax"].advantage(outcome.replace(greedy=greedy), RlConfig())
+    assert np.isfinite(found.advantages).all() and not np.asarray(found.advantages[0]).any()
+    assert np.isfinite(found.diagnostics["greedy_reward"])
+
+
+def test_the_critic_learns_nothing_from_a_question_without_a_finite_reward(outcome):
+    broken = outcome.rewards.copy()
+    broken[1] = np.nan
+    found = ALGORITHMS["ppo"].advantage(outcome.replace(rewards=broken), RlConfig())
+    np.testing.assert_array_equal(found.returns[1], outcome.values[1])
+    assert np.isfinite(found.returns).all()
+
+
 def surrogate(name, rng, **changes):
     """(loss of the policy update as the trainer makes it, log-probs and masks for numpy)."""
     rl = RlConfig(algorithm=name, **changes)
