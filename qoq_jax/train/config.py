@@ -108,11 +108,11 @@ class SftConfig:
     tokens: int = 352  # length of a text row
     samples: int = 48  # samples a batch that the media budget is made for
     limit: int = 0  # use only so many training rows (0 = all)
-    # False: teach format, boxes and findings, but hide the diagnosis (train/setup.py
-    # hide_diagnosis)
+    # False: teach format, boxes and findings, but hide the diagnosis (data/edits.py
+    # HideDiagnosis)
     diagnoses: bool = True
-    # teach boxes whose edges lie up to this share of a side inside the gold box (train/setup.py
-    # shrink_boxes)
+    # teach boxes whose edges lie up to this share of a side inside the gold box (data/edits.py
+    # ShrinkBoxes)
     box_shrink: float = 0.0
     lr: float = 1e-3
     warmup: int = 20
