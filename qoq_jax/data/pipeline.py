@@ -455,6 +455,21 @@ def _iterator(
     )
 
 
+# Fields of ProcessConfig that came after the first runs; at their default they leave fingerprints
+# as they were.
+_LATER = ("box_coordinates",)
+
+
+def _settings(cfg: ProcessConfig) -> dict[str, Any]:
+    """The fields that a fingerprint goes by."""
+    default = {field.name: field.default for field in dataclasses.fields(cfg)}
+    return {
+        name: value
+        for name, value in dataclasses.asdict(cfg).items()
+        if name not in _LATER or value != default[name]
+    }
+
+
 class _Fingerprint:
     """SHA-256 of all that decides a batch: rows in order and the sizes of their media, tokenizer
     and config.
@@ -484,7 +499,7 @@ class _Fingerprint:
     def _digest(self, of_rows: Iterable[str]) -> str:
         recipe, digest = self._recipe, hashlib.sha256()
         settings = [
-            dataclasses.asdict(recipe.process),
+            _settings(recipe.process),
             dataclasses.asdict(recipe.budget),
             self._options,
             recipe.tokenizer.fingerprint,
