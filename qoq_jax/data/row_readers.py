@@ -85,8 +85,10 @@ class Records:
             ) from None
         try:
             self._file = array_record_module.ArrayRecordReader(
-                os.fspath(path), options="index_storage_option:offloaded"
+                os.fspath(path), options="readahead_buffer_size:0"
             )
+            if not self._file.ok():
+                self._file.close()  # raises, and says why
             self._count = self._file.num_records()
         except (RuntimeError, ValueError) as error:
             raise DataError(
@@ -94,7 +96,6 @@ class Records:
                 where=str(path),
                 hint="write it again",
             ) from None
-        self._close = weakref.finalize(self, self._file.close)
 
     def watch(self) -> None:
         """Nothing: records carry checksums."""
@@ -121,7 +122,7 @@ class Records:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        self._file.close()
 
 
 def reader(kind: str, path: pathlib.Path) -> Lines | Records:
