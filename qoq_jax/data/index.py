@@ -18,6 +18,7 @@ A gzip file is decompressed once, and a JSON list is written as one item a line,
 from __future__ import annotations
 
 import array
+import atexit
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -25,6 +26,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -124,8 +126,7 @@ def _build(path: pathlib.Path, folder: pathlib.Path | None) -> Index:
     before = path.stat()
     if before.st_size > _SLOW:
         _say(f"checking and indexing {path} ({before.st_size / 1e9:.1f} GB), once")
-    scratch = None if folder else tempfile.mkdtemp(prefix="qoq_rows_")  # only for unpacked copies
-    kind, body = _unpack(path, folder or pathlib.Path(scratch))
+    kind, body = _unpack(path, folder)
     scan = _Scan(path, kind, body)
     if not scan.columns["start"] and not scan.faults:
         raise schema.no_rows(path)
@@ -265,15 +266,20 @@ def _where(name: str, kind: str, number: int) -> str:
     return f"{name}:{number}" if kind == "lines" else f"{name}[{number - 1}]"
 
 
-def _unpack(path: pathlib.Path, folder: pathlib.Path) -> tuple[str, pathlib.Path]:
-    """(kind, the file to read rows from); writes that file for gzip and JSON lists."""
+def _unpack(path: pathlib.Path, folder: pathlib.Path | None) -> tuple[str, pathlib.Path]:
+    """(kind, the file to read rows from); writes that file for gzip and JSON lists, into `folder`
+    or else where it lasts as long as this process.
+    """
     if path.suffix == ".array_record":
         return "records", path
-    body = folder / f".{path.name}.rows"
     with jsonl.opened(path) as file:
         listed = jsonl.is_list(file)
         if not listed and not jsonl.is_gzip(path):
             return "lines", path
+        if folder is None:
+            folder = pathlib.Path(tempfile.mkdtemp(prefix="qoq_rows_"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        body = folder / f".{path.name}.rows"
         if listed:
             parts = (json.dumps(item.content).encode() + b"\n" for item in jsonl.items(file, path))
         else:
@@ -336,7 +342,7 @@ def _load(folder: pathlib.Path, path: pathlib.Path) -> Index | None:
     file = _file(folder, path)
     try:
         found = _read(file)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None  # none, or of another version: it is made anew
     if found is None:
         return None
@@ -362,6 +368,8 @@ def _read(file: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]] | 
         if stream.read(len(_MAGIC)) != _MAGIC:
             return None
         length = int.from_bytes(stream.read(8), "little")
+        if length > file_size(file):
+            return None
         header = json.loads(stream.read(length))
     start, columns = len(_MAGIC) + 8 + length, {}
     for name, (_, dtype) in COLUMNS.items():
