@@ -130,7 +130,7 @@ def test_batches_of_lazy_rows_are_those_of_a_list(file, weights):
 def test_a_run_resumed_in_the_middle_reads_only_what_comes(file, parses):
     rows = lazy_rows.open_rows(file)
     straight = batches(rows)
-    ids(straight, 40)
+    ids(straight, 12)
     state = json.loads(json.dumps(straight.get_state()))
     expected = ids(straight, 2)
     resumed = batches(rows)
