@@ -34,8 +34,9 @@ from typing import Any
 
 import numpy as np
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import DataError
-from qoq_jax.data import jsonl
+from qoq_jax.data import jsonl, paths
 from qoq_jax.data import rows as schema
 from qoq_jax.data.row_readers import Lines, Records, reader
 
@@ -130,7 +131,7 @@ def _build(path: pathlib.Path, folder: pathlib.Path | None) -> Index:
     scan = _Scan(path, kind, body)
     if not scan.columns["start"] and not scan.faults:
         raise schema.no_rows(path)
-    identity = _identity(path) | {"sha256": _sha256(path)}
+    identity = _identity(path) | {"sha256": files.sha256(path)}
     if (before.st_size, before.st_mtime_ns) != (identity["size"], identity["mtime_ns"]):
         raise DataError(
             "was changed while it was read", where=str(path), hint="wait until it is written"
@@ -250,9 +251,11 @@ def add_to_fingerprint(digest: Any, row: schema.Row, size: Any = None) -> None:
 
 
 def file_size(path: str | os.PathLike) -> int:
-    """Bytes of a file, -1 when it is not there: a missing file is for the one who reads it."""
+    """Bytes of a file, -1 when it is not there: a missing file is for the one who reads it. Of a
+    recording inside of a file, those of the file.
+    """
     try:
-        return os.stat(path).st_size
+        return os.stat(paths.split_member(path)[0]).st_size
     except OSError:
         return -1
 
@@ -284,7 +287,7 @@ def _unpack(path: pathlib.Path, folder: pathlib.Path | None) -> tuple[str, pathl
             parts = (json.dumps(item.content).encode() + b"\n" for item in jsonl.items(file, path))
         else:
             parts = iter(lambda: file.read(1 << 20), b"")
-        with _written(body) as out:
+        with files.replacing(body) as partial, open(partial, "wb") as out:
             for part in parts:
                 try:
                     out.write(part)
@@ -315,22 +318,10 @@ def _file(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     return folder / f".{path.name}.index"
 
 
-@contextlib.contextmanager
-def _written(path: pathlib.Path) -> Iterator[Any]:
-    """A binary file that is there whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _save(file: pathlib.Path, header: dict[str, Any], columns: dict[str, np.ndarray]) -> None:
     text = json.dumps(header).encode()
     text += b" " * (-(len(_MAGIC) + 8 + len(text)) % 8)  # arrays begin at a multiple of 8
-    with _written(file) as out:
+    with files.replacing(file) as partial, open(partial, "wb") as out:
         out.write(_MAGIC + len(text).to_bytes(8, "little") + text)
         for column in columns.values():
             out.write(column.tobytes())
@@ -349,7 +340,7 @@ def _load(folder: pathlib.Path, path: pathlib.Path) -> Index | None:
     header, columns = found
     identity = _identity(path)
     if identity != {key: header[key] for key in identity}:
-        if identity["size"] != header["size"] or _sha256(path) != header["sha256"]:
+        if identity["size"] != header["size"] or files.sha256(path) != header["sha256"]:
             return None
         header |= identity
         with contextlib.suppress(OSError):  # else the content is compared again next time
@@ -412,11 +403,6 @@ def _identity(path: pathlib.Path) -> dict[str, Any]:
         "mtime_ns": found.st_mtime_ns,
         "sampled": sampled,
     }
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _say(text: str) -> None:

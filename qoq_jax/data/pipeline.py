@@ -26,7 +26,7 @@ import grain
 import numpy as np
 
 from qoq_jax.base.errors import ConfigError, DataError
-from qoq_jax.data import packing
+from qoq_jax.data import packing, readers
 from qoq_jax.data import rows as schema
 from qoq_jax.data import sample as transforms
 from qoq_jax.data import sources as row_files
@@ -112,6 +112,8 @@ class BatchIterator(grain.DatasetIterator):
     Attributes:
       quarantined: "source/row id" -> reason, of every sample left out so far in this process.
       batches: batches emitted since the start of the run.
+      ecg_lengths: "source/row id" -> what was done to its ECG that is not 10 s long, of the batches
+        since this process began.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class BatchIterator(grain.DatasetIterator):
         self._budget, self._fingerprint = budget, fingerprint
         self._tolerance, self._exactly = tolerance, exactly
         self.quarantined: dict[str, str] = {}
+        self.ecg_lengths: dict[str, str] = {}
         self.batches = 0
 
     def __next__(self) -> tuple[Batch, list[Placed]]:
@@ -145,7 +148,18 @@ class BatchIterator(grain.DatasetIterator):
         if ended or (self._exactly is None and not any(groups)):
             raise StopIteration
         self.batches += 1
-        return packing.write_groups(groups, self._budget)
+        batch, placed = packing.write_groups(groups, self._budget)
+        for meta in (sample.meta for sample in placed):
+            if meta.ecg_lengths:
+                self.ecg_lengths[f"{meta.source}/{meta.id}"] = ", ".join(meta.ecg_lengths)
+        return batch, placed
+
+    def count_ecg_lengths(self) -> dict[str, int]:
+        """Rows with an ECG that was cut or repeated, since this process began."""
+        return {
+            "ecgs_cut": sum(readers.CUT in text for text in self.ecg_lengths.values()),
+            "ecgs_repeated": sum(readers.REPEATED in text for text in self.ecg_lengths.values()),
+        }
 
     def _reject(self, bad: Bad) -> None:
         if self._tolerance.on_error == "raise":
@@ -457,7 +471,7 @@ def _iterator(
 
 # Fields of ProcessConfig that came after the first runs; at their default they leave fingerprints
 # as they were.
-_LATER = ("box_coordinates",)
+_LATER = ("box_coordinates", "ecg_length")
 
 
 def _settings(cfg: ProcessConfig) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 
-import jax
 import numpy as np
 
 from qoq_jax.base.errors import DataError
@@ -18,6 +17,7 @@ from qoq_jax.data.lazy_rows import Rows
 from qoq_jax.data.packing import Budget
 from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.models import sizes as variants
+from qoq_jax.parallel import hosts
 from qoq_jax.train import datasets
 from qoq_jax.train.config import Config
 
@@ -178,8 +178,8 @@ class Batches:
     def _reading(self) -> pipeline.Reading:
         data = self.config.data
         return pipeline.Reading(
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=hosts.process_index(),
+            process_count=hosts.process_count(),
             on_error=data.on_error,
             max_bad=data.max_bad_fraction,
         )

@@ -19,6 +19,7 @@ from qoq_jax.data import rows as schema
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.models import sizes as variants
+from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.train import datasets
 from qoq_jax.train.batches import Batches
@@ -47,8 +48,8 @@ class Setup(Batches):
         )
 
     def put(self, batch: Any) -> Any:
-        """Host arrays -> device arrays with rows (axis 0) over the mesh's data and fsdp axes."""
-        return jax.device_put(batch, mesh_lib.batch_sharding(self.mesh))
+        """This process's arrays -> arrays of the mesh with rows (axis 0) over data and fsdp."""
+        return hosts.to_global(batch, mesh_lib.batch_sharding(self.mesh))
 
 
 def model_config(cfg: Config) -> variants.VlmConfig:
@@ -157,6 +158,7 @@ def assemble(cfg: Config, prepare: bool = True, training: bool = False) -> Setup
         max_response_tokens=cfg.data.max_response_tokens,
         system=cfg.data.system,
         answer_only=cfg.rl.reward.answer_only,
+        ecg_length=cfg.data.ecg_length,
         box_coordinates=cfg.model.box_coordinates,
     )
     tokenizer.check(process.token_ids())
