@@ -29,7 +29,7 @@ from PIL import Image
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import images, readers
 from qoq_jax.data import sample as transforms
-from qoq_jax.data.readers import files
+from qoq_jax.data.readers import image as pictures
 from qoq_jax.data.readers.ecg import standard_leads
 from qoq_jax.data.sample import ECG_SHAPE, ProcessConfig, SampleMeta, naming
 from qoq_jax.data.tokenizer import Tokenizer
@@ -168,8 +168,8 @@ def _image(image: Any, where: str) -> np.ndarray:
         with naming(where):
             return readers.read_image(image)
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    return _pixels(image, where, frames=False)
+        return pictures.from_picture(image, where)
+    return pictures.from_array(np.asarray(image), where)
 
 
 def _frames(clip: Any, count: int, where: str) -> np.ndarray:
@@ -177,26 +177,8 @@ def _frames(clip: Any, count: int, where: str) -> np.ndarray:
     if isinstance(clip, (str, os.PathLike)):
         with naming(where):
             return readers.read_frames(clip, count)
-    frames = _pixels(clip, where, frames=True)
+    frames = pictures.from_array(np.asarray(clip), where, frames=True)
     return frames[readers.frame_indices(len(frames), count)]
-
-
-def _pixels(array: Any, where: str, frames: bool) -> np.ndarray:
-    array = np.asarray(array)
-    axes = 4 if frames else 3
-    grey = array.ndim == axes - 1
-    if (
-        array.dtype != np.uint8
-        or array.size == 0
-        or not (grey or (array.ndim == axes and array.shape[-1] == 3))
-    ):
-        shape = "[frames, h, w] or [frames, h, w, 3]" if frames else "[h, w] or [h, w, 3]"
-        raise DataError(
-            f"is {array.dtype} {list(array.shape)}",
-            where=where,
-            hint=f"give a path, or uint8 {shape}",
-        )
-    return files.grey_to_rgb(array) if grey else array
 
 
 def _ecg(signal: Any, where: str) -> np.ndarray:
@@ -268,8 +250,8 @@ def _processed(sample, name, model: VlmConfig, process: ProcessConfig, tokenizer
     if (
         patches.ndim != 2
         or patches.shape[1] != size
-        or patches.dtype.kind != "f"
-        and patches.dtype != np.uint8
+        or (patches.dtype.kind != "f"
+        and patches.dtype != np.uint8)
     ):
         raise DataError(
             f"is {patches.dtype} {list(patches.shape)}",
