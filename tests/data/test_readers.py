@@ -11,40 +11,12 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import RLELossless
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import readers
 from qoq_jax.data.readers import grey, nifti
-
-SECRET = "Zyxwvut^Patientname"
-
-
-def make_dicom(path, pixels=None, **fields):
-    """A small DICOM file with planted identifiers in every place a leak could start from."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    meta.MediaStorageSOPInstanceUID = "1.2.3"
-    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.PatientName = dataset.InstitutionName = dataset.PatientComments = SECRET
-    dataset.PatientBirthDate = "19010203"
-    dataset.Modality = "OT"
-    if pixels is not None:
-        frames = pixels if pixels.ndim == 3 else pixels[None]
-        dataset.NumberOfFrames, dataset.Rows, dataset.Columns = frames.shape
-        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-        dataset.BitsAllocated = dataset.BitsStored = pixels.dtype.itemsize * 8
-        dataset.HighBit, dataset.PixelRepresentation = (
-            dataset.BitsStored - 1,
-            int(pixels.dtype.kind == "i"),
-        )
-        dataset.PixelData = pixels.tobytes()
-    for name, value in fields.items():
-        setattr(dataset, name, value)
-    dataset.save_as(path, enforce_file_format=True)
-    return path
+from tests.helpers.dicom import SECRET, make_dicom
 
 
 def make_ecg(

@@ -68,6 +68,15 @@ _NESTED_TAGS = (
     "PlanePositionSequence",
     "ImagePositionPatient",
 )
+_NEEDED = (
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+)
 _PHOTOMETRIC = {  # samples a pixel
     "MONOCHROME1": 1,
     "MONOCHROME2": 1,
@@ -261,6 +270,12 @@ def _check_header(dataset: dicom_grey.Dataset, path: files.Path, single: bool) -
         raise DataError(
             "has no pixel data", where=str(path), hint="use the image object of the study"
         )
+    if missing := [name for name in _NEEDED if dataset.get(name) in (None, "")]:
+        raise DataError(
+            "has pixel data and no " + ", ".join(missing),
+            where=str(path),
+            hint="export it again: the pixels cannot be laid out without it",
+        )
     count = int(dataset.get("NumberOfFrames") or 1)
     channels = int(dataset.SamplesPerPixel)
     pixels = int(dataset.Rows) * int(dataset.Columns)
@@ -381,7 +396,8 @@ def _decode(
         f"frame {index}, compressed as {dataset.file_meta.TransferSyntaxUID.name}, is not decoded "
         f"by {' or '.join(decoders)}",
         where=str(path),
-        hint='the frame is damaged, or of a kind that pip install "qoq_jax[dicom]" adds',
+        hint='pip install "qoq_jax[dicom]"; JPEG of 12 bits needs pylibjpeg-libjpeg (GPL); else '
+        "the frame is damaged",
     )
 
 
