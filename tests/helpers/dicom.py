@@ -16,7 +16,14 @@ def make_dicom(path, pixels=None, syntax=ExplicitVRLittleEndian, elements=(), **
     meta.TransferSyntaxUID = syntax
     meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
     meta.MediaStorageSOPInstanceUID = "1.2.3"
-    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset = FileDataset(
+        str(path),
+        {},
+        file_meta=meta,
+        preamble=b"\0" * 128,
+        is_implicit_VR=syntax.is_implicit_VR,
+        is_little_endian=syntax.is_little_endian,
+    )
     dataset.PatientName = dataset.InstitutionName = dataset.PatientComments = SECRET
     dataset.PatientBirthDate = "19010203"
     dataset.Modality = "OT"
