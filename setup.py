@@ -8,7 +8,14 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     # File formats. The real samples and climb-mini need no more than the core has.
-    "samples": READERS,
+    # Compressed DICOM beyond RLE, JPEG baseline and JPEG 2000. All MIT or Apache-2.0:
+    # pylibjpeg-libjpeg is GPL-3, so it is left to the user.
+    "dicom": [
+        "pylibjpeg>=2.0",
+        "pylibjpeg-openjpeg>=2.3",  # JPEG 2000 in high throughput
+        "pyjpegls>=1.4",  # JPEG-LS
+        "python-gdcm>=3.0.24",  # JPEG lossless
+    ],
     "video": ["opencv-python-headless>=4.9"],
     "wandb": ["wandb>=0.17"],
     # the reference implementations that tests and benchmarks compare with; never needed to run

@@ -4,11 +4,13 @@ any compute.
 A sample is a dict in one of two forms.
 
   In files and arrays: {"prompt": text, "images": ..., "videos" or "volumes": ..., "ecg": ...}; one
-    medium or a list. image           a path, a PIL image, or uint8 [h, w], [h, w, 3] video, volume
-    a path (NIfTI, NRRD, video, multi-frame DICOM, .npz), or uint8 [frames, h, w], [frames, h, w, 3]
+    medium or a list.
+    image           a path, a PIL image, or an array: grey [h, w] of any numbers, uint8 [h, w, 3]
+                    or [h, w, 4]; all of them give the pixels of the same picture as a file
+    video, volume   a path (NIfTI, NRRD, video, DICOM, TIFF, .npz), or an array: grey [frames, h, w]
+                    of any numbers, uint8 [frames, h, w, 3]
     ecg             a path (WFDB, DICOM, .npz), float [8, 2500] in mV (I, II, V1..V6, 10 s at 250
-    Hz), or
-                    {"signal": [leads, n] in mV, "fs": Hz, "leads": names}
+                    Hz), or {"signal": [leads, n] in mV, "fs": Hz, "leads": names}
 
   Already processed: {"input_ids": int [T], "patches": [N, 1176], "grid_thw": int [I, 3], "ecg": [8,
     2500] or [E, 8, 2500]}. input_ids hold one pad token for each merged patch or ECG token. patches

@@ -134,7 +134,7 @@ def _nifti(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         if slope is not None and (slope, intercept or 0) != (1, 0):
             values = values.astype(np.float32) * np.float32(slope) + np.float32(intercept or 0)
         # NIfTI's world is RAS
-        return values, np.diag([-1.0, -1.0, 1.0]) @ header.get_best_affine()[:3, :3]
+        return values, header.get_best_affine()[:3, :3] * [[-1.0], [-1.0], [1.0]]
 
 
 def _check_volume(shape: tuple[int, ...], dtype: np.dtype, path: pathlib.Path) -> None:
@@ -181,7 +181,8 @@ def _nrrd(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
                 r"\(([^()]*)\)", fields.get("space directions", "(1,0,0) (0,1,0) (0,0,1)")
             )
         ]
-        return values, np.diag(_NRRD_SPACES[space]) @ np.asarray(directions, float).reshape(3, 3).T
+        axes = np.asarray(directions, float).reshape(3, 3).T
+        return values, axes * np.asarray(_NRRD_SPACES[space])[:, None]
 
 
 def _nrrd_fields(header: bytes) -> dict[str, str]:
