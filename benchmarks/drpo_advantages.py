@@ -2,8 +2,9 @@
 would take instead.
 
     python benchmarks/drpo_advantages.py                       # 1 minute; needs scikit-learn for
-    the comparison python benchmarks/drpo_advantages.py --step-seconds 4.1    # also the share of a
-    training step of so many seconds
+                                                               the comparison
+    python benchmarks/drpo_advantages.py --step-seconds 4.1    # also the share of a training step
+                                                               of so many seconds
 
 512 questions x 8 rollouts x 9 domains, k_max 10, on the CPU; medians of 30 calls. "refit" is what
 the released code does at every step: for each domain, k-means with k = 1 .. 11 on the vectors of

@@ -2,20 +2,18 @@
 Prints a table.
 
     python benchmarks/generation.py                       # the whole comparison; needs torch: pip
-    install -e '.[parity]' python benchmarks/generation.py --prompts 2 --new 16  # a few minutes on
-    2 cores
+                                                          install -e '.[parity]'
+    python benchmarks/generation.py --prompts 2 --new 16  # a few minutes on 2 cores
 
 The model has 0.3 B parameters: a vision tower with the widths, windows and heads of Qwen2.5-VL and
-8 of its 32 blocks, a
-decoder of 6 layers. Each prompt is one 448 x 448 image and 24 text tokens, and has 8 answers at
-temperature 1. Ours compiles in the first call, which is shown apart; its times are of later calls.
-The two take turns at the forward pass, and the best of three counts.
+8 of its 32 blocks, a decoder of 6 layers. Each prompt is one 448 x 448 image and 24 text tokens,
+and has 8 answers at temperature 1. Ours compiles in the first call, which is shown apart; its times
+are of later calls. The two take turns at the forward pass, and the best of three counts.
 
 A second table says what is possible: the products that a float32 program must at least compute
-(vision once an image, the
-prompt once, a token once), the rate of a large matrix product in either library, measured before
-and after, and so the share of it that is reached, and the largest ratio that any program could
-show.
+(vision once an image, the prompt once, a token once), the rate of a large matrix product in either
+library, measured before and after, and so the share of it that is reached, and the largest ratio
+that any program could show.
 """
 
 from __future__ import annotations

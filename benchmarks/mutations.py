@@ -2,7 +2,7 @@
 sources and runs the tests on it.
 
     python benchmarks/mutations.py [NAME ...]         # all: some 10 minutes on one core; exit code
-    1 when a defect goes unnoticed
+                                                      1 when a defect goes unnoticed
 
 Each mutation is one plausible mistake: a sort that is forgotten, a floor that is missing, a limit
 that is not checked.

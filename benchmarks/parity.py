@@ -4,9 +4,8 @@ numbers.
 
     python benchmarks/parity.py        # needs torch: pip install -e '.[parity]'
 
-The model goes through a directory: transformers saves it, qoq_jax.hf loads it. The same
-prompts then run
-through both programs. tests/parity/test_hf_models.py asserts the same numbers.
+The model goes through a directory: transformers saves it, qoq_jax.hf loads it. The same prompts then
+run through both programs. tests/parity/test_hf_models.py asserts the same numbers.
 """
 
 from __future__ import annotations

@@ -2,13 +2,12 @@
 its linear probe.
 
     qoq train --config=configs/ecg_jepa.py              random masking; some 4 minutes on 2 cores
-    (added up from its parts).
-                                                        Held-out linear probe of the seven classes:
-                                                        macro AUROC 0.901 to 0.921, macro-F1 0.707
-                                                        to 0.761
+                                                        (added up from its parts). Held-out linear
+                                                        probe of the seven classes: macro AUROC
+                                                        0.901 to 0.921, macro-F1 0.707 to 0.761
     qoq train --config=configs/ecg_jepa.py:block        multi-block masking: about as long; its
-    probe has not been measured qoq train --config=configs/ecg_jepa.py
-    --config.ecg.folders=WFDB_FOLDER --config.ecg.rows=0
+                                                        probe has not been measured
+    qoq train --config=configs/ecg_jepa.py --config.ecg.folders=WFDB_FOLDER --config.ecg.rows=0
 
 For more than some 50,000 ECGs of your own add --config.data.cache=false: an ECG in memory takes 80
 KB.

@@ -1,10 +1,12 @@
 """Evidence: every algorithm and DRPO's ablations from one warm start, on imbalanced climb-mini,
 answers without boxes.
 
-    qoq sweep configs/evidence.py --jobs 2                             # all runs, 5 seeds each: 1.5
-    hours on 2 cores qoq sweep configs/evidence.py --only grpo,drpo --seeds 2           # a part of
-    it; later calls go on from there qoq train --config=configs/evidence.py:seeing
-    --config.workdir=runs/evidence/seeing     # one run by hand
+    # all runs, 5 seeds each: 1.5 hours on 2 cores
+    qoq sweep configs/evidence.py --jobs 2
+    # a part of it; later calls go on from there
+    qoq sweep configs/evidence.py --only grpo,drpo --seeds 2
+    # one run by hand
+    qoq train --config=configs/evidence.py:seeing --config.workdir=runs/evidence/seeing
 
 It writes runs/evidence/report.md with accuracy and macro-F1 by domain, paired differences to GRPO
 on the same data and learning curves. What came out is in docs/evidence.md.

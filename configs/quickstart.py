@@ -1,12 +1,12 @@
 """The quickstart: a small model, climb-mini and the real samples, SFT warm start, DRPO, report.
 
-qoq train --config=configs/quickstart.py            DRPO; 10 to 15 minutes on 2 cores with install,
-data and report.
-                                                    Held-out climb-mini macro-F1 0.33 to 0.45-0.50,
-                                                    IoU 0.37 to 0.47
-qoq train --config=configs/quickstart.py:grpo       the same with GRPO: as long; its scores have not
-been measured qoq train --config=configs/quickstart.py:smoke      2 minutes, to see that everything
-runs
+qoq train --config=configs/quickstart.py            DRPO; 10 to 15 minutes on 2 cores with
+                                                    install, data and report. Held-out
+                                                    climb-mini macro-F1 0.33 to 0.45-0.50, IoU
+                                                    0.37 to 0.47
+qoq train --config=configs/quickstart.py:grpo       the same with GRPO: as long; its scores have
+                                                    not been measured
+qoq train --config=configs/quickstart.py:smoke      2 minutes, to see that everything runs
 """
 
 from qoq_jax import config as qoq_config

@@ -2,22 +2,79 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
-
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
 
 from qoq_jax.base.errors import ConfigError
-from qoq_jax.data import answer_format as answers
-from qoq_jax.data import readers
-from qoq_jax.data.readers import files
-from qoq_jax.report import figures
-from qoq_jax.sampling import model as models
+from qoq_jax.cli.parser import Commands, command
 
 
-def run(arguments) -> int:
+def add(commands: Commands) -> None:
+    """Adds the command to the parser of `qoq`."""
+    generate = command(
+        commands, "generate", run, "Ask a model about files; the answer is streamed."
+    )
+    generate.add_argument(
+        "source",
+        help="the workdir of a run, a Hugging Face directory or hub id, or a variant (random "
+        "weights)",
+    )
+    generate.add_argument("--ask", required=True, help="the question, allowed answers included")
+    generate.add_argument(
+        "--image", action="append", default=[], help="PNG, JPEG or DICOM; may be repeated"
+    )
+    generate.add_argument(
+        "--volume",
+        action="append",
+        default=[],
+        help="NIfTI, NRRD, multi-frame DICOM or NPZ, read as 4 frames",
+    )
+    generate.add_argument(
+        "--video", action="append", default=[], help="MP4, AVI, MOV or MKV, read as 4 frames"
+    )
+    generate.add_argument("--ecg", action="append", default=[], help="DICOM, WFDB or NPZ, 12 leads")
+    generate.add_argument("--samples", type=int, default=1, help="answers to draw")
+    generate.add_argument(
+        "--temperature", type=float, help="default: 0 (greedy) for one answer, 1 for several"
+    )
+    generate.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="draw from the most likely words of this probability",
+    )
+    generate.add_argument(
+        "--top-k", type=int, default=0, help="draw from this many most likely words; 0 = all"
+    )
+    generate.add_argument(
+        "--max-new-tokens", type=int, help="default: the response limit of the run, or 1024"
+    )
+    generate.add_argument(
+        "--stop", action="append", default=[], help="a text that ends the answer; may be repeated"
+    )
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of weights and compute; default: as stored",
+    )
+    generate.add_argument(
+        "--picture", help="write the first image or frame with the predicted boxes to this PNG file"
+    )
+    generate.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of text"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Streams the answer (or prints one JSON object); writes the picture with boxes when asked."""
+    from qoq_jax.data.readers import files
+    from qoq_jax.sampling import model as models
+
     frames = [*arguments.image, *arguments.volume, *arguments.video]
     if arguments.picture and not frames:
         raise ConfigError("--picture needs an --image, a --volume or a --video")
@@ -59,6 +116,8 @@ def run(arguments) -> int:
     else:
         print("" if live else "\n\n".join(one["text"] for one in results))
     if arguments.picture:
+        from qoq_jax.data import readers
+
         first = (
             readers.read_image(frames[0])
             if arguments.image
@@ -68,10 +127,13 @@ def run(arguments) -> int:
     return 0
 
 
-def result(generation: models.Generation, frame_size: tuple[int, int] | None) -> dict:
-    """An answer for programs; boxes are (x1, y1, x2, y2) in pixels of a frame of `frame_size` (w,
-    h).
+def result(generation: Any, frame_size: tuple[int, int] | None) -> dict[str, Any]:
+    """A sampling.model.Generation for programs.
+
+    Boxes are (x1, y1, x2, y2) in pixels of a frame of `frame_size` (w, h).
     """
+    from qoq_jax.data import answer_format as answers
+
     answer = answers.parse(generation.text)
     return {
         "text": generation.text,
@@ -85,8 +147,14 @@ def result(generation: models.Generation, frame_size: tuple[int, int] | None) ->
     }
 
 
-def picture(path: str, frame: np.ndarray, frame_size: tuple[int, int], boxes) -> None:
-    """Writes the first image or frame with the predicted boxes."""
+def picture(
+    path: str, frame: Any, frame_size: tuple[int, int], boxes: Sequence[Sequence[float]]
+) -> None:
+    """Writes the first image or frame, uint8 [h, w, 3], with the predicted boxes."""
+    import numpy as np
+
+    from qoq_jax.report import figures
+
     scale = np.array([frame.shape[1] / frame_size[0], frame.shape[0] / frame_size[1]] * 2)
     figures.draw_boxes(frame, [], [tuple(np.array(box) * scale) for box in boxes]).save(path)
     # Not among the answers on stdout, which with --json are for programs.

@@ -1,1 +1,1 @@
-"""CLIMB: the seeded climb-mini data set and the conversion of real samples, both as CLIMB-QA rows."""
+"""CLIMB: the generated data set climb-mini and the conversion of real samples, as CLIMB-QA rows."""

@@ -2,27 +2,30 @@
 
 A record is one evaluated response as a JSON-able dict (`record` makes it):
   id, dataset, domain, source   strings; source is the data set folder of the run, and (source, id)
-  names a row labels, vocabulary, predicted lists of labels text                          the
-  response boxes, gold_boxes             lists of [x1, y1, x2, y2], pixels of the resized frame
-  frame_size                    [w, h] of that frame, or None iou                           IoU with
-  the gold region, or None where there is none reward                        {"total", "accuracy",
-  "format", ...} scores                        optional {label: probability or log-probability};
-  needed for AUROC only
+                                names a row
+  labels, vocabulary, predicted lists of labels
+  text                          the response
+  boxes, gold_boxes             lists of [x1, y1, x2, y2], pixels of the resized frame
+  frame_size                    [w, h] of that frame, or None
+  iou                           IoU with the gold region, or None where there is none
+  reward                        {"total", "accuracy", "format", ...}
+  scores                        optional {label: probability or log-probability}; needed for AUROC
+                                only
 
 Averages go up in steps: labels -> data set -> domain -> overall, each step an unweighted mean, so
-that a
-rare domain counts as much as a common one (CLIMB, arXiv 2503.07667). Means over labels take the
-labels that occur in the data set's gold answers. Names:
+that a rare domain counts as much as a common one (CLIMB, arXiv 2503.07667). Means over labels take
+the labels that occur in the data set's gold answers. Names:
   label_accuracy     mean over labels of one-vs-rest (TP + TN) / n. The paper calls it "balanced
-  accuracy".
-                     It flatters: an unreadable answer on K balanced classes scores 1 - 1/K.
+                     accuracy". It flatters: an unreadable answer on K balanced classes scores 1 -
+                     1/K.
   exact_match        share of rows whose predicted set equals the gold set.
   balanced_accuracy  mean recall over labels: the usual meaning of the words.
   macro_f1, precision, recall, specificity   one-vs-rest, 0/0 = 0.
   auroc              one-vs-rest, from `scores`; absent without them.
   iou, iou_over_half mean IoU and share of IoU > 0.5, over rows with a gold region; absent without
-  any. format, unparseable, reward   means over rows: format reward, share without a readable label,
-  total reward.
+  any.
+  format, unparseable, reward   means over rows: format reward, share without a readable label,
+                                total reward.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ import numpy as np
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.data.answer_format import fold
+from qoq_jax.data.sample import SampleMeta
 from qoq_jax.rewards.score import Reward, released_labels
 
 OTHER = "other"  # the confusion matrix column of answers outside of the vocabulary, or none at all
@@ -41,7 +45,9 @@ BOOTSTRAP_DRAWS = 1000
 _DRAWS_AT_ONCE = 100  # bounds memory: draws x rows of one data set
 
 
-def record(text: str, meta, reward: Reward, scores: dict[str, float] | None = None) -> dict:
+def record(
+    text: str, meta: SampleMeta, reward: Reward, scores: dict[str, float] | None = None
+) -> dict:
     """The record of one response; `meta` is its SampleMeta, `reward` what rewards.score gave for
     it.
     """
@@ -155,15 +161,21 @@ def dataset_metrics(records: Sequence[dict]) -> dict:
 
 def one_vs_rest(tp: int, fp: int, fn: int, tn: int) -> dict[str, float]:
     """The counts of one label and what follows from them; 0/0 is 0."""
-    ratio = lambda a, b: a / b if b else 0.0  # noqa: E731
-    return dict(
-        tp=tp, fp=fp, fn=fn, tn=tn,
-        precision=ratio(tp, tp + fp),
-        recall=ratio(tp, tp + fn),
-        specificity=ratio(tn, tn + fp),
-        f1=ratio(2 * tp, 2 * tp + fp + fn),
-        accuracy=ratio(tp + tn, tp + fp + fn + tn),
-    )  # fmt: skip
+    return {
+        "tp": tp,
+        "fp": fp,
+        "fn": fn,
+        "tn": tn,
+        "precision": _ratio(tp, tp + fp),
+        "recall": _ratio(tp, tp + fn),
+        "specificity": _ratio(tn, tn + fp),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "accuracy": _ratio(tp + tn, tp + fp + fn + tn),
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
@@ -312,7 +324,7 @@ def released_metrics(
     for domain, in_domain in _group(rows, "domain").items():
         members = []
         for dataset, in_set in _group(in_domain, "dataset").items():
-            labels, gold, predicted = _indicators(in_set, key=str)
+            _, gold, predicted = _indicators(in_set, key=str)
             counts = [
                 ((g & p).sum(), (~g & p).sum(), (g & ~p).sum(), (~g & ~p).sum())
                 for g, p in zip(gold.T, predicted.T, strict=True)
@@ -338,16 +350,17 @@ def _released_answer(text: str) -> str:
 def _indicators(
     records: Sequence[dict], key: Callable[[str], str] = fold
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Labels that gold answers hold [K], and bool [rows, K]: in the gold set, in the predicted set."""
-    spelled = {key(label): label for r in reversed(records) for label in reversed(r["labels"])}
-    gold, predicted = (
-        np.array(
-            [[k in held for k in spelled] for held in ({key(v) for v in r[side]} for r in records)],
-            bool,
-        )
-        for side in ("labels", "predicted")
-    )
-    return list(spelled.values()), gold, predicted
+    """Labels of gold answers [K], and bool [rows, K]: in the gold set, in the predicted set."""
+    spelled: dict[str, str] = {}  # how a label is written where it first occurs
+    for r in reversed(records):
+        for label in reversed(r["labels"]):
+            spelled[key(label)] = label
+
+    def held(side: str) -> np.ndarray:
+        sets = [{key(label) for label in r[side]} for r in records]
+        return np.array([[k in labels for k in spelled] for labels in sets], bool)
+
+    return list(spelled.values()), held("labels"), held("predicted")
 
 
 def _mean_of(parts: Sequence[dict]) -> dict:

@@ -78,7 +78,7 @@ def _logistic(x: np.ndarray, positive: np.ndarray, penalty: float = 1.0) -> np.n
 
     x, y = x.astype(np.float64), np.where(positive, 1.0, -1.0)
 
-    def loss(w):
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
         margin = y * (x @ w[:-1] + w[-1])
         slope = -y * expit(-margin)
         value = np.logaddexp(0, -margin).sum() + penalty / 2 * (w[:-1] @ w[:-1])

@@ -8,11 +8,11 @@ Hugging Face layouts (a closed set, carried out in hf/names.py; torch linear wei
 in]):
   ""            no counterpart in a published checkpoint
   "tensor"      same shape: embeddings
-  "vector"      theirs [n] <-> ours of any shape with n elements, in the same order: norms and
-  biases "linear"      theirs [out, in] <-> ours [in, out...]      (q, k, v and plain linear
-  kernels) "linear_out"  theirs [out, in] <-> ours [in..., out]      (attention output kernels)
-  "patches"     theirs [out, 3, f, p, p] (Conv3d whose stride is its kernel) <-> ours [3 * f * p *
-  p, out]
+  "vector"      theirs [n] <-> ours of any shape with n elements, in the same order: norms, biases
+  "linear"      theirs [out, in] <-> ours [in, out...]: q, k, v and plain linear kernels
+  "linear_out"  theirs [out, in] <-> ours [in..., out]: attention output kernels
+  "patches"     theirs [out, 3, f, p, p] (Conv3d whose stride is its kernel)
+                <-> ours [3 * f * p * p, out]
 """
 
 from __future__ import annotations

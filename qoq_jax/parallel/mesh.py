@@ -3,8 +3,8 @@
 Mesh axes:
   data    replicas of the parameters; each sees other rows of the batch.
   fsdp    parameters, gradients and optimizer state are cut along their width; rows of the batch are
-  cut too. tensor  attention heads, mlp hidden units and the vocabulary are cut; rows are
-  replicated.
+          cut too.
+  tensor  attention heads, mlp hidden units and the vocabulary are cut; rows are replicated.
 
 All mesh axes are `AxisType.Auto`: the compiler propagates shardings from the parameters, the batch
 and the few `constrain` calls in the forward pass.

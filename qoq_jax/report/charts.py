@@ -48,7 +48,7 @@ def svg(width: float, height: float, body: Sequence[str], label: str) -> str:
 def text(
     x: float,
     y: float,
-    words,
+    words: object,
     size: float = 12,
     fill: str = INK,
     anchor: str = "start",
@@ -149,10 +149,10 @@ def line_chart(
     x1 = x1 if x1 > x0 else x0 + 1
     low, high = y_range or _padded(np.concatenate([y for _, _, y in shown]))
 
-    def at_x(v):
+    def at_x(v: np.ndarray) -> np.ndarray:
         return left + (v - x0) / (x1 - x0) * (width - left - right)
 
-    def at_y(v):
+    def at_y(v: np.ndarray) -> np.ndarray:
         return (
             height - bottom - (np.clip(v, low, high) - low) / (high - low) * (height - top - bottom)
         )
@@ -261,7 +261,7 @@ def histogram(
     high = max(float(s.max()) for s in shares) * 1.05
     step = (width - left - right) / bins
 
-    def at_y(v):
+    def at_y(v: np.ndarray) -> np.ndarray:
         return height - bottom - v / high * (height - top - bottom)
 
     body = []
@@ -318,7 +318,7 @@ def histogram(
 def confusion_matrix(
     labels: Sequence[str], matrix: Sequence[Sequence[float]], outside: str = "not in list"
 ) -> str:
-    """Counts in cells, rows gold, shaded by share of the row; the last column is everything else."""
+    """Counts in cells, rows gold, shaded by share of the row; the last column is all else."""
     counts = np.asarray(matrix, float)
     rows, columns = counts.shape
     cell, names = 38, [_cut(label, 24) for label in labels]
@@ -401,7 +401,7 @@ def range_plot(
 
 
 def _padded(y: np.ndarray) -> tuple[float, float]:
-    """Range of the values, outliers of half a percent cut, with some air; from 0 when that is near."""
+    """Range of the values, outliers of half a percent cut, some air; from 0 when that is near."""
     low, high = (float(v) for v in np.quantile(y, (0.005, 0.995)))
     if 0 < low < 0.4 * high:
         low = 0.0

@@ -130,7 +130,8 @@ def data_url(image: np.ndarray) -> str:
     small = picture.width * picture.height <= 160 * 160
     out = io.BytesIO()
     picture.save(out, "PNG" if small else "JPEG", **({} if small else {"quality": 86}))
-    return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(out.getvalue()).decode()}"
+    kind, encoded = "png" if small else "jpeg", base64.b64encode(out.getvalue()).decode()
+    return f"data:image/{kind};base64,{encoded}"
 
 
 def _checked(image: np.ndarray, axes: Sequence[int]) -> np.ndarray:

@@ -17,6 +17,7 @@ import itertools
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -127,7 +128,7 @@ def reward_bars(reward: dict) -> str:
     return f'<div class="parts">{"".join(bars)}</div>' if bars else ""
 
 
-def escape(value, limit: int = MAX_SHOWN) -> str:
+def escape(value: object, limit: int = MAX_SHOWN) -> str:
     """HTML-safe text; control characters become spaces, and what is over the limit is said to be
     cut.
     """
@@ -141,7 +142,8 @@ def title(domain: str) -> str:
     return known.get(domain, domain.replace("_", " ").capitalize())
 
 
-def read_json(path: pathlib.Path):
+def read_json(path: pathlib.Path) -> Any:
+    """The content of a JSON file; DataError when it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

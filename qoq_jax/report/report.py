@@ -6,9 +6,11 @@ directory.
                        "reward/domain/<domain>", "kl", "entropy", "tokens_per_second",
                        "seconds/<phase>" and more (sections.py)
   eval/sft.json        {"records": [...]} of the evaluation before RL; records are those of
-  metrics.py eval/rl.json         the same after RL gallery/STAGE/case_*.json  cases, see
-  gallery.py; those of the last stage are shown config.json          the run's config run.json
-  "title", "name", "started", "model", "algorithm", "parameters", "command",
+                       metrics.py
+  eval/rl.json         the same after RL
+  gallery/STAGE/case_*.json  cases, see gallery.py; those of the last stage are shown
+  config.json          the run's config
+  run.json             "title", "name", "started", "model", "algorithm", "parameters", "command",
                        "notes": [text], "versions": {}, "hardware": text or {}, "seconds": {phase:
                        s}, "skipped": [{"where", "reason"} or text]
 
@@ -19,15 +21,14 @@ all of its text is escaped.
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import pathlib
 
-from qoq_jax.base.errors import DataError
 from qoq_jax.evaluation import metrics
 from qoq_jax.report import sections, style
 from qoq_jax.report.charts import number, range_plot
-from qoq_jax.report.gallery import escape, read_cases, read_json
+from qoq_jax.report.gallery import escape
+from qoq_jax.report.run import Run
 
 MAX_BYTES = 8_000_000
 
@@ -49,64 +50,6 @@ def write_report(
     partial.write_text(page, encoding="utf-8")
     partial.replace(out)
     return out
-
-
-class Run:
-    """What a working directory holds.
-
-    curves, cases, config, facts: contents of metrics.jsonl, the gallery, config.json and run.json.
-    records: {"before": [...], "after": [...]}, the records before and after RL.
-    main_source: where most rows that are not real come from; the headline and the charts are about
-    those.
-    groups: {"before", "after"}: metrics of the main source's rows, or None.
-    """
-
-    def __init__(self, curves, sft, rl, cases, config, facts):
-        self.curves, self.cases, self.config, self.facts = curves, cases, config, facts
-        self.records = {"before": sft, "after": rl}
-        rows = rl or sft
-        sources = [r["source"] for r in rows if r["source"] != "real"]
-        self.main_source = (
-            max(set(sources), key=sources.count) if sources else ("real" if rows else None)
-        )
-        self.groups = {side: self.group(side, self.main_source) for side in self.records}
-
-    @classmethod
-    def read(cls, folder: pathlib.Path) -> Run:
-        def optional(name, default):
-            return read_json(folder / name) if (folder / name).exists() else default
-
-        curves = (
-            _read_curves(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
-        )
-        sft, rl = (optional(f"eval/{name}.json", {}).get("records", []) for name in ("sft", "rl"))
-        cases = next(
-            filter(
-                None, (read_cases(folder / "gallery" / stage) for stage in ("rl", "align", "sft"))
-            ),
-            [],
-        )
-        if not (curves or sft or rl or cases):
-            raise DataError(
-                "nothing to report on",
-                where=str(folder),
-                hint="give the working directory of a run",
-            )
-        return cls(curves, sft, rl, cases, optional("config.json", {}), optional("run.json", {}))
-
-    @property
-    def other_sources(self) -> list[str]:
-        """All but the main one, by name."""
-        return sorted(
-            {r["source"] for rows in self.records.values() for r in rows} - {self.main_source}
-        )
-
-    def of_source(self, side: str, source: str | None) -> list[dict]:
-        return [r for r in self.records[side] if r["source"] == source]
-
-    def group(self, side: str, source: str | None) -> dict | None:
-        rows = self.of_source(side, source)
-        return metrics.summarize_group(rows) if rows else None
 
 
 def render(run: Run) -> str:
@@ -224,18 +167,3 @@ def _change(before: dict | None, after: dict | None, name: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------- inputs
-
-
-def _read_curves(path: pathlib.Path) -> list[dict]:
-    """The lines of metrics.jsonl, without a last one that a kill left half-written."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    out = []
-    for i, line in enumerate(lines):
-        try:
-            out.append(json.loads(line))
-        except ValueError as error:
-            if i + 1 < len(lines):
-                raise DataError(
-                    "is not a JSON object", where=f"{path}:{i + 1}", hint="delete that line"
-                ) from error
-    return [c for c in out if isinstance(c, dict)]

@@ -1,4 +1,4 @@
-"""The report's sections: each takes the run (report.Run) and gives HTML, "" when there is nothing."""
+"""The report's sections: each takes the run and gives HTML, "" when there is nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from qoq_jax.report import charts
 from qoq_jax.report.gallery import case_html, choose, escape, is_right, title
+from qoq_jax.report.run import Run
 
 MAX_CASES = 30
 MAX_POINTS = 600  # of one curve; longer ones are averaged down
@@ -45,7 +46,7 @@ COLUMNS = {
 # ------------------------------------------------------------------------------------------- curves
 
 
-def curves(run) -> str:
+def curves(run: Run) -> str:
     """Reward and its parts, loss and other diagnostics, reward by domain, and the warm start's
     loss.
     """
@@ -85,7 +86,13 @@ def _series(lines: Sequence[dict], key: str, name: str, colour: str) -> charts.S
     return charts.Series(name, x, y, colour)
 
 
-def _chart(lines: Sequence[dict], name: str, key: str, size=(460, 230), y_range=None) -> str:
+def _chart(
+    lines: Sequence[dict],
+    name: str,
+    key: str,
+    size: tuple[int, int] = (460, 230),
+    y_range: tuple[float, float] | None = None,
+) -> str:
     series = _series(lines, key, name, charts.AFTER)
     return charts.line_chart(name, [series], *size, y_range) if series else ""
 
@@ -98,7 +105,7 @@ def _grid(css: str, figures: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------ results
 
 
-def domains(run) -> str:
+def domains(run: Run) -> str:
     """Bars of macro-F1 by domain, and the table of all metrics."""
     sides = {side: group["domains"] for side, group in run.groups.items() if group}
     if not sides:
@@ -173,7 +180,7 @@ def _keys() -> str:
     return f'<p class="keys">{"".join(keys)}</p>'
 
 
-def localisation(run) -> str:
+def localisation(run: Run) -> str:
     """Histogram of IoU before and after."""
     rows = [run.of_source(side, run.main_source) for side in ("before", "after")]
     before, after = ([r["iou"] for r in side if r.get("iou") is not None] for side in rows)
@@ -192,7 +199,7 @@ def localisation(run) -> str:
     )
 
 
-def confusion(run) -> str:
+def confusion(run: Run) -> str:
     """One confusion matrix a data set."""
     group = run.groups["after"] or run.groups["before"]
     if not group:
@@ -214,7 +221,7 @@ def confusion(run) -> str:
     )
 
 
-def real(run) -> str:
+def real(run: Run) -> str:
     """Real samples apart: their metrics, and every row with its gold label and its answers."""
     if "real" not in run.other_sources:
         return ""
@@ -225,7 +232,7 @@ def real(run) -> str:
     )
 
 
-def others(run) -> str:
+def others(run: Run) -> str:
     """The same for each further data set (data.extra)."""
     return "".join(
         f"<h3>{escape(name, 80)}</h3>{_source(run, name)}"
@@ -234,7 +241,7 @@ def others(run) -> str:
     )
 
 
-def _source(run, name: str) -> str:
+def _source(run: Run, name: str) -> str:
     """The metrics of one source, and its rows."""
     before, after = run.of_source("before", name), run.of_source("after", name)
     then, lines = {r["id"]: r for r in before}, []
@@ -261,7 +268,8 @@ def _source(run, name: str) -> str:
     return (
         f"{_metric_table(*groups, 'datasets', 'Data set', _dataset)}"
         f"<details{state}><summary>{listed} {escape(name, 80)} rows</summary>"
-        f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines[:MAX_LISTED])}</table></div></details>'
+        f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines[:MAX_LISTED])}</table></div>'
+        "</details>"
     )
 
 
@@ -275,7 +283,7 @@ def _verdict(r: dict) -> str:
     return f'<span class="{"ok" if is_right(r) else "no"}">{said}</span>'
 
 
-def cases(run, room: int) -> str:
+def cases(run: Run, room: int) -> str:
     """The gallery, as many cases as fit into `room` bytes."""
     before = (
         {(r["source"], r["id"]): r for r in run.records["before"]} if run.records["after"] else {}
@@ -303,7 +311,7 @@ def cases(run, room: int) -> str:
 # -------------------------------------------------------------------------------------------- facts
 
 
-def skipped(run) -> str:
+def skipped(run: Run) -> str:
     """Rows that could not be read, each with its reason."""
     rows = run.facts.get("skipped")
     if rows is None:
@@ -322,11 +330,12 @@ def skipped(run) -> str:
     return (
         f"<p>Could not be read, and took no part: {len(rows):,}. Nothing was put in their "
         "place.</p>"
-        f'<div class="scroll"><table><tr><th>row</th><th>reason</th></tr>{lines}</table></div>{more}'
+        f'<div class="scroll"><table><tr><th>row</th><th>reason</th></tr>{lines}</table></div>'
+        f"{more}"
     )
 
 
-def facts(run) -> str:
+def facts(run: Run) -> str:
     """Command, versions, hardware, time and config."""
     known, out = dict(run.facts), ""
     if command := known.pop("command", None):
@@ -364,7 +373,7 @@ def _pairs(pairs: dict) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def is_number(value) -> bool:
+def is_number(value: object) -> bool:
     return (
         isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
     )

@@ -2,7 +2,8 @@
 nothing fetched: the page's own policy forbids it."""
 
 CSS = """
-:root { --ink:#1b2733; --muted:#697683; --line:#e4e8ec; --tint:#f6f8f9; --after:#0b7285; --before:#b3bdc7;
+:root { --ink:#1b2733; --muted:#697683; --line:#e4e8ec; --tint:#f6f8f9; --after:#0b7285;
+  --before:#b3bdc7;
   --gold:#1fa454; --predicted:#f5820b; --right:#1c7c45; --wrong:#b3401a; color-scheme: light; }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
@@ -11,7 +12,8 @@ body { margin:0; background:#fff; color:var(--ink);
   font-variant-numeric: tabular-nums; }
 main, header, nav, footer { max-width:1080px; margin:0 auto; padding:0 28px; }
 header { padding-top:56px; }
-h1, h2, h3 { font-family:'Source Serif 4','Charter','Georgia',serif; font-weight:600; line-height:1.2;
+h1, h2, h3 { font-family:'Source Serif 4','Charter','Georgia',serif; font-weight:600;
+  line-height:1.2;
   text-wrap:balance; }
 h1 { font-size:40px; letter-spacing:-.015em; margin:6px 0 14px; }
 h2 { scroll-margin-top:60px; font-size:27px; letter-spacing:-.01em; margin:0 0 6px; }
@@ -67,8 +69,10 @@ td .was { color:#8b97a3; }
 .case h3 { margin:0 0 2px; font-size:18px; }
 .chip { display:inline-block; font:600 12.5px/1 'Inter','Helvetica Neue',Helvetica,Arial,sans-serif;
   padding:4px 9px; border-radius:20px;
-  margin-left:8px; vertical-align:2px; } .chip.ok { background:#e3f3e9; } .chip.no { background:#fbe9e1; }
-.answers { display:grid; grid-template-columns:auto 1fr; gap:2px 16px; margin:10px 0; font-size:15px; }
+  margin-left:8px; vertical-align:2px; } .chip.ok { background:#e3f3e9; } .chip.no {
+  background:#fbe9e1; }
+.answers { display:grid; grid-template-columns:auto 1fr; gap:2px 16px; margin:10px 0;
+  font-size:15px; }
 .answers dt { color:var(--muted); } .answers dd { margin:0; overflow-wrap:anywhere; }
 blockquote { margin:10px 0; padding:2px 0 2px 16px; border-left:3px solid var(--line);
   font:italic 16px/1.5 'Source Serif 4','Charter','Georgia',serif;
@@ -83,7 +87,8 @@ pre { white-space:pre-wrap; overflow-wrap:anywhere; background:var(--tint); padd
   border-radius:6px; font:12.5px/1.5 ui-monospace,
   'SF Mono',Menlo,Consolas,monospace; max-height:420px; overflow:auto; margin:8px 0; }
 footer { color:var(--muted); font-size:13px; padding-top:30px; padding-bottom:60px; }
-@media (max-width:820px) { .hero, .grid2, .case, .case.wide .body { grid-template-columns:1fr; } .stats {
+@media (max-width:820px) { .hero, .grid2, .case, .case.wide .body { grid-template-columns:1fr; }
+  .stats {
   grid-template-columns:1fr 1fr; }
   .big { font-size:52px; } h1 { font-size:31px; } }
 @media (max-width:520px) { main, header, nav { padding-left:18px; padding-right:18px; } }

@@ -6,20 +6,16 @@ weighted mean.
 
 `paper` (arXiv 2506.00711, section 3.3; the default): weights 0.6 / 0.2 / 0.2 / 0.
   accuracy  F1 between the sets of predicted and gold labels; case and spacing do not matter.
-  Without a
-            \\boxed{} it is 0.
+            Without a \\boxed{} it is 0.
   IoU       |box ∩ region| / |box ∪ region| of the best of the response's boxes; the region is the
-  mask, or
-            the gold box that fits best. A sample without a gold region has no such term: the other
-            weights are renormalised. Against a mask even the tightest box stays below 1.
+            mask, or the gold box that fits best. A sample without a gold region has no such term:
+            the other weights are renormalised. Against a mask even the tightest box stays below 1.
   format    1 when the response is whole (fenced JSON list, then <think>, then \\boxed{}, no more)
-  and its
-            boxes fit its answer (`boxes_fit_answer`), else 0. It judges form: it can be 1 beside a
-            wrong diagnosis.
+            and its boxes fit its answer (`boxes_fit_answer`), else 0. It judges form: it can be 1
+            beside a wrong diagnosis.
 `released` (the published code): weights 0.5 / 0.3 / 0.1 / 0.1, mean instead of best IoU, masks
-painted with
-  the box's last row and column, a missing region counted as IoU 0, a graded JSON score, and length
-  = characters / 1000, 1 above 600.
+  painted with the box's last row and column, a missing region counted as IoU 0, a graded JSON
+  score, and length = characters / 1000, 1 above 600.
 Both can have two more terms, off by default:
   coherence across views, for volumes and videos: the frames show one body from one side, so boxes
             of one label, one a frame, should lie in one place: mean IoU of all pairs of boxes with

@@ -110,16 +110,19 @@ def advantages(
 
     With r the rewards, g the domain and c the cluster of question q:
 
-        s[q,i]   = (r[q,i] - mean r[q]) / (std r[q] + eps)                       std with ddof = 1
-        T_g      = max(√N_g μ_g, eps),  T_c = max(√N_c μ_c, eps)                 N questions, μ mean
-        reward s'[q,i]  = s[q,i] / (T_g T_c) z[q,i]   = max(s'[q,i] KL[q,i], 0),  t = the p-quantile
-        of the products s' KL s''[q,i] = s'[q,i] t / (t + z[q,i]) A[q,i]   = s''[q,i] / std(s'')
-        std over the batch, ddof = 1
+        s[q,i]   = (r[q,i] - mean r[q]) / (std r[q] + eps)
+        T_g      = max(√N_g μ_g, eps),  T_c = max(√N_c μ_c, eps)
+        s'[q,i]  = s[q,i] / (T_g T_c)
+        z[q,i]   = max(s'[q,i] KL[q,i], 0),  t = the p-quantile of the products s' KL
+        s''[q,i] = s'[q,i] t / (t + z[q,i])
+        A[q,i]   = s''[q,i] / std(s'')
+
+    N is a number of questions, μ a mean reward; std r[q] is over the rollouts of a question, std(s'')
+    over the batch, both with ddof = 1.
 
     Clusters: k-means on the sorted reward vectors of a domain; with I_k the inertia of k clusters
-    and dI_k =
-    I_{k-1} - I_k, k is the first k >= 2 with dI_{k+1} < 0.1 dI_k, at most k_max and the number of
-    distinct vectors.
+    and dI_k = I_{k-1} - I_k, k is the first k >= 2 with dI_{k+1} < 0.1 dI_k, at most k_max and the
+    number of distinct vectors.
 
     With cfg.damping_symmetric, |s'| stands in place of s' in z and t.
 
@@ -144,7 +147,8 @@ def advantages(
 
     Returns:
       advantages [Q, G] float32; the history with this batch added (None when cfg.history_size is
-      0); diagnostics: domain_questions [N] and domain_temperature [N] (0 where absent) and
+      0);
+      diagnostics: domain_questions [N] and domain_temperature [N] (0 where absent) and
       domain_clusters [N] (history included), zero_variance_groups [], ignored_questions [],
       damping_threshold [] and damping_mean [] (mean t / (t + z)).
     """

@@ -35,8 +35,8 @@ def policy_loss(
     """Clipped surrogate with a lower bound for negative advantages.
 
         ρ = exp(log π - log π_old)
-        ℓ = max(-A ρ, -A clip(ρ, 1 - clip_low, 1 + clip_high));   where A < 0: ℓ = min(ℓ, -A
-        dual_clip)
+        ℓ = max(-A ρ, -A clip(ρ, 1 - clip_low, 1 + clip_high))
+        where A < 0: ℓ = min(ℓ, -A dual_clip)
 
     PPO (arXiv 1707.06347), equation 7; clip_high > clip_low is DAPO (arXiv 2503.14476), equation
     10; dual clip is arXiv 1912.09729. Token mean = loss_sum / denominator.
@@ -97,8 +97,8 @@ def sequence_policy_loss(
 ) -> tuple[Array, Array, dict[str, Array]]:
     """GSPO: the clipped surrogate with one length-normalised ratio a response.
 
-        ρ = exp((1/|y|) Σₜ (log π - log π_old)),  ℓ = max(-A ρ, -A clip(ρ, 1 - clip_low, 1 +
-        clip_high))
+        ρ = exp((1/|y|) Σₜ (log π - log π_old))
+        ℓ = max(-A ρ, -A clip(ρ, 1 - clip_low, 1 + clip_high))
 
     GSPO (arXiv 2507.18071), equations 5 to 7, with the clip range of its section 5.1.
 

@@ -12,10 +12,10 @@ A sample is a dict in one of two forms.
     ecg             a path (WFDB, DICOM, .npz), float [8, 2500] in mV (I, II, V1..V6, 10 s at 250
                     Hz), or {"signal": [leads, n] in mV, "fs": Hz, "leads": names}
 
-  Already processed: {"input_ids": int [T], "patches": [N, 1176], "grid_thw": int [I, 3], "ecg": [8,
-    2500] or [E, 8, 2500]}. input_ids hold one pad token for each merged patch or ECG token. patches
-    are uint8 pixels or floats that are normalised already, in the order of Hugging Face's image
-    processor; grids and patches of images come before those of videos.
+  Already processed: {"input_ids": int [T], "patches": [N, 1176], "grid_thw": int [I, 3], "ecg":
+    [8, 2500] or [E, 8, 2500]}. input_ids hold one pad token for each merged patch or ECG token.
+    patches are uint8 pixels or floats that are normalised already, in the order of Hugging Face's
+    image processor; grids and patches of images come before those of videos.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """`qoq_jax.load`: a model from a directory, a hub id, a training run or a variant's name, to ask
 from scripts.
 
-model = qoq_jax.load("Qwen/Qwen2.5-VL-7B-Instruct", dtype="bfloat16")
-sample = {"prompt": "What is the finding?", "images": "scan.png"}
-logits = model.logits([sample])[0]                                    # float32 [T, V]
-answers = model.generate([sample], num_samples=4, temperature=0.7)[0]  # four Generations
+    model = qoq_jax.load("Qwen/Qwen2.5-VL-7B-Instruct", dtype="bfloat16")
+    sample = {"prompt": "What is the finding?", "images": "scan.png"}
+    logits = model.logits([sample])[0]                                    # float32 [T, V]
+    answers = model.generate([sample], num_samples=4, temperature=0.7)[0]  # four Generations
 """
 
 from __future__ import annotations

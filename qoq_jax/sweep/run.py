@@ -219,7 +219,7 @@ def assignments(job: Job, out: str, overrides: Sequence[str] = ()) -> list[str]:
 
 
 def _check_finished(file: str, job: Job, out: str, overrides: Sequence[str]) -> None:
-    """Refuses a finished run of another config: it would stand in the tables under this one's name."""
+    """Refuses a finished run of another config: it would stand in the tables under this name."""
     if not os.path.exists(os.path.join(job.folder, "run.json")):
         return
     config = config_lib.parse(

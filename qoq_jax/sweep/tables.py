@@ -6,6 +6,7 @@ paired by seed. A run counts when its evaluation is there; a table says how many
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -147,7 +148,7 @@ def area(curve: list) -> float | None:
     """
     if len(curve) < 2:
         return None
-    total = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in zip(curve, curve[1:]))
+    total = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(curve))
     return total / (curve[-1][0] - curve[0][0])
 
 

@@ -2,7 +2,7 @@
 every restart.
 
     WORKDIR/data.json   {"sources": {name: {"root": folder, "splits": {split: {"rows", "sha256"}}}},
-    "notes": [text]}
+                        "notes": [text]}
 
 A split is written down when it is first read. The record binds as soon as the run has a checkpoint.
 """

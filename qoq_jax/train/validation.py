@@ -3,7 +3,7 @@ stops when nothing improves.
 
     WORKDIR/validation-STAGE.json          [[step, macro-F1], ...], in order
     WORKDIR/checkpoints/STAGE-best/STEP    the weights that the stage trains, at the best of these
-    steps (the first of equals)
+                                           steps (the first of equals)
 
 A resumed run drops the scores after its checkpoint and finds them again with the same bits.
 """

@@ -2,9 +2,10 @@
 outputs.
 
 Needs torch and transformers, which the test suite does not:  python
-tests/models/make_hf_fixtures.py Weights are rounded to float16 (the file is half as large) before
-the model runs in float32. Tensor names are those of the published checkpoints. Positions and window
-order come from transformers' own functions.
+                                                              tests/models/make_hf_fixtures.py
+Weights are rounded to float16 (the file is half as large) before the model runs in float32. Tensor
+names are those of the published checkpoints. Positions and window order come from transformers' own
+functions.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 outputs.
 
 Needs torch and transformers, which the test suite does not:  python
-tests/models/make_qwen3_fixtures.py As make_hf_fixtures.py; the deep features are the outputs of the
-DeepStack mergers.
+                                                              tests/models/make_qwen3_fixtures.py
+As make_hf_fixtures.py; the deep features are the outputs of the DeepStack mergers.
 """
 
 from __future__ import annotations

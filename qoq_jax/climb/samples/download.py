@@ -22,6 +22,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from typing import IO
 
 from qoq_jax.base import interrupt
 from qoq_jax.base.errors import DataError
@@ -206,7 +207,7 @@ def unpack(package: Package, archive: pathlib.Path, folder: pathlib.Path) -> Non
         )
 
 
-def _copy(source, target: pathlib.Path, where: str) -> None:
+def _copy(source: IO[bytes], target: pathlib.Path, where: str) -> None:
     left = _MAX_MEMBER_BYTES
     with open(target, "wb") as file:
         while block := source.read(1 << 20):

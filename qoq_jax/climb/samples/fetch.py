@@ -24,6 +24,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.samples import convert as samples_convert
@@ -158,8 +159,8 @@ def fetch(
         ) from None
 
 
-def _fetch_alone(root: pathlib.Path, *arguments) -> dict[str, int]:
-    """Two processes that fetch into one folder take turns; the second finds the first one's result."""
+def _fetch_alone(root: pathlib.Path, *arguments: Any) -> dict[str, int]:
+    """Processes that fetch into one folder take turns; the second finds the first's result."""
     root.parent.mkdir(parents=True, exist_ok=True)
     with open(root.with_name(f".{root.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -167,7 +168,12 @@ def _fetch_alone(root: pathlib.Path, *arguments) -> dict[str, int]:
 
 
 def _fetch(
-    root: pathlib.Path, packages, pinned: dict[str, str], convert, timeout: float, log
+    root: pathlib.Path,
+    packages: Sequence[Package],
+    pinned: dict[str, str],
+    convert: Callable[..., Any],
+    timeout: float,
+    log: Callable[[str], None],
 ) -> dict[str, int]:
     done = _finished(root, pinned)
     if done is not None:

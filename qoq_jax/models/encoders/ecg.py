@@ -4,10 +4,9 @@ loss.
     B ECGs   N leads   T time steps (patches of a lead)   S time steps as keys   M leads as keys
     W width   H heads   h head dim   F mlp hidden   L layers
 
-An ECG of 8 leads x 2500 samples (10 s at 250 Hz, in millivolts) becomes 8 x 50
-tokens, one a lead and 0.2 s. Two habits of this model are unusual: the fixed 2D sin-cos positions
-are added at the input of EVERY block, and a token attends only to tokens of its own lead or of its
-own time step.
+An ECG of 8 leads x 2500 samples (10 s at 250 Hz, in millivolts) becomes 8 x 50 tokens, one a lead
+and 0.2 s. Two habits of this model are unusual: the fixed 2D sin-cos positions are added at the
+input of EVERY block, and a token attends only to tokens of its own lead or of its own time step.
 
 Computation runs in the dtype of the parameters; LayerNorm, logits and softmax in float32.
 """

@@ -9,15 +9,21 @@ Legend: h height, w width, n slices or frames of a volume.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-Rng = np.random.Generator
+Rng: TypeAlias = np.random.Generator
+Number: TypeAlias = float | np.ndarray  # of arguments that broadcast
+# Points (x, y) in widths, thickness in pixels, value 0 to 1.
+Stroke: TypeAlias = tuple[list[tuple[float, float]], float, float]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,9 @@ def grid(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def radius(x, y, cx, cy, rx, ry, angle: float = 0.0) -> np.ndarray:
+def radius(
+    x: Number, y: Number, cx: Number, cy: Number, rx: Number, ry: Number, angle: float = 0.0
+) -> np.ndarray:
     """Elliptic distance from (cx, cy): 0 at the centre, 1 on the ellipse.
 
     All arguments broadcast.
@@ -88,11 +96,19 @@ def radius(x, y, cx, cy, rx, ry, angle: float = 0.0) -> np.ndarray:
 
 
 def soft(r: np.ndarray, width: float = 0.1) -> np.ndarray:
-    """1 inside, 0 outside the outline r = 1, with a linear rim of the given width (in units of r)."""
+    """1 inside, 0 outside the outline r = 1; a linear rim of the given width (in units of r)."""
     return np.clip((1.0 - r) / np.float32(width) + 0.5, 0.0, 1.0).astype(np.float32, copy=False)
 
 
-def wobble(x, y, cx, cy, rng: Rng, amount: float, orders=(2, 3, 5)) -> np.ndarray:
+def wobble(
+    x: Number,
+    y: Number,
+    cx: Number,
+    cy: Number,
+    rng: Rng,
+    amount: float,
+    orders: Sequence[int] = (2, 3, 5),
+) -> np.ndarray:
     """Factor about 1 by which an irregular outline varies with direction. Divide `radius` by it."""
     theta = np.arctan2(np.asarray(y - cy, np.float32), np.asarray(x - cx, np.float32))
     out = np.ones_like(theta)
@@ -116,7 +132,7 @@ def blur(a: np.ndarray, sigma: float) -> np.ndarray:
     return ndimage.gaussian_filter1d(out, sigma, axis=-2, truncate=2.5)
 
 
-def strokes(h: int, w: int, lines, scale: int = 2) -> np.ndarray:
+def strokes(h: int, w: int, lines: Iterable[Stroke], scale: int = 2) -> np.ndarray:
     """Antialiased polylines, float32 [h, w]. A line: points [(x, y)] in widths, pixels thick, value
     0..1.
     """
@@ -132,7 +148,14 @@ _CIRCLE = np.linspace(0, 2 * np.pi, 12, endpoint=False)
 
 
 def dots(
-    h: int, w: int, centres, radii, values=None, scale: int = 2, aspect=None, angles=None
+    h: int,
+    w: int,
+    centres: ArrayLike,
+    radii: ArrayLike,
+    values: ArrayLike | None = None,
+    scale: int = 2,
+    aspect: np.ndarray | None = None,
+    angles: np.ndarray | None = None,
 ) -> np.ndarray:
     """Antialiased ellipses, float32 [h, w]: centres [k, 2], radii [k] in widths; aspect [k]
     elongates.
@@ -172,7 +195,7 @@ def window(h: int, w: int, cx: float, cy: float, reach: float) -> tuple[slice, s
 # --------------------------------------------------------------------------------------------------
 
 
-def mix(a, b, t) -> np.ndarray:
+def mix(a: ArrayLike, b: ArrayLike, t: ArrayLike) -> np.ndarray:
     """Linear blend a -> b. For colours pass t [h, w] and a, b [h, w, 3] or a colour triple."""
     a, b, t = np.asarray(a, np.float32), np.asarray(b, np.float32), np.asarray(t, np.float32)
     if a.shape[-1:] == (3,):  # no slice of a volume is 3 pixels wide
@@ -186,7 +209,7 @@ def to_uint8(a: np.ndarray, step: int = 1) -> np.ndarray:
     return levels * np.uint8(step)
 
 
-def pick(rng: Rng, options):
+def pick(rng: Rng, options: Sequence[T]) -> T:
     """One of the options, uniformly, as the Python object itself."""
     return options[int(rng.integers(len(options)))]
 

@@ -49,6 +49,26 @@ def _sign(side: str) -> int:
     return 1 if side == "left" else -1
 
 
+def _vessels(h: int, w: int, cx: float, dy: float, anatomy: Rng) -> list:
+    """Vessels that fan out from the hila and thin towards the periphery, for `strokes`."""
+    lines = []
+    for s in (-1, 1):
+        for angle in np.linspace(-1.25, 1.2, 9) + anatomy.normal(0, 0.06, 9):
+            t = np.linspace(0, 1, 6)
+            bend = anatomy.normal(0, 0.25)
+            px = cx + s * (0.085 + t * 0.20 * np.cos(angle * (1 + 0.2 * bend * t)))
+            py = 0.47 + dy + t * 0.24 * np.sin(angle + bend * t) + (h / w - 1.0) * 0.5
+            for a in range(5):
+                lines.append(
+                    (
+                        [(px[a], py[a]), (px[a + 1], py[a + 1])],
+                        2.6 * (1 - t[a]) + 0.6,
+                        0.9 * (1 - t[a]) + 0.15,
+                    )
+                )
+    return lines
+
+
 def thorax(h: int, w: int, anatomy: Rng, rng: Rng, heart: float = 1.0) -> dict[str, np.ndarray]:
     """A chest without findings: picture and organs, float32 [h, w].
 
@@ -94,22 +114,7 @@ def thorax(h: int, w: int, anatomy: Rng, rng: Rng, heart: float = 1.0) -> dict[s
     image += 0.045 * heart_mask + 0.06 * spine * body + 0.03 * aorta
     image += 0.10 * body * np.clip((y - 0.80) * 5, 0, 1)  # the abdomen below the domes
 
-    # Vessels fan out from the hila and thin towards the periphery.
-    lines = []
-    for s in (-1, 1):
-        for angle in np.linspace(-1.25, 1.2, 9) + anatomy.normal(0, 0.06, 9):
-            t = np.linspace(0, 1, 6)
-            bend = anatomy.normal(0, 0.25)
-            px = cx + s * (0.085 + t * 0.20 * np.cos(angle * (1 + 0.2 * bend * t)))
-            py = 0.47 + dy + t * 0.24 * np.sin(angle + bend * t) + (h / w - 1.0) * 0.5
-            for a in range(5):
-                lines.append(
-                    (
-                        [(px[a], py[a]), (px[a + 1], py[a + 1])],
-                        2.6 * (1 - t[a]) + 0.6,
-                        0.9 * (1 - t[a]) + 0.15,
-                    )
-                )
+    lines = _vessels(h, w, cx, dy, anatomy)
     vessels = blur(strokes(h, w, lines), 0.9)
     image += 0.16 * vessels * air
     hila = soft(radius(np.abs(u), y, 0.105, 0.47 + dy, 0.045, 0.085), 0.9)

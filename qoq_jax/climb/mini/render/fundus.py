@@ -96,6 +96,69 @@ def _scatter(rng: Rng, count: int, cx: float, cy: float, reach: float) -> np.nda
     return np.stack([cx + d * np.cos(a), cy + d * np.sin(a)], -1)
 
 
+def _lesions(image: np.ndarray, grade: int, place: tuple[float, ...], rng: Rng) -> np.ndarray:
+    """The picture [h, w, 3] with the signs of a grade (1 to 4) around one place.
+
+    Args:
+      place: (x, y, reach, contrast).
+    """
+    h, w = image.shape[:2]
+    x, y = grid(h, w)
+    cx, cy, reach, c = place
+    red, dark = np.array([0.44, 0.02, 0.03]), np.array([0.30, 0.02, 0.02])
+    count = (0, 13, 10, 0, 0)[grade]
+    image = mix(
+        image,
+        red,
+        0.92
+        * c
+        * dots(
+            h,
+            w,
+            _scatter(rng, count, cx, cy, reach * 0.9),
+            np.full(count, (0, 0.036, 0.020, 0, 0)[grade]),
+        ),
+    )
+    if grade == 2:
+        yellow = _scatter(rng, 26, cx, cy, reach * 0.85)
+        image = mix(
+            image,
+            np.array([1.0, 0.92, 0.45]),
+            0.95 * c * dots(h, w, yellow, rng.uniform(0.018, 0.030, 26)),
+        )
+    if grade == 3:
+        k = 22
+        blots = dots(
+            h,
+            w,
+            _scatter(rng, k, cx, cy, reach * 0.95),
+            rng.uniform(0.034, 0.052, k),
+            None,
+            2,
+            rng.uniform(1, 1.3, k),
+            rng.uniform(0, 3, k),
+        )
+        image = mix(image, dark, 0.9 * c * blur(blots, 0.6))
+        wool = blur(dots(h, w, _scatter(rng, 7, cx, cy, reach * 0.85), np.full(7, 0.052)), 2.0)
+        image = mix(image, np.array([0.97, 0.93, 0.80]), 0.85 * c * wool)
+    if grade == 4:
+        lines = []
+        for a in np.linspace(0, 2 * np.pi, 10)[:-1] + rng.normal(0, 0.2, 9):
+            t = np.linspace(0, 1, 9)
+            wave = a + 1.1 * np.sin(5 * t + rng.uniform(0, 6))
+            px, py = (
+                cx + 0.8 * reach * t * np.cos(wave),
+                cy - 0.03 + 0.8 * reach * t * np.sin(wave),
+            )
+            lines.append((list(zip(px, py, strict=True)), 2.0, 1.0))
+        image = mix(image, red, 0.9 * c * blur(strokes(h, w, lines), 0.4))
+        boat = soft(radius(x, y, cx, cy + 0.02, reach * 0.95, reach * 0.90), 0.15) * np.clip(
+            (y - cy + 0.03) * 60, 0, 1
+        )
+        image = mix(image, dark, 0.95 * c * boat)
+    return image
+
+
 def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     h, w = size_near(rng, 148, 156, 8)
     label, p = scene.labels[0], scene.params
@@ -129,58 +192,7 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
             p["size"],
             np.float32(p["contrast"]),
         )
-        red, dark = np.array([0.44, 0.02, 0.03]), np.array([0.30, 0.02, 0.02])
-        grade = LABELS.index(label)
-        count = (0, 13, 10, 0, 0)[grade]
-        image = mix(
-            image,
-            red,
-            0.92
-            * c
-            * dots(
-                h,
-                w,
-                _scatter(rng, count, cx, cy, reach * 0.9),
-                np.full(count, (0, 0.036, 0.020, 0, 0)[grade]),
-            ),
-        )
-        if grade == 2:
-            yellow = _scatter(rng, 26, cx, cy, reach * 0.85)
-            image = mix(
-                image,
-                np.array([1.0, 0.92, 0.45]),
-                0.95 * c * dots(h, w, yellow, rng.uniform(0.018, 0.030, 26)),
-            )
-        if grade == 3:
-            k = 22
-            blots = dots(
-                h,
-                w,
-                _scatter(rng, k, cx, cy, reach * 0.95),
-                rng.uniform(0.034, 0.052, k),
-                None,
-                2,
-                rng.uniform(1, 1.3, k),
-                rng.uniform(0, 3, k),
-            )
-            image = mix(image, dark, 0.9 * c * blur(blots, 0.6))
-            wool = blur(dots(h, w, _scatter(rng, 7, cx, cy, reach * 0.85), np.full(7, 0.052)), 2.0)
-            image = mix(image, np.array([0.97, 0.93, 0.80]), 0.85 * c * wool)
-        if grade == 4:
-            lines = []
-            for a in np.linspace(0, 2 * np.pi, 10)[:-1] + rng.normal(0, 0.2, 9):
-                t = np.linspace(0, 1, 9)
-                wave = a + 1.1 * np.sin(5 * t + rng.uniform(0, 6))
-                px, py = (
-                    cx + 0.8 * reach * t * np.cos(wave),
-                    cy - 0.03 + 0.8 * reach * t * np.sin(wave),
-                )
-                lines.append((list(zip(px, py, strict=True)), 2.0, 1.0))
-            image = mix(image, red, 0.9 * c * blur(strokes(h, w, lines), 0.4))
-            boat = soft(radius(x, y, cx, cy + 0.02, reach * 0.95, reach * 0.90), 0.15) * np.clip(
-                (y - cy + 0.03) * 60, 0, 1
-            )
-            image = mix(image, dark, 0.95 * c * boat)
+        image = _lesions(image, LABELS.index(label), (cx, cy, reach, c), rng)
         regions = ((label, (radius(x, y, cx, cy, reach, reach) < 1) & (field < 0.99)),)
     if scene.difficulty > 1:  # glare and dust of the lens
         gx, gy = rng.uniform(0.2, 0.6), rng.uniform(0.2, 0.7)

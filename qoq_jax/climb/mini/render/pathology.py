@@ -89,7 +89,15 @@ def _at(field: np.ndarray, points: np.ndarray) -> np.ndarray:
     return field[np.clip(py, 0, h - 1), np.clip(px, 0, w - 1)]
 
 
-def _nuclei(image, points, size, colour, rng, strength=0.9, aspect=(1.0, 1.3)):
+def _nuclei(
+    image: np.ndarray,
+    points: np.ndarray,
+    size: float,
+    colour: np.ndarray,
+    rng: Rng,
+    strength: float = 0.9,
+    aspect: tuple[float, float] = (1.0, 1.3),
+) -> np.ndarray:
     h, w = image.shape[:2]
     k = len(points)
     shape = dots(
@@ -106,7 +114,7 @@ def _nuclei(image, points, size, colour, rng, strength=0.9, aspect=(1.0, 1.3)):
 
 
 def _glands(rng: Rng, h: int, w: int, spacing: float, size: float, uneven: float) -> np.ndarray:
-    """Gland field [h, w]: distance to the nearest gland in its own radii (1 outline, 9 far away)."""
+    """Gland field [h, w]: distance to the nearest gland in its radii (1 outline, 9 far away)."""
     x, y = grid(h, w)
     best = np.full((h, w), 9.0, np.float32)
     for cx, cy in _scattered(rng, h, w, spacing) if uneven else _hexagonal(rng, h, w, spacing):
@@ -134,7 +142,7 @@ def _hexagonal(rng: Rng, h: int, w: int, spacing: float) -> np.ndarray:
 
 
 def _colon(rng: Rng, h: int, w: int) -> np.ndarray:
-    """Normal mucosa: crypts cut across, goblet cells around a small lumen, nuclei along the base."""
+    """Normal mucosa: crypts cut across, goblet cells around a small lumen, nuclei at the base."""
     g = _glands(rng, h, w, 0.29, 0.118, 0.0)
     image = np.ones((h, w, 3), np.float32) * STROMA.astype(np.float32)
     image *= (1 + 0.05 * noise(rng, h, w, 25))[..., None]

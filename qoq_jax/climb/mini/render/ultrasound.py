@@ -50,6 +50,30 @@ def plan(rng: Rng, labels: tuple[str, ...], difficulty: int) -> Scene:
     return Scene(labels, difficulty, text, params)
 
 
+def _speckled(
+    tissue: np.ndarray, depth: np.ndarray, strength: float, rng: Rng
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Frames [h, w] of a drifting probe over echogenicity `tissue`, and the drift in pixels.
+
+    Speckle is the length of a sum of random phasors, correlated more across than along the beam; it
+    changes as the probe drifts.
+    """
+    h, w = tissue.shape
+    drift = np.rint(
+        3.0 * np.sin(np.linspace(0, rng.uniform(2, 4), FRAMES) + rng.uniform(0, 6))
+    ).astype(int)
+    field = rng.standard_normal((2, h + 24, w + 24), dtype=np.float32)
+    speckle = np.sqrt(np.square(blur(field, 0.8)).sum(0))
+    speckle /= speckle.mean()
+    frames = []
+    for i, dx in enumerate(drift):
+        ox, oy = 12 - dx, int(rng.integers(0, 24)) if i % 2 else 12
+        grains = speckle[oy : oy + h, ox : ox + w]
+        moved = np.roll(tissue, dx, axis=1)
+        frames.append(moved * (1 + np.float32(strength) * (grains - 1)) * np.exp(-0.35 * depth))
+    return frames, drift
+
+
 def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
     h, w = size_near(rng, 116, 132, 4)
     label, p, c = scene.labels[0], scene.params, scene.params["contrast"]
@@ -111,32 +135,13 @@ def draw(scene: Scene, anatomy: Rng, rng: Rng) -> Media:
         fx, fy = rng.uniform(0.2, 0.8), 0.14 + rng.uniform(0, 0.03)
         tissue = mix(tissue, 0.20, 0.35 * soft(radius(x, y, fx, fy, 0.07, 0.03), 0.4))
 
-    # Speckle: the length of a sum of random phasors, correlated more across than along the beam; it
-    # changes as the probe drifts.
-    strength = (0.50, 0.62, 0.75)[scene.difficulty - 1]
-    frames, masks = [], []
-    drift = np.rint(
-        3.0 * np.sin(np.linspace(0, rng.uniform(2, 4), FRAMES) + rng.uniform(0, 6))
-    ).astype(int)
-    field = rng.standard_normal((2, h + 24, w + 24), dtype=np.float32)
-    speckle = np.sqrt(np.square(blur(field, 0.8)).sum(0))
-    speckle /= speckle.mean()
-    for i, dx in enumerate(drift):
-        ox, oy = 12 - dx, int(rng.integers(0, 24)) if i % 2 else 12
-        grains = speckle[oy : oy + h, ox : ox + w]
-        frame = (
-            np.roll(tissue, dx, axis=1)
-            * (1 + np.float32(strength) * (grains - 1))
-            * np.exp(-0.35 * depth)
-        )
-        frames.append(frame)
-        if label != "Normal":
-            masks.append(np.roll(region, dx, axis=1) & (sector > 0.5))
+    frames, drift = _speckled(tissue, depth, (0.50, 0.62, 0.75)[scene.difficulty - 1], rng)
     volume = np.stack(frames) * np.float32(0.95)
     # Log compression, as the scanner's screen shows it.
     volume = np.log1p(9 * np.clip(volume, 0, 2)) / np.float32(np.log(10.0)) * sector
     volume += np.float32(0.008 * NOISE[scene.difficulty]) * sector
-    if masks:
+    if label != "Normal":
+        masks = [np.roll(region, dx, axis=1) & (sector > 0.5) for dx in drift]
         regions = ((label, np.stack(masks)),)
     return Media(pixels=to_uint8(volume, 2), regions=regions)
 

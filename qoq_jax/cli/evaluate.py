@@ -1,0 +1,26 @@
+"""`qoq evaluate`: a checkpoint of a run on a split."""
+
+from __future__ import annotations
+
+import argparse
+
+from qoq_jax.cli.parser import Commands, command
+
+
+def add(commands: Commands) -> None:
+    """Adds the command to the parser of `qoq`."""
+    evaluate = command(
+        commands, "evaluate", run, "Evaluate the checkpoints of a run by greedy decoding."
+    )
+    evaluate.add_argument("workdir")
+    evaluate.add_argument(
+        "--stage", choices=("sft", "align", "rl"), help="default: the last one that was trained"
+    )
+    evaluate.add_argument("--split", choices=("validation", "test"), default="test")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluates; see train/run.py."""
+    from qoq_jax.train import run as training
+
+    return training.evaluate_run(arguments.workdir, arguments.stage, arguments.split)

@@ -1,0 +1,50 @@
+"""What the commands' parsers share: their form, and the examples under every help page."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TypeAlias
+
+# What ArgumentParser.add_subparsers returns; argparse has no public name for it.
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+EXAMPLES = """examples:
+  qoq train --config=configs/quickstart.py
+  qoq train --config=configs/quickstart.py:grpo --config.rl.lr=1e-4 --config.workdir=runs/grpo
+  qoq train --config=configs/ecg_jepa.py
+  qoq evaluate runs/quickstart --split validation
+  qoq generate runs/quickstart --image scan.png --ask "Answer with one of: Normal, Pneumonia."
+  qoq data build data_cache/climb-mini --rows 6000
+  qoq data samples data_cache/real
+  qoq data validate data_cache/climb-mini/train.jsonl
+  qoq report runs/quickstart
+  qoq sweep configs/evidence.py --only grpo,drpo --seeds 2
+  qoq convert runs/quickstart exported
+  qoq convert Qwen/Qwen2.5-VL-7B-Instruct qoq-start --ecg multiblock_epoch100.pth --dtype float32
+"""
+
+
+def make() -> argparse.ArgumentParser:
+    """The parser of `qoq`, without its commands."""
+    return argparse.ArgumentParser(
+        "qoq",
+        description="Clinical multimodal models in JAX.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str
+) -> argparse.ArgumentParser:
+    """Adds a command; `run` gets the parsed arguments and returns the exit code."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser

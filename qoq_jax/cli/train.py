@@ -1,0 +1,32 @@
+"""`qoq train`: every stage of a config."""
+
+from __future__ import annotations
+
+import argparse
+
+from qoq_jax.cli.parser import Commands, command
+
+
+def add(commands: Commands) -> None:
+    """Adds the command to the parser of `qoq`."""
+    train = command(
+        commands,
+        "train",
+        run,
+        "Prepare the data, train all stages of a config, evaluate them and write the report.",
+    )
+    train.add_argument(
+        "--config",
+        required=True,
+        help="configs/NAME.py or configs/NAME.py:ARG; override fields with "
+        "--config.section.field=value",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains; see train/run.py."""
+    from qoq_jax.train import config
+    from qoq_jax.train import run as training
+
+    raw = config.override(config.load(arguments.config), arguments.overrides)
+    return training.run(config.parse(raw))
