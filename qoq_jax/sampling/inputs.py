@@ -252,8 +252,7 @@ def _processed(sample, name, model: VlmConfig, process: ProcessConfig, tokenizer
     if (
         patches.ndim != 2
         or patches.shape[1] != size
-        or (patches.dtype.kind != "f"
-        and patches.dtype != np.uint8)
+        or (patches.dtype.kind != "f" and patches.dtype != np.uint8)
     ):
         raise DataError(
             f"is {patches.dtype} {list(patches.shape)}",

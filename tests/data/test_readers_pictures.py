@@ -208,10 +208,13 @@ def test_path_and_array_give_equal_pixels(tmp_path, name):
 
 
 def test_deep_frames_as_array_and_as_file(tmp_path):
-    stack = np.stack([DEEP, DEEP // 2])
+    """The levels are those of all pages, though only some are taken."""
+    stack = np.stack([DEEP // n for n in (1, 2, 3, 4, 5)])
     pages = [Image.fromarray(page) for page in stack]
     path = save(tmp_path / "a.tif", pages[0], save_all=True, append_images=pages[1:])
-    np.testing.assert_array_equal(inputs._frames(stack, 2, "a"), inputs._frames(path, 2, "a"))
+    frames = inputs._frames(path, 3, "a")
+    np.testing.assert_array_equal(inputs._frames(stack, 3, "a"), frames)
+    np.testing.assert_array_equal(frames[..., 0], grey.window(stack)[[0, 2, 4]])
 
 
 def test_a_pillow_object_of_several_pages_needs_a_choice(tmp_path):

@@ -140,8 +140,7 @@ def load(path: files.Path, tags: Sequence[str]) -> dicom_grey.Dataset:
         dataset = pydicom.dcmread(path, specific_tags=list(tags), force=bare)
         _give_transfer_syntax(dataset, path)
         if tags is _PIXEL_TAGS:
-            allowed = {pydicom.tag.Tag(name) for name in _NESTED_TAGS}
-            _drop_others(dataset, allowed, top=True)
+            _drop_others(dataset, {pydicom.tag.Tag(name) for name in _NESTED_TAGS}, top=True)
         return dataset
 
 
@@ -187,14 +186,14 @@ def _give_transfer_syntax(dataset: dicom_grey.Dataset, path: files.Path) -> None
 
 def _drop_others(dataset: dicom_grey.Dataset, allowed: set[int], top: bool) -> None:
     """Drops, unread, what the items of sequences hold besides the allowed tags."""
+    from pydicom.datadict import dictionary_VR
+
     for tag in list(dataset.keys()):
         if not top and tag not in allowed:
             del dataset[tag]
-            continue
-        if dataset.get_item(tag).VR != "SQ":
-            continue
-        for item in dataset[tag].value:
-            _drop_others(item, allowed, top=False)
+        elif dictionary_VR(tag) == "SQ":
+            for item in dataset[tag].value:
+                _drop_others(item, allowed, top=False)
 
 
 def read_frames(

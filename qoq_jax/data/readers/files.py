@@ -133,7 +133,7 @@ def read_npz(path: Path, *names: str) -> dict[str, np.ndarray]:
     """The named arrays of an .npz that are present; no pickle, sizes checked before reading."""
     path = check_file(path)
     out = {}
-    with decoding(path, "an .npz archive"), zipfile.ZipFile(path) as archive:
+    with decoding(path, "an .npz archive", ("a zip archive",)), zipfile.ZipFile(path) as archive:
         members = {info.filename: info for info in archive.infolist()}
         for name in names:
             info = members.get(f"{name}.npy")

@@ -46,7 +46,7 @@ def read_levels(path: files.Path) -> np.ndarray:
 def read_pages(path: files.Path, indices: Callable[[int], Sequence[int]]) -> np.ndarray:
     """The pages of a TIFF as frames, uint8 [n, h, w, 3]; thumbnails and masks are no pages.
 
-    Grey levels are mapped over all frames taken, so that they are mapped alike.
+    Grey levels of more than 8 bits are mapped over all pages, as those of a volume are.
 
     Args:
       path: a TIFF file.
@@ -56,10 +56,10 @@ def read_pages(path: files.Path, indices: Callable[[int], Sequence[int]]) -> np.
     with _reading(path), Image.open(path, formats=("TIFF",)) as picture:
         pages = _pages(picture, _MAX_PAGES)
         wanted = [pages[int(i)] for i in indices(len(pages))]
-        taken = {}
-        for page in sorted(set(wanted)):
+        taken: dict[int, np.ndarray] = {}
+        for page in pages if _is_deep(picture) else sorted(set(wanted)):
             picture.seek(page)
-            _check_size(picture, path, len(set(wanted)))
+            _check_size(picture, path, len(pages))
             taken[page] = _levels(picture, path, levels=False)
         if len({(frame.shape, frame.dtype) for frame in taken.values()}) > 1:
             raise DataError(
@@ -67,8 +67,9 @@ def read_pages(path: files.Path, indices: Callable[[int], Sequence[int]]) -> np.
                 where=str(path),
                 hint='list the pages as single pictures under "images"',
             )
-        stack = np.stack([taken[page] for page in wanted])
-        return _to_rgb(stack, colour=stack.ndim == 4)
+        stack = np.stack(list(taken.values()))
+        shown = _to_rgb(stack, colour=stack.ndim == 4)
+        return shown[np.searchsorted(list(taken), wanted)]
 
 
 def from_picture(picture: Image.Image, where: str) -> np.ndarray:
@@ -208,7 +209,7 @@ def _levels(picture: Image.Image, where: files.Path, levels: bool) -> np.ndarray
     white_is_zero = picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == 0
     picture.load()
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+    if _is_deep(picture):
         values = grey.check_finite(np.asarray(picture), where)
         if white_is_zero and not levels:
             values = (2**16 - 1 if values.dtype.itemsize == 2 else values.max()) - values
@@ -223,6 +224,11 @@ def _levels(picture: Image.Image, where: files.Path, levels: bool) -> np.ndarray
             f"has colours in {picture.mode}", where=str(where), hint="save it as RGB in PNG"
         )
     return np.array(picture.convert("RGB"))
+
+
+def _is_deep(picture: Image.Image) -> bool:
+    """Grey of more than 8 bits."""
+    return picture.mode in ("I", "F") or picture.mode.startswith("I;16")
 
 
 def _over_black(picture: Image.Image) -> Image.Image:
