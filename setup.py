@@ -9,13 +9,13 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     # File formats beyond those that the core reads.
-    # Compressed DICOM beyond RLE, JPEG baseline and JPEG 2000. All MIT or Apache-2.0:
-    # pylibjpeg-libjpeg is GPL-3, so it is left to the user.
+    # Compressed DICOM beyond RLE, JPEG baseline and JPEG 2000; all MIT. For JPEG lossless there is
+    # pylibjpeg-libjpeg, which is GPL-3 and so left to the user; a damaged file ends the process in
+    # GDCM and in imagecodecs.
     "dicom": [
         "pylibjpeg>=2.0",
-        "pylibjpeg-openjpeg>=2.3",  # JPEG 2000 in high throughput
+        "pylibjpeg-openjpeg>=2.3",  # high-throughput JPEG 2000
         "pyjpegls>=1.4",  # JPEG-LS
-        "python-gdcm>=3.0.24",  # JPEG lossless
     ],
     "video": ["opencv-python-headless>=4.9"],
     "wandb": ["wandb>=0.17"],

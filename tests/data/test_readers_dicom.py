@@ -1,8 +1,11 @@
 """DICOM pixels: the grey-scale pipeline against a reading of the standard written here, on a grid;
 padding, palettes, enhanced objects, segmentations, files without preamble, compressions."""
 
+import contextlib
+import importlib.util
 import itertools
 import math
+import pathlib
 
 import numpy as np
 import pydicom
@@ -456,9 +459,46 @@ def test_a_missing_decoder_is_named(monkeypatch):
         readers.read_image(get_testdata_file("MR_small_jpeg_ls_lossless.dcm"))
 
 
+def test_jpeg_lossless_is_read_or_its_decoder_named():
+    """The one decoder is under GPL-3, so it is the user's to install."""
+    path = get_testdata_file("SC_rgb_jpeg_gdcm.dcm")
+    if importlib.util.find_spec("libjpeg"):
+        assert readers.read_image(path)[0, 0].tolist() == [255, 0, 0]
+    else:
+        with pytest.raises(DataError, match="JPEG Lossless.*pylibjpeg-libjpeg .its licence"):
+            readers.read_image(path)
+
+
 def test_twelve_bit_jpeg_is_not_called_damaged():
-    with pytest.raises(DataError, match=r"JPEG Extended.*is not decoded by.*pylibjpeg-libjpeg"):
-        readers.read_image(get_testdata_file("JPGExtended.dcm"))
+    path = get_testdata_file("JPGExtended.dcm")
+    if importlib.util.find_spec("libjpeg"):
+        assert readers.read_image(path).max() == 255
+    else:
+        with pytest.raises(DataError, match="JPEG Extended.*is not decoded by.*pylibjpeg-libjpeg"):
+            readers.read_image(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SC_rgb_small_odd_jpeg.dcm",
+        "MR_small_jp2klossless.dcm",
+        "MR_small_RLE.dcm",
+        "MR_small_jpeg_ls_lossless.dcm",
+    ],
+)
+def test_a_damaged_frame_never_ends_the_process(tmp_path, name):
+    """Bytes of the compressed frame are changed: a picture or a DataError, nothing else."""
+    data = pathlib.Path(get_testdata_file(name)).read_bytes()
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.dcm"
+    for _ in range(40):
+        broken = bytearray(data)
+        for place in rng.integers(len(data) - 900, len(data), 4):
+            broken[place] = rng.integers(256)
+        path.write_bytes(broken)
+        with contextlib.suppress(DataError):
+            assert readers.read_image(path).dtype == np.uint8
 
 
 def test_video_in_dicom_is_named(tmp_path):

@@ -88,7 +88,8 @@ _PHOTOMETRIC = {  # samples a pixel
     "YBR_RCT": 3,
 }
 # Pillow first: the same file must give the same pixels whether the extra is installed or not.
-_DECODERS = ("pillow", "pylibjpeg", "pyjpegls", "gdcm", "pydicom")
+# Never gdcm, which pydicom would choose first: a damaged JPEG ends the whole process there.
+_DECODERS = ("pillow", "pylibjpeg", "pyjpegls", "pydicom")
 _MAX_FRAMES = 20_000
 _SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 
@@ -341,9 +342,16 @@ def _decoders(dataset: dicom_grey.Dataset, path: files.Path) -> list[str]:
         raise DataError(
             f"is compressed as {syntax.name}, for which no decoder is installed",
             where=str(path),
-            hint='pip install "qoq_jax[dicom]"',
+            hint=_install(syntax.name),
         )
     return available
+
+
+def _install(compression: str) -> str:
+    """What brings a decoder for a compression, by its name in the standard."""
+    if compression.startswith(("JPEG Lossless", "JPEG Extended")):
+        return "pip install pylibjpeg pylibjpeg-libjpeg (its licence is GPL-3)"
+    return 'pip install "qoq_jax[dicom]"'
 
 
 def _stored(
@@ -395,8 +403,7 @@ def _decode(
         f"frame {index}, compressed as {dataset.file_meta.TransferSyntaxUID.name}, is not decoded "
         f"by {' or '.join(decoders)}",
         where=str(path),
-        hint='pip install "qoq_jax[dicom]"; JPEG of 12 bits needs pylibjpeg-libjpeg (GPL); else '
-        "the frame is damaged",
+        hint=f"{_install(dataset.file_meta.TransferSyntaxUID.name)}, or drop the file if it is damaged",
     )
 
 
