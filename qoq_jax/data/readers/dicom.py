@@ -99,19 +99,25 @@ def is_dicom(path: files.Path) -> bool:
     if files.suffix(path) in _SUFFIXES:
         return True
     with open(path, "rb") as file:
-        head = file.read(132)
-    return head[128:] == b"DICM" or _is_bare(head)
+        head = file.read(kinds.HEAD_BYTES)
+    return head[128:132] == b"DICM" or _is_bare(head)
 
 
 def _is_bare(head: bytes) -> bool:
-    """True for the first bytes of a file without preamble: an element of group 2 or 8, as the first
-    of a data set must be, with a type or a short length behind its tag.
+    """True for the first bytes of a file without preamble.
+
+    Its first element is of group 2 or 8 and has a type (two capital letters) behind its tag; in
+    implicit encoding it has a short even length, and the next element is of the same group.
     """
     for group, byte_order in ((head[:2], "little"), (head[1::-1], "big")):
-        if group in (b"\x02\x00", b"\x08\x00") and len(head) >= 8:
-            element = int.from_bytes(head[2:4], byte_order)
-            explicit = head[4:6].isalpha() and head[4:6].isupper()
-            return element <= 0x0100 and (explicit or 0 < int.from_bytes(head[4:8], "little") < 256)
+        if group not in (b"\x02\x00", b"\x08\x00") or len(head) < 8:
+            continue
+        element = int.from_bytes(head[2:4], byte_order)
+        length = int.from_bytes(head[4:8], "little")
+        explicit = head[4:6].isalpha() and head[4:6].isupper()
+        implicit = length % 2 == 0 and head[8 + length : 10 + length] == group
+        if element <= 0x0100 and (explicit or (byte_order == "little" and implicit)):
+            return True
     return False
 
 
@@ -399,11 +405,11 @@ def _decode(
             # any exception: decoders raise what they like; the last one goes on as it is
             if decoder == decoders[-1] and (not decoder or decoder == "pydicom"):
                 raise
+    compression = dataset.file_meta.TransferSyntaxUID.name
     raise DataError(
-        f"frame {index}, compressed as {dataset.file_meta.TransferSyntaxUID.name}, is not decoded "
-        f"by {' or '.join(decoders)}",
+        f"frame {index}, compressed as {compression}, is not decoded by {' or '.join(decoders)}",
         where=str(path),
-        hint=f"{_install(dataset.file_meta.TransferSyntaxUID.name)}, or drop the file if it is damaged",
+        hint=_install(compression) + ", or drop the file if it is damaged",
     )
 
 
