@@ -36,6 +36,14 @@ def test_nan_around_the_body_is_black_and_counts_in_no_statistic(tmp_path):
     assert frames[:, :2].max() == 0
 
 
+def test_ct_with_padding_around_it_keeps_its_window(tmp_path):
+    body = BODY - 1000
+    body[:, 0] = -32768
+    frames = readers.read_frames(write(tmp_path / "a.nii.gz", body), 5)[..., 0]
+    expected = np.clip(np.rint((body.astype(float) + 160) * 255 / 400), 0, 255)
+    np.testing.assert_array_equal(frames, expected)
+
+
 def test_nan_in_a_mask_is_no_region(tmp_path):
     mask = np.full(BODY.shape, np.nan, np.float32)
     mask[0, 1, 2] = 1
