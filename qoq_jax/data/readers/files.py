@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import pathlib
+import re
 import struct
 import zipfile
 import zlib
@@ -15,6 +16,7 @@ from types import ModuleType
 import numpy as np
 
 from qoq_jax.base.errors import DataError
+from qoq_jax.data import paths
 from qoq_jax.data.readers import kinds
 
 MAX_FILE_BYTES = 2 << 30
@@ -38,6 +40,32 @@ def check_file(path: Path) -> pathlib.Path:
     if size > MAX_FILE_BYTES:
         raise DataError("the file is over 2 GiB", where=str(path), hint="crop or split it")
     return path
+
+
+def beside(path: pathlib.Path, name: str, root: Path | None = None) -> pathlib.Path:
+    """The file `name` in the folder of `path`, which a header or another file asks for.
+
+    Links are followed (git-annex and content stores keep all files as links) while the file that
+    they end at lies inside the root.
+
+    Args:
+      root: the data folder; None: the folder of `path`.
+
+    Raises:
+      DataError: the name is no plain file name, the link leads out, or there is no such file.
+    """
+    if name in ("", "-", "~", ".", "..") or re.search(r"[/\\\0:]", name):
+        raise DataError(
+            f"names an unsafe file {name!r}", where=str(path), hint="all files lie beside it"
+        )
+    found = path.parent / name
+    if not paths.is_inside(found, path.parent if root is None else root):
+        raise DataError(
+            f"names a file outside its folder: {name!r}",
+            where=str(path),
+            hint="copy the file into the data folder",
+        )
+    return check_file(found)
 
 
 def suffix(path: Path) -> str:
@@ -73,6 +101,8 @@ def decoding(path: Path, kind: str, reads: Sequence[str] = ()) -> Iterator[None]
             what, hint = f"is {found[0]}, not {kind}", found[1] or "put it where its kind belongs"
         else:
             what = f"cannot be read as {kind} ({type(error).__name__})"
+            if not reads:  # a format without first bytes of its own: damage cannot be told apart
+                what += ": damaged, cut short or of another type"
             hint = "check that the file is whole and of the kind that its name says"
         raise DataError(what, where=str(path), hint=hint) from None
 
@@ -114,16 +144,14 @@ def check_declared(declared: int, held: int, path: Path, compressed: bool) -> No
     """
     if declared > MAX_ARRAY_BYTES:
         raise DataError(
-            f"the header declares {declared:,} bytes of pixels, over the limit of "
-            f"{MAX_ARRAY_BYTES:,}",
+            f"the header declares {declared:,} bytes, which is over the limit {MAX_ARRAY_BYTES:,}",
             where=str(path),
             hint="crop, split or downsample it",
         )
     possible = held * (_DEFLATE_RATIO if compressed else 1)
     if declared > possible:
         raise DataError(
-            f"the header declares {declared:,} bytes of pixels, the file holds at most "
-            f"{possible:,}",
+            f"the header declares {declared:,} bytes, the file holds at most {possible:,}",
             where=str(path),
             hint="the file is damaged or cut short: fetch it again or drop its row",
         )
