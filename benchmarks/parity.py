@@ -32,6 +32,7 @@ import qoq_jax
 from qoq_jax import hf
 from qoq_jax.data import images, packing, positions
 from qoq_jax.data.sample import ECG_SHAPE, VISION
+from qoq_jax.hf import ecg as ecg_files
 from qoq_jax.hf import names as keys
 from qoq_jax.hf import safetensors as files
 from qoq_jax.models import spec, vlm
@@ -469,7 +470,7 @@ def greedy(theirs: PreTrainedModel, ours: Model, count: int = 64) -> tuple[np.nd
 def ecg_jepa() -> dict[str, float]:
     """{output: max |ours - reference|} of ECG-JEPA, with the reference numbers in tests/golden."""
     golden = pathlib.Path(__file__).parents[1] / "tests" / "golden"
-    params, cfg = ecg.load(str(golden / "ecg_jepa_small.safetensors"), num_heads=4)
+    params, cfg = ecg_files.load(str(golden / "ecg_jepa_small.safetensors"), num_heads=4)
     with np.load(golden / "ecg_jepa_small_io.npz") as io:
         total, count = jax.jit(ecg.jepa_loss, static_argnums=2)(
             params, params["encoder"], cfg, io["ecg"], io["mask"]

@@ -63,7 +63,7 @@ def prompt_parts(
         parts += [Special("<|im_start|>"), "system\n" + system, Special(END_OF_TURN), "\n"]
     parts += [Special("<|im_start|>"), "user\n"]
     for piece in (*first, *pieces):
-        if piece in media and media[piece]:
+        if media.get(piece):
             pads = [Special(_PADS[piece])] * media[piece].pop(0)
             if piece == ECG:
                 parts += pads
@@ -75,7 +75,8 @@ def prompt_parts(
                 parts += _vision(pads)
         else:
             parts.append(piece)
-    return parts + [Special(END_OF_TURN), "\n", Special("<|im_start|>"), "assistant\n" + opening]
+    end = [Special(END_OF_TURN), "\n", Special("<|im_start|>"), "assistant\n" + opening]
+    return parts + end
 
 
 def _vision(pads: list[str]) -> list[str]:
@@ -88,9 +89,10 @@ def prompt_text(
     """The prompt as one string with one pad token a medium, for people to read and for other
     engines.
     """
-    one = lambda count: [1] * count  # noqa: E731
     return "".join(
-        prompt_parts(problem, images=one(images), videos=one(videos), ecgs=one(ecgs), system=system)
+        prompt_parts(
+            problem, images=[1] * images, videos=[1] * videos, ecgs=[1] * ecgs, system=system
+        )
     )
 
 

@@ -2,7 +2,7 @@
 
 The context encoder sees the visible time steps, the predictor fills in the hidden ones, and the
 target is a moving average of the encoder. The run ends with WORKDIR/ecg_encoder.safetensors, which
-`models.ecg.load` reads and `model.ecg_weights` starts from, and with a linear probe of the encoder
+`hf.ecg.load` reads and `model.ecg_weights` starts from, and with a linear probe of the encoder
 before and after. Everything random derives from (seed, step).
 """
 
@@ -25,6 +25,7 @@ from qoq_jax.base.errors import CheckpointError, DataError, QoqError
 from qoq_jax.climb.mini import ecg_set, ecg_simulator
 from qoq_jax.data import ecgs
 from qoq_jax.evaluation.probe import linear_probe
+from qoq_jax.hf import ecg as ecg_files
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec
 from qoq_jax.models.encoders import ecg as model
@@ -184,7 +185,7 @@ def run(cfg: Config) -> int:
         # ------------------------------------------------------------------------- export and probe
         path = os.path.join(cfg.workdir, WEIGHTS)
         if jax.process_index() == 0:
-            model.save(path, jax.device_get(final), sizes)
+            ecg_files.save(path, jax.device_get(final), sizes)
         print(f"ecg encoder: {path}")
         if not os.path.exists(os.path.join(cfg.workdir, "eval", "ecg.json")):
             others = [
@@ -219,14 +220,14 @@ def load_encoder(path: str, sizes: variants.EcgConfig, params):
     place and sharding.
 
     Args:
-      path: safetensors file, as `models.ecg.load` reads it.
+      path: safetensors file, as `hf.ecg.load` reads it.
       sizes: of the variant.
       params: {"encoder": ...} or {"encoder", "predictor"} on their mesh.
 
     Raises:
       CheckpointError: the file cannot be read, or holds an encoder of another size.
     """
-    loaded, cfg = model.load(path, sizes.num_heads)
+    loaded, cfg = ecg_files.load(path, sizes.num_heads)
     for name in ("width", "depth", "patch_size", "mlp_ratio"):
         if getattr(cfg, name) != getattr(sizes, name):
             raise CheckpointError(

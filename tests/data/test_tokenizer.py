@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.climb.mini import build as synthetic
-from qoq_jax.data import chat, tokenizer, train_tokenizer
+from qoq_jax.climb.mini import train_tokenizer
+from qoq_jax.data import chat, tokenizer
 from qoq_jax.models.sizes import NANO_FIRST_SPECIAL, NANO_VOCAB, SPECIAL_TOKENS, get
 
 TOK = tokenizer.load("nano")

@@ -14,19 +14,13 @@ Computation runs in the dtype of the parameters; LayerNorm, logits and softmax i
 from __future__ import annotations
 
 import functools
-import json
-import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from qoq_jax.base.errors import CheckpointError
 from qoq_jax.models import spec as spec_lib
 from qoq_jax.models.sizes import EcgConfig
 from qoq_jax.models.spec import ParamSpec
@@ -154,7 +148,7 @@ def tokens(
     """Encodes ECGs after the final LayerNorm.
 
     Args:
-      params: as `param_specs` describes, or the whole of what `load` returns.
+      params: as `param_specs` describes, or the whole of what `hf.ecg.load` returns.
       cfg: sizes.
       ecg: [B, N, T * patch_size], the leads in the order of `leads`.
       leads: which of (I, II, V1..V6) the N rows are, as indices; None = all of them.
@@ -189,7 +183,7 @@ def _encode(
     With `order` [T'], only these time steps are encoded, in this order: T' takes the place of T, in
     `visible` too.
     """
-    params = params.get("encoder", params)  # a whole tree as `load` returns it is fine too
+    params = params.get("encoder", params)  # a whole tree as `hf.ecg.load` returns it is fine too
     leads = range(cfg.leads) if leads is None else leads
     expected = (len(leads), cfg.patches * cfg.patch_size)
     if ecg.ndim != 3 or ecg.shape[1:] != expected:
@@ -363,131 +357,3 @@ def block_mask(
     start = jnp.floor(jax.random.uniform(start_key, (blocks, 1)) * (cfg.patches - length))
     steps = jnp.arange(cfg.patches)[None]
     return ((steps >= start) & (steps < start + length)).any(axis=0)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# Published weights
-
-
-def load(path: str, num_heads: int, predictor_heads: int | None = None) -> tuple[Params, EcgConfig]:
-    """Reads ECG-JEPA weights from a safetensors file with the original parameter names.
-
-    Args:
-      path: the file; names may carry the prefix they have inside a QoQ-Med checkpoint.
-      num_heads: encoder heads, which the weights cannot tell.
-      predictor_heads: likewise; None = what `save` wrote into the file, else `num_heads`.
-
-    Returns:
-      ({"encoder": ..., "predictor": ...} as float32 numpy arrays, cfg); without a predictor in the
-      file, only "encoder", and cfg has the predictor sizes of the paper's ratio (half the width,
-      half the depth).
-
-    Raises:
-      CheckpointError: a file that cannot be read, a missing tensor, one of an unexpected shape, or
-        numbers of heads that `save` wrote differently.
-    """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            written = json.loads((file.metadata() or {}).get("heads", "{}"))
-            tensors = {name.removeprefix(VLM_PREFIX): file.get_tensor(name) for name in file.keys()}
-    except (OSError, ValueError, SafetensorError) as error:
-        hint = "give a safetensors file"
-        raise CheckpointError(f"not readable: {error}", where=str(path), hint=hint) from error
-    predictor_heads = predictor_heads or written.get("predictor", num_heads)
-    if written.get("encoder", num_heads) != num_heads:
-        raise CheckpointError(
-            f"was trained with {written['encoder']} heads, not {num_heads}",
-            where=str(path),
-            hint=f"give num_heads={written['encoder']}",
-        )
-    cfg = _config_of(tensors, path, num_heads, predictor_heads)
-    params = {"encoder": _import(param_specs(cfg), tensors, path)}
-    if "predictor.mask_token" in tensors:
-        params["predictor"] = _import(predictor_param_specs(cfg), tensors, path)
-    return params, cfg
-
-
-def save(path: str, params: Params, cfg: EcgConfig) -> None:
-    """Writes a safetensors file with the original parameter names, as `load` and the original code
-    know them.
-
-    The file also holds what the original one does: the fixed positions, and in its header the
-    numbers of heads.
-
-    Args:
-      path: the file; written whole or not at all.
-      params: {"encoder": ...} and optionally "predictor", arrays of any kind.
-      cfg: sizes.
-    """
-    from qoq_jax.hf.save import to_tensors  # that package imports this module
-
-    tensors = dict(to_tensors(param_specs(cfg), params["encoder"]))
-    tensors = {name.removeprefix(VLM_PREFIX): x for name, x in tensors.items()}
-    positions = sincos_positions(cfg.leads, cfg.patches, cfg.width)
-    tensors["encoder.pos_embed"] = positions.reshape(-1, cfg.width)
-    if "predictor" in params:
-        tensors |= dict(to_tensors(predictor_param_specs(cfg), params["predictor"]))
-        tensors["predictor.mask_token"] = tensors["predictor.mask_token"].reshape(1, 1, -1)
-        tensors["predictor.pos_embed"] = sincos_positions(1, cfg.patches, cfg.predictor_width)[0]
-    tensors = {name: np.ascontiguousarray(x, np.float32) for name, x in tensors.items()}
-    # One entry: the package writes several in an order of its own, and equal weights should give
-    # equal files.
-    heads = {"heads": json.dumps({"encoder": cfg.num_heads, "predictor": cfg.predictor_heads})}
-    save_file(tensors, path + ".tmp", metadata=heads)
-    os.replace(path + ".tmp", path)
-
-
-def _config_of(
-    tensors: dict[str, np.ndarray], path: str, heads: int, predictor_heads: int
-) -> EcgConfig:
-    """Sizes from the shapes of the weights."""
-
-    def depth(prefix: str) -> int:
-        numbers = [re.match(re.escape(prefix) + r"\.blocks\.(\d+)\.", name) for name in tensors]
-        return 1 + max((int(found[1]) for found in numbers if found), default=-1)
-
-    if "encoder.W_P.weight" not in tensors:
-        where = f"{path}: encoder.W_P.weight"
-        raise CheckpointError("no ECG-JEPA encoder", where=where, hint="give an ECG-JEPA file")
-    width, patch_size = tensors["encoder.W_P.weight"].shape
-    encoder_depth = depth("encoder.encoder_blocks")
-    if not encoder_depth:
-        raise CheckpointError(
-            "the blocks of the encoder are missing",
-            where=path,
-            hint="give a complete ECG-JEPA file",
-        )
-    predictor = tensors.get("predictor.mask_token")
-    return EcgConfig(
-        width=width, depth=encoder_depth, num_heads=heads, patch_size=patch_size,
-        predictor_width=width // 2 if predictor is None else predictor.shape[-1],
-        predictor_depth=encoder_depth // 2 if predictor is None else depth("predictor.predictor_blocks"),
-        predictor_heads=predictor_heads,
-    )  # fmt: skip
-
-
-def _import(specs: dict[str, Any], tensors: dict[str, np.ndarray], path: str) -> Params:
-    """Arranges tensors as `specs` lays them out."""
-
-    def one(spec: ParamSpec) -> np.ndarray:
-        key = spec.hf_key.removeprefix(VLM_PREFIX)
-        shape = spec.shape[1:] if spec.stacked else spec.shape
-        if not spec.stacked:
-            return layer(key, shape, spec.hf_layout)
-        return np.stack([layer(key.format(i), shape, spec.hf_layout) for i in range(spec.shape[0])])
-
-    def layer(key: str, shape: tuple[int, ...], layout: str) -> np.ndarray:
-        if key not in tensors:
-            raise CheckpointError(
-                "tensor is missing", where=f"{path}: {key}", hint="give a complete file"
-            )
-        tensor = np.asarray(tensors[key], np.float32)
-        if tensor.size != np.prod(shape):
-            raise CheckpointError(
-                f"shape {tensor.shape} does not fit {shape}", where=f"{path}: {key}"
-            )
-        if layout == "tensor":
-            return tensor.reshape(shape)
-        return np.ascontiguousarray(tensor.T).reshape(shape)  # torch linear kernels are [out, in]
-
-    return jax.tree.map(one, specs)
