@@ -8,6 +8,7 @@ what it makes of a file is read here, in the one form of transformers 5.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,6 +54,7 @@ BOOKKEEPING = (
     "time_series_max_length",
     "spatial_patch_size",
 )
+_STOPS = ("eos_token_id", "pad_token_id")
 _MISSING = object()
 
 
@@ -71,17 +73,23 @@ def normalised(fields: Mapping[str, Any]) -> dict[str, Any]:
     # Slow to import (seconds), and needed for Hugging Face directories only. Configurations are
     # made without torch.
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.utils import logging
 
+    # It warns of token ids and rope fields that are checked here, or that change nothing.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
-        made = CONFIG_MAPPING[fields["model_type"]](**copy.deepcopy(dict(fields))).to_dict()
+        config = CONFIG_MAPPING[fields["model_type"]](**copy.deepcopy(dict(fields)))
     except (StrictDataclassError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise ConfigError(" ".join(str(error).split())) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    made = config.to_dict()
     if fields.get("text_config"):
-        text = made["text_config"]
-        # eos and pad are read from both places; the tie of the embeddings is a field of the root
-        both = set(text) | {"rope_scaling", "rope_theta"}
-        for name in both - {"eos_token_id", "pad_token_id", "tie_word_embeddings", *BOOKKEEPING}:
-            made.pop(name, None)
+        own = {field.name for field in dataclasses.fields(config)} | set(BOOKKEEPING)
+        # eos and pad are read from both places
+        both = {*made["text_config"], "rope_scaling", "rope_theta"} - {*_STOPS, *own}
+        made = {name: value for name, value in made.items() if name not in both}
     return made
 
 

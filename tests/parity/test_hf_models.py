@@ -112,7 +112,7 @@ def test_transformers_loads_the_export_with_equal_bits(theirs, directory, tmp_pa
 
 
 def test_ecg_weights_travel_beside_and_transformers_loads_the_rest(theirs, directory, tmp_path):
-    """A .pth in ECG-JEPA's own form, put into the model; transformers leaves the ECG tensors aside."""
+    """A .pth in ECG-JEPA's own form; transformers leaves the ECG tensors aside."""
     golden = load_file(GOLDEN / "ecg_jepa_small.safetensors")
     pth, dest = str(tmp_path / "epoch100.pth"), str(tmp_path / "with_ecg")
     encoder = {
