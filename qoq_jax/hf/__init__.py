@@ -10,6 +10,11 @@ directories), `hub` (downloads), `load`, `save`, and `ecg` (files of ECG-JEPA, t
 reads pickles, with weights_only).
 """
 
+import os
+
+# transformers says at every import that PyTorch is missing; what is used of it here needs none
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
 from qoq_jax.hf.adapter import find
 from qoq_jax.hf.hub import resolve
 from qoq_jax.hf.load import from_tensors, load, read_config

@@ -41,6 +41,12 @@ QWEN2_5_TEMPLATE = SYSTEM_TURN + BODY + "{{- '<|im_start|>assistant\\n' }}"
 QWEN3_TEMPLATE = (
     BODY + "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
+# As TRL's training templates mark what the loss is taken on.
+GENERATION_TEMPLATE = (
+    "{%- for message in messages %}{%- if message.role == 'assistant' %}"
+    "{% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}"
+    "{%- endif %}{%- endfor %}" + QWEN3_TEMPLATE
+)
 THINKING_TEMPLATE = BODY + "{{- '<|im_start|>assistant\\n<think>\\n' }}"
 
 
@@ -51,6 +57,7 @@ THINKING_TEMPLATE = BODY + "{{- '<|im_start|>assistant\\n<think>\\n' }}"
         (QWEN2_5_TEMPLATE, (chat.SYSTEM, "")),
         (QWEN3_TEMPLATE, ("", "")),
         (THINKING_TEMPLATE, ("", "<think>\n")),
+        (GENERATION_TEMPLATE, ("", "")),
         (template.write(""), ("", "")),
         (template.write('Say "yes" {{ or }} no\n\\ é'), ('Say "yes" {{ or }} no\n\\ é', "")),
     ],

@@ -1,12 +1,15 @@
-"""Makes data/assets/nano_tokenizer.json, the 1024-id tokenizer of the nano model.
+"""Makes a tokenizer like data/assets/nano_tokenizer.json, the 1024-id tokenizer of nano.
 
-    python -m qoq_jax.climb.mini.train_tokenizer
+    python -m qoq_jax.climb.mini.train_tokenizer --output=tokenizer.json
 
 A nano model answers within a few seconds on a CPU only if an answer is short, so the vocabulary is
 spent where answers are: 256 bytes (any text round-trips), every integer 0..255 (coordinates), the
 fixed pieces of the answer format, then the words of the corpus that save most tokens, then
 byte-pair merges for all other words. The last 23 ids are the special tokens of Qwen2.5-VL in their
 order. Same input, same file: no randomness, ties are broken by spelling.
+
+The file in use was made from an earlier corpus and is not made again: its ids are those of all
+checkpoints of nano, and of the quickstart's numbers. A new one is written elsewhere with --output.
 """
 
 from __future__ import annotations
@@ -25,7 +28,6 @@ from tokenizers import decoders, models, pre_tokenizers
 from qoq_jax.climb.mini import build as synthetic
 from qoq_jax.climb.samples import convert as samples_convert
 from qoq_jax.data import chat
-from qoq_jax.data.tokenizer import NANO_PATH
 from qoq_jax.models.sizes import NANO_FIRST_SPECIAL, SPECIAL_TOKENS
 
 NUMBERS = 256  # integers below are one token
@@ -275,7 +277,7 @@ def byte_pair_merges(words: dict[str, int]) -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=NANO_PATH)
+    parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     text = json.dumps(build(corpus()), ensure_ascii=False, indent=1) + "\n"
     args.output.write_text(text, encoding="utf-8")
