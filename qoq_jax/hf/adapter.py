@@ -43,6 +43,7 @@ _IDLE = (
     "layers_pattern",
     "layers_to_transform",
     "loftq_config",
+    "megatron_core",
     "lora_dropout",
     "peft_version",
     "qalora_group_size",

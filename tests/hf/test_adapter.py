@@ -18,7 +18,19 @@ from qoq_jax.hf import adapter, template
 from qoq_jax.models import spec
 
 TARGET = "model.layers.1.self_attn.q_proj"
-LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["q_proj"], "bias": "none"}
+# the fields that peft 0.21 writes with a value
+LORA = {
+    "peft_type": "LORA",
+    "r": 2,
+    "lora_alpha": 6,
+    "target_modules": ["q_proj"],
+    "bias": "none",
+    "init_lora_weights": True,
+    "megatron_core": "megatron.core",
+    "qalora_group_size": 16,
+    "inference_mode": True,
+    "peft_version": "0.21.2",
+}
 
 
 def matrices(module=TARGET, outputs=64, inputs=64, rank=2):
