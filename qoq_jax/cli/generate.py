@@ -6,11 +6,17 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.cli.parser import Commands, command
+
+if TYPE_CHECKING:  # heavy: `qoq --help` answers at once
+    import numpy as np
+
+    from qoq_jax.data.meta import SampleMeta
+    from qoq_jax.sampling.model import Generation
 
 
 def add(commands: Commands) -> None:
@@ -36,7 +42,9 @@ def add(commands: Commands) -> None:
     generate.add_argument(
         "--video", action="append", default=[], help="MP4, AVI, MOV or MKV, read as 4 frames"
     )
-    generate.add_argument("--ecg", action="append", default=[], help="DICOM, WFDB or NPZ, 12 leads")
+    generate.add_argument(
+        "--ecg", action="append", default=[], help="WFDB, DICOM, NPZ, HDF5, ... with 12 leads"
+    )
     generate.add_argument("--samples", type=int, default=1, help="answers to draw")
     generate.add_argument(
         "--temperature", type=float, help="default: 0 (greedy) for one answer, 1 for several"
@@ -72,7 +80,9 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Streams the answer (or prints one JSON object); writes the picture with boxes when asked."""
+    from qoq_jax.data import readers
     from qoq_jax.data.readers import files
+    from qoq_jax.data.sample import naming
     from qoq_jax.sampling import model as models
 
     frames = [*arguments.image, *arguments.volume, *arguments.video]
@@ -80,9 +90,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--picture needs an --image, a --volume or a --video")
     if arguments.picture:
         _check_writable(arguments.picture)
-    for path in (*frames, *arguments.ecg):
-        # before a model is loaded for it, which takes a while when it is large
+    # before a model is loaded for them, which takes a while when it is large
+    for path in frames:
         files.check_file(path)
+    for path in arguments.ecg:
+        with naming("--ecg"):
+            readers.read_ecg(path, length="repeat")
     if arguments.samples < 1:
         raise ConfigError(f"--samples {arguments.samples} must be at least 1")
     model = models.load(arguments.source, dtype=arguments.dtype)
@@ -93,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         "volumes": arguments.volume,
         "ecg": arguments.ecg,
     }
-    frame_size = model.prepare([sample])[0]["meta"].frame_size
+    meta = model.prepare([sample])[0]["meta"]
     temperature = arguments.temperature
     if temperature is None:
         temperature = 1.0 if arguments.samples > 1 else 0.0
@@ -110,37 +123,36 @@ def run(arguments: argparse.Namespace) -> int:
         stop=arguments.stop,
         stream=(lambda _, __, piece: print(piece, end="", flush=True)) if live else None,
     )[0]
-    results = [result(generation, frame_size) for generation in found]
+    results = [result(generation, meta) for generation in found]
     if arguments.json:
         print(json.dumps({"question": arguments.ask, "model": model.source, "answers": results}))
     else:
         print("" if live else "\n\n".join(one["text"] for one in results))
     if arguments.picture:
-        from qoq_jax.data import readers
-
-        first = (
-            readers.read_image(frames[0])
-            if arguments.image
-            else readers.read_frames(frames[0], model.process.frames)[0]
-        )
-        picture(arguments.picture, first, frame_size, results[0]["boxes"])
+        shown = [readers.read_image(path) for path in arguments.image]
+        shown = shown or [readers.read_frames(frames[0], model.process.frames)[0]]
+        picture(arguments.picture, shown, meta.frame_sizes, results[0])
     return 0
 
 
-def result(generation: Any, frame_size: tuple[int, int] | None) -> dict[str, Any]:
-    """A sampling.model.Generation for programs.
+def result(generation: Generation, meta: SampleMeta) -> dict[str, Any]:
+    """A response for programs.
 
-    Boxes are (x1, y1, x2, y2) in pixels of a frame of `frame_size` (w, h).
+    Boxes are (x1, y1, x2, y2) in pixels of the resized picture that each is on, whose (w, h) are in
+    `frame_sizes`; `frame_size` is the first picture's.
     """
     from qoq_jax.data import answer_format as answers
 
     answer = answers.parse(generation.text)
+    answer = answers.in_pixels(answer, meta.frame_sizes, meta.box_coordinates)
     return {
         "text": generation.text,
         "answer": answer.boxed,
         "boxes": [list(box) for box in answer.boxes],
         "box_labels": list(answer.box_labels),
-        "frame_size": frame_size,
+        "box_images": list(answer.box_images),
+        "frame_size": meta.frame_size,
+        "frame_sizes": list(meta.frame_sizes),
         "logprob": float(generation.logprobs.sum()),
         "tokens": len(generation.token_ids),
         "finish_reason": generation.finish_reason,
@@ -148,20 +160,37 @@ def result(generation: Any, frame_size: tuple[int, int] | None) -> dict[str, Any
 
 
 def picture(
-    path: str, frame: Any, frame_size: tuple[int, int], boxes: Sequence[Sequence[float]]
+    path: str,
+    frames: Sequence[np.ndarray],
+    frame_sizes: Sequence[tuple[int, int]],
+    found: Mapping[str, Any],
 ) -> None:
-    """Writes the first image or frame, uint8 [h, w, 3], with the predicted boxes."""
+    """Writes the images, side by side, or the first frame, with the predicted boxes of `result`.
+
+    Args:
+      frames: uint8 [h, w, 3] each, at their own size. frame_sizes: (w, h) as the model saw them.
+    """
     import numpy as np
+    from PIL import Image
 
     from qoq_jax.report import figures
 
-    scale = np.array([frame.shape[1] / frame_size[0], frame.shape[0] / frame_size[1]] * 2)
-    figures.draw_boxes(frame, [], [tuple(np.array(box) * scale) for box in boxes]).save(path)
+    drawn = []
+    for i, (frame, (w, h)) in enumerate(zip(frames, frame_sizes, strict=False)):
+        scale = np.array([frame.shape[1] / w, frame.shape[0] / h] * 2)
+        pairs = zip(found["boxes"], found["box_images"], strict=True)
+        drawn.append(
+            figures.draw_boxes(frame, [], [np.array(b) * scale for b, on in pairs if on == i])
+        )
+    whole = Image.new("RGB", (sum(p.width for p in drawn), max(p.height for p in drawn)))
+    left = 0
+    for one in drawn:
+        whole.paste(one, (left, 0))
+        left += one.width
+    whole.save(path)
     # Not among the answers on stdout, which with --json are for programs.
-    print(
-        f"picture: {path} ({len(boxes) or 'no'} box{'' if len(boxes) == 1 else 'es'})",
-        file=sys.stderr,
-    )
+    count = len(found["boxes"])
+    print(f"picture: {path} ({count or 'no'} box{'' if count == 1 else 'es'})", file=sys.stderr)
 
 
 def _check_writable(path: str) -> None:

@@ -14,7 +14,6 @@ repaired or replaced.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import os
@@ -23,8 +22,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from qoq_jax.base.errors import DataError
+from qoq_jax.base import files
+from qoq_jax.base.errors import DataError, did_you_mean
 from qoq_jax.data.labels import listed_labels, split_labels
+from qoq_jax.data.paths import is_inside
 
 DOMAINS = (
     "ecg",
@@ -78,7 +79,8 @@ class Row:
       patient, split: splits never share a patient.
       images, videos, time_series: media paths relative to the folder of the row file.
       bbox: (x1, y1, x2, y2) boxes in absolute pixels of the original image.
-      bbox_labels: () or one label a box.
+      bbox_labels: () or one label per box.
+      bbox_images: the picture of each box, counted from 0 over images, then videos; () = the first.
       segmentation_path: mask of the finding, or None.
       difficulty: 1 (easy) to 3, or None.
       reasoning: the text inside <think> for the warm start, or None.
@@ -98,6 +100,7 @@ class Row:
     time_series: tuple[str, ...] = ()
     bbox: tuple[tuple[float, float, float, float], ...] = ()
     bbox_labels: tuple[str, ...] = ()
+    bbox_images: tuple[int, ...] = ()
     segmentation_path: str | None = None
     difficulty: int | None = None
     reasoning: str | None = None
@@ -154,11 +157,10 @@ def validate_row(obj: Any, where: str) -> Row:
     obj = _unify(dict(obj), where)
     for name in obj:
         if name not in _FIELDS:
-            close = difflib.get_close_matches(str(name), _FIELDS, n=1, cutoff=0.6)
             _fail(
                 where,
                 f"unknown field {_show(name)}",
-                f"did you mean {close[0]!r}?" if close else "known fields: " + ", ".join(_FIELDS),
+                did_you_mean(name, _FIELDS, "known fields: " + ", ".join(_FIELDS)),
             )
 
     def text(name: str, default: str | None = None) -> str:
@@ -187,11 +189,10 @@ def validate_row(obj: Any, where: str) -> Row:
         [label for label in split_labels(answer, labels) if label not in labels] if labels else []
     )
     if wrong:
-        close = difflib.get_close_matches(wrong[0], labels, n=1)
         _fail(
             f"{where}: answer",
             f"{_show(wrong[0])} is not among the labels",
-            f"did you mean {close[0]!r}?" if close else "allowed: " + _show(", ".join(labels), 200),
+            did_you_mean(wrong[0], labels, "allowed: " + _show(", ".join(labels), 200)),
         )
 
     split = text("split", "")
@@ -219,6 +220,9 @@ def validate_row(obj: Any, where: str) -> Row:
             f"{len(bbox_labels)} labels for {len(bbox)} boxes",
             "give one label a box",
         )
+    bbox_images = _pictures(
+        obj.get("bbox_images"), len(bbox), len(media["images"] + media["videos"]), where
+    )
     if (bbox or segmentation) and not (media["images"] or media["videos"]):
         _fail(
             f"{where}: bbox",
@@ -236,11 +240,10 @@ def validate_row(obj: Any, where: str) -> Row:
     paths = media["images"] + media["videos"] + media["time_series"]
     domain = text("domain", "") or _domain_of(dataset, paths, where)
     if domain not in DOMAINS:
-        close = difflib.get_close_matches(domain, DOMAINS, n=1)
         _fail(
             f"{where}: domain",
             f"unknown domain {_show(domain)}",
-            f"did you mean {close[0]!r}?" if close else "use one of " + ", ".join(DOMAINS),
+            did_you_mean(domain, DOMAINS, "use one of " + ", ".join(DOMAINS)),
         )
     identity = obj.get("id")
     return Row(
@@ -255,6 +258,7 @@ def validate_row(obj: Any, where: str) -> Row:
         **media,
         bbox=bbox,
         bbox_labels=bbox_labels,
+        bbox_images=bbox_images,
         segmentation_path=_path(segmentation, f"{where}: segmentation_path")
         if segmentation
         else None,
@@ -375,6 +379,22 @@ def _boxes(value: Any, where: str) -> tuple[tuple[float, float, float, float], .
     return tuple(boxes)
 
 
+def _pictures(value: Any, boxes: int, pictures: int, where: str) -> tuple[int, ...]:
+    """The picture of each box; () when all are on the first."""
+    if value is None or value == []:
+        return ()
+    at = f"{where}: bbox_images"
+    if not isinstance(value, (list, tuple)) or len(value) != boxes:
+        _fail(at, f"found {_show(value)} for {boxes} boxes", "give one number per box")
+    if not all(type(v) is int and 0 <= v < pictures for v in value):
+        _fail(
+            at,
+            f"found {_show(value)} for {pictures} images and videos",
+            "count from 0 over images, then videos",
+        )
+    return tuple(value) if any(value) else ()
+
+
 def _show(value: Any, limit: int = 80) -> str:
     shown = repr(value)
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
@@ -443,20 +463,14 @@ def read_jsonl(path: str | os.PathLike, faults: list[str] | None = None) -> list
 
 def write_jsonl(path: str | os.PathLike, rows: Iterable[Row]) -> None:
     """Writes rows as JSON lines, whole or not at all (temporary file, then rename)."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
+        with files.replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
-        os.replace(partial, path)
     except OSError as error:
         raise DataError(
             f"cannot be written ({error.strerror})", where=str(path), hint="free space or rights"
         ) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _decode_line(line: bytes, where: str) -> Any:
@@ -505,15 +519,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def resolve(root: str | os.PathLike, relative: str) -> pathlib.Path:
-    """The real path of a media file; refuses one that leaves `root`, by "..", an absolute path or a
-    symlink.
+    """The path of a media file; refuses one that leaves `root`, by "..", an absolute path or a
+    symlink. Links that stay inside (git-annex, content stores) keep the name that the row gives.
 
     The file need not exist: the reader that opens it says so.
     """
     _path(relative, "path")
-    base = os.path.realpath(root)
-    target = os.path.realpath(os.path.join(base, relative))
-    if os.path.commonpath((base, target)) != base:
+    target = os.path.join(os.path.realpath(root), relative)
+    if not is_inside(target, root):
         raise DataError(
             "leads out of the data folder",
             where=relative,

@@ -1,21 +1,12 @@
-"""Evaluation of parameters on a split: greedy answers, their rewards and metrics, and the gallery
-of cases.
-"""
+"""Evaluation of parameters on a split: greedy answers, their rewards and metrics."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-
 import jax
 import numpy as np
-from PIL import Image
 
-from qoq_jax.data import readers
-from qoq_jax.data import rows as schema
 from qoq_jax.evaluation import metrics
-from qoq_jax.report import gallery
+from qoq_jax.parallel import hosts
 from qoq_jax.rewards import score as rewards
 from qoq_jax.train import step as steps
 
@@ -44,7 +35,7 @@ def answer(setup, params, split: str, limit: int) -> list[dict]:
     records = []
     for batch, samples in data:
         answers = sampler(params, setup.put(batch), key, banned)
-        tokens, mask = np.asarray(answers.tokens[:, 0]), np.asarray(answers.mask[:, 0])
+        tokens, mask = hosts.gather((answers.tokens[:, 0], answers.mask[:, 0]))
         for placed in samples:
             length = int(mask[placed.row].sum())
             text = setup.tokenizer.decode(tokens[placed.row, :length])
@@ -70,43 +61,6 @@ def macro_f1(records: list[dict]) -> float:
             ]
         )
     )
-
-
-def write_gallery(setup, result: dict, folder: str) -> None:
-    """Writes the most telling cases of an evaluation, with their media as the model saw them, for
-    the report.
-    """
-    placed = {
-        (source, row.id): (row, setup.roots[source])
-        for source, rows in setup.rows(result["split"]).items()
-        for row in rows
-    }
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
-    for i, record in enumerate(gallery.choose(result["records"], setup.config.eval.gallery)):
-        row, root = placed[record["source"], record["id"]]
-        case = record | {"prompt": row.problem, "reasoning": row.reasoning or ""}
-        size = tuple(record["frame_size"]) if record["frame_size"] else None
-        frames = [readers.read_image(schema.resolve(root, path)) for path in row.images[:1]]
-        frames = frames or [
-            f for path in row.videos[:1] for f in readers.read_frames(schema.resolve(root, path))
-        ]
-        names = []
-        for k, frame in enumerate(frames):
-            names.append(f"case_{i:02d}_{k}.png")
-            # Twice the model's frame: what the model saw, in a size that a person can look at.
-            Image.fromarray(frame).resize(
-                (2 * size[0], 2 * size[1]), Image.Resampling.BICUBIC
-            ).save(os.path.join(folder, names[-1]))
-        case |= {"image": names[0]} if len(names) == 1 else {"frames": names} if names else {}
-        if row.time_series:
-            case["ecg"] = f"case_{i:02d}.npz"
-            np.savez(
-                os.path.join(folder, case["ecg"]),
-                signal=readers.read_ecg(schema.resolve(root, row.time_series[0])),
-            )
-        with open(os.path.join(folder, f"case_{i:02d}.json"), "w", encoding="utf-8") as f:
-            json.dump(case, f)
 
 
 def headline(summary: dict) -> str:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from qoq_jax.base.errors import CheckpointError, ConfigError
+from qoq_jax.base.files import replacing
 from qoq_jax.hf import safetensors as files
 from qoq_jax.hf.save import to_tensors
 from qoq_jax.models.encoders import ecg
@@ -95,8 +96,8 @@ def save(path: str, params: dict[str, Any], cfg: EcgConfig) -> None:
     # One entry: the package writes several in an order of its own, and equal weights should give
     # equal files.
     heads = {"heads": json.dumps({"encoder": cfg.num_heads, "predictor": cfg.predictor_heads})}
-    save_file(tensors, path + ".tmp", metadata=heads)
-    os.replace(path + ".tmp", path)
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata=heads)
 
 
 def _config_of(
@@ -174,19 +175,15 @@ def convert(source: str, path: str) -> None:
         name: (files.dtype_name(tensor.dtype), tensor.shape)
         for name, tensor in sorted(tensors.items())
     }
-    partial = f"{path}.partial-{os.getpid()}"
     try:
-        files.write(partial, plan, (tensors[name] for name in plan))
-        # complete, and of one width; the number of heads changes no shape
-        load(partial, num_heads=1)
-        os.rename(partial, path)
+        with replacing(path) as partial:
+            files.write(partial, plan, (tensors[name] for name in plan))
+            # complete, and of one width; the number of heads changes no shape
+            load(partial, num_heads=1)
     except CheckpointError as error:
         raise CheckpointError(
             error.what, where=source, hint="give a checkpoint of ECG-JEPA with sin-cos positions"
         ) from error
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
 
 
 def _read(source: str) -> dict[str, np.ndarray]:

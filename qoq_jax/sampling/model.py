@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qoq_jax.base.errors import ConfigError
+from qoq_jax.base import files
+from qoq_jax.base.errors import ConfigError, DataError, did_you_mean
 from qoq_jax.data import chat
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.sample import ProcessConfig
@@ -252,10 +251,9 @@ def load(
         return _random(name, mesh, dtype)
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return _load_hf(name, mesh, dtype)
-    close = difflib.get_close_matches(name, variants.NAMES, n=1)
+    near = did_you_mean(name, variants.NAMES, "")
     raise ConfigError(
-        f"no directory and no variant {name!r}"
-        + (f", did you mean {close[0]!r}?" if close else ""),
+        f"no directory and no variant {name!r}" + (near and f", {near}"),
         hint="give a Hugging Face directory, a hub id like OWNER/NAME, the workdir of a run, or "
         "one of " + ", ".join(variants.NAMES),
     )
@@ -302,10 +300,10 @@ def _is_hf(directory: str) -> bool:
     if os.path.exists(os.path.join(directory, "adapter_config.json")):
         return True
     try:
-        with open(os.path.join(directory, "config.json"), encoding="utf-8") as file:
-            return "model_type" in json.load(file)
-    except (OSError, ValueError):
+        content = files.read_json(os.path.join(directory, "config.json"), {}, finite=False)
+    except DataError:
         return False
+    return isinstance(content, dict) and "model_type" in content
 
 
 def _load_hf(name: str, mesh, dtype) -> Model:
