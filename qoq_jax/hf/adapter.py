@@ -8,7 +8,6 @@ loaded. Whatever else an adapter may do is refused by name.
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from qoq_jax.base.errors import CheckpointError, ConfigError
+from qoq_jax.base.files import read_json
 from qoq_jax.hf import names as keys
 from qoq_jax.hf import safetensors as files
 from qoq_jax.hf.hub import resolve
@@ -158,16 +158,10 @@ def _scale(config: Mapping[str, Any], rank: int) -> float:
 
 def _config(directory: str) -> dict[str, Any]:
     path = os.path.join(directory, CONFIG)
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-        if not isinstance(content, dict):
-            raise ValueError("it is not an object")
-        return content
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"cannot be read ({error})", where=path, hint="fetch the file again"
-        ) from error
+    content = read_json(path, finite=False, error=CheckpointError, hint="fetch the file again")
+    if not isinstance(content, dict):
+        raise CheckpointError("is not a JSON object", where=path, hint="fetch the file again")
+    return content
 
 
 def _check(config: Mapping[str, Any], where: str) -> None:
