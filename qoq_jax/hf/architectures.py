@@ -204,11 +204,6 @@ def _sections(root: Section) -> tuple[Section, Section]:
     return root.section("text_config"), root.section("vision_config")
 
 
-def _finish(*sections: Section) -> None:
-    for section in sections:
-        section.finish()
-
-
 # What families share: writing
 
 
@@ -282,7 +277,8 @@ def _read_qwen2_5_vl(root: Section, has_ecg: bool) -> VlmConfig:
     seconds = tower.take("tokens_per_second", 4)
     ids = read_ids(root)
     ecg = read_ecg(root, width, has_ecg, VlmConfig.ecg_token_id)
-    _finish(root, text, tower)
+    for section in (root, text, tower):
+        section.finish()
     return VlmConfig(
         DecoderConfig(**decoder, head_dim=width // heads),
         VisionConfig(**vision),
@@ -347,7 +343,8 @@ def _read_qwen3_vl(root: Section, has_ecg: bool) -> VlmConfig:
     ids = read_ids(root)
     ecg = read_ecg(root, decoder["width"], has_ecg, variants.QWEN3_ECG_TOKEN_ID)
     head_dim = text.take("head_dim", 128)
-    _finish(root, text, tower)
+    for section in (root, text, tower):
+        section.finish()
     return VlmConfig(
         DecoderConfig(
             **decoder, head_dim=head_dim, qkv_bias=False, qk_norm=True, mrope_interleaved=True

@@ -141,7 +141,10 @@ class Prompt:
     def __init__(self, image_grids=(), video_grids=(), text=6, seed=0):
         rng = np.random.default_rng(seed)
         self.images, self.videos = list(image_grids), list(video_grids)
-        words = lambda n: rng.integers(0, 100, n).tolist()  # noqa: E731
+
+        def words(n):
+            return rng.integers(0, 100, n).tolist()
+
         ids = words(text)
         for token, grids in ((IMAGE, self.images), (VIDEO, positions.single_steps(self.videos))):
             for _, h, w in grids:
