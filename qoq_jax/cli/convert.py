@@ -20,7 +20,7 @@ from qoq_jax.base.errors import ConfigError
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.hf import config as config_lib
-from qoq_jax.hf import ecg as ecg_jepa
+from qoq_jax.hf import ecg as ecg_files
 from qoq_jax.hf import template
 from qoq_jax.hf.hub import resolve
 from qoq_jax.hf.load import load
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     if source.endswith(PICKLED):
         if not os.path.isfile(source):
             raise ConfigError("no such file", where=source)
-        ecg_jepa.convert(source, dest)
+        ecg_files.convert(source, dest)
     elif os.path.isdir(os.path.join(source, "checkpoints")):
         from qoq_jax.train import run as loop  # the trainer is needed for runs only
         from qoq_jax.train.setup import tokenizer_source
@@ -86,10 +86,10 @@ def with_ecg(
         )
     with tempfile.TemporaryDirectory() as folder:
         if path.endswith(PICKLED):
-            ecg_jepa.convert(path, converted := os.path.join(folder, "ecg.safetensors"))
+            ecg_files.convert(path, converted := os.path.join(folder, "ecg.safetensors"))
             path = converted
         # the width tells how many heads the published encoder has
-        _, sizes = ecg_jepa.load(path, num_heads=1)
+        _, sizes = ecg_files.load(path, num_heads=1)
         heads = heads or PUBLISHED_ECG.get(sizes.width)
         if heads is None:
             raise ConfigError(
@@ -97,7 +97,7 @@ def with_ecg(
                 where=path,
                 hint="give --ecg-heads",
             )
-        weights, sizes = ecg_jepa.load(path, num_heads=heads)
+        weights, sizes = ecg_files.load(path, num_heads=heads)
     dtype = params["decoder"]["embedding"].dtype
     projection = params.get("ecg_proj")
     if projection is None or projection["kernel"].shape[0] != sizes.width:

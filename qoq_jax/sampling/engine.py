@@ -29,8 +29,9 @@ import numpy as np
 from flax import struct
 
 from qoq_jax.data.packing import Budget, GroupPacker, empty_batch
+from qoq_jax.models import cache as cache_lib
 from qoq_jax.models import decoder, vlm
-from qoq_jax.models.decoder import KVCache
+from qoq_jax.models.cache import KVCache
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.parallel.mesh import constrain
@@ -151,7 +152,7 @@ def _compiled(cfg: VlmConfig) -> dict[str, Callable]:
         "logits": jax.jit(lambda params, batch: vlm.logits(params, cfg, batch)),
         "empty": jax.jit(functools.partial(_empty, cfg), static_argnums=(0, 1, 2, 3)),
         "admit": jax.jit(functools.partial(_admit, cfg), donate_argnums=1),
-        "grow": jax.jit(_grow, static_argnums=1),
+        "grow": jax.jit(cache_lib.grow, static_argnums=1),
         "apart": jax.jit(lambda layers: decoder.layers_apart({"layers": layers}, cfg)["layers"]),
         "decode": jax.jit(
             functools.partial(_decode, cfg), donate_argnums=1, static_argnames=("length",)
@@ -165,8 +166,8 @@ def _empty(cfg: VlmConfig, slots: int, rows: int, prompt: int, places: int) -> S
         jnp.zeros((dec.num_layers, slots, prompt, dec.num_kv_heads, dec.head_dim), dtype),
         (None, "batch", None, "kv_heads", None),
     )
-    cache = vlm.init_cache(
-        cfg, keys, keys, jnp.zeros((slots, prompt), bool), rollouts=rows, max_new_tokens=places
+    cache = cache_lib.init(
+        keys, keys, jnp.zeros((slots, prompt), bool), rollouts=rows, max_new_tokens=places
     )
     prompt_hidden = jnp.zeros((slots, dec.width), dtype)
     return Slots(
@@ -182,43 +183,10 @@ def _admit(cfg: VlmConfig, params, slots: Slots, batch, at: jax.Array) -> Slots:
     P is padding.
     """
     hidden, new = vlm.prefill(params, cfg, batch, rollouts=1, max_new_tokens=1)
-    cache = slots.cache
-    room = cache.prompt_mask.shape[1] - new.prompt_mask.shape[1]
-    mask = jnp.pad(new.prompt_mask, [(0, 0), (0, room)])
-    length = new.prompt_mask.shape[1]
-    cache = cache.replace(
-        prompt_k=tuple(
-            x.at[at, :, :, :length].set(y, mode="drop")
-            for x, y in zip(cache.prompt_k, new.prompt_k)
-        ),
-        prompt_v=tuple(
-            x.at[at, :, :length].set(y, mode="drop") for x, y in zip(cache.prompt_v, new.prompt_v)
-        ),
-        prompt_mask=cache.prompt_mask.at[at].set(mask, mode="drop"),
-    )
     return slots.replace(
-        cache=cache,
+        cache=cache_lib.refill(slots.cache, new, at),
         prompt_hidden=slots.prompt_hidden.at[at].set(hidden, mode="drop"),
         last=slots.last.at[at].set(last_position(batch), mode="drop"),
-    )
-
-
-def _grow(cache: KVCache, places: int) -> KVCache:
-    """The cache with more response places: the ring is unrolled, oldest first, into the beginning
-    of a larger one.
-    """
-    old = cache.response_k[0].shape[-1]
-
-    def longer(x, axis):
-        return jnp.pad(
-            jnp.roll(x, -(cache.step % old), axis),
-            [(0, places - old if i == axis else 0) for i in range(x.ndim)],
-        )
-
-    return cache.replace(
-        response_k=tuple(longer(x, 4) for x in cache.response_k),
-        response_v=tuple(longer(x, 3) for x in cache.response_v),
-        step=jnp.full((), old, jnp.int32),
     )
 
 
@@ -241,7 +209,7 @@ def _decode(cfg: VlmConfig, params, slots: Slots, control: dict[str, jax.Array],
     start = control["start"]
     slots = slots.replace(
         hidden=jnp.where(start[..., None], slots.prompt_hidden[:, None], slots.hidden),
-        cache=slots.cache.replace(length=jnp.where(start, 0, slots.cache.length)),
+        cache=cache_lib.restart(slots.cache, start),
     )
     shape = (*start.shape, length)
     eos = jnp.asarray(cfg.eos_ids, jnp.int32)
@@ -251,7 +219,7 @@ def _decode(cfg: VlmConfig, params, slots: Slots, control: dict[str, jax.Array],
         step, slots, live, tokens, logprobs, count, _ = carry
         uniform = sampling.uniforms(keys, slots.cache.length) if "temperature" in control else None
         token, logprob = sampling.choose(
-            vlm.unembed(params, cfg, slots.hidden),
+            vlm.unembed(params, slots.hidden),
             uniform,
             control["banned"],
             temperature=control.get("temperature"),

@@ -1,7 +1,7 @@
 """Rollouts: G answers a question, sampled with the trainer's own parameters and forward code.
 
 The prompt is prefilled once a question; its keys and values are shared by the G samples
-(models/decoder.py `KVCache`). For the update the same sharing is written as one row, [prompt |
+(models/cache.py `KVCache`). For the update the same sharing is written as one row, [prompt |
 answer 1 | ... | answer G], whose branch ids keep the answers from seeing each other: the gradients
 equal those of G separate rows at a fraction of the work.
 
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from qoq_jax.models import vlm
+from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.sampling import tokens as sampling
 
@@ -49,7 +50,7 @@ class SamplingState:
       rollout: what has been sampled.
       done: bool [Q, G], the end token was sampled (or the row holds no question).
       hidden: [Q, G, D] final hidden state that predicts position `step`.
-      cache: models.decoder.KVCache.
+      cache: models.cache.KVCache.
     """
 
     step: jax.Array
@@ -90,7 +91,7 @@ def sample(
     params = vlm.decode_params(params, cfg)
 
     def body(state: SamplingState) -> SamplingState:
-        logits = vlm.unembed(params, cfg, state.hidden).astype(jnp.float32)
+        logits = vlm.unembed(params, state.hidden).astype(jnp.float32)
         uniform = (
             sampling.uniforms(keys, jnp.broadcast_to(state.step, (q, g))) if temperature else None
         )
@@ -195,8 +196,11 @@ def score_hidden(
     `answer_hidden`.
     """
     q, g, s = tokens.shape
-    logprobs, entropy = vlm.token_logprobs(
-        params, cfg, hidden.reshape(q, g * s, -1), tokens.reshape(q, g * s), temperature=temperature
+    logprobs, entropy = token_logprobs(
+        params["decoder"],
+        hidden.reshape(q, g * s, -1),
+        tokens.reshape(q, g * s),
+        temperature=temperature,
     )
     return logprobs.reshape(q, g, s) * mask, entropy.reshape(q, g, s) * mask
 

@@ -27,6 +27,7 @@ from qoq_jax.hf import ecg as ecg_files
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec
 from qoq_jax.models.encoders import ecg as model
+from qoq_jax.models.encoders import ecg_jepa
 from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.train import ecg_probe, hooks, loop, run_record, stages
@@ -64,8 +65,8 @@ class JepaState:
 
 
 def param_specs(cfg: variants.EcgConfig) -> dict[str, Any]:
-    """{"encoder", "predictor"} of `models.ecg`."""
-    return {"encoder": model.param_specs(cfg), "predictor": model.predictor_param_specs(cfg)}
+    """{"encoder", "predictor"} of `models.encoders.ecg`."""
+    return {"encoder": model.param_specs(cfg), "predictor": ecg_jepa.predictor_param_specs(cfg)}
 
 
 def momentum(cfg: EcgPretrainConfig, step: jax.Array) -> jax.Array:
@@ -81,8 +82,8 @@ def draw_mask(
     """
     key = jax.random.fold_in(key, step)
     if cfg.mask == "random":
-        return model.random_mask(key, sizes, cfg.mask_low, cfg.mask_high)
-    return model.block_mask(key, sizes, cfg.mask_low, cfg.mask_high, cfg.mask_blocks)
+        return ecg_jepa.random_mask(key, sizes, cfg.mask_low, cfg.mask_high)
+    return ecg_jepa.block_mask(key, sizes, cfg.mask_low, cfg.mask_high, cfg.mask_blocks)
 
 
 def create(
@@ -123,7 +124,7 @@ def make_step(
         cast = functools.partial(jax.tree.map, lambda x: x.astype(dtype))
 
         def loss_fn(params: Any) -> jax.Array:
-            total, count = model.jepa_loss(
+            total, count = ecg_jepa.jepa_loss(
                 cast(params), cast(state.target), sizes, ecg, mask, visible, remat
             )
             return total / count
@@ -289,7 +290,9 @@ def _train(
 ) -> JepaState:
     """The loop around the step, from the last checkpoint to the end."""
     pre, stage = cfg.ecg, stages.get(STAGE)
-    optimizer = make_optimizer(cfg.optimizer, schedule(pre.schedule, pre.lr, pre.warmup, pre.steps))
+    optimizer = make_optimizer(
+        cfg.optimizer, schedule(pre.schedule, pre.lr, pre.warmup, pre.steps), param_specs(sizes)
+    )
     checkpoints = Checkpointer(os.path.join(cfg.workdir, "checkpoints", STAGE), sizes)
     state, data_state, begin = loop.resume(
         checkpoints, create(jax.tree.map(jnp.copy, initial), optimizer, mesh), STAGE, pre.steps

@@ -40,7 +40,9 @@ SIZES = variants.EcgConfig(
 )
 PRE = EcgPretrainConfig(rows=0, steps=8, batch=8, lr=3e-3, warmup=1, momentum=0.996, save_every=3)
 OPTIMIZER = make_optimizer(
-    OptimizerConfig(b2=0.98), schedule("constant", PRE.lr, PRE.warmup, PRE.steps)
+    OptimizerConfig(b2=0.98),
+    schedule("constant", PRE.lr, PRE.warmup, PRE.steps),
+    ecg_jepa.param_specs(SIZES),
 )
 
 

@@ -1,8 +1,6 @@
-"""ECG-JEPA (Kim, arXiv 2410.08559): the encoder of 8-lead ECGs and its self-supervised pretraining
-loss.
+"""The encoder of ECG-JEPA (Kim, arXiv 2410.08559), for 8-lead ECGs.
 
-    B ECGs   N leads   T time steps (patches of a lead)   S time steps as keys   M leads as keys
-    W width   H heads   h head dim   F mlp hidden   L layers
+Axis letters: base/axes.py; B ECGs, T time steps (patches of a lead), s also leads as keys.
 
 An ECG of 8 leads x 2500 samples (10 s at 250 Hz, in millivolts) becomes 8 x 50 tokens, one a lead
 and 0.2 s. Two habits of this model are unusual: the fixed 2D sin-cos positions are added at the
@@ -22,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qoq_jax.models import spec as spec_lib
+from qoq_jax.models.attention import KeySet, TokenIds, attention
 from qoq_jax.models.sizes import EcgConfig
 from qoq_jax.models.spec import ParamSpec
 
@@ -39,68 +38,55 @@ Array = jax.Array
 Params = dict[str, Any]
 
 
-# ------------------------------------------------------------------------------------------------------------
-# Parameters
-
-
 def param_specs(cfg: EcgConfig) -> dict[str, Any]:
     """The encoder: all that the vision-language model needs."""
     key, width = VLM_PREFIX + "encoder.", cfg.width
     return {
-        "patch": _linear_specs(cfg.patch_size, width, key + "W_P", PATCH_STD),
-        "blocks": _block_specs(
+        "patch": linear_specs(cfg.patch_size, width, key + "W_P", PATCH_STD),
+        "blocks": block_specs(
             cfg.depth, width, cfg.num_heads, cfg.mlp_ratio, key + "encoder_blocks"
         ),
-        "norm": _norm_specs(width, key + "norm"),
+        "norm": norm_specs(width, key + "norm"),
     }
 
 
-def predictor_param_specs(cfg: EcgConfig) -> dict[str, Any]:
-    """The predictor, used by `jepa_loss` only; it reads and writes encoder tokens."""
-    width = cfg.predictor_width
-    return {
-        "embed": _linear_specs(cfg.width, width, "predictor.predictor_embed", _std(cfg.width)),
-        "mask_token": ParamSpec((width,), (None,), INIT_STD, "predictor.mask_token", "tensor"),
-        "blocks": _block_specs(
-            cfg.predictor_depth,
-            width,
-            cfg.predictor_heads,
-            cfg.mlp_ratio,
-            "predictor.predictor_blocks",
-        ),
-        "norm": _norm_specs(width, "predictor.predictor_norm"),
-        "out": _linear_specs(width, cfg.width, "predictor.predictor_proj", _std(width)),
-    }
-
-
-def _std(width: int) -> float:
+def init_std(width: int) -> float:
+    """Standard deviation of random kernels of a transformer of this width."""
     return INIT_STD * (INIT_WIDTH / width) ** 0.5
 
 
-def _linear_specs(inputs: int, outputs: int, key: str, std: float) -> dict[str, ParamSpec]:
+def linear_specs(inputs: int, outputs: int, key: str, std: float) -> dict[str, ParamSpec]:
+    """Kernel and bias; `key` names them in a file of ECG-JEPA."""
     return {
         "kernel": ParamSpec((inputs, outputs), (None, "embed"), std, f"{key}.weight", "linear"),
         "bias": ParamSpec((outputs,), (None,), "zeros", f"{key}.bias", "tensor"),
     }
 
 
-def _norm_specs(width: int, key: str) -> dict[str, ParamSpec]:
+def norm_specs(width: int, key: str) -> dict[str, ParamSpec]:
+    """Scale and bias of a LayerNorm."""
     return {
         "scale": ParamSpec((width,), (None,), "ones", f"{key}.weight", "tensor"),
         "bias": ParamSpec((width,), (None,), "zeros", f"{key}.bias", "tensor"),
     }
 
 
-def _block_specs(depth: int, width: int, heads: int, mlp_ratio: int, key: str) -> dict[str, Any]:
+def block_specs(depth: int, width: int, heads: int, mlp_ratio: int, key: str) -> dict[str, Any]:
     """Pre-norm transformer blocks, stacked on a leading layer axis; q, k and v have no bias."""
     key += ".blocks.{}."
     head_dim, hidden = width // heads, mlp_ratio * width
-    std, residual = _std(width), _std(width) * spec_lib.residual_scale(depth)
+    std, residual = init_std(width), init_std(width) * spec_lib.residual_scale(depth)
 
-    def stacked(shape, axes, init, name, layout):
+    def stacked(
+        shape: Sequence[int],
+        axes: Sequence[str | None],
+        init: str | float,
+        name: str,
+        layout: str,
+    ) -> ParamSpec:
         return ParamSpec((depth, *shape), ("layers", *axes), init, key + name, layout)
 
-    def vector(size, axis, init, name):
+    def vector(size: int, axis: str | None, init: str, name: str) -> ParamSpec:
         return stacked((size,), (axis,), init, name, "tensor")
 
     return {
@@ -134,8 +120,7 @@ def _block_specs(depth: int, width: int, heads: int, mlp_ratio: int, key: str) -
     }
 
 
-# ------------------------------------------------------------------------------------------------------------
-# Encoder
+# ---------------------------------------------------------------------------------------- encoder
 
 
 def tokens(
@@ -148,16 +133,16 @@ def tokens(
     """Encodes ECGs after the final LayerNorm.
 
     Args:
-      params: as `param_specs` describes, or the whole of what `hf.ecg.load` returns.
+      params: as `param_specs` describes, or the whole of what `load` returns.
       cfg: sizes.
-      ecg: [B, N, T * patch_size], the leads in the order of `leads`.
-      leads: which of (I, II, V1..V6) the N rows are, as indices; None = all of them.
+      ecg: [B, C, T * patch_size], the leads in the order of `leads`.
+      leads: which of (I, II, V1..V6) the C rows are, as indices; None = all of them.
       remat: recompute the blocks in the backward pass; 400 tokens x 12 blocks are much to keep.
 
     Returns:
-      [B, N * T, W]; token n * T + t is lead n at time step t.
+      [B, C * T, W]; token c * T + t is lead c at time step t.
     """
-    x = _encode(params, cfg, ecg, leads, remat=remat)
+    x = encode(params, cfg, ecg, leads, remat=remat)
     return x.reshape(x.shape[0], -1, cfg.width)
 
 
@@ -165,10 +150,10 @@ def represent(
     params: Params, cfg: EcgConfig, ecg: Array, leads: Sequence[int] | None = None
 ) -> Array:
     """One vector an ECG, [B, W]: the mean of `tokens`."""
-    return _encode(params, cfg, ecg, leads).mean(axis=(1, 2))
+    return encode(params, cfg, ecg, leads).mean(axis=(1, 2))
 
 
-def _encode(
+def encode(
     params: Params,
     cfg: EcgConfig,
     ecg: Array,
@@ -177,29 +162,29 @@ def _encode(
     remat: bool = True,
     order: Array | None = None,
 ) -> Array:
-    """[B, N, samples] -> [B, N, T, W]; with `visible` [T], tokens of other time steps are seen by
+    """[B, C, samples] -> [B, C, T, W]; with `visible` [T], tokens of other time steps are seen by
     none.
 
     With `order` [T'], only these time steps are encoded, in this order: T' takes the place of T, in
     `visible` too.
     """
-    params = params.get("encoder", params)  # a whole tree as `hf.ecg.load` returns it is fine too
+    params = params.get("encoder", params)  # a whole tree as `load` returns it is fine too
     leads = range(cfg.leads) if leads is None else leads
     expected = (len(leads), cfg.patches * cfg.patch_size)
     if ecg.ndim != 3 or ecg.shape[1:] != expected:
         raise ValueError(f"ecg must have shape [B, {expected[0]}, {expected[1]}], got {ecg.shape}")
     patches = ecg.reshape(-1, len(leads), cfg.patches, cfg.patch_size)
-    x = _linear(patches.astype(params["patch"]["kernel"].dtype), params["patch"])
+    x = linear(patches.astype(params["patch"]["kernel"].dtype), params["patch"])
     positions = sincos_positions(cfg.leads, cfg.patches, cfg.width)[np.asarray(leads)]
     if order is not None:
         x, positions = x[:, :, order], jnp.asarray(positions)[:, order]
-    x = _transformer(params["blocks"], x, positions, visible, cfg.norm_eps, remat)
-    return _layer_norm(x, params["norm"], cfg.norm_eps)
+    x = transformer(params["blocks"], x, positions, visible, cfg.norm_eps, remat)
+    return layer_norm(x, params["norm"], cfg.norm_eps)
 
 
 @functools.lru_cache(maxsize=8)
 def sincos_positions(leads: int, steps: int, width: int) -> np.ndarray:
-    """Fixed positions [N, T, W]: the first half of the width encodes time, the second half the
+    """Fixed positions [C, T, W]: the first half of the width encodes time, the second half the
     lead.
 
     Each half is [sin(p ω), cos(p ω)] with ωᵢ = 10000^(-i / (W/4)), i = 0 .. W/4 - 1 (MAE, arXiv
@@ -216,7 +201,7 @@ def sincos_positions(leads: int, steps: int, width: int) -> np.ndarray:
     return np.concatenate([time, lead], axis=2).astype(np.float32)
 
 
-def _transformer(
+def transformer(
     blocks: Params,
     x: Array,
     positions: np.ndarray | Array,
@@ -224,136 +209,61 @@ def _transformer(
     eps: float,
     remat: bool = True,
 ) -> Array:
-    """Stacked blocks over [B, N, T, W]."""
+    """Stacked blocks over [B, C, T, W]."""
     positions = jnp.asarray(positions, x.dtype)[None]
 
-    def block(x, p):
+    def block(x: Array, p: Params) -> tuple[Array, None]:
         x = x + positions
-        x = x + _attention(p, _layer_norm(x, p["norm1"], eps), visible)
-        y = _layer_norm(x, p["norm2"], eps) @ p["up"] + _rows(p["up_bias"], x)
-        x = x + jax.nn.gelu(y, approximate=False) @ p["down"] + _rows(p["down_bias"], x)
+        x = x + attend(p, layer_norm(x, p["norm1"], eps), visible)
+        with jax.named_scope("mlp"):
+            y = layer_norm(x, p["norm2"], eps) @ p["up"] + rows(p["up_bias"], x)
+            x = x + jax.nn.gelu(y, approximate=False) @ p["down"] + rows(p["down_bias"], x)
         return x, None
 
     return jax.lax.scan(jax.checkpoint(block) if remat else block, x, blocks)[0]
 
 
-def _attention(p: Params, x: Array, visible: Array | None) -> Array:
-    """Attention of each token to its own lead and its own time step, [B, N, T, W] -> [B, N, T, W].
+def attend(p: Params, x: Array, visible: Array | None) -> Array:
+    """Attention of each token to its own lead and its own time step, [B, C, T, W] -> [B, C, T, W].
 
-    One softmax over two sets of logits, T of the same lead and N of the same time step, gives what
-    a softmax over all N * T tokens under the cross-shaped mask gives, at (T + N) / (N * T), about a
+    One softmax over two sets of logits, T of the same lead and C of the same time step, gives what
+    a softmax over all C * T tokens under the cross-shaped mask gives, at (T + C) / (C * T), about a
     seventh, of the cost. The token itself is in both sets and counts in the first only.
     """
-    leads, steps = x.shape[1:3]
-    q, k, v = jnp.moveaxis(jnp.einsum("bntw,wchd->bntchd", x, p["qkv"]), 3, 0)
-    same_lead = jnp.einsum("bnthd,bnshd->bnhts", q, k, preferred_element_type=jnp.float32)
-    same_time = jnp.einsum("bnthd,bmthd->bnhtm", q, k, preferred_element_type=jnp.float32)
-    allowed = ~jnp.eye(leads, dtype=bool)[None, :, None, None]  # [1, N, 1, 1, M]
-    if visible is not None:
-        same_lead = jnp.where(visible[None, None, None, None], same_lead, -jnp.inf)
-        allowed = allowed & visible[None, None, None, :, None]
-    same_time = jnp.where(allowed, same_time, -jnp.inf)
-    logits = jnp.concatenate([same_lead, same_time], axis=-1) * (q.shape[-1] ** -0.5)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    mixed = jnp.einsum("bnhts,bnshd->bnthd", weights[..., :steps], v)
-    mixed += jnp.einsum("bnhtm,bmthd->bnthd", weights[..., steps:], v)
-    return jnp.einsum("bnthd,hdw->bntw", mixed, p["out"]) + _rows(p["out_bias"], x)
+    lead = jnp.arange(x.shape[1])[None, :, None]
+    # [B,C,T,W] x [W,X,K,h] -> X of [B,C,T,K,h]
+    q, k, v = jnp.moveaxis(jnp.einsum("bctw,wxkh->bctxkh", x, p["qkv"]), 3, 0)
+    seen = None if visible is None else visible[None, None]
+    same_lead = KeySet(k, v, valid=seen, k_axes="bcskh", v_axes="bcskh")
+    same_time = KeySet(
+        k,
+        v,
+        TokenIds(index=lead),
+        valid=seen,
+        k_axes="bstkh",
+        v_axes="bstkh",
+        exclude_self=True,
+    )
+    mixed = attention(q, [same_lead, same_time], TokenIds(index=lead), axes="bctkh")
+    # [B,C,T,K,h] x [K,h,W] -> [B,C,T,W]
+    return jnp.einsum("bctkh,khw->bctw", mixed, p["out"]) + rows(p["out_bias"], x)
 
 
-def _layer_norm(x: Array, p: Params | None, eps: float) -> Array:
+def layer_norm(x: Array, p: Params | None, eps: float) -> Array:
     """LayerNorm over the last axis in float32; `p` None: without scale and bias."""
     y = x.astype(jnp.float32)
     y = y - y.mean(axis=-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + eps)
     if p is not None:
-        y = y * _rows(p["scale"], x) + _rows(p["bias"], x)
+        y = y * rows(p["scale"], x) + rows(p["bias"], x)
     return y.astype(x.dtype)
 
 
-def _linear(x: Array, p: Params) -> Array:
-    return x @ p["kernel"] + _rows(p["bias"], x)
+def linear(x: Array, p: Params) -> Array:
+    """x [...,i] @ kernel [i,o] + bias [o]."""
+    return x @ p["kernel"] + rows(p["bias"], x)
 
 
-def _rows(vector: Array, x: Array) -> Array:
+def rows(vector: Array, x: Array) -> Array:
     """A vector with leading axes of size one, so that it meets x at equal rank."""
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# Self-supervised pretraining
-
-
-def jepa_loss(
-    params: Params, target_params: Params, cfg: EcgConfig, ecg: Array, mask: Array,
-    most_visible: int | None = None, remat: bool = True,
-) -> tuple[Array, Array]:  # fmt: skip
-    """Predicts the target encoder's view of hidden time steps from the visible ones (section 3 of
-    the paper).
-
-    target = LayerNorm without affine of the target encoder on the whole ECG (a constant: no
-    gradient); prediction = predictor(encoder on the visible steps), each lead by itself; smooth-L1
-    between them on hidden steps. Shapes do not depend on the mask: hidden tokens are seen by none,
-    and left out as far as `most_visible` tells.
-
-    Args:
-      params: {"encoder": param_specs, "predictor": predictor_param_specs}.
-      target_params: as param_specs; a moving average of params["encoder"] (momentum 0.996 rising to
-        1).
-      cfg: sizes.
-      ecg: [B, N, T * patch_size], all leads.
-      mask: bool [T], True = hidden; one mask for all leads and ECGs.
-      most_visible: upper limit of visible steps in any mask; the context encoder then runs on so
-        many instead of all. A mask with more visible steps would lose some of them.
-      remat: as in `tokens`.
-
-    Returns:
-      (sum over hidden tokens and channels, their number), float32; the loss is the quotient.
-    """
-    target = _layer_norm(_encode(target_params, cfg, ecg).astype(jnp.float32), None, 1e-5)
-    target = jax.lax.stop_gradient(target)
-    # The visible steps, in order, and as many hidden ones as the fixed shape has room for.
-    order = jnp.argsort(mask, stable=True)[: most_visible or cfg.patches]
-    seen = _encode(params["encoder"], cfg, ecg, visible=~mask[order], remat=remat, order=order)
-    context = (
-        jnp.zeros(ecg.shape[:2] + (cfg.patches, cfg.width), seen.dtype).at[:, :, order].set(seen)
-    )
-    prediction = _predict(params["predictor"], cfg, context, mask, remat)
-    error = jnp.abs(prediction.astype(jnp.float32) - target)
-    loss = jnp.where(error < 1, 0.5 * jnp.square(error), error - 0.5)
-    hidden = mask.astype(jnp.float32)
-    return (loss * hidden[None, None, :, None]).sum(), hidden.sum() * (loss.size // cfg.patches)
-
-
-def _predict(params: Params, cfg: EcgConfig, context: Array, mask: Array, remat: bool) -> Array:
-    """[B, N, T, W] -> [B, N, T, W]: hidden steps hold the mask token; each lead is a sequence of
-    its own.
-    """
-    x = _linear(context, params["embed"])
-    batch, leads, steps, width = x.shape
-    x = jnp.where(mask[None, None, :, None], _rows(params["mask_token"], x), x)
-    x = x.reshape(batch * leads, 1, steps, width)
-    x = _transformer(
-        params["blocks"], x, sincos_positions(1, steps, width), None, cfg.norm_eps, remat
-    )
-    x = _linear(_layer_norm(x, params["norm"], cfg.norm_eps), params["out"])
-    return x.reshape(batch, leads, steps, cfg.width)
-
-
-def random_mask(key: Array, cfg: EcgConfig, low: float = 0.6, high: float = 0.7) -> Array:
-    """Hides a share of the time steps drawn from [low, high), chosen at random: bool [T]."""
-    share_key, order_key = jax.random.split(key)
-    count = jnp.floor(cfg.patches * jax.random.uniform(share_key, minval=low, maxval=high))
-    return jax.random.permutation(order_key, cfg.patches) < count
-
-
-def block_mask(
-    key: Array, cfg: EcgConfig, low: float = 0.175, high: float = 0.225, blocks: int = 4
-) -> Array:
-    """Hides `blocks` runs of time steps, each a share in [low, high), which may overlap: bool [T]."""
-    share_key, start_key = jax.random.split(key)
-    length = jnp.floor(
-        cfg.patches * jax.random.uniform(share_key, (blocks, 1), minval=low, maxval=high)
-    )
-    start = jnp.floor(jax.random.uniform(start_key, (blocks, 1)) * (cfg.patches - length))
-    steps = jnp.arange(cfg.patches)[None]
-    return ((steps >= start) & (steps < start + length)).any(axis=0)
