@@ -188,13 +188,7 @@ def validate_row(obj: Any, where: str) -> Row:
         _fail(f"{where}: split", f"unknown split {_show(split)}", "use " + ", ".join(SPLITS))
     media = _media(obj, problem, where)
     regions = _regions(obj, media, where)
-    difficulty = obj.get("difficulty")
-    if difficulty is not None and (type(difficulty) is not int or difficulty not in (1, 2, 3)):
-        _fail(
-            f"{where}: difficulty",
-            f"must be 1, 2 or 3, found {_show(difficulty)}",
-            "drop it when not known",
-        )
+    difficulty = _difficulty(obj, where)
     dataset = text("dataset", "")
     paths = media["images"] + media["videos"] + media["time_series"]
     domain = text("domain", "") or _domain_of(dataset, paths, where)
@@ -285,6 +279,17 @@ def _regions(obj: dict, media: dict[str, tuple[str, ...]], where: str) -> dict[s
         if segmentation
         else None,
     }
+
+
+def _difficulty(obj: dict, where: str) -> int | None:
+    difficulty = obj.get("difficulty")
+    if difficulty is not None and (type(difficulty) is not int or difficulty not in (1, 2, 3)):
+        _fail(
+            f"{where}: difficulty",
+            f"must be 1, 2 or 3, found {_show(difficulty)}",
+            "drop it when not known",
+        )
+    return difficulty
 
 
 def _unify(obj: dict, where: str) -> dict:

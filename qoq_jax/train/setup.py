@@ -104,7 +104,9 @@ def tokenizer_source(cfg: Config) -> str:
     if cfg.model.tokenizer:
         return cfg.model.tokenizer
     if is_published(cfg.model.variant):
-        return hf.resolve(cfg.model.variant)
+        directory = hf.resolve(cfg.model.variant)
+        found = hf.find(directory, "tokenizer.json")  # an adapter may have that of its base
+        return os.path.dirname(found) if found else directory
     if cfg.model.variant == "nano":
         return tokenizer_lib.NANO
     raise ConfigError(
