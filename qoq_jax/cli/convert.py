@@ -4,6 +4,7 @@ published form.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import re
@@ -21,7 +22,8 @@ from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.hf import config as config_lib
 from qoq_jax.hf import ecg as ecg_files
 from qoq_jax.hf import template
-from qoq_jax.hf.load import load, resolve
+from qoq_jax.hf.hub import resolve
+from qoq_jax.hf.load import load
 from qoq_jax.hf.save import COMPANIONS, save
 from qoq_jax.models import spec, vlm
 from qoq_jax.models.sizes import VlmConfig
@@ -31,7 +33,7 @@ PUBLISHED_ECG = {768: 16}  # encoder width -> heads
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-def run(arguments) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Writes `arguments.dest`; see the parser in cli/main.py for the arguments."""
     source, dest, dtype = arguments.source, arguments.dest, arguments.dtype
     limit = shard_bytes(arguments.shard_size)
@@ -64,7 +66,9 @@ def shard_bytes(text: str) -> int:
     return int(found[1]) * _UNITS[found[2] or ""]
 
 
-def with_ecg(cfg: VlmConfig, params: dict[str, Any], path: str | None, heads: int | None = None):
+def with_ecg(
+    cfg: VlmConfig, params: dict[str, Any], path: str | None, heads: int | None = None
+) -> tuple[VlmConfig, dict[str, Any]]:
     """(cfg, params) with the ECG encoder of a file; the projection is kept, or new (initial values
     of seed 0).
 

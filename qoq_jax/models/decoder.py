@@ -11,6 +11,7 @@ Axis letters: base/axes.py.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,6 +107,30 @@ def _layer_specs(cfg: DecoderConfig) -> dict[str, Any]:
     return specs
 
 
+def rope_frequencies(cfg: DecoderConfig) -> np.ndarray:
+    """float32 [h/2]: theta^(-2i/h), stretched by YaRN (arXiv 2309.00071, section 3) where cfg has
+    it.
+    """
+    half = cfg.head_dim // 2
+    frequency = cfg.rope_theta ** -(np.arange(half, dtype=np.float32) / half)
+    if (yarn := cfg.yarn) is None:
+        return frequency
+
+    def index_that_turns(times: float) -> float:
+        """Where the frequency turns so many times over the original positions."""
+        turns = math.log(yarn.original_positions / (times * 2 * math.pi))
+        return half * turns / math.log(cfg.rope_theta)
+
+    low, high = index_that_turns(yarn.beta_fast), index_that_turns(yarn.beta_slow)
+    if yarn.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, cfg.head_dim - 1)
+    # the 0.001 is transformers', against a ramp of length zero
+    width = high - low or 0.001
+    stretched = np.clip((np.arange(half, dtype=np.float32) - low) / width, 0, 1)
+    return (frequency * (1 - stretched) + frequency / yarn.factor * stretched).astype(np.float32)
+
+
 def mrope_angles(cfg: DecoderConfig, positions: jax.Array) -> jax.Array:
     """positions int32 [B, 3, T] -> angles float32 [B, T, h/2].
 
@@ -120,7 +145,7 @@ def mrope_angles(cfg: DecoderConfig, positions: jax.Array) -> jax.Array:
         section = np.zeros(half, int)
         for axis in (1, 2):
             section[axis : 3 * cfg.mrope_section[axis] : 3] = axis
-    frequency = cfg.rope_theta ** -(np.arange(half, dtype=np.float32) / half)
+    frequency = rope_frequencies(cfg)
     chosen = positions.astype(jnp.float32)[:, section, :].swapaxes(1, 2)
     return chosen * frequency[None, None, :]
 
@@ -137,8 +162,9 @@ def _qkv(
     if cfg.qk_norm:
         q = layers.rms_norm(q, layer["q_norm"]["scale"], cfg.norm_eps)
         k = layers.rms_norm(k, layer["k_norm"]["scale"], cfg.norm_eps)
-    q = constrain(layers.rotate(q, angles), ("batch", None, "heads", None))
-    k = constrain(layers.rotate(k, angles), ("batch", None, "kv_heads", None))
+    scale = cfg.yarn.attention_factor if cfg.yarn else 1.0
+    q = constrain(layers.rotate(q, angles, scale), ("batch", None, "heads", None))
+    k = constrain(layers.rotate(k, angles, scale), ("batch", None, "kv_heads", None))
     return einops.rearrange(q, "b t (k n) h -> b t k n h", k=cfg.num_kv_heads), k, v
 
 

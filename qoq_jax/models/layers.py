@@ -79,12 +79,14 @@ def take_media(table: jax.Array, media_index: jax.Array) -> jax.Array:
     return jax.vmap(lambda rows, at: jnp.take(rows, at, axis=0))(table, index).reshape(B, T, -1)
 
 
-def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Rotary embedding of pairs (x[i], x[i + h/2]), as in GPT-NeoX.
+def rotate(x: jax.Array, angles: jax.Array, scale: float = 1.0) -> jax.Array:
+    """Rotary embedding of pairs (x[i], x[i + h/2]), as in GPT-NeoX, times `scale`.
 
     x [B,T,H,h], angles [B,T,h/2].
     """
     cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
+    if scale != 1:
+        cos, sin = cos * scale, sin * scale
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate(
         [first * cos - second * sin, second * cos + first * sin], axis=-1

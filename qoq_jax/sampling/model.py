@@ -295,8 +295,10 @@ def process_config(cfg: VlmConfig, directory: str | None = None) -> ProcessConfi
 
 def _is_hf(directory: str) -> bool:
     """A config.json with a model_type is Hugging Face's; a run has its own, or none (restore_run
-    then says so).
+    then says so). An adapter_config.json is PEFT's.
     """
+    if os.path.exists(os.path.join(directory, "adapter_config.json")):
+        return True
     try:
         content = files.read_json(os.path.join(directory, "config.json"), {}, finite=False)
     except DataError:
@@ -310,8 +312,8 @@ def _load_hf(name: str, mesh, dtype) -> Model:
     directory = hf.resolve(name)
     cfg, params = hf.load(directory, mesh, dtype)
     tokenizer = None
-    if os.path.exists(os.path.join(directory, "tokenizer.json")):
-        tokenizer = tokenizer_lib.load(directory)
+    if found := hf.find(directory, "tokenizer.json"):
+        tokenizer = tokenizer_lib.load(found)
         tokenizer.check(process_config(cfg).token_ids())
     cfg = _inference(cfg, dtype)
     return Model(
