@@ -21,10 +21,10 @@ import jax
 import numpy as np
 
 from qoq_jax.rl import advantages, drpo, losses
+from qoq_jax.sampling.rollout import make_scorer
 from qoq_jax.train import loop as stage_lib
 from qoq_jax.train import rl as reinforce
 from qoq_jax.train import run as loop
-from qoq_jax.train import step as steps
 
 VARIANTS = {
     "drpo": {},
@@ -50,7 +50,7 @@ def batches(workdir: str, count: int):
         stage = stage_lib.Stage(fresh, plan, reached, keep=True)
         stage.feed(setup.training_iterator(plan.name, answers=False, domains=plan.domains))
         sampling = reinforce.Sampling(setup, plan, stage)
-        scorer = steps.make_scorer(setup.model, plan.rl.temperature)
+        scorer = make_scorer(setup.model, plan.rl.temperature)
         for step in range(count):
             batch, drawn, questions = sampling.draw(reached, step, stage_lib.Clock())
             kl = (

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import qoq_jax
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.cli.parser import Commands, command
 
@@ -73,7 +74,6 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Streams the answer (or prints one JSON object); writes the picture with boxes when asked."""
     from qoq_jax.data.readers import files
-    from qoq_jax.sampling import model as models
 
     frames = [*arguments.image, *arguments.volume, *arguments.video]
     if arguments.picture and not frames:
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         files.check_file(path)
     if arguments.samples < 1:
         raise ConfigError(f"--samples {arguments.samples} must be at least 1")
-    model = models.load(arguments.source, dtype=arguments.dtype)
+    model = qoq_jax.load(arguments.source, dtype=arguments.dtype)
     sample = {
         "prompt": arguments.ask,
         "images": arguments.image,

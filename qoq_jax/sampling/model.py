@@ -1,18 +1,18 @@
-"""`qoq_jax.load`: a model from a directory, a hub id, a training run or a variant's name, to ask
-from scripts.
+"""A model to ask from scripts: weights with all that is needed to turn files into answers.
 
     model = qoq_jax.load("Qwen/Qwen2.5-VL-7B-Instruct", dtype="bfloat16")
     sample = {"prompt": "What is the finding?", "images": "scan.png"}
     logits = model.logits([sample])[0]                                    # float32 [T, V]
     answers = model.generate([sample], num_samples=4, temperature=0.7)[0]  # four Generations
+
+Here are weights as they are given, of a Hugging Face directory, or random; train/load.py knows
+training runs too, and decides what a source is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,8 @@ from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec, vlm
 from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
 from qoq_jax.sampling import inputs
-from qoq_jax.sampling.engine import Answer, Engine, Settings
+from qoq_jax.sampling.engine import Engine
+from qoq_jax.sampling.schedule import Answer, Settings
 from qoq_jax.sampling.stream import TextStream
 
 MAX_PROMPT_TOKENS = 32_768  # of models that are not from a training run
@@ -227,40 +228,6 @@ def _seeds(seed: int | Sequence[int], count: int) -> list[tuple[int, int]]:
 # ------------------------------------------------------------------------------------------ loading
 
 
-def load(
-    source: str | os.PathLike, mesh: jax.sharding.Mesh | None = None, dtype: Any = None
-) -> Model:
-    """A model to ask.
-
-    Args:
-      source: a Hugging Face directory or hub id, the workdir of a `qoq train` run (its last stage),
-        or the name of a variant (nano, 3b, ...), which gets random weights and says so.
-      mesh: parallel.mesh.make_mesh(...), over which weights are sharded; None = one device, or the
-        mesh of the run.
-      dtype: "float32" or "bfloat16" of weights and compute; None = as stored.
-
-    Raises:
-      ConfigError: nothing of that name, or a config that is not supported. CheckpointError: weights
-        that do not fit.
-    """
-    name = os.fspath(source)
-    if dtype is not None and jnp.dtype(dtype).name not in ("float32", "bfloat16"):
-        raise ConfigError(f"dtype={jnp.dtype(dtype).name}", hint="use 'float32' or 'bfloat16'")
-    if os.path.isdir(name):
-        return _load_hf(name, mesh, dtype) if _is_hf(name) else _load_run(name, mesh, dtype)
-    if name in variants.NAMES:
-        return _random(name, mesh, dtype)
-    if name.count("/") == 1 and not name.startswith((".", "/")):
-        return _load_hf(name, mesh, dtype)
-    close = difflib.get_close_matches(name, variants.NAMES, n=1)
-    raise ConfigError(
-        f"no directory and no variant {name!r}"
-        + (f", did you mean {close[0]!r}?" if close else ""),
-        hint="give a Hugging Face directory, a hub id like OWNER/NAME, the workdir of a run, or "
-        "one of " + ", ".join(variants.NAMES),
-    )
-
-
 def process_config(cfg: VlmConfig, directory: str | None = None) -> ProcessConfig:
     """How a model that is not from a run is asked.
 
@@ -295,18 +262,11 @@ def process_config(cfg: VlmConfig, directory: str | None = None) -> ProcessConfi
     )
 
 
-def _is_hf(directory: str) -> bool:
-    """A config.json with a model_type is Hugging Face's; a run has its own, or none (restore_run
-    then says so).
+def of_published(name: str, mesh: jax.sharding.Mesh | None = None, dtype: Any = None) -> Model:
+    """The model of a Hugging Face directory or hub id.
+
+    Raises CheckpointError: weights that do not fit; ConfigError: a config that is not supported.
     """
-    try:
-        with open(os.path.join(directory, "config.json"), encoding="utf-8") as file:
-            return "model_type" in json.load(file)
-    except (OSError, ValueError):
-        return False
-
-
-def _load_hf(name: str, mesh, dtype) -> Model:
     from qoq_jax import hf
 
     directory = hf.resolve(name)
@@ -315,7 +275,7 @@ def _load_hf(name: str, mesh, dtype) -> Model:
     if os.path.exists(os.path.join(directory, "tokenizer.json")):
         tokenizer = tokenizer_lib.load(directory)
         tokenizer.check(process_config(cfg).token_ids())
-    cfg = _inference(cfg, dtype)
+    cfg = inference_config(cfg, dtype)
     return Model(
         cfg,
         params,
@@ -326,29 +286,14 @@ def _load_hf(name: str, mesh, dtype) -> Model:
     )
 
 
-def _load_run(workdir: str, mesh, dtype) -> Model:
-    from qoq_jax.train import run as loop
-
-    setup, params, stage = loop.restore_run(workdir, prepare=False)
-    cfg = _inference(setup.model, dtype)
-    if dtype is not None:
-        params = jax.tree.map(lambda x: x.astype(dtype), params)
-    if mesh is not None:
-        params = jax.device_put(params, spec.shardings(vlm.param_specs(cfg), mesh))
-    return Model(
-        cfg,
-        params,
-        setup.tokenizer,
-        process=setup.process,
-        mesh=setup.mesh if mesh is None else mesh,
-        source=f"stage {stage} of the run {workdir}",
-    )
-
-
-def _random(name: str, mesh, dtype) -> Model:
-    cfg = _inference(variants.get(name), dtype)
+def of_variant(name: str, mesh: jax.sharding.Mesh | None = None, dtype: Any = None) -> Model:
+    """A variant of models/sizes.py with random weights, which it says on stderr."""
+    cfg = inference_config(variants.get(name), dtype)
     specs = vlm.param_specs(cfg)
-    make = lambda: spec.init_params(specs, jax.random.key(0), jnp.dtype(dtype or cfg.compute_dtype))  # noqa: E731
+
+    def make() -> dict:
+        return spec.init_params(specs, jax.random.key(0), jnp.dtype(dtype or cfg.compute_dtype))
+
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         params = jax.jit(
             make, out_shardings=None if mesh is None else spec.shardings(specs, mesh)
@@ -358,7 +303,7 @@ def _random(name: str, mesh, dtype) -> Model:
     return Model(cfg, params, tokenizer, mesh=mesh, source=f"variant {name} with random weights")
 
 
-def _inference(cfg: VlmConfig, dtype) -> VlmConfig:
+def inference_config(cfg: VlmConfig, dtype: Any = None) -> VlmConfig:
     """Without rematerialisation, which only gradients need, and computing in `dtype` when it is
     given.
     """

@@ -141,6 +141,8 @@ class RlConfig:
     rollouts: int = 6  # answers a prompt
     # longest answer in training; what is not finished by then has no format reward
     response_tokens: int = 40
+    # most answers that are sampled at the same time (their cache takes memory); 0 = all
+    rollout_rows: int = 0
     minibatches: int = 1  # updates a pass over a rollout batch; divides media_rows
     epochs: int = 1  # passes over a rollout batch; from the second on its media rows are shuffled
     accumulate: int = 1  # micro-batches an update; minibatches x accumulate divides media_rows
@@ -319,6 +321,7 @@ _NOT_NEGATIVE = (
     "rl.critic.clip",
     "sft.warmup",
     "rl.warmup",
+    "rl.rollout_rows",
     "ecg.warmup",
     "eval.every",
     "eval.patience",

@@ -5,6 +5,8 @@ What differs between algorithms is in rl/algorithms.py.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +17,10 @@ from qoq_jax.parallel import offload
 from qoq_jax.rewards import score as rewards_lib
 from qoq_jax.rewards.pool import RewardPool
 from qoq_jax.rl import algorithms
-from qoq_jax.sampling.rollout import Rollout
+from qoq_jax.sampling.rollout import Rollout, make_scorer
+from qoq_jax.sampling.sampler import make_sampler
+from qoq_jax.sampling.schedule import Settings
 from qoq_jax.train import policy
-from qoq_jax.train import step as steps
 from qoq_jax.train.loop import Clock, Plan, Stage
 from qoq_jax.train.refill import Answered, Refill, unpack
 from qoq_jax.train.setup import Setup
@@ -42,7 +45,7 @@ def run(setup: Setup, plan: Plan, weights):
     fetched = (
         offload.to_device if rl.offload_reference and stage.base is None else lambda tree: tree
     )
-    scorer = steps.make_scorer(setup.model, rl.temperature)
+    scorer = make_scorer(setup.model, rl.temperature)
     valued = policy.make_critic(setup.model) if algorithm.critic else None
     advantages_fn = policy.make_advantages(rl)
     update = policy.make_policy_step(
@@ -186,10 +189,12 @@ class Sampling:
         self._setup, self._rl, self._stage = setup, plan.rl, stage
         self._algorithm, self._banned = algorithms.resolve(plan.rl), setup.banned
         rl = plan.rl
-        self._sampler = steps.make_sampler(
-            setup.model, rl.rollouts, rl.response_tokens, rl.temperature, rl.top_p
+        greedy = Settings(rl.response_tokens, rows=rl.rollout_rows)
+        drawn = dataclasses.replace(
+            greedy, temperature=rl.temperature, top_p=rl.top_p, num_samples=rl.rollouts
         )
-        self._greedy = steps.make_sampler(setup.model, 1, rl.response_tokens, 0.0, 1.0)
+        self._sampler = make_sampler(setup.model, drawn, setup.mesh)
+        self._greedy = make_sampler(setup.model, greedy, setup.mesh)
         self._pool = RewardPool(rl.reward, rl.reward_workers, rl.reward_deadline)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from helpers.train import prompt_batch, tiny_model
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.sampling import rollout
 from qoq_jax.train import policy
 from qoq_jax.train import step as steps
 from qoq_jax.train.config import OptimizerConfig, RlConfig
@@ -66,7 +67,7 @@ def run_rl(mesh, rl=RlConfig(rollouts=G), updates=2, deal=False):
         state = create(jax.random.key(0), cfg, OPTIMIZER, mesh)
         reference = create(jax.random.key(7), cfg, OPTIMIZER, mesh).params
         batch, tokens, mask = put(prompt_batch(cfg, ROWS)), put(tokens), put(mask)
-        scorer = steps.make_scorer(cfg, 1.0)
+        scorer = rollout.make_scorer(cfg, 1.0)
         old, ref = scorer(state.params, batch, tokens, mask), scorer(reference, batch, tokens, mask)
         estimate, _, _ = policy.make_advantages(rl)(
             put(rewards), put(domains), put(np.ones(ROWS, bool)), mask, old, ref, None
