@@ -3,17 +3,30 @@
 from setuptools import find_packages, setup
 
 READERS = ["pydicom>=3.0,<4", "nibabel>=5.3"]
+TORCH = "torch>=2.8"
 EXTRAS = {
     # Accelerators: the same code, another jaxlib.
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
-    # File formats. The real samples and climb-mini need no more than the core has.
-    "samples": READERS,
+    # File formats beyond those that the core reads.
     "video": ["opencv-python-headless>=4.9"],
     "wandb": ["wandb>=0.17"],
-    # the reference implementations that tests and benchmarks compare with; never needed to run
-    "parity": ["torch>=2.8"],
-    "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100"],
+    # The reference implementations that tests and benchmarks compare with; never needed to run.
+    "parity": [TORCH],
+    "benchmarks": [TORCH, "scikit-learn>=1.5"],
+    "docs": [
+        "mkdocs>=1.6,<2",
+        "mkdocs-material>=9.6",
+        "mkdocstrings[python]>=0.29",
+        "mkdocs-api-autonav>=0.2",
+    ],
+    "dev": [
+        "pytest>=8",
+        "pytest-xdist>=3.5",
+        "hypothesis>=6.100",
+        "ruff>=0.14",
+        "pre-commit>=4",
+    ],
 }
 
 setup(

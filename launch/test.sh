@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs qoq_jax with its test tools into a virtual environment and runs the test suite.
+# Installs qoq_jax with its test tools into a virtual environment and runs the linter and the tests.
 #   bash launch/test.sh [pytest arguments]
 # Environment: PYTHON (default python3), VENV (default .venv-test).
 set -euo pipefail
@@ -7,5 +7,7 @@ cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv-test}
 source launch/venv.sh
 
-install_into_venv dev,samples,parity
+install_into_venv dev,parity
+"$VENV/bin/ruff" check .
+"$VENV/bin/ruff" format --check .
 exec "$VENV/bin/python" -m pytest -n 2 -q "$@"

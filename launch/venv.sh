@@ -2,9 +2,10 @@
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
 
-# install_into_venv EXTRAS: creates $VENV and installs the repository with these extras, unless that is done already.
+# install_into_venv [EXTRAS]: creates $VENV and installs the repository with these extras, unless that
+# is done already.
 install_into_venv() {
-  local stamp="$VENV/.installed-$1" state
+  local extras=${1:+[$1]} stamp="$VENV/.installed-${1:-core}" state
   state=$(cat setup.py constraints.txt | cksum)
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ]; then return; fi
   "$PYTHON" -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 13)))' || {
@@ -14,6 +15,6 @@ install_into_venv() {
   echo "installing qoq_jax into $VENV (a minute or two, once)"
   # An interrupted first start can leave a python without pip.
   "$VENV/bin/python" -m pip --version > /dev/null 2>&1 || "$PYTHON" -m venv --clear "$VENV"
-  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$1]"
+  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".$extras"
   echo "$state" > "$stamp"
 }
