@@ -73,7 +73,7 @@ class Model:
     def __init__(
         self,
         cfg: VlmConfig,
-        params,
+        params: Any,
         tokenizer: Tokenizer | None,
         *,
         process: ProcessConfig | None = None,
@@ -145,7 +145,8 @@ class Model:
           stop: texts that end an answer.
           stream: called as stream(index of the sample, number of its answer, new text) while
             answers grow; the pieces of an answer joined are its text.
-          rows: most answers that are sampled at the same time; memory of the cache grows with it.
+          rows: most answers that are sampled at the same time, 0 = all; memory of the cache grows
+            with it.
 
         Returns:
           For each sample, in order, the list of its `num_samples` answers.
@@ -197,9 +198,9 @@ class Model:
 def _check(
     settings: Settings, stop: Sequence[str], streams: bool, tokenizer: Tokenizer | None
 ) -> None:
-    for name in ("max_new_tokens", "num_samples", "rows"):
-        if getattr(settings, name) < 1:
-            raise ConfigError(f"{name}={getattr(settings, name)}", hint="use 1 or more")
+    for name, least in (("max_new_tokens", 1), ("num_samples", 1), ("rows", 0)):
+        if getattr(settings, name) < least:
+            raise ConfigError(f"{name}={getattr(settings, name)}", hint=f"use {least} or more")
     if not settings.temperature >= 0 or not 0 < settings.top_p <= 1 or settings.top_k < 0:
         raise ConfigError(
             f"temperature={settings.temperature}, top_p={settings.top_p}, top_k={settings.top_k}",
