@@ -23,8 +23,8 @@ from qoq_jax.sampling import batches, loop
 from qoq_jax.sampling import tokens as sampling
 from qoq_jax.sampling.loop import Decoded, Draw, Orders, Slots
 from qoq_jax.sampling.schedule import (
-    Answer,
     Device,
+    Response,
     Schedule,
     Settings,
     Watch,
@@ -33,7 +33,7 @@ from qoq_jax.sampling.schedule import (
     to_host,
 )
 
-CALL = 16  # most tokens of one call of `decode`; the host looks at the answers between calls
+CALL = 16  # most tokens of one call of `decode`; the host looks at the responses between calls
 FIRST_PLACES = 128  # response places to begin with; they double on demand
 
 
@@ -99,12 +99,12 @@ class Engine:
         settings: Settings,
         seeds: Sequence[tuple[int, int]],
         watch: Watch | None = None,
-    ) -> list[list[Answer]]:
-        """Answers to each sample.
+    ) -> list[list[Response]]:
+        """Responses to each sample.
 
         Args:
           samples: what sampling/inputs.py prepares.
-          seeds: (seed, number) of each sample; its answers depend on them and on the sample alone.
+          seeds: (seed, number) of each sample; its responses depend on them and the sample alone.
           watch: called after each call of `decode`; see `Watch`.
         """
         count, width = settings.slots(len(samples), self._shards)
@@ -133,13 +133,13 @@ class Engine:
             return keys[prompt, sample]
 
         schedule = Schedule(iter(range(len(samples))), settings, count, width, self._cfg.eos_ids)
-        answers: list[list[Any]] = [[None] * settings.num_samples for _ in samples]
+        responses: list[list[Any]] = [[None] * settings.num_samples for _ in samples]
         device = Device(admit, decode, CALL, places, most_places, grow)
-        for answer in schedule.run(device, slots, key, watch):
-            answers[answer.prompt][answer.sample] = answer
+        for response in schedule.run(device, slots, key, watch):
+            responses[response.prompt][response.sample] = response
         self.steps += schedule.steps
         self.prefills += schedule.admitted
-        return answers
+        return responses
 
     def _admit(
         self,

@@ -1,6 +1,6 @@
 """The decode loop: what RL rollouts, evaluation and `qoq generate` all draw their tokens with.
 
-A slot holds one prompt and G rows that sample answers to it; prompt keys and values exist once a
+A slot holds one prompt and G rows that sample responses to it; prompt keys and values exist once a
 slot. All rows step together, but each has its own length and ends by itself. What a row draws
 depends on its own key and on the positions of its own tokens, not on when it runs nor on what runs
 beside it.
@@ -32,12 +32,12 @@ Batch = Mapping[str, jax.Array]
 
 @struct.dataclass
 class Slots:
-    """Prompts and growing answers on the device, donated from call to call.
+    """Prompts and growing responses on the device, donated from call to call.
 
     Attributes:
       cache: of P prompts and P x G responses.
       hidden: [P, G, D], predicts the next token of each row.
-      prompt_hidden: [P, D], predicts the first token of an answer.
+      prompt_hidden: [P, D], predicts the first token of a response.
       last: int32 [P], position of the prompt's last token.
     """
 
@@ -68,12 +68,12 @@ class Orders:
     """What the host asks of one call of `decode`.
 
     Attributes:
-      start: bool [P, G], rows that begin a new answer.
+      start: bool [P, G], rows that begin a new response.
       live: bool [P, G], rows that sample, the beginning ones included.
-      keys: uint32 [P, G, 2], key data of each row's answer; not read when greedy.
-      limit: int32 [], most tokens of an answer.
+      keys: uint32 [P, G, 2], key data of each row's response; not read when greedy.
+      limit: int32 [], most tokens of a response.
       steps: int32 [], most steps of this call, at most C.
-      more: bool [P], the prompt has further answers to begin as soon as a row is free.
+      more: bool [P], the prompt has further responses to begin as soon as a row is free.
       wanted: int32 [], so many idle slots are worth a return, because prompts wait for them; P + 1
         when none waits.
     """
@@ -111,8 +111,8 @@ class DecodeState:
     Attributes:
       slots: the cache, and the hidden state that predicts each row's next token.
       decoded: what has been drawn since the call began; `decoded.steps` is the next place in C.
-      live: bool [P, G], rows whose answer goes on.
-      ended: bool [P, G], rows whose answer ended in the last step.
+      live: bool [P, G], rows whose response goes on.
+      ended: bool [P, G], rows whose response ended in the last step.
     """
 
     slots: Slots
@@ -154,12 +154,13 @@ def decode(
 
 def goes_on(state: DecodeState, orders: Orders) -> jax.Array:
     """bool []: whether the loop takes another step, or returns to the host."""
-    steps_left = state.decoded.steps < orders.steps
-    some_row_lives = state.live.any()
-    no_row_has_a_next_answer = ~(state.ended & orders.more[:, None]).any()
     idle_slots = (~state.live.any(axis=1)).sum()
-    no_prompt_has_a_slot = idle_slots < orders.wanted
-    return steps_left & some_row_lives & no_row_has_a_next_answer & no_prompt_has_a_slot
+    return (
+        (state.decoded.steps < orders.steps)  # the call has steps left
+        & state.live.any()  # some response goes on
+        & ~(state.ended & orders.more[:, None]).any()  # no row is free for a further response
+        & (idle_slots < orders.wanted)  # too few slots are idle for a prefill
+    )
 
 
 def step(
@@ -181,7 +182,7 @@ def step(
         top_k=draw.top_k,
     )
     token = jnp.where(live, token, cfg.pad_id)
-    # Which answers it ends.
+    # Which responses it ends.
     eos = jnp.asarray(cfg.eos_ids, jnp.int32)
     is_end = (token[..., None] == eos[None, None]).any(axis=-1)
     ended = live & (is_end | (length + 1 >= orders.limit))
@@ -294,7 +295,7 @@ def admit_rows(
 
 
 def last_position(batch: Batch) -> jax.Array:
-    """int32 [Q]: the largest M-RoPE position of each prompt; its answer goes on from there on all
+    """int32 [Q]: the largest M-RoPE position of each prompt; its response goes on from there on all
     three axes.
     """
     return jnp.where(batch["segment_ids"][:, None] > 0, batch["positions"], -1).max(axis=(1, 2))

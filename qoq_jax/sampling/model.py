@@ -32,7 +32,7 @@ from qoq_jax.models import spec, vlm
 from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
 from qoq_jax.sampling import inputs
 from qoq_jax.sampling.engine import Engine
-from qoq_jax.sampling.schedule import Answer, Settings
+from qoq_jax.sampling.schedule import Response, Settings
 from qoq_jax.sampling.stream import TextStream
 
 MAX_PROMPT_TOKENS = 32_768  # of models that are not from a training run
@@ -173,7 +173,7 @@ class Model:
             return []
         streams = [[TextStream(self.tokenizer, stop) for _ in range(num_samples)] for _ in prepared]
 
-        def watch(answer: Answer, tokens: np.ndarray, ended: bool) -> int | None:
+        def watch(answer: Response, tokens: np.ndarray, ended: bool) -> int | None:
             text = streams[answer.prompt][answer.sample]
             kept = text.add(tokens)
             if stream and (piece := text.fresh(ended)):

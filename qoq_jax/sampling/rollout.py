@@ -1,9 +1,9 @@
-"""Rollouts: G answers per question, sampled with the trainer's own parameters and forward code.
+"""Rollouts: G responses per question, sampled with the trainer's own parameters and forward code.
 
 The prompt is prefilled once per question; its keys and values are shared by the G samples
 (models/decoder.py `KVCache`). For the update the same sharing is written as one row, [prompt |
-answer 1 | ... | answer G], whose branch ids keep the answers from seeing each other: the gradients
-equal those of G separate rows at a fraction of the work.
+response 1 | ... | response G], whose branch ids keep the responses from seeing each other: the
+gradients equal those of G separate rows at a fraction of the work.
 
 Letters: Q questions, G rollouts per question, S response positions, T prompt positions, D width, V
 vocabulary.
@@ -31,7 +31,7 @@ Batch = dict[str, jax.Array]
 
 @struct.dataclass
 class Rollout:
-    """Sampled answers.
+    """Sampled responses.
 
     Attributes:
       tokens: int32 [Q, G, S]; pad after the end token.
@@ -53,10 +53,10 @@ def sample(
     banned: jax.Array,
     settings: Settings,
 ) -> Rollout:
-    """G = `settings.num_samples` answers to each prompt, all at the same time; stops as soon as
-    every answer has ended.
+    """G = `settings.num_samples` responses to each prompt, all at the same time; stops as soon as
+    every response has ended.
 
-    For jit, with `settings` static. sampling/sampler.py draws the same answers with fewer of them
+    For jit, with `settings` static. sampling/sampler.py draws the same responses with fewer of them
     at a time.
 
     Args:
@@ -78,7 +78,7 @@ def sample(
     )
     weights, draw = vlm.decode_params(params, cfg), static_draw(settings, banned)
     _, drawn = loop.decode(cfg, weights, slots, orders, draw, length=s)
-    mask = (jnp.arange(s) < drawn.count[..., None]).astype(jnp.float32)
+    mask = (jnp.arange(s)[None, None] < drawn.count[..., None]).astype(jnp.float32)
     return Rollout(drawn.tokens, mask, drawn.logprobs)
 
 
@@ -100,7 +100,7 @@ def has_prompt(batch: Batch) -> jax.Array:
 
 
 def group_rows(batch: Batch, tokens: jax.Array, mask: jax.Array) -> Batch:
-    """Prompts and their answers as rows [prompt | answer 1 | ... | answer G] of length T + G*S.
+    """Prompts and their responses as rows [prompt | response 1 | ... | response G], T + G*S long.
 
     Args:
       batch: one prompt a row.
@@ -134,7 +134,7 @@ def group_rows(batch: Batch, tokens: jax.Array, mask: jax.Array) -> Batch:
 def answer_hidden(
     params: Any, cfg: VlmConfig, batch: Batch, tokens: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """The hidden state that predicts each answer token, [Q, G, S, D]: position t has seen the
+    """The hidden state that predicts each response token, [Q, G, S, D]: position t has seen the
     prompt and the t tokens before it.
 
     Args:
@@ -144,13 +144,13 @@ def answer_hidden(
     q, g, s = tokens.shape
     prompt = batch["tokens"].shape[1]
     hidden = vlm.hidden(params, cfg, group_rows(batch, tokens, mask), shared=(prompt, g))
-    # The first answer token is predicted by the prompt's last token, every other one by its
+    # The first response token is predicted by the prompt's last token, every other one by its
     # predecessor.
     end = jnp.maximum((batch["segment_ids"] > 0).sum(axis=1) - 1, 0)
     first = jnp.take_along_axis(hidden, end[:, None, None], axis=1)
     first = jnp.broadcast_to(first[:, None], (q, g, 1, hidden.shape[-1]))
-    answers = hidden[:, prompt:].reshape(q, g, s, -1)
-    return jnp.concatenate([first, answers[:, :, :-1]], axis=2)
+    responses = hidden[:, prompt:].reshape(q, g, s, -1)
+    return jnp.concatenate([first, responses[:, :, :-1]], axis=2)
 
 
 def score_hidden(
@@ -161,7 +161,7 @@ def score_hidden(
     mask: jax.Array,
     temperature: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """(logprobs, entropy) of answers, float32 [Q, G, S], 0 where masked, from their
+    """(logprobs, entropy) of responses, float32 [Q, G, S], 0 where masked, from their
     `answer_hidden`.
     """
     q, g, s = tokens.shape
@@ -179,7 +179,7 @@ def score(
     mask: jax.Array,
     temperature: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probability and entropy of given answers in one forward pass.
+    """Log-probability and entropy of given responses in one forward pass.
 
     Args:
       batch: one prompt a row.

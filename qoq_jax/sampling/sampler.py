@@ -1,14 +1,14 @@
-"""Packed batches through the slots: RL rollouts, and the greedy answers of evaluation.
+"""Packed batches through the slots: RL rollouts, and the greedy responses of evaluation.
 
     sampler = make_sampler(cfg, Settings(max_new_tokens=40, num_samples=6, rows=0), mesh)
     rollout = sampler(params, batch, key, banned)
 
-With a place for every answer at once (rows=0) a rollout is one compiled call, `rollout.sample`.
+With a place for every response at once (rows=0) a rollout is one compiled call, `rollout.sample`.
 With fewer, and from batch to batch in evaluation, slots take the next prompts when they are free:
 the media of a batch go through the towers once, its prompts are prefilled in chunks of one size.
-The answers are the same, up to rounding of the logits.
+The responses are the same, up to rounding of the logits.
 
-Letters: Q questions, G answers per question, S response positions.
+Letters: Q questions, G responses per question, S response positions.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from qoq_jax.sampling import tokens as sampling
 from qoq_jax.sampling.loop import Batch, Decoded, Orders, Prompts, Slots
 from qoq_jax.sampling.rollout import Rollout
 from qoq_jax.sampling.schedule import (
-    Answer,
     Device,
+    Response,
     Schedule,
     Settings,
     shards,
@@ -53,10 +53,10 @@ def make_sampler(cfg: VlmConfig, settings: Settings, mesh: jax.sharding.Mesh | N
 
 
 class Sampler:
-    """Answers to packed batches. Calls are made within `jax.set_mesh` of the mesh given.
+    """Responses to packed batches. Calls are made within `jax.set_mesh` of the mesh given.
 
     Args:
-      settings: `rows` answers are sampled at the same time, 0 = all of a batch.
+      settings: `rows` responses are sampled at the same time, 0 = all of a batch.
     """
 
     def __init__(self, cfg: VlmConfig, settings: Settings, mesh: jax.sharding.Mesh | None):
@@ -88,15 +88,15 @@ class Sampler:
         self._empty = jax.jit(functools.partial(loop.empty_slots, cfg), static_argnums=(0, 1, 2, 3))
 
     def __call__(self, params: Any, batch: Batch, key: jax.Array, banned: jax.Array) -> Rollout:
-        """G answers to each prompt of a batch on the device, one prompt a row.
+        """G responses to each prompt of a batch on the device, one prompt a row.
 
         Args:
-          key: PRNG key; answer g to the prompt of row q depends on it, on q and on g alone.
+          key: PRNG key; response g to the prompt of row q depends on it, on q and on g alone.
           banned: bool [V], tokens that are never sampled.
         """
         questions, settings = batch["tokens"].shape[0], self._settings
-        answers = questions * settings.num_samples
-        if not 0 < settings.rows < answers:
+        responses = questions * settings.num_samples
+        if not 0 < settings.rows < responses:
             return self._at_once(params, batch, key, banned)
         asked = np.flatnonzero(to_host(self._has_prompt(batch)))
         keys = to_host(self._keys(key, questions))
@@ -107,21 +107,21 @@ class Sampler:
         shape = (questions, settings.num_samples, settings.max_new_tokens)
         tokens = np.full(shape, self._cfg.pad_id, np.int32)
         mask, logprobs = np.zeros((2, *shape), np.float32)
-        for answer in self._through_slots(params, iter([(batch, asked)]), banned, key_of):
-            at = (asked[answer.prompt], answer.sample, slice(answer.length))
-            tokens[at] = answer.token_ids
+        for response in self._through_slots(params, iter([(batch, asked)]), banned, key_of):
+            at = (asked[response.prompt], response.sample, slice(response.length))
+            tokens[at] = response.token_ids
             mask[at] = 1
-            logprobs[at] = np.concatenate(answer.logprobs)
+            logprobs[at] = np.concatenate(response.logprobs)
         over_rows = None if self._mesh is None else mesh_lib.batch_sharding(self._mesh)
         return jax.device_put(Rollout(tokens, mask, logprobs), over_rows)
 
     def greedy(
         self, params: Any, batches: Iterator[PackedBatch], banned: jax.Array
-    ) -> Iterator[Answer]:
-        """The most likely answer to each prompt, as soon as it has ended, from batch to batch
+    ) -> Iterator[Response]:
+        """The most likely response to each prompt, as soon as it has ended, from batch to batch
         without a stop.
 
-        Yields answers whose `prompt` counts the prompts of all batches in order.
+        Yields responses whose `prompt` counts the prompts of all batches in order.
         """
         no_key = np.zeros(2, np.uint32)
 
@@ -136,8 +136,8 @@ class Sampler:
         batches: Iterator[PackedBatch],
         banned: jax.Array,
         key_of: Callable[[int, int], np.ndarray],
-    ) -> Iterator[Answer]:
-        """The answers to all prompts, in the order in which they end."""
+    ) -> Iterator[Response]:
+        """The responses to all prompts, in the order in which they end."""
         first = next(batches, None)
         if first is None:
             return

@@ -1,7 +1,7 @@
 """Slots with refill: the host's part of the decode loop.
 
 `Schedule` hands the slots of sampling/loop.py their work: a row that has ended takes the next
-sample of its prompt, and a slot without work takes the next prompt. So one long answer holds one
+sample of its prompt, and a slot without work takes the next prompt. So one long response holds one
 row, not the batch. Where the prompts come from and how they are prefilled is the caller's matter:
 sampling/engine.py (samples of any shape), sampling/sampler.py (packed batches).
 
@@ -26,10 +26,10 @@ class Settings:
     """How to sample.
 
     Attributes:
-      max_new_tokens: most tokens of an answer, the end token included.
+      max_new_tokens: most tokens of a response, the end token included.
       temperature: 0 = greedy. top_p: 1 = off. top_k: 0 = off.
-      num_samples: answers to each prompt.
-      rows: most answers that are sampled at the same time (rounded to whole slots); 0 = all.
+      num_samples: responses to each prompt.
+      rows: most responses that are sampled at the same time (rounded to whole slots); 0 = all.
       refill: False waits for all slots to end before the next prompts begin; for measurements.
     """
 
@@ -50,11 +50,11 @@ class Settings:
 
 
 @dataclasses.dataclass
-class Answer:
-    """One row's answer while it grows.
+class Response:
+    """One row's response while it grows.
 
     Attributes:
-      prompt, sample: it is answer number `sample` to prompt number `prompt`.
+      prompt, sample: it is response number `sample` to prompt number `prompt`.
       tokens, logprobs: int32 [n] and float32 [n] of each call of `decode`.
       length: tokens so far.
       reason: "eos", "length" or "stop" once it has ended.
@@ -79,9 +79,9 @@ class Answer:
         self.length += len(tokens)
 
 
-# Called with (answer, its new tokens, whether they are its last) after each call of `decode`;
-# returns None, or how many of the new tokens to keep when the answer is to end there.
-Watch = Callable[[Answer, np.ndarray, bool], int | None]
+# Called with (response, its new tokens, whether they are its last) after each call of `decode`;
+# returns None, or how many of the new tokens to keep when the response is to end there.
+Watch = Callable[[Response, np.ndarray, bool], int | None]
 
 
 def to_host(tree: Any) -> Any:
@@ -128,7 +128,7 @@ class Device:
 
 
 class Schedule:
-    """Which row of which slot works at which answer.
+    """Which row of which slot works at which response.
 
     Args:
       prompts: the numbers of the prompts, in the order in which they are to begin; read one prompt
@@ -136,7 +136,7 @@ class Schedule:
       slots, width: P and G.
       chunk: idle slots that are filled together, unless fewer prompts are left: one prefill for
         them all.
-      end_tokens: ids that end an answer.
+      end_tokens: ids that end a response.
 
     Attributes:
       steps: decode steps so far. admitted: prompts prefilled so far.
@@ -154,9 +154,9 @@ class Schedule:
         self._prompts, self._settings, self._chunk = prompts, settings, min(chunk, slots)
         self._end_tokens, self._limit = frozenset(end_tokens), settings.max_new_tokens
         self._next = next(prompts, None)
-        # answers of each slot that have not begun, and the one that each of its rows works at
-        self._todo: list[collections.deque[Answer]] = [collections.deque() for _ in range(slots)]
-        self._rows: list[list[Answer | None]] = [[None] * width for _ in range(slots)]
+        # responses of each slot that have not begun, and the one that each of its rows works at
+        self._todo: list[collections.deque[Response]] = [collections.deque() for _ in range(slots)]
+        self._rows: list[list[Response | None]] = [[None] * width for _ in range(slots)]
         self.steps = self.admitted = 0
 
     def run(
@@ -165,11 +165,11 @@ class Schedule:
         slots: Slots,
         keys: Callable[[int, int], np.ndarray],
         watch: Watch | None = None,
-    ) -> Iterator[Answer]:
-        """Yields every answer as soon as it has ended.
+    ) -> Iterator[Response]:
+        """Yields every response as soon as it has ended.
 
         Args:
-          keys: (prompt, sample) -> key data of that answer, uint32 [2].
+          keys: (prompt, sample) -> key data of that response, uint32 [2].
         """
         places = device.places
         while True:
@@ -178,18 +178,18 @@ class Schedule:
                 self.admitted += len(arriving)
                 for prompt, p in arriving.items():
                     self._todo[p].extend(
-                        Answer(prompt, g) for g in range(self._settings.num_samples)
+                        Response(prompt, g) for g in range(self._settings.num_samples)
                     )
             start = self._begin()
             working = [
-                (p, g, answer)
+                (p, g, response)
                 for p, row in enumerate(self._rows)
-                for g, answer in enumerate(row)
-                if answer is not None
+                for g, response in enumerate(row)
+                if response is not None
             ]
             if not working:
                 return
-            longest = max(answer.length for _, _, answer in working)
+            longest = max(response.length for _, _, response in working)
             while places - longest < device.call and places < device.most_places:
                 places = min(2 * places, device.most_places)
                 slots = device.grow(slots, places)
@@ -197,14 +197,14 @@ class Schedule:
             slots, decoded = device.decode(slots, self._orders(start, working, keys, steps))
             decoded = to_host(decoded)
             self.steps += int(decoded.steps)
-            for p, g, answer in working:
+            for p, g, response in working:
                 count = decoded.count[p, g]
                 self._extend(
-                    answer, decoded.tokens[p, g, :count], decoded.logprobs[p, g, :count], watch
+                    response, decoded.tokens[p, g, :count], decoded.logprobs[p, g, :count], watch
                 )
-                if answer.reason:
+                if response.reason:
                     self._rows[p][g] = None
-                    yield answer
+                    yield response
 
     def _arriving(self) -> dict[int, int]:
         """The prompts that begin now, and the slot of each."""
@@ -218,24 +218,24 @@ class Schedule:
         return arriving
 
     def _begin(self) -> np.ndarray:
-        """Gives each free row the next answer of its slot; bool [P, G], rows that begin one."""
+        """Gives each free row the next response of its slot; bool [P, G], rows that begin one."""
         start = np.zeros((len(self._rows), len(self._rows[0])), bool)
         for p, (row, todo) in enumerate(zip(self._rows, self._todo)):
-            for g, answer in enumerate(row):
-                if answer is None and todo:
+            for g, response in enumerate(row):
+                if response is None and todo:
                     row[g], start[p, g] = todo.popleft(), True
         return start
 
     def _orders(
         self,
         start: np.ndarray,
-        working: list[tuple[int, int, Answer]],
+        working: list[tuple[int, int, Response]],
         keys: Callable[[int, int], np.ndarray],
         steps: int,
     ) -> Orders:
         live, row_keys = np.zeros_like(start), np.zeros((*start.shape, 2), np.uint32)
-        for p, g, answer in working:
-            live[p, g], row_keys[p, g] = True, keys(answer.prompt, answer.sample)
+        for p, g, response in working:
+            live[p, g], row_keys[p, g] = True, keys(response.prompt, response.sample)
         waits = self._next is not None and self._settings.refill
         return Orders(
             start=start,
@@ -248,16 +248,16 @@ class Schedule:
         )
 
     def _extend(
-        self, answer: Answer, tokens: np.ndarray, logprobs: np.ndarray, watch: Watch | None
+        self, response: Response, tokens: np.ndarray, logprobs: np.ndarray, watch: Watch | None
     ) -> None:
-        """Adds new tokens to an answer, and the reason when it has ended."""
+        """Adds new tokens to a response, and the reason when it has ended."""
         if len(tokens) and int(tokens[-1]) in self._end_tokens:
-            answer.reason = "eos"
-        elif answer.length + len(tokens) >= self._limit:
-            answer.reason = "length"
+            response.reason = "eos"
+        elif response.length + len(tokens) >= self._limit:
+            response.reason = "length"
         if watch is not None:
-            kept = watch(answer, tokens, bool(answer.reason))
+            kept = watch(response, tokens, bool(response.reason))
             if kept is not None:
-                answer.reason = "stop"
+                response.reason = "stop"
                 tokens, logprobs = tokens[:kept], logprobs[:kept]
-        answer.extend(tokens, logprobs)
+        response.extend(tokens, logprobs)
