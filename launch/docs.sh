@@ -7,4 +7,5 @@ VENV=${VENV:-.venv-docs}
 source launch/venv.sh
 
 install_into_venv docs
+export NO_MKDOCS_2_WARNING=1
 exec "$VENV/bin/python" -m mkdocs build --quiet "$@"

@@ -6,12 +6,18 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import qoq_jax
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.cli.parser import Commands, command
+
+if TYPE_CHECKING:  # heavy: `qoq --help` answers at once
+    import numpy as np
+
+    from qoq_jax.data.meta import SampleMeta
+    from qoq_jax.sampling.model import Generation
 
 
 def add(commands: Commands) -> None:
@@ -93,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         "volumes": arguments.volume,
         "ecg": arguments.ecg,
     }
-    frame_size = model.prepare([sample])[0]["meta"].frame_size
+    meta = model.prepare([sample])[0]["meta"]
     temperature = arguments.temperature
     if temperature is None:
         temperature = 1.0 if arguments.samples > 1 else 0.0
@@ -110,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         stop=arguments.stop,
         stream=(lambda _, __, piece: print(piece, end="", flush=True)) if live else None,
     )[0]
-    results = [result(generation, frame_size) for generation in found]
+    results = [result(generation, meta) for generation in found]
     if arguments.json:
         print(json.dumps({"question": arguments.ask, "model": model.source, "answers": results}))
     else:
@@ -118,29 +124,30 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.picture:
         from qoq_jax.data import readers
 
-        first = (
-            readers.read_image(frames[0])
-            if arguments.image
-            else readers.read_frames(frames[0], model.process.frames)[0]
-        )
-        picture(arguments.picture, first, frame_size, results[0]["boxes"])
+        shown = [readers.read_image(path) for path in arguments.image]
+        shown = shown or [readers.read_frames(frames[0], model.process.frames)[0]]
+        picture(arguments.picture, shown, meta.frame_sizes, results[0])
     return 0
 
 
-def result(generation: Any, frame_size: tuple[int, int] | None) -> dict[str, Any]:
-    """A sampling.model.Generation for programs.
+def result(generation: Generation, meta: SampleMeta) -> dict[str, Any]:
+    """A response for programs.
 
-    Boxes are (x1, y1, x2, y2) in pixels of a frame of `frame_size` (w, h).
+    Boxes are (x1, y1, x2, y2) in pixels of the resized picture that each is on, whose (w, h) are in
+    `frame_sizes`; `frame_size` is the first picture's.
     """
     from qoq_jax.data import answer_format as answers
 
     answer = answers.parse(generation.text)
+    answer = answers.in_pixels(answer, meta.frame_sizes, meta.box_coordinates)
     return {
         "text": generation.text,
         "answer": answer.boxed,
         "boxes": [list(box) for box in answer.boxes],
         "box_labels": list(answer.box_labels),
-        "frame_size": frame_size,
+        "box_images": list(answer.box_images),
+        "frame_size": meta.frame_size,
+        "frame_sizes": list(meta.frame_sizes),
         "logprob": float(generation.logprobs.sum()),
         "tokens": len(generation.token_ids),
         "finish_reason": generation.finish_reason,
@@ -148,20 +155,37 @@ def result(generation: Any, frame_size: tuple[int, int] | None) -> dict[str, Any
 
 
 def picture(
-    path: str, frame: Any, frame_size: tuple[int, int], boxes: Sequence[Sequence[float]]
+    path: str,
+    frames: Sequence[np.ndarray],
+    frame_sizes: Sequence[tuple[int, int]],
+    found: Mapping[str, Any],
 ) -> None:
-    """Writes the first image or frame, uint8 [h, w, 3], with the predicted boxes."""
+    """Writes the images, side by side, or the first frame, with the predicted boxes of `result`.
+
+    Args:
+      frames: uint8 [h, w, 3] each, at their own size. frame_sizes: (w, h) as the model saw them.
+    """
     import numpy as np
+    from PIL import Image
 
     from qoq_jax.report import figures
 
-    scale = np.array([frame.shape[1] / frame_size[0], frame.shape[0] / frame_size[1]] * 2)
-    figures.draw_boxes(frame, [], [tuple(np.array(box) * scale) for box in boxes]).save(path)
+    drawn = []
+    for i, (frame, (w, h)) in enumerate(zip(frames, frame_sizes, strict=False)):
+        scale = np.array([frame.shape[1] / w, frame.shape[0] / h] * 2)
+        pairs = zip(found["boxes"], found["box_images"], strict=True)
+        drawn.append(
+            figures.draw_boxes(frame, [], [np.array(b) * scale for b, on in pairs if on == i])
+        )
+    whole = Image.new("RGB", (sum(p.width for p in drawn), max(p.height for p in drawn)))
+    left = 0
+    for one in drawn:
+        whole.paste(one, (left, 0))
+        left += one.width
+    whole.save(path)
     # Not among the answers on stdout, which with --json are for programs.
-    print(
-        f"picture: {path} ({len(boxes) or 'no'} box{'' if len(boxes) == 1 else 'es'})",
-        file=sys.stderr,
-    )
+    count = len(found["boxes"])
+    print(f"picture: {path} ({count or 'no'} box{'' if count == 1 else 'es'})", file=sys.stderr)
 
 
 def _check_writable(path: str) -> None:

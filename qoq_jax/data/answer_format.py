@@ -8,6 +8,9 @@ The answer format (data/chat.py writes it for supervised training):
     <think>REASONING</think>
     \\boxed{LABEL, LABEL}
 
+A box on another picture than the first says which, counted from 0: {..., "image": 2}. Pictures are
+the images of a row, then its videos. Coordinates are as the model family writes them (`in_pixels`).
+
 Model text is untrusted. Everything here is a single pass of `str.find` or of a loop under a cap: no
 regular expression that can backtrack, no eval, no recursion on the text's own nesting. Any text of
 64 KB takes a few milliseconds and gives an `Answer`, never an exception.
@@ -18,6 +21,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from qoq_jax.data.labels import split_labels
 
@@ -27,10 +32,15 @@ MAX_DEPTH = 8  # brackets inside one another in a fenced block; the format itsel
 MAX_DIGITS = 24  # characters of one number
 MAX_COORDINATE = 1e6  # pixels; keeps areas finite and exact
 MAX_BOXES = 16
+MAX_PICTURE = 255  # the largest number of a picture
 MAX_FENCES = 4
 MAX_BOXED = 512  # characters inside \boxed{}
 
 Box = tuple[float, float, float, float]
+# How a model family writes boxes: in pixels of the resized picture (Qwen2.5-VL), or relative to its
+# sides, 0 to 1000 (published Qwen3-VL).
+PIXELS, RELATIVE_1000 = "pixels", "relative_1000"
+COORDINATES = (PIXELS, RELATIVE_1000)
 FENCE, BOXED, THINK, END_THINK = "```", "\\boxed{", "<think>", "</think>"
 
 
@@ -38,9 +48,9 @@ FENCE, BOXED, THINK, END_THINK = "```", "\\boxed{", "<think>", "</think>"
 class Answer:
     """One response, read.
 
-    boxes: (x1, y1, x2, y2) with x1 < x2 and y1 < y2, pixels of the resized frame, in the order
-    written.
+    boxes: (x1, y1, x2, y2) with x1 < x2 and y1 < y2, in the order and the coordinates written.
     box_labels: the label of each box ("" when it has none).
+    box_images: the picture of each box, 0 = the first.
     boxed: content of the last \\boxed{...} with balanced braces, stripped; None when there is none.
     think: content of the first <think>...</think>, stripped; None when there is none.
     has_json: a fenced block holds a JSON list.
@@ -52,6 +62,7 @@ class Answer:
 
     boxes: tuple[Box, ...] = ()
     box_labels: tuple[str, ...] = ()
+    box_images: tuple[int, ...] = ()
     boxed: str | None = None
     think: str | None = None
     has_json: bool = False
@@ -68,19 +79,37 @@ def parse(text: str) -> Answer:
     items = next(
         (v for v in map(load_json, fenced_blocks(text)) if isinstance(v, (list, dict))), None
     )
-    boxes, labels, boxes_valid = _read_boxes(items)
+    boxes, labels, pictures, boxes_valid = _read_boxes(items)
     think_end = text.find(END_THINK, text.find(THINK)) if THINK in text else -1
     think = text[text.find(THINK) + len(THINK) : think_end].strip() if think_end >= 0 else None
     boxed = last_boxed(text)
     return Answer(
         boxes=boxes,
         box_labels=labels,
+        box_images=pictures,
         boxed=boxed or None,
         think=think or None,
         has_json=isinstance(items, list),
         boxes_valid=boxes_valid,
         whole=boxes_valid and bool(boxed) and _is_whole(text),
     )
+
+
+def in_pixels(answer: Answer, frame_sizes: Sequence[tuple[int, int]], coordinates: str) -> Answer:
+    """The answer with its boxes in pixels of the resized picture that each belongs to.
+
+    Args:
+      frame_sizes: (w, h) of each picture. A box on a picture that is not there stays as written.
+      coordinates: PIXELS or RELATIVE_1000, how they are written.
+    """
+    if coordinates == PIXELS:
+        return answer
+    boxes = []
+    for box, picture in zip(answer.boxes, answer.box_images, strict=True):
+        w, h = frame_sizes[picture] if picture < len(frame_sizes) else (1000, 1000)
+        x1, y1, x2, y2 = box
+        boxes.append((x1 * w / 1000, y1 * h / 1000, x2 * w / 1000, y2 * h / 1000))
+    return dataclasses.replace(answer, boxes=tuple(boxes))
 
 
 def last_boxed(text: str) -> str | None:
@@ -105,7 +134,7 @@ def fenced_blocks(text: str) -> list[str]:
     return blocks
 
 
-def load_json(block: str):
+def load_json(block: str) -> Any:
     """A JSON value under the caps on length, depth and digits, or None.
 
     NaN and Infinity are refused.
@@ -118,7 +147,7 @@ def load_json(block: str):
         return None
 
 
-def valid_box(value) -> Box | None:
+def valid_box(value: Any) -> Box | None:
     """(x1, y1, x2, y2) of a list of four finite numbers (no booleans) with x1 < x2, y1 < y2; else
     None.
     """
@@ -158,24 +187,29 @@ def denies_finding(label: str) -> bool:
     return alone or words.startswith(("no ", "non-", "normal "))
 
 
-def _read_boxes(items) -> tuple[tuple[Box, ...], tuple[str, ...], bool]:
-    """Boxes, their labels, and whether every item was a full one.
+def _read_boxes(items: Any) -> tuple[tuple[Box, ...], tuple[str, ...], tuple[int, ...], bool]:
+    """Boxes, their labels and pictures, and whether every item was a full one.
 
     A lone {...} is read, but not valid.
     """
     valid = isinstance(items, list) and len(items) <= MAX_BOXES
     if isinstance(items, dict):
         items = items.get("objects_of_interest", [items])
-    boxes, labels = [], []
-    for item in (items if isinstance(items, list) else [])[:MAX_BOXES]:
-        box = valid_box(item.get("bbox_2d")) if isinstance(item, dict) else None
-        label = item.get("label") if isinstance(item, dict) else None
+    boxes, labels, pictures = [], [], []
+    found = items if isinstance(items, list) else []
+    for item in (item if isinstance(item, dict) else {} for item in found[:MAX_BOXES]):
+        box, label = valid_box(item.get("bbox_2d")), item.get("label")
         label = label.strip() if isinstance(label, str) else ""
+        picture = item.get("image", 0)
+        # type() and not isinstance(): a boolean is an int to isinstance.
+        if type(picture) is not int or not 0 <= picture <= MAX_PICTURE:
+            box = None
         valid = valid and box is not None and bool(label)
         if box is not None:
             boxes.append(box)
             labels.append(label)
-    return tuple(boxes), tuple(labels), valid
+            pictures.append(picture)
+    return tuple(boxes), tuple(labels), tuple(pictures), valid
 
 
 def _is_whole(text: str) -> bool:
@@ -233,7 +267,7 @@ def _is_shallow(block: str) -> bool:
     return True
 
 
-def _refuse(word: str):
+def _refuse(word: str) -> NoReturn:
     raise ValueError(f"{word} is not a number of the format")
 
 

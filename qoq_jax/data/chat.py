@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from qoq_jax.base.errors import DataError
+from qoq_jax.data.answer_format import PIXELS, RELATIVE_1000
 from qoq_jax.data.tokenizer import ECG_TOKEN, END_OF_TURN, Special
 
 SYSTEM = "You are a helpful assistant."
@@ -63,7 +64,7 @@ def prompt_parts(
         parts += [Special("<|im_start|>"), "system\n" + system, Special(END_OF_TURN), "\n"]
     parts += [Special("<|im_start|>"), "user\n"]
     for piece in (*first, *pieces):
-        if piece in media and media[piece]:
+        if media.get(piece):
             pads = [Special(_PADS[piece])] * media[piece].pop(0)
             if piece == ECG:
                 parts += pads
@@ -75,7 +76,7 @@ def prompt_parts(
                 parts += _vision(pads)
         else:
             parts.append(piece)
-    return parts + [Special(END_OF_TURN), "\n", Special("<|im_start|>"), "assistant\n" + opening]
+    return [*parts, Special(END_OF_TURN), "\n", Special("<|im_start|>"), "assistant\n" + opening]
 
 
 def _vision(pads: list[str]) -> list[str]:
@@ -99,19 +100,23 @@ def answer_text(
     boxes: Sequence[Sequence[float]] = (),
     box_labels: Sequence[str] = (),
     reasoning: str = "",
-    frame_size: tuple[int, int] | None = None,
+    frame_sizes: Sequence[tuple[int, int]] = (),
     answer_only: bool = False,
+    box_images: Sequence[int] = (),
+    coordinates: str = PIXELS,
 ) -> str:
     """What the model should write: boxes, reasoning, diagnosis. The end-of-turn token is not part
     of it.
 
     Args:
       labels: the gold label set.
-      boxes: (x1, y1, x2, y2) in pixels of the resized frame; rounded to integers, at least 1 x 1.
+      boxes: (x1, y1, x2, y2) in pixels of the resized picture; rounded to integers, at least 1 x 1.
       box_labels: one for each box.
       reasoning: text of <think>.
-      frame_size: (width, height); rounded boxes stay inside it.
+      frame_sizes: (width, height) of each picture; rounded boxes stay inside it.
       answer_only: the diagnosis alone.
+      box_images: the picture of each box; () = all are on the first.
+      coordinates: how the model family writes boxes (answer_format.COORDINATES).
 
     Raises:
       DataError: a text that would break the format which rewards parse.
@@ -130,15 +135,24 @@ def answer_text(
                 where="reasoning",
                 hint="remove it",
             )
-    regions = [
-        {"bbox_2d": _integer_box(box, frame_size), "label": label}
-        for box, label in zip(boxes, box_labels, strict=True)
-    ]
+    regions = []
+    pictures = box_images or [0] * len(boxes)
+    for box, label, picture in zip(boxes, box_labels, pictures, strict=True):
+        frame = frame_sizes[picture] if picture < len(frame_sizes) else None
+        region = {"bbox_2d": _written_box(box, frame, coordinates), "label": label}
+        regions.append(region | ({"image": picture} if picture else {}))
     boxes_json = json.dumps(regions, ensure_ascii=False)
     return f"```json\n{boxes_json}\n```\n<think>{reasoning}</think>\n\\boxed{{{diagnosis}}}"
 
 
-def _integer_box(box: Sequence[float], frame_size: tuple[int, int] | None) -> list[int]:
+def _written_box(
+    box: Sequence[float], frame_size: tuple[int, int] | None, coordinates: str
+) -> list[int]:
+    """Whole numbers, inside the frame where it is known."""
+    if coordinates == RELATIVE_1000 and frame_size:
+        sides = (*frame_size, *frame_size)
+        box = [1000 * v / side for v, side in zip(box, sides, strict=True)]
+        frame_size = (1000, 1000)
     x1, y1, x2, y2 = (round(v) for v in box)
     if frame_size:
         width, height = frame_size

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from qoq_jax.base.errors import ConfigError, DataError
-from qoq_jax.data.sample import ECG, ECG_SHAPE, VISION, SampleMeta
+from qoq_jax.data.meta import SampleMeta
+from qoq_jax.data.sample import ECG, ECG_SHAPE, VISION
 
 MERGE_UNIT = 4  # patches that become one vision token
 

@@ -28,6 +28,7 @@ from qoq_jax.data import packing
 from qoq_jax.data import rows as schema
 from qoq_jax.data import sample as transforms
 from qoq_jax.data import sources as row_files
+from qoq_jax.data.answer_format import PIXELS
 from qoq_jax.data.packing import Budget, GroupPacker, Placed
 from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.data.tokenizer import Tokenizer
@@ -455,8 +456,11 @@ def fingerprint(
     and config.
     """
     digest = hashlib.sha256()
+    process = dataclasses.asdict(cfg)
+    if cfg.box_coordinates == PIXELS:
+        del process["box_coordinates"]  # the field came later, and older runs wrote pixels
     settings = [
-        dataclasses.asdict(cfg),
+        process,
         dataclasses.asdict(budget),
         dict(options),
         tokenizer.fingerprint,

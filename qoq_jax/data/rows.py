@@ -78,7 +78,8 @@ class Row:
       patient, split: splits never share a patient.
       images, videos, time_series: media paths relative to the folder of the row file.
       bbox: (x1, y1, x2, y2) boxes in absolute pixels of the original image.
-      bbox_labels: () or one label a box.
+      bbox_labels: () or one label per box.
+      bbox_images: the picture of each box, counted from 0 over images, then videos; () = the first.
       segmentation_path: mask of the finding, or None.
       difficulty: 1 (easy) to 3, or None.
       reasoning: the text inside <think> for the warm start, or None.
@@ -98,6 +99,7 @@ class Row:
     time_series: tuple[str, ...] = ()
     bbox: tuple[tuple[float, float, float, float], ...] = ()
     bbox_labels: tuple[str, ...] = ()
+    bbox_images: tuple[int, ...] = ()
     segmentation_path: str | None = None
     difficulty: int | None = None
     reasoning: str | None = None
@@ -219,6 +221,9 @@ def validate_row(obj: Any, where: str) -> Row:
             f"{len(bbox_labels)} labels for {len(bbox)} boxes",
             "give one label a box",
         )
+    bbox_images = _pictures(
+        obj.get("bbox_images"), len(bbox), len(media["images"] + media["videos"]), where
+    )
     if (bbox or segmentation) and not (media["images"] or media["videos"]):
         _fail(
             f"{where}: bbox",
@@ -255,6 +260,7 @@ def validate_row(obj: Any, where: str) -> Row:
         **media,
         bbox=bbox,
         bbox_labels=bbox_labels,
+        bbox_images=bbox_images,
         segmentation_path=_path(segmentation, f"{where}: segmentation_path")
         if segmentation
         else None,
@@ -373,6 +379,22 @@ def _boxes(value: Any, where: str) -> tuple[tuple[float, float, float, float], .
             )
         boxes.append(box)
     return tuple(boxes)
+
+
+def _pictures(value: Any, boxes: int, pictures: int, where: str) -> tuple[int, ...]:
+    """The picture of each box; () when all are on the first."""
+    if value is None or value == []:
+        return ()
+    at = f"{where}: bbox_images"
+    if not isinstance(value, (list, tuple)) or len(value) != boxes:
+        _fail(at, f"found {_show(value)} for {boxes} boxes", "give one number per box")
+    if not all(type(v) is int and 0 <= v < pictures for v in value):
+        _fail(
+            at,
+            f"found {_show(value)} for {pictures} images and videos",
+            "count from 0 over images, then videos",
+        )
+    return tuple(value) if any(value) else ()
 
 
 def _show(value: Any, limit: int = 80) -> str:

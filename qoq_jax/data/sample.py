@@ -27,6 +27,8 @@ import numpy as np
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.data import chat, images, positions, readers
 from qoq_jax.data import rows as schema
+from qoq_jax.data.answer_format import PIXELS, RELATIVE_1000
+from qoq_jax.data.meta import SampleMeta
 from qoq_jax.data.tokenizer import ECG_TOKEN, END_OF_TURN, Tokenizer
 from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
 
@@ -83,10 +85,16 @@ class ProcessConfig:
     system: str = chat.SYSTEM
     opening: str = ""
     answer_only: bool = False  # gold answers are the diagnosis alone
+    box_coordinates: str = PIXELS  # how boxes are written, see data/answer_format.py
 
     @classmethod
     def for_model(cls, model: VlmConfig, **budget: Any) -> ProcessConfig:
-        """The config that fits a model; `budget` sets pixels, frames, token limits and system."""
+        """The config that fits a model; `budget` sets pixels, frames, token limits and system.
+
+        box_coordinates "" (or absent) means those of the model family.
+        """
+        qwen3 = isinstance(model.vision, Qwen3VisionConfig)
+        coordinates = budget.pop("box_coordinates", "") or (RELATIVE_1000 if qwen3 else PIXELS)
         made = cls(
             image_token_id=model.image_token_id,
             video_token_id=model.video_token_id,
@@ -95,7 +103,8 @@ class ProcessConfig:
             patch=model.vision.patch_size,
             merge=model.vision.merge_size,
             temporal=model.vision.temporal_patch_size,
-            timestamps=isinstance(model.vision, Qwen3VisionConfig),
+            timestamps=qwen3,
+            box_coordinates=coordinates,
             ecg_tokens=model.ecg_tokens,
             tokens_per_second=model.tokens_per_second,
             **budget,
@@ -117,32 +126,6 @@ class ProcessConfig:
         """Ids to compare with the tokenizer: `tokenizer.check(cfg.token_ids())`."""
         ids = {"<|image_pad|>": self.image_token_id, "<|video_pad|>": self.video_token_id}
         return ids if self.ecg_token_id is None else ids | {ECG_TOKEN: self.ecg_token_id}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SampleMeta:
-    """What rewards, metrics and reports need of a sample; never sent to a device.
-
-    Attributes:
-      labels: the gold label set. vocabulary: the allowed labels, () when the row lists none.
-      boxes: gold (x1, y1, x2, y2) in pixels of the resized frame; box_labels: one for each.
-      mask: gold region, bool [h, w] of the resized frame, or None.
-      frame_size: (w, h) of the resized frame of the first image (or video), to which boxes and mask
-        belong; None for ECGs.
-      row: the validated row.
-    """
-
-    id: str
-    dataset: str
-    domain: str
-    labels: tuple[str, ...]
-    vocabulary: tuple[str, ...]
-    boxes: tuple[tuple[float, float, float, float], ...]
-    box_labels: tuple[str, ...]
-    mask: np.ndarray | None
-    frame_size: tuple[int, int] | None
-    source: str
-    row: schema.Row
 
 
 def process(
@@ -205,7 +188,7 @@ def process(
     prompt = prompt_ids(
         row.problem, grids[:still], grids[still:], len(ecg), tokenizer, cfg, here("problem")
     )
-    meta = _meta(row, root, (read + clips)[:1], stacks[:1], cfg, here)
+    meta = _meta(row, root, read + clips, stacks, cfg, here)
     answer: list[int] = []
     if with_answer:
         with naming(f"row {row.id!r}"):
@@ -214,8 +197,10 @@ def process(
                 meta.boxes,
                 meta.box_labels,
                 row.reasoning or "",
-                meta.frame_size,
+                meta.frame_sizes,
                 cfg.answer_only,
+                meta.box_images,
+                cfg.box_coordinates,
             )
         answer = [*tokenizer.encode(text), tokenizer.special_ids[END_OF_TURN]]
         if len(answer) > cfg.max_response_tokens:
@@ -404,17 +389,19 @@ def _meta(
     cfg: ProcessConfig,
     here: Callable[[str], str],
 ) -> SampleMeta:
-    """Gold regions in the resized frame; they belong to the first image, or without images the
-    first video.
+    """Gold regions in the resized pictures; the mask belongs to the first.
 
     A row with a mask and no box gets the tight box around the mask.
+
+    Args:
+      original, resized: the pictures [.., H, W, 3] and [f, h, w, 3], images first.
     """
-    labels, boxes, mask, frame = row.answers, [], None, None
+    labels, boxes, mask = row.answers, [], None
+    pictures = row.bbox_images or (0,) * len(row.bbox)
     if original:
-        height, width = original[0].shape[-3:-1]
-        h, w = resized[0].shape[1:3]
-        frame = (w, h)
-        for box in row.bbox:
+        for box, picture in zip(row.bbox, pictures, strict=True):
+            height, width = original[picture].shape[-3:-1]
+            h, w = resized[picture].shape[1:3]
             x1, y1, x2, y2 = box
             if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
                 raise DataError(
@@ -423,6 +410,8 @@ def _meta(
                     hint="give [x1, y1, x2, y2] in pixels of the original image",
                 )
             boxes.append((x1 * w / width, y1 * h / height, x2 * w / width, y2 * h / height))
+        height, width = original[0].shape[-3:-1]
+        h, w = resized[0].shape[1:3]
         if row.segmentation_path:
             full = _read(
                 readers.read_mask,
@@ -452,10 +441,12 @@ def _meta(
         vocabulary=row.labels,
         boxes=tuple(boxes),
         box_labels=row.bbox_labels or (", ".join(labels),) * len(boxes),
+        box_images=pictures or (0,) * len(boxes),
         mask=mask,
-        frame_size=frame,
+        frame_sizes=tuple((stack.shape[2], stack.shape[1]) for stack in resized),
         source=row.source,
         row=row,
+        box_coordinates=cfg.box_coordinates,
     )
 
 

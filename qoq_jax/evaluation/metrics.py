@@ -6,7 +6,8 @@ A record is one evaluated response as a JSON-able dict (`record` makes it):
   labels, vocabulary, predicted lists of labels
   text                          the response
   boxes, gold_boxes             lists of [x1, y1, x2, y2], pixels of the resized frame
-  frame_size                    [w, h] of that frame, or None
+  box_images, gold_box_images   the picture of each box, 0 = the first
+  frame_size, frame_sizes       [w, h] of the first picture or None, and of all pictures
   iou                           IoU with the gold region, or None where there is none
   reward                        {"total", "accuracy", "format", ...}
   scores                        optional {label: probability or log-probability}; needed for AUROC
@@ -37,7 +38,7 @@ import numpy as np
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.data.answer_format import fold
-from qoq_jax.data.sample import SampleMeta
+from qoq_jax.data.meta import SampleMeta
 from qoq_jax.rewards.score import Reward, released_labels
 
 OTHER = "other"  # the confusion matrix column of answers outside of the vocabulary, or none at all
@@ -68,8 +69,11 @@ def record(
         text=text,
         boxes=[list(box) for box in reward.answer.boxes],
         box_labels=list(reward.answer.box_labels),
+        box_images=list(reward.answer.box_images),
         gold_boxes=gold_boxes,
+        gold_box_images=list(meta.box_images),
         frame_size=list(map(int, meta.frame_size)) if meta.frame_size is not None else None,
+        frame_sizes=[list(map(int, size)) for size in meta.frame_sizes],
         iou=reward.iou,
         reward=reward.parts(),
     )

@@ -90,19 +90,22 @@ def write_gallery(setup, result: dict, folder: str) -> None:
     for i, record in enumerate(gallery.choose(result["records"], setup.config.eval.gallery)):
         row, root = placed[record["source"], record["id"]]
         case = record | {"prompt": row.problem, "reasoning": row.reasoning or ""}
-        size = tuple(record["frame_size"]) if record["frame_size"] else None
-        frames = [readers.read_image(schema.resolve(root, path)) for path in row.images[:1]]
-        frames = frames or [
-            f for path in row.videos[:1] for f in readers.read_frames(schema.resolve(root, path))
-        ]
+        sizes = [tuple(size) for size in record["frame_sizes"]]
+        pictures = row.images[: gallery.MAX_PICTURES]
+        frames = [readers.read_image(schema.resolve(root, path)) for path in pictures]
+        if not frames:
+            clips = [readers.read_frames(schema.resolve(root, path)) for path in row.videos[:1]]
+            frames = [frame for clip in clips for frame in clip]
+            sizes = sizes[:1] * len(frames)
         names = []
-        for k, frame in enumerate(frames):
+        for k, (frame, size) in enumerate(zip(frames, sizes, strict=False)):
             names.append(f"case_{i:02d}_{k}.png")
             # Twice the model's frame: what the model saw, in a size that a person can look at.
             Image.fromarray(frame).resize(
                 (2 * size[0], 2 * size[1]), Image.Resampling.BICUBIC
             ).save(os.path.join(folder, names[-1]))
-        case |= {"image": names[0]} if len(names) == 1 else {"frames": names} if names else {}
+        several = "images" if row.images else "frames"
+        case |= {"image": names[0]} if len(names) == 1 else {several: names} if names else {}
         if row.time_series:
             case["ecg"] = f"case_{i:02d}.npz"
             np.savez(

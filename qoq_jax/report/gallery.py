@@ -4,7 +4,8 @@ reward.
 A case file (gallery/case_*.json) is a record of metrics.py and, beside it:
   prompt         the question as the model saw it (optional)
   image          path of a PNG or JPEG, relative to the gallery's folder; or
-  frames         list of such paths, drawn as a strip
+  images         several such paths, each drawn with its own boxes; or
+  frames         paths of the frames of one video or volume, drawn as a strip
   ecg            path of an .npz with "signal" float [8, 2500] in mV
 Paths must stay inside the gallery's folder. Model text is cut at MAX_SHOWN characters and always
 escaped.
@@ -28,6 +29,7 @@ from qoq_jax.report.charts import PARTS
 from qoq_jax.report.figures import boxes_svg, draw_ecg
 
 MAX_SHOWN = 4000  # characters of any one text
+MAX_PICTURES = 8  # of one case
 
 
 def read_cases(folder: pathlib.Path) -> list[dict]:
@@ -160,12 +162,19 @@ def _pictures(case: dict) -> tuple[str, bool]:
     """The case's SVGs, and whether they need the page's full width."""
     pictures, wide = [], False
     paths = [case["image"]] if case.get("image") else case.get("frames") or []
+    for number, path in enumerate((case.get("images") or [])[:MAX_PICTURES]):
+        sizes = case.get("frame_sizes") or []
+        drawn = boxes_svg(
+            _read_picture(_inside(case["folder"], path)),
+            _boxes_on(case, "gold_", number),
+            _boxes_on(case, "", number),
+            frame_size=sizes[number] if number < len(sizes) else None,
+        )
+        pictures.append(f'<div class="picture">{drawn}</div>')
     if paths:
-        frames = [_read_picture(_inside(case["folder"], p)) for p in paths[:8]]
+        frames = [_read_picture(_inside(case["folder"], p)) for p in paths[:MAX_PICTURES]]
         frames = [f for f in frames if f.shape == frames[0].shape]
-        boxes = [
-            [b for b in case.get(k) or [] if len(b) == 4][:32] for k in ("gold_boxes", "boxes")
-        ]
+        boxes = [_boxes_on(case, kind, 0) for kind in ("gold_", "")]
         drawn = boxes_svg(np.stack(frames), *boxes, frame_size=case.get("frame_size"))
         pictures.append(f'<div class="{"strip" if len(frames) > 1 else "picture"}">{drawn}</div>')
         wide = len(frames) > 1
@@ -178,6 +187,13 @@ def _pictures(case: dict) -> tuple[str, bool]:
             raise DataError(f"cannot be read as an ECG ({error})", where=str(path)) from error
         wide = True
     return "".join(pictures), wide
+
+
+def _boxes_on(case: dict, kind: str, picture: int) -> list:
+    """The gold boxes (kind "gold_") or predicted ones ("") that lie on a picture."""
+    boxes = [box for box in case.get(f"{kind}boxes") or [] if len(box) == 4]
+    on = case.get(f"{kind}box_images") or [0] * len(boxes)
+    return [box for box, number in zip(boxes, on, strict=False) if number == picture][:32]
 
 
 def _read_picture(path: pathlib.Path) -> np.ndarray:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 from qoq_jax.base.errors import ConfigError, QoqError
 
 if TYPE_CHECKING:
-    from qoq_jax.data.sample import SampleMeta
+    from qoq_jax.data.meta import SampleMeta
 
 # What policies do write: nothing, half an answer, other scripts, one character for ever, brackets
 # for ever.

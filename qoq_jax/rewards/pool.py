@@ -12,10 +12,10 @@ import collections
 import contextlib
 import dataclasses
 import multiprocessing
-import multiprocessing.connection
 import signal
 import time
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
 from qoq_jax.base.errors import QoqError
@@ -27,19 +27,15 @@ START_SECONDS = 120.0  # for a worker to start and import; a busy machine takes 
 LOST = Reward(total=0.0, accuracy=0.0, iou=None, format=0.0, length=None)
 
 
-def _work(connection, cfg: RewardConfig) -> None:
+def _work(connection: Connection, cfg: RewardConfig) -> None:
     """A worker: receives lists of (text, meta), sends one Reward or QoqError each, ends when the
     trainer does.
     """
     # the terminal's Ctrl-C is for the trainer, which ends its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        # Before the clock runs: what a sample's meta is made of is imported when the first one is
-        # unpickled, and a user's module may take seconds.
-        import qoq_jax.data.sample  # noqa: F401
-
         if cfg.custom:
-            custom.load(cfg.custom)
+            custom.load(cfg.custom)  # before the clock runs: a user's module may take seconds
         connection.send("ready")
         while True:
             for text, meta in connection.recv():
@@ -159,7 +155,7 @@ class RewardPool:
         return 0
 
     def _give_up(self, worker: _Worker, results: list) -> int:
-        """Replaces a worker; the answer that it was at earns 0, the new one goes on with the rest."""
+        """Replaces a worker; the answer that it was at earns 0, the new one does the rest."""
         _end(worker)
         results[worker.todo.popleft()[0]] = LOST
         fresh = self._start()

@@ -28,12 +28,14 @@ Pure numpy on host text, about a tenth of a millisecond a response.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.data import answer_format as answers
+from qoq_jax.data.meta import SampleMeta
 from qoq_jax.rewards import custom
 
 PRESETS = {
@@ -103,7 +105,7 @@ class RewardConfig:
             )
 
     @classmethod
-    def of(cls, preset: str, **changes) -> RewardConfig:
+    def of(cls, preset: str, **changes: Any) -> RewardConfig:
         """The preset with some fields changed."""
         return cls(preset=preset, **{**PRESETS.get(preset, {}), **changes})
 
@@ -122,7 +124,7 @@ class Reward:
     format: float
     length: float | None
     predicted: tuple[str, ...] = ()
-    answer: answers.Answer = answers.Answer()
+    answer: answers.Answer = dataclasses.field(default_factory=answers.Answer)
     coherence: float | None = None
     custom: float | None = None
 
@@ -132,16 +134,16 @@ class Reward:
         return {name: value for name, value in parts.items() if value is not None}
 
 
-def score(text: str, meta, cfg: RewardConfig = RewardConfig()) -> Reward:
+def score(text: str, meta: SampleMeta, cfg: RewardConfig = RewardConfig()) -> Reward:
     """The reward of one response.
 
     Args:
       text: the response, decoded without special tokens.
-      meta: a SampleMeta; its labels, vocabulary, boxes, box_labels, mask and frame_size are read.
-        Boxes and mask are in the resized frame, the same pixels that the response speaks of.
+      meta: a SampleMeta; its labels, vocabulary, boxes, box_labels, box_images, mask, frame_sizes
+        and box_coordinates are read. Boxes and mask are in pixels of the resized pictures.
       cfg: weights and rules.
     """
-    answer = answers.parse(text)
+    answer = answers.in_pixels(answers.parse(text), meta.frame_sizes, meta.box_coordinates)
     region = gold_region(meta)
     if cfg.preset == "released":
         predicted = released_labels(answer.boxed)
@@ -159,7 +161,8 @@ def score(text: str, meta, cfg: RewardConfig = RewardConfig()) -> Reward:
             else answer.whole and boxes_fit_answer(answer, predicted, meta, region is not None)
         )
         boxes = answer.boxes
-        iou = None if region is None else region_iou(boxes, region, cfg.iou_over)
+        same = same_picture(answer, region, meta)
+        iou = None if region is None else region_iou(boxes, region, cfg.iou_over, same=same)
     length = (1.0 if len(text) > 600 else len(text) / 1000) if cfg.length else None
     coherence = view_coherence(answer) if cfg.coherence and meta.row.videos else None
     own = custom.call(cfg.custom, text, meta) if cfg.custom else None
@@ -190,7 +193,7 @@ def score(text: str, meta, cfg: RewardConfig = RewardConfig()) -> Reward:
 
 
 def score_batch(
-    texts: Sequence[str], metas: Sequence, cfg: RewardConfig = RewardConfig()
+    texts: Sequence[str], metas: Sequence[SampleMeta], cfg: RewardConfig = RewardConfig()
 ) -> list[Reward]:
     """`score` for each (text, meta); repeat a meta for each of its rollouts."""
     return [score(text, meta, cfg) for text, meta in zip(texts, metas, strict=True)]
@@ -208,21 +211,23 @@ def stack(rewards: Sequence[Reward]) -> dict[str, np.ndarray]:
 # ------------------------------------------------------------------------------ accuracy and format
 
 
-def set_f1(predicted, gold) -> float:
+def set_f1(predicted: Iterable[str], gold: Iterable[str]) -> float:
     """2 |P ∩ G| / (|P| + |G|); 0 when nothing was predicted."""
     predicted, gold = set(predicted), set(gold)
     return 2 * len(predicted & gold) / (len(predicted) + len(gold)) if predicted else 0.0
 
 
-def boxes_fit_answer(answer: answers.Answer, predicted: Sequence[str], meta, region: bool) -> bool:
+def boxes_fit_answer(
+    answer: answers.Answer, predicted: Sequence[str], meta: SampleMeta, region: bool
+) -> bool:
     """Whether a whole response points at what it says ("a box for every predicted label", made
     exact).
 
     In this order:
-      1. No picture (an ECG alone): the list is empty.
+      1. Every box lies on a picture that is there. So without pictures (an ECG alone) the list is
+         empty.
       2. Only labels that deny a finding ("Normal", "No DR"): the list is empty. Samples are exempt
-      whose
-         own gold answer is such a label beside a region (an annotated organ).
+         whose own gold answer is such a label beside a region (an annotated organ).
       3. No gold region: any list, so the empty one too. Corpora seldom say whether "no box" means
          "nothing to see" or "nobody drew it".
       4. Gold region: every predicted label that asserts a finding has a box of that name, unless it
@@ -231,8 +236,8 @@ def boxes_fit_answer(answer: answers.Answer, predicted: Sequence[str], meta, reg
 
     A response can obey 1-4 without knowing the diagnosis, and the gold answer always does.
     """
-    if meta.frame_size is None:
-        return not answer.boxes
+    if any(picture >= len(meta.frame_sizes) for picture in answer.box_images):
+        return False
     fold = answers.fold
     finds = {fold(label) for label in predicted if not answers.denies_finding(label)}
     if not finds:
@@ -255,7 +260,8 @@ def view_coherence(answer: answers.Answer) -> float:
     """Mean IoU over all pairs of boxes with the same label, 1 when there is none; see the head of
     this file.
     """
-    names, ious = [answers.fold(label) for label in answer.box_labels], []
+    folded = map(answers.fold, answer.box_labels)
+    names, ious = list(zip(folded, answer.box_images, strict=True)), []
     for name in set(names):
         boxes = [box for box, other in zip(answer.boxes, names) if other == name]
         first, second = np.triu_indices(len(boxes), k=1)
@@ -263,15 +269,27 @@ def view_coherence(answer: answers.Answer) -> float:
     return float(np.mean(ious)) if ious else 1.0
 
 
-def gold_region(meta) -> np.ndarray | tuple[answers.Box, ...] | None:
+def gold_region(meta: SampleMeta) -> np.ndarray | tuple[answers.Box, ...] | None:
     """The sample's mask when it has one that is not empty, else its gold boxes, else None."""
     if meta.mask is not None and meta.mask.any():
         return meta.mask
     return tuple(meta.boxes) or None
 
 
+def same_picture(
+    answer: answers.Answer, region: np.ndarray | Sequence[answers.Box] | None, meta: SampleMeta
+) -> np.ndarray:
+    """bool [N, M]: whether a box of the response and a gold box (or the mask) share a picture."""
+    gold = (0,) if region is None or isinstance(region, np.ndarray) else meta.box_images
+    return np.equal.outer(np.array(answer.box_images, int), np.array(gold, int))
+
+
 def region_iou(
-    boxes: Sequence[answers.Box], region, over: str = "best", inclusive: bool = False
+    boxes: Sequence[answers.Box],
+    region: np.ndarray | Sequence[answers.Box],
+    over: str = "best",
+    inclusive: bool = False,
+    same: np.ndarray | None = None,
 ) -> float:
     """IoU of the response's boxes with the gold region, in [0, 1].
 
@@ -281,6 +299,7 @@ def region_iou(
       over: "best", "mean" or "hungarian" (see RewardConfig).
       inclusive: paint box corners onto a mask inclusively, and clip first, as the released code
         does.
+      same: from `same_picture`; None = all are on one picture.
     """
     if not boxes:
         return 0.0
@@ -289,6 +308,8 @@ def region_iou(
         if isinstance(region, np.ndarray)
         else box_ious(boxes, region)
     )
+    if same is not None:
+        ious = ious * same
     if over == "hungarian":
         # slow to import; only this option needs it
         from scipy.optimize import linear_sum_assignment

@@ -30,9 +30,10 @@ from PIL import Image
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import images, readers
 from qoq_jax.data import sample as transforms
+from qoq_jax.data.meta import SampleMeta
 from qoq_jax.data.readers import files
 from qoq_jax.data.readers.ecg import standard_leads
-from qoq_jax.data.sample import ECG_SHAPE, ProcessConfig, SampleMeta, naming
+from qoq_jax.data.sample import ECG_SHAPE, ProcessConfig, naming
 from qoq_jax.data.tokenizer import Tokenizer
 from qoq_jax.models.sizes import VlmConfig
 
@@ -88,10 +89,12 @@ def _one(
         vocabulary=(),
         boxes=(),
         box_labels=(),
+        box_images=(),
         mask=None,
-        frame_size=made.pop("frame_size", None),
+        frame_sizes=made.pop("frame_sizes", ()),
         source="",
         row=None,
+        box_coordinates=process.box_coordinates,
     )
     return made | {"prompt_length": len(made["input_ids"]), "meta": meta}
 
@@ -145,8 +148,7 @@ def _in_files(sample, name, model, process: ProcessConfig, tokenizer) -> dict[st
         made = transforms.arrange(
             np.array(ids, np.int32), [p for p, _ in cut], grids[:still], grids[still:], ecg, process
         )
-    frame = (*stills, *clips)[0].shape[2:0:-1] if cut else None
-    return made | {"frame_size": frame}
+    return made | {"frame_sizes": tuple(x.shape[2:0:-1] for x in (*stills, *clips))}
 
 
 def _listed(sample: Mapping[str, Any], key: str) -> list[Any]:
@@ -269,8 +271,7 @@ def _processed(sample, name, model: VlmConfig, process: ProcessConfig, tokenizer
     if (
         patches.ndim != 2
         or patches.shape[1] != size
-        or patches.dtype.kind != "f"
-        and patches.dtype != np.uint8
+        or (patches.dtype.kind != "f" and patches.dtype != np.uint8)
     ):
         raise DataError(
             f"is {patches.dtype} {list(patches.shape)}",

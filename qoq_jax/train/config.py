@@ -19,6 +19,7 @@ import typing
 import ml_collections
 
 from qoq_jax.base.errors import ConfigError
+from qoq_jax.data.answer_format import COORDINATES, PIXELS
 from qoq_jax.data.rows import DOMAINS
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.rewards.score import PRESETS, RewardConfig
@@ -43,6 +44,9 @@ class ModelConfig:
     remat: str = "none"  # rematerialisation of decoder and vision blocks: none, dots, full
     # ECG-JEPA safetensors file that the ECG encoder starts from; "" = random weights
     ecg_weights: str = ""
+    # how boxes are written: pixels (of the resized picture) or relative_1000 (0 to 1000 of its
+    # sides); "" = as the model family does: Qwen2.5-VL pixels, published Qwen3-VL relative_1000
+    box_coordinates: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +270,7 @@ _CHOICES = {
     "model.ecg_tokens": (0, 1, 50, 400),
     "model.compute_dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "dots", "full"),
+    "model.box_coordinates": ("", *COORDINATES),
     "data.mini_imbalance": ("climb", "climb_without_rspect", "balanced"),
     "data.on_error": ("raise", "skip"),
     "sft.schedule": ("constant", "cosine", "linear"),
@@ -447,6 +452,9 @@ def differences(config: Config, other: dict) -> list[str]:
         for key in mine.keys() | theirs.keys():
             a, b, usual = mine.get(key), theirs.get(key, default.get(key)), default.get(key)
             if prefix + key in ("workdir", "compile_cache", "log"):
+                continue
+            # Runs from before this field wrote pixels, whatever the family.
+            if prefix + key == "model.box_coordinates" and key not in theirs and a == PIXELS:
                 continue
             if isinstance(a, dict) and isinstance(b, dict):
                 yield from compare(

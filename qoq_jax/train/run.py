@@ -16,6 +16,7 @@ import jax
 
 from qoq_jax import hf
 from qoq_jax.base.errors import CheckpointError, ConfigError
+from qoq_jax.data.answer_format import PIXELS
 from qoq_jax.evaluation import runner
 from qoq_jax.models import spec, vlm
 from qoq_jax.report import report
@@ -207,7 +208,9 @@ def _config_of(workdir: str) -> Config:
             where=workdir,
             hint="train from it with --config.model.variant",
         )
-    return dataclasses.replace(config_lib.parse(content), workdir=workdir)
+    # Runs from before this field wrote pixels, whatever the family.
+    model = {"box_coordinates": PIXELS} | dict(content.get("model", {}))
+    return dataclasses.replace(config_lib.parse(content | {"model": model}), workdir=workdir)
 
 
 def _last_stage(cfg: Config) -> str:

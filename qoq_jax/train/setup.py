@@ -404,6 +404,7 @@ def assemble(cfg: Config, prepare: bool = True, training: bool = False) -> Setup
         max_response_tokens=cfg.data.max_response_tokens,
         system=cfg.data.system,
         answer_only=cfg.rl.reward.answer_only,
+        box_coordinates=cfg.model.box_coordinates,
     )
     tokenizer.check(process.token_ids())
     datasets.check_extra(cfg.data)

@@ -31,7 +31,7 @@ def test_a_build_is_read_back_and_not_done_twice(tmp_path):
     again = ecg_set.build(tmp_path / "b", 50, 3)
     files = lambda root: {
         p.relative_to(root): p.read_bytes() for p in pathlib.Path(root).rglob("*") if p.is_file()
-    }  # noqa: E731
+    }
     assert files(first) == files(again)
     train, test = (ecgs.find(first, split) for split in ("train", "test"))
     assert (

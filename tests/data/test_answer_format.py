@@ -129,7 +129,7 @@ hostile_text = st.lists(pieces | st.text(max_size=8), max_size=60).map("".join)
 @given(hostile_text)
 def test_any_text_gives_an_answer(text):
     answer = parse(text)
-    assert all(0 < box[2] - box[0] and 0 < box[3] - box[1] for box in answer.boxes)
+    assert all(box[2] - box[0] > 0 and box[3] - box[1] > 0 for box in answer.boxes)
     assert len(answer.boxes) == len(answer.box_labels) <= answers.MAX_BOXES
     assert not answer.whole or (answer.boxes_valid and answer.think and answer.boxed)
     boxed_labels(answer.boxed, ("Normal", "x and y"))
@@ -198,3 +198,24 @@ def test_longer_text_is_unreadable():
 
 def test_fold():
     assert fold("  Pleural   EFFUSION ") == "pleural effusion"
+
+
+@pytest.mark.parametrize("image", ["2", True, -1, 1.0, 10**6])
+def test_a_box_whose_picture_is_no_number_is_no_box(image):
+    item = {"bbox_2d": [1, 2, 3, 4], "label": "A", "image": image}
+    found = answers.parse(f"```json\n{json.dumps([item])}\n```")
+    assert found.boxes == () and not found.boxes_valid
+
+
+def test_boxes_carry_the_number_of_their_picture():
+    item = {"bbox_2d": [1, 2, 3, 4], "label": "A"}
+    items = [item, item | {"image": 3}]
+    assert answers.parse(f"```json\n{json.dumps(items)}\n```").box_images == (0, 3)
+
+
+def test_thousandths_become_pixels_of_the_picture_that_a_box_is_on():
+    items = [{"bbox_2d": [100, 200, 300, 400], "label": "A", "image": 1}]
+    found = answers.parse(f"```json\n{json.dumps(items)}\n```")
+    sizes = [(28, 28), (56, 112)]
+    assert answers.in_pixels(found, sizes, "relative_1000").boxes == ((5.6, 22.4, 16.8, 44.8),)
+    assert answers.in_pixels(found, sizes, "pixels") is found

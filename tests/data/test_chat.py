@@ -55,7 +55,7 @@ def test_answer_format():
     "box, want", [((55.7, 0, 56, 1), "[55, 0, 56, 1]"), ((3.1, 3.1, 3.2, 3.3), "[3, 3, 4, 4]")]
 )
 def test_rounded_boxes_keep_an_area_inside_the_frame(box, want):
-    assert want in chat.answer_text(["A"], [box], ["A"], frame_size=(56, 56))
+    assert want in chat.answer_text(["A"], [box], ["A"], frame_sizes=[(56, 56)])
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,17 @@ def test_answer_only_is_the_diagnosis_alone():
         chat.answer_text(["A", "B"], [(1, 2, 30, 40)], ["A"], "Because.", answer_only=True)
         == "\\boxed{A, B}"
     )
+
+
+def test_a_box_on_another_picture_than_the_first_says_which():
+    boxes = [(1, 2, 3, 4), (5, 6, 7, 8)]
+    text = chat.answer_text(["A"], boxes, ["A", "A"], box_images=[0, 2])
+    assert '{"bbox_2d": [1, 2, 3, 4], "label": "A"}, ' in text
+    assert '{"bbox_2d": [5, 6, 7, 8], "label": "A", "image": 2}' in text
+
+
+def test_boxes_relative_to_the_sides_are_written_in_thousandths():
+    text = chat.answer_text(
+        ["A"], [(24, 16, 48, 64)], ["A"], frame_sizes=[(96, 64)], coordinates="relative_1000"
+    )
+    assert '"bbox_2d": [250, 250, 500, 1000]' in text

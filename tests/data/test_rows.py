@@ -187,3 +187,30 @@ def test_resolve_keeps_media_inside(tmp_path):
     ):
         with pytest.raises(DataError):
             schema.resolve(root, bad)
+
+
+FOUR_VIEWS = {
+    "problem": "Answer with one of: A, B.",
+    "answer": "A",
+    "domain": "mammography",
+    "images": ["1.png", "2.png", "3.png", "4.png"],
+    "bbox": [[1, 2, 3, 4]],
+}
+
+
+def test_a_box_can_lie_on_another_picture_than_the_first():
+    row = schema.validate_row(FOUR_VIEWS | {"bbox_images": [2]}, "x:1")
+    assert row.bbox_images == (2,)
+    assert schema.validate_row(row.to_dict(), "x:1") == row
+
+
+def test_rows_without_numbers_of_pictures_are_read_as_before():
+    for numbers in ({}, {"bbox_images": [0]}, {"bbox_images": None}):
+        row = schema.validate_row(FOUR_VIEWS | numbers, "x:1")
+        assert row.bbox_images == () and "bbox_images" not in row.to_dict()
+
+
+@pytest.mark.parametrize("numbers", [[4], [-1], [0, 1], ["2"], 2, [True]])
+def test_a_picture_that_is_not_there_is_an_error_of_the_row(numbers):
+    with pytest.raises(DataError, match="bbox_images"):
+        schema.validate_row(FOUR_VIEWS | {"bbox_images": numbers}, "x:1")

@@ -179,6 +179,9 @@ def test_record_is_json_and_complete():
         box_labels: tuple = ()
         mask: np.ndarray | None = None
         frame_size: tuple | None = (20, 10)
+        frame_sizes: tuple = ((20, 10),)
+        box_images: tuple = ()
+        box_coordinates: str = "pixels"
 
     mask = np.zeros((10, 20), bool)
     mask[2:5, 3:9] = True

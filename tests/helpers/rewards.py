@@ -29,6 +29,15 @@ class Meta:
     mask: object = None
     frame_size: tuple | None = (96, 64)
     row: Row = Row()
+    box_coordinates: str = "pixels"
+
+    @property
+    def frame_sizes(self):
+        return () if self.frame_size is None else (self.frame_size,)
+
+    @property
+    def box_images(self):
+        return (0,) * len(self.boxes)
 
 
 META = Meta()

@@ -37,10 +37,22 @@ class Meta:
     box_labels: tuple = ()
     mask: np.ndarray | None = None
     frame_size: tuple | None = (96, 64)
+    on: tuple = ()  # the picture of each box; () = the first
+    pictures: int = 1
+    box_coordinates: str = "pixels"
+
+    @property
+    def frame_sizes(self):
+        return () if self.frame_size is None else (self.frame_size,) * self.pictures
+
+    @property
+    def box_images(self):
+        return self.on or (0,) * len(self.boxes)
 
 
-def respond(answer, *boxes, label=None):
-    items = [{"bbox_2d": list(box), "label": label or answer} for box in boxes]
+def respond(answer, *boxes, label=None, image=None):
+    where = {} if image is None else {"image": image}
+    items = [{"bbox_2d": list(box), "label": label or answer} | where for box in boxes]
     return f"```json\n{json.dumps(items)}\n```\n<think>Because.</think>\n\\boxed{{{answer}}}"
 
 
@@ -201,7 +213,7 @@ def test_the_gold_answer_earns_everything(labels, boxes, naming, picture):
     meta = Meta(
         labels, boxes=tuple(boxes), box_labels=box_labels, frame_size=(96, 64) if picture else None
     )
-    found = score(answer_text(labels, boxes, box_labels, "Because.", meta.frame_size), meta)
+    found = score(answer_text(labels, boxes, box_labels, "Because.", meta.frame_sizes), meta)
     assert found.accuracy == found.format == 1 and found.total == pytest.approx(1)
     assert found.iou == (1 if boxes else None)
 
@@ -313,3 +325,29 @@ def test_ten_thousand_hostile_texts_score_in_range_in_time(seed):
         )
         assert all(math.isfinite(v) and 0 <= v <= 1 for v in found.parts().values()), text[:200]
     assert largest == 65536
+
+
+MAMMOGRAMS = Meta(boxes=((10, 10, 30, 30),), box_labels=("Pneumonia",), on=(2,), pictures=4)
+
+
+@pytest.mark.parametrize("image, iou", [(2, 1.0), (None, 0.0), (1, 0.0)])
+def test_a_box_counts_on_its_own_picture_alone(image, iou):
+    """Four views of a breast, a lesion on the third (QoQ_Med issue 5)."""
+    assert score(respond("Pneumonia", (10, 10, 30, 30), image=image), MAMMOGRAMS).iou == iou
+
+
+@pytest.mark.parametrize("image, form", [(2, 1.0), (3, 1.0), (4, 0.0)])
+def test_a_box_on_a_picture_that_is_not_there_breaks_the_format(image, form):
+    assert score(respond("Pneumonia", (10, 10, 30, 30), image=image), MAMMOGRAMS).format == form
+
+
+def test_a_mask_belongs_to_the_first_picture():
+    meta = Meta(mask=painted(10, 10, 30, 30), pictures=2)
+    assert score(respond("Pneumonia", (10, 10, 30, 30), image=1), meta).iou == 0
+    assert score(respond("Pneumonia", (10, 10, 30, 30), image=0), meta).iou == 1
+
+
+def test_boxes_of_a_family_that_writes_thousandths_are_converted_once():
+    meta = Meta(boxes=((24, 16, 48, 32),), box_coordinates="relative_1000")
+    found = score(respond("Pneumonia", (250, 250, 500, 500)), meta)
+    assert found.iou == 1 and found.answer.boxes == ((24.0, 16.0, 48.0, 32.0),)

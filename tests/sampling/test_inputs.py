@@ -17,6 +17,7 @@ import qoq_jax
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.cli import generate
 from qoq_jax.cli import main as cli
+from qoq_jax.data.meta import SampleMeta
 from qoq_jax.sampling.model import Generation
 
 ECG = np.random.default_rng(0).normal(0, 0.3, (12, 5000)).astype(np.float32)
@@ -158,7 +159,7 @@ def test_predicted_boxes_are_drawn_on_the_picture_of_the_file(tmp_path, capsys):
         '"nodule"}]\n```\n<think>x</think>\n\\boxed{Nodule}'
     )
     found = generate.result(
-        Generation(np.arange(3), text, np.zeros(3, np.float32), "eos"), (56, 28)
+        Generation(np.arange(3), text, np.zeros(3, np.float32), "eos"), sample_meta([(56, 28)])
     )
     assert (
         found["boxes"] == [[7, 7, 21, 21]]
@@ -166,7 +167,7 @@ def test_predicted_boxes_are_drawn_on_the_picture_of_the_file(tmp_path, capsys):
         and found["answer"] == "Nodule"
     )
     generate.picture(
-        str(tmp_path / "a.png"), np.zeros((280, 560, 3), np.uint8), (56, 28), found["boxes"]
+        str(tmp_path / "a.png"), [np.zeros((280, 560, 3), np.uint8)], [(56, 28)], found
     )
     drawn = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).any(axis=-1)
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
@@ -175,6 +176,22 @@ def test_predicted_boxes_are_drawn_on_the_picture_of_the_file(tmp_path, capsys):
         [columns[0], rows[0], columns[-1], rows[-1]], [70, 70, 210, 210], atol=6
     )
     assert "a.png (1 box)" in capsys.readouterr().err
+
+
+def sample_meta(frame_sizes, coordinates="pixels"):
+    empty = dict.fromkeys(("id", "dataset", "domain", "source"), "")
+    empty |= dict.fromkeys(("labels", "vocabulary", "boxes", "box_labels", "box_images"), ())
+    return SampleMeta(
+        **empty, mask=None, frame_sizes=tuple(frame_sizes), row=None, box_coordinates=coordinates
+    )
+
+
+def test_a_picture_of_several_images_shows_each_box_on_its_own(tmp_path):
+    images = [np.zeros((56, 56, 3), np.uint8)] * 2
+    found = {"boxes": [[14, 14, 42, 42]], "box_images": [1]}
+    generate.picture(str(tmp_path / "a.png"), images, [(56, 56)] * 2, found)
+    drawn = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).any(axis=-1)
+    assert drawn.shape == (56, 112) and not drawn[:, :56].any() and drawn[:, 56:].any()
 
 
 def test_import_is_light():

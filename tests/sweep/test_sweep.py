@@ -192,6 +192,6 @@ def test_runs_of_other_data_have_their_own_baseline():
 def test_differences_are_paired_by_seed():
     make = lambda scores: {
         str(i): {"overall": {"macro_f1": v}, "area": None} for i, v in enumerate(scores)
-    }  # noqa: E731
+    }
     found = sweep_report.paired(make([0.5, 0.6, 0.7]), make([0.4, 0.55]), "macro_f1")
     np.testing.assert_allclose(found, [0.1, 0.05])

@@ -171,7 +171,7 @@ def segment_attention(q, k, v, segments, max_segment: int) -> jax.Array:
     sides are multiples of a window. Returns [R,P,H,h], arbitrary at padding.
     """
     P = q.shape[1]
-    if P <= max_segment or max_segment > DENSE_BLOCK:
+    if max_segment >= P or max_segment > DENSE_BLOCK:
         return _segment_attention(q, k, v, segments, max_segment)
     ends, starts = (
         segments[:, max_segment - 1 : P - 1 : max_segment],
@@ -205,7 +205,7 @@ def _segment_attention(q, k, v, segments, max_segment: int, neighbours: bool = T
         weights = jax.nn.softmax(jnp.where(same[:, None], scores, layers.MASKED))
         return jnp.einsum("rnqk,rknh->rqnh", weights.astype(v.dtype), v)
 
-    if P <= max_segment:
+    if max_segment >= P:
         return attend(q, k, v, segments, segments)
 
     pad = -P % max_segment
