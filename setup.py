@@ -4,12 +4,14 @@ from setuptools import find_packages, setup
 
 READERS = ["pydicom>=3.0,<4", "nibabel>=5.3"]
 TORCH = "torch>=2.8"
+H5PY = "h5py>=3.11"
 EXTRAS = {
     # Accelerators: the same code, another jaxlib.
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     # File formats beyond those that the core reads.
     "video": ["opencv-python-headless>=4.9"],
+    "ecg": [H5PY],  # ECGs in HDF5 and MATLAB 7.3
     "wandb": ["wandb>=0.17"],
     # The reference implementations that tests and benchmarks compare with; never needed to run.
     "parity": [TORCH],
@@ -21,6 +23,7 @@ EXTRAS = {
         "mkdocs-api-autonav>=0.2",
     ],
     "dev": [
+        H5PY,
         "pytest>=8",
         "pytest-xdist>=3.5",
         "hypothesis>=6.100",

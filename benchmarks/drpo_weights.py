@@ -22,9 +22,12 @@ import numpy as np
 
 from qoq_jax.rl import advantages, drpo, losses
 from qoq_jax.sampling.rollout import make_scorer
-from qoq_jax.train import loop as stage_lib
-from qoq_jax.train import rl as reinforce
-from qoq_jax.train import run as loop
+from qoq_jax.train import run as run_lib
+from qoq_jax.train.log import Clock
+from qoq_jax.train.plan import plan
+from qoq_jax.train.rl import GroupSampler
+from qoq_jax.train.stage_run import StageRun
+from qoq_jax.train.weights import start_weights
 
 VARIANTS = {
     "drpo": {},
@@ -38,34 +41,27 @@ def batches(workdir: str, count: int):
     """(setup, [(rewards [Q, G], KL [Q, G], domains [Q]), ...]) of `count` batches answered by a
     run.
     """
-    setup, reached, name = loop.restore_run(workdir)
+    setup, reached, name = run_lib.restore_run(workdir)
     found = []
     with jax.set_mesh(setup.mesh), tempfile.TemporaryDirectory() as scratch:
-        reference = loop.start_weights(setup)
-        plan = stage_lib.plan(setup.config, name)
+        reference = start_weights(setup)
+        one = plan(setup.config, name)
         # A workdir of its own: a stage goes on from the checkpoints that it finds.
         fresh = dataclasses.replace(
             setup, config=dataclasses.replace(setup.config, workdir=scratch)
         )
-        stage = stage_lib.Stage(fresh, plan, reached, keep=True)
-        stage.feed(setup.training_iterator(plan.name, answers=False, domains=plan.domains))
-        sampling = reinforce.Sampling(setup, plan, stage)
-        scorer = make_scorer(setup.model, plan.rl.temperature)
+        stage = StageRun(fresh, one, reached, keep=True)
+        stage.feed(setup.training_iterator(one.name, answers=False, domains=one.domains))
+        sampler = GroupSampler(stage)
+        scorer = make_scorer(setup.model, one.rl.temperature)
         for step in range(count):
-            batch, drawn, questions = sampling.draw(reached, step, stage_lib.Clock())
-            kl = (
-                losses.kl(
-                    drawn.logprobs, scorer(reference, batch, drawn.tokens, drawn.mask), "low_var"
-                )
-                * drawn.mask
-            )
-            found.append(
-                tuple(
-                    np.asarray(x)[questions.valid]
-                    for x in (questions.total, kl.sum(axis=-1), questions.domains)
-                )
-            )
-        sampling.close()
+            host, prompts, responses = sampler.draw(reached, stage.key(step), Clock())
+            ref_logprobs = scorer(reference, prompts, responses.tokens, responses.mask)
+            kl = losses.kl(responses.logprobs, ref_logprobs, "low_var") * responses.mask
+            domains, valid = host.domains(setup.domains), host.valid()
+            rewards = host.by_row(host.terms["total"])
+            found.append(tuple(np.asarray(x)[valid] for x in (rewards, kl.sum(axis=-1), domains)))
+        sampler.close()
     return setup, found
 
 

@@ -6,6 +6,9 @@ traceback.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class QoqError(Exception):
     """Base of all errors that are the input's fault, not the program's.
@@ -26,13 +29,13 @@ class QoqError(Exception):
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head} (hint: {self.hint})" if self.hint else head
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         # Errors cross process borders (Grain workers); keyword-only arguments need help to be
         # rebuilt there.
         return _rebuild, (type(self), self.what, self.where, self.hint)
 
 
-def _rebuild(cls, what, where, hint):
+def _rebuild(cls: type[QoqError], what: str, where: str | None, hint: str | None) -> QoqError:
     return cls(what, where=where, hint=hint)
 
 
@@ -48,3 +51,19 @@ class DataError(QoqError):
 
 class CheckpointError(QoqError):
     """A checkpoint that is damaged, of another model, or cannot be written."""
+
+
+def did_you_mean(
+    name: object, known: Iterable[object], otherwise: str | None = None, *, cutoff: float = 0.6
+) -> str:
+    """A hint for a name that is not among the known ones: the nearest of them.
+
+    Args:
+      otherwise: the hint where none is near; None lists all that are known.
+      cutoff: how near, 0 to 1 (difflib's ratio).
+    """
+    names = [str(one) for one in known]
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=cutoff)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return "known: " + ", ".join(sorted(names)) if otherwise is None else otherwise

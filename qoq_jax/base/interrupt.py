@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 CODE = 130
 GRACE = 1.0  # seconds that the main thread has to end by itself
@@ -39,7 +40,7 @@ def quick(message: str) -> Iterator[None]:
     os.set_blocking(write, False)
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
 
-    def watch():
+    def watch() -> None:
         while byte := os.read(read, 1):
             if byte[0] == signal.SIGINT:
                 time.sleep(GRACE)
@@ -85,7 +86,7 @@ def blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def run(command: Sequence[str], timeout: float, **options) -> subprocess.CompletedProcess:
+def run(command: Sequence[str], timeout: float, **options: Any) -> subprocess.CompletedProcess:
     """subprocess.run with text output captured, for a child that must not outlive an interrupted
     command.
 

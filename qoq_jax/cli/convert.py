@@ -5,7 +5,6 @@ published form.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.sample import ProcessConfig
@@ -122,8 +122,7 @@ def files_of_run(name: str, folder: str, cfg: VlmConfig, process: ProcessConfig)
             "pad_token": "<|endoftext|>",
             "clean_up_tokenization_spaces": False,
         }
-        with open(os.path.join(folder, template.TOKENIZER_CONFIG), "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
+        files.write_json(os.path.join(folder, template.TOKENIZER_CONFIG), content, indent=2)
     else:
         source = name if os.path.isdir(name) else os.path.dirname(os.path.abspath(name))
         # One template and one image processor: those of the training, below.
@@ -131,8 +130,7 @@ def files_of_run(name: str, folder: str, cfg: VlmConfig, process: ProcessConfig)
         for file in (*COMPANIONS, config_lib.CONFIG):
             if file not in left_out and os.path.exists(path := os.path.join(source, file)):
                 shutil.copyfile(path, os.path.join(folder, file))
-    with open(os.path.join(folder, template.JINJA), "w", encoding="utf-8") as file:
-        file.write(template.write(process.system))
+    files.write_text(os.path.join(folder, template.JINJA), template.write(process.system))
     limits = {"min_pixels": process.min_pixels, "max_pixels": process.max_pixels}
-    with open(os.path.join(folder, config_lib.PREPROCESSOR), "w", encoding="utf-8") as file:
-        json.dump(config_lib.write_preprocessor(cfg) | limits, file, indent=2)
+    preprocessor = config_lib.write_preprocessor(cfg) | limits
+    files.write_json(os.path.join(folder, config_lib.PREPROCESSOR), preprocessor, indent=2)

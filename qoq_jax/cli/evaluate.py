@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from qoq_jax.cli.parser import Commands, command
+from qoq_jax.train.stages import MODEL_STAGES
 
 
 def add(commands: Commands) -> None:
@@ -14,7 +15,7 @@ def add(commands: Commands) -> None:
     )
     evaluate.add_argument("workdir")
     evaluate.add_argument(
-        "--stage", choices=("sft", "align", "rl"), help="default: the last one that was trained"
+        "--stage", choices=MODEL_STAGES, help="default: the last one that was trained"
     )
     evaluate.add_argument("--split", choices=("validation", "test"), default="test")
 

@@ -43,7 +43,9 @@ def add(commands: Commands) -> None:
     generate.add_argument(
         "--video", action="append", default=[], help="MP4, AVI, MOV or MKV, read as 4 frames"
     )
-    generate.add_argument("--ecg", action="append", default=[], help="DICOM, WFDB or NPZ, 12 leads")
+    generate.add_argument(
+        "--ecg", action="append", default=[], help="WFDB, DICOM, NPZ, HDF5, ... with 12 leads"
+    )
     generate.add_argument("--samples", type=int, default=1, help="answers to draw")
     generate.add_argument(
         "--temperature", type=float, help="default: 0 (greedy) for one answer, 1 for several"
@@ -79,16 +81,21 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Streams the answer (or prints one JSON object); writes the picture with boxes when asked."""
+    from qoq_jax.data import readers
     from qoq_jax.data.readers import files
+    from qoq_jax.data.sample import naming
 
     frames = [*arguments.image, *arguments.volume, *arguments.video]
     if arguments.picture and not frames:
         raise ConfigError("--picture needs an --image, a --volume or a --video")
     if arguments.picture:
         _check_writable(arguments.picture)
-    for path in (*frames, *arguments.ecg):
-        # before a model is loaded for it, which takes a while when it is large
+    # before a model is loaded for them, which takes a while when it is large
+    for path in frames:
         files.check_file(path)
+    for path in arguments.ecg:
+        with naming("--ecg"):
+            readers.read_ecg(path, length="repeat")
     if arguments.samples < 1:
         raise ConfigError(f"--samples {arguments.samples} must be at least 1")
     model = qoq_jax.load(arguments.source, dtype=arguments.dtype)
@@ -122,8 +129,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("" if live else "\n\n".join(one["text"] for one in results))
     if arguments.picture:
-        from qoq_jax.data import readers
-
         shown = [readers.read_image(path) for path in arguments.image]
         shown = shown or [readers.read_frames(frames[0], model.process.frames)[0]]
         picture(arguments.picture, shown, meta.frame_sizes, results[0])

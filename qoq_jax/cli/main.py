@@ -15,6 +15,7 @@ from qoq_jax.base import interrupt
 from qoq_jax.base.errors import QoqError
 from qoq_jax.cli import data, evaluate, generate, parser, report, sweep, train
 from qoq_jax.cli.parser import Commands, command
+from qoq_jax.train.stages import MODEL_STAGES
 
 COMMANDS = (train, evaluate, generate, data, report, sweep)
 _TAKE_OVERRIDES = ("train", "sweep")
@@ -85,7 +86,7 @@ def _add_convert(commands: Commands) -> None:
     convert.add_argument("--shard-size", default="5GB", help="upper limit of a weight file")
     convert.add_argument(
         "--stage",
-        choices=("sft", "align", "rl"),
+        choices=MODEL_STAGES,
         help="of a run; default: the last one that was trained",
     )
     convert.add_argument(

@@ -2,7 +2,8 @@
 batches (Grain).
 
 A folder is either a data set with {split}.jsonl, of which the ECGs are taken, or any tree of ECG
-files (WFDB headers, .npz, DICOM), which then have no labels. The global batch is a function of
+files (WFDB headers, .npz, DICOM, HDF5 with a description), which then have no labels. The global
+batch is a function of
 (recordings, seed, batch size, batch number) only; a process reads its contiguous share of each
 batch.
 """
@@ -15,16 +16,20 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
 from qoq_jax.base.errors import ConfigError, DataError
-from qoq_jax.data import readers, sources
+from qoq_jax.data import paths, readers, sources
+from qoq_jax.data.readers import ecg_arrays
 
 SUFFIXES = (".hea", ".npz", ".dcm")  # of a WFDB record only the header is listed
+ARCHIVES = (".h5", ".hdf5")  # listed when a JSON file beside it says what it holds
+_PART = re.compile(r"(.+)_(?:layout|\d{4})\.hea")  # of a WFDB record of several segments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +41,17 @@ class Recording:
       patient: who it is, "" when unknown.
       labels: its diagnoses; () when it has none.
       vocabulary: the diagnoses that it could have had; () when unlabelled.
+      root: data folder that links of the files beside it may not leave; "" = its own folder.
+      from_row: its path was written in a row, so that it may not lead out of the root itself. In a
+        tree without rows the user's own links may.
     """
 
     path: str
     patient: str = ""
     labels: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] = ()
+    root: str = ""
+    from_row: bool = False
 
 
 def find(folder: str | os.PathLike, split: str) -> list[Recording]:
@@ -65,7 +75,14 @@ def find(folder: str | os.PathLike, split: str) -> list[Recording]:
         if not (root / f"{split}.jsonl").is_file():
             return []
         return [
-            Recording(str(root / path), row.patient, tuple(row.answers), tuple(row.labels))
+            Recording(
+                str(root / path),
+                row.patient,
+                tuple(row.answers),
+                tuple(row.labels),
+                root=str(root),
+                from_row=True,
+            )
             for row in sources.load(root, split)
             for path in row.time_series
         ]
@@ -75,16 +92,18 @@ def find(folder: str | os.PathLike, split: str) -> list[Recording]:
     found = []
     for parent, folders, names in os.walk(root):
         folders.sort()
-        found += [
-            Recording(os.path.join(parent, name))
-            for name in sorted(names)
-            if name.lower().endswith(SUFFIXES)
-        ]
+        for name in sorted(names):
+            path = os.path.join(parent, name)
+            part = _PART.fullmatch(name)
+            if name.lower().endswith(SUFFIXES) and not (part and f"{part[1]}_layout.hea" in names):
+                found.append(Recording(path, root=str(root)))
+            elif name.lower().endswith(ARCHIVES):
+                found += [Recording(member, root=str(root)) for member in _members(path, root)]
     if not found:
         raise DataError(
             "has no ECG files",
             where=str(folder),
-            hint="it needs WFDB (.hea), .npz or .dcm files, or train.jsonl",
+            hint="it needs WFDB (.hea), .npz or .dcm files, described HDF5, or train.jsonl",
         )
     return found
 
@@ -100,11 +119,13 @@ class EcgBatches:
       on_error: a file that cannot be read is raised ("raise"), or its successor in the list is read
         twice and it is counted in `quarantined` ("skip").
       max_bad: with "skip", the share of the recordings (at least one) that may be bad.
+      length: of recordings under 10 s, as `readers.read_ecg` says.
       cache: keep what was read in memory, 80 KB an ECG.
       threads: that read ahead.
 
     Attributes:
       quarantined: path -> reason, of the files left out so far.
+      lengths: path -> what was done to a recording that is not 10 s long, since this process began.
     """
 
     def __init__(
@@ -115,6 +136,7 @@ class EcgBatches:
         seed: int,
         on_error: str = "raise",
         max_bad: float = 0.01,
+        length: readers.EcgLength = "refuse",
         cache: bool = False,
         threads: int = 2,
         process_index: int = 0,
@@ -130,20 +152,30 @@ class EcgBatches:
                 f"a batch of {batch} ECGs does not divide over {process_count} processes"
             )
         names = [
-            dataclasses.asdict(recording)
-            | {"path": _short(recording.path), "bytes": sources.file_size(recording.path)}
+            {
+                "path": _short(recording.path),
+                "patient": recording.patient,
+                "labels": recording.labels,
+                "vocabulary": recording.vocabulary,
+                "bytes": sources.file_size(recording.path),
+            }
             for recording in recordings
         ]
-        self._fingerprint = hashlib.sha256(json.dumps([names, seed, batch]).encode()).hexdigest()
+        self._fingerprint = hashlib.sha256(
+            json.dumps([names, seed, batch] + ([] if length == "refuse" else [length])).encode()
+        ).hexdigest()
         self._limit = max(1, int(max_bad * len(recordings))) if on_error == "skip" else 0
         self._on_error, self.quarantined = on_error, {}
+        self.lengths: dict[str, str] = {}
         share = batch // process_count
         own = slice(process_index * share, (process_index + 1) * share)
-        paths = [recording.path for recording in recordings]
-        read = functools.cache(_read) if cache else _read
-        order = grain.MapDataset.range(len(paths)).shuffle(seed=seed).repeat().batch(batch)
+        read = functools.partial(_read, length=length)
+        read = functools.cache(read) if cache else read
+        order = grain.MapDataset.range(len(recordings)).shuffle(seed=seed).repeat().batch(batch)
         made = order.map(
-            functools.partial(_make, paths=paths, read=read, own=own, strict=on_error == "raise")
+            functools.partial(
+                _make, recordings=recordings, read=read, own=own, strict=on_error == "raise"
+            )
         )
         self._iterator = iter(
             made.to_iter_dataset(
@@ -155,7 +187,8 @@ class EcgBatches:
         return self
 
     def __next__(self) -> np.ndarray:
-        batch, bad = next(self._iterator)
+        batch, bad, lengths = next(self._iterator)
+        self.lengths |= lengths
         if bad and self._on_error == "raise":
             raise next(iter(bad.values()))
         self.quarantined |= {path: str(error) for path, error in bad.items()}
@@ -168,6 +201,13 @@ class EcgBatches:
                 hint="correct the data, or raise data.max_bad_fraction",
             )
         return batch
+
+    def count_ecg_lengths(self) -> dict[str, int]:
+        """Recordings that were cut or repeated, since this process began."""
+        return {
+            "ecgs_cut": sum(text == readers.CUT for text in self.lengths.values()),
+            "ecgs_repeated": sum(text == readers.REPEATED for text in self.lengths.values()),
+        }
 
     def get_state(self) -> dict[str, Any]:
         """JSON-able: the next batch after `set_state` equals the next batch now."""
@@ -192,9 +232,22 @@ class EcgBatches:
         self.quarantined = dict(state["quarantined"])
 
 
-def read_all(recordings: Sequence[Recording]) -> np.ndarray:
+def read_all(recordings: Sequence[Recording], length: readers.EcgLength = "refuse") -> np.ndarray:
     """float32 [n, 8, 2500]: all of them, for the probe; a bad file raises its DataError."""
-    return np.stack([readers.read_ecg(recording.path) for recording in recordings])
+    read = [_read(recording, length)[0] for recording in recordings]
+    for signal in read:
+        if isinstance(signal, DataError):
+            raise signal
+    return np.stack(read)
+
+
+def _members(path: str, root: pathlib.Path) -> list[str]:
+    """The recordings of an HDF5 file that is described by a JSON file beside it."""
+    file = pathlib.Path(path)
+    if not ecg_arrays.has_facts(file):
+        return []
+    count = ecg_arrays.count(file, root)
+    return [path] if count is None else [f"{path}#{i}" for i in range(count)]
 
 
 def _short(path: str) -> str:
@@ -202,31 +255,48 @@ def _short(path: str) -> str:
     return "/".join(pathlib.PurePath(path).parts[-2:])
 
 
-def _read(path: str) -> np.ndarray | DataError:
-    """An ECG, or its error as a value: Grain's iterators lose count when a map raises."""
+def _read(recording: Recording, length: readers.EcgLength) -> tuple[np.ndarray | DataError, str]:
+    """(ECG or its error as a value, what was done to its length): Grain's iterators lose count when
+    a map raises.
+    """
+    lengths: list[str] = []
+    root = recording.root or None
     try:
-        return readers.read_ecg(path)
+        if recording.from_row and not paths.is_inside(recording.path, recording.root):
+            raise DataError(
+                "leads out of the data folder",
+                where=recording.path,
+                hint="copy the file into the data folder",
+            )
+        signal = readers.read_ecg(recording.path, root=root, length=length, note=lengths.append)
     except DataError as error:
-        return error
+        return error, ""
+    return signal, ", ".join(lengths)
 
 
 def _make(
-    numbers: np.ndarray, paths: Sequence[str], read, own: slice, strict: bool
-) -> tuple[np.ndarray, dict[str, DataError]]:
-    """The recordings of these numbers [B] that are `own`, and the errors of those that could not be
-    read.
+    numbers: np.ndarray,
+    recordings: Sequence[Recording],
+    read: Callable[[Recording], tuple[np.ndarray | DataError, str]],
+    own: slice,
+    strict: bool,
+) -> tuple[np.ndarray, dict[str, DataError], dict[str, str]]:
+    """The recordings of these numbers [B] that are `own`, the errors of those that could not be
+    read, and what was done to those that are not 10 s long.
     """
-    signals, bad = [], {}
+    signals, bad, lengths = [], {}, {}
     for number in np.asarray(numbers)[own]:
-        for step in range(len(paths)):
-            path = paths[(int(number) + step) % len(paths)]
-            signal = read(path)
+        for step in range(len(recordings)):
+            recording = recordings[(int(number) + step) % len(recordings)]
+            signal, length = read(recording)
             if not isinstance(signal, DataError):
                 signals.append(signal)
+                if length:
+                    lengths[recording.path] = length
                 break
-            bad[path] = signal
+            bad[recording.path] = signal
             if strict:
-                return np.zeros(0, np.float32), bad
+                return np.zeros(0, np.float32), bad, lengths
         else:
             break  # none can be read: `bad` says so
-    return np.stack(signals) if signals else np.zeros(0, np.float32), bad
+    return np.stack(signals) if signals else np.zeros(0, np.float32), bad, lengths

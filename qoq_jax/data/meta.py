@@ -22,6 +22,7 @@ class SampleMeta:
       frame_sizes: (w, h) of each resized picture: images, then videos; () for ECGs.
       box_coordinates: how the model writes boxes.
       row: the validated row; None for a sample that comes from no row.
+      ecg_lengths: readers.CUT or readers.REPEATED for each ECG that is not 10 s long.
     """
 
     id: str
@@ -37,6 +38,7 @@ class SampleMeta:
     source: str
     row: Row | None
     box_coordinates: str = PIXELS
+    ecg_lengths: tuple[str, ...] = ()
 
     @property
     def frame_size(self) -> tuple[int, int] | None:

@@ -24,7 +24,7 @@ import grain
 import numpy as np
 
 from qoq_jax.base.errors import ConfigError, DataError
-from qoq_jax.data import packing
+from qoq_jax.data import packing, readers
 from qoq_jax.data import rows as schema
 from qoq_jax.data import sample as transforms
 from qoq_jax.data import sources as row_files
@@ -105,6 +105,8 @@ class BatchIterator(grain.DatasetIterator):
     Attributes:
       quarantined: "source/row id" -> reason, of every sample left out so far in this process.
       batches: batches emitted since the start of the run.
+      ecg_lengths: "source/row id" -> what was done to its ECG that is not 10 s long, of the batches
+        since this process began.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class BatchIterator(grain.DatasetIterator):
         self._budget, self._fingerprint = budget, fingerprint
         self._on_error, self._max_quarantined, self._exactly = on_error, max_quarantined, exactly
         self.quarantined: dict[str, str] = {}
+        self.ecg_lengths: dict[str, str] = {}
         self.batches = 0
 
     def __next__(self) -> tuple[Batch, list[Placed]]:
@@ -140,7 +143,18 @@ class BatchIterator(grain.DatasetIterator):
         if ended or (self._exactly is None and not any(groups)):
             raise StopIteration
         self.batches += 1
-        return packing.write_groups(groups, self._budget)
+        batch, placed = packing.write_groups(groups, self._budget)
+        for meta in (sample.meta for sample in placed):
+            if meta.ecg_lengths:
+                self.ecg_lengths[f"{meta.source}/{meta.id}"] = ", ".join(meta.ecg_lengths)
+        return batch, placed
+
+    def count_ecg_lengths(self) -> dict[str, int]:
+        """Rows with an ECG that was cut or repeated, since this process began."""
+        return {
+            "ecgs_cut": sum(readers.CUT in text for text in self.ecg_lengths.values()),
+            "ecgs_repeated": sum(readers.REPEATED in text for text in self.ecg_lengths.values()),
+        }
 
     def _reject(self, bad: Bad) -> None:
         if self._on_error == "raise":
@@ -457,6 +471,8 @@ def fingerprint(
     """
     digest = hashlib.sha256()
     process = dataclasses.asdict(cfg)
+    if process["ecg_length"] == ProcessConfig.ecg_length:
+        del process["ecg_length"]  # runs from before this field go on
     if cfg.box_coordinates == PIXELS:
         del process["box_coordinates"]  # the field came later, and older runs wrote pixels
     settings = [

@@ -14,7 +14,6 @@ repaired or replaced.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import os
@@ -23,8 +22,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from qoq_jax.base.errors import DataError
+from qoq_jax.base import files
+from qoq_jax.base.errors import DataError, did_you_mean
 from qoq_jax.data.labels import listed_labels, split_labels
+from qoq_jax.data.paths import is_inside
 
 DOMAINS = (
     "ecg",
@@ -156,11 +157,10 @@ def validate_row(obj: Any, where: str) -> Row:
     obj = _unify(dict(obj), where)
     for name in obj:
         if name not in _FIELDS:
-            close = difflib.get_close_matches(str(name), _FIELDS, n=1, cutoff=0.6)
             _fail(
                 where,
                 f"unknown field {_show(name)}",
-                f"did you mean {close[0]!r}?" if close else "known fields: " + ", ".join(_FIELDS),
+                did_you_mean(name, _FIELDS, "known fields: " + ", ".join(_FIELDS)),
             )
 
     def text(name: str, default: str | None = None) -> str:
@@ -189,11 +189,10 @@ def validate_row(obj: Any, where: str) -> Row:
         [label for label in split_labels(answer, labels) if label not in labels] if labels else []
     )
     if wrong:
-        close = difflib.get_close_matches(wrong[0], labels, n=1)
         _fail(
             f"{where}: answer",
             f"{_show(wrong[0])} is not among the labels",
-            f"did you mean {close[0]!r}?" if close else "allowed: " + _show(", ".join(labels), 200),
+            did_you_mean(wrong[0], labels, "allowed: " + _show(", ".join(labels), 200)),
         )
 
     split = text("split", "")
@@ -241,11 +240,10 @@ def validate_row(obj: Any, where: str) -> Row:
     paths = media["images"] + media["videos"] + media["time_series"]
     domain = text("domain", "") or _domain_of(dataset, paths, where)
     if domain not in DOMAINS:
-        close = difflib.get_close_matches(domain, DOMAINS, n=1)
         _fail(
             f"{where}: domain",
             f"unknown domain {_show(domain)}",
-            f"did you mean {close[0]!r}?" if close else "use one of " + ", ".join(DOMAINS),
+            did_you_mean(domain, DOMAINS, "use one of " + ", ".join(DOMAINS)),
         )
     identity = obj.get("id")
     return Row(
@@ -465,20 +463,14 @@ def read_jsonl(path: str | os.PathLike, faults: list[str] | None = None) -> list
 
 def write_jsonl(path: str | os.PathLike, rows: Iterable[Row]) -> None:
     """Writes rows as JSON lines, whole or not at all (temporary file, then rename)."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
+        with files.replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(row.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
-        os.replace(partial, path)
     except OSError as error:
         raise DataError(
             f"cannot be written ({error.strerror})", where=str(path), hint="free space or rights"
         ) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _decode_line(line: bytes, where: str) -> Any:
@@ -527,15 +519,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def resolve(root: str | os.PathLike, relative: str) -> pathlib.Path:
-    """The real path of a media file; refuses one that leaves `root`, by "..", an absolute path or a
-    symlink.
+    """The path of a media file; refuses one that leaves `root`, by "..", an absolute path or a
+    symlink. Links that stay inside (git-annex, content stores) keep the name that the row gives.
 
     The file need not exist: the reader that opens it says so.
     """
     _path(relative, "path")
-    base = os.path.realpath(root)
-    target = os.path.realpath(os.path.join(base, relative))
-    if os.path.commonpath((base, target)) != base:
+    target = os.path.join(os.path.realpath(root), relative)
+    if not is_inside(target, root):
         raise DataError(
             "leads out of the data folder",
             where=relative,

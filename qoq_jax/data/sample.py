@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -85,6 +86,8 @@ class ProcessConfig:
     system: str = chat.SYSTEM
     opening: str = ""
     answer_only: bool = False  # gold answers are the diagnosis alone
+    # what becomes of an ECG under 10 s, as `read_ecg` says
+    ecg_length: readers.EcgLength = "refuse"
     box_coordinates: str = PIXELS  # how boxes are written, see data/answer_format.py
 
     @classmethod
@@ -180,7 +183,11 @@ def process(
         images.patchify(stack, patch=cfg.patch, temporal=cfg.temporal, merge=cfg.merge)
         for stack in stacks
     ]
-    signals = [_read(readers.read_ecg, root, path, here("time-series")) for path in row.time_series]
+    lengths: list[str] = []
+    read_ecg = functools.partial(
+        readers.read_ecg, root=root, length=cfg.ecg_length, note=lengths.append
+    )
+    signals = [_read(read_ecg, root, path, here("time-series")) for path in row.time_series]
     ecg = [check_ecg(signal, here("time-series")) for signal in signals]
 
     grids = [grid for _, grid in cut]
@@ -189,6 +196,7 @@ def process(
         row.problem, grids[:still], grids[still:], len(ecg), tokenizer, cfg, here("problem")
     )
     meta = _meta(row, root, read + clips, stacks, cfg, here)
+    meta = dataclasses.replace(meta, ecg_lengths=tuple(lengths))
     answer: list[int] = []
     if with_answer:
         with naming(f"row {row.id!r}"):
@@ -334,7 +342,8 @@ def _read(
     with naming(where):
         full = schema.resolve(root, path)
         try:
-            with _NPZ_LOCK if full.suffix == ".npz" else contextlib.nullcontext():
+            numpy_file = full.suffix.startswith((".npz", ".npy"))  # "a.npy#3" too
+            with _NPZ_LOCK if numpy_file else contextlib.nullcontext():
                 return reader(full, *args)
         except OSError as error:
             what = f"cannot be read ({error.strerror or type(error).__name__})"

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 from qoq_jax.base.errors import DataError
+from qoq_jax.data import paths
 from qoq_jax.data import rows as schema
 
 
@@ -66,7 +67,7 @@ def fingerprint(rows: Iterable[schema.Row], root: str | os.PathLike | None = Non
 def file_size(path: str) -> int:
     """Bytes of a file, -1 when it is not there: a missing file is for the one who reads it."""
     try:
-        return os.stat(path).st_size
+        return os.stat(paths.split_member(path)[0]).st_size
     except OSError:
         return -1
 

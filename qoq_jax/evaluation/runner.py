@@ -1,21 +1,12 @@
-"""Evaluation of parameters on a split: greedy answers, their rewards and metrics, and the gallery
-of cases.
-"""
+"""Evaluation of parameters on a split: greedy answers, their rewards and metrics."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
 
-from qoq_jax.data import readers
-from qoq_jax.data import rows as schema
 from qoq_jax.evaluation import metrics
-from qoq_jax.report import gallery
 from qoq_jax.rewards import score as rewards
 from qoq_jax.sampling.sampler import PackedBatch, make_sampler
 from qoq_jax.sampling.schedule import Settings
@@ -74,46 +65,6 @@ def macro_f1(records: list[dict]) -> float:
             ]
         )
     )
-
-
-def write_gallery(setup, result: dict, folder: str) -> None:
-    """Writes the most telling cases of an evaluation, with their media as the model saw them, for
-    the report.
-    """
-    placed = {
-        (source, row.id): (row, setup.roots[source])
-        for source, rows in setup.rows(result["split"]).items()
-        for row in rows
-    }
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
-    for i, record in enumerate(gallery.choose(result["records"], setup.config.eval.gallery)):
-        row, root = placed[record["source"], record["id"]]
-        case = record | {"prompt": row.problem, "reasoning": row.reasoning or ""}
-        sizes = [tuple(size) for size in record["frame_sizes"]]
-        pictures = row.images[: gallery.MAX_PICTURES]
-        frames = [readers.read_image(schema.resolve(root, path)) for path in pictures]
-        if not frames:
-            clips = [readers.read_frames(schema.resolve(root, path)) for path in row.videos[:1]]
-            frames = [frame for clip in clips for frame in clip]
-            sizes = sizes[:1] * len(frames)
-        names = []
-        for k, (frame, size) in enumerate(zip(frames, sizes, strict=False)):
-            names.append(f"case_{i:02d}_{k}.png")
-            # Twice the model's frame: what the model saw, in a size that a person can look at.
-            Image.fromarray(frame).resize(
-                (2 * size[0], 2 * size[1]), Image.Resampling.BICUBIC
-            ).save(os.path.join(folder, names[-1]))
-        several = "images" if row.images else "frames"
-        case |= {"image": names[0]} if len(names) == 1 else {several: names} if names else {}
-        if row.time_series:
-            case["ecg"] = f"case_{i:02d}.npz"
-            np.savez(
-                os.path.join(folder, case["ecg"]),
-                signal=readers.read_ecg(schema.resolve(root, row.time_series[0])),
-            )
-        with open(os.path.join(folder, f"case_{i:02d}.json"), "w", encoding="utf-8") as f:
-            json.dump(case, f)
 
 
 def headline(summary: dict) -> str:

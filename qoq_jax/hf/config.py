@@ -8,12 +8,12 @@ hub, and text_config / vision_config with rope_parameters, as transformers 5 wri
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Callable
 from typing import Any
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.hf import names as keys
 from qoq_jax.models import sizes as variants
@@ -165,17 +165,11 @@ def read(directory: str, has_ecg: bool = False) -> VlmConfig:
 def _read_json(path: str, required: bool = False) -> dict[str, Any]:
     if not required and not os.path.exists(path):
         return {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-        if not isinstance(content, dict):
-            raise ValueError("it is not an object")
-        return content
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(
-            f"cannot be read ({reason})", where=path, hint="give a Hugging Face model directory"
-        ) from error
+    hint = "give a Hugging Face model directory"
+    content = files.read_json(path, finite=False, error=ConfigError, hint=hint)
+    if not isinstance(content, dict):
+        raise ConfigError("cannot be read (it is not an object)", where=path, hint=hint)
+    return content
 
 
 def _with_generation_ids(cfg: VlmConfig, root: Section, generation: dict[str, Any]) -> VlmConfig:

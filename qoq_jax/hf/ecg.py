@@ -13,6 +13,7 @@ import pickle
 import numpy as np
 
 from qoq_jax.base.errors import CheckpointError, ConfigError
+from qoq_jax.base.files import replacing
 from qoq_jax.hf import safetensors as files
 from qoq_jax.models.encoders import ecg
 
@@ -33,19 +34,15 @@ def convert(source: str, path: str) -> None:
         name: (files.dtype_name(tensor.dtype), tensor.shape)
         for name, tensor in sorted(tensors.items())
     }
-    partial = f"{path}.partial-{os.getpid()}"
     try:
-        files.write(partial, plan, (tensors[name] for name in plan))
-        # complete, and of one width; the number of heads changes no shape
-        ecg.load(partial, num_heads=1)
-        os.rename(partial, path)
+        with replacing(path) as partial:
+            files.write(partial, plan, (tensors[name] for name in plan))
+            # complete, and of one width; the number of heads changes no shape
+            ecg.load(partial, num_heads=1)
     except CheckpointError as error:
         raise CheckpointError(
             error.what, where=source, hint="give a checkpoint of ECG-JEPA with sin-cos positions"
         ) from error
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
 
 
 def _read(source: str) -> dict[str, np.ndarray]:

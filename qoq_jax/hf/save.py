@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from qoq_jax.base.errors import CheckpointError
+from qoq_jax.base.files import read_json, write_text
 from qoq_jax.hf import config as config_lib
 from qoq_jax.hf import names as keys
 from qoq_jax.hf import safetensors as files
@@ -27,6 +28,7 @@ from qoq_jax.models import spec as spec_lib
 from qoq_jax.models import vlm
 from qoq_jax.models.encoders import ecg as ecg_lib
 from qoq_jax.models.sizes import VlmConfig
+from qoq_jax.parallel import hosts
 
 SHARD_SIZE = 5_000_000_000
 # Files that belong to a model beside its weights and config. Nothing executable, no other weights.
@@ -72,11 +74,11 @@ def save(
         )
     plan = _plan(cfg, specs, leaves, dtype)
     partial = f"{target}.partial-{os.getpid()}"
-    if jax.process_index() == 0:
+    if hosts.is_main():
         os.makedirs(partial)
     try:
         _write_weights(partial, cfg, plan, _tensors(cfg, specs, leaves, dtype, plan), shard_size)
-        if jax.process_index() == 0:
+        if hosts.is_main():
             _write_companions(partial, cfg, source, _main_dtype(plan))
             if os.path.isdir(target):
                 os.rmdir(target)
@@ -137,12 +139,12 @@ def _write_weights(
         )
         part = {published_name(key): plan[key] for key in group}
         place |= dict.fromkeys(part, name)
-        if jax.process_index() == 0:
+        if hosts.is_main():
             files.write(os.path.join(directory, name), part, (next(tensors) for _ in group))
         else:  # the other processes only take part in gathering
             for _ in group:
                 next(tensors)
-    if len(groups) > 1 and jax.process_index() == 0:
+    if len(groups) > 1 and hosts.is_main():
         _write_json(
             os.path.join(directory, files.INDEX),
             {
@@ -212,8 +214,7 @@ def _write_companions(directory: str, cfg: VlmConfig, source: str | None, dtype:
 def _copy(path: str, target: str) -> None:
     """Copies a file. References to Python files, which are not copied, are taken out of JSON."""
     if path.endswith(".json"):
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+        content = read_json(path, finite=False, error=CheckpointError)
         if isinstance(content, dict) and content.pop("auto_map", None):
             if "tokenizer_class" in content:
                 content["tokenizer_class"] = "Qwen2Tokenizer"
@@ -223,6 +224,4 @@ def _copy(path: str, target: str) -> None:
 
 
 def _write_json(path: str, content: dict[str, Any]) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -10,7 +10,6 @@ A stacked weight has one adapter a layer.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from typing import Any
 
 import jax
 
-from qoq_jax.base.errors import ConfigError
+from qoq_jax.base.errors import ConfigError, did_you_mean
 from qoq_jax.models import spec as spec_lib
 from qoq_jax.models.spec import ParamSpec, fan_in
 
@@ -77,10 +76,9 @@ def adapter_specs(specs: Mapping[str, Any], cfg: LoraConfig) -> dict[str, Any]:
             starts = sorted(
                 {"/".join(names[:n]) for names in parts for n in range(1, len(names) + 1)}
             )
-            near = difflib.get_close_matches(target, starts, n=1)
             raise ConfigError(
                 f"lora.targets: no weight matrix is under {target!r}",
-                hint=f"did you mean {near[0]!r}?" if near else "use a path as decoder/layers/q",
+                hint=did_you_mean(target, starts, "use a path as decoder/layers/q"),
             )
         chosen |= {path: matrices[path] for path in hit}
     adapters = {}

@@ -12,12 +12,13 @@ and the few `constrain` calls in the forward pass.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from qoq_jax.base.errors import ConfigError
 
@@ -36,6 +37,15 @@ AXIS_RULES: dict[str, tuple[str, ...]] = {
     "vocab": ("tensor",),
 }
 BATCH_AXES = ("batch", "media")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Device mesh. The product must be the device count; -1 takes what is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
 
 
 def make_mesh(
@@ -65,7 +75,9 @@ def make_mesh(
     return Mesh(np.array(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def partition_spec(mesh, axes: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
+def partition_spec(
+    mesh: Mesh | AbstractMesh, axes: Sequence[str | None], shape: Sequence[int]
+) -> PartitionSpec:
     """The PartitionSpec of an array with logical `axes` on `mesh` (a Mesh or an AbstractMesh).
 
     A dimension that the mesh axis does not divide (two kv heads on tensor=4) is replicated instead:

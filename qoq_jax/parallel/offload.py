@@ -9,20 +9,22 @@ kinds, so the same code is tested there.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 
 HOST, DEVICE = "pinned_host", "device"
 
 
-def to_host(tree):
+def to_host(tree: Any) -> Any:
     """The arrays of a pytree in host memory, cut over the devices as before."""
     return _move(tree, HOST)
 
 
-def to_device(tree):
+def to_device(tree: Any) -> Any:
     """The inverse of `to_host`."""
     return _move(tree, DEVICE)
 
 
-def _move(tree, kind: str):
+def _move(tree: Any, kind: str) -> Any:
     return jax.tree.map(lambda x: jax.device_put(x, x.sharding.with_memory_kind(kind)), tree)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import html
 import itertools
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import DataError
 from qoq_jax.data.answer_format import fold, parse
 from qoq_jax.report.charts import PARTS
@@ -145,13 +145,8 @@ def title(domain: str) -> str:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file; DataError when it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"cannot be read as JSON ({error})", where=str(path), hint="run the evaluation again"
-        ) from error
+    """The content of a JSON file of a run; DataError when it cannot be read."""
+    return files.read_json(path, finite=False, hint="run the evaluation again")
 
 
 def _labels(labels: Sequence[str]) -> str:

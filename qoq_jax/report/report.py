@@ -24,6 +24,7 @@ import datetime
 import os
 import pathlib
 
+from qoq_jax.base import files
 from qoq_jax.evaluation import metrics
 from qoq_jax.report import sections, style
 from qoq_jax.report.charts import number, range_plot
@@ -45,10 +46,7 @@ def write_report(
     run = Run.read(folder)
     page = render(run)
     out = pathlib.Path(out_html) if out_html is not None else folder / "report.html"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")  # a reader never sees half a page
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out)
+    files.write_text(out, page)
     return out
 
 

@@ -18,12 +18,10 @@ import importlib
 import math
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from qoq_jax.base.errors import ConfigError, QoqError
-
-if TYPE_CHECKING:
-    from qoq_jax.data.meta import SampleMeta
+from qoq_jax.data.meta import SampleMeta
 
 # What policies do write: nothing, half an answer, other scripts, one character for ever, brackets
 # for ever.

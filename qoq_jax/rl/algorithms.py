@@ -10,49 +10,22 @@ Letters: Q questions, G rollouts a question, S response positions.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from qoq_jax.rl import advantages as estimators
 from qoq_jax.rl import drpo
-
-if TYPE_CHECKING:
-    from qoq_jax.train.config import RlConfig
+from qoq_jax.rl.batches import GroupBatch
+from qoq_jax.rl.config import RlConfig
 
 Array = jax.Array
-
-
-@struct.dataclass
-class Outcome:
-    """What a rollout batch earned.
-
-    Attributes:
-      rewards: float32 [Q, G].
-      domains: int32 [Q]. valid: bool [Q], False for a row without a question.
-      mask: float32 [Q, G, S], 1 on sampled tokens.
-      kl: float32 [Q, G], KL of each answer to the reference, summed over its tokens (low-variance
-        estimator).
-      penalty: float32 [Q, G, S], β times the KL estimate of each token when KL is part of the
-        reward, else None.
-      greedy: float32 [Q], reward of the greedy answer (ReMax), else None.
-      values: float32 [Q, G, S], the critic's value before each token (PPO), else None.
-      history: drpo.DomainHistory or None.
-    """
-
-    rewards: Array
-    domains: Array
-    valid: Array
-    mask: Array
-    kl: Array
-    penalty: Array | None = None
-    greedy: Array | None = None
-    values: Array | None = None
-    history: Any = None
 
 
 @struct.dataclass
@@ -70,10 +43,45 @@ class Estimate:
 # ------------------------------------------------------------------------------ advantage functions
 
 
-def group(estimator: Callable[[Array], Array]) -> Callable[[Outcome, RlConfig], Estimate]:
+def finite_rewards(
+    advantage: Callable[[GroupBatch, RlConfig], Estimate],
+) -> Callable[[GroupBatch, RlConfig], Estimate]:
+    """The advantage function for questions whose rewards are all finite.
+
+    A question with a reward that is not (a function of the user's may give NaN) counts as an
+    invalid one: advantage 0, no part in any statistic, and critic targets that are the values
+    themselves. The diagnostic `nonfinite_questions` counts them.
+    """
+
+    @functools.wraps(advantage)
+    def guarded(o: GroupBatch, rl: RlConfig) -> Estimate:
+        finite = jnp.isfinite(o.rewards).all(axis=1)
+        if o.greedy is not None:
+            finite &= jnp.isfinite(o.greedy)
+        kept = o.replace(
+            rewards=jnp.where(finite[:, None], o.rewards, 0.0),
+            greedy=None if o.greedy is None else jnp.where(finite, o.greedy, 0.0),
+            valid=o.valid & finite,
+            mask=o.mask * finite[:, None, None],
+        )
+        estimate = advantage(kept, rl)
+        returns = estimate.returns
+        if returns is not None:
+            returns = jnp.where(finite[:, None, None], returns, o.values)
+        count = (o.valid & ~finite).sum()
+        return estimate.replace(
+            returns=returns,
+            diagnostics=estimate.diagnostics | {"nonfinite_questions": count},
+        )
+
+    return guarded
+
+
+def group(estimator: Callable[[Array], Array]) -> Callable[[GroupBatch, RlConfig], Estimate]:
     """An advantage function from one that compares the rewards of a question, [Q, G] -> [Q, G]."""
 
-    def advantage(o: Outcome, rl: RlConfig) -> Estimate:
+    @finite_rewards
+    def advantage(o: GroupBatch, rl: RlConfig) -> Estimate:
         del rl
         return Estimate(
             jnp.where(o.valid[:, None], estimator(answer_rewards(o)), 0.0), None, o.history, {}
@@ -82,7 +90,8 @@ def group(estimator: Callable[[Array], Array]) -> Callable[[Outcome, RlConfig], 
     return advantage
 
 
-def remax(o: Outcome, rl: RlConfig) -> Estimate:
+@finite_rewards
+def remax(o: GroupBatch, rl: RlConfig) -> Estimate:
     del rl
     scores = estimators.remax(answer_rewards(o), o.greedy)
     greedy = jnp.where(o.valid, o.greedy, 0.0).sum() / jnp.maximum(o.valid.sum(), 1)
@@ -91,19 +100,24 @@ def remax(o: Outcome, rl: RlConfig) -> Estimate:
     )
 
 
-def reinforce_pp(o: Outcome, rl: RlConfig) -> Estimate:
+@finite_rewards
+def reinforce_pp(o: GroupBatch, rl: RlConfig) -> Estimate:
     rewards, mask = _rows(token_rewards(o)), _rows(o.mask)
     scores, _ = estimators.reinforce_pp(rewards, mask, gamma=rl.gamma)
     return Estimate((scores * mask).reshape(o.mask.shape), None, o.history, {})
 
 
-def ppo(o: Outcome, rl: RlConfig) -> Estimate:
+@finite_rewards
+def ppo(o: GroupBatch, rl: RlConfig) -> Estimate:
     rewards, mask, values = _rows(token_rewards(o)), _rows(o.mask), _rows(o.values * o.mask)
     scores, returns = estimators.gae(
         rewards, values, mask, gamma=rl.gamma, lam=rl.critic.gae_lambda
     )
     count = jnp.maximum(mask.sum(), 1)
-    variance = lambda x: (jnp.square(x - (x * mask).sum() / count) * mask).sum() / count
+
+    def variance(x: Array) -> Array:
+        return (jnp.square(x - (x * mask).sum() / count) * mask).sum() / count
+
     explained = 1 - variance(returns - values) / jnp.maximum(variance(returns), 1e-8)
     facts = {"value": (values * mask).sum() / count, "explained_variance": explained}
     return Estimate(
@@ -111,7 +125,8 @@ def ppo(o: Outcome, rl: RlConfig) -> Estimate:
     )
 
 
-def domain_relative(o: Outcome, rl: RlConfig) -> Estimate:
+@finite_rewards
+def domain_relative(o: GroupBatch, rl: RlConfig) -> Estimate:
     scores, history, facts = drpo.advantages(
         answer_rewards(o), o.domains, kl=o.kl, history=o.history, cfg=rl.drpo, valid=o.valid
     )
@@ -126,7 +141,7 @@ class Algorithm:
     """One row.
 
     Attributes:
-      advantage: Outcome, RlConfig -> Estimate.
+      advantage: GroupBatch, RlConfig -> Estimate.
       ratio: "token": one ratio π/π_old a token; "sequence": their geometric mean over the answer
         (GSPO).
       mean: what the loss of an update is divided by. "token": its answer tokens. "sequence": the
@@ -138,9 +153,12 @@ class Algorithm:
         dynamic sampling).
       overlong: share of the longest length, at its end, over which the reward falls by up to 1
         (DAPO's overlong shaping).
+      history: keeps a record of each domain's earlier groups (`rl.drpo.history_size`).
+      metrics: first part of the names of its diagnostics in metrics.jsonl.
+      divides_by_rewards: rewards must not be negative, as they are with KL inside them.
     """
 
-    advantage: Callable[[Outcome, RlConfig], Estimate]
+    advantage: Callable[[GroupBatch, RlConfig], Estimate]
     ratio: Literal["token", "sequence"] = "token"
     mean: Literal["token", "sequence", "constant"] = "token"
     clip_low: float = 0.2
@@ -150,12 +168,17 @@ class Algorithm:
     greedy: bool = False
     refill: bool = False
     overlong: float = 0.0
+    history: bool = False
+    metrics: str = "advantage"
+    divides_by_rewards: bool = False
 
 
 # The algorithms that the QoQ-Med paper compares share its clip range, dual clip and token mean; the
 # others have their own papers' settings.
+SUPERVISED = "sft"  # `rl.algorithm` of the baseline without RL
 ALGORITHMS = {
-    "drpo": Algorithm(domain_relative),  # arXiv 2506.00711
+    # arXiv 2506.00711
+    "drpo": Algorithm(domain_relative, history=True, metrics="drpo", divides_by_rewards=True),
     "grpo": Algorithm(group(estimators.grpo)),  # arXiv 2402.03300
     "rloo": Algorithm(group(estimators.rloo)),  # arXiv 2402.14740
     "remax": Algorithm(remax, greedy=True),  # arXiv 2310.10505
@@ -180,8 +203,12 @@ ALGORITHMS = {
 }
 
 
-def resolve(rl: RlConfig) -> Algorithm:
-    """The row of `rl.algorithm` with the clip range of the config where that is not 0."""
+def resolve(rl: RlConfig) -> Algorithm | None:
+    """The row of `rl.algorithm` with the clip range of the config where that is not 0; None for
+    `SUPERVISED`, which learns from gold answers in the place of RL.
+    """
+    if rl.algorithm == SUPERVISED:
+        return None
     row = ALGORITHMS[rl.algorithm]
     set_in_config = {
         name: value
@@ -194,12 +221,12 @@ def resolve(rl: RlConfig) -> Algorithm:
 # ----------------------------------------------------------------------------------- reward shaping
 
 
-def answer_rewards(o: Outcome) -> Array:
+def answer_rewards(o: GroupBatch) -> Array:
     """Reward of each answer, less the KL of its tokens when KL is part of the reward; [Q, G]."""
     return o.rewards if o.penalty is None else o.rewards - o.penalty.sum(axis=-1)
 
 
-def token_rewards(o: Outcome) -> Array:
+def token_rewards(o: GroupBatch) -> Array:
     """The reward on an answer's last token, less β KL on each token when KL is part of the reward;
     [Q, G, S].
     """
@@ -208,7 +235,7 @@ def token_rewards(o: Outcome) -> Array:
     return rewards if o.penalty is None else rewards - o.penalty
 
 
-def overlong_penalty(lengths, limit: int, share: float):
+def overlong_penalty(lengths: Array | np.ndarray, limit: int, share: float) -> Array | np.ndarray:
     """What is taken from the reward of long answers: 0 up to limit - zone tokens, then linear to 1
     at the limit.
 

@@ -7,6 +7,16 @@ function.
 The vector of a question is its G rewards in ascending order, so that the order of the rollouts
 changes nothing, and `kmeans` orders the points itself, so that the order of the questions changes
 nothing either.
+
+Clusters: k-means on the sorted reward vectors of a domain; with I_k the inertia of k clusters
+and dI_k = I_{k-1} - I_k, k is the first k >= 2 with dI_{k+1} < 0.1 dI_k, at most k_max and the
+number of distinct vectors.
+
+With cfg.damping_symmetric, |s'| stands in place of s' in z and t.
+
+The quantile is over questions with unequal rewards. The others have no advantage to damp, and
+their products, all 0, would put t at 0 once they are most of the batch, and every positive
+advantage with it.
 """
 
 from __future__ import annotations
@@ -20,6 +30,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from qoq_jax.base.errors import ConfigError
+from qoq_jax.base.fields import Positive
 from qoq_jax.rl import advantages as advantages_lib
 from qoq_jax.rl.kmeans import kmeans_elbow
 
@@ -53,7 +64,7 @@ class DRPOConfig:
 
     num_domains: int
     k_max: int = 10
-    eps: float = 1e-6
+    eps: Positive[float] = 1e-6
     cluster: bool = True
     damping: bool = True
     damping_symmetric: bool = False
@@ -117,18 +128,8 @@ def advantages(
         s''[q,i] = s'[q,i] t / (t + z[q,i])
         A[q,i]   = s''[q,i] / std(s'')
 
-    N is a number of questions, μ a mean reward; std r[q] is over the rollouts of a question, std(s'')
-    over the batch, both with ddof = 1.
-
-    Clusters: k-means on the sorted reward vectors of a domain; with I_k the inertia of k clusters
-    and dI_k = I_{k-1} - I_k, k is the first k >= 2 with dI_{k+1} < 0.1 dI_k, at most k_max and the
-    number of distinct vectors.
-
-    With cfg.damping_symmetric, |s'| stands in place of s' in z and t.
-
-    The quantile is over questions with unequal rewards. The others have no advantage to damp, and
-    their products, all 0, would put t at 0 once they are most of the batch, and every positive
-    advantage with it.
+    N is a number of questions, μ a mean reward; std r[q] is over the rollouts of a question,
+    std(s'') over the batch, both with ddof = 1.
 
     Every case gives finite numbers. Absent domains take no part. A mean reward <= 0 puts a
     temperature on its floor (the released variant has none for clusters: a negative mean turns the
@@ -136,7 +137,8 @@ def advantages(
     nothing to compare with and nothing is damped. A batch without any signal gets advantages 0.
 
     Args:
-      rewards: [Q, G], G >= 2; cut to ±1e9.
+      rewards: [Q, G], G >= 2; cut to ±1e9. A question with one that is not finite is ignored like
+        an invalid one.
       domain_ids: int [Q]; a question whose id is outside 0 .. N - 1 is ignored like an invalid one.
       kl: [Q, G], KL of each response to the reference, summed over its tokens; None = 0, so that
         nothing is damped.
@@ -155,6 +157,7 @@ def advantages(
     _check(rewards, domain_ids, kl, valid)
     valid = jnp.ones(domain_ids.shape, bool) if valid is None else valid.astype(bool)
     valid &= (domain_ids >= 0) & (domain_ids < cfg.num_domains)
+    valid &= jnp.isfinite(rewards).all(axis=1)
     rewards = jnp.where(
         valid[:, None], jnp.clip(rewards.astype(jnp.float32), -LARGEST, LARGEST), 0.0
     )
@@ -211,7 +214,7 @@ def _check(rewards: Array, domain_ids: Array, kl: Array | None, valid: Array | N
         raise ValueError(f"kl must have the shape of rewards, {rewards.shape}, got {kl.shape}")
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Temperatures
 
 
@@ -286,7 +289,7 @@ def _masked_quantile(x: Array, mask: Array, p: float) -> Array:
     return jnp.where(count > 0, below + (place - low) * (above - below), 0.0)
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # History
 
 

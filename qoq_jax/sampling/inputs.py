@@ -19,7 +19,6 @@ A sample is a dict in one of two forms.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from qoq_jax.base.errors import DataError
+from qoq_jax.base.errors import DataError, did_you_mean
 from qoq_jax.data import images, readers
 from qoq_jax.data import sample as transforms
 from qoq_jax.data.meta import SampleMeta
@@ -74,11 +73,10 @@ def _one(
     known = PROCESSED_KEYS if processed else FILE_KEYS
     for key in sample:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
             raise DataError(
                 f"unknown field {key!r}",
                 where=name,
-                hint=f"did you mean {close[0]!r}?" if close else "known are " + ", ".join(known),
+                hint=did_you_mean(key, known, "known are " + ", ".join(known)),
             )
     made = (_processed if processed else _in_files)(sample, name, model, process, tokenizer)
     meta = SampleMeta(
@@ -126,7 +124,8 @@ def _in_files(sample, name, model, process: ProcessConfig, tokenizer) -> dict[st
                 )
             )
     ecg = [
-        _ecg(signal, _ecg_name(name, sample, i)) for i, signal in enumerate(_listed(sample, "ecg"))
+        _ecg(signal, _ecg_name(name, sample, i), process.ecg_length)
+        for i, signal in enumerate(_listed(sample, "ecg"))
     ]
     _check_has_ecg(model, ecg, name)
     cut = [
@@ -202,11 +201,11 @@ def _pixels(array: Any, where: str, frames: bool) -> np.ndarray:
     return files.grey_to_rgb(array) if grey else array
 
 
-def _ecg(signal: Any, where: str) -> np.ndarray:
+def _ecg(signal: Any, where: str, length: readers.EcgLength) -> np.ndarray:
     """float32 [8, 2500] in mV."""
     if isinstance(signal, (str, os.PathLike)):
         with naming(where):
-            return transforms.check_ecg(readers.read_ecg(signal), where)
+            return transforms.check_ecg(readers.read_ecg(signal, length=length), where)
     if isinstance(signal, Mapping):
         missing = [key for key in ("signal", "fs", "leads") if key not in signal]
         if missing:
@@ -225,7 +224,7 @@ def _ecg(signal: Any, where: str) -> np.ndarray:
             raise DataError(
                 "signal or fs is not made of numbers", where=where, hint="give mV and Hz as numbers"
             ) from None
-        return transforms.check_ecg(standard_leads(values, rate, leads, where), where)
+        return transforms.check_ecg(standard_leads(values, rate, leads, where, length), where)
     values = np.asarray(signal)
     if values.dtype.kind not in "fiu":
         raise DataError(f"is {values.dtype}, not numbers", where=where, hint="give mV as floats")
@@ -288,7 +287,10 @@ def _processed(sample, name, model: VlmConfig, process: ProcessConfig, tokenizer
             )
     grids = _grids(sample, name, model, len(patches))
     ecg = np.asarray(sample.get("ecg", np.zeros((0, *ECG_SHAPE), np.float32)))
-    ecg = [_ecg(signal, f"{name}, ecg") for signal in (ecg if ecg.ndim == 3 else ecg[None])]
+    ecg = [
+        _ecg(signal, f"{name}, ecg", process.ecg_length)
+        for signal in (ecg if ecg.ndim == 3 else ecg[None])
+    ]
     _check_has_ecg(model, ecg, name)
     of_images = int(np.isin(ids, (process.image_token_id, process.video_token_id)).sum())
     transforms.check_length(len(ids), of_images, process, f"{name}, input_ids")

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from qoq_jax.parallel import hosts
 from qoq_jax.sampling.loop import Decoded, Orders, Slots
 
 
@@ -86,14 +87,15 @@ Watch = Callable[[Response, np.ndarray, bool], int | None]
 
 def to_host(tree: Any) -> Any:
     """Device arrays -> numpy arrays: every decision of the host is taken on what this returns."""
-    return jax.device_get(tree)
+    return hosts.gather(tree)
 
 
 def to_device(tree: Any, mesh: jax.sharding.Mesh | None) -> Any:
     """Host arrays -> device arrays, whole on every device of the mesh."""
     if mesh is None:
         return jax.device_put(tree)
-    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return hosts.to_global(tree, whole)
 
 
 def shards(mesh: jax.sharding.Mesh | None) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import json
 import os
 import queue
 import shutil
@@ -19,48 +18,11 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import ConfigError, QoqError
 from qoq_jax.sweep import tables as sweep_report
+from qoq_jax.sweep.plan import Sweep
 from qoq_jax.train import config as config_lib
-
-
-@dataclasses.dataclass(frozen=True)
-class Sweep:
-    """What to run.
-
-    Attributes:
-      runs: config arg -> arg of the run whose weights it starts from, listed before it; "" = its
-        own. A run that others start from is a start: it is run once, with seed 0, ends with stage
-        sft and is not compared.
-      baseline: arg that the others are compared with, seed by seed.
-      seeds: runs of each arg that is not a start.
-      baselines: arg -> another baseline, for runs that share more with it (their training data,
-        say).
-      charts: title -> args whose learning curves go into one chart; {} = all of them in one.
-    """
-
-    runs: dict[str, str]
-    baseline: str
-    seeds: int = 5
-    baselines: dict[str, str] = dataclasses.field(default_factory=dict)
-    charts: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-
-    def baseline_of(self, name: str) -> str:
-        """The run that `name` is compared with; "" for starts and for baselines themselves."""
-        found = self.baselines.get(name, self.baseline)
-        return (
-            ""
-            if name == found or name in self.starts() or name in self.baselines.values()
-            else found
-        )
-
-    def starts(self) -> list[str]:
-        return [name for name in self.runs if name in self.runs.values()]
-
-    def behind(self, name: str) -> list[str]:
-        """The starts that a run needs, the first to be made first."""
-        start = self.runs[name]
-        return [*self.behind(start), start] if start else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,9 +187,9 @@ def _check_finished(file: str, job: Job, out: str, overrides: Sequence[str]) -> 
     config = config_lib.parse(
         config_lib.override(config_lib.load(f"{file}:{job.name}"), assignments(job, out, overrides))
     )
-    with open(os.path.join(job.folder, "config.json"), encoding="utf-8") as f:
-        # Not the place of its start: OUT may have been moved.
-        changed = [name for name in config_lib.differences(config, json.load(f)) if name != "start"]
+    theirs = files.read_json(os.path.join(job.folder, "config.json"), finite=False)
+    # Not the place of its start: OUT may have been moved.
+    changed = [name for name in config_lib.differences(config, theirs) if name != "start"]
     if changed:
         raise ConfigError(
             f"this run was trained with another {', '.join(changed[:5])}",

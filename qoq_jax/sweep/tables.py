@@ -11,14 +11,12 @@ import json
 import math
 import os
 import statistics
-from typing import TYPE_CHECKING
 
 from scipy import stats
 
+from qoq_jax.base import files
 from qoq_jax.report import charts
-
-if TYPE_CHECKING:
-    from qoq_jax.sweep.run import Sweep
+from qoq_jax.sweep.plan import Sweep
 
 COLOURS = (
     "#0b7285",
@@ -40,8 +38,7 @@ def write(sweep: Sweep, out: str) -> None:
     starts = sweep.starts()
     found = {name: collect(out, name, start, name in starts) for name, start in sweep.runs.items()}
     found = {name: runs for name, runs in found.items() if runs}
-    with open(os.path.join(out, "results.json"), "w", encoding="utf-8") as f:
-        json.dump(found, f, indent=1)
+    files.write_json(os.path.join(out, "results.json"), found)
     compared = {name: runs for name, runs in found.items() if name not in starts}
     parts = [overall_table(sweep, found)]
     parts += [domain_table(found, key, title) for key, title in METRICS]
@@ -89,17 +86,12 @@ def collect(out: str, name: str, start: str, once: bool) -> dict[str, dict]:
 
 def learning_curve(folder: str, stage: str) -> list:
     """[[step, validation macro-F1], ...] of a stage; [] when nothing was validated."""
-    path = os.path.join(folder, f"validation-{stage}.json")
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8") as f:
-        return json.load(f)
+    return files.read_json(os.path.join(folder, f"validation-{stage}.json"), [], finite=False)
 
 
 def validated_on(folder: str) -> list:
     """What decides which rows a run was validated on."""
-    with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
-        config = json.load(f)
+    config = files.read_json(os.path.join(folder, "config.json"), finite=False)
     data = [
         config["data"][key] for key in ("mini_rows", "mini_seed", "mini_imbalance", "real", "extra")
     ]
@@ -115,8 +107,7 @@ def read_run(folder: str, stage: str, start: str) -> dict | None:
     path = os.path.join(folder, "eval", f"{stage}.json")
     if not os.path.exists(path) or not os.path.exists(os.path.join(folder, "run.json")):
         return None
-    with open(path, encoding="utf-8") as f:
-        group = json.load(f)["summary"]["sources"]["climb-mini"]
+    group = files.read_json(path, finite=False)["summary"]["sources"]["climb-mini"]
     domains = {name: {key: of[key] for key, _ in METRICS} for name, of in group["domains"].items()}
     same = start and validated_on(start) == validated_on(folder)
     curve = [

@@ -23,8 +23,10 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.models.sizes import EcgConfig, VlmConfig
+from qoq_jax.parallel import hosts
 
 # Orbax raises a failed write and also logs its traceback from each of its threads; the raised one
 # becomes our one line.
@@ -45,10 +47,9 @@ def model_fingerprint(cfg: VlmConfig | EcgConfig) -> str:
 
 
 def write_checksums(folder: str) -> None:
-    """Writes the SHA-256 of every file of a checkpoint, {relative path: hex}, to its sha256.json."""
-    sums = {name: _sha256(os.path.join(folder, name)) for name in _files(folder)}
-    with open(os.path.join(folder, CHECKSUMS), "w", encoding="utf-8") as f:
-        json.dump(sums, f, indent=0)
+    """Writes the SHA-256 of every file of a checkpoint, {path in it: hex}, to its sha256.json."""
+    sums = {name: files.sha256(os.path.join(folder, name)) for name in _files(folder)}
+    files.write_json(os.path.join(folder, CHECKSUMS), sums, indent=0)
 
 
 def damage(folder: str) -> str | None:
@@ -60,14 +61,13 @@ def damage(folder: str) -> str | None:
     if not os.path.exists(path):
         return None
     try:
-        with open(path, encoding="utf-8") as f:
-            sums = json.load(f)
+        sums = files.read_json(path, error=CheckpointError)
         for name, wanted in sums.items():
             if not os.path.isfile(os.path.join(folder, name)):
                 return f"{name} is missing"
-            if _sha256(os.path.join(folder, name)) != wanted:
+            if files.sha256(os.path.join(folder, name)) != wanted:
                 return f"{name} has changed since it was written"
-    except (OSError, ValueError, AttributeError) as error:
+    except (CheckpointError, OSError, AttributeError) as error:
         return f"{CHECKSUMS} cannot be read ({type(error).__name__})"
     return None
 
@@ -80,11 +80,6 @@ def _files(folder: str) -> list[str]:
         for name in names
         if name not in (CHECKSUMS, "_CHECKPOINT_METADATA", "commit_success.txt")
     )
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def has_checkpoint(folder: str) -> bool:
@@ -144,7 +139,7 @@ class Checkpointer:
         """Runs in Orbax's thread when all files are written and the folder has not got its final
         name yet.
         """
-        if jax.process_index():
+        if not hosts.is_main():
             return
         for name in os.listdir(self._folder):
             if name == str(self._saving) or name.startswith(f"{self._saving}.orbax-checkpoint-tmp"):
@@ -205,7 +200,7 @@ class Checkpointer:
                     "the stage then begins anew",
                 )
             kept = folder
-            if resume and jax.process_index() == 0:
+            if resume and hosts.is_main():
                 kept = os.path.join(self._folder, f"damaged-{step}")
                 shutil.rmtree(kept, ignore_errors=True)
                 os.rename(folder, kept)

@@ -14,14 +14,15 @@ import os
 import sys
 from collections.abc import Sequence
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.climb.mini import build as synthetic
 from qoq_jax.climb.samples import fetch as real_samples
 from qoq_jax.data import rows as schema
 from qoq_jax.data import sources
+from qoq_jax.parallel import hosts
 from qoq_jax.train.checkpoint import has_checkpoint
 from qoq_jax.train.config import Config, DataConfig
-from qoq_jax.train.run_record import read_json, write_json
 
 
 class Record:
@@ -39,7 +40,10 @@ class Record:
         began = os.path.isdir(stages) and any(
             has_checkpoint(os.path.join(stages, name)) for name in os.listdir(stages)
         )
-        self._known = (read_json(self._path) if began else None) or {"sources": {}, "notes": []}
+        self._known = (files.read_json(self._path, None) if began else None) or {
+            "sources": {},
+            "notes": [],
+        }
         self._checked: set[tuple[str, str]] = set()
 
     @property
@@ -108,8 +112,8 @@ class Record:
             )
 
     def _write(self) -> None:
-        if self._training:
-            write_json(self._path, self._known)
+        if self._training and hosts.is_main():
+            files.write_json(self._path, self._known)
 
     def _differs(self, what: str, hint: str) -> None:
         if self._training:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,24 +20,25 @@ import numpy as np
 import optax
 from flax import struct
 
-from qoq_jax.base.errors import CheckpointError, DataError, QoqError
-from qoq_jax.climb.mini import ecg_set, ecg_simulator
+from qoq_jax.base.errors import CheckpointError, DataError
+from qoq_jax.climb.mini import ecg_set
 from qoq_jax.data import ecgs
-from qoq_jax.evaluation.probe import linear_probe
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec
 from qoq_jax.models.encoders import ecg as model
+from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.train import run_record as facts
+from qoq_jax.train import ecg_probe, hooks, loop, run_record, stages
 from qoq_jax.train.checkpoint import Checkpointer
 from qoq_jax.train.config import Config, EcgPretrainConfig
-from qoq_jax.train.log import CompileCounter, MetricWriter, Progress
-from qoq_jax.train.state import TrainState, apply_gradients, make_optimizer, schedule, start
+from qoq_jax.train.log import open_writer
+from qoq_jax.train.optim import make_optimizer, schedule
+from qoq_jax.train.state import TrainState, apply_gradients, keep_finite, start
 
 STAGE = "ecg"
 WEIGHTS = "ecg_encoder.safetensors"
 RANDOM_ENCODERS = 3  # of other seeds, probed for comparison
-_WARMUP_STEPS = 2  # in which compilations are expected
+_WEIGHTS_STREAM = 3  # of random numbers, for the first weights; the masks have the stage's own
 
 
 @struct.dataclass
@@ -52,6 +52,11 @@ class JepaState:
 
     train: TrainState
     target: Any
+
+    @property
+    def skipped(self) -> jax.Array:
+        """int32 [], updates in a row that were dropped."""
+        return self.train.skipped
 
 
 # --------------------------------------------------------------------------------------------- step
@@ -79,7 +84,9 @@ def draw_mask(
     return model.block_mask(key, sizes, cfg.mask_low, cfg.mask_high, cfg.mask_blocks)
 
 
-def create(params, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> JepaState:
+def create(
+    params: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> JepaState:
     """A fresh state around `params` (on the mesh); the target starts as the encoder."""
     return JepaState(
         train=start(params, optimizer, mesh), target=jax.tree.map(jnp.copy, params["encoder"])
@@ -92,7 +99,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     layout: JepaState,
     key: jax.Array,
-    dtype=jnp.float32,
+    dtype: jnp.dtype | type = jnp.float32,
     remat: bool = False,
 ) -> Callable:
     """Returns the jitted `step(state, ecg) -> (state, metrics)`.
@@ -114,7 +121,7 @@ def make_step(
         mask = draw_mask(cfg, sizes, key, number)
         cast = functools.partial(jax.tree.map, lambda x: x.astype(dtype))
 
-        def loss_fn(params):
+        def loss_fn(params: Any) -> jax.Array:
             total, count = model.jepa_loss(
                 cast(params), cast(state.target), sizes, ecg, mask, visible, remat
             )
@@ -123,11 +130,10 @@ def make_step(
         loss, grads = jax.value_and_grad(loss_fn)(state.train.params)
         train, applied = apply_gradients(state.train, grads, loss, optimizer)
         m, finite = momentum(cfg, number), applied["update_finite"] > 0
-        target = jax.tree.map(
-            lambda old, new: jnp.where(finite, m * old + (1 - m) * new, old),
-            state.target,
-            train.params["encoder"],
+        moved = jax.tree.map(
+            lambda old, new: m * old + (1 - m) * new, state.target, train.params["encoder"]
         )
+        target = keep_finite(finite, moved, state.target)
         return JepaState(train, target), {
             "loss": loss,
             "momentum": m,
@@ -148,7 +154,7 @@ def run(cfg: Config) -> int:
     Whatever is finished is not done again.
     """
     # --------------------------------------------------------------------------------------- set-up
-    tally, pre = facts.Tally(cfg.workdir), cfg.ecg
+    totals, pre = run_record.RunTotals(cfg.workdir), cfg.ecg
     sizes = variants.get(cfg.model.variant).ecg
     mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     # a batch that does not divide is an error before any work
@@ -165,12 +171,13 @@ def run(cfg: Config) -> int:
     data = ecgs.EcgBatches(
         found["train"],
         batch=pre.batch,
-        seed=cfg.seed,
+        seed=cfg.seed + stages.get(STAGE).data_seed,
         on_error=cfg.data.on_error,
         max_bad=cfg.data.max_bad_fraction,
         cache=cfg.data.cache,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        length=cfg.data.ecg_length,
+        process_index=hosts.process_index(),
+        process_count=hosts.process_count(),
     )
     print(
         f"ecg: {len(found['train'])} ECGs to learn from, "
@@ -183,38 +190,49 @@ def run(cfg: Config) -> int:
         final = state.train.params
         # ------------------------------------------------------------------------- export and probe
         path = os.path.join(cfg.workdir, WEIGHTS)
-        if jax.process_index() == 0:
-            model.save(path, jax.device_get(final), sizes)
+        whole = hosts.gather(final)
+        if hosts.is_main():
+            model.save(path, whole, sizes)
         print(f"ecg encoder: {path}")
         if not os.path.exists(os.path.join(cfg.workdir, "eval", "ecg.json")):
-            others = [
-                initial_params(
-                    dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, ecg_weights="")),
-                    sizes,
-                    mesh,
-                    cfg.seed + 1 + i,
-                )["encoder"]
-                for i in range(RANDOM_ENCODERS)
-            ]
-            _probe(cfg, sizes, mesh, found, initial["encoder"], final["encoder"], others)
-    tally.keep({"where": where, "reason": reason} for where, reason in data.quarantined.items())
-    facts.write_run(
-        cfg.workdir, tally, title=f"ECG-JEPA, {cfg.model.variant}", model=cfg.model.variant
+            encoders = {
+                "before": initial["encoder"],
+                "after": final["encoder"],
+                "random": _random_encoders(cfg, sizes, mesh),
+            }
+            ecg_probe.run(cfg, sizes, mesh, found, encoders)
+    totals.keep({"where": where, "reason": reason} for where, reason in data.quarantined.items())
+    run_record.write_run(
+        cfg.workdir, totals, title=f"ECG-JEPA, {cfg.model.variant}", model=cfg.model.variant
     )
     return 0
 
 
-def initial_params(cfg: Config, sizes: variants.EcgConfig, mesh: jax.sharding.Mesh, seed: int):
+def initial_params(
+    cfg: Config, sizes: variants.EcgConfig, mesh: jax.sharding.Mesh, seed: int
+) -> dict[str, Any]:
     """{"encoder", "predictor"} on the mesh: random, or from `model.ecg_weights`."""
     specs = param_specs(sizes)
     make = jax.jit(
         lambda key: spec.init_params(specs, key), out_shardings=spec.shardings(specs, mesh)
     )
-    params = make(jax.random.fold_in(jax.random.key(seed), 3))
+    params = make(jax.random.fold_in(jax.random.key(seed), _WEIGHTS_STREAM))
     return load_encoder(cfg.model.ecg_weights, sizes, params) if cfg.model.ecg_weights else params
 
 
-def load_encoder(path: str, sizes: variants.EcgConfig, params):
+def _random_encoders(
+    cfg: Config, sizes: variants.EcgConfig, mesh: jax.sharding.Mesh
+) -> list[dict[str, Any]]:
+    """Untrained encoders of other seeds."""
+    model_cfg = dataclasses.replace(cfg.model, ecg_weights="")
+    untrained = dataclasses.replace(cfg, model=model_cfg)
+    return [
+        initial_params(untrained, sizes, mesh, cfg.seed + 1 + i)["encoder"]
+        for i in range(RANDOM_ENCODERS)
+    ]
+
+
+def load_encoder(path: str, sizes: variants.EcgConfig, params: dict[str, Any]) -> dict[str, Any]:
     """`params` with the encoder (and predictor, where both have one) of an ECG-JEPA file in their
     place and sharding.
 
@@ -241,11 +259,14 @@ def load_encoder(path: str, sizes: variants.EcgConfig, params):
         if "predictor" in params and "predictor" in loaded and predictors[0] == predictors[1]
         else []
     )
-    put = lambda new, old: jax.device_put(np.asarray(new, old.dtype), old.sharding)  # noqa: E731
+
+    def put(new: np.ndarray, old: jax.Array) -> jax.Array:
+        return jax.device_put(np.asarray(new, old.dtype), old.sharding)
+
     return params | {part: jax.tree.map(put, loaded[part], params[part]) for part in parts}
 
 
-def with_ecg_weights(params, setup):
+def with_ecg_weights(params: dict[str, Any], setup: Any) -> dict[str, Any]:
     """The whole model's `params` with the ECG encoder of `model.ecg_weights`; the projection behind
     it stays as it is.
 
@@ -259,180 +280,62 @@ def with_ecg_weights(params, setup):
 
 
 def _train(
-    cfg: Config, sizes: variants.EcgConfig, mesh: jax.sharding.Mesh, data: ecgs.EcgBatches, initial
+    cfg: Config,
+    sizes: variants.EcgConfig,
+    mesh: jax.sharding.Mesh,
+    data: ecgs.EcgBatches,
+    initial: Any,
 ) -> JepaState:
     """The loop around the step, from the last checkpoint to the end."""
-    pre = cfg.ecg
+    pre, stage = cfg.ecg, stages.get(STAGE)
     optimizer = make_optimizer(cfg.optimizer, schedule(pre.schedule, pre.lr, pre.warmup, pre.steps))
-    state, begin = create(jax.tree.map(jnp.copy, initial), optimizer, mesh), 0
     checkpoints = Checkpointer(os.path.join(cfg.workdir, "checkpoints", STAGE), sizes)
-    if checkpoints.latest() is not None:
-        state, data_state, begin = checkpoints.restore(state, resume=True)
-        if begin < pre.steps:
-            data.set_state(data_state)
-            print(f"{STAGE}: going on from step {begin} of {pre.steps}")
+    state, data_state, begin = loop.resume(
+        checkpoints, create(jax.tree.map(jnp.copy, initial), optimizer, mesh), STAGE, pre.steps
+    )
     if begin >= pre.steps:
         data.quarantined |= data_state["quarantined"]
         checkpoints.close()
         return state
-    key = jax.random.fold_in(jax.random.key(cfg.seed), 4)
-    step_fn = make_step(
-        sizes,
-        pre,
-        optimizer,
-        state,
-        key,
-        jnp.dtype(cfg.model.compute_dtype),
-        cfg.model.remat != "none",
-    )
-    writer = _writer(cfg)
-    writer.resume(STAGE, begin)
-    sharding, progress, compiles, rows = (
-        mesh_lib.batch_sharding(mesh),
-        Progress(STAGE, pre.steps, begin),
-        CompileCounter(),
-        [],
-    )
-    recompiles, clock = 0, time.perf_counter()
-    for number in range(begin, pre.steps):
-        batch = jax.make_array_from_process_local_data(sharding, next(data))
-        done = number + 1
-        compiles.reset()  # Orbax compiles too, when it saves: only the step's own count
-        with jax.transfer_guard_host_to_device("disallow"):
-            state, metrics = step_fn(state, batch)
-        recompiles += compiles.count if done > begin + _WARMUP_STEPS else 0
-        rows.append(metrics)
-        if done % cfg.log.every == 0 or done in (pre.steps, begin + 1):
-            host = jax.device_get(rows)
-            seconds, clock = time.perf_counter() - clock, time.perf_counter()
-            row = {name: float(np.mean([one[name] for one in host])) for name in host[0]}
-            row |= {
-                "ecgs_per_second": pre.batch * len(rows) / seconds,
-                "seconds/step": seconds / len(rows),
-                "recompiles": recompiles,
-                "skipped_samples": len(data.quarantined),
-            }
-            writer.write(STAGE, done, row)
-            progress.show(
-                done,
-                {
-                    "loss": f"{row['loss']:.4f}",
-                    "ecg/s": f"{row['ecgs_per_second']:.0f}",
-                    "recompiles": str(recompiles),
-                },
-            )
-            rows = []
-            if int(state.train.skipped) >= cfg.optimizer.max_skipped:
-                raise QoqError(
-                    f"{int(state.train.skipped)} updates in a row were not finite",
-                    where=f"{STAGE} step {done}",
-                    hint="lower the learning rate; parameters are those of the last finite step",
-                )
-        if done % pre.save_every == 0 or done == pre.steps:
-            checkpoints.save(done, state, data.get_state())
-    checkpoints.close()
-    writer.close()
-    return state
+    if data_state is not None:
+        data.set_state(data_state)
+    compiled = {"dtype": jnp.dtype(cfg.model.compute_dtype), "remat": cfg.model.remat != "none"}
+    key = jax.random.fold_in(jax.random.key(cfg.seed), stage.random_stream)
+    update = make_step(sizes, pre, optimizer, state, key, **compiled)
+    sharding = mesh_lib.batch_sharding(mesh)
 
+    def step(state: JepaState, number: int) -> loop.StepResult:
+        del number  # the state counts its own steps
+        batch = hosts.to_global(next(data), sharding)
+        return loop.StepResult(*update(state, batch), facts={})
 
-# -------------------------------------------------------------------------------------------- probe
-
-
-def features(
-    params, sizes: variants.EcgConfig, signals: np.ndarray, mesh: jax.sharding.Mesh, batch: int
-) -> np.ndarray:
-    """float32 [n, W]: the pooled representation of ECGs [n, 8, 2500], `batch` at a time on all
-    devices.
-    """
-    encode = _encoder(sizes)
-    sharding, made = mesh_lib.batch_sharding(mesh), []
-    for first in range(0, len(signals), batch):
-        part = signals[first : first + batch]
-        # one shape, one compilation
-        whole = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
-        made.append(np.asarray(encode(params, jax.device_put(whole, sharding)))[: len(part)])
-    return np.concatenate(made)
-
-
-@functools.cache
-def _encoder(sizes: variants.EcgConfig) -> Callable:
-    return jax.jit(lambda params, ecg: model.represent(params, sizes, ecg))
-
-
-def _probe(cfg: Config, sizes: variants.EcgConfig, mesh, found, before, after, others) -> None:
-    """Linear probe of the seven classes on held-out patients; writes WORKDIR/eval/ecg.json and a
-    metrics row.
-    """
-    names = ecg_simulator.LABELS
-    labelled = {
-        split: [r for r in rows if set(r.vocabulary) == set(names)] for split, rows in found.items()
-    }
-    if not labelled["train"] or not labelled["test"]:
-        print(
-            "ecg probe: left out, since no labelled train and test ECGs of the seven classes "
-            "are there (ecg.rows is 0)"
-        )
-        return
-    shared = {r.patient for r in labelled["train"]} & {r.patient for r in labelled["test"]} - {""}
-    if shared:
-        raise DataError(
-            f"{len(shared)} patients are in both train and test",
-            where="linear probe",
-            hint="split by patient",
-        )
-    signals = {split: ecgs.read_all(rows) for split, rows in labelled.items()}
-    gold = {
-        split: np.array([[name in r.labels for name in names] for r in rows])
-        for split, rows in labelled.items()
-    }
-
-    def score(encoder) -> dict:
-        seen, held_out = (
-            features(encoder, sizes, signals[split], mesh, cfg.ecg.batch)
-            for split in ("train", "test")
-        )
-        return linear_probe(seen, gold["train"], held_out, gold["test"], names)
-
-    result = {
-        "before": score(before),
-        "after": score(after),
-        "random": [score(encoder) for encoder in others],
-        "train_ecgs": len(labelled["train"]),
-        "test_ecgs": len(labelled["test"]),
-        "test_patients": len({r.patient for r in labelled["test"]}),
-    }
-    row = {
-        f"probe/{when}/{name}": result[when][name]
-        for when in ("before", "after")
-        for name in ("auroc", "macro_f1")
-    }
-    row |= {
-        f"probe/random/{name}": float(np.mean([one[name] for one in result["random"]]))
-        for name in ("auroc", "macro_f1")
-    }
-    if jax.process_index() == 0:
-        writer = _writer(cfg)
-        writer.resume("ecg_probe", -1)
-        writer.write("ecg_probe", cfg.ecg.steps, row)
-        writer.close()
-        facts.write_json(os.path.join(cfg.workdir, "eval", "ecg.json"), result)
-    print(
-        f"ecg probe, {result['test_ecgs']} held-out ECGs of {result['test_patients']} patients: "
-        "macro AUROC "
-        f"{row['probe/before/auroc']:.3f} before, {row['probe/after/auroc']:.3f} after; macro-F1 "
-        f"{row['probe/before/macro_f1']:.3f} before, {row['probe/after/macro_f1']:.3f} after "
-        f"({RANDOM_ENCODERS} other random encoders: {row['probe/random/auroc']:.3f}, "
-        f"{row['probe/random/macro_f1']:.3f})"
+    return loop.run(
+        loop.Loop(STAGE, begin, pre.steps, state),
+        step,
+        [
+            hooks.TraceSteps(),
+            hooks.GuardTransfers(),
+            hooks.MeanRow(cfg.log.every, functools.partial(_summarise, batch=pre.batch)),
+            hooks.CountCompilations(),
+            hooks.CountSkippedSamples(data),
+            hooks.WriteRow(functools.partial(open_writer, cfg)),
+            hooks.ShowProgress(_headline),
+            hooks.StopWhenNotFinite(cfg.optimizer.max_skipped),
+            hooks.SaveCheckpoints(checkpoints, pre.save_every, data),
+        ],
     )
 
 
-# -------------------------------------------------------------------------------------- bookkeeping
+def _summarise(steps: list[loop.Row], seconds: float, batch: int) -> loop.Row:
+    """The log row of some steps: float32 means, as the device computes, and rates."""
+    row = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+    rates = {"ecgs_per_second": batch * len(steps) / seconds, "seconds/step": seconds / len(steps)}
+    return row | rates
 
 
-def _writer(cfg: Config) -> MetricWriter:
-    return MetricWriter(
-        cfg.workdir,
-        tensorboard=cfg.log.tensorboard,
-        wandb=cfg.log.wandb,
-        config=dataclasses.asdict(cfg),
-    )
+def _headline(row: loop.Row) -> dict[str, str]:
+    return {
+        "loss": f"{row['loss']:.4f}",
+        "ecg/s": f"{row['ecgs_per_second']:.0f}",
+        "recompiles": str(row["recompiles"]),
+    }

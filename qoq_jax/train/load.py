@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from qoq_jax.base.errors import ConfigError
+from qoq_jax.base import files
+from qoq_jax.base.errors import ConfigError, DataError, did_you_mean
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec, vlm
 from qoq_jax.sampling import model as models
@@ -42,10 +41,9 @@ def load(
         return models.of_variant(name, mesh, dtype)
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return models.of_published(name, mesh, dtype)
-    close = difflib.get_close_matches(name, variants.NAMES, n=1)
+    near = did_you_mean(name, variants.NAMES, "")
     raise ConfigError(
-        f"no directory and no variant {name!r}"
-        + (f", did you mean {close[0]!r}?" if close else ""),
+        f"no directory and no variant {name!r}" + (near and f", {near}"),
         hint="give a Hugging Face directory, a hub id like OWNER/NAME, the workdir of a run, or "
         "one of " + ", ".join(variants.NAMES),
     )
@@ -56,10 +54,10 @@ def _is_hf(directory: str) -> bool:
     then says so).
     """
     try:
-        with open(os.path.join(directory, "config.json"), encoding="utf-8") as file:
-            return "model_type" in json.load(file)
-    except (OSError, ValueError):
+        content = files.read_json(os.path.join(directory, "config.json"), {}, finite=False)
+    except DataError:
         return False
+    return isinstance(content, dict) and "model_type" in content
 
 
 def _of_run(workdir: str, mesh: jax.sharding.Mesh | None, dtype: Any) -> Model:

@@ -1,33 +1,38 @@
-"""What a run tells: metrics on disk, a live line on the terminal, and the number of compilations."""
+"""What a run tells: metrics on disk, a live line on the terminal, the number of compilations."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
 import os
 import sys
 import time
+from typing import Any
 
 import jax
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import ConfigError
+from qoq_jax.parallel import hosts
+from qoq_jax.train.config import Config
 
 
 class MetricWriter:
     """Appends flat metric rows to metrics.jsonl, and to TensorBoard or Weights & Biases when asked.
 
     A resumed run first drops the rows of steps that it will do again, so that the file holds each
-    step once.
+    step once. Of several processes only the main one writes.
     """
 
-    def __init__(self, workdir: str, *, tensorboard: bool, wandb: bool, config: dict):
+    def __init__(self, workdir: str, *, tensorboard: bool, wandb: bool, config: dict[str, Any]):
         self._path = os.path.join(workdir, "metrics.jsonl")
         self._board = self._wandb = None
-        if tensorboard:
+        self._writes = hosts.is_main()
+        if tensorboard and self._writes:
             from tensorboardX import SummaryWriter  # imported here: it is slow to load
 
             self._board = SummaryWriter(os.path.join(workdir, "tensorboard"))
-        if wandb:
+        if wandb and self._writes:
             try:
                 import wandb as wandb_module
             except ImportError:
@@ -38,7 +43,7 @@ class MetricWriter:
 
     def resume(self, stage: str, step: int) -> None:
         """Drops rows of `stage` after `step`, and a last line that a kill left half-written."""
-        if not os.path.exists(self._path):
+        if not self._writes or not os.path.exists(self._path):
             return
         kept = []
         with open(self._path, encoding="utf-8") as f:
@@ -47,12 +52,12 @@ class MetricWriter:
                     row = json.loads(line)
                     if row["stage"] != stage or row["step"] <= step:
                         kept.append(line)
-        temporary = self._path + ".tmp"
-        with open(temporary, "w", encoding="utf-8") as f:
-            f.writelines(kept)
-        os.replace(temporary, self._path)
+        files.write_text(self._path, "".join(kept))
 
     def write(self, stage: str, step: int, values: dict[str, float]) -> None:
+        """Appends a row."""
+        if not self._writes:
+            return
         row = {"stage": stage, "step": step, "time": time.time(), **values}
         with open(self._path, "a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
@@ -69,6 +74,16 @@ class MetricWriter:
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def open_writer(cfg: Config) -> MetricWriter:
+    """The writer that a run's config asks for."""
+    return MetricWriter(
+        cfg.workdir,
+        tensorboard=cfg.log.tensorboard,
+        wandb=cfg.log.wandb,
+        config=dataclasses.asdict(cfg),
+    )
 
 
 class Progress:
@@ -133,21 +148,32 @@ class CompileCounter:
         self._base = cls._count
 
     @classmethod
-    def _on_event(cls, event: str, duration: float, **kwargs) -> None:
+    def _on_event(cls, event: str, duration: float, **kwargs: object) -> None:
+        del duration, kwargs
         if event == "/jax/core/compile/backend_compile_duration":
             cls._count += 1
 
     def reset(self) -> None:
         self._base = CompileCounter._count
 
-    @contextlib.contextmanager
-    def ignored(self):
-        """Compilations inside do not count."""
-        before = CompileCounter._count
-        yield
-        self._base += CompileCounter._count - before
-
     @property
     def count(self) -> int:
         """Compilations since the last reset."""
         return CompileCounter._count - self._base
+
+
+class Clock:
+    """Seconds between marks, by what was done until the mark."""
+
+    def __init__(self) -> None:
+        self._last, self._seconds = time.perf_counter(), {}
+
+    def mark(self, name: str) -> None:
+        """What was done since the last mark was `name`."""
+        now, key = time.perf_counter(), f"seconds/{name}"
+        self._seconds[key] = self._seconds.get(key, 0.0) + now - self._last
+        self._last = now
+
+    def seconds(self) -> dict[str, float]:
+        """{"seconds/NAME": sum}."""
+        return dict(self._seconds)

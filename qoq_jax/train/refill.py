@@ -1,89 +1,155 @@
-"""Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): questions whose answers all earned the
-same teach nothing; further prompts are sampled until the batch is full of questions that do, or a
-limit of batches is reached.
+"""Dynamic sampling (DAPO, arXiv 2503.14476, section 3.2): groups whose responses all earn the same
+teach nothing; further prompts are sampled until the batch is full of groups that do, or a limit of
+batches is reached.
 
-Everything here is on the host and of fixed shape: the questions that stay keep their media row, and
-further ones are packed
-beside them into the places that are free.
+Everything here is on the host and of fixed shape: the groups that stay keep their media row, and
+further ones are packed beside them into the places that are free.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from qoq_jax.data.packing import MERGE_UNIT, Budget, GroupPacker, Placed, write_groups
 from qoq_jax.data.sample import ECG, TEXT, VISION
+from qoq_jax.parallel import hosts
+from qoq_jax.sampling.rollout import Rollout
+from qoq_jax.train.groups import HostGroups
 
 Batch = dict[str, np.ndarray]
+Drawn = tuple[HostGroups, Any, Rollout]  # groups with their rewards; on the device, the rest
 
 
 @dataclasses.dataclass
-class Answered:
-    """One question, its media, its answers and their rewards, all on the host.
+class Group:
+    """One prompt, its media, its responses and their rewards, all on the host.
 
-    sample: what data/packing.py packs. placed: where it stood. answers: tokens, mask, logprobs,
-    each [G, S].
-    rewards: name of the term -> float32 [G].
+    Attributes:
+      sample: what data/packing.py packs.
+      placed: where it stood.
+      responses: tokens, mask, logprobs, each [G, S].
+      rewards: name of the term -> float32 [G].
     """
 
     sample: dict[str, Any]
     placed: Placed
-    answers: tuple[np.ndarray, ...]
+    responses: tuple[np.ndarray, ...]
     rewards: dict[str, np.ndarray]
 
     @property
     def informative(self) -> bool:
-        """Whether its answers differ in reward."""
+        """Whether its responses differ in reward."""
         total = self.rewards["total"]
         return bool(total.max() - total.min() > 1e-6)
 
 
 class Refill:
-    """Collects informative questions, media row by media row.
+    """Collects informative groups, media row by media row.
+
+    Attributes:
+      seen, informative: groups so far.
 
     Args:
-      budget: of the rollout batch; one question a text row.
+      budget: of the rollout batch; one prompt per text row.
     """
 
     def __init__(self, budget: Budget):
         self._budget = budget
-        self._groups = [GroupPacker(budget) for _ in range(budget.media_rows)]
-        self._kept: list[list[Answered]] = [[] for _ in self._groups]
+        self._packers = [GroupPacker(budget) for _ in range(budget.media_rows)]
+        self._kept: list[list[Group]] = [[] for _ in self._packers]
         self.seen = self.informative = 0
 
     @property
     def full(self) -> bool:
+        """Whether every text row is taken."""
         return sum(map(len, self._kept)) >= self._budget.rows
 
-    def add(self, answered: list[Answered]) -> None:
+    def add(self, groups: list[Group]) -> None:
         """Takes what is informative and fits, in order: in its own media row if there is room, else
         in another.
         """
-        self.seen += len(answered)
-        for item in answered:
-            if not item.informative:
+        self.seen += len(groups)
+        for group in groups:
+            if not group.informative:
                 continue
             self.informative += 1
-            own = item.placed.row // self._budget.rows_per_media_row
-            for media_row in [own, *(r for r in range(len(self._groups)) if r != own)]:
-                if self._groups[media_row].add(item.sample):
-                    self._kept[media_row].append(item)
+            own = group.placed.row // self._budget.rows_per_media_row
+            for media_row in [own, *(r for r in range(len(self._packers)) if r != own)]:
+                if self._packers[media_row].add(group.sample):
+                    self._kept[media_row].append(group)
                     break
 
-    def batch(self) -> tuple[Batch, list[Placed], list[Answered]]:
-        """The batch of all questions taken, where they stand in it, and themselves in the same
-        order.
-        """
-        batch, placed = write_groups(self._groups, self._budget)
-        return batch, placed, [item for kept in self._kept for item in kept]
+    def batch(self) -> tuple[Batch, list[Placed], list[Group]]:
+        """The batch of all groups taken, where they stand in it, themselves in the same order."""
+        batch, placed = write_groups(self._packers, self._budget)
+        return batch, placed, [group for kept in self._kept for group in kept]
+
+
+def informative_groups(
+    first: Drawn, draw_again: Callable[[int], Drawn], budget: Budget, limit: int
+) -> tuple[HostGroups, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """A rollout batch of informative groups alone, out of a first one and further ones.
+
+    Args:
+      first: the batch that was drawn.
+      draw_again: draws the n-th further batch (from 1).
+      budget: of a batch.
+      limit: of further batches.
+
+    Returns:
+      (the groups, (tokens, mask, log-probabilities of the responses, each [Q, G, S])); places that
+      stay free are empty rows.
+    """
+    refill, (host, _, responses) = Refill(budget), first
+    refill.add(_groups(host, responses, budget))
+    lost, count = host.lost, 0
+    while not refill.full and count < limit:
+        count += 1
+        host, _, responses = draw_again(count)
+        lost += host.lost
+        refill.add(_groups(host, responses, budget))
+    prompts, placed, kept = refill.batch()
+    q, g, s = responses.tokens.shape
+    tokens = np.full((q, g, s), budget.pad_id, np.int32)
+    mask, logprobs = np.zeros((2, q, g, s), np.float32)
+    for place, group in zip(placed, kept, strict=True):
+        tokens[place.row], mask[place.row], logprobs[place.row] = group.responses
+    terms = {
+        name: np.stack([group.rewards[name] for group in kept])
+        if kept
+        else np.zeros((0, g), np.float32)
+        for name in host.terms
+    }
+    facts = {
+        "dapo/refills": float(count),
+        "dapo/questions_sampled": float(refill.seen),
+        "dapo/informative": refill.informative / max(refill.seen, 1),
+    }
+    informative = HostGroups(prompts, placed, terms, mask.sum(axis=(1, 2)), lost, facts=facts)
+    return informative, (tokens, mask, logprobs)
+
+
+def _groups(host: HostGroups, responses: Rollout, budget: Budget) -> list[Group]:
+    """The groups of a batch one by one, read to the host."""
+    arrays = hosts.gather((responses.tokens, responses.mask, responses.logprobs))
+    return [
+        Group(
+            unpack(host.prompts, placed, budget),
+            placed,
+            tuple(x[placed.row] for x in arrays),
+            {name: value[i] for name, value in host.terms.items()},
+        )
+        for i, placed in enumerate(host.samples)
+    ]
 
 
 def unpack(batch: Batch, placed: Placed, budget: Budget) -> dict[str, Any]:
     """The sample that was packed alone into a text row: the inverse of data/packing.py for one
-    question.
+    prompt.
     """
     b, r = placed.row, placed.row // budget.rows_per_media_row
     length = int((batch["segment_ids"][b] > 0).sum())

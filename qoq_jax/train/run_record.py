@@ -4,18 +4,21 @@ there.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import numpy as np
 
+from qoq_jax.base import files
+from qoq_jax.parallel import hosts
 
-class Tally:
+
+class RunTotals:
     """Seconds and skipped samples of a run, kept over restarts in WORKDIR/tally.json.
 
     seconds: wall time of all processes of the run up to their last `keep`; what a kill (-9) cuts
@@ -26,7 +29,7 @@ class Tally:
     def __init__(self, workdir: str):
         self._path = os.path.join(workdir, "tally.json")
         self._began = time.monotonic()
-        found = read_json(self._path) or {}
+        found = files.read_json(self._path, {}, finite=False)
         self._before = float(found.get("seconds", 0.0))
         self.skipped: list[dict[str, str]] = found.get("skipped", [])
 
@@ -37,17 +40,21 @@ class Tally:
     def keep(self, skipped: Iterable[dict[str, str]] = ()) -> None:
         """Adds skipped samples that are not known yet and writes the file."""
         self.skipped += [entry for entry in skipped if entry not in self.skipped]
-        write_json(self._path, {"seconds": self.seconds, "skipped": self.skipped})
+        if hosts.is_main():
+            content = {"seconds": self.seconds, "skipped": self.skipped}
+            files.write_json(self._path, content)
 
 
-def write_run(workdir: str, tally: Tally, **facts) -> None:
+def write_run(workdir: str, totals: RunTotals, **facts: Any) -> None:
     """Writes run.json: what a reader needs to repeat the run.
 
     Its command is that of the first process that came to the end.
     """
+    if not hosts.is_main():
+        return
     path = os.path.join(workdir, "run.json")
-    before = read_json(path) or {}
-    write_json(
+    before = files.read_json(path, {}, finite=False)
+    files.write_json(
         path,
         {
             "command": before.get("command", "qoq " + " ".join(sys.argv[1:])),
@@ -58,24 +65,8 @@ def write_run(workdir: str, tally: Tally, **facts) -> None:
             },
             "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, "
             f"{os.cpu_count()} CPU cores",
-            "seconds": {"all": tally.seconds},
+            "seconds": {"all": totals.seconds},
             **facts,
-            "skipped": tally.skipped,
+            "skipped": totals.skipped,
         },
     )
-
-
-def read_json(path: str):
-    """The content of a file that this program wrote, or None when it is not there."""
-    if not os.path.exists(path):
-        return None
-    with open(path, encoding="utf-8") as f:
-        return json.load(f)
-
-
-def write_json(path: str, value, indent: int | None = 1) -> None:
-    """Whole or not at all: a temporary file, then a rename."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(path + ".tmp", "w", encoding="utf-8") as f:
-        json.dump(value, f, indent=indent)
-    os.replace(path + ".tmp", path)

@@ -24,6 +24,7 @@ from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.packing import Budget
 from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.models import sizes as variants
+from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.train import datasets
 from qoq_jax.train.config import Config
@@ -76,8 +77,8 @@ class Setup:
         )
 
     def put(self, batch):
-        """Host arrays -> device arrays with rows (axis 0) over the mesh's data and fsdp axes."""
-        return jax.device_put(batch, mesh_lib.batch_sharding(self.mesh))
+        """This process's arrays -> arrays of the mesh with rows (axis 0) over data and fsdp."""
+        return hosts.to_global(batch, mesh_lib.batch_sharding(self.mesh))
 
     def budget(
         self, rows: int, tokens: int, samples: int | None = None, largest: bool = False
@@ -181,8 +182,8 @@ class Setup:
             weights_by_domain=weights,
             on_error=data.on_error,
             max_bad=data.max_bad_fraction,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=hosts.process_index(),
+            process_count=hosts.process_count(),
             cache=data.cache,
         )
 
@@ -211,8 +212,8 @@ class Setup:
             self.budget(cfg.eval.rows, cfg.data.max_prompt_tokens, largest=True),
             on_error=cfg.data.on_error,
             max_bad=cfg.data.max_bad_fraction,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=hosts.process_index(),
+            process_count=hosts.process_count(),
         )
 
     def _sources(self, rows: dict[str, list[schema.Row]]) -> list[pipeline.Source]:
@@ -404,6 +405,7 @@ def assemble(cfg: Config, prepare: bool = True, training: bool = False) -> Setup
         max_response_tokens=cfg.data.max_response_tokens,
         system=cfg.data.system,
         answer_only=cfg.rl.reward.answer_only,
+        ecg_length=cfg.data.ecg_length,
         box_coordinates=cfg.model.box_coordinates,
     )
     tokenizer.check(process.token_ids())

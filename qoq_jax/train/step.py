@@ -11,6 +11,7 @@ response positions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,57 +21,90 @@ from qoq_jax.models import lora as lora_lib
 from qoq_jax.models import vlm
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.models.sizes import VlmConfig
-from qoq_jax.train.state import TrainState, apply_gradients, hold
+from qoq_jax.train.optim import stop_frozen_gradients
+from qoq_jax.train.state import TrainState, apply_gradients
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+NO_ADAPTERS = LoraConfig()
 
 
-def accumulated_gradients(loss_fn: Callable, params, batches, parts: int):
-    """Sums loss, gradients and metrics of `loss_fn(params, micro_batch)` over `parts`
-    micro-batches.
+class LossMetrics(NamedTuple):
+    """What a loss function tells beside the loss, by how micro-batches of it are joined.
+
+    Attributes:
+      sums: added up; so what is a mean has been divided by the whole batch's count.
+      maxima: the largest counts.
+    """
+
+    sums: Metrics
+    maxima: Metrics
+
+
+def accumulated_gradients(
+    loss_fn: Callable[[Any, Any], tuple[jax.Array, LossMetrics]],
+    params: Any,
+    batch: Any,
+    parts: int,
+) -> tuple[tuple[jax.Array, Metrics], Any]:
+    """((loss, metrics), gradients) of a batch, computed in `parts` micro-batches.
 
     Args:
-      loss_fn: returns (loss already divided by the whole batch's token count, metrics that add up;
-        a name that ends in "_max" is a maximum instead).
-      batches: pytree whose leaves have the batch on axis 0, each divisible by `parts`.
+      loss_fn: (params, micro-batch) -> (loss already divided by the whole batch's token count,
+        LossMetrics).
+      params: pytree of weights.
+      batch: pytree whose leaves have the batch on axis 0, each divisible by `parts`.
+      parts: micro-batches.
     """
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    if parts == 1:
-        return grad_fn(params, batches)
-    split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batches)
-    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), split)
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad_fn, params, first)
-    )
+    with jax.named_scope("gradients"):
+        if parts == 1:
+            (loss, metrics), grads = grad_fn(params, batch)
+            return (loss, metrics.sums | metrics.maxima), grads
+        split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
+        first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), split)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad_fn, params, first)
+        )
 
-    def body(total, micro):
-        ((loss, metrics), grads), ((more, facts), more_grads) = total, grad_fn(params, micro)
-        metrics = {
-            name: (jnp.maximum if name.endswith("_max") else jnp.add)(value, facts[name])
-            for name, value in metrics.items()
-        }
-        return ((loss + more, metrics), jax.tree.map(jnp.add, grads, more_grads)), None
+        def body(total: Any, micro: Any) -> tuple[Any, None]:
+            ((loss, metrics), grads), ((more_loss, more), more_grads) = (
+                total,
+                grad_fn(params, micro),
+            )
+            joined = LossMetrics(
+                jax.tree.map(jnp.add, metrics.sums, more.sums),
+                jax.tree.map(jnp.maximum, metrics.maxima, more.maxima),
+            )
+            return ((loss + more_loss, joined), jax.tree.map(jnp.add, grads, more_grads)), None
 
-    return jax.lax.scan(body, zeros, split)[0]
+        ((loss, metrics), grads), _ = jax.lax.scan(body, zeros, split)
+    return (loss, metrics.sums | metrics.maxima), grads
 
 
 def sft_loss(
-    params, cfg: VlmConfig, batch: Batch, denominator: jax.Array
-) -> tuple[jax.Array, Metrics]:
+    params: Any, cfg: VlmConfig, batch: Batch, denominator: jax.Array
+) -> tuple[jax.Array, LossMetrics]:
     """Cross-entropy of the answer tokens, −Σ log π(xₜ | x₍<ₜ₎) / denominator."""
     hidden = vlm.hidden(params, cfg, batch)
     weight = batch["loss_mask"][:, 1:]
     logprobs, entropy = vlm.token_logprobs(params, cfg, hidden[:, :-1], batch["tokens"][:, 1:])
     loss = -(logprobs * weight).sum() / denominator
-    return loss, {"loss": loss, "entropy": (entropy * weight).sum() / denominator}
+    sums = {"loss": loss, "entropy": (entropy * weight).sum() / denominator}
+    return loss, LossMetrics(sums, {})
 
 
-def model_weights(params, base, lora: LoraConfig):
+def model_weights(params: Any, base: Any, lora: LoraConfig) -> Any:
     """All weights of the model: the trained ones themselves, or a base with the trained adapters
     added.
     """
     return params if base is None else lora_lib.merge(base, params["lora"], lora)
+
+
+def full_weights(params: Any, base: Any, lora: LoraConfig) -> dict[str, Any]:
+    """All weights of the model out of what a stage trains: adapters merged, the critic left out."""
+    weights = model_weights(params, base, lora)
+    return {name: part for name, part in weights.items() if name != "critic"}
 
 
 def make_sft_step(
@@ -78,7 +112,7 @@ def make_sft_step(
     optimizer: optax.GradientTransformation,
     accumulate: int,
     layout: TrainState,
-    lora: LoraConfig = LoraConfig(),
+    lora: LoraConfig = NO_ADAPTERS,
     frozen: tuple[str, ...] = (),
 ) -> Callable:
     """Returns the jitted `step(state, batch, base=None) -> (state, metrics)`.
@@ -87,21 +121,21 @@ def make_sft_step(
     `frozen` weights, which the optimiser leaves alone, get no gradient.
     """
 
-    def step(state: TrainState, batch: Batch, base=None) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Batch, base: Any = None) -> tuple[TrainState, Metrics]:
         denominator = jnp.maximum(batch["loss_mask"][:, 1:].sum(), 1.0)
-        (loss, metrics), grads = accumulated_gradients(
-            lambda p, b: sft_loss(model_weights(hold(p, frozen), base, lora), cfg, b, denominator),
-            state.params,
-            batch,
-            accumulate,
-        )
+
+        def loss_fn(params: Any, micro: Batch) -> tuple[jax.Array, LossMetrics]:
+            weights = model_weights(stop_frozen_gradients(params, frozen), base, lora)
+            return sft_loss(weights, cfg, micro, denominator)
+
+        (loss, metrics), grads = accumulated_gradients(loss_fn, state.params, batch, accumulate)
         state, applied = apply_gradients(state, grads, loss, optimizer)
         return state, metrics | applied
 
     return jit_update(step, layout)
 
 
-def jit_update(step: Callable, layout: TrainState) -> Callable:
+def jit_update(step: Callable, layout: Any) -> Callable:
     """Jits an update whose new state lies where the old one lay; left to the compiler, it could
     move and recompile.
     """

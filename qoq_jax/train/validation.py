@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.evaluation import runner
-from qoq_jax.train import run_record as facts
+from qoq_jax.parallel import hosts
 from qoq_jax.train.checkpoint import damage, write_checksums
 from qoq_jax.train.config import EvalConfig
+from qoq_jax.train.loop import Hook, Loop
 
 
 class Validation:
@@ -36,7 +40,7 @@ class Validation:
         self._path = os.path.join(workdir, f"validation-{stage}.json")
         self._folder = os.path.abspath(os.path.join(workdir, "checkpoints", f"{stage}-best"))
         self._cfg = cfg
-        found = facts.read_json(self._path) or []
+        found = files.read_json(self._path, [], finite=False)
         self.scores = [(step, score) for step, score in found if start is None or step <= start]
 
     @property
@@ -63,7 +67,7 @@ class Validation:
         """Whether weights after `step` steps are to be scored."""
         return bool(self._cfg.every) and (step % self._cfg.every == 0 or last)
 
-    def run(self, setup, step: int, weights, trained) -> dict[str, float]:
+    def run(self, setup: Any, step: int, weights: Any, trained: Any) -> dict[str, float]:
         """Scores all weights of the model, keeps the trained ones when they are the best so far;
         returns what to log.
         """
@@ -75,14 +79,16 @@ class Validation:
             path = os.path.join(self._folder, str(step))
             with ocp.StandardCheckpointer() as saver:
                 saver.save(path, trained, force=True)
-            write_checksums(path)
-        facts.write_json(self._path, self.scores, indent=None)
-        for name in os.listdir(self._folder):
-            if name != str(self.best_step):
-                shutil.rmtree(os.path.join(self._folder, name))
+            if hosts.is_main():
+                write_checksums(path)
+        if hosts.is_main():
+            files.write_json(self._path, self.scores, indent=None)
+            for name in os.listdir(self._folder):
+                if name != str(self.best_step):
+                    shutil.rmtree(os.path.join(self._folder, name))
         return {"validation/macro_f1": score, "validation/best_step": float(self.best_step)}
 
-    def restore_best(self, layout):
+    def restore_best(self, layout: Any) -> Any:
         """The best trained weights, laid out as `layout`.
 
         Raises:
@@ -112,3 +118,40 @@ class Validation:
             where=folder,
             hint="restore the folder from a copy; the last weights are in the other checkpoints",
         )
+
+
+class Validate(Hook):
+    """Adds the scores of the validation rows to the row of the steps in which they are due.
+
+    Args:
+      validation: of the stage.
+      setup: train.setup.Setup.
+      all_weights: state -> all weights of the model.
+    """
+
+    def __init__(self, validation: Validation, setup: Any, all_weights: Callable[[Any], Any]):
+        self._validation, self._setup, self._all_weights = validation, setup, all_weights
+
+    def due(self, loop: Loop) -> bool:
+        """Whether the weights after the last step are to be scored."""
+        return self._validation.due(loop.done, loop.done == loop.steps)
+
+    def after_step(self, loop: Loop) -> None:
+        if self.due(loop):
+            weights = self._all_weights(loop.state)
+            loop.row |= self._validation.run(self._setup, loop.done, weights, loop.state.params)
+
+
+class StopEarly(Hook):
+    """Ends the loop when the last `eval.patience` scores brought no new best."""
+
+    def __init__(self, validation: Validation):
+        self._validation = validation
+
+    def after_step(self, loop: Loop) -> None:
+        if self._validation.stopped:
+            loop.stop = True
+            print(
+                f"{loop.name}: no better validation since step {self._validation.best_step}, "
+                f"stopped at step {loop.done}"
+            )

@@ -17,7 +17,8 @@ import concurrent.futures, sys, time
 from qoq_jax.base import interrupt
 
 def build():
-    interrupt.run([sys.executable, "-c", "import sys, time; open(sys.argv[1], 'w'); time.sleep(60)", sys.argv[1]], timeout=60)
+    sleep = "import sys, time; open(sys.argv[1], 'w'); time.sleep(60)"
+    interrupt.run([sys.executable, "-c", sleep, sys.argv[1]], timeout=60)
 
 try:
     with interrupt.quick("stopped"):

@@ -203,7 +203,7 @@ def test_nothing_is_truncated(tmp_path, over, with_answer, message):
 )
 def test_ecg_that_cannot_be_one_is_refused(tmp_path, monkeypatch, make, message):
     good = readers.read_ecg(tmp_path / write_ecg(tmp_path, "e.npz"))
-    monkeypatch.setattr(readers, "read_ecg", lambda path: make(good).astype(np.float32))
+    monkeypatch.setattr(readers, "read_ecg", lambda path, **options: make(good).astype(np.float32))
     with pytest.raises(DataError, match=f"'a', time-series.*{message}"):
         process(tmp_path, domain="ecg", **{"time-series": ["e.npz"]})
 

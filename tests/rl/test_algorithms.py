@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qoq_jax.models import critic as critic_lib
 from qoq_jax.rl import algorithms
-from qoq_jax.rl.algorithms import ALGORITHMS, Outcome
-from qoq_jax.train import policy
+from qoq_jax.rl.algorithms import ALGORITHMS
+from qoq_jax.rl.batches import GroupBatch, UpdateBatch
+from qoq_jax.train import minibatches, policy
 from qoq_jax.train.config import RlConfig
 
 Q, G, S = 5, 3, 6
@@ -24,8 +26,11 @@ def outcome():
     rng = np.random.default_rng(0)
     mask = (np.arange(S) < rng.integers(1, S + 1, (Q, G, 1))).astype(np.float32)
     mask[-1] = 0
-    f32 = lambda *shape: rng.uniform(0, 1, shape).astype(np.float32)
-    return Outcome(
+
+    def f32(*shape):
+        return rng.uniform(0, 1, shape).astype(np.float32)
+
+    return GroupBatch(
         rewards=f32(Q, G),
         domains=np.array([0, 1, 0, 1, 0], np.int32),
         valid=np.array([1, 1, 1, 1, 0], bool),
@@ -102,6 +107,40 @@ def test_advantages_equal_the_formulas(name, outcome):
     assert all(np.isfinite(value) for value in found.diagnostics.values())
 
 
+@pytest.mark.parametrize("fault", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_question_with_a_reward_that_is_not_finite_counts_as_invalid(name, fault, outcome):
+    """The others' advantages are those of a batch in which its row is empty."""
+    rl = RlConfig(algorithm=name)
+    broken = outcome.rewards.copy()
+    broken[1, 2] = fault
+    found = ALGORITHMS[name].advantage(outcome.replace(rewards=broken), rl)
+    empty, mask = outcome.valid.copy(), outcome.mask.copy()
+    empty[1], mask[1] = False, 0
+    wanted = ALGORITHMS[name].advantage(outcome.replace(valid=empty, mask=mask), rl)
+    np.testing.assert_array_equal(found.advantages, wanted.advantages)
+    assert not np.asarray(found.advantages[1]).any()
+    assert np.isfinite(found.advantages).all()
+    assert found.diagnostics["nonfinite_questions"] == 1
+    assert wanted.diagnostics["nonfinite_questions"] == 0
+
+
+def test_a_greedy_reward_that_is_not_finite_makes_its_question_invalid(outcome):
+    greedy = outcome.greedy.copy()
+    greedy[0] = np.nan
+    found = ALGORITHMS["remax"].advantage(outcome.replace(greedy=greedy), RlConfig())
+    assert np.isfinite(found.advantages).all() and not np.asarray(found.advantages[0]).any()
+    assert np.isfinite(found.diagnostics["greedy_reward"])
+
+
+def test_the_critic_learns_nothing_from_a_question_without_a_finite_reward(outcome):
+    broken = outcome.rewards.copy()
+    broken[1] = np.nan
+    found = ALGORITHMS["ppo"].advantage(outcome.replace(rewards=broken), RlConfig())
+    np.testing.assert_array_equal(found.returns[1], outcome.values[1])
+    assert np.isfinite(found.returns).all()
+
+
 def surrogate(name, rng, **changes):
     """(loss of the policy update as the trainer makes it, log-probs and masks for numpy)."""
     rl = RlConfig(algorithm=name, **changes)
@@ -109,7 +148,15 @@ def surrogate(name, rng, **changes):
     new = old + rng.normal(0, 0.3, old.shape).astype(np.float32)
     mask = (np.arange(S) < rng.integers(1, S + 1, (Q, G, 1))).astype(np.float32)
     advantages = rng.normal(size=(Q, G)).astype(np.float32)
-    data = policy.Experience(None, mask, old - 0.5, old, old, advantages)
+    data = UpdateBatch(
+        prompts=None,
+        tokens=None,
+        mask=mask,
+        sampler_logprobs=old - 0.5,
+        old_logprobs=old,
+        ref_logprobs=old,
+        advantages=advantages,
+    )
     row = algorithms.resolve(rl)
     loss, _ = policy._surrogate(row, rl, jnp.asarray(new), old, data)
     return (
@@ -175,9 +222,10 @@ def test_overlong_answers_are_charged_linearly():
 
 
 def test_the_kl_coefficient_follows_its_target():
-    step = lambda kl: float(
-        algorithms.next_kl_coefficient(jnp.float32(1.0), kl, target=0.5, horizon=1000, answers=100)
-    )
+    def step(kl):
+        options = {"target": 0.5, "horizon": 1000, "answers": 100}
+        return float(algorithms.next_kl_coefficient(jnp.float32(1.0), kl, **options))
+
     assert (
         step(0.5) == pytest.approx(1.0)
         and step(50.0) == pytest.approx(1.02)
@@ -199,7 +247,10 @@ def test_kl_in_the_reward_lowers_what_the_advantage_sees(outcome):
 
 def test_the_critic_is_its_formula_and_never_moves_the_policy():
     rng = np.random.default_rng(5)
-    f32 = lambda *shape: rng.normal(size=shape).astype(np.float32)
+
+    def f32(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
     critic = {
         "hidden": {"kernel": f32(4, 4), "bias": f32(4)},
         "out": {"kernel": f32(4), "bias": f32()},
@@ -209,14 +260,14 @@ def test_the_critic_is_its_formula_and_never_moves_the_policy():
     h = hidden @ critic["hidden"]["kernel"] + critic["hidden"]["bias"]
     gelu = 0.5 * h * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
     np.testing.assert_allclose(
-        policy.critic_values(critic, hidden), gelu @ critic["out"]["kernel"] + 0.3, atol=1e-5
+        critic_lib.values(critic, hidden), gelu @ critic["out"]["kernel"] + 0.3, atol=1e-5
     )
-    gradient = jax.grad(lambda x: policy.critic_values(critic, x).sum())(hidden)
+    gradient = jax.grad(lambda x: critic_lib.values(critic, x).sum())(hidden)
     assert not np.asarray(gradient).any()
 
 
 def test_shuffled_questions_keep_their_media():
     batch = {"tokens": jnp.arange(6 * 2).reshape(6, 2), "patches": jnp.arange(3)}
-    moved = policy.shuffle_questions(batch, jnp.array([2, 0, 1]))
+    moved = minibatches.reorder(batch, jnp.array([2, 0, 1]))
     np.testing.assert_array_equal(moved["patches"], [2, 0, 1])
     np.testing.assert_array_equal(moved["tokens"][:, 0] // 4, [2, 2, 0, 0, 1, 1])

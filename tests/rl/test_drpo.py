@@ -465,3 +465,14 @@ def test_mistakes_are_named():
         drpo.advantages(rewards, domains, domains, cfg=PAPER)
     with pytest.raises(ValueError, match="valid must be"):
         drpo.advantages(rewards, domains, rewards, cfg=PAPER, valid=domains[:3] > 0)
+
+
+def test_a_question_with_a_reward_that_is_not_finite_is_ignored_and_not_remembered():
+    rewards = np.random.default_rng(0).uniform(0, 1, (4, 3)).astype(np.float32)
+    rewards[2, 1] = np.nan
+    domains = np.array([0, 0, 0, 1])
+    cfg = drpo.DRPOConfig(num_domains=2, history_size=3)
+    found, history, facts = drpo.advantages(rewards, domains, cfg=cfg)
+    assert np.isfinite(found).all() and not np.asarray(found[2]).any()
+    assert list(history.count) == [2, 1] and np.isfinite(history.vectors).all()
+    assert facts["ignored_questions"] == 1

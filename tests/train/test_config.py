@@ -7,13 +7,20 @@ import dataclasses
 import json
 import pathlib
 import re
+import typing
 
 import ml_collections
 import pytest
 
+from qoq_jax.base import lock
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.cli.main import main
+from qoq_jax.data.answer_format import COORDINATES
+from qoq_jax.models.config import ModelConfig
 from qoq_jax.rewards.score import PRESETS, RewardConfig
+from qoq_jax.rl.algorithms import ALGORITHMS, SUPERVISED
+from qoq_jax.rl.config import Algorithm
+from qoq_jax.rl.drpo import DRPOConfig
 from qoq_jax.train import config
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -48,9 +55,9 @@ def test_every_field_is_read_by_code():
 
     def leaves(cls):
         for field in dataclasses.fields(cls):
-            value = getattr(cls(), field.name) if cls is not config.DRPOConfig else None
+            value = getattr(cls(), field.name) if cls is not DRPOConfig else None
             if dataclasses.is_dataclass(value) and not isinstance(
-                value, (config.DRPOConfig, config.RewardConfig)
+                value, (DRPOConfig, RewardConfig)
             ):
                 yield from leaves(type(value))
             else:
@@ -58,6 +65,27 @@ def test_every_field_is_read_by_code():
 
     unread = [name for name in leaves(config.Config) if not re.search(rf"\.{name}\b", code)]
     assert not unread, f"config fields that no code reads: {unread}"
+
+
+def test_every_algorithm_can_be_chosen():
+    assert typing.get_args(Algorithm) == (SUPERVISED, *ALGORITHMS)
+
+
+def test_every_way_to_write_boxes_can_be_chosen():
+    choices = typing.get_type_hints(ModelConfig)["box_coordinates"]
+    assert typing.get_args(choices) == ("", *COORDINATES)
+
+
+def test_a_second_process_in_a_workdir_is_refused(tmp_path, capsys):
+    arguments = [
+        "train",
+        f"--config={REPOSITORY / 'configs/quickstart.py'}",
+        f"--config.workdir={tmp_path}",
+    ]
+    with lock.hold(str(tmp_path)):
+        assert main(arguments) == 2
+    assert f"qoq: {tmp_path}: is in use by process " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [], "nothing was written"
 
 
 def test_dict_and_back():

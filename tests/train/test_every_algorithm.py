@@ -21,14 +21,19 @@ from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.parallel import offload
 from qoq_jax.rewards import pool as workers
 from qoq_jax.rewards.score import RewardConfig
+from qoq_jax.rl import algorithms
 from qoq_jax.rl.algorithms import ALGORITHMS
+from qoq_jax.rl.batches import GroupBatch
 from qoq_jax.train import config as config_lib
-from qoq_jax.train import loop as stage
+from qoq_jax.train import groups as groups_lib
 from qoq_jax.train import policy, refill, validation
-from qoq_jax.train import rl as reinforce
-from qoq_jax.train import run as loop
+from qoq_jax.train import rl as rl_lib
+from qoq_jax.train import run as run_lib
 from qoq_jax.train import setup as setup_lib
 from qoq_jax.train import state as state_lib
+from qoq_jax.train.plan import plan
+from qoq_jax.train.stage_run import checkpointer, start_state
+from qoq_jax.train.weights import load_weights, weights_after
 
 STEPS = 20
 DIAGNOSTICS = {"loss", "entropy", "grad_norm", "update_finite", "tokens", "seconds/step"}
@@ -123,7 +128,7 @@ def train(tiny, workdir, name="rl", cfg=None, **rl):
     os.makedirs(workdir, exist_ok=True)
     cfg = dataclasses.replace(cfg, workdir=str(workdir), rl=dataclasses.replace(cfg.rl, **rl))
     setup = dataclasses.replace(setup, config=cfg, quarantined=[])
-    weights = loop.run_stage(setup, name, start())
+    weights = run_lib.run_stage(setup, name, start())
     return (
         setup,
         weights,
@@ -196,8 +201,8 @@ def test_epochs_of_mini_batches_go_off_policy(tiny, tmp_path):
         reward_deadline=30.0,
     )
     setup, weights, rows = train(tiny, tmp_path / "a", **options)
-    state, _, _ = stage.start_state(setup, stage.plan(setup.config, "rl"), tiny[1]())
-    state, _, _ = stage.checkpointer(setup, "rl").restore(state)
+    state, _, _ = start_state(setup, plan(setup.config, "rl"), tiny[1]())
+    state, _, _ = checkpointer(setup, "rl").restore(state)
     assert int(state.step) == 12, "3 rollout batches x 2 epochs x 2 mini-batches"
     # Later updates of a batch see a policy that has moved; the sampler is compared before it has.
     assert abs(rows[-1]["policy/ratio"] - 1) > 1e-7 and rows[-1]["logprob_difference_max"] < 1e-3
@@ -233,17 +238,20 @@ def test_a_batch_that_is_not_finite_leaves_history_and_kl_coefficient():
         rng.random((4, 3)).astype(np.float32),
         -rng.random((4, 3, 5)).astype(np.float32),
     )
-    function = policy.make_advantages(cfg)
-    call = lambda reference, history, coefficient: function(  # noqa: E731
-        rewards,
-        np.arange(4),
-        np.ones(4, bool),
-        np.ones_like(logprobs),
-        logprobs,
-        reference,
-        history,
-        coefficient,
-    )
+    function = policy.make_advantages(cfg, algorithms.resolve(cfg))
+
+    def call(reference, history, coefficient):
+        groups = GroupBatch(
+            rewards=rewards,
+            domains=np.arange(4),
+            valid=np.ones(4, bool),
+            mask=np.ones_like(logprobs),
+            sampler_logprobs=logprobs,
+            ref_logprobs=reference,
+            history=history,
+        )
+        return function(groups, coefficient)
+
     first, _, coefficient = call(
         logprobs - 1, state_lib.empty_history(cfg.drpo, 3), np.float32(0.01)
     )
@@ -258,13 +266,11 @@ def test_a_step_whose_answers_all_miss_the_deadline_stops_the_run():
     pool = types.SimpleNamespace(
         score=lambda texts, metas: ([workers.LOST] * len(texts), len(texts))
     )
-    setup = types.SimpleNamespace(
-        domains=("ct",), tokenizer=types.SimpleNamespace(decode=lambda tokens: "")
-    )
-    placed = types.SimpleNamespace(row=0, meta=types.SimpleNamespace(domain="ct"))
-    questions = reinforce.Questions(setup, TINY.rl, pool, [placed])
+    tokenizer = types.SimpleNamespace(decode=lambda tokens: "")
+    sample = types.SimpleNamespace(row=0, meta=types.SimpleNamespace(domain="ct"))
+    tokens, mask = np.zeros((4, 3, 6), np.int32), np.ones((4, 3, 6))
     with pytest.raises(QoqError, match="none of 3 answers got its reward within 2 s"):
-        questions.score(np.zeros((4, 3, 6), np.int32), np.ones((4, 3, 6)))
+        groups_lib.reward_terms(tokenizer, pool, [sample], tokens, mask, 2.0)
 
 
 def test_a_step_sends_nothing_but_rewards_to_the_host_and_back(tiny, tmp_path, monkeypatch):
@@ -281,7 +287,7 @@ def test_a_step_sends_nothing_but_rewards_to_the_host_and_back(tiny, tmp_path, m
         read.append(x.shape)
         return np.asarray(x)
 
-    monkeypatch.setattr(reinforce, "np", types.SimpleNamespace(**{**vars(np), "asarray": asarray}))
+    monkeypatch.setattr(rl_lib, "np", types.SimpleNamespace(**{**vars(np), "asarray": asarray}))
     train(tiny, tmp_path, algorithm="drpo", steps=1)
     q, g, s = TINY.rl.questions, TINY.rl.rollouts, TINY.rl.response_tokens
     assert read == [(q, g, s)] * 2, "tokens and mask"
@@ -331,7 +337,7 @@ def test_lora_trains_and_saves_adapters_only(tiny, tmp_path):
     assert changed and all(
         path.startswith(("decoder/layers", "ecg_proj")) and "norm" not in path for path in changed
     )
-    assert equal(weights, stage.load_weights(setup, "rl", tiny[1]())), (
+    assert equal(weights, load_weights(setup, "rl", tiny[1]())), (
         "restored adapters on the base give the same weights"
     )
 
@@ -376,7 +382,7 @@ def test_refill_fills_free_places_with_informative_questions(tiny):
         batch, placed = next(data)
         pool.add(
             [
-                refill.Answered(
+                refill.Group(
                     refill.unpack(batch, place, budget),
                     place,
                     (np.full((3, 6), pool.seen + i),),
@@ -395,9 +401,7 @@ def test_refill_fills_free_places_with_informative_questions(tiny):
 
 def test_groups_without_variance_are_refilled_up_to_the_limit(tiny, tmp_path):
     reward = dataclasses.replace(REWARD, custom="helpers.train:rising_reward")
-    _, weights, rows = train(
-        tiny, tmp_path, algorithm="dapo", steps=1, reward=reward, max_refills=2
-    )
+    _, _, rows = train(tiny, tmp_path, algorithm="dapo", steps=1, reward=reward, max_refills=2)
     assert (
         rows[0]["dapo/refills"] == 2
         and rows[0]["dapo/informative"] == 0
@@ -428,10 +432,10 @@ def test_the_best_validation_is_kept_and_a_stage_stops_when_nothing_improves(
         "stopped after two without a new best"
     )
     assert equal(weights, found[1]) and not equal(found[1], found[3])
-    assert equal(loop.reached_weights(setup, "rl"), weights)
+    assert equal(weights_after(setup, "rl"), weights)
     # The same command again finds the stage finished; a resume before the best step forgets what
     # came after, and does not count on weights that better ones have replaced.
-    assert equal(loop.run_stage(setup, "rl", tiny[1]()), weights) and len(found) == 4
+    assert equal(run_lib.run_stage(setup, "rl", tiny[1]()), weights) and len(found) == 4
     resumed = validation.Validation(str(tmp_path), "rl", cfg.eval, start=1)
     assert resumed.scores == [(1, 0.2)] and resumed.best_step is None and not resumed.stopped
     found.append(None)  # the fifth validation

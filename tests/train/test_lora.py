@@ -1,4 +1,4 @@
-"""Adapters: nothing changes at the start, merged equals unmerged, and only what is named gets one."""
+"""Adapters: nothing changes at the start, merged equals unmerged, only what is named gets one."""
 
 from __future__ import annotations
 
@@ -72,10 +72,11 @@ def test_merged_weights_are_base_plus_scaled_product(model):
 
 def test_targets_are_matrices_by_the_start_or_end_of_their_path():
     specs = vlm.param_specs(CFG)
-    paths = lambda *targets: {
-        p.rsplit("/", 1)[0]
-        for p in spec.flatten(lora.adapter_specs(specs, LoraConfig(2, targets=targets)))
-    }
+
+    def paths(*targets):
+        found = spec.flatten(lora.adapter_specs(specs, LoraConfig(2, targets=targets)))
+        return {path.rsplit("/", 1)[0] for path in found}
+
     assert paths("decoder/layers/q") == {"decoder/layers/q/kernel"}
     assert paths("mlp/up/kernel") == {"decoder/layers/mlp/up/kernel", "vision/blocks/mlp/up/kernel"}
     assert not any("norm" in path or "bias" in path for path in paths("decoder", "vision", "ecg"))

@@ -14,7 +14,6 @@ import pytest
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.data.rows import Row
 from qoq_jax.rewards.score import RewardConfig
-from qoq_jax.train import loop as stage
 from qoq_jax.train import run as loop
 from qoq_jax.train import setup
 from qoq_jax.train.config import (
@@ -26,6 +25,7 @@ from qoq_jax.train.config import (
     OptimizerConfig,
     RlConfig,
 )
+from qoq_jax.train.stage_run import StageRun
 
 ROW = Row(
     id="r",
@@ -163,7 +163,7 @@ def test_broken_rows_are_skipped_and_counted_when_asked(tmp_path):
 def test_what_a_finished_stage_skipped_is_known_after_a_restart_and_counts_once():
     made = setup.assemble(Config(mesh=MeshConfig(data=1, fsdp=8)), prepare=False)
     # as __init__ leaves it when the last checkpoint is the last step
-    resumed = stage.Stage.__new__(stage.Stage)
+    resumed = StageRun.__new__(StageRun)
     resumed.setup, resumed.plan, resumed.start = made, types.SimpleNamespace(steps=6), 6
     resumed._validation, resumed._data_state = (
         types.SimpleNamespace(stopped=False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +15,23 @@ from helpers.train import prompt_batch, tiny_model
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.rl.batches import GroupBatch, update_batch
 from qoq_jax.sampling import rollout
-from qoq_jax.train import policy
+from qoq_jax.train import minibatches, policy
 from qoq_jax.train import step as steps
-from qoq_jax.train.config import OptimizerConfig, RlConfig
+from qoq_jax.train.config import Config, OptimizerConfig, RlConfig
 from qoq_jax.train.log import CompileCounter
-from qoq_jax.train.state import (
-    apply_gradients,
+from qoq_jax.train.optim import (
     check_frozen,
-    create,
-    hold,
     make_optimizer,
     schedule,
+    stop_frozen_gradients,
 )
+from qoq_jax.train.plan import plan
+from qoq_jax.train.state import apply_gradients, create
 
 ROWS, G, S = 8, 4, 6
+RL = RlConfig(rollouts=G)
 OPTIMIZER = make_optimizer(
     OptimizerConfig(frozen=("vision/patch_embed",)), schedule("constant", 1e-4, 2, 10)
 )
@@ -54,7 +57,7 @@ def run_sft(mesh, accumulate=1, count=5):
     return np.array(losses), jax.device_get(state.params)
 
 
-def run_rl(mesh, rl=RlConfig(rollouts=G), updates=2, deal=False):
+def run_rl(mesh, rl=RL, updates=2, deal=False):
     """A DRPO update on a fixed set of rollouts: scores, advantages, two policy steps."""
     cfg = tiny_model()
     rng = np.random.default_rng(0)
@@ -63,25 +66,35 @@ def run_rl(mesh, rl=RlConfig(rollouts=G), updates=2, deal=False):
     rewards = rng.uniform(size=(ROWS, G)).astype(np.float32)
     domains = rng.integers(0, 3, ROWS).astype(np.int32)
     with jax.set_mesh(mesh):
-        put = lambda x: jax.device_put(x, mesh_lib.batch_sharding(mesh))
+        put = functools.partial(jax.device_put, device=mesh_lib.batch_sharding(mesh))
         state = create(jax.random.key(0), cfg, OPTIMIZER, mesh)
         reference = create(jax.random.key(7), cfg, OPTIMIZER, mesh).params
         batch, tokens, mask = put(prompt_batch(cfg, ROWS)), put(tokens), put(mask)
         scorer = rollout.make_scorer(cfg, 1.0)
         old, ref = scorer(state.params, batch, tokens, mask), scorer(reference, batch, tokens, mask)
-        estimate, _, _ = policy.make_advantages(rl)(
-            put(rewards), put(domains), put(np.ones(ROWS, bool)), mask, old, ref, None
+        stage = plan(Config(rl=rl), "rl")
+        groups = GroupBatch(
+            rewards=put(rewards),
+            domains=put(domains),
+            valid=put(np.ones(ROWS, bool)),
+            mask=mask,
+            prompts=batch,
+            tokens=tokens,
+            sampler_logprobs=old,
+            ref_logprobs=ref,
+            old_logprobs=old,
         )
+        estimate, _, _ = policy.make_advantages(rl, stage.algorithm)(groups)
         advantages = estimate.advantages
-        data = policy.Experience(tokens, mask, old, old, ref, advantages)
+        data = update_batch(groups, advantages, estimate.returns)
         if deal:
-            order = policy.deal_rows(np.asarray(mask).sum(axis=(1, 2)), rl.accumulate)
+            order = minibatches.deal_rows(np.asarray(mask).sum(axis=(1, 2)), rl.accumulate)
             assert (order != np.arange(ROWS)).any()
-            batch, data = policy.shuffle_questions((batch, data), order)
-        step = policy.make_policy_step(cfg, rl, OPTIMIZER, state)
+            data = minibatches.reorder(data, order)
+        step = policy.make_policy_step(cfg, stage, OPTIMIZER, state)
         losses = []
         for _ in range(updates):
-            state, metrics = step(state, batch, data)
+            state, metrics = step(state, data)
             losses.append(float(metrics["loss"]))
     return np.array(losses), jax.device_get(state.params), jax.device_get(advantages)
 
@@ -111,28 +124,28 @@ def test_drpo_update_on_eight_devices_equals_one(one_device):
 
 def test_accumulation_changes_nothing(one_device):
     mesh = meshes()["one"]
-    losses, params = run_sft(mesh, accumulate=4)
+    losses, _ = run_sft(mesh, accumulate=4)
     np.testing.assert_allclose(losses, one_device["sft"][0], atol=1e-5)
-    split = run_rl(mesh, dataclasses.replace(RlConfig(rollouts=G), accumulate=2))
+    split = run_rl(mesh, dataclasses.replace(RL, accumulate=2))
     np.testing.assert_allclose(split[0], one_device["rl"][0], atol=1e-5)
 
 
 def test_rows_are_dealt_to_parts_of_about_equal_tokens(one_device):
     rng = np.random.default_rng(0)
     tokens = rng.lognormal(5, 0.8, (200, 16, 1))[..., 0]
-    spread = lambda parts: (
-        parts.reshape(4, -1).sum(axis=1).max() / parts.reshape(4, -1).sum(axis=1).mean()
-    )
+
+    def spread(parts):
+        sums = parts.reshape(4, -1).sum(axis=1)
+        return sums.max() / sums.mean()
+
     plain = [spread(row) for row in tokens]
     for random in (None, rng):
-        orders = [policy.deal_rows(row, 4, random) for row in tokens]
+        orders = [minibatches.deal_rows(row, 4, random) for row in tokens]
         assert all(sorted(order) == list(range(16)) for order in orders)
         dealt = [spread(row[order]) for row, order in zip(tokens, orders)]
         assert np.mean(dealt) - 1 < (np.mean(plain) - 1) / (1.5 if random else 2)
     # The same rows in another order of micro-batches have the same loss, gradient and so update.
-    moved = run_rl(
-        meshes()["one"], dataclasses.replace(RlConfig(rollouts=G), accumulate=2), deal=True
-    )
+    moved = run_rl(meshes()["one"], dataclasses.replace(RL, accumulate=2), deal=True)
     np.testing.assert_allclose(moved[0], one_device["rl"][0], atol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), moved[1], one_device["rl"][1]
@@ -216,7 +229,9 @@ def test_frozen_weights_cost_no_gradient():
     )
 
     def gradients(frozen):
-        grad = jax.jit(jax.grad(lambda p: steps.sft_loss(hold(p, frozen), cfg, batch, 1.0)[0]))
+        grad = jax.jit(
+            jax.grad(lambda p: steps.sft_loss(stop_frozen_gradients(p, frozen), cfg, batch, 1.0)[0])
+        )
         return grad.lower(params).cost_analysis()["flops"], grad(params)
 
     (all_flops, everything), (flops, part) = gradients(()), gradients(("vision", "ecg"))
@@ -234,10 +249,10 @@ def test_no_recompilation_after_the_first_step():
     with jax.set_mesh(mesh):
         state = create(jax.random.key(0), cfg, OPTIMIZER, mesh)
         step = steps.make_sft_step(cfg, OPTIMIZER, 1, state)
-        put = lambda seed: jax.device_put(
-            prompt_batch(cfg, ROWS, seed=seed), mesh_lib.batch_sharding(mesh)
-        )
-        batches = [put(seed) for seed in range(3)]
+        sharding = mesh_lib.batch_sharding(mesh)
+        batches = [
+            jax.device_put(prompt_batch(cfg, ROWS, seed=seed), sharding) for seed in range(3)
+        ]
         state, _ = step(state, batches[0])
         counter = CompileCounter()
         for batch in batches[1:]:

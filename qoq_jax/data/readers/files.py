@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import pathlib
+import re
 import struct
 import zipfile
 import zlib
@@ -13,6 +14,7 @@ import zlib
 import numpy as np
 
 from qoq_jax.base.errors import DataError
+from qoq_jax.data import paths
 
 MAX_FILE_BYTES = 2 << 30
 MAX_ARRAY_BYTES = 1 << 30  # of one decoded volume, video or signal
@@ -35,6 +37,32 @@ def check_file(path: Path) -> pathlib.Path:
     if size > MAX_FILE_BYTES:
         raise DataError("the file is over 2 GiB", where=str(path), hint="crop or split it")
     return path
+
+
+def beside(path: pathlib.Path, name: str, root: Path | None = None) -> pathlib.Path:
+    """The file `name` in the folder of `path`, which a header or another file asks for.
+
+    Links are followed (git-annex and content stores keep all files as links) while the file that
+    they end at lies inside the root.
+
+    Args:
+      root: the data folder; None: the folder of `path`.
+
+    Raises:
+      DataError: the name is no plain file name, the link leads out, or there is no such file.
+    """
+    if name in ("", "-", "~", ".", "..") or re.search(r"[/\\\0:]", name):
+        raise DataError(
+            f"names an unsafe file {name!r}", where=str(path), hint="all files lie beside it"
+        )
+    found = path.parent / name
+    if not paths.is_inside(found, path.parent if root is None else root):
+        raise DataError(
+            f"names a file outside its folder: {name!r}",
+            where=str(path),
+            hint="copy the file into the data folder",
+        )
+    return check_file(found)
 
 
 def suffix(path: Path) -> str:

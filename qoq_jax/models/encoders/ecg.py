@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from qoq_jax.base import files
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.models import spec as spec_lib
 from qoq_jax.models.sizes import EcgConfig
@@ -433,8 +433,8 @@ def save(path: str, params: Params, cfg: EcgConfig) -> None:
     # One entry: the package writes several in an order of its own, and equal weights should give
     # equal files.
     heads = {"heads": json.dumps({"encoder": cfg.num_heads, "predictor": cfg.predictor_heads})}
-    save_file(tensors, path + ".tmp", metadata=heads)
-    os.replace(path + ".tmp", path)
+    with files.replacing(path) as partial:
+        save_file(tensors, partial, metadata=heads)
 
 
 def _config_of(

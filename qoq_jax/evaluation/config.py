@@ -1,0 +1,29 @@
+"""Section eval of a config."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from qoq_jax.base.errors import ConfigError
+from qoq_jax.base.fields import NotNegative, Positive
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation of a checkpoint by greedy decoding."""
+
+    split: Literal["validation", "test"] = "test"
+    rows: Positive[int] = 32  # rows a batch
+    limit_per_domain: int = 0  # 0 = all
+    gallery: int = 24  # cases drawn in the report
+    every: NotNegative[int] = 0  # steps between validations while training; 0 = none
+    validation_rows: Positive[int] = 8  # validation rows a domain
+    best: bool = False  # go on with the weights of the best validation, not with the last ones
+    # stop a stage after so many validations without a new best; 0 = never
+    patience: NotNegative[int] = 0
+
+    def check(self) -> None:
+        """Raises ConfigError when fields contradict each other."""
+        if (self.best or self.patience) and not self.every:
+            raise ConfigError("eval.best and eval.patience need validations", hint="set eval.every")

@@ -1,0 +1,40 @@
+"""Section model of a config."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from qoq_jax.base.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Which model, and how it computes."""
+
+    # random weights: a name of models/sizes.py, nano, 3b, 7b, 32b, 72b, qwen3-2b, -4b, -8b,
+    # -32b; published architecture, tokenizer and weights: a Hugging Face directory, or a hub id
+    # like Qwen/Qwen2.5-VL-3B-Instruct
+    variant: str = "nano"
+    # "nano", or a Hugging Face directory that holds tokenizer.json; "" = the model's own
+    tokenizer: str = ""
+    # tokens an ECG: 1 (pooled), 50 (a time step each), 400 (a lead and time step each); 0 = no ECG
+    # encoder
+    ecg_tokens: Literal[0, 1, 50, 400] = 1
+    # float32 or bfloat16; master weights are always float32
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    # rematerialisation of decoder and vision blocks: none, dots, full
+    remat: Literal["none", "dots", "full"] = "none"
+    # ECG-JEPA safetensors file that the ECG encoder starts from; "" = random weights
+    ecg_weights: str = ""
+    # how boxes are written: pixels (of the resized picture) or relative_1000 (0 to 1000 of its
+    # sides); "" = as the model family does: Qwen2.5-VL pixels, published Qwen3-VL relative_1000
+    box_coordinates: Literal["", "pixels", "relative_1000"] = ""
+
+    def check(self) -> None:
+        """Raises ConfigError when fields contradict each other."""
+        if self.ecg_weights and not self.ecg_tokens:
+            raise ConfigError(
+                "model.ecg_weights for a model without an ECG encoder",
+                hint="set model.ecg_tokens to 1, 50 or 400",
+            )

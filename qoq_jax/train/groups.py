@@ -1,0 +1,150 @@
+"""The host's part of a rollout batch: where its prompts stand, and what the responses earned.
+
+The device's part is `rl.batches.GroupBatch`. Letters: Q text rows (one prompt each), N prompts that
+are there (a row may be empty), G responses of a prompt, S response positions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from qoq_jax.base.errors import QoqError
+from qoq_jax.data.packing import Placed
+from qoq_jax.rewards import score as rewards_lib
+from qoq_jax.rewards.pool import RewardPool
+from qoq_jax.rl import algorithms
+from qoq_jax.train.plan import Plan
+from qoq_jax.train.setup import Setup
+
+Terms = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass
+class HostGroups:
+    """Q groups on the host.
+
+    Attributes:
+      prompts: the packed prompts, as data/packing.py describes them.
+      samples: the N prompts that are there, each with its text row.
+      terms: each term of the reward, float32 [N, G]; NaN where a sample has no such term. "total"
+        is what advantages see.
+      tokens: float [Q], response tokens of each group.
+      lost: responses whose reward missed its deadline.
+      greedy: float32 [N], reward of the greedy response to each prompt, or None.
+      facts: more for the log.
+    """
+
+    prompts: dict[str, np.ndarray]
+    samples: Sequence[Placed]
+    terms: Terms
+    tokens: np.ndarray
+    lost: int = 0
+    greedy: np.ndarray | None = None
+    facts: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def by_row(self, values: np.ndarray) -> np.ndarray:
+        """[N, ...] of the prompts that are there -> [Q, ...] of all text rows, 0 where none is."""
+        rows = np.zeros((len(self.tokens), *values.shape[1:]), values.dtype)
+        rows[[sample.row for sample in self.samples]] = values
+        return rows
+
+    def valid(self) -> np.ndarray:
+        """bool [Q]: whether a text row holds a prompt."""
+        return self.by_row(np.ones(len(self.samples), bool))
+
+    def domains(self, names: Sequence[str]) -> np.ndarray:
+        """int32 [Q]: index of each prompt's domain in `names`."""
+        return self.by_row(np.array([names.index(s.meta.domain) for s in self.samples], np.int32))
+
+    def log_facts(self) -> dict[str, float]:
+        """What is logged of the rewards: means of terms and domains, groups without spread."""
+        facts = {
+            f"reward/{name}": _finite_mean(value)
+            for name, value in self.terms.items()
+            if name not in ("coherence", "custom") or np.isfinite(value).any()
+        }
+        total = self.terms["total"]
+        for domain in sorted({sample.meta.domain for sample in self.samples}):
+            members = [i for i, s in enumerate(self.samples) if s.meta.domain == domain]
+            facts[f"reward/domain/{domain}"] = _finite_mean(total[members])
+        equal = (total.std(axis=1) < 1e-6).astype(np.float32)
+        return facts | {"zero_variance_groups": _finite_mean(equal)} | self.facts
+
+
+class ResponseScorer:
+    """Rewards of responses: token ids in, numbers out; in worker processes when asked."""
+
+    def __init__(self, setup: Setup, plan: Plan):
+        self._tokenizer, self._rl, self._algorithm = setup.tokenizer, plan.rl, plan.algorithm
+        self._pool = RewardPool(plan.rl.reward, plan.rl.reward_workers, plan.rl.reward_deadline)
+
+    def close(self) -> None:
+        """Ends the worker processes."""
+        self._pool.close()
+
+    def sampled(
+        self, samples: Sequence[Placed], tokens: np.ndarray, mask: np.ndarray
+    ) -> tuple[Terms, int]:
+        """(terms [N, G], rewards that missed their deadline) of sampled responses, [Q, G, S]; the
+        total less what the algorithm takes from long ones.
+        """
+        terms, lengths, lost = reward_terms(
+            self._tokenizer, self._pool, samples, tokens, mask, self._rl.reward_deadline
+        )
+        overlong = algorithms.overlong_penalty(
+            lengths, self._rl.response_tokens, self._algorithm.overlong
+        )
+        if overlong.any():
+            terms["total"] = terms["total"] - overlong.astype(np.float32)
+        return terms, lost
+
+    def greedy(
+        self, samples: Sequence[Placed], tokens: np.ndarray, mask: np.ndarray
+    ) -> tuple[np.ndarray, int]:
+        """(float32 [N], rewards that missed their deadline) of one greedy response to each prompt,
+        [Q, 1, S].
+        """
+        terms, _, lost = reward_terms(
+            self._tokenizer, self._pool, samples, tokens, mask, self._rl.reward_deadline
+        )
+        return terms["total"][:, 0], lost
+
+
+def reward_terms(
+    tokenizer: object,
+    pool: RewardPool,
+    samples: Sequence[Placed],
+    tokens: np.ndarray,
+    mask: np.ndarray,
+    deadline: float,
+) -> tuple[Terms, np.ndarray, int]:
+    """(terms, lengths in tokens, number of rewards that missed their deadline), the first two [N,
+    G], of responses [Q, G, S].
+
+    Raises:
+      QoqError: no response got its reward in time.
+    """
+    count = tokens.shape[1]
+    texts, metas, lengths = [], [], []
+    for sample in samples:
+        for i in range(count):
+            lengths.append(int(mask[sample.row, i].sum()))
+            texts.append(tokenizer.decode(tokens[sample.row, i, : lengths[-1]]))
+            metas.append(sample.meta)
+    scored, lost = pool.score(texts, metas)
+    if texts and lost == len(texts):
+        raise QoqError(
+            f"none of {lost} answers got its reward within {deadline:g} s",
+            hint="raise rl.reward_deadline, or lower rl.reward_workers",
+        )
+    shape = (len(samples), count)
+    terms = {name: value.reshape(shape) for name, value in rewards_lib.stack(scored).items()}
+    return terms, np.reshape(lengths, shape), lost
+
+
+def _finite_mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else 0.0

@@ -1,0 +1,265 @@
+"""The hooks of the training loop. A list of them keeps this order:
+
+    TraceSteps         names the step in a profile
+    GuardTransfers     forbids unseen copies to the device
+    MeanRow            makes the row of a step that is due to be logged
+    CountCompilations  adds "recompiles"
+    CountSkipped...    add "skipped_samples" and "skipped_updates"
+    Validate           (train/validation.py) adds the scores of the validation rows
+    WriteRow           metrics.jsonl, TensorBoard, Weights & Biases
+    ShowProgress       the line on the terminal
+    StopWhenNotFinite  gives up after too many dropped updates
+    StopEarly          (train/validation.py) ends a stage that no longer improves
+    SaveCheckpoints    the state, after everything that may end the loop
+
+Those after `MeanRow` that add to the row do nothing in a step without one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from qoq_jax.base.errors import QoqError
+from qoq_jax.parallel import hosts
+from qoq_jax.train.checkpoint import Checkpointer
+from qoq_jax.train.log import CompileCounter, MetricWriter, Progress
+from qoq_jax.train.loop import Hook, Loop, Row
+
+WARMUP_STEPS = 2  # steps of a process in which compilations are expected
+
+
+class Batches(Protocol):
+    """What the hooks ask of a data iterator.
+
+    quarantined: bad samples that were left out, name -> reason.
+    """
+
+    quarantined: dict[str, str]
+
+    def count_ecg_lengths(self) -> dict[str, int]:
+        """{"ecgs_cut": n, "ecgs_repeated": n}, since this process began."""
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` needs to go on from here; JSON."""
+
+
+class TraceSteps(Hook):
+    """Names each step in a profile (jax.profiler)."""
+
+    def around_step(self, loop: Loop) -> contextlib.AbstractContextManager[Any]:
+        return jax.profiler.StepTraceAnnotation(loop.name, step_num=loop.done)
+
+
+class GuardTransfers(Hook):
+    """A numpy array that slips into a device operation would cross to the device unseen, at every
+    step: here it is an error. Copies that the code asks for (jax.device_put) are not.
+    """
+
+    def around_step(self, loop: Loop) -> contextlib.AbstractContextManager[Any]:
+        del loop
+        return jax.transfer_guard_host_to_device("disallow")
+
+
+class MeanRow(Hook):
+    """Makes `loop.row` in every `every`-th step, the first and the last step of a process, and when
+    `also_due` says so: what the steps since the row before it gave, joined by `summarise`.
+
+    Args:
+      every: steps between rows.
+      summarise: ([metrics and facts of each step], seconds that they took) -> row.
+      also_due: loop -> whether a row is due for another reason.
+    """
+
+    def __init__(
+        self,
+        every: int,
+        summarise: Callable[[list[Row], float], Row],
+        also_due: Callable[[Loop], bool] = lambda loop: False,
+    ):
+        self._every, self._summarise, self._also_due = every, summarise, also_due
+        self._window: list[tuple[dict[str, jax.Array], dict[str, float]]] = []
+
+    def after_step(self, loop: Loop) -> None:
+        self._window.append((loop.last.metrics, loop.last.facts))
+        first_or_last = loop.done in (loop.start + 1, loop.steps)
+        if not (first_or_last or loop.done % self._every == 0 or self._also_due(loop)):
+            return
+        # Steps run ahead of the host: this waits for them, so that the time is of what is done,
+        # not of what is asked for.
+        jax.block_until_ready(loop.last.metrics)
+        seconds = time.perf_counter() - loop.window_began
+        steps = [hosts.gather(metrics) | facts for metrics, facts in self._window]
+        loop.row, self._window = self._summarise(steps, seconds), []
+
+
+class CountCompilations(Hook):
+    """Adds "recompiles": XLA compilations inside the steps after the first `WARMUP_STEPS`.
+
+    What the hooks compile (a validation its sampler, Orbax its copies) is not counted.
+    """
+
+    def __init__(self) -> None:
+        self._counter, self._count = CompileCounter(), 0
+
+    @contextlib.contextmanager
+    def around_step(self, loop: Loop) -> Iterator[None]:
+        self._counter.reset()
+        yield
+        if loop.done >= loop.start + WARMUP_STEPS:
+            self._count += self._counter.count
+
+    def after_step(self, loop: Loop) -> None:
+        if loop.row is not None:
+            loop.row["recompiles"] = self._count
+
+
+class CountSkippedSamples(Hook):
+    """Adds "skipped_samples": bad samples that the data iterator has left out so far; "ecgs_cut"
+    and "ecgs_repeated": ECGs that were not 10 s long.
+    """
+
+    def __init__(self, data: Batches):
+        self._data = data
+
+    def after_step(self, loop: Loop) -> None:
+        if loop.row is not None:
+            loop.row["skipped_samples"] = len(self._data.quarantined)
+            loop.row |= self._data.count_ecg_lengths()
+
+
+class CountSkippedUpdates(Hook):
+    """Adds "skipped_updates": steps since the row before that dropped an update because it was not
+    finite. WORKDIR/skipped_updates.jsonl gets the ids of their data rows.
+    """
+
+    def __init__(self, workdir: str):
+        self._path = os.path.join(workdir, "skipped_updates.jsonl")
+        self._window: list[tuple[int, jax.Array, Sequence[str]]] = []
+
+    def after_step(self, loop: Loop) -> None:
+        finite = loop.last.metrics["update_finite"]
+        self._window.append((loop.done, finite, loop.last.ids))
+        if loop.row is None:
+            return
+        values = hosts.gather([finite for _, finite, _ in self._window])
+        dropped = [
+            {"stage": loop.name, "step": step, "ids": ids}
+            for (step, _, ids), value in zip(self._window, values, strict=True)
+            if value < 1
+        ]
+        if dropped and hosts.is_main():
+            with open(self._path, "a", encoding="utf-8") as f:
+                f.writelines(json.dumps(line) + "\n" for line in dropped)
+        loop.row["skipped_updates"], self._window = len(dropped), []
+
+
+class WriteRow(Hook):
+    """Writes `loop.row`; the next window begins then. Rows of steps that a resumed process does
+    again are dropped first.
+    """
+
+    def __init__(self, open_writer: Callable[[], MetricWriter]):
+        self._open = open_writer
+
+    def begin(self, loop: Loop) -> None:
+        self._writer = self._open()
+        self._writer.resume(loop.name, loop.start)
+
+    def after_step(self, loop: Loop) -> None:
+        if loop.row is not None:
+            self._writer.write(loop.name, loop.done, loop.row)
+            loop.window_began = time.perf_counter()
+
+    def end(self, loop: Loop) -> None:
+        del loop
+        self._writer.close()
+
+
+class ShowProgress(Hook):
+    """The line on the terminal: what `headline` makes of a row, and the reward of each domain."""
+
+    def __init__(self, headline: Callable[[Row], dict[str, str]]):
+        self._headline = headline
+
+    def begin(self, loop: Loop) -> None:
+        self._progress = Progress(loop.name, loop.steps, loop.start)
+
+    def after_step(self, loop: Loop) -> None:
+        if loop.row is not None:
+            prefix = "reward/domain/"
+            domains = {
+                name.removeprefix(prefix): value
+                for name, value in loop.row.items()
+                if name.startswith(prefix)
+            }
+            self._progress.show(loop.done, self._headline(loop.row), domains)
+
+
+class StopWhenNotFinite(Hook):
+    """Looks, at each row, how many updates in a row were dropped (`state.skipped`).
+
+    Raises:
+      QoqError: `limit` or more.
+    """
+
+    def __init__(self, limit: int):
+        self._limit = limit
+
+    def after_step(self, loop: Loop) -> None:
+        if loop.row is not None and (skipped := int(loop.state.skipped)) >= self._limit:
+            raise QoqError(
+                f"{skipped} updates in a row were not finite",
+                where=f"{loop.name} step {loop.done}",
+                hint="lower the learning rate; parameters are those of the last finite step",
+            )
+
+
+class SaveCheckpoints(Hook):
+    """Saves the state and that of the data iterator every `every` steps and after the last one.
+
+    Args:
+      checkpoints: closed at the end, when the last one is committed.
+      every: steps between checkpoints.
+      data: the iterator.
+      to_save: what of a state is saved.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpointer,
+        every: int,
+        data: Batches,
+        to_save: Callable[[Any], Any] = lambda state: state,
+    ):
+        self._checkpoints, self._every, self._data = checkpoints, every, data
+        self._to_save = to_save
+
+    def after_step(self, loop: Loop) -> None:
+        if loop.done % self._every == 0 or loop.is_last:
+            self._checkpoints.save(loop.done, self._to_save(loop.state), self._data.get_state())
+
+    def end(self, loop: Loop) -> None:
+        del loop
+        self._checkpoints.close()
+
+
+def mean_of_steps(steps: list[Row], maxima: Sequence[str] = ()) -> Row:
+    """Means over the steps that have a number, in float64; of `maxima` the largest, 0 where no step
+    has one.
+    """
+    names = sorted({name for step in steps for name in step})
+    row = {
+        name: float(np.mean([float(step[name]) for step in steps if name in step]))
+        for name in names
+    }
+    return row | {
+        name: max((float(step.get(name, 0.0)) for step in steps), default=0.0) for name in maxima
+    }
