@@ -16,7 +16,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,24 @@ class Generation:
     text: str
     logprobs: np.ndarray
     finish_reason: str
+
+
+class SamplingOptions(TypedDict, total=False):
+    """Keyword arguments of `Model.generate`.
+
+    Attributes:
+      temperature: 0 (the default) = greedy. top_p: 1 (the default) = off. top_k: 0 (the default) =
+        off.
+      num_samples: answers to each sample, 1 unless given; they share one prefill.
+      rows: most answers that are sampled at the same time, 64 unless given, 0 = all; memory of the
+        cache grows with it.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int
+    num_samples: int
+    rows: int
 
 
 class Model:
@@ -124,29 +142,22 @@ class Model:
         samples: Sequence[Mapping[str, Any]],
         max_new_tokens: int | None = None,
         *,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        num_samples: int = 1,
         seed: int | Sequence[int] = 0,
         stop: str | Sequence[str] = (),
         stream: Callable[[int, int, str], None] | None = None,
-        rows: int = 64,
+        **sampling: Unpack[SamplingOptions],
     ) -> list[list[Generation]]:
         """Answers to each sample; modality tokens are never drawn.
 
         Args:
           samples: see sampling/inputs.py.
           max_new_tokens: most tokens of an answer; None = the response limit of the run, or 1024.
-          temperature: 0 = greedy. top_p: 1 = off. top_k: 0 = off.
-          num_samples: answers to each sample; they share one prefill.
           seed: one for all, from which each sample and answer has its own by its index; or one for
             each sample, and then its place in the list changes nothing.
           stop: texts that end an answer.
           stream: called as stream(index of the sample, number of its answer, new text) while
             answers grow; the pieces of an answer joined are its text.
-          rows: most answers that are sampled at the same time, 0 = all; memory of the cache grows
-            with it.
+          sampling: temperature, top_p, top_k, num_samples and rows: see `SamplingOptions`.
 
         Returns:
           For each sample, in order, the list of its `num_samples` answers.
@@ -156,22 +167,18 @@ class Model:
             Both before any compute.
         """
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        settings = Settings(
-            max_new_tokens=self.process.max_response_tokens
-            if max_new_tokens is None
-            else max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            num_samples=num_samples,
-            rows=rows,
-        )
+        if max_new_tokens is None:
+            max_new_tokens = self.process.max_response_tokens
+        settings = Settings(max_new_tokens, **sampling)
         _check(settings, stop, stream is not None, self.tokenizer)
         seeds = _seeds(seed, len(samples))
         prepared = self.prepare(samples)
         if not prepared:
             return []
-        streams = [[TextStream(self.tokenizer, stop) for _ in range(num_samples)] for _ in prepared]
+        streams = [
+            [TextStream(self.tokenizer, stop) for _ in range(settings.num_samples)]
+            for _ in prepared
+        ]
 
         def watch(answer: Response, tokens: np.ndarray, ended: bool) -> int | None:
             text = streams[answer.prompt][answer.sample]
