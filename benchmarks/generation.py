@@ -33,7 +33,7 @@ import transformers
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import qoq_jax
-from qoq_jax.models import decoder
+from qoq_jax.models.logprobs import token_logprobs
 
 VOCAB = 32_768
 IMAGE, VIDEO, START, END = VOCAB - 4, VOCAB - 3, VOCAB - 2, VOCAB - 1
@@ -156,7 +156,7 @@ def logprob_memory(width: int = 2048) -> float:
         jax.ShapeDtypeStruct((1, 4096, width), jnp.float32),
         jax.ShapeDtypeStruct((1, 4096), jnp.int32),
     )
-    loss = lambda p, h, t: decoder.token_logprobs(p, h, t)[0].sum()  # noqa: E731
+    loss = lambda p, h, t: token_logprobs(p, h, t)[0].sum()  # noqa: E731
     memory = (
         jax.jit(jax.grad(loss, argnums=1)).lower(head, hidden, targets).compile().memory_analysis()
     )

@@ -32,10 +32,13 @@ import qoq_jax
 from qoq_jax import hf
 from qoq_jax.data import images, packing, positions
 from qoq_jax.data.sample import ECG_SHAPE, VISION
+from qoq_jax.hf import ecg as ecg_files
 from qoq_jax.hf import names as keys
 from qoq_jax.hf import safetensors as files
 from qoq_jax.models import spec, vlm
 from qoq_jax.models.encoders import ecg
+from qoq_jax.models.encoders.ecg_jepa import jepa_loss
+from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
 from qoq_jax.models.vision import qwen3 as qwen3_vision
 from qoq_jax.models.vision import qwen25 as vision
@@ -256,7 +259,7 @@ def forward(params, cfg, batch):
         features,
         *vlm.vision_tower(cfg).tokens(params["vision"], cfg, batch),
         hidden,
-        vlm.unembed(params, cfg, hidden),
+        vlm.unembed(params, hidden),
     )
 
 
@@ -384,9 +387,8 @@ def gradients(model, cfg, params) -> dict[str, float]:
     @jax.jit
     @jax.grad
     def ours(params):
-        scores, _ = vlm.token_logprobs(
-            params,
-            cfg,
+        scores, _ = token_logprobs(
+            params["decoder"],
             vlm.hidden(params, cfg, batch),
             jnp.roll(batch["tokens"], -1, axis=1),
             chunk=32,
@@ -469,9 +471,9 @@ def greedy(theirs: PreTrainedModel, ours: Model, count: int = 64) -> tuple[np.nd
 def ecg_jepa() -> dict[str, float]:
     """{output: max |ours - reference|} of ECG-JEPA, with the reference numbers in tests/golden."""
     golden = pathlib.Path(__file__).parents[1] / "tests" / "golden"
-    params, cfg = ecg.load(str(golden / "ecg_jepa_small.safetensors"), num_heads=4)
+    params, cfg = ecg_files.load(str(golden / "ecg_jepa_small.safetensors"), num_heads=4)
     with np.load(golden / "ecg_jepa_small_io.npz") as io:
-        total, count = jax.jit(ecg.jepa_loss, static_argnums=2)(
+        total, count = jax.jit(jepa_loss, static_argnums=2)(
             params, params["encoder"], cfg, io["ecg"], io["mask"]
         )
         ours = {

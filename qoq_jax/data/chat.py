@@ -89,9 +89,10 @@ def prompt_text(
     """The prompt as one string with one pad token a medium, for people to read and for other
     engines.
     """
-    one = lambda count: [1] * count  # noqa: E731
     return "".join(
-        prompt_parts(problem, images=one(images), videos=one(videos), ecgs=one(ecgs), system=system)
+        prompt_parts(
+            problem, images=[1] * images, videos=[1] * videos, ecgs=[1] * ecgs, system=system
+        )
     )
 
 

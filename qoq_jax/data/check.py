@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+
+import numpy as np
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import rows as schema
 from qoq_jax.data import sources
 from qoq_jax.data import tokenizer as tokenizer_lib
+from qoq_jax.data.lazy_rows import Rows, open_rows
 from qoq_jax.data.sample import ProcessConfig, process
 from qoq_jax.models import sizes as variants
 
@@ -23,8 +25,9 @@ def run(file: str) -> int:
     with its sibling files. Pictures are read whole but made small, and no length of text is too
     long: budgets belong to a config, not to a data set.
     """
-    faults: list[str] = []
-    rows = schema.read_jsonl(file, faults)
+    rows = open_rows(file)
+    faults = [str(fault) for fault in rows.index.faults]
+    unlisted = rows.index.fault_count - len(faults)  # of very many, the first are described
     root, tokenizer = os.path.dirname(os.path.abspath(file)), tokenizer_lib.load("nano")
     small = ProcessConfig.for_model(
         variants.get("nano"),
@@ -34,7 +37,7 @@ def run(file: str) -> int:
         max_prompt_tokens=10**9,
         max_response_tokens=10**9,
     )
-    total = len(rows) + len(faults)
+    total = len(rows) + rows.index.fault_count
     for row in rows:
         try:
             process(row, root, tokenizer, small, with_answer=True)
@@ -43,53 +46,55 @@ def run(file: str) -> int:
     faults += _split_faults(file, rows)
     for fault in faults[:_SHOWN]:
         print(fault)
-    if len(faults) > _SHOWN:
-        print(f"... and {len(faults) - _SHOWN} more")
-    print(f"{file}: {total} rows, {len(faults)} faults")
+    count = len(faults) + unlisted
+    if count > _SHOWN:
+        print(f"... and {count - _SHOWN} more")
+    print(f"{file}: {total} rows, {count} faults")
     return 1 if faults else 0
 
 
-def _split_faults(file: str, rows: Sequence[schema.Row]) -> list[str]:
+def _split_faults(file: str, rows: Rows) -> list[str]:
     """Rows of another split, and patients that are in a sibling file too."""
     folder, name = os.path.split(os.path.abspath(file))
-    split = name.removesuffix(".jsonl")
-    if split not in schema.SPLITS:
+    split = name.split(".")[0]
+    if split not in schema.SPLITS or sources.find(folder, split) is None:
         return []
     faults = [
         f"row {row.id!r}, split: {row.split!r} in {name} (hint: move it to {row.split}.jsonl)"
-        for row in rows
-        if row.split not in ("", split)
+        for row in (rows[place] for place in sources.other_split(rows, split))
     ]
-    patients = {row.patient for row in rows} - {""}
+    patients = rows.column("patient")
     for other in schema.SPLITS:
-        path = os.path.join(folder, f"{other}.jsonl")
-        if other == split or not os.path.isfile(path):
+        path = sources.find(folder, other)
+        if other == split or path is None:
             continue
         # Faults of that file are for its own check.
-        shared = sorted(patients & {row.patient for row in schema.read_jsonl(path, [])})
+        shared = np.intersect1d(patients[patients != 0], open_rows(path).column("patient"))
+        named = (rows[int(np.flatnonzero(patients == patient)[0])].patient for patient in shared)
         faults += [
-            f"patient {patient!r} is in {other}.jsonl too (hint: keep all rows of a patient in "
+            f"patient {patient!r} is in {path.name} too (hint: keep all rows of a patient in "
             "one split)"
-            for patient in shared
+            for patient in sorted(named)
         ]
     return faults
 
 
 def describe(root: str) -> int:
     """Prints the rows of a data set folder by split, domain, data set and label."""
-    if not any(os.path.exists(os.path.join(root, f"{split}.jsonl")) for split in schema.SPLITS):
+    if not sources.has_rows(root):
         raise DataError(
             "no train.jsonl, validation.jsonl or test.jsonl there",
             where=root,
             hint="name a data set folder",
         )
     for split in schema.SPLITS:
-        if not os.path.exists(os.path.join(root, f"{split}.jsonl")):
+        if sources.find(root, split) is None:
             continue
         rows = sources.load(root, split)
         print(f"{split}: {len(rows)} rows")
         for domain in sources.domains(rows):
-            of_domain = [row for row in rows if row.domain == domain]
+            of_it = rows.column("domain") == schema.DOMAINS.index(domain)
+            of_domain = rows.take(np.flatnonzero(of_it))
             print(f"  {domain}: {len(of_domain)} ({len(of_domain) / len(rows):.1%})")
             counts = sources.describe(of_domain)
             for dataset in counts["dataset"]:

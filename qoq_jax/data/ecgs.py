@@ -71,8 +71,8 @@ def find(folder: str | os.PathLike, split: str) -> list[Recording]:
     root = pathlib.Path(folder)
     if not root.is_dir():
         raise DataError("no such folder", where=str(folder), hint="name a folder of ECGs")
-    if any((root / f"{name}.jsonl").is_file() for name in sources.schema.SPLITS):
-        if not (root / f"{split}.jsonl").is_file():
+    if sources.has_rows(root):
+        if not sources.find(root, split):
             return []
         return [
             Recording(

@@ -12,9 +12,11 @@ A sample that cannot be made is a DataError ("raise"), or is left out, named and
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,17 +30,14 @@ from qoq_jax.data import packing, readers
 from qoq_jax.data import rows as schema
 from qoq_jax.data import sample as transforms
 from qoq_jax.data import sources as row_files
-from qoq_jax.data.answer_format import PIXELS
+from qoq_jax.data.lazy_rows import Rows
 from qoq_jax.data.packing import Budget, GroupPacker, Placed
 from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.data.tokenizer import Tokenizer
 
 Batch = dict[str, np.ndarray]
-WINDOW = (
-    # elements of a stream shuffled after mixing, or each stream would lock to a phase of the
-    # mixture
-    256
-)
+# Elements of a stream shuffled after mixing, or each stream would lock to a phase of the mixture.
+WINDOW = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +57,14 @@ class Bad:
     error: DataError
 
 
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """What becomes of bad samples: "raise", or "skip" up to `most` of them."""
+
+    on_error: str
+    most: int
+
+
 class _Nothing:
     """Fills the last evaluation batch."""
 
@@ -71,7 +78,7 @@ class _Stream:
         self.state = iterator.get_state()  # before the first element that no batch holds
 
     def fill(self, group: GroupPacker, reject: Callable[[Bad], None], exactly: int | None) -> None:
-        """Adds samples until one does not fit; with `exactly`, takes that many, which must all fit."""
+        """Adds samples until one does not fit; `exactly`: takes that many, which must all fit."""
         taken = 0
         while exactly is None or taken < exactly:
             if self._ahead is None:
@@ -113,16 +120,14 @@ class BatchIterator(grain.DatasetIterator):
         self,
         streams: Mapping[int, grain.DatasetIterator],
         budget: Budget,
-        fingerprint: str,
-        *,
-        on_error: str,
-        max_quarantined: int,
+        fingerprint: _Fingerprint,
+        tolerance: Tolerance,
         exactly: int | None,
     ):
         super().__init__(tuple(streams.values()))
         self._streams = {index: _Stream(iterator) for index, iterator in streams.items()}
         self._budget, self._fingerprint = budget, fingerprint
-        self._on_error, self._max_quarantined, self._exactly = on_error, max_quarantined, exactly
+        self._tolerance, self._exactly = tolerance, exactly
         self.quarantined: dict[str, str] = {}
         self.ecg_lengths: dict[str, str] = {}
         self.batches = 0
@@ -157,14 +162,13 @@ class BatchIterator(grain.DatasetIterator):
         }
 
     def _reject(self, bad: Bad) -> None:
-        if self._on_error == "raise":
+        if self._tolerance.on_error == "raise":
             raise bad.error
         self.quarantined[bad.key] = str(bad.error)
-        if len(self.quarantined) > self._max_quarantined:
+        if len(self.quarantined) > self._tolerance.most:
             raise DataError(
                 f"{len(self.quarantined)} samples could not be made, the limit is "
-                f"{self._max_quarantined}; "
-                f"the last: {bad.error}",
+                f"{self._tolerance.most}; the last: {bad.error}",
                 where=bad.key,
                 hint="correct the data, or raise data.max_bad_fraction",
             )
@@ -174,7 +178,7 @@ class BatchIterator(grain.DatasetIterator):
         now.
         """
         return {
-            "fingerprint": self._fingerprint,
+            "fingerprint": self._fingerprint.value,
             "batches": self.batches,
             "streams": {str(index): dict(stream.state) for index, stream in self._streams.items()},
             "quarantined": dict(self.quarantined),
@@ -188,7 +192,7 @@ class BatchIterator(grain.DatasetIterator):
           DataError: the state belongs to other rows, another seed or another config, or lacks a
             stream.
         """
-        if state["fingerprint"] != self._fingerprint:
+        if not self._fingerprint.accepts(state["fingerprint"]):
             raise DataError(
                 "the saved data state belongs to other rows, another seed or another data config",
                 hint="resume with the data and config of the run, or start a new run",
@@ -225,149 +229,199 @@ def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def make_iterator(
-    sources: Sequence[Source],
-    tokenizer: Tokenizer,
-    cfg: ProcessConfig,
-    budget: Budget,
-    *,
-    seed: int,
-    with_answer: bool,
-    weights_by_domain: Mapping[str, float] | None = None,
-    epochs: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
-    on_error: str = "raise",
-    max_bad: float = 0.01,
-    threads: int = 1,
-    prefetch: int = 4,
-    cache: bool = False,
-) -> BatchIterator:
-    """Shuffled batches, without end unless `epochs` is given.
+@dataclasses.dataclass(frozen=True)
+class Shuffle:
+    """The order of training samples; each epoch is shuffled anew.
 
-    Args:
-      budget: of the global batch; this process gets its share of the rows.
-      seed: of the shuffle; each epoch is shuffled anew.
+    Attributes:
+      seed: of the shuffle.
       weights_by_domain: share of each domain in the stream, for all domains that occur (0 leaves
         one out). None: each row once an epoch.
       epochs: end after so many passes. Only for one process (packing makes the number of batches
         differ between streams, and no process may stop before the others) and without weights.
+    """
+
+    seed: int
+    weights_by_domain: Mapping[str, float] | None = None
+    epochs: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a process reads its share; none of it changes what a batch holds.
+
+    Attributes:
+      process_index, process_count: this process, and how many share the global batch.
       on_error: "raise" or "skip"; at most max_bad of the rows (at least one) may be skipped by a
         process.
-      cache: keep processed samples in memory, for data sets of some thousand small samples.
       threads, prefetch: of each media row of this process; 0 threads reads in the caller's thread.
+      cache: keep processed samples in memory, for data sets of some thousand small samples.
     """
-    pairs = _pairs(sources)
-    if epochs is not None and (process_count > 1 or weights_by_domain):
+
+    process_index: int = 0
+    process_count: int = 1
+    on_error: str = "raise"
+    max_bad: float = 0.01
+    threads: int = 1
+    prefetch: int = 4
+    cache: bool = False
+
+    def __post_init__(self):
+        if self.on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error={self.on_error!r}", hint="use 'raise' or 'skip'")
+        if not 0 <= self.max_bad < 1:
+            raise ConfigError(
+                f"max_bad={self.max_bad}",
+                hint="use a fraction of the rows, at least 0 and below 1",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """From rows to batches: what is read and how it becomes samples of a batch.
+
+    Attributes:
+      budget: of the global batch; each process gets its share of the rows.
+      with_answer: whether gold answers follow the prompts.
+    """
+
+    sources: Sequence[Source]
+    tokenizer: Tokenizer
+    process: ProcessConfig
+    budget: Budget
+    with_answer: bool = False
+
+    def __post_init__(self):
+        if not sum(len(source.rows) for source in self.sources):
+            raise DataError("there are no rows", hint="check the data set's path and split")
+        if len({source.name for source in self.sources}) != len(self.sources):
+            raise ConfigError("two data sources share a name", hint="name each source once")
+        self.tokenizer.check(self.process.token_ids())
+        if self.process.ecg_tokens != self.budget.ecg_tokens:
+            raise ConfigError(
+                f"ecg_tokens is {self.process.ecg_tokens} in the model and "
+                f"{self.budget.ecg_tokens} in the budget"
+            )
+
+    def make(self, pair: tuple[int, int]) -> dict[str, Any] | Bad:
+        """(source, row) -> sample, or Bad. Errors are values: Grain's iterators lose count when a
+        map raises.
+        """
+        source, key = self.sources[pair[0]], f"row {pair[1]}"
+        try:
+            row = source.rows[pair[1]]
+            key = row.id
+            sample = transforms.process(
+                row, source.root, self.tokenizer, self.process, self.with_answer
+            )
+            packing.check_fits(sample, self.budget)
+            # The name of the data set, not what its row says: ids are unique in a file, so (source,
+            # id) names a row of a run.
+            return sample | {"meta": dataclasses.replace(sample["meta"], source=source.name)}
+        except DataError as error:
+            named = DataError(error.what, where=f"{source.name}: {error.where}", hint=error.hint)
+            return Bad(f"{source.name}/{key}", named)
+
+
+def make_iterator(recipe: Recipe, order: Shuffle, reading: Reading | None = None) -> BatchIterator:
+    """Shuffled batches, without end unless `order.epochs` is given."""
+    reading = reading or Reading()
+    budget, weights = recipe.budget, order.weights_by_domain
+    if order.epochs is not None and (reading.process_count > 1 or weights):
         raise ConfigError(
             "epochs needs one process and no domain weights", hint="count steps instead"
         )
-    rows = grain.MapDataset.source(pairs)
-    if weights_by_domain is None:
-        mixed = rows.shuffle(seed=_seed(seed, "rows")).repeat(epochs)
+    if weights is None:
+        rows = grain.MapDataset.source(_Pairs(recipe.sources))
+        mixed = rows.shuffle(seed=_seed(order.seed, "rows")).repeat(order.epochs)
     else:
-        mixed = _mix(sources, pairs, weights_by_domain, seed, WINDOW * budget.media_rows)
-    make = _maker(sources, tokenizer, cfg, budget, with_answer, cache)
+        mixed = _mix(recipe.sources, weights, order.seed, WINDOW * budget.media_rows)
+    make = functools.cache(recipe.make) if reading.cache else recipe.make
     streams = {
         r: mixed[r :: budget.media_rows].map(make) if len(mixed) > r else grain.MapDataset.range(0)
-        for r in _own(budget, process_index, process_count)
+        for r in _own(budget, reading)
     }
-    weights = dict(weights_by_domain or {})
     options = {
         "kind": "train",
-        "seed": seed,
-        "weights": weights,
-        "epochs": epochs,
-        "with_answer": with_answer,
+        "seed": order.seed,
+        "weights": dict(weights or {}),
+        "epochs": order.epochs,
+        "with_answer": recipe.with_answer,
     }
-    return _iterator(
-        streams, sources, tokenizer, cfg, budget, options, process_count=process_count, on_error=on_error,
-        max_bad=max_bad, threads=threads, prefetch=prefetch, exactly=None,
-    )  # fmt: skip
+    return _iterator(streams, recipe, reading, options, exactly=None)
 
 
-def make_eval_iterator(
-    sources: Sequence[Source],
-    tokenizer: Tokenizer,
-    cfg: ProcessConfig,
-    budget: Budget,
-    *,
-    with_answer: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
-    on_error: str = "raise",
-    max_bad: float = 0.01,
-    threads: int = 1,
-    prefetch: int = 4,
-) -> BatchIterator:
+def make_eval_iterator(recipe: Recipe, reading: Reading | None = None) -> BatchIterator:
     """Every row once, in order: batch k holds rows k·B to (k+1)·B - 1, one a text row; the last is
     padded.
 
     All processes get the same number of batches. A media row must have room for the media of its
     text rows.
     """
-    pairs = _pairs(sources)
-    budget = dataclasses.replace(budget, max_per_row=1)
-    group = budget.rows_per_media_row
+    pairs, reading = _Pairs(recipe.sources), reading or Reading()
+    recipe = dataclasses.replace(recipe, budget=dataclasses.replace(recipe.budget, max_per_row=1))
+    budget, group = recipe.budget, recipe.budget.rows_per_media_row
     total = -(-len(pairs) // budget.rows) * group
-    make = _maker(sources, tokenizer, cfg, budget, with_answer)
 
     def stream(media_row: int) -> grain.MapDataset:
         def element(i: int) -> Any:
             row = i // group * budget.rows + media_row * group + i % group
-            return make(pairs[row]) if row < len(pairs) else _Nothing()
+            return recipe.make(pairs[row]) if row < len(pairs) else _Nothing()
 
         return grain.MapDataset.range(total).map(element)
 
-    streams = {r: stream(r) for r in _own(budget, process_index, process_count)}
-    options = {"kind": "eval", "with_answer": with_answer}
-    return _iterator(
-        streams, sources, tokenizer, cfg, budget, options, process_count=process_count, on_error=on_error,
-        max_bad=max_bad, threads=threads, prefetch=prefetch, exactly=group,
-    )  # fmt: skip
+    streams = {r: stream(r) for r in _own(budget, reading)}
+    options = {"kind": "eval", "with_answer": recipe.with_answer}
+    return _iterator(streams, recipe, reading, options, exactly=group)
 
 
-def _pairs(sources: Sequence[Source]) -> list[tuple[int, int]]:
-    """(source, row) numbers of all rows."""
-    pairs = [(s, r) for s, source in enumerate(sources) for r in range(len(source.rows))]
-    if not pairs:
-        raise DataError("there are no rows", hint="check the data set's path and split")
-    if len({source.name for source in sources}) != len(sources):
-        raise ConfigError("two data sources share a name", hint="name each source once")
-    return pairs
+class _Pairs(Sequence[tuple[int, int]]):
+    """(source, row) numbers of all rows, or of some: at most one array, however many there are.
+
+    Args:
+      chosen: int [n], places in the sources one after the other; None = all.
+    """
+
+    def __init__(self, sources: Sequence[Source], chosen: np.ndarray | None = None):
+        self._ends = list(itertools.accumulate(len(source.rows) for source in sources))
+        self._chosen = chosen
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._chosen is None else len(self._chosen)
+
+    def __getitem__(self, number: int) -> tuple[int, int]:
+        place = int(number if self._chosen is None else self._chosen[number])
+        source = bisect.bisect_right(self._ends, place)
+        return source, place - (self._ends[source - 1] if source else 0)
+
+    def __repr__(self) -> str:
+        return f"{len(self)} rows"
 
 
 def _mix(
-    sources: Sequence[Source],
-    pairs: Sequence[tuple[int, int]],
-    weights: Mapping[str, float],
-    seed: int,
-    window: int,
+    sources: Sequence[Source], weights: Mapping[str, float], seed: int, window: int
 ) -> grain.MapDataset:
     """An endless sequence with each domain at its weight's share, shuffled anew each epoch."""
-    by_domain: dict[str, list[tuple[int, int]]] = {}
-    for source, row in pairs:
-        by_domain.setdefault(sources[source].rows[row].domain, []).append((source, row))
-    unknown, unweighted = (
-        sorted(set(weights) - set(by_domain)),
-        sorted(set(by_domain) - set(weights)),
-    )
+    domains = np.concatenate([row_files.domain_ids(source.rows) for source in sources])
+    present = {schema.DOMAINS[number] for number in np.unique(domains)}
+    unknown, unweighted = sorted(set(weights) - present), sorted(present - set(weights))
     if unknown or unweighted:
         raise ConfigError(
             f"weights_by_domain: {unknown[0]!r} has no rows"
             if unknown
             else f"weights_by_domain: no weight for {unweighted[0]!r}",
-            hint=f"give a weight to each of {', '.join(sorted(by_domain))}",
+            hint=f"give a weight to each of {', '.join(sorted(present))}",
         )
     if not all(np.isfinite(w) and w >= 0 for w in weights.values()) or not any(weights.values()):
         raise ConfigError(
             f"weights_by_domain: {dict(weights)}", hint="use numbers of at least 0, not all 0"
         )
     used = sorted(domain for domain, weight in weights.items() if weight > 0)
-    parts = [
-        grain.MapDataset.source(by_domain[domain]).shuffle(seed=_seed(seed, domain)).repeat()
-        for domain in used
-    ]
+    parts = []
+    for domain in used:
+        places = np.flatnonzero(domains == schema.DOMAINS.index(domain))
+        pairs = grain.MapDataset.source(_Pairs(sources, places))
+        parts.append(pairs.shuffle(seed=_seed(seed, domain)).repeat())
     mixed = grain.MapDataset.mix(parts, weights=[weights[domain] for domain in used])
     return grain.experimental.WindowShuffleMapDataset(
         mixed, window_size=window, seed=_seed(seed, "window")
@@ -379,113 +433,92 @@ def _seed(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "little")
 
 
-def _maker(
-    sources: Sequence[Source],
-    tokenizer: Tokenizer,
-    cfg: ProcessConfig,
-    budget: Budget,
-    with_answer: bool,
-    cache: bool = False,
-) -> Callable[[tuple[int, int]], dict[str, Any] | Bad]:
-    """(source, row) -> sample, or Bad. Errors are values: Grain's iterators lose count when a map
-    raises.
-    """
-    tokenizer.check(cfg.token_ids())
-    if cfg.ecg_tokens != budget.ecg_tokens:
-        raise ConfigError(
-            f"ecg_tokens is {cfg.ecg_tokens} in the model and {budget.ecg_tokens} in the budget"
-        )
-
-    def make(pair: tuple[int, int]) -> dict[str, Any] | Bad:
-        source, row = sources[pair[0]], sources[pair[0]].rows[pair[1]]
-        try:
-            sample = transforms.process(row, source.root, tokenizer, cfg, with_answer)
-            packing.check_fits(sample, budget)
-            # The name of the data set, not what its row says: ids are unique in a file, so (source,
-            # id) names a row of a run.
-            return sample | {"meta": dataclasses.replace(sample["meta"], source=source.name)}
-        except DataError as error:
-            named = DataError(error.what, where=f"{source.name}: {error.where}", hint=error.hint)
-            return Bad(f"{source.name}/{row.id}", named)
-
-    return functools.cache(make) if cache else make
-
-
-def _own(budget: Budget, process_index: int, process_count: int) -> range:
+def _own(budget: Budget, reading: Reading) -> range:
     """The media rows of a process: a contiguous block."""
-    if budget.media_rows % process_count or not 0 <= process_index < process_count:
+    index, count = reading.process_index, reading.process_count
+    if budget.media_rows % count or not 0 <= index < count:
         raise ConfigError(
-            f"{budget.media_rows} media rows for process {process_index} of {process_count}",
+            f"{budget.media_rows} media rows for process {index} of {count}",
             hint="make data.media_rows a multiple of the number of processes",
         )
-    share = budget.media_rows // process_count
-    return range(process_index * share, (process_index + 1) * share)
+    share = budget.media_rows // count
+    return range(index * share, (index + 1) * share)
 
 
 def _iterator(
     streams: Mapping[int, grain.MapDataset],
-    sources: Sequence[Source],
-    tokenizer: Tokenizer,
-    cfg: ProcessConfig,
-    budget: Budget,
+    recipe: Recipe,
+    reading: Reading,
     options: dict[str, Any],
-    *,
-    process_count: int,
-    on_error: str,
-    max_bad: float,
-    threads: int,
-    prefetch: int,
     exactly: int | None,
 ) -> BatchIterator:
-    if on_error not in ("raise", "skip"):
-        raise ConfigError(f"on_error={on_error!r}", hint="use 'raise' or 'skip'")
-    if not 0 <= max_bad < 1:
-        raise ConfigError(
-            f"max_bad={max_bad}", hint="use a fraction of the rows, at least 0 and below 1"
-        )
-    read = grain.ReadOptions(
-        num_threads=threads, prefetch_buffer_size=max(prefetch, threads) if threads else 0
+    threads, count, budget = reading.threads, reading.process_count, recipe.budget
+    options_of_grain = grain.ReadOptions(
+        num_threads=threads,
+        prefetch_buffer_size=max(reading.prefetch, threads) if threads else 0,
     )
-    local = dataclasses.replace(
-        budget, rows=budget.rows // process_count, media_rows=budget.media_rows // process_count
-    )
+    rows = sum(len(source.rows) for source in recipe.sources)
     return BatchIterator(
-        {index: iter(stream.to_iter_dataset(read)) for index, stream in streams.items()},
-        local,
-        fingerprint(sources, tokenizer, cfg, budget, options),
-        on_error=on_error,
-        max_quarantined=max(1, int(max_bad * sum(len(source.rows) for source in sources))),
-        exactly=exactly,
+        {index: iter(s.to_iter_dataset(options_of_grain)) for index, s in streams.items()},
+        dataclasses.replace(
+            budget, rows=budget.rows // count, media_rows=budget.media_rows // count
+        ),
+        _Fingerprint(recipe, options),
+        Tolerance(reading.on_error, max(1, int(reading.max_bad * rows))),
+        exactly,
     )
 
 
-def fingerprint(
-    sources: Sequence[Source],
-    tokenizer: Tokenizer,
-    cfg: ProcessConfig,
-    budget: Budget,
-    options: Mapping[str, Any],
-) -> str:
+# Fields of ProcessConfig that came after the first runs; at their default they leave fingerprints
+# as they were.
+_LATER = ("box_coordinates", "ecg_length")
+
+
+def _settings(cfg: ProcessConfig) -> dict[str, Any]:
+    """The fields that a fingerprint goes by."""
+    default = {field.name: field.default for field in dataclasses.fields(cfg)}
+    return {
+        name: value
+        for name, value in dataclasses.asdict(cfg).items()
+        if name not in _LATER or value != default[name]
+    }
+
+
+class _Fingerprint:
     """SHA-256 of all that decides a batch: rows in order and the sizes of their media, tokenizer
     and config.
+
+    Lazy rows are not parsed for it: their index knows the fingerprint of the whole file, and it
+    goes by that, the chosen rows and the edits ("2:..."). States of before had a hash of each row
+    and medium as it was used; such a state is checked by computing that once more.
     """
-    digest = hashlib.sha256()
-    process = dataclasses.asdict(cfg)
-    if process["ecg_length"] == ProcessConfig.ecg_length:
-        del process["ecg_length"]  # runs from before this field go on
-    if cfg.box_coordinates == PIXELS:
-        del process["box_coordinates"]  # the field came later, and older runs wrote pixels
-    settings = [
-        process,
-        dataclasses.asdict(budget),
-        dict(options),
-        tokenizer.fingerprint,
-    ]
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    for source in sources:
-        digest.update(
-            json.dumps(
-                [source.name, len(source.rows), row_files.fingerprint(source.rows, source.root)]
-            ).encode()
+
+    def __init__(self, recipe: Recipe, options: Mapping[str, Any]):
+        self._recipe, self._options = recipe, dict(options)
+        self.value = "2:" + self._digest(
+            source.rows.fingerprint
+            if isinstance(source.rows, Rows)
+            else row_files.fingerprint(source.rows, source.root)
+            for source in recipe.sources
         )
-    return digest.hexdigest()
+
+    def accepts(self, other: str) -> bool:
+        """Whether a saved fingerprint, new or old, is of the same data and config."""
+        if other.startswith("2:"):
+            return other == self.value
+        return other == self._digest(
+            row_files.fingerprint(source.rows, source.root) for source in self._recipe.sources
+        )
+
+    def _digest(self, of_rows: Iterable[str]) -> str:
+        recipe, digest = self._recipe, hashlib.sha256()
+        settings = [
+            _settings(recipe.process),
+            dataclasses.asdict(recipe.budget),
+            self._options,
+            recipe.tokenizer.fingerprint,
+        ]
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+        for source, found in zip(recipe.sources, of_rows, strict=True):
+            digest.update(json.dumps([source.name, len(source.rows), found]).encode())
+        return digest.hexdigest()

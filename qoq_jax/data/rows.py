@@ -1,7 +1,7 @@
 """The CLIMB-QA row: one question about one patient's media, as one JSON line.
 
-A row file is JSON lines (or one JSON list). Three spellings are read, and all become the same
-`Row`:
+A row file is JSON lines (or one JSON list), plain or gzip. Three spellings are read, and all
+become the same `Row`:
   - our own (the fields of `Row`; the time series field is spelled "time-series" in JSON);
   - the released CLIMB-QA fields: problem, answer, images, videos, time-series, dataset, bbox,
     segmentation_path;
@@ -15,17 +15,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from qoq_jax.base import files
 from qoq_jax.base.errors import DataError, did_you_mean
+from qoq_jax.data import jsonl
 from qoq_jax.data.labels import listed_labels, split_labels
-from qoq_jax.data.paths import is_inside
+from qoq_jax.data.paths import is_inside, split_member
 
 DOMAINS = (
     "ecg",
@@ -58,8 +58,7 @@ DATASET_DOMAIN = {
     name: domain for domain, names in _DATASET_DOMAINS.items() for name in names.split()
 }
 
-_MAX_LINE_BYTES = 1 << 20
-_MAX_FILE_BYTES = 4 << 30
+_ANNEX = f"{os.sep}annex{os.sep}objects{os.sep}"
 _MAX_PIXEL = 1e6  # no medical image is wider; larger coordinates are a mistake in units
 _MEDIA_FIELDS = (("images", "<image>"), ("videos", "<video>"), ("time_series", "<ecg>"))
 
@@ -117,7 +116,8 @@ class Row:
         `validate_row` reads it back to an equal row.
         """
         out = {}
-        for name, value in dataclasses.asdict(self).items():
+        for name in _NAMES:
+            value = getattr(self, name)
             if (
                 value is None
                 or value == ()
@@ -130,9 +130,8 @@ class Row:
         return out
 
 
-_FIELDS = tuple(
-    "time-series" if f.name == "time_series" else f.name for f in dataclasses.fields(Row)
-)
+_NAMES = tuple(field.name for field in dataclasses.fields(Row))
+_FIELDS = tuple("time-series" if name == "time_series" else name for name in _NAMES)
 
 
 # --------------------------------------------------------------------------------------- validation
@@ -155,6 +154,7 @@ def validate_row(obj: Any, where: str) -> Row:
             "write one {...} a line",
         )
     obj = _unify(dict(obj), where)
+    _check_text(obj, where)
     for name in obj:
         if name not in _FIELDS:
             _fail(
@@ -298,9 +298,31 @@ def _unify(obj: dict, where: str) -> dict:
     return obj
 
 
+def _check_text(obj: dict, where: str) -> None:
+    """Refuses half of a surrogate pair ("\\ud83d" alone): JSON can spell it, UTF-8 text cannot."""
+    for name, content in obj.items():
+        open_values, texts = [name, content], []
+        while open_values:
+            value = open_values.pop()
+            if isinstance(value, str):
+                texts.append(value)
+            elif isinstance(value, (list, tuple)):
+                open_values.extend(value)
+            elif isinstance(value, dict):
+                open_values.extend((*value, *value.values()))
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError:
+            _fail(
+                f"{where}: {name.encode('utf-8', 'backslashreplace').decode()}",
+                "holds half of a surrogate pair, which is no character",
+                "write the whole character, or leave it out",
+            )
+
+
 def _domain_of(dataset: str, paths: Sequence[str], where: str) -> str:
-    for name in (dataset, *(part for path in paths[:1] for part in path.split("/"))):
-        name = name.strip().lower().replace(" ", "-")
+    for said in (dataset, *(part for path in paths[:1] for part in path.split("/"))):
+        name = said.strip().lower().replace(" ", "-")
         if name in DOMAINS:
             return name
         if name in DATASET_DOMAIN:
@@ -368,14 +390,14 @@ def _boxes(value: Any, where: str) -> tuple[tuple[float, float, float, float], .
                 f"must be four finite numbers, found {_show(box)}",
                 "write [x1, y1, x2, y2] in pixels",
             )
-        x1, y1, x2, y2 = box = tuple(float(v) for v in box)
-        if min(box) < 0 or x1 >= x2 or y1 >= y2:
+        x1, y1, x2, y2 = corners = tuple(float(v) for v in box)
+        if min(corners) < 0 or x1 >= x2 or y1 >= y2:
             _fail(
                 where,
-                f"needs 0 <= x1 < x2 and 0 <= y1 < y2, found {_show(list(box))}",
+                f"needs 0 <= x1 < x2 and 0 <= y1 < y2, found {_show(list(corners))}",
                 "corners are [left, top, right, bottom] in pixels of the original image",
             )
-        boxes.append(box)
+        boxes.append(corners)
     return tuple(boxes)
 
 
@@ -400,7 +422,7 @@ def _show(value: Any, limit: int = 80) -> str:
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
 
-def _fail(where: str, what: str, hint: str):
+def _fail(where: str, what: str, hint: str) -> NoReturn:
     raise DataError(what, where=where, hint=hint)
 
 
@@ -408,57 +430,60 @@ def _fail(where: str, what: str, hint: str):
 
 
 def read_jsonl(path: str | os.PathLike, faults: list[str] | None = None) -> list[Row]:
-    """Reads a row file (JSON lines, or one JSON list) and validates every row.
+    """Reads a whole row file and validates every row; `index.open_rows` does the same without
+    holding the rows.
 
     Args:
-      path: the file.
+      path: JSON lines or one JSON list, plain or gzip.
       faults: when given, broken rows are left out and described in it; else the first one is
         raised.
 
     Raises:
       DataError: file missing, empty or not JSON; a broken row; an id used twice. Names the line (or
-        list
-      item).
+        list item).
     """
     path = pathlib.Path(path)
-    name = path.name
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            _fail(str(path), "is over 4 GiB", "split it into several files")
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"cannot be read ({error.strerror})", where=str(path), hint="check the path"
-        ) from None
     rows: list[Row] = []
-    if data.lstrip()[:1] == b"[":
-        items = ((f"{name}[{i}]", item) for i, item in enumerate(_decode(data, str(path))))
-    else:
-        items = (
-            (f"{name}:{i}", line) for i, line in enumerate(data.split(b"\n"), 1) if line.strip()
-        )
     seen: dict[str, str] = {}
-    for where, item in items:
-        try:
-            row = validate_row(
-                _decode_line(item, where) if isinstance(item, bytes) else item, where
-            )
-            if row.id in seen:
-                _fail(
-                    f"{where}: id",
-                    f"{_show(row.id)} is used by {seen[row.id]} already",
-                    "ids are unique in a file",
-                )
-        except DataError as error:
-            if faults is None:
-                raise
-            faults.append(str(error))
-            continue
-        seen[row.id] = where
-        rows.append(row)
+    with jsonl.opened(path) as file:
+        for item in jsonl.items(file, path):
+            try:
+                row = parse(item.content, item.where)
+                if row.id in seen:
+                    raise used_twice(row.id, item.where, seen[row.id])
+            except DataError as error:
+                if faults is None:
+                    raise
+                faults.append(str(error))
+                continue
+            seen[row.id] = item.where
+            rows.append(row)
     if not rows and not faults:
-        _fail(str(path), "has no rows", "the data set is empty; build or fetch it first")
+        raise no_rows(path)
     return rows
+
+
+def used_twice(identity: str, where: str, first: str) -> DataError:
+    """A row whose id another one has."""
+    return DataError(
+        f"{_show(identity)} is used by {first} already",
+        where=f"{where}: id",
+        hint="ids are unique in a file",
+    )
+
+
+def no_rows(path: str | os.PathLike) -> DataError:
+    """A row file without rows."""
+    return DataError(
+        "has no rows", where=str(path), hint="the data set is empty; build or fetch it first"
+    )
+
+
+def parse(content: Any, where: str) -> Row:
+    """A line (bytes), or an object that JSON gave, -> a validated row; raises DataError."""
+    return validate_row(
+        jsonl.decode(content, where) if isinstance(content, bytes) else content, where
+    )
 
 
 def write_jsonl(path: str | os.PathLike, rows: Iterable[Row]) -> None:
@@ -473,56 +498,13 @@ def write_jsonl(path: str | os.PathLike, rows: Iterable[Row]) -> None:
         ) from None
 
 
-def _decode_line(line: bytes, where: str) -> Any:
-    if len(line) > _MAX_LINE_BYTES:
-        _fail(where, "a line over 1 MiB", "media go into files, rows hold their paths")
-    return _decode(line, where)
-
-
-def _decode(data: bytes, where: str) -> Any:
-    """json.loads made strict: UTF-8, no NaN or Infinity, no key twice, no deep nesting."""
-    try:
-        return json.loads(
-            data.decode("utf-8"),
-            parse_constant=_no_constant,
-            parse_float=_finite,
-            object_pairs_hook=_unique,
-        )
-    except RecursionError:
-        raise DataError(
-            "is nested too deeply", where=where, hint="a row is a flat object"
-        ) from None
-    except UnicodeDecodeError:
-        raise DataError("is not UTF-8 text", where=where, hint="save the file as UTF-8") from None
-    except ValueError as error:
-        raise DataError(
-            f"is not valid JSON ({_show(str(error))})", where=where, hint="write one object a line"
-        ) from None
-
-
-def _no_constant(text: str):
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError("a number is too large")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        raise ValueError("a key is used twice")
-    return out
-
-
 def resolve(root: str | os.PathLike, relative: str) -> pathlib.Path:
     """The path of a media file; refuses one that leaves `root`, by "..", an absolute path or a
-    symlink. Links that stay inside (git-annex, content stores) keep the name that the row gives.
+    symlink.
 
-    The file need not exist: the reader that opens it says so.
+    Links that stay inside (git-annex, content stores) keep the name that the row gives. The file
+    need not exist: the reader that opens it says so. Only a git-annex link without content is named
+    here, since its reader would call the file missing.
     """
     _path(relative, "path")
     target = os.path.join(os.path.realpath(root), relative)
@@ -531,5 +513,12 @@ def resolve(root: str | os.PathLike, relative: str) -> pathlib.Path:
             "leads out of the data folder",
             where=relative,
             hint="copy the file into the data folder",
+        )
+    file, _ = split_member(target)
+    if os.path.islink(file) and not os.path.exists(file) and _ANNEX in os.path.realpath(file):
+        raise DataError(
+            "is a git-annex link whose content is not here",
+            where=relative,
+            hint="fetch it with: datalad get",
         )
     return pathlib.Path(target)

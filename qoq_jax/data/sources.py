@@ -1,23 +1,54 @@
-"""Where rows come from: a folder of {split}.jsonl files with the media beside them."""
+"""Where rows come from: a folder of one row file a split with the media beside them."""
 
 from __future__ import annotations
 
 import collections
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.data import paths
 from qoq_jax.data import rows as schema
+from qoq_jax.data.index import add_to_fingerprint, file_size
+from qoq_jax.data.lazy_rows import Rows, open_rows
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".array_record")
 
 
-def load(root: str | os.PathLike, split: str, faults: list[str] | None = None) -> list[schema.Row]:
-    """The rows of root/{split}.jsonl, validated, in file order; media paths are relative to root.
+def find(root: str | os.PathLike, split: str) -> pathlib.Path | None:
+    """The row file of a split: {split}.jsonl, .jsonl.gz or .array_record; None when there is none.
 
-    faults: when given, broken rows are left out and described in it.
+    Raises:
+      DataError: there are two.
+    """
+    found = [
+        path for suffix in SUFFIXES if (path := pathlib.Path(root) / f"{split}{suffix}").is_file()
+    ]
+    if len(found) > 1:
+        raise DataError(
+            f"{found[0].name} and {found[1].name} are both there",
+            where=str(root),
+            hint="keep one row file a split",
+        )
+    return found[0] if found else None
+
+
+def has_rows(root: str | os.PathLike) -> bool:
+    """Whether a folder is a data set: has a row file of any split."""
+    return any(find(root, split) for split in schema.SPLITS)
+
+
+def load(root: str | os.PathLike, split: str, faults: list[str] | None = None) -> Rows:
+    """The rows of root/{split}.jsonl, checked, in file order; media paths are relative to root.
+
+    They are parsed when they are asked for; the file is checked once (index.py).
+
+    faults: when given, broken rows are left out and described in it; of more than 10,000 the rest
+    is counted in `Rows.index.fault_count`.
 
     Raises:
       DataError: unknown split, no such file, a broken or empty file, a row that says another split.
@@ -26,61 +57,65 @@ def load(root: str | os.PathLike, split: str, faults: list[str] | None = None) -
         raise DataError(
             f"unknown split {split!r}", where=str(root), hint="use " + ", ".join(schema.SPLITS)
         )
-    path = pathlib.Path(root) / f"{split}.jsonl"
-    if not path.is_file():
+    path = find(root, split)
+    if path is None:
         raise DataError(
-            "no such row file", where=str(path), hint="build or fetch the data set first (qoq data)"
+            "no such row file",
+            where=str(pathlib.Path(root) / f"{split}.jsonl"),
+            hint="build or fetch the data set first (qoq data)",
         )
-    rows = schema.read_jsonl(path, faults)
-    for row in rows:
-        if row.split not in ("", split):
-            raise DataError(
-                f"row {row.id!r} says split {row.split!r}",
-                where=str(path),
-                hint=f"move it to {row.split}.jsonl",
-            )
+    rows = open_rows(path)
+    if faults is not None:
+        faults += map(str, rows.index.faults)
+    elif rows.index.faults:
+        raise rows.index.faults[0]
+    for place in other_split(rows, split)[:1]:
+        row = rows[place]
+        raise DataError(
+            f"row {row.id!r} says split {row.split!r}",
+            where=str(path),
+            hint=f"move it to {path.name.replace(split, row.split, 1)}",
+        )
     return rows
+
+
+def other_split(rows: Rows, split: str) -> np.ndarray:
+    """Places of the rows that name another split."""
+    named = rows.column("split")
+    return np.flatnonzero((named != 0) & (named != schema.SPLITS.index(split) + 1))
 
 
 def fingerprint(rows: Iterable[schema.Row], root: str | os.PathLike | None = None) -> str:
     """SHA-256 of the rows in their order, all fields: a resumed run refuses another data set by it.
 
     root: when given, the folder of the media, whose sizes count too. Bytes that change without the
-    size do not show.
+    size do not show. It parses each row and asks for each medium; `Rows.fingerprint` of a whole
+    file is the same and known already.
     """
     digest = hashlib.sha256()
+    size = None if root is None else lambda path: file_size(os.path.join(root, path))
     for row in rows:
-        digest.update(
-            json.dumps(row.to_dict(), sort_keys=True, ensure_ascii=False).encode() + b"\n"
-        )
-        if root is not None:
-            for path in (
-                *row.images,
-                *row.videos,
-                *row.time_series,
-                *filter(None, [row.segmentation_path]),
-            ):
-                digest.update(f"{file_size(os.path.join(root, path))}\n".encode())
+        add_to_fingerprint(digest, row, size)
     return digest.hexdigest()
 
 
-def file_size(path: str) -> int:
-    """Bytes of a file, -1 when it is not there: a missing file is for the one who reads it."""
-    try:
-        return os.stat(paths.split_member(path)[0]).st_size
-    except OSError:
-        return -1
+def domain_ids(rows: Sequence[schema.Row]) -> np.ndarray:
+    """uint8 [N]: each row's domain, its place in schema.DOMAINS; of `Rows` without parsing one."""
+    if isinstance(rows, Rows):
+        return rows.column("domain")
+    return np.array([schema.DOMAINS.index(row.domain) for row in rows], np.uint8)
 
 
 def domains(rows: Sequence[schema.Row] = ()) -> tuple[str, ...]:
     """The domains that occur in the rows, in the fixed order of the schema; all of them without
     rows.
     """
-    present = {row.domain for row in rows}
-    return tuple(d for d in schema.DOMAINS if not rows or d in present)
+    if not len(rows):
+        return schema.DOMAINS
+    return tuple(schema.DOMAINS[domain] for domain in np.unique(domain_ids(rows)))
 
 
-def describe(rows: Sequence[schema.Row]) -> dict[str, dict[str, int]]:
+def describe(rows: Iterable[schema.Row]) -> dict[str, dict[str, int]]:
     """Counts by "domain", "dataset", "label" (each label of a set counts), "source" and "split"."""
     counts = {
         key: collections.Counter() for key in ("domain", "dataset", "label", "source", "split")
@@ -129,7 +164,7 @@ def from_tfds(name: str, split: str, data_dir: str | os.PathLike) -> list[schema
     return rows
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """numpy and bytes -> what JSON would have given."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")

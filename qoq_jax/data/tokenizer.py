@@ -1,9 +1,10 @@
 """Text to token ids. Row text is untrusted: it can never become a special token.
 
-Two `tokenizers.Tokenizer` are built from one tokenizer.json: `plain`, without added tokens but
-`WRITTEN_TOKENS`, encodes all text; the full one knows the special tokens by name and decodes. A
-question that contains "<|image_pad|>" or "<|im_end|>" is therefore encoded as the characters that
-it shows, and cannot forge a turn or claim an image.
+Two `tokenizers.Tokenizer` are built from one tokenizer.json: `plain`, without special tokens,
+encodes all text; the full one knows the special tokens by name and decodes. A question that
+contains "<|image_pad|>" or "<|im_end|>" is therefore encoded as the characters that it shows, and
+cannot forge a turn or claim an image. Added tokens that are not special are words: <think> of
+Qwen3, and what add_tokens was given for a field of its own. Anyone may write them, the model too.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ from pathlib import Path
 import tokenizers
 
 from qoq_jax.base.errors import ConfigError, DataError
+from qoq_jax.models.sizes import SPECIAL_TOKENS
 
 NANO = "nano"
 NANO_PATH = Path(__file__).parent / "assets" / "nano_tokenizer.json"
 ECG_TOKEN = "<|time_series_pad|>"
 END_OF_TURN = "<|im_end|>"
 END_TOKENS = (END_OF_TURN, "<|endoftext|>")  # the only added tokens that a model may write
-# added tokens of Qwen3 that are text: answers hold them, anyone may write them
-WRITTEN_TOKENS = ("<think>", "</think>")
 MAX_TEXT = 1 << 20  # characters; longer text is a mistake and slow to encode
 
 
@@ -46,19 +46,15 @@ class Tokenizer:
             self._full.add_special_tokens(
                 [tokenizers.AddedToken(ECG_TOKEN, special=True, normalized=False)]
             )
-        written = [
-            token
-            for token in spec.get("added_tokens") or []
-            if token["content"] in WRITTEN_TOKENS and not token["special"]
-        ]
+        words = [token for token in spec.get("added_tokens") or [] if not _is_special(token)]
         self._plain = tokenizers.Tokenizer.from_str(
-            json.dumps({**spec, "added_tokens": written, "post_processor": None})
+            json.dumps({**spec, "added_tokens": words, "post_processor": None})
         )
         # The library numbers added tokens from the end of the vocabulary on, whatever id they ask
         # for.
-        self._written = {
-            self._plain.token_to_id(t["content"]): self._full.token_to_id(t["content"])
-            for t in written
+        self._words = {
+            self._plain.token_to_id(word["content"]): self._full.token_to_id(word["content"])
+            for word in words
         }
         for one in (self._full, self._plain):
             one.no_padding()
@@ -67,7 +63,7 @@ class Tokenizer:
         self.special_ids: dict[str, int] = {
             token.content: index
             for index, token in sorted(added.items())
-            if token.content not in {t["content"] for t in written}
+            if token.content not in {word["content"] for word in words}
         }
         clash = [name for name in self.special_ids if self._plain.token_to_id(name) is not None]
         if clash:
@@ -102,8 +98,16 @@ class Tokenizer:
                 f"a text of {len(text)} characters is over the limit of {MAX_TEXT}",
                 hint="shorten it",
             )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # half of a surrogate pair, or bytes that are not UTF-8
+            raise DataError(
+                f"character {error.start + 1} of a text is {text[error.start]!a}, which UTF-8 "
+                "cannot hold",
+                hint="write the text again as UTF-8",
+            ) from error
         ids = self._plain.encode(text, add_special_tokens=False).ids
-        return [self._written.get(index, index) for index in ids] if self._written else ids
+        return [self._words.get(index, index) for index in ids] if self._words else ids
 
     def encode_parts(self, parts: Iterable[str]) -> list[int]:
         """Ids of a prompt given as `Special` tokens and plain texts; adjoining texts are encoded as
@@ -147,6 +151,14 @@ class Tokenizer:
                     "config",
                     hint="use the tokenizer that belongs to the model",
                 )
+
+
+def _is_special(token: Mapping) -> bool:
+    """Whether an added token is a control token.
+
+    Some of the Qwen tokenizers' own (<tool_call>, <|fim_prefix|>) are not flagged as such.
+    """
+    return token["special"] or token["content"] in SPECIAL_TOKENS
 
 
 def load(source: str | Path) -> Tokenizer:

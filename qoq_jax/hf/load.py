@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from qoq_jax.base.errors import CheckpointError, ConfigError
+from qoq_jax.hf import adapter, fp8
 from qoq_jax.hf import config as config_lib
 from qoq_jax.hf import names as keys
 from qoq_jax.hf import safetensors as files
@@ -31,54 +30,8 @@ from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.models.spec import ParamSpec
 from qoq_jax.parallel import mesh as mesh_lib
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# What a checkpoint is made of. No pickles, no Python: nothing of a download is ever executed.
-_DOWNLOADED = ["*.safetensors", "*.json", "*.txt", "*.jinja"]
+Tensor = files.TensorFile | files.MadeTensor
 _COMPARED_AT_ONCE = 1 << 24  # values
-
-
-def resolve(name_or_dir: str) -> str:
-    """A local directory: the one given, or that of a hub id ("Qwen/Qwen2.5-VL-7B-Instruct"),
-    downloaded or cached.
-
-    Raises:
-      CheckpointError: no such directory, or the download failed.
-    """
-    if os.path.isdir(name_or_dir):
-        return os.path.abspath(name_or_dir)
-    if not _HUB_ID.fullmatch(name_or_dir):
-        raise CheckpointError(
-            "no such directory",
-            where=name_or_dir,
-            hint="give a directory or a hub id like OWNER/NAME",
-        )
-    import huggingface_hub  # slow to import, and of no use for local directories
-
-    try:
-        return huggingface_hub.snapshot_download(name_or_dir, allow_patterns=_DOWNLOADED)
-    # hub errors and those of its HTTP client derive from these
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _not_downloaded(name_or_dir, error) from error
-    except Exception as error:
-        # httpx errors derive from Exception itself; httpx is a dependency of the hub client, not of
-        # this package.
-        if type(error).__module__.partition(".")[0] not in (
-            "httpx",
-            "httpcore",
-            "requests",
-            "huggingface_hub",
-        ):
-            raise
-        raise _not_downloaded(name_or_dir, error) from error
-
-
-def _not_downloaded(name: str, error: Exception) -> CheckpointError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return CheckpointError(
-        f"no such directory here, and not downloaded from the hub ({reason})",
-        where=name,
-        hint="check the name and the network, or give a directory",
-    )
 
 
 def load(
@@ -87,7 +40,8 @@ def load(
     """Reads a Hugging Face directory of a known architecture (`config.ARCHITECTURES`).
 
     Args:
-      directory: with config.json and safetensors; see `resolve` for hub ids.
+      directory: with config.json and safetensors, or of a PEFT adapter (then its base model is
+        loaded and the adapter added); see `resolve` for hub ids.
       mesh: where the parameters go, cut as `spec.shardings` says; None = the first device.
       dtype: of the parameters: float32, bfloat16 or float16; None = as in the file.
 
@@ -120,25 +74,28 @@ def read_config(directory: str) -> VlmConfig:
     return _open(directory)[1]
 
 
-def _open(directory: str) -> tuple[dict[str, files.TensorFile], VlmConfig]:
+def _open(directory: str) -> tuple[dict[str, Tensor], VlmConfig]:
     """Tensors by canonical name, and the configuration."""
-    by_name: dict[str, files.TensorFile] = {}
-    for name, tensor in files.open_directory(directory).items():
-        if (key := keys.canonical(name)) in by_name:
+    of_adapter = adapter.is_adapter(directory)
+    base = adapter.base(directory) if of_adapter else directory
+    stored: dict[str, files.TensorFile] = {}
+    for name, tensor in files.open_directory(base).items():
+        if (key := keys.canonical(name)) in stored:
             raise CheckpointError(
-                f"{name} and {by_name[key].name} are the same weight",
-                where=directory,
+                f"{name} and {stored[key].name} are the same weight",
+                where=base,
                 hint="keep one of the two key schemes",
             )
-        by_name[key] = tensor
-    return by_name, config_lib.read(
-        directory, has_ecg=any(key.startswith(keys.ECG_PREFIX) for key in by_name)
-    )
+        stored[key] = tensor
+    cfg = config_lib.read(base, has_ecg=any(key.startswith(keys.ECG_PREFIX) for key in stored))
+    quantization = config_lib.quantization(base)
+    tensors = stored if quantization is None else fp8.dequantised(stored, quantization, base)
+    return adapter.added(tensors, directory) if of_adapter else tensors, cfg
 
 
 def _checked_and_dropped(
-    tensors: dict[str, files.TensorFile], cfg: VlmConfig, where: str
-) -> dict[str, files.TensorFile]:
+    tensors: dict[str, Tensor], cfg: VlmConfig, where: str
+) -> dict[str, Tensor]:
     """The tensors less those that carry nothing of their own, once that is seen to be so."""
     kept = dict(tensors)
     if cfg.ecg is not None and (stored := kept.pop(keys.ECG_POSITIONS, None)):
@@ -168,7 +125,7 @@ def _checked_and_dropped(
     return kept
 
 
-def _equal(a: files.TensorFile, b: files.TensorFile) -> bool:
+def _equal(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors hold the same bits."""
     if (a.dtype_name, a.shape) != (b.dtype_name, b.shape) or a.dtype is None:
         return False
@@ -190,7 +147,7 @@ def from_tensors(
 
     Args:
       specs: table of weights; those without a published name are left out.
-      tensors: {canonical name: numpy array, or files.TensorFile}.
+      tensors: {canonical name: numpy array, files.TensorFile or files.MadeTensor}.
       mesh, dtype: as for `load`.
       where: what to name in an error.
 
@@ -287,7 +244,7 @@ def _place(
     return stack
 
 
-def _sharding(mesh: Mesh | None, axes, shape) -> Sharding:
+def _sharding(mesh: Mesh | None, axes: Sequence[str | None], shape: tuple[int, ...]) -> Sharding:
     return (
         SingleDeviceSharding(jax.local_devices()[0])
         if mesh is None
@@ -297,10 +254,10 @@ def _sharding(mesh: Mesh | None, axes, shape) -> Sharding:
 
 def _send(tensor: Any, shape: tuple[int, ...], sharding: Sharding) -> jax.Array:
     """A published tensor, reshaped, in shards. Only the copies of the shards outlive the call."""
-    view = (tensor.map() if isinstance(tensor, files.TensorFile) else tensor).reshape(shape)
+    view = (tensor.map() if isinstance(tensor, Tensor) else tensor).reshape(shape)
     copies: dict[str, np.ndarray] = {}  # replicas share one copy
 
-    def part(index):
+    def part(index: tuple[slice, ...]) -> np.ndarray:
         # A copy even of the whole: the CPU backend may keep the buffer, and the file must not be
         # part of the model.
         if (key := str(index)) not in copies:
@@ -311,17 +268,17 @@ def _send(tensor: Any, shape: tuple[int, ...], sharding: Sharding) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=256)
-def _empty(shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding):
+def _empty(shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding) -> Callable[[], jax.Array]:
     return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
 
 
 @functools.lru_cache(maxsize=256)
-def _insert(order: tuple[int, ...], sharding: Sharding):
+def _insert(order: tuple[int, ...], sharding: Sharding) -> Callable[..., jax.Array]:
     """(stack [L, ...], piece, layer) -> stack with the piece, transposed and cast, at that layer;
     in place.
     """
 
-    def insert(stack, piece, layer):
+    def insert(stack: jax.Array, piece: jax.Array, layer: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_index_in_dim(
             stack, piece.transpose(order).astype(stack.dtype), layer, 0
         )
@@ -330,5 +287,7 @@ def _insert(order: tuple[int, ...], sharding: Sharding):
 
 
 @functools.lru_cache(maxsize=256)
-def _arrange(order: tuple[int, ...], dtype: np.dtype, sharding: Sharding):
+def _arrange(
+    order: tuple[int, ...], dtype: np.dtype, sharding: Sharding
+) -> Callable[[jax.Array], jax.Array]:
     return jax.jit(lambda piece: piece.transpose(order).astype(dtype), out_shardings=sharding)

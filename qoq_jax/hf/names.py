@@ -42,7 +42,7 @@ def transformers_5(name: str) -> str:
 
 
 def layer_keys(spec: ParamSpec) -> list[str]:
-    """Canonical names of a weight: one a layer when stacked, none for a weight without counterpart."""
+    """Canonical names of a weight: one per layer when stacked, none without counterpart."""
     if not spec.hf_key:
         return []
     return [spec.hf_key.format(i) for i in range(spec.shape[0])] if spec.stacked else [spec.hf_key]

@@ -13,7 +13,8 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -27,6 +28,8 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+# Types that are read, and then made into one of the above.
+_READ_DTYPES = DTYPES | {"F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn)}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_HEADER = 100_000_000  # the limit of the safetensors package
 _AGAIN = "fetch the file again"
@@ -51,8 +54,8 @@ class TensorFile:
 
     @property
     def dtype(self) -> np.dtype | None:
-        """None for a type that no weight of ours has."""
-        return DTYPES.get(self.dtype_name)
+        """None for a type that is not read."""
+        return _READ_DTYPES.get(self.dtype_name)
 
     def map(self) -> np.ndarray:
         """The tensor as a read-only view of the file, mapped for as long as the view lives."""
@@ -61,6 +64,31 @@ class TensorFile:
         return np.memmap(
             self.path, self.dtype, mode="r", offset=self.offset, shape=self.shape or (1,)
         ).reshape(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeTensor:
+    """A tensor that is computed from tensors of files each time it is asked for.
+
+    Attributes:
+      name: of the tensor in whose place it stands. shape: its shape.
+      dtype_name: the type that it counts as.
+      make: gives the values, in that type or in float32.
+    """
+
+    name: str
+    dtype_name: str
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]
+
+    @property
+    def dtype(self) -> np.dtype | None:
+        """None for a type that is not read."""
+        return _READ_DTYPES.get(self.dtype_name)
+
+    def map(self) -> np.ndarray:
+        """The values, as `TensorFile.map` gives them."""
+        return self.make()
 
 
 def header(path: str) -> dict[str, TensorFile]:
@@ -157,7 +185,7 @@ def open_directory(directory: str) -> dict[str, TensorFile]:
     return {name: tensor for tensors in found.values() for name, tensor in tensors.items()}
 
 
-def dtype_name(dtype) -> str:
+def dtype_name(dtype: Any) -> str:
     """The header's name of a numpy dtype: F32, F16 or BF16."""
     return _NAMES[np.dtype(dtype)]
 

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.base.files import read_json, write_text
+from qoq_jax.hf import adapter, architectures
 from qoq_jax.hf import config as config_lib
 from qoq_jax.hf import names as keys
 from qoq_jax.hf import safetensors as files
@@ -28,21 +29,38 @@ from qoq_jax.models import spec as spec_lib
 from qoq_jax.models import vlm
 from qoq_jax.models.encoders import ecg as ecg_lib
 from qoq_jax.models.sizes import VlmConfig
+from qoq_jax.models.spec import ParamSpec
 from qoq_jax.parallel import hosts
 
+# {canonical name: (header dtype, shape)}
+Plan = dict[str, tuple[str, tuple[int, ...]]]
 SHARD_SIZE = 5_000_000_000
 # Files that belong to a model beside its weights and config. Nothing executable, no other weights.
 COMPANIONS = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
-    "chat_template.json", "chat_template.jinja",
-)  # fmt: skip
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.json",
+    "chat_template.jinja",
+)
 
 
 def save(
-    directory: str, cfg: VlmConfig, params: Mapping[str, Any], source: str | None = None, *, dtype: Any = None,
+    directory: str,
+    cfg: VlmConfig,
+    params: Mapping[str, Any],
+    source: str | None = None,
+    *,
+    dtype: Any = None,
     shard_size: int = SHARD_SIZE,
-) -> None:  # fmt: skip
+) -> None:
     """Writes config.json, safetensors and the files beside them; all of it or nothing.
 
     Args:
@@ -99,7 +117,12 @@ def to_tensors(
             yield key, _take(spec, leaves[path], i, dtype)
 
 
-def _plan(cfg, specs, leaves, dtype) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _plan(
+    cfg: VlmConfig,
+    specs: Mapping[str, ParamSpec],
+    leaves: Mapping[str, Any],
+    dtype: Any,
+) -> Plan:
     """{canonical name: (header dtype, shape)} in the order in which `_tensors` makes them."""
     plan = {}
     for path, spec in specs.items():
@@ -112,7 +135,13 @@ def _plan(cfg, specs, leaves, dtype) -> dict[str, tuple[str, tuple[int, ...]]]:
     return plan
 
 
-def _tensors(cfg, specs, leaves, dtype, plan) -> Iterator[np.ndarray]:
+def _tensors(
+    cfg: VlmConfig,
+    specs: Mapping[str, ParamSpec],
+    leaves: Mapping[str, Any],
+    dtype: Any,
+    plan: Plan,
+) -> Iterator[np.ndarray]:
     for _, tensor in to_tensors(spec_lib.unflatten(specs), spec_lib.unflatten(leaves), dtype):
         yield tensor
     if cfg.ecg is not None:
@@ -122,10 +151,10 @@ def _tensors(cfg, specs, leaves, dtype, plan) -> Iterator[np.ndarray]:
 
 
 def _write_weights(
-    directory: str, cfg: VlmConfig, plan, tensors: Iterator[np.ndarray], shard_size: int
+    directory: str, cfg: VlmConfig, plan: Plan, tensors: Iterator[np.ndarray], shard_size: int
 ) -> None:
     """model.safetensors, or numbered files and their index."""
-    published_name = config_lib.architecture(cfg).published_name
+    published_name = architectures.of(cfg).published_name
     sizes = {
         key: math.prod(shape) * files.DTYPES[kind].itemsize for key, (kind, shape) in plan.items()
     }
@@ -154,7 +183,7 @@ def _write_weights(
         )
 
 
-def _take(spec, leaf, layer: int, dtype) -> np.ndarray:
+def _take(spec: ParamSpec, leaf: Any, layer: int, dtype: Any) -> np.ndarray:
     """One published tensor on the host."""
     _, order = keys.split(spec)
     back = tuple(order.index(i) for i in range(len(order)))
@@ -177,15 +206,21 @@ def _take(spec, leaf, layer: int, dtype) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=256)
-def _extract(stacked: bool, back: tuple[int, ...], shape: tuple[int, ...], dtype, sharding):
-    def extract(leaf, layer):
+def _extract(
+    stacked: bool,
+    back: tuple[int, ...],
+    shape: tuple[int, ...],
+    dtype: np.dtype | None,
+    sharding: NamedSharding | None,
+) -> Callable[..., jax.Array]:
+    def extract(leaf: jax.Array, layer: jax.Array) -> jax.Array:
         one = jax.lax.dynamic_index_in_dim(leaf, layer, 0, keepdims=False) if stacked else leaf
         return jnp.asarray(one.transpose(back).reshape(shape), dtype)
 
     return jax.jit(extract, out_shardings=sharding)
 
 
-def _main_dtype(plan) -> str:
+def _main_dtype(plan: Plan) -> str:
     """The dtype that most values have, as config.json names it."""
     sizes: dict[str, int] = {}
     for kind, shape in plan.values():
@@ -197,7 +232,7 @@ def _write_companions(directory: str, cfg: VlmConfig, source: str | None, dtype:
     """Everything beside the weights: copies, and what the source lacks."""
     written = set()
     for name in COMPANIONS:
-        if source and os.path.exists(path := os.path.join(source, name)):
+        if source and (path := adapter.find(source, name)):
             _copy(path, os.path.join(directory, name))
             written.add(name)
     _write_json(os.path.join(directory, config_lib.CONFIG), config_lib.write(cfg, dtype, source))

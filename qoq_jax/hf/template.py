@@ -1,21 +1,18 @@
 """The chat template of a Hugging Face directory: what it writes around a question, and one that
 writes what data/chat.py does.
 
-A template is a program in Jinja. It is run in Jinja's sandbox, once, on a question that is known,
-and the words around that question are what prompts are made with: the system turn, and the words
-that open the answer (<think> in Qwen3-VL Thinking).
+A template is a program in Jinja. transformers runs it, in Jinja's sandbox, once, on a question that
+is known, and the words around that question are what prompts are made with: the system turn, and
+the words that open the answer (<think> in Qwen3-VL Thinking).
 """
 
 from __future__ import annotations
 
 import json
-import os
-
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.data import chat
+from qoq_jax.hf import adapter
 
 JINJA, JSON, TOKENIZER_CONFIG = "chat_template.jinja", "chat_template.json", "tokenizer_config.json"
 _QUESTION = "Is it normal?"
@@ -53,11 +50,13 @@ def read(directory: str) -> tuple[str, str] | None:
         return None
     path, source = found
     content = [{"type": "image"}, {"type": "text", "text": _QUESTION}]
+    # Slow to import (seconds). It runs templates in Jinja's sandbox, as they are written for.
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    turn = {"role": "user", "content": content}
     try:
-        text = (
-            _environment()
-            .from_string(source)
-            .render(messages=[{"role": "user", "content": content}], add_generation_prompt=True)
+        (text,), _ = render_jinja_template(
+            [[turn]], chat_template=source, add_generation_prompt=True
         )
     except Exception as error:  # whatever a program of somebody else may raise
         raise ConfigError(
@@ -84,13 +83,13 @@ def read(directory: str) -> tuple[str, str] | None:
 
 def _find(directory: str) -> tuple[str, str] | None:
     """(path, source) of the template, found in the order in which transformers' processors look."""
-    path = os.path.join(directory, JINJA)
+    path = adapter.find(directory, JINJA)
     try:
-        if os.path.exists(path):
+        if path:
             with open(path, encoding="utf-8") as file:
                 return path, file.read()
-        for path in (os.path.join(directory, name) for name in (JSON, TOKENIZER_CONFIG)):
-            if os.path.exists(path):
+        for path in (adapter.find(directory, name) for name in (JSON, TOKENIZER_CONFIG)):
+            if path:
                 with open(path, encoding="utf-8") as file:
                     content = json.load(file)
                 source = content.get("chat_template") if isinstance(content, dict) else None
@@ -101,17 +100,3 @@ def _find(directory: str) -> tuple[str, str] | None:
             f"cannot be read ({type(error).__name__})", where=path, hint="fetch the file again"
         ) from error
     return None
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """Jinja as transformers sets it up."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
-    environment.globals["raise_exception"] = _refuse
-    return environment
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)

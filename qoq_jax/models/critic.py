@@ -1,6 +1,6 @@
-"""The value head of PPO: an MLP on the decoder's last hidden state.
+"""The critic: a value head on the decoder's final hidden states, for PPO (arXiv 1707.06347).
 
-Letters: D decoder width, F its hidden layer (as wide).
+Axis letters: base/axes.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qoq_jax.models.spec import ParamSpec, fan_in
 
 
 def param_specs(width: int) -> dict[str, Any]:
-    """The head's weights: a hidden layer of the decoder's width; the output starts at zero."""
+    """The value head: a hidden layer of the decoder's width; its output starts at zero."""
     return {
         "hidden": {
             "kernel": ParamSpec((width, width), ("embed", None), fan_in(width)),
@@ -35,6 +35,7 @@ def values(critic: Mapping[str, Any], hidden: jax.Array) -> jax.Array:
     The gradient stops at h, so values never move the policy.
     """
     h = jax.lax.stop_gradient(hidden).astype(jnp.float32)
+    # [...,D] x [D,D] -> [...,D], and [...,D] x [D] -> [...]
     h = jax.nn.gelu(
         jnp.einsum("...d,df->...f", h, critic["hidden"]["kernel"])
         + layers.expand(critic["hidden"]["bias"], h.ndim)

@@ -1,20 +1,20 @@
 """Layers that the towers share: norms, rotary positions, biases, rematerialisation.
 
-Axis letters: B rows, T tokens, D width, H heads, h head dim, F mlp hidden.
+Axis letters: base/axes.py; rows B, tokens T and width D are those of any tower.
 Norms, rotary angles and softmax are computed in float32 whatever the compute dtype.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from qoq_jax.models.sizes import VlmConfig
-
-MASKED = -1e30  # finite, so that a row in which everything is masked (padding) stays free of NaN
+from qoq_jax.models.spec import ParamSpec
 
 
 def compute_dtype(cfg: VlmConfig) -> jnp.dtype:
@@ -55,10 +55,12 @@ def linear(
     return y if bias is None else y + expand(bias.astype(x.dtype), y.ndim)
 
 
+@jax.named_scope("mlp")
 def swiglu(x: jax.Array, params: dict) -> jax.Array:
     """down(silu(gate(x)) * up(x)); x [B, T, D]; gate, up [D, F], down [F, D], each with an optional
     bias.
     """
+    # [B,T,D] x [D,F] -> [B,T,F], twice, and back
     gate = linear("btd,df->btf", x, params["gate"]["kernel"], params["gate"].get("bias"))
     up = linear("btd,df->btf", x, params["up"]["kernel"], params["up"].get("bias"))
     return linear(
@@ -77,37 +79,44 @@ def take_media(table: jax.Array, media_index: jax.Array) -> jax.Array:
     return jax.vmap(lambda rows, at: jnp.take(rows, at, axis=0))(table, index).reshape(B, T, -1)
 
 
-def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Rotary embedding of pairs (x[i], x[i + h/2]), as in GPT-NeoX; x [B,T,H,h], angles [B,T,h/2]."""
+def rotate(x: jax.Array, angles: jax.Array, scale: float = 1.0) -> jax.Array:
+    """Rotary embedding of pairs (x[i], x[i + h/2]), as in GPT-NeoX, times `scale`.
+
+    x [B,T,H,h], angles [B,T,h/2].
+    """
     cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
+    if scale != 1:
+        cos, sin = cos * scale, sin * scale
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate(
         [first * cos - second * sin, second * cos + first * sin], axis=-1
     ).astype(x.dtype)
 
 
-def views(stack: dict, count: int, dtype: jnp.dtype) -> tuple[dict, ...] | None:
-    """Stacked weights [count, ...] -> a dict for each layer that shares their memory; None where
-    that cannot be.
+def views(
+    stack: dict[str, Any], specs: Mapping[str, Any], dtype: jnp.dtype
+) -> tuple[dict[str, Any], ...] | None:
+    """Stacked weights [L, ...] -> a dict for each layer that shares their memory; None where that
+    cannot be.
 
     XLA on the CPU copies a slice of a stack before it multiplies it; arrays of their own are read
     where they lie. It can be for arrays on one CPU device, matrices in the compute dtype. The views
-    keep the stack alive.
+    keep the stack alive. specs: the declarations of the stack.
     """
 
-    def one_cpu(w):
+    def on_one_cpu(w: jax.Array) -> bool:
         return (
-            isinstance(w.sharding, jax.sharding.SingleDeviceSharding)
+            not isinstance(w, jax.core.Tracer)
+            and isinstance(w.sharding, jax.sharding.SingleDeviceSharding)
             and next(iter(w.devices())).platform == "cpu"
         )
 
-    for path, w in jax.tree_util.tree_flatten_with_path(stack)[0]:
-        if (
-            isinstance(w, jax.core.Tracer)
-            or not one_cpu(w)
-            or (w.dtype != dtype and path[-1].key != "scale")
-        ):
-            return None
+    def readable(w: jax.Array, spec: ParamSpec) -> bool:
+        return on_one_cpu(w) and (w.dtype == dtype or spec.compute_in_float32)
+
+    if not all(jax.tree.leaves(jax.tree.map(readable, stack, dict(specs)))):
+        return None
+    (count,) = {spec.shape[0] for spec in jax.tree.leaves(dict(specs))}
     return tuple(
         jax.tree.map(lambda w, i=i: jax.device_put(np.asarray(w)[i], w.sharding), stack)
         for i in range(count)

@@ -16,11 +16,30 @@ from qoq_jax.base.errors import ConfigError
 # The 22 special tokens of the Qwen2.5 tokenizer in id order, then the token that QoQ-Med adds for
 # an ECG.
 SPECIAL_TOKENS = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
-    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>",
-    "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>", "<|fim_prefix|>",
-    "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|time_series_pad|>",
-)  # fmt: skip
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<tool_call>",
+    "</tool_call>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+    "<|time_series_pad|>",
+)
 QWEN_FIRST_SPECIAL = 151643
 # The Qwen3 tokenizer has four tokens more (tool_response and think, opening and closing) where
 # Qwen2.5's ends.
@@ -32,8 +51,27 @@ NANO_FIRST_SPECIAL = NANO_VOCAB - len(SPECIAL_TOKENS)
 
 
 @dataclasses.dataclass(frozen=True)
+class Yarn:
+    """YaRN (arXiv 2309.00071, section 3): rotary frequencies of a decoder that was trained on
+    `original_positions` positions, for `factor` times as many.
+
+    attention_factor: of cosine and sine, so that logits are multiplied by its square.
+    beta_fast, beta_slow: frequencies that turn more often than beta_fast times over the original
+      positions stay as they are; those that turn less often than beta_slow times are divided by
+      factor; between the two a ramp, whose ends are whole indices if `truncate`.
+    """
+
+    factor: float
+    original_positions: int
+    attention_factor: float
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """Qwen2.5 decoder; the last three fields make it a Qwen3 decoder."""
+    """Qwen2.5 decoder; qkv_bias, qk_norm and mrope_interleaved make it a Qwen3 decoder."""
 
     vocab_size: int
     width: int
@@ -50,6 +88,7 @@ class DecoderConfig:
     qk_norm: bool = False  # RMSNorm of each query and key head, before the rotation
     # axes take turns (t h w t h w ...) instead of one block of frequencies each
     mrope_interleaved: bool = False
+    yarn: Yarn | None = None  # None: rotary frequencies as in training
 
     def __post_init__(self):
         if self.num_heads % self.num_kv_heads:
@@ -72,7 +111,7 @@ class DecoderConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PatchTower:
-    """What the two vision towers have in common; the merger's output width is the decoder's width."""
+    """What the two vision towers have in common; the merger gives the width of the decoder."""
 
     width: int
     depth: int
@@ -240,20 +279,37 @@ def _special_ids(first: int) -> dict[str, int | tuple[int, ...]]:
 def _nano() -> VlmConfig:
     return VlmConfig(
         decoder=DecoderConfig(
-            vocab_size=NANO_VOCAB, width=96, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=24,
-            mlp_dim=256, tied_embeddings=True, mrope_section=(4, 4, 4),
+            vocab_size=NANO_VOCAB,
+            width=96,
+            num_layers=3,
+            num_heads=4,
+            num_kv_heads=2,
+            head_dim=24,
+            mlp_dim=256,
+            tied_embeddings=True,
+            mrope_section=(4, 4, 4),
         ),
         vision=VisionConfig(
-            width=96, depth=2, num_heads=4, mlp_dim=256, window=56, full_attention_blocks=(1,),
+            width=96,
+            depth=2,
+            num_heads=4,
+            mlp_dim=256,
+            window=56,
+            full_attention_blocks=(1,),
             max_frame_patches=64,  # 112 x 112 pixels
         ),
         ecg=EcgConfig(
-            width=64, depth=2, num_heads=4, predictor_width=32, predictor_depth=1, predictor_heads=2,
+            width=64,
+            depth=2,
+            num_heads=4,
+            predictor_width=32,
+            predictor_depth=1,
+            predictor_heads=2,
         ),
         compute_dtype="float32",
         remat="none",
         **_special_ids(NANO_FIRST_SPECIAL),
-    )  # fmt: skip
+    )
 
 
 def _qwen(
@@ -269,16 +325,26 @@ def _qwen(
     """Qwen2.5-VL as published; what all sizes share is written once here."""
     return VlmConfig(
         decoder=DecoderConfig(
-            vocab_size=vocab, width=width, num_layers=layers, num_heads=heads, num_kv_heads=kv_heads,
-            head_dim=128, mlp_dim=mlp, tied_embeddings=tied,
+            vocab_size=vocab,
+            width=width,
+            num_layers=layers,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=128,
+            mlp_dim=mlp,
+            tied_embeddings=tied,
         ),
         vision=VisionConfig(
-            width=1280, depth=32, num_heads=16, mlp_dim=vision_mlp, window=112,
+            width=1280,
+            depth=32,
+            num_heads=16,
+            mlp_dim=vision_mlp,
+            window=112,
             full_attention_blocks=(7, 15, 23, 31),
             max_frame_patches=2688,  # 524,288 pixels / 14^2 = 2675, up to a multiple of 64
         ),
         ecg=BASE_ECG,
-    )  # fmt: skip
+    )
 
 
 def _qwen3(
@@ -292,17 +358,30 @@ def _qwen3(
     )
     return VlmConfig(
         decoder=DecoderConfig(
-            vocab_size=151936, width=width, num_layers=layers, num_heads=heads, num_kv_heads=8, head_dim=128,
-            mlp_dim=mlp, tied_embeddings=tied, mrope_section=(24, 20, 20), rope_theta=5e6, qkv_bias=False,
-            qk_norm=True, mrope_interleaved=True,
+            vocab_size=151936,
+            width=width,
+            num_layers=layers,
+            num_heads=heads,
+            num_kv_heads=8,
+            head_dim=128,
+            mlp_dim=mlp,
+            tied_embeddings=tied,
+            mrope_section=(24, 20, 20),
+            rope_theta=5e6,
+            qkv_bias=False,
+            qk_norm=True,
+            mrope_interleaved=True,
         ),
         vision=Qwen3VisionConfig(
             # 524,288 pixels / 16^2
-            num_heads=16, position_grid=48, max_frame_patches=2048, **vision,
+            num_heads=16,
+            position_grid=48,
+            max_frame_patches=2048,
+            **vision,
         ),
         ecg=BASE_ECG,
         ecg_token_id=QWEN3_ECG_TOKEN_ID,
-    )  # fmt: skip
+    )
 
 
 BASE_ECG = EcgConfig(  # the published ECG-JEPA

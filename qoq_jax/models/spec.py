@@ -49,6 +49,10 @@ class ParamSpec:
       hf_key: name in the published checkpoint, with `{}` for the layer number when stacked; "" for
         none.
       hf_layout: one of HF_LAYOUTS.
+      compute_in_float32: read in float32 whatever the compute dtype, as the scale of a norm is; a
+        copy of the weights in the compute dtype leaves it as it is stored.
+      decay: whether weight decay pulls at it. None = if it has two axes or more beside the stack
+        of layers: matrices and tables do, norms and biases of one axis do not.
     """
 
     shape: tuple[int, ...]
@@ -56,6 +60,8 @@ class ParamSpec:
     init: str | float | Callable[[tuple[int, ...]], np.ndarray]
     hf_key: str = ""
     hf_layout: str = ""
+    compute_in_float32: bool = False
+    decay: bool | None = None
 
     def __post_init__(self):
         assert len(self.shape) == len(self.axes), f"{self.shape} and {self.axes} differ in rank"
@@ -69,6 +75,11 @@ class ParamSpec:
         """Whether the leading axis is a stack of layers."""
         return bool(self.axes) and self.axes[0] == "layers"
 
+    @property
+    def decays(self) -> bool:
+        """Whether weight decay pulls at the weight."""
+        return len(self.shape) - self.stacked >= 2 if self.decay is None else self.decay
+
 
 def fan_in(size: int, scale: float = 1.0) -> float:
     """Standard deviation that keeps the variance of a sum over `size` inputs, times `scale`."""
@@ -76,7 +87,7 @@ def fan_in(size: int, scale: float = 1.0) -> float:
 
 
 def residual_scale(num_layers: int) -> float:
-    """Factor for kernels that write into the residual stream, twice a layer (GPT-2): 1 / sqrt(2 L)."""
+    """1 / sqrt(2 L), for kernels that write into the residual stream, twice a layer (GPT-2)."""
     return 1 / math.sqrt(2 * num_layers)
 
 
@@ -105,7 +116,9 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def init_params(specs: Mapping[str, Any], key: jax.Array, dtype=jnp.float32) -> dict[str, Any]:
+def init_params(
+    specs: Mapping[str, Any], key: jax.Array, dtype: jax.typing.DTypeLike = jnp.float32
+) -> dict[str, Any]:
     """Initial values.
 
     Each depends on `key` and its own path only, not on its neighbours or the sharding.
@@ -132,7 +145,10 @@ def _draw(shapes: Mapping[str, tuple[int, ...]], key: jax.Array) -> dict[str, ja
     weights are cut from a longer draw: those of one length are one program, where a program each is
     most of the time that a small model takes to start.
     """
-    normal = lambda key, shape: jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
+
+    def normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
+
     keys = {path: jax.random.fold_in(key, zlib.crc32(path.encode())) for path in shapes}
     groups: dict[int, list[str]] = {}
     for path, shape in shapes.items():
@@ -150,7 +166,7 @@ def _draw(shapes: Mapping[str, tuple[int, ...]], key: jax.Array) -> dict[str, ja
     return drawn
 
 
-def abstract(specs: Mapping[str, Any], dtype=jnp.float32) -> dict[str, Any]:
+def abstract(specs: Mapping[str, Any], dtype: jax.typing.DTypeLike = jnp.float32) -> dict[str, Any]:
     """The parameter tree as jax.ShapeDtypeStruct: for eval_shape, memory plans and restoring
     checkpoints.
     """

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.rl import advantages as estimators
 from qoq_jax.rl import drpo
 from qoq_jax.rl.batches import GroupBatch
@@ -216,6 +217,29 @@ def resolve(rl: RlConfig) -> Algorithm | None:
         if (value := getattr(rl, name))
     }
     return dataclasses.replace(row, **set_in_config)
+
+
+def check(rl: RlConfig) -> None:
+    """Raises ConfigError when the algorithm does not go with other fields of the section."""
+    row, name = resolve(rl), rl.algorithm
+    if row is None:
+        return
+    if row.ratio == "sequence" and rl.clip_dual:
+        raise ConfigError(
+            f"rl.clip_dual bounds the loss of a token, and {name} has one ratio per response",
+            hint="set it to 0",
+        )
+    if row.ratio == "sequence" and rl.importance_cap:
+        raise ConfigError(
+            f"rl.importance_cap weighs tokens, and {name} has one ratio per response",
+            hint="set it to 0",
+        )
+    if row.divides_by_rewards and rl.kl_in == "reward":
+        raise ConfigError(
+            f"{name} divides by mean rewards: KL inside them makes those of wrong responses "
+            "negative, and they would outweigh all others",
+            hint="set rl.kl_in=loss",
+        )
 
 
 # ----------------------------------------------------------------------------------- reward shaping

@@ -91,7 +91,10 @@ class RlConfig:
     )
 
     def check(self) -> None:
-        """Raises ConfigError when fields contradict each other."""
+        """Raises ConfigError when fields contradict each other.
+
+        What an algorithm forbids is checked in rl/algorithms.py.
+        """
         if self.rollouts < 2:
             raise ConfigError("rl.rollouts = 1 leaves nothing to compare", hint="use at least 2")
         if self.importance_cap and self.old_logprobs != "trainer":
@@ -99,27 +102,11 @@ class RlConfig:
                 "rl.importance_cap corrects the trainer's log-probs",
                 hint="set rl.old_logprobs=trainer",
             )
-        if self.algorithm == "gspo" and self.clip_dual:
-            raise ConfigError(
-                "rl.clip_dual bounds the loss of a token, and gspo has one ratio an answer",
-                hint="set it to 0",
-            )
-        if self.algorithm == "drpo" and self.kl_in == "reward":
-            raise ConfigError(
-                "drpo divides by mean rewards: KL inside them makes those of wrong answers "
-                "negative, and they would outweigh all others",
-                hint="set rl.kl_in=loss",
-            )
         if self.drpo.num_domains != len(DOMAINS):
             raise ConfigError(
                 f"rl.drpo.num_domains = {self.drpo.num_domains}, but rows name "
                 f"{len(DOMAINS)} domains",
                 hint=f"set it to {len(DOMAINS)}",
-            )
-        if self.importance_cap and self.algorithm == "gspo":
-            raise ConfigError(
-                "rl.importance_cap weighs tokens, and gspo has one ratio an answer",
-                hint="set it to 0",
             )
         if not (
             0 <= self.clip_low < 1

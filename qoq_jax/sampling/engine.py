@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qoq_jax.models import cache as cache_lib
 from qoq_jax.models import decoder, vlm
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel import mesh as mesh_lib
@@ -48,7 +49,7 @@ def compiled(cfg: VlmConfig) -> dict[str, Callable]:
         return decoder.layers_apart({"layers": layers}, cfg)["layers"]
 
     def grow(slots: Slots, places: int) -> Slots:
-        return slots.replace(cache=loop.grow(slots.cache, places))
+        return slots.replace(cache=cache_lib.grow(slots.cache, places))
 
     return {
         "logits": jax.jit(logits),

@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from qoq_jax.models import cache as cache_lib
 from qoq_jax.models import vlm
-from qoq_jax.models.decoder import KVCache
+from qoq_jax.models.cache import KVCache
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel.mesh import constrain
 from qoq_jax.sampling import tokens as sampling
@@ -132,7 +133,7 @@ def decode(
     start, shape = orders.start, (*orders.start.shape, length)
     slots = slots.replace(
         hidden=jnp.where(start[..., None], slots.prompt_hidden[:, None], slots.hidden),
-        cache=_restart(slots.cache, start),
+        cache=cache_lib.restart(slots.cache, start),
     )
     empty = Decoded(
         tokens=jnp.full(shape, cfg.pad_id, jnp.int32),
@@ -174,7 +175,7 @@ def step(
     if draw.temperature is not None:
         uniform = sampling.uniforms(jax.random.wrap_key_data(orders.keys), length)
     token, logprob = sampling.choose(
-        vlm.unembed(params, cfg, slots.hidden),
+        vlm.unembed(params, slots.hidden),
         uniform,
         draw.banned,
         temperature=draw.temperature,
@@ -215,8 +216,8 @@ def empty_slots(cfg: VlmConfig, slots: int, rows: int, prompt: int, places: int)
         jnp.zeros((dec.num_layers, slots, prompt, dec.num_kv_heads, dec.head_dim), dtype),
         (None, "batch", None, "kv_heads", None),
     )
-    cache = vlm.init_cache(
-        cfg, keys, keys, jnp.zeros((slots, prompt), bool), rollouts=rows, max_new_tokens=places
+    cache = cache_lib.init(
+        keys, keys, jnp.zeros((slots, prompt), bool), rollouts=rows, max_new_tokens=places
     )
     return _pinned(
         Slots(
@@ -305,7 +306,7 @@ def _placed(slots: Slots, hidden: jax.Array, new: KVCache, last: jax.Array, at: 
     """The slots with prefilled prompts at `at`."""
     return _pinned(
         slots.replace(
-            cache=_refill(slots.cache, new, at),
+            cache=cache_lib.refill(slots.cache, new, at),
             prompt_hidden=slots.prompt_hidden.at[at].set(hidden, mode="drop"),
             last=slots.last.at[at].set(last, mode="drop"),
         )
@@ -336,45 +337,4 @@ def _pinned(slots: Slots) -> Slots:
         hidden=rows(slots.hidden),
         prompt_hidden=rows(slots.prompt_hidden),
         last=rows(slots.last),
-    )
-
-
-def _restart(cache: KVCache, start: jax.Array) -> KVCache:
-    """The cache with the rows `start`, bool [P, G], at the beginning of a response."""
-    return cache.replace(length=jnp.where(start, 0, cache.length))
-
-
-def _refill(cache: KVCache, new: KVCache, at: jax.Array) -> KVCache:
-    """The cache with the prompts of `new` at the slots `at`."""
-    length = new.prompt_mask.shape[1]
-    room = cache.prompt_mask.shape[1] - length
-    mask = jnp.pad(new.prompt_mask, [(0, 0), (0, room)])
-    return cache.replace(
-        prompt_k=tuple(
-            x.at[at, :, :, :length].set(y, mode="drop")
-            for x, y in zip(cache.prompt_k, new.prompt_k)
-        ),
-        prompt_v=tuple(
-            x.at[at, :, :length].set(y, mode="drop") for x, y in zip(cache.prompt_v, new.prompt_v)
-        ),
-        prompt_mask=cache.prompt_mask.at[at].set(mask, mode="drop"),
-    )
-
-
-def grow(cache: KVCache, places: int) -> KVCache:
-    """The cache with more response places: the ring is unrolled, oldest first, into the beginning
-    of a larger one.
-    """
-    old = cache.response_k[0].shape[-1]
-
-    def longer(x: jax.Array, axis: int) -> jax.Array:
-        return jnp.pad(
-            jnp.roll(x, -(cache.step % old), axis),
-            [(0, places - old if i == axis else 0) for i in range(x.ndim)],
-        )
-
-    return cache.replace(
-        response_k=tuple(longer(x, 4) for x in cache.response_k),
-        response_v=tuple(longer(x, 3) for x in cache.response_v),
-        step=jnp.full((), old, jnp.int32),
     )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
@@ -280,8 +279,8 @@ def of_published(name: str, mesh: jax.sharding.Mesh | None = None, dtype: Any = 
     directory = hf.resolve(name)
     cfg, params = hf.load(directory, mesh, dtype)
     tokenizer = None
-    if os.path.exists(os.path.join(directory, "tokenizer.json")):
-        tokenizer = tokenizer_lib.load(directory)
+    if found := hf.find(directory, "tokenizer.json"):
+        tokenizer = tokenizer_lib.load(found)
         tokenizer.check(process_config(cfg).token_ids())
     cfg = inference_config(cfg, dtype)
     return Model(

@@ -1,7 +1,7 @@
 """Rollouts: G responses per question, sampled with the trainer's own parameters and forward code.
 
 The prompt is prefilled once per question; its keys and values are shared by the G samples
-(models/decoder.py `KVCache`). For the update the same sharing is written as one row, [prompt |
+(models/cache.py `KVCache`). For the update the same sharing is written as one row, [prompt |
 response 1 | ... | response G], whose branch ids keep the responses from seeing each other: the
 gradients equal those of G separate rows at a fraction of the work.
 
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from qoq_jax.models import vlm
+from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.sampling import loop
 from qoq_jax.sampling import tokens as sampling
@@ -165,8 +166,11 @@ def score_hidden(
     `answer_hidden`.
     """
     q, g, s = tokens.shape
-    logprobs, entropy = vlm.token_logprobs(
-        params, cfg, hidden.reshape(q, g * s, -1), tokens.reshape(q, g * s), temperature=temperature
+    logprobs, entropy = token_logprobs(
+        params["decoder"],
+        hidden.reshape(q, g * s, -1),
+        tokens.reshape(q, g * s),
+        temperature=temperature,
     )
     return logprobs.reshape(q, g, s) * mask, entropy.reshape(q, g, s) * mask
 

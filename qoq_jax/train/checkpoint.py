@@ -43,6 +43,9 @@ def model_fingerprint(cfg: VlmConfig | EcgConfig) -> str:
     parameters.
     """
     fields = {k: v for k, v in dataclasses.asdict(cfg).items() if k not in _RUNTIME_FIELDS}
+    decoder = fields.get("decoder", {})
+    if decoder.get("yarn", ...) is None:  # a field that older checkpoints do not know
+        del decoder["yarn"]
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

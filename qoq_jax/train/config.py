@@ -30,6 +30,7 @@ from qoq_jax.models.config import ModelConfig
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.parallel.mesh import MeshConfig
 from qoq_jax.rewards.score import PRESETS, RewardConfig
+from qoq_jax.rl import algorithms
 from qoq_jax.rl.config import RlConfig
 from qoq_jax.train import stages
 from qoq_jax.train.sections import (
@@ -280,6 +281,7 @@ def _check(config: Config) -> None:
         section = getattr(config, entry.name)
         if hasattr(section, "check"):
             section.check()
+    algorithms.check(config.rl)
     _check_stages(config)
     _check_rows(config)
 

@@ -18,8 +18,8 @@ from qoq_jax.base import files
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.climb.mini import build as synthetic
 from qoq_jax.climb.samples import fetch as real_samples
-from qoq_jax.data import rows as schema
 from qoq_jax.data import sources
+from qoq_jax.data.lazy_rows import Rows
 from qoq_jax.parallel import hosts
 from qoq_jax.train.checkpoint import has_checkpoint
 from qoq_jax.train.config import Config, DataConfig
@@ -84,7 +84,7 @@ class Record:
             if name not in self.names:
                 self._differs(f"the run began without the data set {name}", "remove it")
 
-    def check(self, name: str, split: str, rows: Sequence[schema.Row], root: str) -> None:
+    def check(self, name: str, split: str, rows: Rows, root: str) -> None:
         """Compares the rows of a split, and the sizes of their media, with the first time; the
         first time writes them down.
 
@@ -94,7 +94,7 @@ class Record:
         if (name, split) in self._checked:
             return
         self._checked.add((name, split))
-        found = {"rows": len(rows), "sha256": sources.fingerprint(rows, root)}
+        found = {"rows": len(rows), "sha256": rows.fingerprint}
         splits = self._known["sources"].setdefault(name, {"root": root, "splits": {}})["splits"]
         if split not in splits:
             splits[split] = found
@@ -134,9 +134,7 @@ def check_extra(data: DataConfig) -> None:
     names = ["real", "climb-mini"]
     for folder in data.extra:
         name = os.path.basename(os.path.normpath(folder))
-        if not any(
-            os.path.isfile(os.path.join(folder, f"{split}.jsonl")) for split in schema.SPLITS
-        ):
+        if not sources.has_rows(folder):
             raise ConfigError(
                 "data.extra: no train.jsonl, validation.jsonl or test.jsonl there",
                 where=folder,
@@ -199,7 +197,7 @@ def prepare(
     if record:
         record.begin(roots, notes)
     for split in splits:
-        if not any(os.path.exists(os.path.join(root, f"{split}.jsonl")) for root in roots.values()):
+        if not any(sources.find(root, split) for root in roots.values()):
             raise no_split(split)
     return roots, notes
 

@@ -2,7 +2,7 @@
 
 The context encoder sees the visible time steps, the predictor fills in the hidden ones, and the
 target is a moving average of the encoder. The run ends with WORKDIR/ecg_encoder.safetensors, which
-`models.ecg.load` reads and `model.ecg_weights` starts from, and with a linear probe of the encoder
+`hf.ecg.load` reads and `model.ecg_weights` starts from, and with a linear probe of the encoder
 before and after. Everything random derives from (seed, step).
 """
 
@@ -23,9 +23,11 @@ from flax import struct
 from qoq_jax.base.errors import CheckpointError, DataError
 from qoq_jax.climb.mini import ecg_set
 from qoq_jax.data import ecgs
+from qoq_jax.hf import ecg as ecg_files
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec
 from qoq_jax.models.encoders import ecg as model
+from qoq_jax.models.encoders import ecg_jepa
 from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.train import ecg_probe, hooks, loop, run_record, stages
@@ -63,8 +65,8 @@ class JepaState:
 
 
 def param_specs(cfg: variants.EcgConfig) -> dict[str, Any]:
-    """{"encoder", "predictor"} of `models.ecg`."""
-    return {"encoder": model.param_specs(cfg), "predictor": model.predictor_param_specs(cfg)}
+    """{"encoder", "predictor"} of `models.encoders.ecg`."""
+    return {"encoder": model.param_specs(cfg), "predictor": ecg_jepa.predictor_param_specs(cfg)}
 
 
 def momentum(cfg: EcgPretrainConfig, step: jax.Array) -> jax.Array:
@@ -80,8 +82,8 @@ def draw_mask(
     """
     key = jax.random.fold_in(key, step)
     if cfg.mask == "random":
-        return model.random_mask(key, sizes, cfg.mask_low, cfg.mask_high)
-    return model.block_mask(key, sizes, cfg.mask_low, cfg.mask_high, cfg.mask_blocks)
+        return ecg_jepa.random_mask(key, sizes, cfg.mask_low, cfg.mask_high)
+    return ecg_jepa.block_mask(key, sizes, cfg.mask_low, cfg.mask_high, cfg.mask_blocks)
 
 
 def create(
@@ -122,7 +124,7 @@ def make_step(
         cast = functools.partial(jax.tree.map, lambda x: x.astype(dtype))
 
         def loss_fn(params: Any) -> jax.Array:
-            total, count = model.jepa_loss(
+            total, count = ecg_jepa.jepa_loss(
                 cast(params), cast(state.target), sizes, ecg, mask, visible, remat
             )
             return total / count
@@ -192,7 +194,7 @@ def run(cfg: Config) -> int:
         path = os.path.join(cfg.workdir, WEIGHTS)
         whole = hosts.gather(final)
         if hosts.is_main():
-            model.save(path, whole, sizes)
+            ecg_files.save(path, whole, sizes)
         print(f"ecg encoder: {path}")
         if not os.path.exists(os.path.join(cfg.workdir, "eval", "ecg.json")):
             encoders = {
@@ -237,14 +239,14 @@ def load_encoder(path: str, sizes: variants.EcgConfig, params: dict[str, Any]) -
     place and sharding.
 
     Args:
-      path: safetensors file, as `models.ecg.load` reads it.
+      path: safetensors file, as `hf.ecg.load` reads it.
       sizes: of the variant.
       params: {"encoder": ...} or {"encoder", "predictor"} on their mesh.
 
     Raises:
       CheckpointError: the file cannot be read, or holds an encoder of another size.
     """
-    loaded, cfg = model.load(path, sizes.num_heads)
+    loaded, cfg = ecg_files.load(path, sizes.num_heads)
     for name in ("width", "depth", "patch_size", "mlp_ratio"):
         if getattr(cfg, name) != getattr(sizes, name):
             raise CheckpointError(
@@ -288,7 +290,9 @@ def _train(
 ) -> JepaState:
     """The loop around the step, from the last checkpoint to the end."""
     pre, stage = cfg.ecg, stages.get(STAGE)
-    optimizer = make_optimizer(cfg.optimizer, schedule(pre.schedule, pre.lr, pre.warmup, pre.steps))
+    optimizer = make_optimizer(
+        cfg.optimizer, schedule(pre.schedule, pre.lr, pre.warmup, pre.steps), param_specs(sizes)
+    )
     checkpoints = Checkpointer(os.path.join(cfg.workdir, "checkpoints", STAGE), sizes)
     state, data_state, begin = loop.resume(
         checkpoints, create(jax.tree.map(jnp.copy, initial), optimizer, mesh), STAGE, pre.steps

@@ -51,8 +51,10 @@ def load(
 
 def _is_hf(directory: str) -> bool:
     """A config.json with a model_type is Hugging Face's; a run has its own, or none (restore_run
-    then says so).
+    then says so). An adapter_config.json is PEFT's.
     """
+    if os.path.exists(os.path.join(directory, "adapter_config.json")):
+        return True
     try:
         content = files.read_json(os.path.join(directory, "config.json"), {}, finite=False)
     except DataError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -28,19 +29,31 @@ def schedule(kind: str, lr: float, warmup: int, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(
-    cfg: OptimizerConfig, learning_rate: optax.Schedule, critic_lr: float | None = None
+    cfg: OptimizerConfig,
+    learning_rate: optax.Schedule,
+    specs: Mapping[str, Any],
+    critic_lr: float | None = None,
 ) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW. Weight decay leaves vectors (norms, biases) alone.
+    """Clip by global norm, then AdamW. Weight decay pulls at what `specs`, the declarations of the
+    trained weights, say (`ParamSpec.decays`).
 
     Frozen weights take no part: their gradients count in no norm and they have no moments. A critic
     (critic_lr given) has its own learning rate and its own clip, so that the size of value errors
     does not scale the policy's update.
     """
 
+    decays = {path: leaf.decays for path, leaf in spec.flatten(specs).items()}
+
+    def mask(params: Any) -> Any:
+        """Which leaves decay, of all weights or of a part of the partition below."""
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: decays["/".join(key.key for key in path)], params
+        )
+
     def update(rate: float | optax.Schedule) -> optax.GradientTransformation:
         return optax.chain(
             optax.clip_by_global_norm(cfg.clip_norm),
-            optax.adamw(rate, b1=cfg.b1, b2=cfg.b2, weight_decay=cfg.weight_decay, mask=_decays),
+            optax.adamw(rate, b1=cfg.b1, b2=cfg.b2, weight_decay=cfg.weight_decay, mask=mask),
         )
 
     if not cfg.frozen and critic_lr is None:
@@ -98,16 +111,3 @@ def check_frozen(frozen: tuple[str, ...], specs: Any) -> None:
                 f"optimizer.frozen: no weight is under {prefix!r}",
                 hint=did_you_mean(prefix, paths + starts, "use a path as vision/patch_embed"),
             )
-
-
-def _decays(params: Any) -> Any:
-    """True for leaves with weight decay: matrices and tables.
-
-    Stacked layers add one leading axis to every leaf.
-    """
-
-    def leaf(path: tuple, value: jax.Array) -> bool:
-        stacked = any(getattr(k, "key", None) in ("layers", "blocks") for k in path)
-        return value.ndim - stacked >= 2
-
-    return jax.tree_util.tree_map_with_path(leaf, params)

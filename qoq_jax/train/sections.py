@@ -34,11 +34,11 @@ class SftConfig:
     tokens: Positive[int] = 352  # length of a text row
     samples: Positive[int] = 48  # samples a batch that the media budget is made for
     limit: int = 0  # use only so many training rows (0 = all)
-    # False: teach format, boxes and findings, but hide the diagnosis (train/setup.py
-    # hide_diagnosis)
+    # False: teach format, boxes and findings, but hide the diagnosis (data/edits.py
+    # HideDiagnosis)
     diagnoses: bool = True
-    # teach boxes whose edges lie up to this share of a side inside the gold box (train/setup.py
-    # shrink_boxes)
+    # teach boxes whose edges lie up to this share of a side inside the gold box (data/edits.py
+    # ShrinkBoxes)
     box_shrink: float = 0.0
     lr: NotNegative[float] = 1e-3
     warmup: NotNegative[int] = 20

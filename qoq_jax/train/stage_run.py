@@ -64,10 +64,7 @@ def state_layout(setup: Setup, plan: Plan) -> TrainState:
     """The state of a stage as shapes and places: enough to read a checkpoint, and nothing is drawn
     or compiled for it.
     """
-    specs = vlm.param_specs(setup.model)
-    trained = {"lora": lora_lib.adapter_specs(specs, plan.lora)} if plan.lora.rank else dict(specs)
-    if plan.critic:
-        trained["critic"] = critic.param_specs(setup.model.decoder.width)
+    trained = trained_specs(setup, plan)
     params = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         spec.abstract(trained),
@@ -75,6 +72,15 @@ def state_layout(setup: Setup, plan: Plan) -> TrainState:
     )
     optimizer, history, coefficient = _beside_weights(setup, plan)
     return layout(params, optimizer, setup.mesh, history, coefficient)
+
+
+def trained_specs(setup: Setup, plan: Plan) -> dict[str, Any]:
+    """Declarations of what a stage trains: all weights or adapters, and the critic."""
+    specs = vlm.param_specs(setup.model)
+    trained = {"lora": lora_lib.adapter_specs(specs, plan.lora)} if plan.lora.rank else dict(specs)
+    if plan.critic:
+        trained["critic"] = critic.param_specs(setup.model.decoder.width)
+    return trained
 
 
 def _beside_weights(
@@ -85,6 +91,7 @@ def _beside_weights(
     optimizer = make_optimizer(
         plan.optimizer,
         schedule(plan.schedule, plan.lr, plan.warmup, plan.updates),
+        trained_specs(setup, plan),
         plan.rl.critic.lr if plan.critic else None,
     )
     if plan.rl is None:

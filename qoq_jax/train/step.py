@@ -19,6 +19,7 @@ import optax
 
 from qoq_jax.models import lora as lora_lib
 from qoq_jax.models import vlm
+from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.train.optim import stop_frozen_gradients
@@ -88,7 +89,7 @@ def sft_loss(
     """Cross-entropy of the answer tokens, −Σ log π(xₜ | x₍<ₜ₎) / denominator."""
     hidden = vlm.hidden(params, cfg, batch)
     weight = batch["loss_mask"][:, 1:]
-    logprobs, entropy = vlm.token_logprobs(params, cfg, hidden[:, :-1], batch["tokens"][:, 1:])
+    logprobs, entropy = token_logprobs(params["decoder"], hidden[:, :-1], batch["tokens"][:, 1:])
     loss = -(logprobs * weight).sum() / denominator
     sums = {"loss": loss, "entropy": (entropy * weight).sum() / denominator}
     return loss, LossMetrics(sums, {})

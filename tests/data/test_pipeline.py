@@ -25,14 +25,21 @@ def source(tmp_path_factory):
     return pipeline.Source("mini", root, mixed_rows(root))
 
 
-def train(source, **over):
-    settings = {"seed": 3, "with_answer": True} | over
-    budget = settings.pop("budget", BUDGET)
-    return pipeline.make_iterator([source], TOKENIZER, config(), budget, **settings)
+ORDER = {"seed": 3, "weights_by_domain": None, "epochs": None}
+
+
+def recipe(sources, budget=BUDGET, with_answer=False):
+    return pipeline.Recipe(sources, TOKENIZER, config(), budget, with_answer)
+
+
+def train(source, budget=BUDGET, **over):
+    order = pipeline.Shuffle(**{key: over.pop(key, value) for key, value in ORDER.items()})
+    reading = pipeline.Reading(**over)
+    return pipeline.make_iterator(recipe([source], budget, with_answer=True), order, reading)
 
 
 def evaluate(source, budget=BUDGET, **over):
-    return pipeline.make_eval_iterator([source], TOKENIZER, config(), budget, **over)
+    return pipeline.make_eval_iterator(recipe([source], budget), pipeline.Reading(**over))
 
 
 def take(iterator, count):
@@ -156,7 +163,7 @@ def test_samples_go_by_the_name_of_their_data_set(source):
     other = dataclasses.replace(
         source, name="mine", rows=[dataclasses.replace(row, source="mini") for row in source.rows]
     )
-    batches = list(pipeline.make_eval_iterator([source, other], TOKENIZER, config(), BUDGET))
+    batches = list(pipeline.make_eval_iterator(recipe([source, other])))
     found = [(place.meta.source, place.meta.id) for _, placed in batches for place in placed]
     assert len(set(found)) == len(found) == 2 * len(source.rows) and {
         name for name, _ in found

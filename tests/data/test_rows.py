@@ -214,3 +214,16 @@ def test_rows_without_numbers_of_pictures_are_read_as_before():
 def test_a_picture_that_is_not_there_is_an_error_of_the_row(numbers):
     with pytest.raises(DataError, match="bbox_images"):
         schema.validate_row(FOUR_VIEWS | {"bbox_images": numbers}, "x:1")
+
+
+def test_resolve_follows_links_that_stay_inside(tmp_path):
+    """The layout of git-annex and DataLad: a link into .git/annex/objects of the data folder."""
+    root = tmp_path / "data"
+    store = root / ".git" / "annex" / "objects" / "a1"
+    store.mkdir(parents=True)
+    (store / "key.png").write_bytes(b"x")
+    (root / "a.png").symlink_to(".git/annex/objects/a1/key.png")
+    (root / "gone.png").symlink_to(".git/annex/objects/b2/key.png")
+    assert schema.resolve(root, "a.png").read_bytes() == b"x"
+    with pytest.raises(DataError, match="git-annex link whose content is not here.*datalad get"):
+        schema.resolve(root, "gone.png")

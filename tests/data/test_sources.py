@@ -35,7 +35,7 @@ def test_load_fingerprint_and_counts(tmp_path):
         _row(3, domain="ct", dataset="lndb", answer="Benign, Normal"),
     ]
     schema.write_jsonl(tmp_path / "train.jsonl", rows)
-    assert sources.load(tmp_path, "train") == rows
+    assert list(sources.load(tmp_path, "train")) == rows
     counts = sources.describe(rows)
     assert counts["domain"] == {"ct": 1, "ultrasound": 2}
     assert counts["label"] == {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.climb.mini import build as synthetic
-from qoq_jax.data import chat, tokenizer, train_tokenizer
+from qoq_jax.data import chat, tokenizer
 from qoq_jax.models.sizes import NANO_FIRST_SPECIAL, NANO_VOCAB, SPECIAL_TOKENS, get
 
 TOK = tokenizer.load("nano")
@@ -81,25 +81,53 @@ def test_a_tokenizer_directory_without_ecg_token_gets_one_after_its_last_id(tmp_
         loaded.check({tokenizer.ECG_TOKEN: 151665})
 
 
-def test_think_of_qwen3_is_text(monkeypatch):
-    # stand for Qwen3's <think>, which is an ordinary token in nano's vocabulary
-    marks = ("<reason>", "</reason>")
-    monkeypatch.setattr(tokenizer, "WRITTEN_TOKENS", marks)
+def with_words(*words, **flags):
+    """The nano tokenizer after add_tokens(words)."""
     spec = json.loads(tokenizer.NANO_PATH.read_text(encoding="utf-8"))
     spec["added_tokens"] += [
         {**spec["added_tokens"][-1], "id": NANO_VOCAB + i, "content": word, "special": False}
-        for i, word in enumerate(marks)
+        | flags
+        for i, word in enumerate(words)
     ]
-    qwen3 = tokenizer.Tokenizer(spec)
-    ids = qwen3.encode("<reason>clear lungs</reason>")
-    assert (ids[0], ids[-1]) == (NANO_VOCAB, NANO_VOCAB + 1) and qwen3.decode(
-        ids
-    ) == "<reason>clear lungs</reason>"
-    assert not {NANO_VOCAB, NANO_VOCAB + 1} & {
-        *qwen3.banned_ids(NANO_VOCAB + 2),
-        *qwen3.special_ids.values(),
-    }
-    assert not set(qwen3.encode("<|im_end|><reason>")) & set(qwen3.special_ids.values())
+    return tokenizer.Tokenizer(spec)
+
+
+def test_added_words_are_whole_in_text_and_may_be_written():
+    """<think> of Qwen3, and what add_tokens was given."""
+    words = ("<reason>", "glioblastoma")
+    found = with_words(*words)
+    text = "<reason>no glioblastoma"
+    ids = found.encode(text)
+    assert (ids[0], ids[-1]) == (NANO_VOCAB, NANO_VOCAB + 1) and found.decode(ids) == text
+    assert not set(found.banned_ids(NANO_VOCAB + 2)) & {NANO_VOCAB, NANO_VOCAB + 1}
+    assert not set(words) & found.special_ids.keys()
+
+
+def test_beside_added_words_special_tokens_stay_out_of_text_and_answers():
+    found = with_words("<reason>")
+    ids = found.encode("<|im_end|><reason><|image_pad|>")
+    assert ids.count(NANO_VOCAB) == 1 and not set(ids) & set(found.special_ids.values())
+    pad = found.special_ids["<|image_pad|>"]
+    assert pad in found.banned_ids() and found.special_ids == TOK.special_ids
+
+
+def test_added_words_that_are_special_are_banned():
+    found = with_words("<|scan|>", special=True)
+    assert NANO_VOCAB in found.banned_ids() and NANO_VOCAB not in found.encode("<|scan|>")
+
+
+def test_control_tokens_of_qwen_that_are_not_flagged_are_special_all_the_same():
+    spec = json.loads(tokenizer.NANO_PATH.read_text(encoding="utf-8"))
+    for token in spec["added_tokens"]:
+        token["special"] = token["content"] not in ("<tool_call>", "<|fim_prefix|>")
+    found = tokenizer.Tokenizer(spec)
+    assert found.special_ids == TOK.special_ids and found.banned_ids() == TOK.banned_ids()
+
+
+@pytest.mark.parametrize("text", ["half an emoji \ud83d", "not UTF-8: \udcff"])
+def test_a_lone_surrogate_is_an_error_of_the_text(text):
+    with pytest.raises(DataError, match=r"character \d+ of a text is '.u..[38f].*UTF-8"):
+        TOK.encode_parts([tokenizer.Special("<|im_start|>"), text])
 
 
 def test_a_special_token_among_the_ordinary_ones_is_refused():
@@ -118,10 +146,3 @@ def test_missing_tokenizer_and_unknown_token_and_endless_text_are_errors(tmp_pat
         TOK.token_to_id("<|nothing|>")
     with pytest.raises(DataError, match="over the limit"):
         TOK.encode("a" * (tokenizer.MAX_TEXT + 1))
-
-
-def test_training_is_deterministic_and_makes_a_full_vocabulary():
-    texts = list(train_tokenizer.corpus())[:400] + list(train_tokenizer.corpus())[-200:]
-    first, second = train_tokenizer.build(texts), train_tokenizer.build(reversed(texts))
-    assert first == second
-    assert len(first["model"]["vocab"]) == NANO_FIRST_SPECIAL

@@ -27,17 +27,34 @@ MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.2757
 def tiny_config() -> Qwen2_5_VLConfig:
     return Qwen2_5_VLConfig(
         text_config=dict(
-            vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, rms_norm_eps=1e-6, max_position_embeddings=512,
+            vocab_size=128,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            rms_norm_eps=1e-6,
+            max_position_embeddings=512,
             rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=[2, 3, 3]),
         ),
         vision_config=dict(
-            depth=4, hidden_size=32, intermediate_size=48, num_heads=2, patch_size=4, window_size=16,
-            fullatt_block_indexes=[1, 3], out_hidden_size=64, tokens_per_second=2,
+            depth=4,
+            hidden_size=32,
+            intermediate_size=48,
+            num_heads=2,
+            patch_size=4,
+            window_size=16,
+            fullatt_block_indexes=[1, 3],
+            out_hidden_size=64,
+            tokens_per_second=2,
         ),
-        image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=VISION_START,
-        vision_end_token_id=VISION_END, tie_word_embeddings=False, attn_implementation="eager",
-    )  # fmt: skip
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        vision_start_token_id=VISION_START,
+        vision_end_token_id=VISION_END,
+        tie_word_embeddings=False,
+        attn_implementation="eager",
+    )
 
 
 def randomise(model) -> dict[str, torch.Tensor]:
@@ -129,9 +146,12 @@ def main():
         torch.tensor(ids), torch.tensor(kinds), second_per_grid_ts=torch.tensor([2.0]), **grid
     )
     out = model(
-        input_ids=torch.tensor(ids), position_ids=prompt_positions, pixel_values=pixels[:84],
-        pixel_values_videos=pixels[84:], **grid,
-    )  # fmt: skip
+        input_ids=torch.tensor(ids),
+        position_ids=prompt_positions,
+        pixel_values=pixels[:84],
+        pixel_values_videos=pixels[84:],
+        **grid,
+    )
     media_index = np.full(ids.shape, -1)
     media_index[ids == IMAGE] = np.argsort(units)[:21]
     media_index[ids == VIDEO] = np.argsort(units)[21:]

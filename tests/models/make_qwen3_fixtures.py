@@ -25,17 +25,36 @@ GRIDS = {"image": [[1, 6, 10], [1, 4, 6]], "video": [[2, 4, 4]]}
 def tiny_config() -> Qwen3VLConfig:
     return Qwen3VLConfig(
         text_config=dict(
-            vocab_size=128, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-            num_key_value_heads=2, head_dim=16, rms_norm_eps=1e-6, max_position_embeddings=512,
-            rope_parameters=dict(rope_type="default", rope_theta=5e6, mrope_section=[4, 2, 2], mrope_interleaved=True),
+            vocab_size=128,
+            hidden_size=48,
+            intermediate_size=96,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            rms_norm_eps=1e-6,
+            max_position_embeddings=512,
+            rope_parameters=dict(
+                rope_type="default", rope_theta=5e6, mrope_section=[4, 2, 2], mrope_interleaved=True
+            ),
         ),
         vision_config=dict(
-            depth=4, hidden_size=32, intermediate_size=48, num_heads=2, patch_size=4, num_position_embeddings=36,
-            deepstack_visual_indexes=[0, 2], out_hidden_size=48,
+            depth=4,
+            hidden_size=32,
+            intermediate_size=48,
+            num_heads=2,
+            patch_size=4,
+            num_position_embeddings=36,
+            deepstack_visual_indexes=[0, 2],
+            out_hidden_size=48,
         ),
-        image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=VISION_START,
-        vision_end_token_id=VISION_END, tie_word_embeddings=False, attn_implementation="eager",
-    )  # fmt: skip
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        vision_start_token_id=VISION_START,
+        vision_end_token_id=VISION_END,
+        tie_word_embeddings=False,
+        attn_implementation="eager",
+    )
 
 
 @torch.no_grad()
@@ -91,9 +110,12 @@ def main():
     )
     positions, _ = model.model.get_rope_index(torch.tensor(ids), torch.tensor(kinds), **grid)
     out = model(
-        input_ids=torch.tensor(ids), position_ids=positions, pixel_values=pixels[:84], pixel_values_videos=pixels[84:],
+        input_ids=torch.tensor(ids),
+        position_ids=positions,
+        pixel_values=pixels[:84],
+        pixel_values_videos=pixels[84:],
         **grid,
-    )  # fmt: skip
+    )
     media_index = np.full(ids.shape, -1)
     media_index[ids == IMAGE] = np.arange(21)
     media_index[ids == VIDEO] = 21 + np.arange(8)

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from helpers.models import TINY, golden, hf_params, random_params, text_batch
 
+from qoq_jax.models import cache as cache_lib
 from qoq_jax.models import decoder, vlm
 from qoq_jax.models import sizes as variants
+from qoq_jax.models.attention import TokenIds
+from qoq_jax.models.logprobs import token_logprobs
 
 HIDDEN = jax.jit(vlm.hidden, static_argnums=1)
 
@@ -24,7 +27,11 @@ def test_hidden_states_equal_hugging_face_with_three_axis_positions():
     ones, zeros = np.ones((B, T), np.int32), np.zeros((B, T), np.int32)
     forward = jax.jit(decoder.forward, static_argnums=1)
     hidden = forward(
-        hf_params()["decoder"], TINY, data["embeddings"], data["positions"], ones, zeros
+        hf_params()["decoder"],
+        TINY,
+        data["embeddings"],
+        data["positions"],
+        TokenIds(ones, zeros),
     )
     np.testing.assert_allclose(hidden, data["hidden"], atol=1e-4, rtol=0)
 
@@ -38,51 +45,6 @@ def test_each_rotary_frequency_turns_with_its_own_axis():
     turned = np.stack([np.asarray(a[0, 0]) > 0 for a in angles])
     expected = np.repeat(np.arange(3), cfg.mrope_section)[None] == np.arange(3)[:, None]
     np.testing.assert_array_equal(turned, expected)
-
-
-def test_blocked_queries_equal_dense(monkeypatch):
-    rng = np.random.default_rng(0)
-    q, k, v = (
-        jnp.asarray(rng.normal(size=s), jnp.float32)
-        for s in [(2, 21, 2, 2, 8), (2, 21, 2, 8), (2, 21, 2, 8)]
-    )
-    segment = jnp.asarray(np.repeat([[1, 2, 0]], 2, 0).repeat([9, 9, 3], axis=1), jnp.int32)
-    branch = jnp.asarray(rng.integers(0, 3, (2, 21)), jnp.int32)
-
-    def run(q, k, v):
-        return (decoder.attention(q, k, v, segment, branch)[:, :18] ** 2).sum()
-
-    def value_and_gradient():  # a new function each time: jit must not reuse the other trace
-        return jax.jit(jax.value_and_grad(lambda *args: run(*args), argnums=(0, 1, 2)))(q, k, v)
-
-    dense = value_and_gradient()
-    monkeypatch.setattr(decoder, "QUERY_BLOCK", 8)
-    blocked = value_and_gradient()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), dense, blocked)
-
-
-def test_shared_prompt_attention_equals_the_general_rule(monkeypatch):
-    """Also where prompt and responses end in padding, and where queries go in blocks."""
-    rng = np.random.default_rng(6)
-    prompt, G, S = 7, 3, 5
-    T = prompt + G * S
-    q, k, v = (jnp.asarray(rng.normal(size=(2, T, 2, *n, 8)), jnp.float32) for n in [(2,), (), ()])
-    # prompt and three responses of each row
-    used = np.array([5, 5, 2, 4, 7, 3, 5, 1]).reshape(2, 4)
-    ends = [prompt, S, S, S]
-    segment = np.stack(
-        [np.concatenate([np.arange(n) < u for n, u in zip(ends, row)]) for row in used]
-    )
-    segment = jnp.asarray(segment, jnp.int32)
-    branch = jnp.asarray(np.repeat(np.arange(4), ends)[None].repeat(2, 0), jnp.int32)
-    general = decoder.attention(q, k, v, segment, branch)
-    real = np.asarray(segment, bool)
-    for block in (512, 2):
-        monkeypatch.setattr(decoder, "QUERY_BLOCK", block)
-        shared = jax.jit(lambda *args: decoder.shared_prompt_attention(*args, prompt, G))(
-            q, k, v, segment, branch
-        )
-        np.testing.assert_allclose(np.asarray(shared)[real], np.asarray(general)[real], atol=1e-5)
 
 
 def test_packed_samples_equal_separate_rows():
@@ -144,12 +106,12 @@ def test_token_logprobs_equal_log_softmax():
     targets = jnp.asarray(rng.integers(0, 128, (3, 7)), jnp.int32)
 
     def chunked(params, hidden):
-        return vlm.token_logprobs(
-            params, TINY, hidden, targets, temperature=0.7, chunk=12
+        return token_logprobs(
+            params["decoder"], hidden, targets, temperature=0.7, chunk=12
         )  # 4 tokens a row, then 3
 
     def dense(params, hidden):
-        scores = jax.nn.log_softmax(vlm.unembed(params, TINY, hidden) / 0.7)
+        scores = jax.nn.log_softmax(vlm.unembed(params, hidden) / 0.7)
         entropy = -(jnp.exp(scores) * scores).sum(-1)
         return jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0], entropy
 
@@ -170,13 +132,12 @@ def test_token_logprobs_equal_log_softmax():
 
 def test_token_logprobs_of_a_long_row_and_full_vocabulary_need_less_than_a_gibibyte():
     """Logits of the row would be 2.3 GiB in float32, and as much again for their gradient."""
-    cfg = dataclasses.replace(TINY, decoder=dataclasses.replace(TINY.decoder, vocab_size=152064))
     head = {"decoder": {"embedding": jax.ShapeDtypeStruct((152064, 64), jnp.float32)}}
     hidden = jax.ShapeDtypeStruct((1, 4096, 64), jnp.float32)
     targets = jax.ShapeDtypeStruct((1, 4096), jnp.int32)
 
     def loss(params, hidden, targets):
-        logprob, entropy = vlm.token_logprobs(params, cfg, hidden, targets)
+        logprob, entropy = token_logprobs(params["decoder"], hidden, targets)
         return (logprob - entropy).sum()
 
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(head, hidden, targets).compile()
@@ -219,7 +180,7 @@ def test_cached_decode_equals_full_forward(dtype, tolerance):
 def test_decode_with_layers_apart_equals_stacked():
     rng = np.random.default_rng(5)
     k, v = jnp.asarray(rng.normal(size=(2, 2, 2, 5, 2, 16)), jnp.float32)
-    cache = vlm.init_cache(TINY, k, v, jnp.ones((2, 5), bool), rollouts=2, max_new_tokens=3)
+    cache = cache_lib.init(k, v, jnp.ones((2, 5), bool), rollouts=2, max_new_tokens=3)
     tokens, positions = np.arange(4, dtype=np.int32).reshape(2, 2), np.full((2, 3, 2), 5, np.int32)
     step = jax.jit(lambda params, cache: vlm.decode_step(params, TINY, tokens, positions, cache))
     stacked, apart = (
@@ -234,8 +195,7 @@ def test_decode_writes_the_cache_in_place():
     params = jax.eval_shape(lambda: {"decoder": decoder_params(cfg)})
     B, G, T, S = 2, 4, 16, 512
     cache = jax.eval_shape(
-        lambda: vlm.init_cache(
-            cfg,
+        lambda: cache_lib.init(
             *[jnp.zeros((3, B, T, 2, cfg.decoder.head_dim))] * 2,
             jnp.ones((B, T), bool),
             rollouts=G,

@@ -17,6 +17,8 @@ from jax.sharding import PartitionSpec
 from qoq_jax import hf
 from qoq_jax.data import positions
 from qoq_jax.models import decoder, spec, vlm
+from qoq_jax.models.attention import TokenIds
+from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.sizes import DecoderConfig, Qwen3VisionConfig
 from qoq_jax.models.vision import qwen3 as qwen3_vision
 from qoq_jax.parallel import mesh as mesh_lib
@@ -26,14 +28,30 @@ from qoq_jax.sampling import loop, rollout
 CFG = dataclasses.replace(
     TINY,
     decoder=DecoderConfig(
-        vocab_size=128, width=48, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=16, mlp_dim=96,
-        mrope_section=(4, 2, 2), rope_theta=5e6, qkv_bias=False, qk_norm=True, mrope_interleaved=True,
+        vocab_size=128,
+        width=48,
+        num_layers=3,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        mlp_dim=96,
+        mrope_section=(4, 2, 2),
+        rope_theta=5e6,
+        qkv_bias=False,
+        qk_norm=True,
+        mrope_interleaved=True,
     ),
     vision=Qwen3VisionConfig(
-        width=32, depth=4, num_heads=2, mlp_dim=48, patch_size=4, position_grid=6, deepstack_blocks=(0, 2),
+        width=32,
+        depth=4,
+        num_heads=2,
+        mlp_dim=48,
+        patch_size=4,
+        position_grid=6,
+        deepstack_blocks=(0, 2),
         max_frame_patches=64,
     ),
-)  # fmt: skip
+)
 SPECS = vlm.param_specs(CFG)
 INPUTS = ("patches", "patch_hw", "patch_frame")
 HIDDEN = jax.jit(vlm.hidden, static_argnums=1)
@@ -167,7 +185,12 @@ def test_deepstack_makes_nothing_of_the_size_of_all_layers():
     def temporaries(deep: bool) -> int:
         def loss(weights, x, features, positions, ids):
             hidden = decoder.forward(
-                weights, cfg, x, positions, ids, ids, deepstack=(features, ids) if deep else None
+                weights,
+                cfg,
+                x,
+                positions,
+                TokenIds(ids, ids),
+                deepstack=(features, ids) if deep else None,
             )
             return (hidden**2).sum()
 
@@ -182,8 +205,8 @@ def test_deepstack_makes_nothing_of_the_size_of_all_layers():
 def loss_and_scores(weights, inputs, cfg=CFG):
     """A scalar that every weight contributes to, and (logprob, entropy) of the next tokens."""
     hidden = vlm.hidden(weights, cfg, inputs)
-    logprob, entropy = vlm.token_logprobs(
-        weights, cfg, hidden, jnp.roll(inputs["tokens"], -1, axis=1), chunk=16
+    logprob, entropy = token_logprobs(
+        weights["decoder"], hidden, jnp.roll(inputs["tokens"], -1, axis=1), chunk=16
     )
     return (logprob * inputs["segment_ids"]).sum() + 0.1 * entropy.sum(), (logprob, entropy)
 

@@ -13,9 +13,15 @@ from qoq_jax.models import spec, vlm
 # Parameters of the released checkpoints (vision tower included); of Qwen3-VL half the total_size of
 # its safetensors index.
 PUBLISHED = {
-    "3b": 3_754_622_976, "7b": 8_292_166_656, "32b": 33_452_718_336, "72b": 73_410_777_344,
-    "qwen3-2b": 2_127_532_032, "qwen3-4b": 4_437_815_808, "qwen3-8b": 8_767_123_696, "qwen3-32b": 33_357_390_064,
-}  # fmt: skip
+    "3b": 3_754_622_976,
+    "7b": 8_292_166_656,
+    "32b": 33_452_718_336,
+    "72b": 73_410_777_344,
+    "qwen3-2b": 2_127_532_032,
+    "qwen3-4b": 4_437_815_808,
+    "qwen3-8b": 8_767_123_696,
+    "qwen3-32b": 33_357_390_064,
+}
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))

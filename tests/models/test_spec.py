@@ -42,3 +42,16 @@ def test_abstract_count_and_flatten_agree():
     assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.bfloat16)}
     assert spec.unflatten(spec.flatten(specs)) == specs
     assert jax.tree.structure(hf_params()) == jax.tree.structure(shapes)
+
+
+def test_weight_decay_pulls_at_matrices_and_not_at_norms():
+    specs = spec.flatten(vlm.param_specs(variants.get("nano")))
+    decays = {path: leaf.decays for path, leaf in specs.items()}
+    assert not decays["decoder/layers/attention_norm/scale"] and not decays["ecg/blocks/up_bias"]
+    assert decays["decoder/layers/q/kernel"] and decays["decoder/embedding"]
+
+
+def test_scales_of_norms_and_nothing_else_of_the_decoder_compute_in_float32():
+    specs = spec.flatten(vlm.param_specs(variants.get("qwen3-2b"))["decoder"])
+    in_float32 = {path for path, leaf in specs.items() if leaf.compute_in_float32}
+    assert in_float32 == {path for path in specs if path.endswith("norm/scale")}

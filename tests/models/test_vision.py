@@ -1,6 +1,4 @@
-"""The vision tower: parity with Hugging Face on packed images, and exactness of the blocked
-attention.
-"""
+"""The vision tower: parity with Hugging Face on packed images."""
 
 from __future__ import annotations
 
@@ -14,6 +12,7 @@ from helpers.models import TINY, golden, hf_params, random_params
 
 from qoq_jax.models import sizes as variants
 from qoq_jax.models.vision import qwen25 as vision
+from qoq_jax.models.vision.patches import normalise
 
 NAMES = ("patches", "patch_hw", "patch_frame", "patch_window")
 
@@ -37,7 +36,7 @@ def packed(pad: int = 0) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("pad", [0, 12])
 def test_features_and_tokens_equal_hugging_face(pad):
-    """Images of 6x10 and 4x6 patches (uneven windows) and a video, also with padding in the budget."""
+    """Images of 6x10 and 4x6 patches (uneven windows) and a video, also with padding."""
     features, tokens = run()(hf_params()["vision"], packed(pad))
     count = golden()["patches"].shape[0]
     np.testing.assert_allclose(features[0, :count], golden()["vision_features"], atol=1e-4, rtol=0)
@@ -64,52 +63,10 @@ def test_packed_images_equal_images_alone():
     np.testing.assert_allclose(together[0, 60:84], separate[0, :24], atol=1e-5)
 
 
-@pytest.mark.parametrize("dense_block, lined_up", [(512, False), (0, False), (512, True)])
-def test_segment_attention_is_exact_wherever_segments_start(monkeypatch, dense_block, lined_up):
-    """Lengths 1..8 that do not line up with blocks of 8, or do, padding inside and at the end;
-    dense as judge.
-    """
-    monkeypatch.setattr(vision, "DENSE_BLOCK", dense_block)
-    rng = np.random.default_rng(0)
-    P, longest = 45, 8
-    lengths = [[3, 8, 1, 8, 7, 2, 8], [8, 8, 5, 8, 3, 6, 4]]
-    lengths = [[3, 5, 8, 8, 8, 2, 6], [8, 1, 7, 8, 8, 8, 4]] if lined_up else lengths
-    segments = np.stack(
-        [np.repeat(np.arange(1, 8), row).tolist() + [0] * (P - sum(row)) for row in lengths]
-    )
-    segments[0, 3:11] = 0  # a hole
-    q, k, v = (jnp.asarray(rng.normal(size=(2, P, 2, 4)), jnp.float32) for _ in range(3))
-    real = jnp.asarray(segments > 0)[:, :, None, None]
-
-    def dense(q, k, v):
-        same = (segments[:, :, None] == segments[:, None]) & (segments > 0)[:, None]
-        scores = jnp.where(same[:, None], jnp.einsum("rqnh,rknh->rnqk", q, k) / 2, -1e30)
-        return jnp.where(real, jnp.einsum("rnqk,rknh->rqnh", jax.nn.softmax(scores), v), 0)
-
-    def blocked(q, k, v):
-        return jnp.where(
-            real, vision.segment_attention(q, k, v, jnp.asarray(segments, jnp.int32), longest), 0
-        )
-
-    def with_gradient(function):
-        return jax.jit(
-            jax.value_and_grad(lambda *args: (function(*args) ** 3).sum(), argnums=(0, 1, 2))
-        )(q, k, v)
-
-    np.testing.assert_allclose(jax.jit(blocked)(q, k, v), dense(q, k, v), atol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
-        with_gradient(blocked),
-        with_gradient(dense),
-    )
-
-
 def test_normalisation_is_per_colour_channel():
     patches = np.repeat(np.array([0, 128, 255], np.uint8), 32)[
         None, None
     ]  # a flat patch is channel by channel
-    got = np.asarray(vision.normalise(jnp.asarray(patches), TINY.vision, jnp.float32)).reshape(
-        3, 32
-    )
+    got = np.asarray(normalise(jnp.asarray(patches), TINY.vision, jnp.float32)).reshape(3, 32)
     want = (np.array([0, 128, 255]) / 255 - variants.CLIP_MEAN) / variants.CLIP_STD
     np.testing.assert_allclose(got, np.repeat(want[:, None], 32, axis=1), atol=1e-6)

@@ -74,7 +74,10 @@ def media(case: str, patch: int):
     """
     rng = np.random.default_rng(list(MEDIA).index(case))
     question, pictures, clip = MEDIA[case]
-    draw = lambda *shape: rng.integers(0, 256, (*shape, 3)).astype(np.uint8)
+
+    def draw(*shape):
+        return rng.integers(0, 256, (*shape, 3)).astype(np.uint8)
+
     pixels = None if clip is None else draw(clip[0], *(2 * patch * side for side in clip[1:]))
     return question, [draw(*size) for size in pictures], pixels
 

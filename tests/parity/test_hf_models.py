@@ -23,6 +23,7 @@ from qoq_jax.cli import convert
 from qoq_jax.cli import main as cli
 from qoq_jax.data import chat
 from qoq_jax.data.sample import ProcessConfig
+from qoq_jax.hf import architectures
 from qoq_jax.hf import config as config_lib
 from qoq_jax.hf import names as keys
 from qoq_jax.hf import safetensors as files
@@ -111,7 +112,7 @@ def test_transformers_loads_the_export_with_equal_bits(theirs, directory, tmp_pa
 
 
 def test_ecg_weights_travel_beside_and_transformers_loads_the_rest(theirs, directory, tmp_path):
-    """A .pth in ECG-JEPA's own form, put into the model; transformers leaves the ECG tensors aside."""
+    """A .pth in ECG-JEPA's own form; transformers leaves the ECG tensors aside."""
     golden = load_file(GOLDEN / "ecg_jepa_small.safetensors")
     pth, dest = str(tmp_path / "epoch100.pth"), str(tmp_path / "with_ecg")
     encoder = {
@@ -216,7 +217,7 @@ def test_transformers_has_the_same_tensors_for_a_published_size(name, tmp_path):
     """config.json of a variant as we write it; every name and shape, without the weights."""
     cfg = dataclasses.replace(variants.get(name), ecg=None)
     (tmp_path / "config.json").write_text(json.dumps(config_lib.write(cfg, "bfloat16")))
-    published = config_lib.architecture(cfg).published_name
+    published = architectures.of(cfg).published_name
     ours = {
         published(key): keys.published_shape(one)
         for one in spec.flatten(vlm.param_specs(cfg)).values()

@@ -25,17 +25,43 @@ from qoq_jax.sampling.schedule import Settings
 IMAGE, VIDEO, START, END, PAD = 120, 121, 122, 123, 110
 CFG = variants.VlmConfig(
     decoder=variants.DecoderConfig(
-        vocab_size=128, width=48, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=16, mlp_dim=96, tied_embeddings=True,
-        mrope_section=(4, 2, 2), rope_theta=5e6, qkv_bias=False, qk_norm=True, mrope_interleaved=True,
+        vocab_size=128,
+        width=48,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        mlp_dim=96,
+        tied_embeddings=True,
+        mrope_section=(4, 2, 2),
+        rope_theta=5e6,
+        qkv_bias=False,
+        qk_norm=True,
+        mrope_interleaved=True,
     ),
     vision=variants.Qwen3VisionConfig(
-        width=32, depth=4, num_heads=2, mlp_dim=48, patch_size=4, position_grid=6, deepstack_blocks=(0, 2),
+        width=32,
+        depth=4,
+        num_heads=2,
+        mlp_dim=48,
+        patch_size=4,
+        position_grid=6,
+        deepstack_blocks=(0, 2),
         max_frame_patches=64,
     ),
-    ecg=variants.EcgConfig(width=16, depth=1, num_heads=2, predictor_width=16, predictor_depth=1, predictor_heads=2),
-    image_token_id=IMAGE, video_token_id=VIDEO, vision_start_id=START, vision_end_id=END, ecg_token_id=124, pad_id=PAD,
-    eos_ids=(-1,), compute_dtype="float32", remat="none",
-)  # fmt: skip
+    ecg=variants.EcgConfig(
+        width=16, depth=1, num_heads=2, predictor_width=16, predictor_depth=1, predictor_heads=2
+    ),
+    image_token_id=IMAGE,
+    video_token_id=VIDEO,
+    vision_start_id=START,
+    vision_end_id=END,
+    ecg_token_id=124,
+    pad_id=PAD,
+    eos_ids=(-1,),
+    compute_dtype="float32",
+    remat="none",
+)
 SPECS = {name: part for name, part in vlm.param_specs(CFG).items() if name in ("decoder", "vision")}
 # One shape for every case, so that one compilation serves them all.
 BUDGET = packing.Budget(
@@ -48,23 +74,39 @@ def hugging_face() -> Qwen3VLForConditionalGeneration:
     decoder, vision = CFG.decoder, CFG.vision
     config = Qwen3VLConfig(
         text_config=dict(
-            vocab_size=decoder.vocab_size, hidden_size=decoder.width, intermediate_size=decoder.mlp_dim,
-            num_hidden_layers=decoder.num_layers, num_attention_heads=decoder.num_heads,
-            num_key_value_heads=decoder.num_kv_heads, head_dim=decoder.head_dim, max_position_embeddings=512,
+            vocab_size=decoder.vocab_size,
+            hidden_size=decoder.width,
+            intermediate_size=decoder.mlp_dim,
+            num_hidden_layers=decoder.num_layers,
+            num_attention_heads=decoder.num_heads,
+            num_key_value_heads=decoder.num_kv_heads,
+            head_dim=decoder.head_dim,
+            max_position_embeddings=512,
             rope_parameters=dict(
-                rope_type="default", rope_theta=decoder.rope_theta, mrope_section=list(decoder.mrope_section),
+                rope_type="default",
+                rope_theta=decoder.rope_theta,
+                mrope_section=list(decoder.mrope_section),
                 mrope_interleaved=True,
             ),
             tie_word_embeddings=True,
         ),
         vision_config=dict(
-            depth=vision.depth, hidden_size=vision.width, intermediate_size=vision.mlp_dim, num_heads=vision.num_heads,
-            patch_size=vision.patch_size, num_position_embeddings=vision.position_grid**2,
-            deepstack_visual_indexes=list(vision.deepstack_blocks), out_hidden_size=decoder.width,
+            depth=vision.depth,
+            hidden_size=vision.width,
+            intermediate_size=vision.mlp_dim,
+            num_heads=vision.num_heads,
+            patch_size=vision.patch_size,
+            num_position_embeddings=vision.position_grid**2,
+            deepstack_visual_indexes=list(vision.deepstack_blocks),
+            out_hidden_size=decoder.width,
         ),
-        image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=START, vision_end_token_id=END,
-        tie_word_embeddings=True, attn_implementation="eager",
-    )  # fmt: skip
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        vision_start_token_id=START,
+        vision_end_token_id=END,
+        tie_word_embeddings=True,
+        attn_implementation="eager",
+    )
     torch.manual_seed(1)
     model = Qwen3VLForConditionalGeneration(config).eval().float()
     with torch.no_grad():
@@ -100,7 +142,10 @@ class Prompt:
     def __init__(self, image_grids=(), video_grids=(), text=6, seed=0):
         rng = np.random.default_rng(seed)
         self.images, self.videos = list(image_grids), list(video_grids)
-        words = lambda n: rng.integers(0, 100, n).tolist()  # noqa: E731
+
+        def words(n):
+            return rng.integers(0, 100, n).tolist()
+
         ids = words(text)
         for token, grids in ((IMAGE, self.images), (VIDEO, positions.single_steps(self.videos))):
             for _, h, w in grids:
@@ -120,15 +165,26 @@ class Prompt:
         vision = (self.ids == IMAGE) | (self.ids == VIDEO)
         steps = positions.single_steps(self.videos)
         rope = positions.rope_positions(
-            self.ids, image_token_id=IMAGE, video_token_id=VIDEO, image_grids=self.images, video_grids=steps,
+            self.ids,
+            image_token_id=IMAGE,
+            video_token_id=VIDEO,
+            image_grids=self.images,
+            video_grids=steps,
             second_per_grid=[1.0] * len(steps),
-        )  # fmt: skip
+        )
         return dict(
-            input_ids=self.ids, prompt_length=len(self.ids), positions=rope, media_kind=vision.astype(np.int8),
-            media_index=np.where(vision, np.cumsum(vision) - 1, -1).astype(np.int32), patches=self.patches, patch_hw=hw,
-            patch_frame=frame, patch_window=window, ecg=np.zeros((0, 8, 2500), np.float32),
+            input_ids=self.ids,
+            prompt_length=len(self.ids),
+            positions=rope,
+            media_kind=vision.astype(np.int8),
+            media_index=np.where(vision, np.cumsum(vision) - 1, -1).astype(np.int32),
+            patches=self.patches,
+            patch_hw=hw,
+            patch_frame=frame,
+            patch_window=window,
+            ecg=np.zeros((0, 8, 2500), np.float32),
             meta=types.SimpleNamespace(id="prompt"),
-        )  # fmt: skip
+        )
 
 
 def torch_inputs(prompts: list[Prompt]) -> dict[str, torch.Tensor]:

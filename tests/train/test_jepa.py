@@ -18,9 +18,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from qoq_jax.base.errors import CheckpointError, ConfigError, DataError, QoqError
 from qoq_jax.data import ecgs
+from qoq_jax.hf import ecg as ecg_files
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec
-from qoq_jax.models.encoders import ecg as model
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.train import jepa as ecg_jepa
 from qoq_jax.train import run as loop
@@ -40,7 +40,9 @@ SIZES = variants.EcgConfig(
 )
 PRE = EcgPretrainConfig(rows=0, steps=8, batch=8, lr=3e-3, warmup=1, momentum=0.996, save_every=3)
 OPTIMIZER = make_optimizer(
-    OptimizerConfig(b2=0.98), schedule("constant", PRE.lr, PRE.warmup, PRE.steps)
+    OptimizerConfig(b2=0.98),
+    schedule("constant", PRE.lr, PRE.warmup, PRE.steps),
+    ecg_jepa.param_specs(SIZES),
 )
 
 
@@ -269,7 +271,7 @@ def test_a_run_stopped_on_the_way_ends_with_the_same_bits_and_exports(
     cfg = config(tmp_path / "whole", wfdb_folder, tmp_path / "data")
     assert loop.run(cfg) == 0
     assert "macro AUROC" in capsys.readouterr().out
-    weights, sizes = model.load(str(tmp_path / "whole" / ecg_jepa.WEIGHTS), num_heads=2)
+    weights, sizes = ecg_files.load(str(tmp_path / "whole" / ecg_jepa.WEIGHTS), num_heads=2)
     assert sizes == SIZES and set(weights) == {"encoder", "predictor"}
     rows = [
         json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
@@ -319,7 +321,7 @@ def test_a_run_stopped_on_the_way_ends_with_the_same_bits_and_exports(
 def test_the_multimodal_model_starts_from_the_exported_encoder(tmp_path):
     specs = ecg_jepa.param_specs(SIZES)
     trained = spec.init_params(specs, jax.random.key(7))
-    model.save(str(tmp_path / "ecg.safetensors"), trained, SIZES)
+    ecg_files.save(str(tmp_path / "ecg.safetensors"), trained, SIZES)
     mesh = meshes()["eight"]
     own = jax.device_put(
         spec.init_params(specs["encoder"], jax.random.key(1)),

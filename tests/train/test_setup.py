@@ -1,6 +1,4 @@
-"""What the set-up decides before training: hidden diagnoses, subsets, missing data, parts that do
-not fit.
-"""
+"""What the set-up decides before training: missing data, parts that do not fit."""
 
 from __future__ import annotations
 
@@ -12,7 +10,6 @@ import types
 import pytest
 
 from qoq_jax.base.errors import ConfigError, DataError
-from qoq_jax.data.rows import Row
 from qoq_jax.rewards.score import RewardConfig
 from qoq_jax.train import run as loop
 from qoq_jax.train import setup
@@ -26,45 +23,6 @@ from qoq_jax.train.config import (
     RlConfig,
 )
 from qoq_jax.train.stage_run import StageRun
-
-ROW = Row(
-    id="r",
-    dataset="d",
-    domain="chest_xray",
-    problem="?",
-    answer="Pneumothorax, Lung Lesion",
-    labels=("No Finding", "Pneumothorax", "Lung Lesion", "Cardiomegaly"),
-    bbox=((1, 2, 3, 4), (5, 6, 7, 8)),
-    bbox_labels=("Pneumothorax", "Lung Lesion"),
-    reasoning="black air",
-)
-
-
-def test_hidden_diagnoses_keep_format_and_findings_and_tell_nothing():
-    drawn = [setup.hide_diagnosis(dataclasses.replace(ROW, id=f"r{i}"), seed=0) for i in range(300)]
-    first = [row.answers[0] for row in drawn]
-    assert {row.reasoning for row in drawn} == {"black air"} and {row.bbox for row in drawn} == {
-        ROW.bbox
-    }
-    assert all(row.bbox_labels == row.answers and len(set(row.answers)) == 2 for row in drawn)
-    assert set(first) == {"Pneumothorax", "Lung Lesion", "Cardiomegaly"}, (
-        "labels that deny a finding are not drawn"
-    )
-    assert 70 < first.count("Pneumothorax") < 130, "gold must be no more likely than the others"
-    assert (
-        setup.hide_diagnosis(ROW, 0) == setup.hide_diagnosis(ROW, 0) != setup.hide_diagnosis(ROW, 5)
-    )
-
-
-def test_hidden_diagnoses_leave_denials():
-    normal = dataclasses.replace(ROW, answer="No Finding", bbox=(), bbox_labels=())
-    assert setup.hide_diagnosis(normal, 0) == normal
-
-
-def test_subsets_are_fixed():
-    rows = [dataclasses.replace(ROW, id=str(i), domain="ct" if i % 2 else "mri") for i in range(20)]
-    assert setup.limited(rows, 5, 0) == setup.limited(rows, 5, 0) != setup.limited(rows, 5, 1)
-    assert [row.id for row in setup.per_domain(rows, 2)] == ["0", "1", "2", "3"]
 
 
 def test_parts_that_do_not_fit_are_named():

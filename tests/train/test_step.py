@@ -33,7 +33,9 @@ from qoq_jax.train.state import apply_gradients, create
 ROWS, G, S = 8, 4, 6
 RL = RlConfig(rollouts=G)
 OPTIMIZER = make_optimizer(
-    OptimizerConfig(frozen=("vision/patch_embed",)), schedule("constant", 1e-4, 2, 10)
+    OptimizerConfig(frozen=("vision/patch_embed",)),
+    schedule("constant", 1e-4, 2, 10),
+    vlm.param_specs(tiny_model()),
 )
 
 
@@ -182,7 +184,11 @@ def test_non_finite_updates_leave_the_state_bit_unchanged(poison):
 
 def test_weight_decay_spares_vectors():
     mesh = meshes()["one"]
-    optimizer = make_optimizer(OptimizerConfig(weight_decay=0.5), optax.constant_schedule(0.1))
+    optimizer = make_optimizer(
+        OptimizerConfig(weight_decay=0.5),
+        optax.constant_schedule(0.1),
+        vlm.param_specs(tiny_model()),
+    )
     with jax.set_mesh(mesh):
         state = create(jax.random.key(0), tiny_model(), optimizer, mesh)
         new, _ = apply_gradients(
@@ -196,11 +202,6 @@ def test_weight_decay_spares_vectors():
 
 
 def test_frozen_weights_and_the_critic_have_their_own_part_of_the_optimiser():
-    optimizer = make_optimizer(
-        OptimizerConfig(weight_decay=0.0, frozen=("vision",)),
-        optax.constant_schedule(0.1),
-        critic_lr=0.5,
-    )
     ones = jnp.ones((2, 2))
     params = {
         "vision": {"w": ones},
@@ -208,6 +209,12 @@ def test_frozen_weights_and_the_critic_have_their_own_part_of_the_optimiser():
         "decoder": {"w": ones},
         "critic": {"w": ones},
     }
+    optimizer = make_optimizer(
+        OptimizerConfig(weight_decay=0.0, frozen=("vision",)),
+        optax.constant_schedule(0.1),
+        jax.tree.map(lambda x: spec.ParamSpec(x.shape, (None, None), "ones"), params),
+        critic_lr=0.5,
+    )
     updates, _ = optimizer.update(
         jax.tree.map(jnp.ones_like, params), optimizer.init(params), params
     )

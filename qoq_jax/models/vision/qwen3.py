@@ -6,104 +6,126 @@ All images of a media row lie in one sequence of patches, frame after frame (one
 one image), and within a frame the 4 patches of a merge unit next to each other. Every block attends
 within frames.
 
-Axis letters: R media rows, P patches, M vision tokens (P / 4), W width, H heads, h head dim, F mlp
-hidden, L
-blocks, D decoder width, S side of the grid of learned positions, J DeepStack layers.
+Axis letters: base/axes.py; a tower has H = K heads, and i, o are channels that go in and come out.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Any
 
+import einops
 import jax
 import jax.numpy as jnp
 
 from qoq_jax.models import layers
+from qoq_jax.models.attention import segment_rows
 from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
-from qoq_jax.models.vision.qwen25 import (
-    normalise,
-    patch_embed_init,
-    rotary_angles,
-    segment_attention,
-)
+from qoq_jax.models.vision.patches import normalise, patch_embed_init, rotary_angles
 from qoq_jax.parallel.mesh import constrain
 
 
-def param_specs(cfg: Qwen3VisionConfig, out_width: int) -> dict:
+def param_specs(cfg: Qwen3VisionConfig, out_width: int) -> dict[str, Any]:
     """Weights of the tower and of the 1 + J mergers, whose outputs have `out_width` channels."""
     L, W, H, F, J = cfg.depth, cfg.width, cfg.num_heads, cfg.mlp_dim, len(cfg.deepstack_blocks)
-    merged = cfg.merge_unit * W
+    merged, h = cfg.merge_unit * W, W // H
     out_scale = residual_scale(L)
-    block, stacked_merger = "visual.blocks.{}.", "visual.deepstack_merger_list.{}."
+    at = "visual.blocks.{}."
 
-    def norm(key, size, count=None):
-        stack, axes = ((), ()) if count is None else ((count,), ("layers",))
+    def merger(key: str, norm_size: int, count: int | None = None) -> dict[str, Any]:
+        to_hidden, to_out = (
+            ((merged, merged), ("embed", "mlp")),
+            ((merged, out_width), ("mlp", "embed")),
+        )
+        std = fan_in(merged)
         return {
-            "scale": ParamSpec((*stack, size), (*axes, None), "ones", f"{key}.weight", "vector"),
-            "bias": ParamSpec((*stack, size), (*axes, None), "zeros", f"{key}.bias", "vector"),
+            "norm": _norm(f"{key}norm", norm_size, count),
+            "hidden": _linear(f"{key}linear_fc1", *to_hidden, std, count),
+            "out": _linear(f"{key}linear_fc2", *to_out, std, count),
         }
 
-    def linear(key, shape, axes, std, count=None, layout="linear"):
-        stack, layer = ((), ()) if count is None else ((count,), ("layers",))
-        outputs = slice(-1, None) if layout == "linear_out" else slice(1, None)
-        bias_axes = [axis if axis in ("heads", "mlp") else None for axis in axes[outputs]]
-        return {
-            "kernel": ParamSpec((*stack, *shape), (*layer, *axes), std, f"{key}.weight", layout),
-            "bias": ParamSpec(
-                (*stack, *shape[outputs]), (*layer, *bias_axes), "zeros", f"{key}.bias", "vector"
-            ),
-        }
-
-    def merger(key, norm_size, count=None):
-        return {
-            "norm": norm(f"{key}norm", norm_size, count),
-            "hidden": linear(
-                f"{key}linear_fc1", (merged, merged), ("embed", "mlp"), fan_in(merged), count
-            ),
-            "out": linear(
-                f"{key}linear_fc2", (merged, out_width), ("mlp", "embed"), fan_in(merged), count
-            ),
-        }
-
+    qkv = (W, 3, H, h), ("embed", None, "heads", None)
+    output = (H, h, W), ("heads", None, "embed")
+    proj = "visual.patch_embed.proj"
     specs = {
         "patch_embed": {
             "kernel": ParamSpec(
                 (cfg.patch_dim, W),
                 (None, "embed"),
                 patch_embed_init(cfg),
-                "visual.patch_embed.proj.weight",
+                f"{proj}.weight",
                 "patches",
             ),
-            "bias": ParamSpec((W,), (None,), "zeros", "visual.patch_embed.proj.bias", "vector"),
+            "bias": ParamSpec((W,), (None,), "zeros", f"{proj}.bias", "vector"),
         },
         "positions": ParamSpec(
             (cfg.position_grid**2, W), (None, "embed"), 0.02, "visual.pos_embed.weight", "tensor"
         ),
         "blocks": {
-            "attention_norm": norm(f"{block}norm1", W, L),
-            "qkv": linear(
-                f"{block}attn.qkv", (W, 3, H, W // H), ("embed", None, "heads", None), fan_in(W), L
-            ),
-            "o": linear(
-                f"{block}attn.proj",
-                (H, W // H, W),
-                ("heads", None, "embed"),
-                fan_in(W, out_scale),
-                L,
-                "linear_out",
-            ),
-            "mlp_norm": norm(f"{block}norm2", W, L),
+            "attention_norm": _norm(f"{at}norm1", W, L),
+            "qkv": _linear(f"{at}attn.qkv", *qkv, fan_in(W), L),
+            "o": _linear(f"{at}attn.proj", *output, fan_in(W, out_scale), L, "linear_out"),
+            "mlp_norm": _norm(f"{at}norm2", W, L),
             "mlp": {
-                "up": linear(f"{block}mlp.linear_fc1", (W, F), ("embed", "mlp"), fan_in(W), L),
-                "down": linear(
-                    f"{block}mlp.linear_fc2", (F, W), ("mlp", "embed"), fan_in(F, out_scale), L
+                "up": _linear(f"{at}mlp.linear_fc1", (W, F), ("embed", "mlp"), fan_in(W), L),
+                "down": _linear(
+                    f"{at}mlp.linear_fc2", (F, W), ("mlp", "embed"), fan_in(F, out_scale), L
                 ),
             },
         },
         "merger": merger("visual.merger.", W),
     }
-    return specs | {"deepstack": merger(stacked_merger, merged, J)} if J else specs
+    if not J:
+        return specs
+    deepstack = merger("visual.deepstack_merger_list.{}.", merged, J)
+    return specs | {"deepstack": jax.tree.map(_always_decays, deepstack)}
+
+
+def _always_decays(spec: ParamSpec) -> ParamSpec:
+    """Weight decay has pulled at the DeepStack mergers' norms and biases since they exist: that
+    their stack of J is no axis of a matrix went unseen. Runs keep their numbers.
+    """
+    return dataclasses.replace(spec, decay=True)
+
+
+def _norm(key: str, size: int, count: int | None) -> dict[str, ParamSpec]:
+    """LayerNorm, stacked `count` times; None = alone."""
+    stack, axes = ((), ()) if count is None else ((count,), ("layers",))
+    return {
+        name: ParamSpec(
+            (*stack, size),
+            (*axes, None),
+            init,
+            f"{key}.{theirs}",
+            "vector",
+            compute_in_float32=True,
+        )
+        for name, theirs, init in (("scale", "weight", "ones"), ("bias", "bias", "zeros"))
+    }
+
+
+def _linear(
+    key: str,
+    shape: Sequence[int],
+    axes: Sequence[str | None],
+    std: float,
+    count: int | None,
+    layout: str = "linear",
+) -> dict[str, ParamSpec]:
+    """Kernel and bias, stacked `count` times; None = alone."""
+    stack, layer = ((), ()) if count is None else ((count,), ("layers",))
+    outputs = slice(-1, None) if layout == "linear_out" else slice(1, None)
+    # a bias is cut over devices as the outputs are, but never along the width
+    bias_axes = [axis if axis in ("heads", "mlp") else None for axis in axes[outputs]]
+    return {
+        "kernel": ParamSpec((*stack, *shape), (*layer, *axes), std, f"{key}.weight", layout),
+        "bias": ParamSpec(
+            (*stack, *shape[outputs]), (*layer, *bias_axes), "zeros", f"{key}.bias", "vector"
+        ),
+    }
 
 
 def frame_sizes(patch_hw: jax.Array, patch_frame: jax.Array) -> jax.Array:
@@ -111,7 +133,7 @@ def frame_sizes(patch_hw: jax.Array, patch_frame: jax.Array) -> jax.Array:
     column, plus 1.
     """
 
-    def one(hw, frame):  # [P,2], [P]
+    def one(hw: jax.Array, frame: jax.Array) -> jax.Array:  # [P,2], [P]
         # A frame has at least one patch, so frame numbers stay within P; padding (0) has a place of
         # its own.
         return jnp.zeros((hw.shape[0] + 1, 2), hw.dtype).at[frame].max(hw + 1)[frame]
@@ -122,11 +144,12 @@ def frame_sizes(patch_hw: jax.Array, patch_frame: jax.Array) -> jax.Array:
 def position_embeddings(
     table: jax.Array, side: int, patch_hw: jax.Array, patch_frame: jax.Array
 ) -> jax.Array:
-    """Learned positions [S*S,W], stretched over each frame corner to corner, bilinear -> float32
-    [R,P,W].
+    """Learned positions [side*side,W], stretched over each frame corner to corner, bilinear.
+
+    Returns float32 [R,P,W].
     """
     last = jnp.maximum(frame_sizes(patch_hw, patch_frame) - 1, 1).astype(jnp.float32)
-    place = patch_hw.astype(jnp.float32) * (side - 1) / last  # [R,P,2], in 0 .. S-1
+    place = patch_hw.astype(jnp.float32) * (side - 1) / last  # [R,P,2], in 0 .. side - 1
     low = jnp.floor(place)
     share = place - low
     low = low.astype(jnp.int32)
@@ -142,36 +165,50 @@ def position_embeddings(
     return total
 
 
-def block(params: dict, cfg: Qwen3VisionConfig, x, angles, segments) -> jax.Array:
-    """One transformer block, x [R,P,W]; its attention stays within `segments` (frames)."""
+def block(
+    params: dict[str, Any],
+    cfg: Qwen3VisionConfig,
+    x: jax.Array,
+    angles: jax.Array,
+    segments: jax.Array,
+) -> jax.Array:
+    """One transformer block, x [R,P,W]; its attention stays within `segments` [R,P] (frames)."""
     y = layers.layer_norm(x, params["attention_norm"], cfg.norm_eps)
-    qkv = layers.linear("btd,dsnh->btsnh", y, **params["qkv"])
+    # [R,P,W] x [W,X,K,h] -> X of [R,P,K,h]
+    qkv = layers.linear("rpw,wxkh->rpxkh", y, **params["qkv"])
     q, k, v = (constrain(qkv[:, :, i], ("media", None, "heads", None)) for i in range(3))
     q, k = layers.rotate(q, angles), layers.rotate(k, angles)
-    attended = segment_attention(q, k, v, segments, cfg.max_frame_patches)
-    x = x + layers.linear("btnh,nhd->btd", attended, **params["o"])
+    attended = segment_rows(q, k, v, segments, cfg.max_frame_patches)
+    # [R,P,K,h] x [K,h,W] -> [R,P,W]
+    x = x + layers.linear("rpkh,khw->rpw", attended, **params["o"])
     y = layers.layer_norm(x, params["mlp_norm"], cfg.norm_eps)
-    y = jax.nn.gelu(layers.linear("btd,df->btf", y, **params["mlp"]["up"]), approximate=True)
-    return constrain(
-        x + layers.linear("btf,fd->btd", y, **params["mlp"]["down"]), ("media", None, None)
-    )
+    with jax.named_scope("mlp"):
+        # [R,P,W] x [W,F] -> [R,P,F] and back
+        y = jax.nn.gelu(layers.linear("rpw,wf->rpf", y, **params["mlp"]["up"]), approximate=True)
+        y = layers.linear("rpf,fw->rpw", y, **params["mlp"]["down"])
+    return constrain(x + y, ("media", None, None))
 
 
 def tower(
-    params: dict, cfg: VlmConfig, patches, patch_hw, patch_frame
+    params: dict[str, Any],
+    cfg: VlmConfig,
+    patches: jax.Array,
+    patch_hw: jax.Array,
+    patch_frame: jax.Array,
 ) -> tuple[jax.Array, list[jax.Array]]:
     """Packed patches uint8 [R,P,1536] -> (features [R,P,W], the J outputs of cfg.deepstack_blocks,
     each [R,P,W]).
     """
     vision, dtype = cfg.vision, layers.compute_dtype(cfg)
-    x = layers.linear("btp,pd->btd", normalise(patches, vision, dtype), **params["patch_embed"])
+    # [R,P,i] x [i,W] -> [R,P,W]
+    x = layers.linear("rpi,iw->rpw", normalise(patches, vision, dtype), **params["patch_embed"])
     positions = position_embeddings(
         params["positions"], vision.position_grid, patch_hw, patch_frame
     )
     x = constrain(x + positions.astype(dtype), ("media", None, None))
     angles = rotary_angles(vision, patch_hw)
 
-    def one(x, weights):
+    def one(x: jax.Array, weights: dict[str, Any]) -> tuple[jax.Array, None]:
         return block(weights, vision, x, angles, patch_frame), None
 
     one = layers.rematerialised(one, cfg.remat)
@@ -183,28 +220,37 @@ def tower(
             for weights in params["blocks"][start:end]:
                 x, _ = one(x, weights)
         else:
-            weights = jax.tree.map(lambda w: w[start:end], params["blocks"])  # noqa: B023 (used at once)
+            part = slice(start, end)
+            weights = jax.tree.map(lambda w, part=part: w[part], params["blocks"])
             x, _ = jax.lax.scan(one, x, weights)
         taps.append(x)
         start = end
     return x, taps[:-1]
 
 
-def merge(params: dict, cfg: Qwen3VisionConfig, x: jax.Array, norm_after: bool) -> jax.Array:
-    """Features [R,P,W] -> decoder tokens [R,P/4,D]; 4 neighbours are one 2x2 square of the image.
+def merge(
+    params: dict[str, Any], cfg: Qwen3VisionConfig, x: jax.Array, norm_after: bool
+) -> jax.Array:
+    """Features [R,P,W] -> decoder tokens [R,M,D]: 4 neighbours are one 2x2 square of the image.
 
     norm_after: the norm sees the 4 patches as one vector (DeepStack), not one by one (the main
     merger).
     """
-    merged = (x.shape[0], x.shape[1] // cfg.merge_unit, cfg.merge_unit * cfg.width)
-    x = layers.layer_norm(
-        x.reshape(merged) if norm_after else x, params["norm"], cfg.norm_eps
-    ).reshape(merged)
-    x = jax.nn.gelu(layers.linear("btd,df->btf", x, **params["hidden"]), approximate=False)
-    return layers.linear("btf,fd->btd", x, **params["out"])
+    squares = functools.partial(
+        einops.rearrange, pattern="r (m unit) w -> r m (unit w)", unit=cfg.merge_unit
+    )
+    if norm_after:
+        x = layers.layer_norm(squares(x), params["norm"], cfg.norm_eps)
+    else:
+        x = squares(layers.layer_norm(x, params["norm"], cfg.norm_eps))
+    # [R,M,4W] x [4W,4W] -> [R,M,4W], and [R,M,4W] x [4W,D] -> [R,M,D]
+    x = jax.nn.gelu(layers.linear("rmi,io->rmo", x, **params["hidden"]), approximate=False)
+    return layers.linear("rmi,id->rmd", x, **params["out"])
 
 
-def tokens(params: dict, cfg: VlmConfig, batch: dict) -> tuple[jax.Array, jax.Array | None]:
+def tokens(
+    params: dict[str, Any], cfg: VlmConfig, batch: dict[str, jax.Array]
+) -> tuple[jax.Array, jax.Array | None]:
     """The batch's patches -> (vision tokens [R,M,D], DeepStack features [J,R,M,D]; None when there
     are no such blocks).
     """

@@ -1,18 +1,22 @@
-"""Makes assets/nano_tokenizer.json, the 1024-id tokenizer of the nano model.
+"""Makes a tokenizer like data/assets/nano_tokenizer.json, the 1024-id tokenizer of nano.
 
-    python -m qoq_jax.data.train_tokenizer
+    python -m qoq_jax.climb.mini.train_tokenizer --output=tokenizer.json
 
 A nano model answers within a few seconds on a CPU only if an answer is short, so the vocabulary is
 spent where answers are: 256 bytes (any text round-trips), every integer 0..255 (coordinates), the
 fixed pieces of the answer format, then the words of the corpus that save most tokens, then
 byte-pair merges for all other words. The last 23 ids are the special tokens of Qwen2.5-VL in their
 order. Same input, same file: no randomness, ties are broken by spelling.
+
+The file in use was made from an earlier corpus and is not made again: its ids are those of all
+checkpoints of nano, and of the quickstart's numbers. A new one is written elsewhere with --output.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -24,7 +28,6 @@ from tokenizers import decoders, models, pre_tokenizers
 from qoq_jax.climb.mini import build as synthetic
 from qoq_jax.climb.samples import convert as samples_convert
 from qoq_jax.data import chat
-from qoq_jax.data.tokenizer import NANO_PATH
 from qoq_jax.models.sizes import NANO_FIRST_SPECIAL, SPECIAL_TOKENS
 
 NUMBERS = 256  # integers below are one token
@@ -43,55 +46,138 @@ FIXED = (
     "assistant\n",
 )
 
-LABELS = """
-Normal, CD, HYP, MI, STTC, A. Fib/Aflutter, Other
-No Finding, Enlarged Cardiomediastinum, Cardiomegaly, Lung Opacity, Lung Lesion, Edema, Consolidation,
-Pneumonia, Atelectasis,
-Pneumothorax, Pleural Effusion, Pleural Other, Fracture, Support Devices
-Lung tumor, Tuberculosis, COPD, Other diseases, No finding, Bacterial Pneumonia, Viral Pneumonia, COVID-19
-BI-RADS 0, BI-RADS 1, BI-RADS 2, BI-RADS 3, BI-RADS 4, BI-RADS 5, Benign, Malignant, Melanoma, Nevus, Basal
-Cell Carcinoma,
-Actinic Keratosis, MEL, NV, BCC, AKIEC, OTHER
-No DR, Mild, Moderate, Severe, Proliferative DR, None, Mild DR, Moderate DR, Severe DR, PDR, SDR, PPDR
-nodule >= 3 mm, nodule < 3 mm, non-nodule, No Hemorrhage, Has Hemorrhage, No PE, Chronic PE, Acute PE
-Has COVID, No COVID, covid, pneumonia, normal, No Tumor, Pituitary Tumor, Glioma Tumor, Meningioma Tumor,
-yes, no
-colon adenocarcinoma, benign colon, lung adenocarcinoma, lung squamous cell carcinoma, benign lung
-Tumor, Stroma, Lymphocytic infiltrate, Necrosis/debris
-"""
+# Labels of data sets, one an entry: a label is never cut at the end of a line.
+LABELS = (
+    "Normal",
+    "CD",
+    "HYP",
+    "MI",
+    "STTC",
+    "A. Fib/Aflutter",
+    "Other",
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+    "Lung tumor",
+    "Tuberculosis",
+    "COPD",
+    "Other diseases",
+    "No finding",
+    "Bacterial Pneumonia",
+    "Viral Pneumonia",
+    "COVID-19",
+    "BI-RADS 0",
+    "BI-RADS 1",
+    "BI-RADS 2",
+    "BI-RADS 3",
+    "BI-RADS 4",
+    "BI-RADS 5",
+    "Benign",
+    "Malignant",
+    "Melanoma",
+    "Nevus",
+    "Basal Cell Carcinoma",
+    "Actinic Keratosis",
+    "MEL",
+    "NV",
+    "BCC",
+    "AKIEC",
+    "OTHER",
+    "No DR",
+    "Mild",
+    "Moderate",
+    "Severe",
+    "Proliferative DR",
+    "None",
+    "Mild DR",
+    "Moderate DR",
+    "Severe DR",
+    "PDR",
+    "SDR",
+    "PPDR",
+    "nodule >= 3 mm",
+    "nodule < 3 mm",
+    "non-nodule",
+    "No Hemorrhage",
+    "Has Hemorrhage",
+    "No PE",
+    "Chronic PE",
+    "Acute PE",
+    "Has COVID",
+    "No COVID",
+    "covid",
+    "pneumonia",
+    "normal",
+    "No Tumor",
+    "Pituitary Tumor",
+    "Glioma Tumor",
+    "Meningioma Tumor",
+    "yes",
+    "no",
+    "colon adenocarcinoma",
+    "benign colon",
+    "lung adenocarcinoma",
+    "lung squamous cell carcinoma",
+    "benign lung",
+    "Tumor",
+    "Stroma",
+    "Lymphocytic infiltrate",
+    "Necrosis/debris",
+)
 
-QUESTIONS = """
-Above is a chest X-ray image of a patient. What is the diagnosis of the patient in the X-ray image?
-Above is a dermoscopy image of a skin lesion. What is the diagnosis of the lesion in the image?
-Above is a fundus photograph of an eye. What is the grade of diabetic retinopathy?
-Above is a mammography image of a breast. What is the assessment of the finding?
-Above is a pathology image of tissue under the microscope. What tissue type does it show?
-Above are slices of a CT scan of a patient. What is the diagnosis?
-Above are slices of a brain MRI of a patient. What type of tumor is present?
-Above are frames of an ultrasound video of a patient. What is the diagnosis?
-Above is a 12-lead ECG recording of a patient. What is the diagnosis of the patient based on the ECG?
-Answer with one phrase from the following: Answer with one or multiple phrases from the following:
-"""
+QUESTIONS = (
+    "Above is a chest X-ray image of a patient. What is the diagnosis of the patient "
+    "in the X-ray image?",
+    "Above is a dermoscopy image of a skin lesion. What is the diagnosis of the lesion "
+    "in the image?",
+    "Above is a fundus photograph of an eye. What is the grade of diabetic retinopathy?",
+    "Above is a mammography image of a breast. What is the assessment of the finding?",
+    "Above is a pathology image of tissue under the microscope. What tissue type does it show?",
+    "Above are slices of a CT scan of a patient. What is the diagnosis?",
+    "Above are slices of a brain MRI of a patient. What type of tumor is present?",
+    "Above are frames of an ultrasound video of a patient. What is the diagnosis?",
+    "Above is a 12-lead ECG recording of a patient. What is the diagnosis of the patient "
+    "based on the ECG?",
+    "Answer with one phrase from the following: "
+    "Answer with one or multiple phrases from the following:",
+)
 
-FINDINGS = """
-The image shows a round lesion with a smooth border in the left upper lobe. The heart is enlarged. The lungs
-are clear.
-There is a dense opacity in the right lower zone with air bronchograms. No pleural effusion and no
-pneumothorax.
-The rhythm is regular with a normal axis and normal intervals. The rhythm is irregular without P waves.
-ST elevation in V1 to V4. The QRS complex is wide with a bundle branch block. High voltage in V5 and V6 with
-inverted T waves.
-An irregular dark mass with a spiculated margin lies in the upper outer quadrant. Small bright
-calcifications are seen.
-The lesion is asymmetric with several colors and an irregular pigment network. The pigment is even and the
-border is sharp.
-Microaneurysms, hemorrhages and hard exudates are seen near the macula. New vessels at the optic disc.
-The nuclei are large, dark and crowded with irregular glands. The glands are regular with small nuclei.
-A hyperdense region is seen in the left hemisphere with mass effect. A bright ring around a dark center with
-edema.
-The mass is hypoechoic with a posterior shadow. B-lines and an irregular pleural line. The wall is thin and
-the shape is oval.
-"""
+FINDINGS = (
+    "The image shows a round lesion with a smooth border in the left upper lobe",
+    "The heart is enlarged",
+    "The lungs are clear",
+    "There is a dense opacity in the right lower zone with air bronchograms",
+    "No pleural effusion and no pneumothorax",
+    "The rhythm is regular with a normal axis and normal intervals",
+    "The rhythm is irregular without P waves",
+    "ST elevation in V1 to V4",
+    "The QRS complex is wide with a bundle branch block",
+    "High voltage in V5 and V6 with inverted T waves",
+    "An irregular dark mass with a spiculated margin lies in the upper outer quadrant",
+    "Small bright calcifications are seen",
+    "The lesion is asymmetric with several colors and an irregular pigment network",
+    "The pigment is even and the border is sharp",
+    "Microaneurysms, hemorrhages and hard exudates are seen near the macula",
+    "New vessels at the optic disc",
+    "The nuclei are large, dark and crowded with irregular glands",
+    "The glands are regular with small nuclei",
+    "A hyperdense region is seen in the left hemisphere with mass effect",
+    "A bright ring around a dark center with edema",
+    "The mass is hypoechoic with a posterior shadow",
+    "B-lines and an irregular pleural line",
+    "The wall is thin and the shape is oval",
+)
 
 
 def pre_tokenizer() -> pre_tokenizers.PreTokenizer:
@@ -117,13 +203,11 @@ def corpus() -> Iterator[str]:
         yield chat.answer_text([answer], [(1, 2, 30, 40)], [answer], reasoning)
     for text in samples_convert.texts():
         yield from [text] * 20  # as often as the rows of a small data set of climb-mini
-    labels = [label.strip() for label in LABELS.replace("\n", ",").split(",") if label.strip()]
-    findings = [text.strip() for text in FINDINGS.replace("\n", " ").split(". ") if text.strip()]
-    yield from (line for line in QUESTIONS.splitlines() if line)
-    yield "one phrase from the following: " + ", ".join(labels)
-    for index, label in enumerate(labels):
-        yield chat.answer_text([label], reasoning=findings[index % len(findings)])
-    yield from findings
+    yield from QUESTIONS
+    yield "one phrase from the following: " + ", ".join(LABELS)
+    for index, label in enumerate(LABELS):
+        yield chat.answer_text([label], reasoning=FINDINGS[index % len(FINDINGS)])
+    yield from FINDINGS
 
 
 def build(texts: Iterable[str]) -> dict:
@@ -136,7 +220,11 @@ def build(texts: Iterable[str]) -> dict:
     vocab = dict.fromkeys(alphabet)  # an ordered set
     vocab.update(dict.fromkeys(str(number) for number in range(NUMBERS)))
     vocab.update(dict.fromkeys(split.pre_tokenize_str(piece)[0][0] for piece in FIXED))
-    saving = lambda word: (-words[word] * (len(word) - 1), word)  # noqa: E731
+
+    def saving(word: str) -> tuple[int, str]:
+        """Sorts words by the tokens that one id for them saves, most first."""
+        return -words[word] * (len(word) - 1), word
+
     merges = [(a, b) for a in "123456789" for b in "0123456789"]
     room = NANO_FIRST_SPECIAL - MERGES
     for word in sorted(words, key=saving):
@@ -173,7 +261,7 @@ def byte_pair_merges(words: dict[str, int]) -> Iterator[tuple[str, str]]:
     while True:
         pairs: collections.Counter[tuple[str, str]] = collections.Counter()
         for word, parts in pieces.items():
-            for pair in zip(parts, parts[1:]):
+            for pair in itertools.pairwise(parts):
                 pairs[pair] += words[word] ** 0.5
         if not pairs:
             return
@@ -189,7 +277,7 @@ def byte_pair_merges(words: dict[str, int]) -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=NANO_PATH)
+    parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     text = json.dumps(build(corpus()), ensure_ascii=False, indent=1) + "\n"
     args.output.write_text(text, encoding="utf-8")

@@ -1,0 +1,154 @@
+"""The key-value cache of sampling: prompts that are shared, and a ring of response tokens.
+
+Axis letters: base/axes.py; Tp prompt places, S response places (the ring).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from qoq_jax.parallel.mesh import constrain
+
+
+@flax.struct.dataclass
+class KVCache:
+    """Keys (rotated) and values of B prompts and of G responses each, written in place.
+
+    The response cache is a ring: every step writes one place for all responses, whenever each of
+    them began, so that a response may start while others go on. The layout (keys with the tokens
+    last, heads outermost) is the fastest of those measured for the two products that read it:
+    docs/generation.md.
+
+    Each layer has arrays of its own: a slice of one array of all layers would be copied before it
+    is multiplied, the whole cache once a token.
+
+    Attributes:
+      prompt_k: L of [B, K, h, Tp] and prompt_v: L of [B, K, Tp, h], read by all G responses of a
+        row, never repeated.
+      prompt_mask: bool [B, Tp], True at prompt tokens, False at padding.
+      response_k: L of [B, K, G, h, S] and response_v: L of [B, K, G, S, h].
+      step: int32 scalar, steps written since the beginning; the next goes to place step mod S.
+      length: int32 [B, G], tokens of its present response that each row has written, at most S; a
+        finished row goes on writing pad tokens that nothing reads.
+    """
+
+    prompt_k: tuple[jax.Array, ...]
+    prompt_v: tuple[jax.Array, ...]
+    prompt_mask: jax.Array
+    response_k: tuple[jax.Array, ...]
+    response_v: tuple[jax.Array, ...]
+    step: jax.Array
+    length: jax.Array
+
+    @property
+    def places(self) -> int:
+        """Response tokens that the ring holds, S."""
+        return self.response_k[0].shape[-1]
+
+
+def init(
+    prompt_k: jax.Array,
+    prompt_v: jax.Array,
+    prompt_mask: jax.Array,
+    *,
+    rollouts: int,
+    max_new_tokens: int,
+) -> KVCache:
+    """An empty ring beside the prompts' keys and values.
+
+    Args:
+      prompt_k, prompt_v: [L, B, Tp, K, h], as `decoder.forward` returns them.
+      prompt_mask: bool [B, Tp].
+      rollouts: G. max_new_tokens: S.
+    """
+    L, B, _, K, h = prompt_k.shape
+
+    def cut(x: jax.Array) -> jax.Array:
+        return constrain(x, ("batch", "kv_heads", *[None] * (x.ndim - 2)))
+
+    def empty(*shape: int) -> tuple[jax.Array, ...]:
+        return tuple(cut(jnp.zeros(shape, prompt_k.dtype)) for _ in range(L))
+
+    return KVCache(
+        prompt_k=tuple(cut(jnp.transpose(layer, (0, 2, 3, 1))) for layer in prompt_k),
+        prompt_v=tuple(cut(jnp.transpose(layer, (0, 2, 1, 3))) for layer in prompt_v),
+        prompt_mask=prompt_mask,
+        response_k=empty(B, K, rollouts, h, max_new_tokens),
+        response_v=empty(B, K, rollouts, max_new_tokens, h),
+        step=jnp.zeros((), jnp.int32),
+        length=jnp.zeros((B, rollouts), jnp.int32),
+    )
+
+
+def append(cache: KVCache, layer: int, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The ring of one layer with a token more for each response: k, v [B, K, G, h].
+
+    Returns (response_k, response_v) of that layer; `advance` puts those of all layers back.
+    """
+    place = cache.step % cache.places
+    return (
+        jax.lax.dynamic_update_slice(cache.response_k[layer], k[..., None], (0, 0, 0, 0, place)),
+        jax.lax.dynamic_update_slice(
+            cache.response_v[layer], v[:, :, :, None], (0, 0, 0, place, 0)
+        ),
+    )
+
+
+def advance(cache: KVCache, keys: Sequence[jax.Array], values: Sequence[jax.Array]) -> KVCache:
+    """The cache after a step in which every layer was appended to."""
+    return cache.replace(
+        response_k=tuple(keys),
+        response_v=tuple(values),
+        step=cache.step + 1,
+        length=cache.length + 1,
+    )
+
+
+def written(cache: KVCache) -> jax.Array:
+    """Bool [B, G, S]: places that hold the present response, the one that this step writes too."""
+    age = (cache.step - jnp.arange(cache.places)) % cache.places  # 0 = written now
+    return age[None, None] <= cache.length[:, :, None]
+
+
+def restart(cache: KVCache, start: jax.Array) -> KVCache:
+    """The cache in which the responses of `start`, bool [B, G], begin anew."""
+    return cache.replace(length=jnp.where(start, 0, cache.length))
+
+
+def refill(cache: KVCache, new: KVCache, at: jax.Array) -> KVCache:
+    """The cache with the prompts of `new` in rows `at`, int32 [rows of new].
+
+    The prompts of `new` have at most as many places. A row with at >= B is padding and is dropped.
+    """
+    length = new.prompt_mask.shape[1]
+    mask = jnp.pad(new.prompt_mask, [(0, 0), (0, cache.prompt_mask.shape[1] - length)])
+    return cache.replace(
+        prompt_k=tuple(
+            x.at[at, :, :, :length].set(y, mode="drop")
+            for x, y in zip(cache.prompt_k, new.prompt_k, strict=True)
+        ),
+        prompt_v=tuple(
+            x.at[at, :, :length].set(y, mode="drop")
+            for x, y in zip(cache.prompt_v, new.prompt_v, strict=True)
+        ),
+        prompt_mask=cache.prompt_mask.at[at].set(mask, mode="drop"),
+    )
+
+
+def grow(cache: KVCache, places: int) -> KVCache:
+    """The cache with a larger ring: the old one is unrolled, oldest first, into its beginning."""
+    old = cache.places
+
+    def longer(x: jax.Array, axis: int) -> jax.Array:
+        widths = [(0, places - old if i == axis else 0) for i in range(x.ndim)]
+        return jnp.pad(jnp.roll(x, -(cache.step % old), axis), widths)
+
+    return cache.replace(
+        response_k=tuple(longer(x, 4) for x in cache.response_k),
+        response_v=tuple(longer(x, 3) for x in cache.response_v),
+        step=jnp.full((), old, jnp.int32),
+    )

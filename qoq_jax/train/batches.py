@@ -1,0 +1,238 @@
+"""The data half of a run's set-up: from its config and data sets to batches."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from qoq_jax.base.errors import DataError
+from qoq_jax.data import edits, pipeline, sources
+from qoq_jax.data import rows as schema
+from qoq_jax.data import tokenizer as tokenizer_lib
+from qoq_jax.data.lazy_rows import Rows
+from qoq_jax.data.packing import Budget
+from qoq_jax.data.sample import ProcessConfig
+from qoq_jax.models import sizes as variants
+from qoq_jax.parallel import hosts
+from qoq_jax.train import datasets
+from qoq_jax.train.config import Config
+
+# Each stage has a shuffle of its own: its seed is that of the config plus this.
+_SEEDS = {"sft": 0, "rl": 1, "align": 2}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Batches:
+    """Row files to batches, as a config says.
+
+    Attributes:
+      config: the run's config.
+      model: VlmConfig with the config's compute options.
+      tokenizer: data.tokenizer.Tokenizer whose special ids agree with the model.
+      process: how rows become samples.
+      prepared: the data sets, being built or fetched in the background; `roots` and `notes` wait
+        for them.
+      record: the data sets that the run began with; the rows are checked against it.
+      quarantined: bad samples that were skipped, {"where", "reason"}, each once.
+    """
+
+    config: Config
+    model: variants.VlmConfig
+    tokenizer: tokenizer_lib.Tokenizer
+    process: ProcessConfig
+    prepared: concurrent.futures.Future[tuple[dict[str, str], list[str]]]
+    record: datasets.Record | None = None
+    quarantined: list[dict[str, str]] = dataclasses.field(default_factory=list)
+
+    @property
+    def roots(self) -> dict[str, str]:
+        """Source name -> folder of {split}.jsonl."""
+        return self.prepared.result()[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """Plain sentences for the report (a source that could not be had, say)."""
+        return self.prepared.result()[1]
+
+    def budget(
+        self, rows: int, tokens: int, samples: int | None = None, largest: bool = False
+    ) -> Budget:
+        """The fixed shapes of a batch.
+
+        Args:
+          rows, tokens: of the text.
+          samples: how many samples the media budget is made for, packed into the rows; None = one
+            sample a row.
+          largest: room for the largest sample in every place (evaluation), not for the mean one.
+        """
+        data = self.config.data
+        patches, ecgs = (
+            (data.max_patches, max(1.0, data.mean_ecgs))
+            if largest
+            else (data.mean_patches, data.mean_ecgs)
+        )
+        ecgs = 0 if self.model.ecg is None else ecgs
+        per_media_row = (samples or rows) / data.media_rows
+        return Budget(
+            rows=rows,
+            tokens=tokens,
+            media_rows=data.media_rows,
+            pad_id=self.model.pad_id,
+            patches=max(math.ceil(per_media_row * patches / 16) * 16, data.max_patches),
+            ecgs=math.ceil(per_media_row * ecgs),
+            max_per_row=1 if samples is None else 64,
+            ecg_tokens=self.model.ecg_tokens,
+            patch_dim=self.model.vision.patch_dim,
+        )
+
+    def rows(self, split: str) -> dict[str, Rows]:
+        """Rows of each source that has the split."""
+        found, data = {}, self.config.data
+        for name, root in self.roots.items():
+            path = sources.find(root, split)
+            if path is None:
+                continue
+            faults: list[str] | None = [] if data.on_error == "skip" else None
+            found[name] = sources.load(root, split, faults)
+            if faults:
+                count = found[name].index.fault_count
+                self._skip_rows(f"{name}/{path.name}", faults, count, len(found[name]))
+            if self.record:
+                self.record.check(name, split, found[name], root)
+        if not found:
+            raise datasets.no_split(split)
+        return found
+
+    def training_iterator(
+        self, stage: str, answers: bool, domains: tuple[str, ...] = ()
+    ) -> pipeline.BatchIterator:
+        """Endless shuffled batches of the training split.
+
+        Args:
+          stage: sft, align or rl; it decides the shuffle. Stage sft packs several samples into a
+            text row, the others put one prompt into each.
+          answers: whether gold answers follow the prompts.
+          domains: rows of other domains are left out; () = none.
+        """
+        cfg, data = self.config, self.config.data
+        rows = self.rows("train")
+        if stage == "sft":
+            rows = {name: self._edited(found) for name, found in rows.items()}
+        if domains:
+            rows = _of_domains(rows, domains)
+        weights = None if data.mixing_power == 1 else _weights(rows, data.mixing_power)
+        if "real" in rows:
+            real = rows["real"]
+            rows["real"] = real.take(np.tile(np.arange(len(real)), data.real_repeat))
+        return pipeline.make_iterator(
+            self._recipe(rows, self.training_budget(stage, answers), answers),
+            pipeline.Shuffle(cfg.seed + _SEEDS[stage], weights),
+            dataclasses.replace(self._reading(), cache=data.cache),
+        )
+
+    def training_budget(self, stage: str, answers: bool) -> Budget:
+        """The shape of a stage's batches; see `training_iterator`."""
+        cfg = self.config
+        if stage == "sft":
+            return self.budget(cfg.sft.rows, cfg.sft.tokens, cfg.sft.samples)
+        return self.budget(
+            cfg.rl.questions,
+            cfg.data.max_prompt_tokens + (cfg.data.max_response_tokens if answers else 0),
+        )
+
+    def evaluation_iterator(self, split: str, limit: int) -> pipeline.BatchIterator:
+        """One pass in fixed order over a split, over `limit` rows a domain of each source (0 =
+        all).
+        """
+        cfg = self.config
+        rows = self.rows(split)
+        if limit:
+            rows = {
+                name: found.take(edits.per_domain(found.column("domain"), limit))
+                for name, found in rows.items()
+            }
+        budget = self.budget(cfg.eval.rows, cfg.data.max_prompt_tokens, largest=True)
+        return pipeline.make_eval_iterator(
+            self._recipe(rows, budget, answers=False), self._reading()
+        )
+
+    def _edited(self, rows: Rows) -> Rows:
+        """The rows of supervised fine-tuning, as the config limits and changes them."""
+        sft, seed = self.config.sft, self.config.seed
+        if sft.limit:
+            rows = rows.take(edits.limited(len(rows), sft.limit, seed))
+        if not sft.diagnoses:
+            rows = rows.edited(edits.HideDiagnosis(seed))
+        if sft.box_shrink:
+            rows = rows.edited(edits.ShrinkBoxes(sft.box_shrink, seed))
+        return rows
+
+    def _recipe(self, rows: Mapping[str, Rows], budget: Budget, answers: bool) -> pipeline.Recipe:
+        found = [pipeline.Source(name, self.roots[name], of_it) for name, of_it in rows.items()]
+        return pipeline.Recipe(found, self.tokenizer, self.process, budget, answers)
+
+    def _reading(self) -> pipeline.Reading:
+        data = self.config.data
+        return pipeline.Reading(
+            process_index=hosts.process_index(),
+            process_count=hosts.process_count(),
+            on_error=data.on_error,
+            max_bad=data.max_bad_fraction,
+        )
+
+    def _skip_rows(self, where: str, faults: list[str], count: int, sound: int) -> None:
+        """Counts the broken rows of a file among the skipped samples.
+
+        Raises:
+          DataError: there are more than data.max_bad_fraction of the rows (at least one may be
+            bad).
+        """
+        if count > max(1, int(self.config.data.max_bad_fraction * (sound + count))):
+            raise DataError(
+                f"{count} of {sound + count} rows are broken; the first: {faults[0]}",
+                where=where,
+                hint="correct the rows (qoq data validate lists them), or raise "
+                "data.max_bad_fraction",
+            )
+        self._remember({"where": where, "reason": fault} for fault in faults)
+
+    def remember_quarantined(self, found: dict[str, str]) -> None:
+        """Keeps skipped samples ("source/row id" -> reason) for the report."""
+        self._remember({"where": where, "reason": reason} for where, reason in found.items())
+
+    def _remember(self, entries: Iterable[dict[str, str]]) -> None:
+        known = {(entry["where"], entry["reason"]) for entry in self.quarantined}
+        for entry in entries:  # rows are read more than once in a run
+            key = entry["where"], entry["reason"]
+            if key not in known:
+                known.add(key)
+                self.quarantined.append(entry)
+
+
+def _of_domains(rows: Mapping[str, Rows], domains: tuple[str, ...]) -> dict[str, Rows]:
+    """The rows of some domains, without the sources that have none."""
+    wanted = [schema.DOMAINS.index(domain) for domain in domains if domain in schema.DOMAINS]
+    kept = {
+        name: found.take(np.flatnonzero(np.isin(found.column("domain"), wanted)))
+        for name, found in rows.items()
+    }
+    kept = {name: found for name, found in kept.items() if len(found)}
+    if not kept:
+        raise DataError(
+            f"no training row is of {', '.join(domains)}",
+            hint="change align.domains or the data",
+        )
+    return kept
+
+
+def _weights(rows: Mapping[str, Rows], power: float) -> dict[str, float]:
+    """rows^power of each domain that occurs."""
+    counts = sum(
+        np.bincount(found.column("domain"), minlength=len(schema.DOMAINS))
+        for found in rows.values()
+    )
+    return {name: int(n) ** power for name, n in zip(schema.DOMAINS, counts, strict=True) if n}
