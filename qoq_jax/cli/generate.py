@@ -5,18 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.cli.parser import Commands, command
-
-if TYPE_CHECKING:  # heavy: `qoq --help` answers at once
-    import numpy as np
-
-    from qoq_jax.data.meta import SampleMeta
-    from qoq_jax.sampling.model import Generation
 
 
 def add(commands: Commands) -> None:
@@ -80,6 +71,7 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Streams the answer (or prints one JSON object); writes the picture with boxes when asked."""
+    from qoq_jax.cli.response import draw, result
     from qoq_jax.data import readers
     from qoq_jax.data.readers import files
     from qoq_jax.data.sample import naming
@@ -131,66 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.picture:
         shown = [readers.read_image(path) for path in arguments.image]
         shown = shown or [readers.read_frames(frames[0], model.process.frames)[0]]
-        picture(arguments.picture, shown, meta.frame_sizes, results[0])
+        draw(arguments.picture, shown, meta.frame_sizes, results[0])
     return 0
-
-
-def result(generation: Generation, meta: SampleMeta) -> dict[str, Any]:
-    """A response for programs.
-
-    Boxes are (x1, y1, x2, y2) in pixels of the resized picture that each is on, whose (w, h) are in
-    `frame_sizes`; `frame_size` is the first picture's.
-    """
-    from qoq_jax.data import answer_format as answers
-
-    answer = answers.parse(generation.text)
-    answer = answers.in_pixels(answer, meta.frame_sizes, meta.box_coordinates)
-    return {
-        "text": generation.text,
-        "answer": answer.boxed,
-        "boxes": [list(box) for box in answer.boxes],
-        "box_labels": list(answer.box_labels),
-        "box_images": list(answer.box_images),
-        "frame_size": meta.frame_size,
-        "frame_sizes": list(meta.frame_sizes),
-        "logprob": float(generation.logprobs.sum()),
-        "tokens": len(generation.token_ids),
-        "finish_reason": generation.finish_reason,
-    }
-
-
-def picture(
-    path: str,
-    frames: Sequence[np.ndarray],
-    frame_sizes: Sequence[tuple[int, int]],
-    found: Mapping[str, Any],
-) -> None:
-    """Writes the images, side by side, or the first frame, with the predicted boxes of `result`.
-
-    Args:
-      frames: uint8 [h, w, 3] each, at their own size. frame_sizes: (w, h) as the model saw them.
-    """
-    import numpy as np
-    from PIL import Image
-
-    from qoq_jax.report import figures
-
-    drawn = []
-    for i, (frame, (w, h)) in enumerate(zip(frames, frame_sizes, strict=False)):
-        scale = np.array([frame.shape[1] / w, frame.shape[0] / h] * 2)
-        pairs = zip(found["boxes"], found["box_images"], strict=True)
-        drawn.append(
-            figures.draw_boxes(frame, [], [np.array(b) * scale for b, on in pairs if on == i])
-        )
-    whole = Image.new("RGB", (sum(p.width for p in drawn), max(p.height for p in drawn)))
-    left = 0
-    for one in drawn:
-        whole.paste(one, (left, 0))
-        left += one.width
-    whole.save(path)
-    # Not among the answers on stdout, which with --json are for programs.
-    count = len(found["boxes"])
-    print(f"picture: {path} ({count or 'no'} box{'' if count == 1 else 'es'})", file=sys.stderr)
 
 
 def _check_writable(path: str) -> None:

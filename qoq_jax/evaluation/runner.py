@@ -3,21 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Protocol
 
+import jax
 import numpy as np
 
+from qoq_jax.data.pipeline import BatchIterator
+from qoq_jax.data.tokenizer import Tokenizer
 from qoq_jax.evaluation import metrics
+from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.rewards import score as rewards
 from qoq_jax.sampling.sampler import PackedBatch, make_sampler
 from qoq_jax.sampling.schedule import Settings
 
 
-def evaluate(setup, params, split: str) -> dict:
+class Evaluable(Protocol):
+    """What an evaluation needs of a run; train.setup.Setup has it.
+
+    Attributes:
+      config: with the sections data, eval and rl.reward. model: VlmConfig. mesh: of the parameters.
+      banned: bool [V], tokens that are never sampled.
+    """
+
+    config: Any
+    model: VlmConfig
+    tokenizer: Tokenizer
+    mesh: jax.sharding.Mesh
+
+    @property
+    def banned(self) -> jax.Array: ...
+
+    def put(self, batch: Any) -> Any:
+        """A host batch on the mesh."""
+
+    def evaluation_iterator(self, split: str, limit: int) -> BatchIterator:
+        """One pass over a split, `limit` rows per domain of each source."""
+
+    def remember_quarantined(self, found: dict[str, str]) -> None:
+        """Takes the samples that were skipped."""
+
+
+def evaluate(setup: Evaluable, params: Any, split: str) -> dict:
     """Answers every row of the split greedily.
 
     Args:
-      setup: train.setup.Setup.
-      params: model parameters on the setup's mesh.
+      params: model parameters on the mesh.
       split: "validation" or "test".
 
     Returns:
@@ -27,8 +57,8 @@ def evaluate(setup, params, split: str) -> dict:
     return {"split": split, "summary": metrics.summarize(records), "records": records}
 
 
-def answer(setup, params, split: str, limit: int) -> list[dict]:
-    """The records of greedy answers to at most `limit` rows a domain of each source (0 = all)."""
+def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict]:
+    """The records of greedy answers to at most `limit` rows per domain of each source (0 = all)."""
     cfg = setup.config
     settings = Settings(cfg.data.max_response_tokens, rows=cfg.eval.rows)
     sampler = make_sampler(setup.model, settings, setup.mesh)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -37,6 +37,7 @@ from qoq_jax.data.sample import ECG_SHAPE, ProcessConfig, naming
 from qoq_jax.data.tokenizer import Tokenizer
 from qoq_jax.models.sizes import VlmConfig
 
+Sample: TypeAlias = Mapping[str, Any]
 FILE_KEYS = ("prompt", "images", "videos", "volumes", "ecg")
 PROCESSED_KEYS = ("input_ids", "patches", "grid_thw", "ecg")
 
@@ -52,7 +53,7 @@ def prepare(
     Raises:
       DataError: naming the sample and the field; whatever is wrong with it.
     """
-    if isinstance(samples, Mapping) or isinstance(samples, str):
+    if isinstance(samples, (Mapping, str)):
         raise DataError(
             "samples must be a list of dicts", hint="put the sample in a list: [sample]"
         )
@@ -62,7 +63,7 @@ def prepare(
 
 
 def _one(
-    sample, name: str, model: VlmConfig, process: ProcessConfig, tokenizer: Tokenizer | None
+    sample: Any, name: str, model: VlmConfig, process: ProcessConfig, tokenizer: Tokenizer | None
 ) -> dict[str, Any]:
     if not isinstance(sample, Mapping):
         raise DataError(
@@ -101,7 +102,9 @@ def _one(
 # --------------------------------------------------------------------------------- files and arrays
 
 
-def _in_files(sample, name, model, process: ProcessConfig, tokenizer) -> dict[str, Any]:
+def _in_files(
+    sample: Sample, name: str, model: VlmConfig, process: ProcessConfig, tokenizer: Tokenizer | None
+) -> dict[str, Any]:
     if not isinstance(sample.get("prompt"), str):
         raise DataError("has no prompt", where=name, hint='give "prompt": a text')
     if tokenizer is None:
@@ -161,7 +164,7 @@ def _listed(sample: Mapping[str, Any], key: str) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _ecg_name(name: str, sample, i: int) -> str:
+def _ecg_name(name: str, sample: Sample, i: int) -> str:
     return f"{name}, ecg[{i}]" if len(_listed(sample, "ecg")) > 1 else f"{name}, ecg"
 
 
@@ -226,7 +229,9 @@ def _check_has_ecg(model: VlmConfig, ecg: Sequence[Any], name: str) -> None:
 # -------------------------------------------------------------------------------- already processed
 
 
-def _processed(sample, name, model: VlmConfig, process: ProcessConfig, tokenizer) -> dict[str, Any]:
+def _processed(
+    sample: Sample, name: str, model: VlmConfig, process: ProcessConfig, tokenizer: Tokenizer | None
+) -> dict[str, Any]:
     del tokenizer
     ids = np.asarray(sample["input_ids"])
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
@@ -284,7 +289,7 @@ def _processed(sample, name, model: VlmConfig, process: ProcessConfig, tokenizer
         )
 
 
-def _grids(sample, name: str, model: VlmConfig, patches: int) -> list[tuple[int, int, int]]:
+def _grids(sample: Sample, name: str, model: VlmConfig, patches: int) -> list[tuple[int, int, int]]:
     grids = np.asarray(sample.get("grid_thw", np.zeros((0, 3), np.int64)))
     where, merge, room = (
         f"{name}, grid_thw",
@@ -320,7 +325,7 @@ def _grids(sample, name: str, model: VlmConfig, patches: int) -> list[tuple[int,
 
 
 def _stills(ids: np.ndarray, grids: Sequence[tuple[int, int, int]], process: ProcessConfig) -> int:
-    """How many of the grids are images: as many as fill the image tokens, the others being videos."""
+    """How many of the grids are images: as many as fill the image tokens; the others are videos."""
     tokens, count = int((ids == process.image_token_id).sum()), 0
     for t, h, w in grids:
         if tokens <= 0:

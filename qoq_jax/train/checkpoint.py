@@ -195,13 +195,7 @@ class Checkpointer:
                             hint="use the config and the version of qoq_jax that wrote it",
                         ) from error
             if before is None:
-                raise CheckpointError(
-                    f"the checkpoint is damaged ({wrong}), and there is no sound one before it",
-                    where=folder,
-                    hint=f"restore the folder from a copy, or delete {self._folder} and start "
-                    "the same command again: "
-                    "the stage then begins anew",
-                )
+                break
             kept = folder
             if resume and hosts.is_main():
                 kept = os.path.join(self._folder, f"damaged-{step}")
@@ -215,6 +209,12 @@ class Checkpointer:
             )
             if resume:
                 self._manager.reload()
+        raise CheckpointError(
+            f"the checkpoint is damaged ({wrong}), and there is no sound one before it",
+            where=folder,
+            hint=f"restore the folder from a copy, or delete {self._folder} and start the same "
+            "command again: the stage then begins anew",
+        )
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, dict]:
         record = self._manager.restore(

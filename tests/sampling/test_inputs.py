@@ -15,8 +15,8 @@ from PIL import Image
 
 import qoq_jax
 from qoq_jax.base.errors import ConfigError, DataError
-from qoq_jax.cli import generate
 from qoq_jax.cli import main as cli
+from qoq_jax.cli import response
 from qoq_jax.data.meta import SampleMeta
 from qoq_jax.sampling.model import Generation
 
@@ -158,7 +158,7 @@ def test_predicted_boxes_are_drawn_on_the_picture_of_the_file(tmp_path, capsys):
         '```json\n[{"bbox_2d": [7, 7, 21, 21], "label": '
         '"nodule"}]\n```\n<think>x</think>\n\\boxed{Nodule}'
     )
-    found = generate.result(
+    found = response.result(
         Generation(np.arange(3), text, np.zeros(3, np.float32), "eos"), sample_meta([(56, 28)])
     )
     assert (
@@ -166,9 +166,7 @@ def test_predicted_boxes_are_drawn_on_the_picture_of_the_file(tmp_path, capsys):
         and found["box_labels"] == ["nodule"]
         and found["answer"] == "Nodule"
     )
-    generate.picture(
-        str(tmp_path / "a.png"), [np.zeros((280, 560, 3), np.uint8)], [(56, 28)], found
-    )
+    response.draw(str(tmp_path / "a.png"), [np.zeros((280, 560, 3), np.uint8)], [(56, 28)], found)
     drawn = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).any(axis=-1)
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
     assert drawn.shape == (280, 560) and not drawn[100:180, 100:180].any()
@@ -189,7 +187,7 @@ def sample_meta(frame_sizes, coordinates="pixels"):
 def test_a_picture_of_several_images_shows_each_box_on_its_own(tmp_path):
     images = [np.zeros((56, 56, 3), np.uint8)] * 2
     found = {"boxes": [[14, 14, 42, 42]], "box_images": [1]}
-    generate.picture(str(tmp_path / "a.png"), images, [(56, 56)] * 2, found)
+    response.draw(str(tmp_path / "a.png"), images, [(56, 56)] * 2, found)
     drawn = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).any(axis=-1)
     assert drawn.shape == (56, 112) and not drawn[:, :56].any() and drawn[:, 56:].any()
 
