@@ -164,7 +164,7 @@ def test_pickles_build_tensors_and_nothing_else(tmp_path, capsys):
     )
     torch.save({"encoder": {"W_P.weight": torch.zeros(16, 50)}}, path)
     with pytest.raises(CheckpointError, match="missing"):
-        convert.ecg_jepa.convert(path, dest)
+        convert.ecg_files.convert(path, dest)
     assert list(tmp_path.iterdir()) == [pathlib.Path(path)]
 
 
