@@ -10,6 +10,14 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     # File formats beyond those that the core reads.
+    # Compressed DICOM beyond RLE, JPEG baseline and JPEG 2000; all MIT. For JPEG lossless there is
+    # pylibjpeg-libjpeg, which is GPL-3 and so left to the user; a damaged file ends the process in
+    # GDCM and in imagecodecs.
+    "dicom": [
+        "pylibjpeg>=2.0",
+        "pylibjpeg-openjpeg>=2.3",  # high-throughput JPEG 2000
+        "pyjpegls>=1.4",  # JPEG-LS
+    ],
     "video": ["opencv-python-headless>=4.9"],
     "ecg": [H5PY],  # ECGs in HDF5 and MATLAB 7.3
     "wandb": ["wandb>=0.17"],

@@ -182,60 +182,13 @@ def validate_row(obj: Any, where: str) -> Row:
         answer = ", ".join(_texts(answer, f"{where}: answer"))
         obj["answer"] = answer
     answer = text("answer").strip()
-    labels = _texts(obj.get("labels"), f"{where}: labels") or listed_labels(problem)
-    if len(set(labels)) != len(labels):
-        _fail(f"{where}: labels", "a label is listed twice", "list each label once")
-    wrong = (
-        [label for label in split_labels(answer, labels) if label not in labels] if labels else []
-    )
-    if wrong:
-        _fail(
-            f"{where}: answer",
-            f"{_show(wrong[0])} is not among the labels",
-            did_you_mean(wrong[0], labels, "allowed: " + _show(", ".join(labels), 200)),
-        )
-
+    labels = _vocabulary(obj, problem, answer, where)
     split = text("split", "")
     if split and split not in SPLITS:
         _fail(f"{where}: split", f"unknown split {_show(split)}", "use " + ", ".join(SPLITS))
-    media = {}
-    for name, mark in _MEDIA_FIELDS:
-        field = "time-series" if name == "time_series" else name
-        media[name] = tuple(
-            _path(p, f"{where}: {field}") for p in _texts(obj.get(field), f"{where}: {field}")
-        )
-        marks = problem.count(mark)
-        if marks and marks != len(media[name]):
-            _fail(
-                f"{where}: {field}",
-                f"{len(media[name])} files for {marks} {mark} in the problem text",
-                f"write one {mark} a file, or none to put media first",
-            )
-    segmentation = obj.get("segmentation_path") or None
-    bbox = _boxes(obj.get("bbox"), f"{where}: bbox")
-    bbox_labels = _texts(obj.get("bbox_labels"), f"{where}: bbox_labels")
-    if bbox_labels and len(bbox_labels) != len(bbox):
-        _fail(
-            f"{where}: bbox_labels",
-            f"{len(bbox_labels)} labels for {len(bbox)} boxes",
-            "give one label a box",
-        )
-    bbox_images = _pictures(
-        obj.get("bbox_images"), len(bbox), len(media["images"] + media["videos"]), where
-    )
-    if (bbox or segmentation) and not (media["images"] or media["videos"]):
-        _fail(
-            f"{where}: bbox",
-            "a region without an image or video",
-            "add the image or drop the region",
-        )
-    difficulty = obj.get("difficulty")
-    if difficulty is not None and (type(difficulty) is not int or difficulty not in (1, 2, 3)):
-        _fail(
-            f"{where}: difficulty",
-            f"must be 1, 2 or 3, found {_show(difficulty)}",
-            "drop it when not known",
-        )
+    media = _media(obj, problem, where)
+    regions = _regions(obj, media, where)
+    difficulty = _difficulty(obj, where)
     dataset = text("dataset", "")
     paths = media["images"] + media["videos"] + media["time_series"]
     domain = text("domain", "") or _domain_of(dataset, paths, where)
@@ -256,16 +209,87 @@ def validate_row(obj: Any, where: str) -> Row:
         patient=text("patient", ""),
         split=split,
         **media,
-        bbox=bbox,
-        bbox_labels=bbox_labels,
-        bbox_images=bbox_images,
-        segmentation_path=_path(segmentation, f"{where}: segmentation_path")
-        if segmentation
-        else None,
+        **regions,
         difficulty=difficulty,
         reasoning=text("reasoning", "") or None,
         source=text("source", ""),
     )
+
+
+def _vocabulary(obj: dict, problem: str, answer: str, where: str) -> tuple[str, ...]:
+    """The allowed labels, which must hold those of the answer; () when the row states none."""
+    labels = _texts(obj.get("labels"), f"{where}: labels") or listed_labels(problem)
+    if len(set(labels)) != len(labels):
+        _fail(f"{where}: labels", "a label is listed twice", "list each label once")
+    wrong = (
+        [label for label in split_labels(answer, labels) if label not in labels] if labels else []
+    )
+    if wrong:
+        _fail(
+            f"{where}: answer",
+            f"{_show(wrong[0])} is not among the labels",
+            did_you_mean(wrong[0], labels, "allowed: " + _show(", ".join(labels), 200)),
+        )
+    return labels
+
+
+def _media(obj: dict, problem: str, where: str) -> dict[str, tuple[str, ...]]:
+    """Paths by field of `Row`, as many as the problem has marks for them."""
+    media = {}
+    for name, mark in _MEDIA_FIELDS:
+        field = "time-series" if name == "time_series" else name
+        media[name] = tuple(
+            _path(p, f"{where}: {field}") for p in _texts(obj.get(field), f"{where}: {field}")
+        )
+        marks = problem.count(mark)
+        if marks and marks != len(media[name]):
+            _fail(
+                f"{where}: {field}",
+                f"{len(media[name])} files for {marks} {mark} in the problem text",
+                f"write one {mark} a file, or none to put media first",
+            )
+    return media
+
+
+def _regions(obj: dict, media: dict[str, tuple[str, ...]], where: str) -> dict[str, Any]:
+    """Boxes and mask by field of `Row`."""
+    segmentation = obj.get("segmentation_path") or None
+    bbox = _boxes(obj.get("bbox"), f"{where}: bbox")
+    bbox_labels = _texts(obj.get("bbox_labels"), f"{where}: bbox_labels")
+    if bbox_labels and len(bbox_labels) != len(bbox):
+        _fail(
+            f"{where}: bbox_labels",
+            f"{len(bbox_labels)} labels for {len(bbox)} boxes",
+            "give one label a box",
+        )
+    bbox_images = _pictures(
+        obj.get("bbox_images"), len(bbox), len(media["images"] + media["videos"]), where
+    )
+    if (bbox or segmentation) and not (media["images"] or media["videos"]):
+        _fail(
+            f"{where}: bbox",
+            "a region without an image or video",
+            "add the image or drop the region",
+        )
+    return {
+        "bbox": bbox,
+        "bbox_labels": bbox_labels,
+        "bbox_images": bbox_images,
+        "segmentation_path": _path(segmentation, f"{where}: segmentation_path")
+        if segmentation
+        else None,
+    }
+
+
+def _difficulty(obj: dict, where: str) -> int | None:
+    difficulty = obj.get("difficulty")
+    if difficulty is not None and (type(difficulty) is not int or difficulty not in (1, 2, 3)):
+        _fail(
+            f"{where}: difficulty",
+            f"must be 1, 2 or 3, found {_show(difficulty)}",
+            "drop it when not known",
+        )
+    return difficulty
 
 
 def _unify(obj: dict, where: str) -> dict:

@@ -4,10 +4,11 @@ any compute.
 A sample is a dict in one of two forms.
 
   In files and arrays: {"prompt": text, "images": ..., "videos" or "volumes": ..., "ecg": ...}; one
-  medium or a list.
-    image           a path, a PIL image, or uint8 [h, w], [h, w, 3]
-    video, volume   a path (NIfTI, NRRD, video, multi-frame DICOM, .npz), or uint8 [frames, h, w],
-                    [frames, h, w, 3]
+    medium or a list.
+    image           a path, a PIL image, or an array: grey [h, w] of any numbers, uint8 [h, w, 3]
+                    or [h, w, 4]; all of them give the pixels of the same picture as a file
+    video, volume   a path (NIfTI, NRRD, video, DICOM, TIFF, .npz), or an array: grey [frames, h, w]
+                    of any numbers, uint8 [frames, h, w, 3]
     ecg             a path (WFDB, DICOM, .npz), float [8, 2500] in mV (I, II, V1..V6, 10 s at 250
                     Hz), or {"signal": [leads, n] in mV, "fs": Hz, "leads": names}
 
@@ -30,7 +31,7 @@ from qoq_jax.base.errors import DataError, did_you_mean
 from qoq_jax.data import images, readers
 from qoq_jax.data import sample as transforms
 from qoq_jax.data.meta import SampleMeta
-from qoq_jax.data.readers import files
+from qoq_jax.data.readers import image as pictures
 from qoq_jax.data.readers.ecg import standard_leads
 from qoq_jax.data.sample import ECG_SHAPE, ProcessConfig, naming
 from qoq_jax.data.tokenizer import Tokenizer
@@ -170,8 +171,8 @@ def _image(image: Any, where: str) -> np.ndarray:
         with naming(where):
             return readers.read_image(image)
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    return _pixels(image, where, frames=False)
+        return pictures.from_picture(image, where)
+    return pictures.from_array(np.asarray(image), where)
 
 
 def _frames(clip: Any, count: int, where: str) -> np.ndarray:
@@ -179,26 +180,8 @@ def _frames(clip: Any, count: int, where: str) -> np.ndarray:
     if isinstance(clip, (str, os.PathLike)):
         with naming(where):
             return readers.read_frames(clip, count)
-    frames = _pixels(clip, where, frames=True)
+    frames = pictures.from_array(np.asarray(clip), where, frames=True)
     return frames[readers.frame_indices(len(frames), count)]
-
-
-def _pixels(array: Any, where: str, frames: bool) -> np.ndarray:
-    array = np.asarray(array)
-    axes = 4 if frames else 3
-    grey = array.ndim == axes - 1
-    if (
-        array.dtype != np.uint8
-        or array.size == 0
-        or not (grey or (array.ndim == axes and array.shape[-1] == 3))
-    ):
-        shape = "[frames, h, w] or [frames, h, w, 3]" if frames else "[h, w] or [h, w, 3]"
-        raise DataError(
-            f"is {array.dtype} {list(array.shape)}",
-            where=where,
-            hint=f"give a path, or uint8 {shape}",
-        )
-    return files.grey_to_rgb(array) if grey else array
 
 
 def _ecg(signal: Any, where: str, length: readers.EcgLength) -> np.ndarray:

@@ -13,7 +13,7 @@ from qoq_jax.climb.mini.ecg_simulator import LABELS as ECG_LABELS
 from qoq_jax.climb.mini.render import DATASETS
 from qoq_jax.climb.mini.render.fundus import LABELS as FUNDUS_LABELS
 from qoq_jax.data import readers
-from qoq_jax.data.readers import ecg, files, nifti
+from qoq_jax.data.readers import ecg, grey, nifti
 from qoq_jax.data.rows import Row
 
 SLAB = 4  # adjacent slices in a row: all of them are the frames that the reader takes
@@ -147,7 +147,7 @@ def slabs(
     """Rows of one volume: each slab of `SLAB` slices, "Lesion" when the mask has a voxel in it."""
     image = nifti.read_volume(folder / f"{name}_image.nrrd")
     mask = nifti.read_volume(folder / f"{name}_label.nrrd") != 0
-    frames, mask = shrink(files.window(image), mask, _SIDE)
+    frames, mask = shrink(grey.window(image), mask, _SIDE)
     rows = []
     for start in range(0, len(frames) - SLAB + 1, step):
         part = slice(start, start + SLAB)

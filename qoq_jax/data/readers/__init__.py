@@ -1,11 +1,10 @@
 """Media files -> arrays. Four functions, each strict: what cannot be read whole and sound is a
 `DataError`.
 
-  read_image(path)          uint8 [h, w, 3]      PNG, JPEG, TIFF, BMP; single-frame DICOM
-  read_frames(path, count)  uint8 [count, h, w, 3]  NIfTI, NRRD, multi-frame DICOM, .npz frames,
-                                                    video files
-  read_ecg(path)            float32 [8, 2500]    I, II, V1..V6; 10 s at 250 Hz; mV
-  read_mask(path, frames)   bool [h, w]          PNG or volume; nonzero = region
+  read_image(path)          uint8 [h, w, 3]         PNG, JPEG, TIFF, BMP, WebP; DICOM of one frame
+  read_frames(path, count)  uint8 [count, h, w, 3]  NIfTI, NRRD, DICOM, pages of TIFF, .npz, video
+  read_ecg(path)            float32 [8, 2500]       I, II, V1..V6; 10 s at 250 Hz; mV
+  read_mask(path, frames)   bool [h, w]             a picture, volume or DICOM; nonzero = region
 
 Rules for all: no pickle, no code from files, sizes checked before memory is taken, and no text of a
 header (it may identify a patient) ever reaches an array, a row or an error.

@@ -1,4 +1,4 @@
-"""What all readers share: guarded opening, bounded decompression, safe .npz, grey-level windows."""
+"""What all readers share: guarded opening, bounded decompression, safe .npz, honest errors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
+from types import ModuleType
 
 import numpy as np
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import paths
+from qoq_jax.data.readers import kinds
 
 MAX_FILE_BYTES = 2 << 30
 MAX_ARRAY_BYTES = 1 << 30  # of one decoded volume, video or signal
@@ -72,39 +75,53 @@ def suffix(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def decoding(path: Path, kind: str):
+def decoding(path: Path, kind: str, reads: Sequence[str] = ()) -> Iterator[None]:
     """Turns whatever a decoder raises on a damaged file into one DataError.
 
     Decoders raise nearly any exception on hostile bytes, and their messages may quote header text,
     so all are caught and only the exception's type is told. KeyboardInterrupt and SystemExit pass.
+    A file whose first bytes name another kind than the reader's is called what it is; one of the
+    reader's own kind is damaged.
+
+    Args:
+      path: the file.
+      kind: what the reader takes it for, in words.
+      reads: the reader's own kinds by their names in `kinds`.
     """
     try:
         yield
     except DataError:
         raise
     except Exception as error:
-        raise DataError(
-            f"cannot be read as {kind} ({type(error).__name__}): damaged, truncated or of "
-            "another type",
-            where=str(path),
-            hint="fetch the file again or drop its row",
-        ) from None
+        found = kinds.of_file(pathlib.Path(path))
+        if found is not None and found[0] in reads:
+            what = f"is {found[0]} that is damaged or cut short ({type(error).__name__})"
+            hint = "fetch the file again or drop its row"
+        elif found is not None and reads:
+            what, hint = f"is {found[0]}, not {kind}", found[1] or "put it where its kind belongs"
+        else:
+            what = f"cannot be read as {kind} ({type(error).__name__})"
+            if not reads:  # a format without first bytes of its own: damage cannot be told apart
+                what += ": damaged, cut short or of another type"
+            hint = "check that the file is whole and of the kind that its name says"
+        raise DataError(what, where=str(path), hint=hint) from None
 
 
-def need(module: str, extra: str, path: Path, purpose: str):
-    """Imports an optional package, or says which extra brings it."""
+def need(module: str, extra: str | None, path: Path, purpose: str) -> ModuleType:
+    """Imports a package, or says which extra brings it (None: it comes with qoq_jax itself)."""
     try:
         return importlib.import_module(module)
     except ImportError:
+        package = module.split(".")[0]
         raise DataError(
-            f"{purpose} needs the package {module.split('.')[0]}",
+            f"{purpose} needs the package {package}",
             where=str(path),
-            hint=f'pip install "qoq_jax[{extra}]"',
+            hint=f'pip install "qoq_jax[{extra}]"' if extra else f"pip install {package}",
         ) from None
 
 
 def gunzip(data: bytes, limit: int) -> bytes:
-    """Inflates gzip members one after the other; ValueError past `limit` bytes or when cut short."""
+    """Inflates all gzip members; ValueError past `limit` bytes or when cut short."""
     out = []
     while data:
         inflate = zlib.decompressobj(wbits=31)
@@ -125,13 +142,18 @@ def check_declared(declared: int, held: int, path: Path, compressed: bool) -> No
     """Refuses a header that promises more bytes than its file can hold, before memory is taken for
     them.
     """
-    possible = held * (_DEFLATE_RATIO if compressed else 1)
-    if declared > MAX_ARRAY_BYTES or declared > possible:
+    if declared > MAX_ARRAY_BYTES:
         raise DataError(
-            f"the header declares {declared:,} bytes of pixels, the file holds at most {possible:,}"
-            f" (limit {MAX_ARRAY_BYTES:,})",
+            f"the header declares {declared:,} bytes, which is over the limit {MAX_ARRAY_BYTES:,}",
             where=str(path),
-            hint="the file is damaged or hostile; drop it",
+            hint="crop, split or downsample it",
+        )
+    possible = held * (_DEFLATE_RATIO if compressed else 1)
+    if declared > possible:
+        raise DataError(
+            f"the header declares {declared:,} bytes, the file holds at most {possible:,}",
+            where=str(path),
+            hint="the file is damaged or cut short: fetch it again or drop its row",
         )
 
 
@@ -139,7 +161,7 @@ def read_npz(path: Path, *names: str) -> dict[str, np.ndarray]:
     """The named arrays of an .npz that are present; no pickle, sizes checked before reading."""
     path = check_file(path)
     out = {}
-    with decoding(path, "an .npz archive"), zipfile.ZipFile(path) as archive:
+    with decoding(path, "an .npz archive", ("a zip archive",)), zipfile.ZipFile(path) as archive:
         members = {info.filename: info for info in archive.infolist()}
         for name in names:
             info = members.get(f"{name}.npy")
@@ -160,58 +182,6 @@ def read_npz(path: Path, *names: str) -> dict[str, np.ndarray]:
     return out
 
 
-def unpack(layout: str, data: bytes, offset: int = 0):
+def unpack(layout: str, data: bytes, offset: int = 0) -> int | float:
     """struct.unpack_from for one value."""
     return struct.unpack_from(layout, data, offset)[0]
-
-
-# -------------------------------------------------------------------------------------- grey levels
-
-CT_WINDOW = (-160.0, 240.0)  # soft tissue, Hounsfield units
-
-
-def is_hounsfield(values: np.ndarray) -> bool:
-    """True when the values look like CT numbers: they hold air (-500 or less) and nothing out of
-    range.
-    """
-    low, high = float(values.min()), float(values.max())
-    return -8192 <= low <= -500 and high <= 32767
-
-
-def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Maps [low, high] linearly to 0..255; values outside are clipped."""
-    if high <= low:
-        return np.zeros(values.shape, np.uint8)
-    scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(255.0 / (high - low))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-
-
-def window(values: np.ndarray, percentiles: tuple[float, float] = (0.5, 99.5)) -> np.ndarray:
-    """Grey values of any range -> uint8, by one rule that looks at the values only (never at the
-    row).
-
-    CT numbers: the soft-tissue window, fixed, so that the same tissue has the same grey in all
-    patients.
-    Everything else has no unit: the 0.5th to 99.5th percentile of the values above the minimum (the
-    background of an MR volume or radiograph) become black and white.
-
-    Args:
-      values: one whole image or volume (so that its slices are mapped alike), finite.
-    """
-    if values.dtype == np.uint8:
-        return values
-    if is_hounsfield(values):
-        return to_uint8(values, *CT_WINDOW)
-    inside = values[values > values.min()]
-    if inside.size == 0:
-        return np.zeros(values.shape, np.uint8)
-    step = max(
-        1, inside.size // 1_000_000
-    )  # a million values give the percentile to well under one grey level
-    low, high = np.percentile(inside[::step], percentiles)
-    return to_uint8(values, min(low, high - 1e-6), high)
-
-
-def grey_to_rgb(values: np.ndarray) -> np.ndarray:
-    """[..., h, w] -> [..., h, w, 3]."""
-    return np.repeat(values[..., None], 3, axis=-1)

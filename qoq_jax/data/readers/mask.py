@@ -5,19 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.data.readers import files, image, nifti, video
+from qoq_jax.data.readers import dicom, files, image, nifti, video
 
 
 def read_mask(path: files.Path, frames: int = 4) -> np.ndarray:
     """bool [h, w]: True in the region, in the frame of the image or volume the mask belongs to.
 
-    A picture: nonzero = region. A volume (.nii, .nii.gz, .nrrd, .npz with "mask"): nonzero in any
-    of the
-    frames that `read_frames(path, frames)` takes from a volume of this length.
+    A picture: nonzero = region. A volume (.nii, .nii.gz, .nrrd, .npz with "mask", multi-frame
+    DICOM): nonzero in any of the frames that `read_frames(path, frames)` takes from a volume of
+    this length. A DICOM segmentation object of one slice: any of its segments. NaN is no region.
     """
     path = files.check_file(path)
     if nifti.is_volume(path):
-        volume = nifti.read_volume(path) != 0
+        volume = _region(nifti.read_volume(path))
+    elif dicom.is_dicom(path):
+        volume = dicom.read_mask(path)
     elif files.suffix(path) == ".npz":
         volume = files.read_npz(path, "mask").get("mask")
         if (
@@ -33,7 +35,11 @@ def read_mask(path: files.Path, frames: int = 4) -> np.ndarray:
             )
         volume = volume != 0
     else:
-        volume = image.read_levels(path) != 0
+        volume = _region(image.read_levels(path))
     if volume.ndim == 2:
         return volume
     return volume[video.frame_indices(len(volume), frames)].any(axis=0)
+
+
+def _region(values: np.ndarray) -> np.ndarray:
+    return (values != 0) & ~np.isnan(values)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import numpy as np
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.data.readers import dicom, files, nifti
+from qoq_jax.data.readers import dicom, files, grey, image, kinds, nifti
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
+PAGE_SUFFIXES = (".tif", ".tiff")
+_VIDEOS = ("an AVI video", "an MP4 or MOV video", "a Matroska or WebM video")
 
 
 def frame_indices(total: int, count: int) -> np.ndarray:
@@ -21,11 +25,11 @@ def frame_indices(total: int, count: int) -> np.ndarray:
 
 
 def read_frames(path: files.Path, count: int = 4) -> np.ndarray:
-    """uint8 [count, h, w, 3] from a volume (.nii, .nii.gz, .nrrd), multi-frame DICOM, .npz or video
-    file.
+    """uint8 [count, h, w, 3] from a volume (.nii, .nii.gz, .nrrd), multi-frame DICOM, TIFF pages,
+    .npz or video file.
 
     An .npz holds "frames": uint8 [n, h, w] or [n, h, w, 3]. Volumes are turned to the canonical
-    axial view (readers.nifti) and mapped to grey by `files.window` over the whole volume.
+    axial view (readers.nifti) and mapped to grey by `grey.window` over the whole volume.
 
     Raises:
       DataError: not there, another type, damaged, truncated, or too large.
@@ -36,19 +40,23 @@ def read_frames(path: files.Path, count: int = 4) -> np.ndarray:
         return _npz(path, count)
     if nifti.is_volume(path):
         volume = nifti.read_volume(path)
-        return files.grey_to_rgb(files.window(volume)[frame_indices(len(volume), count)])
+        return grey.grey_to_rgb(grey.window(volume)[frame_indices(len(volume), count)])
     if suffix in VIDEO_SUFFIXES:
         return _movie(path, count)
     if dicom.is_dicom(path):
         return dicom.read_frames(path, lambda total: frame_indices(total, count))
+    if suffix in PAGE_SUFFIXES:
+        return image.read_pages(path, lambda total: frame_indices(total, count))
+    found = kinds.of_file(path)
     raise DataError(
-        f"unknown type {suffix or 'without extension'} for a volume or video",
+        f"unknown type {suffix or 'without extension'} for a volume or video"
+        + (f": it is {found[0]}" if found else ""),
         where=str(path),
-        hint="use .nii.gz, .nii, .nrrd, .dcm, .npz or " + ", ".join(VIDEO_SUFFIXES),
+        hint="use .nii.gz, .nii, .nrrd, .dcm, .tif, .npz or " + ", ".join(VIDEO_SUFFIXES),
     )
 
 
-def _npz(path, count: int) -> np.ndarray:
+def _npz(path: pathlib.Path, count: int) -> np.ndarray:
     frames = files.read_npz(path, "frames").get("frames")
     if (
         frames is None
@@ -64,12 +72,12 @@ def _npz(path, count: int) -> np.ndarray:
             hint="write it with numpy.savez_compressed(path, frames=...)",
         )
     frames = frames[frame_indices(len(frames), count)]
-    return frames if frames.ndim == 4 else files.grey_to_rgb(frames)
+    return frames if frames.ndim == 4 else grey.grey_to_rgb(frames)
 
 
-def _movie(path, count: int) -> np.ndarray:
+def _movie(path: pathlib.Path, count: int) -> np.ndarray:
     cv2 = files.need("cv2", "video", path, "reading a video file")
-    with files.decoding(path, "a video"):
+    with files.decoding(path, "a video", _VIDEOS):
         capture = cv2.VideoCapture(str(path))
         try:
             total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
