@@ -30,7 +30,7 @@ def test_a_model_with_an_adapter_equals_transformers_with_the_sum(family, rslora
     for name in TARGETS:
         weight = model.model.get_submodule(name).weight
         a = rng.normal(size=(RANK, weight.shape[1])).astype(np.float32)
-        b = rng.normal(size=(weight.shape[0], RANK)).astype(np.float32) / 10
+        b = rng.normal(size=(weight.shape[0], RANK)).astype(np.float32) / 40
         matrices |= {
             f"base_model.model.model.{name}.lora_A.weight": a,
             f"base_model.model.model.{name}.lora_B.weight": b,
