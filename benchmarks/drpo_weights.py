@@ -21,8 +21,8 @@ import jax
 import numpy as np
 
 from qoq_jax.rl import advantages, drpo, losses
+from qoq_jax.sampling.rollout import make_scorer
 from qoq_jax.train import run as run_lib
-from qoq_jax.train import step as steps
 from qoq_jax.train.log import Clock
 from qoq_jax.train.plan import plan
 from qoq_jax.train.rl import GroupSampler
@@ -53,7 +53,7 @@ def batches(workdir: str, count: int):
         stage = StageRun(fresh, one, reached, keep=True)
         stage.feed(setup.training_iterator(one.name, answers=False, domains=one.domains))
         sampler = GroupSampler(stage)
-        scorer = steps.make_scorer(setup.model, one.rl.temperature)
+        scorer = make_scorer(setup.model, one.rl.temperature)
         for step in range(count):
             host, prompts, responses = sampler.draw(reached, stage.key(step), Clock())
             ref_logprobs = scorer(reference, prompts, responses.tokens, responses.mask)

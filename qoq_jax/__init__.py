@@ -18,7 +18,7 @@ __all__ = ["load"]
 def load(
     source: str | os.PathLike, mesh: jax.sharding.Mesh | None = None, dtype: Any = None
 ) -> Model:
-    """A model with `.logits(samples)` and `.generate(samples, ...)`: see generation.model.load.
+    """A model with `.logits(samples)` and `.generate(samples, ...)`: see sampling/model.py.
 
     Args:
       source: a Hugging Face directory or hub id, the workdir of a training run, or a variant's name
@@ -26,6 +26,6 @@ def load(
       mesh: the device mesh that weights are sharded over; None = one device.
       dtype: "float32" or "bfloat16"; None = as stored.
     """
-    from qoq_jax.sampling import model  # here, so that `import qoq_jax` stays light
+    from qoq_jax.train.load import load as load_model  # here: `import qoq_jax` stays light
 
-    return model.load(source, mesh, dtype)
+    return load_model(source, mesh, dtype)

@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     from qoq_jax.data import readers
     from qoq_jax.data.readers import files
     from qoq_jax.data.sample import naming
-    from qoq_jax.sampling import model as models
+    from qoq_jax.train.load import load
 
     frames = [*arguments.image, *arguments.volume, *arguments.video]
     if arguments.picture and not frames:
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
             readers.read_ecg(path, length="repeat")
     if arguments.samples < 1:
         raise ConfigError(f"--samples {arguments.samples} must be at least 1")
-    model = models.load(arguments.source, dtype=arguments.dtype)
+    model = load(arguments.source, dtype=arguments.dtype)
     sample = {
         "prompt": arguments.ask,
         "images": arguments.image,

@@ -25,6 +25,7 @@ import numpy as np
 
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.data import paths, readers, sources
+from qoq_jax.data.pipeline import Reading
 from qoq_jax.data.readers import ecg_arrays
 
 SUFFIXES = (".hea", ".npz", ".dcm")  # of a WFDB record only the header is listed
@@ -116,12 +117,9 @@ class EcgBatches:
       recordings: at least `batch` of them.
       batch: ECGs of the global batch.
       seed: of the shuffle; each epoch is shuffled anew.
-      on_error: a file that cannot be read is raised ("raise"), or its successor in the list is read
-        twice and it is counted in `quarantined` ("skip").
-      max_bad: with "skip", the share of the recordings (at least one) that may be bad.
       length: of recordings under 10 s, as `readers.read_ecg` says.
-      cache: keep what was read in memory, 80 KB an ECG.
-      threads: that read ahead.
+      reading: a file that cannot be read is raised ("raise"), or its successor in the list is read
+        twice and it is counted in `quarantined` ("skip"). An ECG in the cache takes 80 KB.
 
     Attributes:
       quarantined: path -> reason, of the files left out so far.
@@ -134,14 +132,12 @@ class EcgBatches:
         *,
         batch: int,
         seed: int,
-        on_error: str = "raise",
-        max_bad: float = 0.01,
         length: readers.EcgLength = "refuse",
-        cache: bool = False,
-        threads: int = 2,
-        process_index: int = 0,
-        process_count: int = 1,
-    ):
+        reading: Reading | None = None,
+    ) -> None:
+        reading = reading or Reading(threads=2)
+        on_error, max_bad = reading.on_error, reading.max_bad
+        process_index, process_count = reading.process_index, reading.process_count
         if len(recordings) < batch:
             raise DataError(
                 f"{len(recordings)} ECGs do not fill a batch of {batch}",
@@ -170,7 +166,7 @@ class EcgBatches:
         share = batch // process_count
         own = slice(process_index * share, (process_index + 1) * share)
         read = functools.partial(_read, length=length)
-        read = functools.cache(read) if cache else read
+        read = functools.cache(read) if reading.cache else read
         order = grain.MapDataset.range(len(recordings)).shuffle(seed=seed).repeat().batch(batch)
         made = order.map(
             functools.partial(
@@ -179,7 +175,9 @@ class EcgBatches:
         )
         self._iterator = iter(
             made.to_iter_dataset(
-                grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+                grain.ReadOptions(
+                    num_threads=reading.threads, prefetch_buffer_size=2 * reading.threads
+                )
             )
         )
 

@@ -10,6 +10,7 @@ here, per unpacked and unpadded sample, so that packing and padding cannot chang
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,7 +58,7 @@ def rope_positions(
     if len(seconds) != len(grids[2]):
         raise DataError(f"{len(seconds)} second_per_grid values for {len(grids[2])} videos")
     out, start = np.zeros((3, len(input_ids)), np.int32), 0
-    for begin, end in zip(edges[:-1], edges[1:]):
+    for begin, end in itertools.pairwise(edges):
         run = int(kind[begin])
         if run == 0:
             out[:, begin:end] = start + np.arange(end - begin)

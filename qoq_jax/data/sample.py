@@ -158,7 +158,10 @@ def process(
     Raises:
       DataError: whatever is wrong with the row or its media.
     """
-    here = lambda field: f"row {row.id!r}, {field}"  # noqa: E731
+
+    def here(field: str) -> str:
+        return f"row {row.id!r}, {field}"
+
     wrong = [label for label in row.answers if row.labels and label not in row.labels]
     if wrong or not row.answers:
         raise DataError(
@@ -197,26 +200,7 @@ def process(
     )
     meta = _meta(row, root, read + clips, stacks, cfg, here)
     meta = dataclasses.replace(meta, ecg_lengths=tuple(lengths))
-    answer: list[int] = []
-    if with_answer:
-        with naming(f"row {row.id!r}"):
-            text = chat.answer_text(
-                row.answers,
-                meta.boxes,
-                meta.box_labels,
-                row.reasoning or "",
-                meta.frame_sizes,
-                cfg.answer_only,
-                meta.box_images,
-                cfg.box_coordinates,
-            )
-        answer = [*tokenizer.encode(text), tokenizer.special_ids[END_OF_TURN]]
-        if len(answer) > cfg.max_response_tokens:
-            raise DataError(
-                f"the answer takes {len(answer)} tokens, the limit is {cfg.max_response_tokens}",
-                where=here("answer"),
-                hint="raise data.max_response_tokens or shorten the reasoning",
-            )
+    answer = _answer_ids(row, meta, tokenizer, cfg) if with_answer else []
     sample = arrange(
         np.array(prompt + answer, np.int32),
         [patches for patches, _ in cut],
@@ -226,6 +210,31 @@ def process(
         cfg,
     )
     return sample | {"prompt_length": len(prompt), "meta": meta}
+
+
+def _answer_ids(
+    row: schema.Row, meta: SampleMeta, tokenizer: Tokenizer, cfg: ProcessConfig
+) -> list[int]:
+    """Token ids of the gold answer and the end of its turn."""
+    with naming(f"row {row.id!r}"):
+        text = chat.answer_text(
+            row.answers,
+            meta.boxes,
+            meta.box_labels,
+            row.reasoning or "",
+            meta.frame_sizes,
+            cfg.answer_only,
+            meta.box_images,
+            cfg.box_coordinates,
+        )
+    ids = [*tokenizer.encode(text), tokenizer.special_ids[END_OF_TURN]]
+    if len(ids) > cfg.max_response_tokens:
+        raise DataError(
+            f"the answer takes {len(ids)} tokens, the limit is {cfg.max_response_tokens}",
+            where=f"row {row.id!r}, answer",
+            hint="raise data.max_response_tokens or shorten the reasoning",
+        )
+    return ids
 
 
 def prompt_ids(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import jax
+from collections.abc import Iterator
+
 import numpy as np
 
 from qoq_jax.evaluation import metrics
-from qoq_jax.parallel import hosts
 from qoq_jax.rewards import score as rewards
-from qoq_jax.train import step as steps
+from qoq_jax.sampling.sampler import PackedBatch, make_sampler
+from qoq_jax.sampling.schedule import Settings
 
 
 def evaluate(setup, params, split: str) -> dict:
@@ -29,21 +30,24 @@ def evaluate(setup, params, split: str) -> dict:
 def answer(setup, params, split: str, limit: int) -> list[dict]:
     """The records of greedy answers to at most `limit` rows a domain of each source (0 = all)."""
     cfg = setup.config
-    sampler = steps.make_sampler(setup.model, 1, cfg.data.max_response_tokens, 0.0, 1.0)
-    banned, key = setup.banned, jax.random.key(0)
+    settings = Settings(cfg.data.max_response_tokens, rows=cfg.eval.rows)
+    sampler = make_sampler(setup.model, settings, setup.mesh)
     data = setup.evaluation_iterator(split, limit)
-    records = []
-    for batch, samples in data:
-        answers = sampler(params, setup.put(batch), key, banned)
-        tokens, mask = hosts.gather((answers.tokens[:, 0], answers.mask[:, 0]))
-        for placed in samples:
-            length = int(mask[placed.row].sum())
-            text = setup.tokenizer.decode(tokens[placed.row, :length])
-            records.append(
-                metrics.record(text, placed.meta, rewards.score(text, placed.meta, cfg.rl.reward))
-            )
+    metas = []  # in the order of the prompts
+
+    def batches() -> Iterator[PackedBatch]:
+        for batch, samples in data:
+            metas.extend(placed.meta for placed in samples)
+            yield setup.put(batch), [placed.row for placed in samples]
+
+    records = {}
+    for response in sampler.greedy(params, batches(), setup.banned):
+        meta, text = metas[response.prompt], setup.tokenizer.decode(response.token_ids)
+        records[response.prompt] = metrics.record(
+            text, meta, rewards.score(text, meta, cfg.rl.reward)
+        )
     setup.remember_quarantined(data.quarantined)
-    return records
+    return [records[i] for i in range(len(metas))]
 
 
 def macro_f1(records: list[dict]) -> float:

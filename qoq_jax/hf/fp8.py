@@ -75,7 +75,9 @@ def dequantised(
         sides = block or weight.shape
         if scale is None:
             wrong.append(f"{name} has no {name}{_SCALE}")
-        elif math.prod(scale.shape) != math.prod(_blocks(weight.shape, sides)):
+        elif scale.shape != (blocks := _blocks(weight.shape, sides)) and (
+            math.prod(scale.shape) != 1 or math.prod(blocks) != 1  # one factor for all
+        ):
             wrong.append(
                 f"{name} {list(weight.shape)} in blocks of {list(sides)} has scales "
                 f"{list(scale.shape)}"

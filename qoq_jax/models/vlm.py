@@ -192,8 +192,27 @@ def prefill(
     Returns (hidden state [B,D] at each row's last token that is not padding, which predicts the
     first response token; cache for `rollouts` responses of `max_new_tokens`).
     """
-    prompt_mask = batch["segment_ids"] > 0
     x, deepstack = decoder_inputs(params, cfg, batch)
+    return prefill_embedded(
+        params, cfg, x, deepstack, batch, rollouts=rollouts, max_new_tokens=max_new_tokens
+    )
+
+
+def prefill_embedded(
+    params: dict[str, Any],
+    cfg: VlmConfig,
+    x: jax.Array,
+    deepstack: tuple[jax.Array, jax.Array] | None,
+    batch: dict[str, jax.Array],
+    *,
+    rollouts: int,
+    max_new_tokens: int,
+) -> tuple[jax.Array, KVCache]:
+    """`prefill` of prompts whose `decoder_inputs` (x [B,T,D], deepstack) are there already.
+
+    Of the batch it reads positions, segment_ids and branch_ids.
+    """
+    prompt_mask = batch["segment_ids"] > 0
     x, (keys, values) = decoder.forward(
         params["decoder"],
         cfg,

@@ -100,7 +100,7 @@ def reinforce_pp(token_rewards: Array, mask: Array, *, gamma: float = 1.0) -> tu
     """
     _check_rank("reinforce_pp", token_rewards=(token_rewards, 2), mask=(mask, 2))
 
-    def step(following, inputs):
+    def step(following: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         reward, valid = inputs
         value = reward + gamma * following
         return value * valid, value
@@ -135,7 +135,7 @@ def gae(
     following = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
     delta = token_rewards.astype(jnp.float32) + gamma * following - values
 
-    def step(advantage, delta_t):
+    def step(advantage: Array, delta_t: Array) -> tuple[Array, Array]:
         advantage = delta_t + gamma * lam * advantage
         return advantage, advantage
 

@@ -48,6 +48,8 @@ class RlConfig:
     rollouts: Positive[int] = 6  # answers a prompt
     # longest answer in training; what is not finished by then has no format reward
     response_tokens: Positive[int] = 40
+    # most answers that are sampled at the same time (their cache takes memory); 0 = all
+    rollout_rows: NotNegative[int] = 0
     minibatches: Positive[int] = 1  # updates a pass over a rollout batch; divides media_rows
     # passes over a rollout batch; from the second on its media rows are shuffled
     epochs: Positive[int] = 1

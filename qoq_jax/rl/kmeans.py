@@ -117,7 +117,7 @@ def _in_tiles(x: Array, groups: Array, num_groups: int) -> tuple[Points, Array]:
 
 
 def _candidates(x: Array, groups: Array, num_groups: int) -> tuple[Array, Array]:
-    """Candidate centres [N, C, G] from sorted points [G, P], and the number of distinct points [N]."""
+    """Candidate centres [N, C, G] from sorted points [G, P], and how many are distinct [N]."""
     new = jnp.any(x[:, 1:] != x[:, :-1], axis=0) | (groups[1:] != groups[:-1])
     new = jnp.concatenate([jnp.ones(1, bool), new]) & (groups < num_groups)
     distinct = (_one_hot(groups, num_groups) * new[None]).sum(axis=1).astype(jnp.int32)
@@ -137,7 +137,7 @@ def _grow(points: Points, candidates: Array, k_cap: Array, k_max: int) -> tuple[
     member, size = points.member, points.x.shape[1]
     to_candidates = _squared_distances(points, candidates)  # [C, P]
 
-    def next_k(state):
+    def next_k(state: tuple[Array, ...]) -> tuple[Array, ...]:
         k, centres, distances, inertia, drop, labels, kept, chosen, done = state
         # [C, N]
         gain = _sums(jnp.maximum(distances.min(axis=0)[None] - to_candidates, 0.0), member)
@@ -230,7 +230,7 @@ def _lloyd(
     LLOYD_STEPS times.
     """
 
-    def move(state):
+    def move(state: tuple[Array, ...]) -> tuple[Array, ...]:
         step, centres, _, labels, _ = state
         centres, distances, new_labels = _move(points, centres, labels, k)
         return (

@@ -1,8 +1,12 @@
-"""Generation: from files or arrays to answers.
+"""Sampling: from files, arrays or packed batches to answers.
 
-Modules: `sampling` (one token from logits; also the RL sampler's), `inputs` (samples in files,
-arrays or already
-processed -> what data/packing.py packs), `engine` (the KV cache, prefill, decode steps and the
-refill of finished rows), `text` (token ids to text while they come, stop strings) and `model`
-(`qoq_jax.load` and its Model).
+- `tokens`: one token from logits.
+- `loop`: the one decode loop; slots with a KV cache, prefill, what a call of `decode` is asked for.
+- `schedule`: which row of which slot works at which answer, on the host.
+- `rollout`: all answers to a packed batch in one call, and their log-probabilities.
+- `sampler`: packed batches through the slots: RL rollouts and evaluation.
+- `batches`, `engine`: prepared samples of any shape through the slots.
+- `inputs`: samples in files, arrays or already processed -> what data/packing.py packs.
+- `stream`: token ids to text while they come, stop strings.
+- `model`: a model to ask; `qoq_jax.load` is train/load.py.
 """

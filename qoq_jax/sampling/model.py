@@ -1,27 +1,27 @@
-"""`qoq_jax.load`: a model from a directory, a hub id, a training run or a variant's name, to ask
-from scripts.
+"""A model to ask from scripts: weights with all that is needed to turn files into answers.
 
     model = qoq_jax.load("Qwen/Qwen2.5-VL-7B-Instruct", dtype="bfloat16")
     sample = {"prompt": "What is the finding?", "images": "scan.png"}
     logits = model.logits([sample])[0]                                    # float32 [T, V]
     answers = model.generate([sample], num_samples=4, temperature=0.7)[0]  # four Generations
+
+Here are weights as they are given, of a Hugging Face directory, or random; train/load.py knows
+training runs too, and decides what a source is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qoq_jax.base import files
-from qoq_jax.base.errors import ConfigError, DataError, did_you_mean
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.data import chat
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.sample import ProcessConfig
@@ -30,7 +30,8 @@ from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec, vlm
 from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
 from qoq_jax.sampling import inputs
-from qoq_jax.sampling.engine import Answer, Engine, Settings
+from qoq_jax.sampling.engine import Engine
+from qoq_jax.sampling.schedule import Response, Settings
 from qoq_jax.sampling.stream import TextStream
 
 MAX_PROMPT_TOKENS = 32_768  # of models that are not from a training run
@@ -56,6 +57,24 @@ class Generation:
     finish_reason: str
 
 
+class SamplingOptions(TypedDict, total=False):
+    """Keyword arguments of `Model.generate`.
+
+    Attributes:
+      temperature: 0 (the default) = greedy. top_p: 1 (the default) = off. top_k: 0 (the default) =
+        off.
+      num_samples: answers to each sample, 1 unless given; they share one prefill.
+      rows: most answers that are sampled at the same time, 64 unless given, 0 = all; memory of the
+        cache grows with it.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int
+    num_samples: int
+    rows: int
+
+
 class Model:
     """Weights with all that is needed to ask them.
 
@@ -71,7 +90,7 @@ class Model:
     def __init__(
         self,
         cfg: VlmConfig,
-        params,
+        params: Any,
         tokenizer: Tokenizer | None,
         *,
         process: ProcessConfig | None = None,
@@ -122,28 +141,22 @@ class Model:
         samples: Sequence[Mapping[str, Any]],
         max_new_tokens: int | None = None,
         *,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        num_samples: int = 1,
         seed: int | Sequence[int] = 0,
         stop: str | Sequence[str] = (),
         stream: Callable[[int, int, str], None] | None = None,
-        rows: int = 64,
+        **sampling: Unpack[SamplingOptions],
     ) -> list[list[Generation]]:
         """Answers to each sample; modality tokens are never drawn.
 
         Args:
           samples: see sampling/inputs.py.
           max_new_tokens: most tokens of an answer; None = the response limit of the run, or 1024.
-          temperature: 0 = greedy. top_p: 1 = off. top_k: 0 = off.
-          num_samples: answers to each sample; they share one prefill.
           seed: one for all, from which each sample and answer has its own by its index; or one for
             each sample, and then its place in the list changes nothing.
           stop: texts that end an answer.
           stream: called as stream(index of the sample, number of its answer, new text) while
             answers grow; the pieces of an answer joined are its text.
-          rows: most answers that are sampled at the same time; memory of the cache grows with it.
+          sampling: temperature, top_p, top_k, num_samples and rows: see `SamplingOptions`.
 
         Returns:
           For each sample, in order, the list of its `num_samples` answers.
@@ -153,24 +166,20 @@ class Model:
             Both before any compute.
         """
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        settings = Settings(
-            max_new_tokens=self.process.max_response_tokens
-            if max_new_tokens is None
-            else max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            num_samples=num_samples,
-            rows=rows,
-        )
+        if max_new_tokens is None:
+            max_new_tokens = self.process.max_response_tokens
+        settings = Settings(max_new_tokens, **sampling)
         _check(settings, stop, stream is not None, self.tokenizer)
         seeds = _seeds(seed, len(samples))
         prepared = self.prepare(samples)
         if not prepared:
             return []
-        streams = [[TextStream(self.tokenizer, stop) for _ in range(num_samples)] for _ in prepared]
+        streams = [
+            [TextStream(self.tokenizer, stop) for _ in range(settings.num_samples)]
+            for _ in prepared
+        ]
 
-        def watch(answer: Answer, tokens: np.ndarray, ended: bool) -> int | None:
+        def watch(answer: Response, tokens: np.ndarray, ended: bool) -> int | None:
             text = streams[answer.prompt][answer.sample]
             kept = text.add(tokens)
             if stream and (piece := text.fresh(ended)):
@@ -195,9 +204,9 @@ class Model:
 def _check(
     settings: Settings, stop: Sequence[str], streams: bool, tokenizer: Tokenizer | None
 ) -> None:
-    for name in ("max_new_tokens", "num_samples", "rows"):
-        if getattr(settings, name) < 1:
-            raise ConfigError(f"{name}={getattr(settings, name)}", hint="use 1 or more")
+    for name, least in (("max_new_tokens", 1), ("num_samples", 1), ("rows", 0)):
+        if getattr(settings, name) < least:
+            raise ConfigError(f"{name}={getattr(settings, name)}", hint=f"use {least} or more")
     if not settings.temperature >= 0 or not 0 < settings.top_p <= 1 or settings.top_k < 0:
         raise ConfigError(
             f"temperature={settings.temperature}, top_p={settings.top_p}, top_k={settings.top_k}",
@@ -224,39 +233,6 @@ def _seeds(seed: int | Sequence[int], count: int) -> list[tuple[int, int]]:
 
 
 # ------------------------------------------------------------------------------------------ loading
-
-
-def load(
-    source: str | os.PathLike, mesh: jax.sharding.Mesh | None = None, dtype: Any = None
-) -> Model:
-    """A model to ask.
-
-    Args:
-      source: a Hugging Face directory or hub id, the workdir of a `qoq train` run (its last stage),
-        or the name of a variant (nano, 3b, ...), which gets random weights and says so.
-      mesh: parallel.mesh.make_mesh(...), over which weights are sharded; None = one device, or the
-        mesh of the run.
-      dtype: "float32" or "bfloat16" of weights and compute; None = as stored.
-
-    Raises:
-      ConfigError: nothing of that name, or a config that is not supported. CheckpointError: weights
-        that do not fit.
-    """
-    name = os.fspath(source)
-    if dtype is not None and jnp.dtype(dtype).name not in ("float32", "bfloat16"):
-        raise ConfigError(f"dtype={jnp.dtype(dtype).name}", hint="use 'float32' or 'bfloat16'")
-    if os.path.isdir(name):
-        return _load_hf(name, mesh, dtype) if _is_hf(name) else _load_run(name, mesh, dtype)
-    if name in variants.NAMES:
-        return _random(name, mesh, dtype)
-    if name.count("/") == 1 and not name.startswith((".", "/")):
-        return _load_hf(name, mesh, dtype)
-    near = did_you_mean(name, variants.NAMES, "")
-    raise ConfigError(
-        f"no directory and no variant {name!r}" + (near and f", {near}"),
-        hint="give a Hugging Face directory, a hub id like OWNER/NAME, the workdir of a run, or "
-        "one of " + ", ".join(variants.NAMES),
-    )
 
 
 def process_config(cfg: VlmConfig, directory: str | None = None) -> ProcessConfig:
@@ -293,20 +269,11 @@ def process_config(cfg: VlmConfig, directory: str | None = None) -> ProcessConfi
     )
 
 
-def _is_hf(directory: str) -> bool:
-    """A config.json with a model_type is Hugging Face's; a run has its own, or none (restore_run
-    then says so). An adapter_config.json is PEFT's.
+def of_published(name: str, mesh: jax.sharding.Mesh | None = None, dtype: Any = None) -> Model:
+    """The model of a Hugging Face directory or hub id.
+
+    Raises CheckpointError: weights that do not fit; ConfigError: a config that is not supported.
     """
-    if os.path.exists(os.path.join(directory, "adapter_config.json")):
-        return True
-    try:
-        content = files.read_json(os.path.join(directory, "config.json"), {}, finite=False)
-    except DataError:
-        return False
-    return isinstance(content, dict) and "model_type" in content
-
-
-def _load_hf(name: str, mesh, dtype) -> Model:
     from qoq_jax import hf
 
     directory = hf.resolve(name)
@@ -315,7 +282,7 @@ def _load_hf(name: str, mesh, dtype) -> Model:
     if found := hf.find(directory, "tokenizer.json"):
         tokenizer = tokenizer_lib.load(found)
         tokenizer.check(process_config(cfg).token_ids())
-    cfg = _inference(cfg, dtype)
+    cfg = inference_config(cfg, dtype)
     return Model(
         cfg,
         params,
@@ -326,29 +293,14 @@ def _load_hf(name: str, mesh, dtype) -> Model:
     )
 
 
-def _load_run(workdir: str, mesh, dtype) -> Model:
-    from qoq_jax.train import run as loop
-
-    setup, params, stage = loop.restore_run(workdir, prepare=False)
-    cfg = _inference(setup.model, dtype)
-    if dtype is not None:
-        params = jax.tree.map(lambda x: x.astype(dtype), params)
-    if mesh is not None:
-        params = jax.device_put(params, spec.shardings(vlm.param_specs(cfg), mesh))
-    return Model(
-        cfg,
-        params,
-        setup.tokenizer,
-        process=setup.process,
-        mesh=setup.mesh if mesh is None else mesh,
-        source=f"stage {stage} of the run {workdir}",
-    )
-
-
-def _random(name: str, mesh, dtype) -> Model:
-    cfg = _inference(variants.get(name), dtype)
+def of_variant(name: str, mesh: jax.sharding.Mesh | None = None, dtype: Any = None) -> Model:
+    """A variant of models/sizes.py with random weights, which it says on stderr."""
+    cfg = inference_config(variants.get(name), dtype)
     specs = vlm.param_specs(cfg)
-    make = lambda: spec.init_params(specs, jax.random.key(0), jnp.dtype(dtype or cfg.compute_dtype))  # noqa: E731
+
+    def make() -> dict:
+        return spec.init_params(specs, jax.random.key(0), jnp.dtype(dtype or cfg.compute_dtype))
+
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         params = jax.jit(
             make, out_shardings=None if mesh is None else spec.shardings(specs, mesh)
@@ -358,7 +310,7 @@ def _random(name: str, mesh, dtype) -> Model:
     return Model(cfg, params, tokenizer, mesh=mesh, source=f"variant {name} with random weights")
 
 
-def _inference(cfg: VlmConfig, dtype) -> VlmConfig:
+def inference_config(cfg: VlmConfig, dtype: Any = None) -> VlmConfig:
     """Without rematerialisation, which only gradients need, and computing in `dtype` when it is
     given.
     """

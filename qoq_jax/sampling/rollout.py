@@ -1,16 +1,18 @@
-"""Rollouts: G answers a question, sampled with the trainer's own parameters and forward code.
+"""Rollouts: G responses per question, sampled with the trainer's own parameters and forward code.
 
-The prompt is prefilled once a question; its keys and values are shared by the G samples
+The prompt is prefilled once per question; its keys and values are shared by the G samples
 (models/cache.py `KVCache`). For the update the same sharing is written as one row, [prompt |
-answer 1 | ... | answer G], whose branch ids keep the answers from seeing each other: the gradients
-equal those of G separate rows at a fraction of the work.
+response 1 | ... | response G], whose branch ids keep the responses from seeing each other: the
+gradients equal those of G separate rows at a fraction of the work.
 
-Letters: Q questions, G rollouts a question, S response positions, T prompt positions, D width, V
+Letters: Q questions, G rollouts per question, S response positions, T prompt positions, D width, V
 vocabulary.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,14 +22,17 @@ from flax import struct
 from qoq_jax.models import vlm
 from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.sizes import VlmConfig
+from qoq_jax.sampling import loop
 from qoq_jax.sampling import tokens as sampling
+from qoq_jax.sampling.loop import Draw, Orders
+from qoq_jax.sampling.schedule import Settings
 
 Batch = dict[str, jax.Array]
 
 
 @struct.dataclass
 class Rollout:
-    """Sampled answers.
+    """Sampled responses.
 
     Attributes:
       tokens: int32 [Q, G, S]; pad after the end token.
@@ -41,116 +46,81 @@ class Rollout:
     logprobs: jax.Array
 
 
-@struct.dataclass
-class SamplingState:
-    """Loop state of `sample`.
-
-    Attributes:
-      step: int32 [], response positions written so far.
-      rollout: what has been sampled.
-      done: bool [Q, G], the end token was sampled (or the row holds no question).
-      hidden: [Q, G, D] final hidden state that predicts position `step`.
-      cache: models.cache.KVCache.
-    """
-
-    step: jax.Array
-    rollout: Rollout
-    done: jax.Array
-    hidden: jax.Array
-    cache: Any
-
-
 def sample(
-    params,
+    params: Any,
     cfg: VlmConfig,
     batch: Batch,
     key: jax.Array,
-    *,
-    rollouts: int,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
     banned: jax.Array,
+    settings: Settings,
 ) -> Rollout:
-    """Samples `rollouts` answers to each prompt; stops as soon as every answer has ended.
+    """G = `settings.num_samples` responses to each prompt, all at the same time; stops as soon as
+    every response has ended.
+
+    For jit, with `settings` static. sampling/sampler.py draws the same responses with fewer of them
+    at a time.
 
     Args:
       batch: one prompt a row (contract of data/packing.py).
       key: PRNG key; the result depends on it and on nothing of the mesh.
-      temperature: 0 means greedy.
-      top_p: nucleus; 1 switches it off.
       banned: bool [V], tokens that are never sampled: modality pads and template tokens (a policy
         that emits an image pad would ask for an image that is not there).
     """
-    q, g, s = batch["tokens"].shape[0], rollouts, max_new_tokens
-    hidden, cache = vlm.prefill(params, cfg, batch, rollouts=g, max_new_tokens=s)
-    asked = batch["segment_ids"].max(axis=1) > 0
-    last = last_position(batch)
-    eos = jnp.asarray(cfg.eos_ids, jnp.int32)
-    keys = sampling.row_keys(key, q, g)
-    params = vlm.decode_params(params, cfg)
-
-    def body(state: SamplingState) -> SamplingState:
-        logits = vlm.unembed(params, state.hidden).astype(jnp.float32)
-        uniform = (
-            sampling.uniforms(keys, jnp.broadcast_to(state.step, (q, g))) if temperature else None
-        )
-        token, logprob = sampling.choose(
-            logits, uniform, banned, temperature=temperature, top_p=top_p if top_p < 1 else None
-        )
-        token = jnp.where(state.done, cfg.pad_id, token)
-        live = 1.0 - state.done.astype(jnp.float32)
-        write = lambda array, value: jax.lax.dynamic_update_index_in_dim(
-            array, value, state.step, axis=2
-        )
-        rollout = Rollout(
-            tokens=write(state.rollout.tokens, token),
-            mask=write(state.rollout.mask, live),
-            logprobs=write(state.rollout.logprobs, logprob * live),
-        )
-        done = state.done | (token[..., None] == eos[None, None]).any(axis=-1)
-        positions = jnp.broadcast_to((last + 1 + state.step)[:, None, None], (q, 3, g))
-        hidden, cache = vlm.decode_step(params, cfg, token, positions, state.cache)
-        return SamplingState(state.step + 1, rollout, done, hidden, cache)
-
-    empty = Rollout(
-        tokens=jnp.full((q, g, s), cfg.pad_id, jnp.int32),
-        mask=jnp.zeros((q, g, s), jnp.float32),
-        logprobs=jnp.zeros((q, g, s), jnp.float32),
+    q, g, s = batch["tokens"].shape[0], settings.num_samples, settings.max_new_tokens
+    slots = loop.start_slots(cfg, params, batch, rows=g, places=s)
+    orders = Orders(
+        start=jnp.ones((q, g), bool),
+        live=jnp.broadcast_to(has_prompt(batch)[:, None], (q, g)),
+        keys=jax.random.key_data(sampling.row_keys(key, q, g)),
+        limit=jnp.int32(s),
+        steps=jnp.int32(s),
+        more=jnp.zeros(q, bool),
+        wanted=jnp.int32(q + 1),
     )
-    start = SamplingState(
-        jnp.zeros((), jnp.int32),
-        empty,
-        jnp.broadcast_to(~asked[:, None], (q, g)),
-        jnp.broadcast_to(hidden[:, None], (q, g, hidden.shape[-1])),
-        cache,
+    weights, draw = vlm.decode_params(params, cfg), static_draw(settings, banned)
+    _, drawn = loop.decode(cfg, weights, slots, orders, draw, length=s)
+    mask = (jnp.arange(s)[None, None] < drawn.count[..., None]).astype(jnp.float32)
+    return Rollout(drawn.tokens, mask, drawn.logprobs)
+
+
+def static_draw(settings: Settings, banned: jax.Array) -> Draw:
+    """The settings as constants of a compiled program: a trainer has few, and they never change."""
+    if not settings.temperature:
+        return Draw(banned)
+    return Draw(
+        banned,
+        temperature=settings.temperature,
+        top_p=settings.top_p if settings.top_p < 1 else None,
+        top_k=settings.top_k or None,
     )
-    return jax.lax.while_loop(lambda st: (st.step < s) & ~st.done.all(), body, start).rollout
 
 
-def last_position(batch: Batch) -> jax.Array:
-    """int32 [Q]: the largest M-RoPE position of each prompt; its answer goes on from there on all
-    three axes.
-    """
-    return jnp.where(batch["segment_ids"][:, None] > 0, batch["positions"], -1).max(axis=(1, 2))
+def has_prompt(batch: Batch) -> jax.Array:
+    """bool [Q]: rows that hold a prompt, and not only padding."""
+    return batch["segment_ids"].max(axis=1) > 0
 
 
 def group_rows(batch: Batch, tokens: jax.Array, mask: jax.Array) -> Batch:
-    """Prompts and their answers as rows [prompt | answer 1 | ... | answer G] of length T + G*S.
+    """Prompts and their responses as rows [prompt | response 1 | ... | response G], T + G*S long.
 
     Args:
       batch: one prompt a row.
       tokens, mask: [Q, G, S].
     """
     q, g, s = tokens.shape
-    flat = lambda x: x.reshape(q, g * s)
-    position = last_position(batch)[:, None, None] + 1 + jnp.arange(s, dtype=jnp.int32)[None, None]
+
+    def flat(x: jax.Array) -> jax.Array:
+        return x.reshape(q, g * s)
+
+    def join(name: str, tail: jax.Array, axis: int = 1) -> jax.Array:
+        return jnp.concatenate([batch[name], tail.astype(batch[name].dtype)], axis=axis)
+
+    position = (
+        loop.last_position(batch)[:, None, None] + 1 + jnp.arange(s, dtype=jnp.int32)[None, None]
+    )
     position = jnp.broadcast_to(flat(jnp.broadcast_to(position, (q, g, s)))[:, None], (q, 3, g * s))
     branch = jnp.broadcast_to(
         jnp.repeat(jnp.arange(1, g + 1, dtype=jnp.int32), s)[None], (q, g * s)
-    )
-    join = lambda name, tail, axis=1: jnp.concatenate(
-        [batch[name], tail.astype(batch[name].dtype)], axis=axis
     )
     return dict(
         batch,
@@ -163,9 +133,9 @@ def group_rows(batch: Batch, tokens: jax.Array, mask: jax.Array) -> Batch:
 
 
 def answer_hidden(
-    params, cfg: VlmConfig, batch: Batch, tokens: jax.Array, mask: jax.Array
+    params: Any, cfg: VlmConfig, batch: Batch, tokens: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """The hidden state that predicts each answer token, [Q, G, S, D]: position t has seen the
+    """The hidden state that predicts each response token, [Q, G, S, D]: position t has seen the
     prompt and the t tokens before it.
 
     Args:
@@ -175,24 +145,24 @@ def answer_hidden(
     q, g, s = tokens.shape
     prompt = batch["tokens"].shape[1]
     hidden = vlm.hidden(params, cfg, group_rows(batch, tokens, mask), shared=(prompt, g))
-    # The first answer token is predicted by the prompt's last token, every other one by its
+    # The first response token is predicted by the prompt's last token, every other one by its
     # predecessor.
     end = jnp.maximum((batch["segment_ids"] > 0).sum(axis=1) - 1, 0)
     first = jnp.take_along_axis(hidden, end[:, None, None], axis=1)
     first = jnp.broadcast_to(first[:, None], (q, g, 1, hidden.shape[-1]))
-    answers = hidden[:, prompt:].reshape(q, g, s, -1)
-    return jnp.concatenate([first, answers[:, :, :-1]], axis=2)
+    responses = hidden[:, prompt:].reshape(q, g, s, -1)
+    return jnp.concatenate([first, responses[:, :, :-1]], axis=2)
 
 
 def score_hidden(
-    params,
+    params: Any,
     cfg: VlmConfig,
     hidden: jax.Array,
     tokens: jax.Array,
     mask: jax.Array,
     temperature: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """(logprobs, entropy) of answers, float32 [Q, G, S], 0 where masked, from their
+    """(logprobs, entropy) of responses, float32 [Q, G, S], 0 where masked, from their
     `answer_hidden`.
     """
     q, g, s = tokens.shape
@@ -206,14 +176,14 @@ def score_hidden(
 
 
 def score(
-    params,
+    params: Any,
     cfg: VlmConfig,
     batch: Batch,
     tokens: jax.Array,
     mask: jax.Array,
     temperature: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probability and entropy of given answers in one forward pass.
+    """Log-probability and entropy of given responses in one forward pass.
 
     Args:
       batch: one prompt a row.
@@ -225,3 +195,13 @@ def score(
     return score_hidden(
         params, cfg, answer_hidden(params, cfg, batch, tokens, mask), tokens, mask, temperature
     )
+
+
+@functools.cache
+def make_scorer(cfg: VlmConfig, temperature: float) -> Callable[..., jax.Array]:
+    """Returns the jitted `scorer(params, batch, tokens, mask) -> logprobs [Q, G, S]`."""
+
+    def scorer(params: Any, batch: Batch, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+        return score(params, cfg, batch, tokens, mask, temperature)[0]
+
+    return jax.jit(scorer)

@@ -20,13 +20,25 @@ def row_keys(key: jax.Array, rows: int, samples: int) -> jax.Array:
 
 
 def uniforms(keys: jax.Array, position: jax.Array) -> jax.Array:
-    """Keys [...] and the position of each row's next token, int32 [...] -> float32 [...] in [0, 1)."""
-    one = lambda key, at: jax.random.uniform(jax.random.fold_in(key, at))  # noqa: E731
+    """A number for each row from its key and the position of its next token.
+
+    Keys [...], positions int32 [...] -> float32 [...] in [0, 1).
+    """
+
+    def one(key: jax.Array, at: jax.Array) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(key, at))
+
     return jax.vmap(one)(keys.reshape(-1), position.reshape(-1)).reshape(keys.shape)
 
 
 def choose(
-    logits, uniform, banned, *, temperature=1.0, top_p=None, top_k=None
+    logits: jax.Array,
+    uniform: jax.Array | None,
+    banned: jax.Array,
+    *,
+    temperature: float | jax.Array | None = 1.0,
+    top_p: float | jax.Array | None = None,
+    top_k: int | jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The next token of each row, and its log-probability.
 
@@ -73,7 +85,9 @@ def draw(logits: jax.Array, uniform: jax.Array) -> jax.Array:
     return block * BLOCK + word
 
 
-def _first_beyond(weight, until, target) -> tuple[jax.Array, jax.Array]:
+def _first_beyond(
+    weight: jax.Array, until: jax.Array, target: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """First index whose cumulative sum exceeds `target` >= 0, and how far the target lies beyond
     what comes before it.
     """
@@ -116,11 +130,11 @@ def _keep(logits: jax.Array, weight: jax.Array, limit: jax.Array) -> jax.Array:
         bits ^ jnp.where(bits < 0, jnp.int32(-1), jnp.int32(-(2**31))), jnp.uint32
     )
 
-    def above(threshold):
+    def above(threshold: jax.Array) -> jax.Array:
         return jnp.where(order > threshold[..., None], weight, 0.0).sum(axis=-1)
 
     # the largest threshold above which the tokens still weigh `limit` or more
-    def bit(i, threshold):
+    def bit(i: jax.Array, threshold: jax.Array) -> jax.Array:
         higher = threshold | (jnp.uint32(1) << (jnp.uint32(31) - i.astype(jnp.uint32)))
         return jnp.where(above(higher) >= limit, higher, threshold)
 

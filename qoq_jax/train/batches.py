@@ -18,11 +18,8 @@ from qoq_jax.data.packing import Budget
 from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.models import sizes as variants
 from qoq_jax.parallel import hosts
-from qoq_jax.train import datasets
+from qoq_jax.train import datasets, stages
 from qoq_jax.train.config import Config
-
-# Each stage has a shuffle of its own: its seed is that of the config plus this.
-_SEEDS = {"sft": 0, "rl": 1, "align": 2}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -120,7 +117,7 @@ class Batches:
         """
         cfg, data = self.config, self.config.data
         rows = self.rows("train")
-        if stage == "sft":
+        if stages.get(stage).packed:
             rows = {name: self._edited(found) for name, found in rows.items()}
         if domains:
             rows = _of_domains(rows, domains)
@@ -130,14 +127,14 @@ class Batches:
             rows["real"] = real.take(np.tile(np.arange(len(real)), data.real_repeat))
         return pipeline.make_iterator(
             self._recipe(rows, self.training_budget(stage, answers), answers),
-            pipeline.Shuffle(cfg.seed + _SEEDS[stage], weights),
+            pipeline.Shuffle(cfg.seed + stages.get(stage).data_seed, weights),
             dataclasses.replace(self._reading(), cache=data.cache),
         )
 
     def training_budget(self, stage: str, answers: bool) -> Budget:
         """The shape of a stage's batches; see `training_iterator`."""
         cfg = self.config
-        if stage == "sft":
+        if stages.get(stage).packed:
             return self.budget(cfg.sft.rows, cfg.sft.tokens, cfg.sft.samples)
         return self.budget(
             cfg.rl.questions,

@@ -23,6 +23,7 @@ from flax import struct
 from qoq_jax.base.errors import CheckpointError, DataError
 from qoq_jax.climb.mini import ecg_set
 from qoq_jax.data import ecgs
+from qoq_jax.data.pipeline import Reading
 from qoq_jax.hf import ecg as ecg_files
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec
@@ -174,12 +175,15 @@ def run(cfg: Config) -> int:
         found["train"],
         batch=pre.batch,
         seed=cfg.seed + stages.get(STAGE).data_seed,
-        on_error=cfg.data.on_error,
-        max_bad=cfg.data.max_bad_fraction,
-        cache=cfg.data.cache,
         length=cfg.data.ecg_length,
-        process_index=hosts.process_index(),
-        process_count=hosts.process_count(),
+        reading=Reading(
+            process_index=hosts.process_index(),
+            process_count=hosts.process_count(),
+            on_error=cfg.data.on_error,
+            max_bad=cfg.data.max_bad_fraction,
+            threads=2,
+            cache=cfg.data.cache,
+        ),
     )
     print(
         f"ecg: {len(found['train'])} ECGs to learn from, "

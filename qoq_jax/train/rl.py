@@ -7,6 +7,7 @@ Letters: Q groups (a prompt and its responses), G responses of a group, S respon
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any
 
 import jax
@@ -17,9 +18,10 @@ from qoq_jax.base.errors import ConfigError
 from qoq_jax.parallel import hosts, offload
 from qoq_jax.rl.algorithms import Estimate
 from qoq_jax.rl.batches import GroupBatch, UpdateBatch, update_batch
-from qoq_jax.sampling.rollout import Rollout
+from qoq_jax.sampling.rollout import Rollout, make_scorer
+from qoq_jax.sampling.sampler import make_sampler
+from qoq_jax.sampling.schedule import Settings
 from qoq_jax.train import minibatches, policy, refill
-from qoq_jax.train import step as steps
 from qoq_jax.train.groups import HostGroups, ResponseScorer
 from qoq_jax.train.log import Clock
 from qoq_jax.train.loop import Row, StepResult
@@ -70,7 +72,7 @@ class RlStep:
         if self._offloads:
             self._reference = offload.to_host(reference)
         self._groups = GroupSampler(stage)
-        self._score = steps.make_scorer(model, rl.temperature)
+        self._score = make_scorer(model, rl.temperature)
         self._values = policy.make_critic(model) if algorithm.critic else None
         self._advantages = policy.make_advantages(rl, algorithm)
         self._update = policy.make_policy_step(model, stage.plan, stage.optimizer, stage.layout)
@@ -197,10 +199,12 @@ class GroupSampler:
         self._stage, self._setup, self._plan = stage, stage.setup, stage.plan
         rl, model = stage.plan.rl, stage.setup.model
         self._banned = stage.setup.banned
-        self._sample = steps.make_sampler(
-            model, rl.rollouts, rl.response_tokens, rl.temperature, rl.top_p
+        greedy = Settings(rl.response_tokens, rows=rl.rollout_rows)
+        sampled = dataclasses.replace(
+            greedy, temperature=rl.temperature, top_p=rl.top_p, num_samples=rl.rollouts
         )
-        self._sample_greedily = steps.make_sampler(model, 1, rl.response_tokens, 0.0, 1.0)
+        self._sample = make_sampler(model, sampled, stage.setup.mesh)
+        self._sample_greedily = make_sampler(model, greedy, stage.setup.mesh)
         self._scorer = ResponseScorer(stage.setup, stage.plan)
 
     def close(self) -> None:

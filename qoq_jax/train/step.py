@@ -1,5 +1,4 @@
-"""The supervised update, sampling and scoring, and what all updates share: exact accumulation over
-micro-batches.
+"""The supervised update, and what all updates share: exact accumulation over micro-batches.
 
 A micro-batch is a set of whole media rows with their text rows. Losses are sums over tokens divided
 by the token count of the WHOLE batch, so that the gradient does not depend on how the batch is cut,
@@ -11,7 +10,6 @@ response positions.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,7 +22,6 @@ from qoq_jax.models import vlm
 from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.models.sizes import VlmConfig
-from qoq_jax.sampling import rollout
 from qoq_jax.train.optim import stop_frozen_gradients
 from qoq_jax.train.state import TrainState, apply_gradients
 
@@ -145,35 +142,3 @@ def jit_update(step: Callable, layout: Any) -> Callable:
     """
     shardings = jax.tree.map(lambda x: x.sharding, layout)
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
-
-
-@functools.cache
-def make_sampler(
-    cfg: VlmConfig, rollouts: int, max_new_tokens: int, temperature: float, top_p: float
-) -> Callable:
-    """Returns the jitted `sampler(params, batch, key, banned) -> rollout.Rollout`."""
-
-    def sampler(params: Any, batch: Batch, key: jax.Array, banned: jax.Array) -> rollout.Rollout:
-        return rollout.sample(
-            params,
-            cfg,
-            batch,
-            key,
-            rollouts=rollouts,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            banned=banned,
-        )
-
-    return jax.jit(sampler)
-
-
-@functools.cache
-def make_scorer(cfg: VlmConfig, temperature: float) -> Callable:
-    """Returns the jitted `scorer(params, batch, tokens, mask) -> logprobs [Q, G, S]`."""
-    return jax.jit(
-        lambda params, batch, tokens, mask: rollout.score(
-            params, cfg, batch, tokens, mask, temperature
-        )[0]
-    )

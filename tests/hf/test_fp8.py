@@ -76,8 +76,8 @@ def without_scale(tensors):
 def test_a_missing_scale_and_one_of_other_blocks_are_named(published, tmp_path):
     with pytest.raises(CheckpointError, match=f"{NAME} has no {NAME}_scale_inv"):
         hf.load(quantised(published, tmp_path / "a", without_scale)[0])
-    with pytest.raises(CheckpointError, match=r"in blocks of \[32, 32\] has scales \[3, 2\]"):
-        hf.load(quantised(published, tmp_path / "b", weight_block_size=[32, 32])[0])
+    with pytest.raises(CheckpointError, match=r"in blocks of \[16, 32\] has scales \[3, 2\]"):
+        hf.load(quantised(published, tmp_path / "b", weight_block_size=[16, 32])[0])
 
 
 def test_8_bit_weights_without_a_quantization_config_are_named(published, tmp_path):

@@ -22,7 +22,7 @@ from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.sizes import DecoderConfig, Qwen3VisionConfig
 from qoq_jax.models.vision import qwen3 as qwen3_vision
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.sampling import rollout
+from qoq_jax.sampling import loop, rollout
 
 # The tiny model of make_qwen3_fixtures.py; token ids and ECG encoder are those of TINY.
 CFG = dataclasses.replace(
@@ -274,7 +274,7 @@ def test_cached_decode_and_shared_prompt_equal_the_full_forward():
     last, cache = jax.jit(vlm.prefill, static_argnames=("cfg", "rollouts", "max_new_tokens"))(
         params(), cfg=CFG, batch=prompts, rollouts=G, max_new_tokens=S
     )
-    start = np.asarray(rollout.last_position(prompts)) + 1
+    start = np.asarray(loop.last_position(prompts)) + 1
     step, decoded = jax.jit(vlm.decode_step, static_argnums=1), []
     for s in range(S):
         places = np.broadcast_to((start + s)[:, None, None], (2, 3, G)).astype(np.int32)

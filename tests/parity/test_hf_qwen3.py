@@ -20,6 +20,7 @@ from qoq_jax.data import images, packing, positions
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec, vlm
 from qoq_jax.sampling import rollout
+from qoq_jax.sampling.schedule import Settings
 
 IMAGE, VIDEO, START, END, PAD = 120, 121, 122, 123, 110
 CFG = variants.VlmConfig(
@@ -242,15 +243,8 @@ def test_greedy_generation_is_token_exact():
     batch, _ = packing.pack(
         [p.sample() for p in prompts], dataclasses.replace(BUDGET, max_per_row=1)
     )
-    sample = jax.jit(
-        functools.partial(
-            rollout.sample, rollouts=1, max_new_tokens=64, temperature=0.0, top_p=1.0
-        ),
-        static_argnums=1,
-    )
-    got = sample(
-        params(), CFG, batch, jax.random.key(0), banned=jnp.zeros(CFG.decoder.vocab_size, bool)
-    )
+    sample = jax.jit(functools.partial(rollout.sample, settings=Settings(64)), static_argnums=1)
+    got = sample(params(), CFG, batch, jax.random.key(0), jnp.zeros(CFG.decoder.vocab_size, bool))
     np.testing.assert_array_equal(got.tokens[:, 0], want)
 
 

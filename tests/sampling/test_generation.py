@@ -14,8 +14,10 @@ from helpers.generation import make_model, samples
 
 from qoq_jax.models import vlm
 from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.sampling import batches, loop
 from qoq_jax.sampling import engine as engine_lib
-from qoq_jax.sampling.engine import Engine, Settings
+from qoq_jax.sampling.engine import Engine
+from qoq_jax.sampling.schedule import Settings
 from qoq_jax.sampling.stream import TextStream
 
 NEW = 24
@@ -217,25 +219,24 @@ def test_the_cache_is_updated_in_place(model):
     """Prefill and decode get the cache as a donation, and the loop over tokens copies no layer of
     it, nor of the weights.
     """
-    cfg, run = model.cfg, engine_lib._compiled(model.cfg)
+    cfg, run = model.cfg, engine_lib.compiled(model.cfg)
     prepared = model.prepare(samples()[:1])
-    shape = engine_lib.shape_of(prepared[0])
-    slots = jax.eval_shape(lambda: engine_lib._empty(cfg, 2, 4, shape[0], 2048))
+    shape = batches.shape_of(prepared[0])
+    slots = jax.eval_shape(lambda: loop.empty_slots(cfg, 2, 4, shape[0], 2048))
     layer = slots.cache.response_k[0].size * 4
-    control = {
-        "start": jnp.zeros((2, 4), bool),
-        "live": jnp.ones((2, 4), bool),
-        "keys": jnp.zeros((2, 4, 2), jnp.uint32),
-        "steps": 16,
-        "limit": 2000,
-        "more": jnp.zeros(2, bool),
-        "waiting": False,
-        "banned": jnp.zeros(cfg.decoder.vocab_size, bool),
-        "temperature": 1.0,
-    }
-    batch = engine_lib.make_batch(prepared, shape, 1, cfg)
+    orders = loop.Orders(
+        start=jnp.zeros((2, 4), bool),
+        live=jnp.ones((2, 4), bool),
+        keys=jnp.zeros((2, 4, 2), jnp.uint32),
+        limit=jnp.int32(2000),
+        steps=jnp.int32(16),
+        more=jnp.zeros(2, bool),
+        wanted=jnp.int32(3),
+    )
+    draw = loop.Draw(jnp.zeros(cfg.decoder.vocab_size, bool), temperature=jnp.float32(1))
+    batch = batches.make_batch(prepared, shape, 1, cfg)
     apart = jax.eval_shape(lambda params: vlm.decode_params(params, cfg), model.params)
-    decode = run["decode"].lower(apart, slots, control, length=16).compile()
+    decode = run["decode"].lower(apart, slots, orders, draw, length=16).compile()
     admit = run["admit"].lower(model.params, slots, batch, jnp.zeros(1, jnp.int32)).compile()
     for memory in (decode.memory_analysis(), admit.memory_analysis()):
         assert (

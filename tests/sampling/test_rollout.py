@@ -15,6 +15,7 @@ from helpers.train import prompt_batch, tiny_model
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec, vlm
 from qoq_jax.sampling import rollout
+from qoq_jax.sampling.schedule import Settings
 
 Q, G, S = 4, 3, 6
 
@@ -30,17 +31,8 @@ def sampler(model):
     cfg, _ = model
 
     def sample(params, batch, key, banned, temperature, top_p):
-        return rollout.sample(
-            params,
-            cfg,
-            batch,
-            key,
-            rollouts=G,
-            max_new_tokens=S,
-            temperature=temperature,
-            top_p=top_p,
-            banned=banned,
-        )
+        settings = Settings(S, temperature=temperature, top_p=top_p, num_samples=G)
+        return rollout.sample(params, cfg, batch, key, banned, settings)
 
     return jax.jit(sample, static_argnums=(4, 5))
 

@@ -18,6 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from qoq_jax.base.errors import CheckpointError, ConfigError, DataError, QoqError
 from qoq_jax.data import ecgs
+from qoq_jax.data.pipeline import Reading
 from qoq_jax.hf import ecg as ecg_files
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec
@@ -44,6 +45,9 @@ OPTIMIZER = make_optimizer(
     schedule("constant", PRE.lr, PRE.warmup, PRE.steps),
     ecg_jepa.param_specs(SIZES),
 )
+
+
+SKIP = Reading(on_error="skip")
 
 
 def meshes():
@@ -206,11 +210,11 @@ def test_batches_from_wfdb_are_shuffled_shared_and_resumable(wfdb_folder):
     state = json.loads(json.dumps(whole.get_state()))
     after = [next(whole) for _ in range(3)]
     assert batches[0].shape == (8, 8, 2500) and batches[0].dtype == np.float32
-    resumed = make(cache=True)
+    resumed = make(reading=Reading(cache=True))
     resumed.set_state(state)
     for batch in after:
         np.testing.assert_array_equal(next(resumed), batch)
-    halves = [make(process_index=i, process_count=2) for i in range(2)]
+    halves = [make(reading=Reading(process_index=i, process_count=2)) for i in range(2)]
     for batch in batches:
         np.testing.assert_array_equal(np.concatenate([next(half) for half in halves]), batch)
     seen = {ecg.tobytes() for batch in batches[:2] for ecg in batch}
@@ -226,7 +230,7 @@ def test_bad_files_are_raised_or_counted(wfdb_folder, tmp_path):
     with pytest.raises(DataError, match="cut"):
         strict = ecgs.EcgBatches(broken, batch=21, seed=0)
         next(strict)
-    lenient = ecgs.EcgBatches(broken, batch=21, seed=0, on_error="skip")
+    lenient = ecgs.EcgBatches(broken, batch=21, seed=0, reading=SKIP)
     assert next(lenient).shape[0] == 21 and list(lenient.quarantined) == [str(tmp_path / "cut.hea")]
     with pytest.raises(DataError, match="2 ECGs could not be read, the limit is 1"):
         (tmp_path / "two.hea").write_text("two 8 500 5000\n")
@@ -235,7 +239,7 @@ def test_bad_files_are_raised_or_counted(wfdb_folder, tmp_path):
                 [ecgs.Recording(str(tmp_path / "two.hea")), *broken],
                 batch=22,
                 seed=0,
-                on_error="skip",
+                reading=SKIP,
             )
         )
     with pytest.raises(DataError, match="no ECG files"):

@@ -16,6 +16,7 @@ from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.rl.batches import GroupBatch, update_batch
+from qoq_jax.sampling import rollout
 from qoq_jax.train import minibatches, policy
 from qoq_jax.train import step as steps
 from qoq_jax.train.config import Config, OptimizerConfig, RlConfig
@@ -71,7 +72,7 @@ def run_rl(mesh, rl=RL, updates=2, deal=False):
         state = create(jax.random.key(0), cfg, OPTIMIZER, mesh)
         reference = create(jax.random.key(7), cfg, OPTIMIZER, mesh).params
         batch, tokens, mask = put(prompt_batch(cfg, ROWS)), put(tokens), put(mask)
-        scorer = steps.make_scorer(cfg, 1.0)
+        scorer = rollout.make_scorer(cfg, 1.0)
         old, ref = scorer(state.params, batch, tokens, mask), scorer(reference, batch, tokens, mask)
         stage = plan(Config(rl=rl), "rl")
         groups = GroupBatch(
