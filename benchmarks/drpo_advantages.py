@@ -53,11 +53,14 @@ def median_seconds(function, repeats: int) -> float:
 
 
 def advantages_seconds(history_size: int, past: int) -> float:
-    """One call after `past` questions have gone by; with history_size = 0 nothing of them is kept."""
+    """One call after `past` questions have gone by; history_size = 0 keeps nothing of them."""
     cfg = drpo.DRPOConfig(num_domains=DOMAINS, k_max=K_MAX, history_size=history_size)
     arrays = [jnp.asarray(x) for x in batch(QUESTIONS)]
     history = drpo.init_history(cfg, ROLLOUTS) if history_size else None
-    call = lambda h: drpo.advantages(arrays[0], arrays[1], arrays[2], h, cfg=cfg)
+
+    def call(past_questions):
+        return drpo.advantages(*arrays, past_questions, cfg=cfg)
+
     for seed in range(min(past // QUESTIONS, 20) if history_size else 0):
         history = drpo.advantages(*map(jnp.asarray, batch(QUESTIONS, seed)), history, cfg=cfg)[1]
     jax.block_until_ready(call(history))

@@ -42,24 +42,44 @@ IMAGE, VIDEO, START, END = VOCAB - 4, VOCAB - 3, VOCAB - 2, VOCAB - 1
 def hf_model() -> transformers.Qwen2_5_VLForConditionalGeneration:
     config = transformers.Qwen2_5_VLConfig(
         text_config=dict(
-            vocab_size=VOCAB, hidden_size=896, intermediate_size=4864, num_hidden_layers=6, num_attention_heads=14,
-            num_key_value_heads=2, max_position_embeddings=4096, bos_token_id=None, eos_token_id=None, pad_token_id=0,
+            vocab_size=VOCAB,
+            hidden_size=896,
+            intermediate_size=4864,
+            num_hidden_layers=6,
+            num_attention_heads=14,
+            num_key_value_heads=2,
+            max_position_embeddings=4096,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=0,
             rope_parameters=dict(rope_type="default", rope_theta=1e6, mrope_section=[8, 12, 12]),
         ),
         vision_config=dict(
-            depth=8, hidden_size=1280, intermediate_size=3420, num_heads=16, window_size=112, fullatt_block_indexes=[7],
-            out_hidden_size=896, tokens_per_second=2,
+            depth=8,
+            hidden_size=1280,
+            intermediate_size=3420,
+            num_heads=16,
+            window_size=112,
+            fullatt_block_indexes=[7],
+            out_hidden_size=896,
+            tokens_per_second=2,
         ),
-        image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=START, vision_end_token_id=END,
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        vision_start_token_id=START,
+        vision_end_token_id=END,
         tie_word_embeddings=True,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     return transformers.Qwen2_5_VLForConditionalGeneration(config).eval().float()
 
 
 def prompts(count: int) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
-    text = lambda n: rng.integers(0, VOCAB - 100, n).tolist()  # noqa: E731
+
+    def text(length: int) -> list[int]:
+        return rng.integers(0, VOCAB - 100, length).tolist()
+
     return [
         {
             "input_ids": np.array(text(12) + [START] + [IMAGE] * 256 + [END] + text(10)),
@@ -105,7 +125,10 @@ def least_flops(
     token), step (one token, no head).
     """
     vision, text = model.config.vision_config, model.config.text_config
-    matrices = lambda module: sum(p.numel() for p in module.parameters() if p.ndim > 1)  # noqa: E731
+
+    def matrices(module: torch.nn.Module) -> int:
+        return sum(p.numel() for p in module.parameters() if p.ndim > 1)
+
     patches, tokens = len(sample["patches"]), len(sample["input_ids"])
     window = (vision.window_size // vision.patch_size) ** 2
     full = len(vision.fullatt_block_indexes)
@@ -156,7 +179,10 @@ def logprob_memory(width: int = 2048) -> float:
         jax.ShapeDtypeStruct((1, 4096, width), jnp.float32),
         jax.ShapeDtypeStruct((1, 4096), jnp.int32),
     )
-    loss = lambda p, h, t: token_logprobs(p, h, t)[0].sum()  # noqa: E731
+
+    def loss(params, hidden, targets):
+        return token_logprobs(params, hidden, targets)[0].sum()
+
     memory = (
         jax.jit(jax.grad(loss, argnums=1)).lower(head, hidden, targets).compile().memory_analysis()
     )
@@ -183,7 +209,7 @@ def main() -> None:
     peaks = [matmul_rate()]
     say("forward")
     first_forward, logits = timed(lambda: ours.logits(few))
-    _, reference = timed(lambda: theirs(**few_inputs).logits.numpy())
+    reference = theirs(**few_inputs).logits.numpy()
     difference = max(float(np.abs(a - b).max()) for a, b in zip(logits, reference))
     turns = [
         (timed(lambda: ours.logits(few))[0], timed(lambda: theirs(**few_inputs).logits)[0])
@@ -220,7 +246,9 @@ def main() -> None:
         "both must have written the same number"
     )
 
-    rate = lambda seconds: f"{tokens / seconds:.1f} tokens/s"  # noqa: E731
+    def rate(seconds: float) -> str:
+        return f"{tokens / seconds:.1f} tokens/s"
+
     steps = max(options.new - 1, 1)
     rows = [
         (

@@ -166,7 +166,8 @@ MUTATIONS = {
 }
 NO_SHRINKING = """
 import hypothesis
-hypothesis.settings.register_profile("once", phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate), database=None)
+phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+hypothesis.settings.register_profile("once", phases=phases, database=None)
 hypothesis.settings.load_profile("once")
 """
 

@@ -4,8 +4,8 @@ numbers.
 
     python benchmarks/parity.py        # needs torch: pip install -e '.[parity]'
 
-The model goes through a directory: transformers saves it, qoq_jax.hf loads it. The same prompts then
-run through both programs. tests/parity/test_hf_models.py asserts the same numbers.
+The model goes through a directory: transformers saves it, qoq_jax.hf loads it. The same prompts
+then run through both programs. tests/parity/test_hf_models.py asserts the same numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
-)  # fmt: skip
+)
 
 import qoq_jax
 from qoq_jax import hf
@@ -208,12 +208,20 @@ def sample(prompt: Prompt, cfg: VlmConfig) -> dict:
     index = np.full(prompt.ids.shape, -1)
     index[prompt.kinds > 0] = np.argsort(order)
     return {
-        "input_ids": prompt.ids, "prompt_length": len(prompt.ids), "positions": rope, "media_index": index,
+        "input_ids": prompt.ids,
+        "prompt_length": len(prompt.ids),
+        "positions": rope,
+        "media_index": index,
         "media_kind": np.where(prompt.kinds > 0, VISION, 0),
-        "patches": prompt.patches.reshape(-1, 4, prompt.patches.shape[1])[order].reshape(prompt.patches.shape),
-        "patch_hw": patch_hw, "patch_frame": patch_frame, "patch_window": patch_window,
-        "ecg": np.zeros((0, *ECG_SHAPE), np.float32), "meta": None,
-    }  # fmt: skip
+        "patches": prompt.patches.reshape(-1, 4, prompt.patches.shape[1])[order].reshape(
+            prompt.patches.shape
+        ),
+        "patch_hw": patch_hw,
+        "patch_frame": patch_frame,
+        "patch_window": patch_window,
+        "ecg": np.zeros((0, *ECG_SHAPE), np.float32),
+        "meta": None,
+    }
 
 
 def our_batch(prompts: list[Prompt], cfg: VlmConfig, packed: bool, left: bool = False):
@@ -236,7 +244,7 @@ def our_batch(prompts: list[Prompt], cfg: VlmConfig, packed: bool, left: bool = 
         places.append((place.row, used[place.row]))
         used[place.row] += len(prompt.ids)
     if left:
-        for row, start in places:
+        for row, _ in places:
             shift = budget.tokens - used[row]
             for name in ("tokens", "segment_ids", "media_index", "positions"):
                 batch[name][row] = np.roll(batch[name][row], shift, axis=-1)
@@ -268,9 +276,11 @@ def torch_inputs(
 ) -> dict[str, torch.Tensor]:
     """Inputs of the Hugging Face model, padded to the longest prompt."""
     longest = max(len(prompt.ids) for prompt in prompts)
-    pad = lambda x, value: np.pad(
-        x, (longest - len(x), 0) if left else (0, longest - len(x)), constant_values=value
-    )
+
+    def pad(x: np.ndarray, value: int) -> np.ndarray:
+        width = (longest - len(x), 0) if left else (0, longest - len(x))
+        return np.pad(x, width, constant_values=value)
+
     ids = np.stack([pad(prompt.ids, PAD) for prompt in prompts]).astype(np.int64)
     inputs = {
         "input_ids": torch.tensor(ids),
@@ -460,11 +470,15 @@ def greedy(theirs: PreTrainedModel, ours: Model, count: int = 64) -> tuple[np.nd
         ids[row, longest - len(prompt["input_ids"]) :] = prompt["input_ids"]
         mask[row, longest - len(prompt["input_ids"]) :] = 1
     out = theirs.generate(
-        input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask), mm_token_type_ids=torch.tensor((ids == IMAGE) * 1),
+        input_ids=torch.tensor(ids),
+        attention_mask=torch.tensor(mask),
+        mm_token_type_ids=torch.tensor((ids == IMAGE) * 1),
         pixel_values=torch.tensor(np.concatenate([prompt["patches"] for prompt in batch])),
         image_grid_thw=torch.tensor(np.concatenate([prompt["grid_thw"] for prompt in batch])),
-        do_sample=False, max_new_tokens=count, suppress_tokens=[IMAGE, VIDEO],
-    )[:, longest:].numpy()  # fmt: skip
+        do_sample=False,
+        max_new_tokens=count,
+        suppress_tokens=[IMAGE, VIDEO],
+    )[:, longest:].numpy()
     return out, np.stack([answers[0].token_ids for answers in ours.generate(batch, count)])
 
 

@@ -2,10 +2,14 @@
 
 import os
 import signal
+import tempfile
+
+import pytest
 
 # A shell's background job ignores SIGINT, and so would all processes of the tests; those of Ctrl-C
 # are about it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# JAX reads these when it is imported, and nothing imports it before this file is read.
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Compiling is most of the suite's time and speed of the result is none of its business.
 os.environ["XLA_FLAGS"] = " ".join(
@@ -18,14 +22,20 @@ os.environ["XLA_FLAGS"] = " ".join(
 ).strip()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_threefry_partitionable", True)
+def pytest_configure(config):
+    """All workers, and the commands that tests start, share what one of them has compiled."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="qoq-compiled-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def eight_devices():
     """Multi-device tests must run on eight devices; they never skip."""
+    import jax
+
+    jax.config.update("jax_numpy_rank_promotion", "raise")
     assert jax.device_count() == 8, f"expected 8 forced CPU devices, found {jax.device_count()}"

@@ -29,9 +29,11 @@ def test_rows_are_split_by_patient_with_even_labels():
 def test_a_build_is_read_back_and_not_done_twice(tmp_path):
     first = ecg_set.build(tmp_path / "a", 50, 3)
     again = ecg_set.build(tmp_path / "b", 50, 3)
-    files = lambda root: {
-        p.relative_to(root): p.read_bytes() for p in pathlib.Path(root).rglob("*") if p.is_file()
-    }
+
+    def files(root):
+        paths = [path for path in pathlib.Path(root).rglob("*") if path.is_file()]
+        return {path.relative_to(root): path.read_bytes() for path in paths}
+
     assert files(first) == files(again)
     train, test = (ecgs.find(first, split) for split in ("train", "test"))
     assert (

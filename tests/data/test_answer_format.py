@@ -117,11 +117,36 @@ def test_labels_that_deny_a_finding():
 
 
 # Fragments that the format is made of, so that random text meets the parser's branches.
-pieces = st.sampled_from([
-    "```", "```json\n", "\n", "[", "]", "{", "}", '{"bbox_2d": [1, 2, 30, 40], "label": "x"}', ",", ":", '"',
-    "'", "\\", "\\boxed{", "<think>", "</think>", "Normal", " and ", "NaN", "1e400", "9" * 50, "true", "null",
-    "\x00", "ß", "\ud800",
-])  # fmt: skip
+pieces = st.sampled_from(
+    [
+        "```",
+        "```json\n",
+        "\n",
+        "[",
+        "]",
+        "{",
+        "}",
+        '{"bbox_2d": [1, 2, 30, 40], "label": "x"}',
+        ",",
+        ":",
+        '"',
+        "'",
+        "\\",
+        "\\boxed{",
+        "<think>",
+        "</think>",
+        "Normal",
+        " and ",
+        "NaN",
+        "1e400",
+        "9" * 50,
+        "true",
+        "null",
+        "\x00",
+        "ß",
+        "\ud800",
+    ]
+)
 hostile_text = st.lists(pieces | st.text(max_size=8), max_size=60).map("".join)
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
+import typing
 
 import h5py
 import numpy as np
 import pydicom
 import pytest
 import scipy.io
+from helpers import wfdb_cases
+from helpers.rows import TOKENIZER, config, row, write_ecg
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.data import ecgs, readers
+from qoq_jax.data import ecgs, pipeline, readers, sample, sources
 from qoq_jax.data import rows as schema
-from qoq_jax.data.readers import ecg as ecg_reader
+from qoq_jax.data.config import DataConfig
+from qoq_jax.data.packing import Budget
 from qoq_jax.data.readers import ecg_tables, leads, wfdb
-from tests.helpers import wfdb_cases
-from tests.helpers.rows import config, write_ecg
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "wfdb.npz"
 RATE = 100
@@ -166,15 +168,39 @@ def test_a_described_file_may_not_be_described_from_outside(tmp_path):
 @pytest.mark.parametrize(
     ("name", "lead"),
     [
-        ("II", "II"), ("ii", "II"), ("Lead II", "II"), ("ECG I", "I"), ("D1", "I"), ("DI", "I"),
-        ("DII", "II"), ("MLII", "II"), ("V1-REF", "V1"), ("AVR", "aVR"), ("avl", "aVL"),
-        ("MDC_ECG_LEAD_V3", "V3"), ("MDC_ECG_LEAD_AVF", "aVF"), ("Lead I (Einthoven)", "I"),
-        ("2:1", "I"), ("5.6.3-9-61", "III"), ("C4", "V4"), ("V 6", "V6"), ("Ⅱ", "II"),
-        ("V1 [mV]", "V1"), ("ECG_V5", "V5"), ("lead 1", "I"),
-        ("V4R", None), ("-aVR", None), ("Vx", None), ("I-II", None), ("V7", None), ("", None),
-        ("Lead V3 right", None), ("4", None), ("ECG", None),
+        ("II", "II"),
+        ("ii", "II"),
+        ("Lead II", "II"),
+        ("ECG I", "I"),
+        ("D1", "I"),
+        ("DI", "I"),
+        ("DII", "II"),
+        ("MLII", "II"),
+        ("V1-REF", "V1"),
+        ("AVR", "aVR"),
+        ("avl", "aVL"),
+        ("MDC_ECG_LEAD_V3", "V3"),
+        ("MDC_ECG_LEAD_AVF", "aVF"),
+        ("Lead I (Einthoven)", "I"),
+        ("2:1", "I"),
+        ("5.6.3-9-61", "III"),
+        ("C4", "V4"),
+        ("V 6", "V6"),
+        ("Ⅱ", "II"),
+        ("V1 [mV]", "V1"),
+        ("ECG_V5", "V5"),
+        ("lead 1", "I"),
+        ("V4R", None),
+        ("-aVR", None),
+        ("Vx", None),
+        ("I-II", None),
+        ("V7", None),
+        ("", None),
+        ("Lead V3 right", None),
+        ("4", None),
+        ("ECG", None),
     ],
-)  # fmt: skip
+)
 def test_names_of_leads(name, lead):
     assert leads.standard_name(name) == lead
 
@@ -251,24 +277,21 @@ def test_batches_count_what_was_cut_and_repeated(tmp_path):
     assert sorted(data.lengths.values()) == [readers.CUT, readers.REPEATED]
 
 
-def test_the_length_is_part_of_what_a_resumed_run_compares():
-    from qoq_jax.data import pipeline
-    from tests.helpers.rows import TOKENIZER
-
-    ours = [
-        pipeline.fingerprint([], TOKENIZER, config(ecg_length=length), _budget(), {})
+def test_the_length_is_part_of_what_a_resumed_run_compares(tmp_path):
+    rows = [row(**{"time-series": [write_ecg(tmp_path, "ecg.npz")]})]
+    budget = Budget(rows=1, tokens=400, media_rows=1, patches=0, ecgs=1, pad_id=0)
+    states = [
+        pipeline.make_eval_iterator(
+            pipeline.Recipe(
+                [pipeline.Source("a", tmp_path, rows)],
+                TOKENIZER,
+                config(ecg_length=length),
+                budget,
+            )
+        ).get_state()
         for length in readers.ECG_LENGTHS
     ]
-    assert ours[0] != ours[1]
-
-
-def _budget():
-    from qoq_jax.data.packing import Budget
-
-    return Budget(
-        rows=1, tokens=8, media_rows=1, pad_id=0, patches=16, ecgs=1, max_per_row=1, ecg_tokens=1,
-        patch_dim=12,
-    )  # fmt: skip
+    assert states[0]["fingerprint"] != states[1]["fingerprint"]
 
 
 # ------------------------------------------------------------------------------ arrays and tables
@@ -409,9 +432,12 @@ def test_tables_with_a_description(tmp_path, expected):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"unit": "uV"}, "another unit"), ({"rate": 500}, "another rate"),
-     ({"leads": ["II", "I"]}, "another leads")],
-)  # fmt: skip
+    [
+        ({"unit": "uV"}, "another unit"),
+        ({"rate": 500}, "another rate"),
+        ({"leads": ["II", "I"]}, "another leads"),
+    ],
+)
 def test_a_description_that_contradicts_its_table_is_an_error(change, said, tmp_path):
     head = "t_s," + ",".join(f"{lead} (mV)" for lead in leads.STANDARD) + "\n"
     facts(tmp_path, **change)
@@ -435,15 +461,11 @@ def test_an_unknown_type_is_named_and_not_called_damaged(tmp_path):
 
 
 def test_the_size_of_a_row_s_member_is_that_of_its_file(tmp_path):
-    from qoq_jax.data import sources
-
     (tmp_path / "a.h5").write_bytes(b"12345")
     assert sources.file_size(str(tmp_path / "a.h5#3")) == 5
 
 
 def test_rows_with_other_lengths_say_so_in_their_sample(tmp_path):
-    from qoq_jax.data import sample
-    from tests.helpers.rows import TOKENIZER, row
 
     write_ecg(tmp_path, "ten.npz")
     write_npz(tmp_path / "six.npz", signal(6))
@@ -458,6 +480,5 @@ def test_rows_with_other_lengths_say_so_in_their_sample(tmp_path):
 
 
 def test_the_choices_of_the_config_are_those_of_the_reader():
-    from qoq_jax.train import config as config_lib
-
-    assert config_lib._CHOICES["data.ecg_length"] == ecg_reader.LENGTHS
+    choices = typing.get_type_hints(DataConfig)["ecg_length"]
+    assert typing.get_args(choices) == readers.ECG_LENGTHS

@@ -50,13 +50,23 @@ def test_shapes_types_and_padding():
     batch, placed = packing.pack([], BUDGET)
     assert placed == []
     assert {k: v.dtype.name for k, v in batch.items()} == dict.fromkeys(batch, "int32") | {
-        "loss_mask": "float32", "patches": "uint8", "ecg": "float32",
-    }  # fmt: skip
+        "loss_mask": "float32",
+        "patches": "uint8",
+        "ecg": "float32",
+    }
     assert {k: v.shape for k, v in batch.items()} == {
-        "tokens": (4, 256), "positions": (4, 3, 256), "segment_ids": (4, 256), "branch_ids": (4, 256),
-        "media_index": (4, 256), "loss_mask": (4, 256), "patches": (2, 256, 1176), "patch_hw": (2, 256, 2),
-        "patch_frame": (2, 256), "patch_window": (2, 256), "ecg": (2, 2, 8, 2500),
-    }  # fmt: skip
+        "tokens": (4, 256),
+        "positions": (4, 3, 256),
+        "segment_ids": (4, 256),
+        "branch_ids": (4, 256),
+        "media_index": (4, 256),
+        "loss_mask": (4, 256),
+        "patches": (2, 256, 1176),
+        "patch_hw": (2, 256, 2),
+        "patch_frame": (2, 256),
+        "patch_window": (2, 256),
+        "ecg": (2, 2, 8, 2500),
+    }
     assert (
         (batch["tokens"] == PAD).all()
         and (batch["media_index"] == -1).all()

@@ -10,13 +10,13 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from helpers.dicom import SECRET, make_dicom
 from PIL import Image
 from pydicom.uid import RLELossless
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import readers
 from qoq_jax.data.readers import grey, nifti
-from tests.helpers.dicom import SECRET, make_dicom
 
 
 def make_ecg(

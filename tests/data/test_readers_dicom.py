@@ -10,6 +10,7 @@ import pathlib
 import numpy as np
 import pydicom
 import pytest
+from helpers.dicom import SECRET, item, make_dicom, table
 from pydicom.data import get_testdata_file
 from pydicom.uid import (
     MPEG4HP41,
@@ -22,7 +23,6 @@ from pydicom.uid import (
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import readers
 from qoq_jax.data.readers import dicom, files
-from tests.helpers.dicom import SECRET, item, make_dicom, table
 
 # ----------------------------------------------------------------------- the grid of the standard
 

@@ -306,11 +306,16 @@ def test_boxes_are_scored_in_the_frame_that_the_model_sees(tmp_path_factory, dat
         )
         return rewards.score(text, meta).iou
 
-    to_frame = lambda b: (b[0] * w / width, b[1] * h / height, b[2] * w / width, b[3] * h / height)
+    def to_frame(box):
+        scale = (w / width, h / height, w / width, h / height)
+        return tuple(x * s for x, s in zip(box, scale, strict=True))
+
+    def area(box):
+        return (box[2] - box[0]) * (box[3] - box[1])
+
     inside = max(min(gold[2], other[2]) - max(gold[0], other[0]), 0) * max(
         min(gold[3], other[3]) - max(gold[1], other[1]), 0
     )
-    area = lambda b: (b[2] - b[0]) * (b[3] - b[1])
     assert iou(to_frame(gold)) == pytest.approx(1, abs=1e-6)
     assert iou(to_frame(other)) == pytest.approx(
         inside / (area(gold) + area(other) - inside), abs=1e-6

@@ -1,4 +1,4 @@
-"""Metrics: the released code's dictionary, each metric by hand, hierarchy, confusion and bootstrap."""
+"""Metrics: the released code's dictionary, each metric by hand, hierarchy, confusion, bootstrap."""
 
 import dataclasses
 import json
@@ -15,7 +15,9 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "metrics_reference.json"
 
 
 def row(gold, predicted, domain="ct", dataset="a", vocabulary=("N", "P"), **more):
-    as_list = lambda v: [v] if isinstance(v, str) else list(v)  # noqa: E731
+    def as_list(value):
+        return [value] if isinstance(value, str) else list(value)
+
     fields = dict(
         id=f"{gold}{predicted}{domain}{dataset}",
         source="climb-mini",
@@ -23,9 +25,13 @@ def row(gold, predicted, domain="ct", dataset="a", vocabulary=("N", "P"), **more
         reward={"total": 0.5, "format": 1.0},
     )
     return fields | dict(
-        domain=domain, dataset=dataset, labels=as_list(gold), predicted=as_list(predicted),
-        vocabulary=list(vocabulary), **more,
-    )  # fmt: skip
+        domain=domain,
+        dataset=dataset,
+        labels=as_list(gold),
+        predicted=as_list(predicted),
+        vocabulary=list(vocabulary),
+        **more,
+    )
 
 
 def test_released_equals_the_released_code():

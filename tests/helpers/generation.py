@@ -48,7 +48,10 @@ def make_model(mesh=None, **changes) -> Model:
 def samples() -> list[dict]:
     """Unequal prompts: an image, an image and an ECG, text, a video."""
     rng = np.random.default_rng(0)
-    pixels = lambda *shape: rng.integers(0, 256, shape).astype(np.uint8)  # noqa: E731
+
+    def pixels(*shape):
+        return rng.integers(0, 256, shape).astype(np.uint8)
+
     return [
         {"prompt": "What is the diagnosis?", "images": pixels(56, 56, 3)},
         {

@@ -19,17 +19,38 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 # The tiny model of make_hf_fixtures.py, with a small ECG encoder beside it.
 TINY = VlmConfig(
     decoder=DecoderConfig(
-        vocab_size=128, width=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, mlp_dim=96,
+        vocab_size=128,
+        width=64,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        mlp_dim=96,
         mrope_section=(2, 3, 3),
     ),
     vision=VisionConfig(
-        width=32, depth=4, num_heads=2, mlp_dim=48, window=16, full_attention_blocks=(1, 3),
-        max_frame_patches=64, patch_size=4,
+        width=32,
+        depth=4,
+        num_heads=2,
+        mlp_dim=48,
+        window=16,
+        full_attention_blocks=(1, 3),
+        max_frame_patches=64,
+        patch_size=4,
     ),
-    ecg=EcgConfig(width=16, depth=1, num_heads=2, predictor_width=16, predictor_depth=1, predictor_heads=2),
-    image_token_id=120, video_token_id=121, vision_start_id=122, vision_end_id=123, ecg_token_id=124,
-    pad_id=110, eos_ids=(111, 110), compute_dtype="float32", remat="none",
-)  # fmt: skip
+    ecg=EcgConfig(
+        width=16, depth=1, num_heads=2, predictor_width=16, predictor_depth=1, predictor_heads=2
+    ),
+    image_token_id=120,
+    video_token_id=121,
+    vision_start_id=122,
+    vision_end_id=123,
+    ecg_token_id=124,
+    pad_id=110,
+    eos_ids=(111, 110),
+    compute_dtype="float32",
+    remat="none",
+)
 
 
 @functools.cache
@@ -145,7 +166,7 @@ def loss_and_scores(params, inputs):
 
 @functools.cache
 def one_device_result():
-    """((loss, scores), gradients) of `shared_batch()` on one device; computed once for all tests."""
+    """((loss, scores), gradients) of `shared_batch()` on one device, once for all tests."""
     return jax.jit(jax.value_and_grad(loss_and_scores, has_aux=True))(
         random_params(), shared_batch()
     )

@@ -19,9 +19,13 @@ TOKENIZER = tokenizer.load("nano")
 
 def config(**over) -> transforms.ProcessConfig:
     settings = {
-        "min_pixels": 56 * 56, "max_pixels": 112 * 112, "frame_max_pixels": 56 * 56,
-        "max_prompt_tokens": 256, "max_response_tokens": 64, "system": "",
-    }  # fmt: skip
+        "min_pixels": 56 * 56,
+        "max_pixels": 112 * 112,
+        "frame_max_pixels": 56 * 56,
+        "max_prompt_tokens": 256,
+        "max_response_tokens": 64,
+        "system": "",
+    }
     return transforms.ProcessConfig.for_model(MODEL, **(settings | over))
 
 
@@ -51,11 +55,15 @@ def write_mask(root: Path, name: str, mask: np.ndarray) -> str:
 
 def row(id: str = "a", **fields) -> schema.Row:
     defaults = {
-        "id": id, "dataset": "covid-19", "domain": "chest_xray", "labels": list(LABELS),
+        "id": id,
+        "dataset": "covid-19",
+        "domain": "chest_xray",
+        "labels": list(LABELS),
         "answer": "Pneumonia",
-        "problem": "What is the diagnosis? Answer with one phrase from the following: " + ", ".join(LABELS),
+        "problem": "What is the diagnosis? Answer with one phrase from the following: "
+        + ", ".join(LABELS),
         "reasoning": "The image shows a dense opacity.",
-    }  # fmt: skip
+    }
     return schema.validate_row(defaults | fields, f"rows.jsonl:{id}")
 
 

@@ -18,10 +18,17 @@ EDGES = 12  # frames at each end that the golden file keeps
 def _size(kind: int, samples: int) -> int:
     whole, left = divmod(samples, 3)
     return {
-        8: samples, 80: samples, 16: 2 * samples, 61: 2 * samples, 160: 2 * samples,
-        24: 3 * samples, 32: 4 * samples, 212: (3 * samples + 1) // 2,
-        310: 4 * whole + (0, 2, 4)[left], 311: 4 * whole + (0, 2, 3)[left],
-    }[kind]  # fmt: skip
+        8: samples,
+        80: samples,
+        16: 2 * samples,
+        61: 2 * samples,
+        160: 2 * samples,
+        24: 3 * samples,
+        32: 4 * samples,
+        212: (3 * samples + 1) // 2,
+        310: 4 * whole + (0, 2, 4)[left],
+        311: 4 * whole + (0, 2, 3)[left],
+    }[kind]
 
 
 def _bytes(name: str, size: int) -> bytes:
@@ -125,9 +132,15 @@ def _variable_segments(folder: Path) -> str:
 
 
 CASES = (
-    *(f"format_{kind}" for kind in FORMATS), "challenge_mat", "two_files", "skewed",
-    "frames_of_two", "sparse_header", "segments", "variable_segments",
-)  # fmt: skip
+    *(f"format_{kind}" for kind in FORMATS),
+    "challenge_mat",
+    "two_files",
+    "skewed",
+    "frames_of_two",
+    "sparse_header",
+    "segments",
+    "variable_segments",
+)
 
 
 def summary(signal: np.ndarray) -> dict[str, np.ndarray]:

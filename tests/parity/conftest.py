@@ -4,12 +4,8 @@ Without torch (the extra `parity`) they are left out, and pytest's header says s
 """
 
 import importlib.util
-import pathlib
-import sys
 
 collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["test_*.py"]
-# the cases are those of benchmarks/parity.py
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 
 def pytest_report_header():

@@ -17,13 +17,24 @@ EVIL = "<script>alert(1)</script><img src=http://x.test/a.png onerror=go()>{case
 def record(i, domain, right, source="climb-mini", **more):
     gold, wrong = ["Lesion", "Normal"][:: 1 if i % 2 else -1]
     boxed = gold if right else wrong
-    return dict(
-        id=f"{domain}-{i}", dataset=f"{domain}-mini", domain=domain, source=source, labels=[gold],
-        vocabulary=["Normal", "Lesion"], predicted=[boxed], boxes=[[4, 4, 20, 20]],
-        text=f"```json\n[]\n```\n<think>{EVIL}</think>\n\\boxed{{{boxed}}}",
-        gold_boxes=[[5, 5, 22, 22]], frame_size=[32, 24], iou=0.7 if right else 0.1,
-        reward={"total": 0.9, "accuracy": 1.0, "iou": 0.7, "format": 1.0},
-    ) | more  # fmt: skip
+    return (
+        dict(
+            id=f"{domain}-{i}",
+            dataset=f"{domain}-mini",
+            domain=domain,
+            source=source,
+            labels=[gold],
+            vocabulary=["Normal", "Lesion"],
+            predicted=[boxed],
+            boxes=[[4, 4, 20, 20]],
+            text=f"```json\n[]\n```\n<think>{EVIL}</think>\n\\boxed{{{boxed}}}",
+            gold_boxes=[[5, 5, 22, 22]],
+            frame_size=[32, 24],
+            iou=0.7 if right else 0.1,
+            reward={"total": 0.9, "accuracy": 1.0, "iou": 0.7, "format": 1.0},
+        )
+        | more
+    )
 
 
 @pytest.fixture
@@ -50,17 +61,33 @@ def workdir(tmp_path):
         (tmp_path / f"gallery/rl/case_{i:03d}.json").write_text(json.dumps(case))
     lines = [{"step": i, "stage": "sft", "loss": 2.0 / (i + 1)} for i in range(20)]
     lines += [
-        {"step": i, "stage": "rl", "reward/total": i / 30, "reward/iou": None, "reward/domain/ct": i / 30,
-         "loss": float("nan"), "kl": 0.01, "seconds/rollout": 0.5}
+        {
+            "step": i,
+            "stage": "rl",
+            "reward/total": i / 30,
+            "reward/iou": None,
+            "reward/domain/ct": i / 30,
+            "loss": float("nan"),
+            "kl": 0.01,
+            "seconds/rollout": 0.5,
+        }
         for i in range(30)
-    ]  # fmt: skip
+    ]
     (tmp_path / "metrics.jsonl").write_text(
         "".join(json.dumps(c) + "\n" for c in lines) + '{"step": 30, "sta'
     )
     (tmp_path / "config.json").write_text(json.dumps({"train": {"lr": 1e-5, "note": EVIL}}))
-    facts = dict(title="A run " + EVIL, model="nano", algorithm="drpo", parameters=3e6, command="qoq train",
-                 versions={"jax": "0.10"}, seconds={"rl": 12.5}, notes=[EVIL],
-                 skipped=[{"where": EVIL, "reason": "truncated"}, "text"])  # fmt: skip
+    facts = dict(
+        title="A run " + EVIL,
+        model="nano",
+        algorithm="drpo",
+        parameters=3e6,
+        command="qoq train",
+        versions={"jax": "0.10"},
+        seconds={"rl": 12.5},
+        notes=[EVIL],
+        skipped=[{"where": EVIL, "reason": "truncated"}, "text"],
+    )
     (tmp_path / "run.json").write_text(json.dumps(facts))
     return tmp_path
 
@@ -68,7 +95,7 @@ def workdir(tmp_path):
 class Reader(html.parser.HTMLParser):
     """Collects tags and attributes, and checks that tags close in order."""
 
-    VOID = {"meta", "img", "br", "image", "rect", "line", "path", "polyline", "circle"}
+    VOID = ("meta", "img", "br", "image", "rect", "line", "path", "polyline", "circle")
 
     def __init__(self, page):
         super().__init__()

@@ -87,9 +87,10 @@ def test_weights_of_own_terms():
 
 def test_coherence_is_the_overlap_of_equal_labels_over_frames():
     volume = dataclasses.replace(META, row=dataclasses.replace(META.row, videos=("ct.nii",)))
-    score = lambda text, meta=volume: (
-        rewards.score(text, meta, RewardConfig(coherence=0.2)).coherence
-    )
+
+    def score(text, meta=volume):
+        return rewards.score(text, meta, RewardConfig(coherence=0.2)).coherence
+
     assert score(respond("Edema", (0, 0, 10, 10), (0, 0, 10, 10))) == 1
     assert score(respond("Edema", (0, 0, 10, 10), (5, 0, 15, 10))) == pytest.approx(1 / 3)
     assert score(respond("Edema", (0, 0, 10, 10))) == score("nonsense") == 1

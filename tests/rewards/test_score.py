@@ -17,11 +17,27 @@ from qoq_jax.rewards import score as rewards
 from qoq_jax.rewards.score import RewardConfig, score
 
 # Fragments of the format and of what could break it.
-pieces = st.sampled_from([
-    "```json\n", "\n```\n", "[", "]", '{"bbox_2d": [1, 2, 30, 40], "label": "Pneumonia"}', ",", "'",
-    '{"bbox_2d": [-9e5, 2, 1e6, 4.5], "label": 1}', "\\boxed{", "}", "Pneumonia", "Normal", " and ", "NaN",
-    "<think>x</think>", "1e400", "\ud800",
-])  # fmt: skip
+pieces = st.sampled_from(
+    [
+        "```json\n",
+        "\n```\n",
+        "[",
+        "]",
+        '{"bbox_2d": [1, 2, 30, 40], "label": "Pneumonia"}',
+        ",",
+        "'",
+        '{"bbox_2d": [-9e5, 2, 1e6, 4.5], "label": 1}',
+        "\\boxed{",
+        "}",
+        "Pneumonia",
+        "Normal",
+        " and ",
+        "NaN",
+        "<think>x</think>",
+        "1e400",
+        "\ud800",
+    ]
+)
 hostile_text = st.lists(pieces | st.text(max_size=8), max_size=40).map("".join)
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "rewards_reference.json"
@@ -270,13 +286,43 @@ def test_a_batch_of_4096_takes_under_a_second():
 
 
 FRAGMENTS = [
-    "```", "```json\n", "\n", "[", "]", "{", "}", '{"bbox_2d": [1, 2, 30, 40], "label": '
-                                                  '"Pneumonia"}', ",", ":", '"', "'", "\\",
+    "```",
+    "```json\n",
+    "\n",
+    "[",
+    "]",
+    "{",
+    "}",
+    '{"bbox_2d": [1, 2, 30, 40], "label": "Pneumonia"}',
+    ",",
+    ":",
+    '"',
+    "'",
+    "\\",
     "\\boxed{",
-    "<think>", "</think>", "Normal", "Pneumonia", " and ", " & ", "NaN", "1e400", "9" * 50, "true", "null", "\x00", "ß", "\ud800",
-    " ", "\u202e",
-    '[{"bbox_2d":[', "]]]]", '{"a":', "-", "\\text{", "objects_of_interest",
-]  # fmt: skip
+    "<think>",
+    "</think>",
+    "Normal",
+    "Pneumonia",
+    " and ",
+    " & ",
+    "NaN",
+    "1e400",
+    "9" * 50,
+    "true",
+    "null",
+    "\x00",
+    "ß",
+    "\ud800",
+    " ",
+    "\u202e",
+    '[{"bbox_2d":[',
+    "]]]]",
+    '{"a":',
+    "-",
+    "\\text{",
+    "objects_of_interest",
+]
 
 
 def fuzzed(rng):

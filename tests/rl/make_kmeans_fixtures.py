@@ -29,9 +29,10 @@ def main() -> None:
     )
     sets[SETS // 2 :] = np.round(sets[SETS // 2 :] * 10) / 10
     sets = np.sort(sets, axis=2).astype(np.float32)
-    fit = lambda x, k, starts: (
-        KMeans(k, n_init=starts, random_state=0).fit(x.astype(np.float64)).inertia_
-    )
+
+    def fit(x: np.ndarray, k: int, starts: int) -> float:
+        return KMeans(k, n_init=starts, random_state=0).fit(x.astype(np.float64)).inertia_
+
     found = {
         name: np.array([[fit(x, k, starts) for k in range(1, K_MAX + 1)] for x in sets])
         for name, starts in (("best", 10), ("single", 1))

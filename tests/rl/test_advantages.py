@@ -1,4 +1,4 @@
-"""Advantage estimators against the reference numbers, and the properties that hold for any rewards."""
+"""Advantage estimators against the reference numbers, and properties that hold for any rewards."""
 
 from __future__ import annotations
 

@@ -57,9 +57,9 @@ def advantages(rewards, domains, kl=None, history=None, cfg=PAPER, valid=None):
         history = drpo.init_history(cfg, GROUP)
     pad = [(0, QUESTIONS - count)]
     result, history, diagnostics = drpo.advantages(
-        np.pad(rewards, pad + [(0, 0)]),
+        np.pad(rewards, [*pad, (0, 0)]),
         np.pad(domains, pad),
-        np.pad(kl, pad + [(0, 0)]),
+        np.pad(kl, [*pad, (0, 0)]),
         history,
         cfg=cfg,
         valid=np.pad(valid, pad),
@@ -68,7 +68,7 @@ def advantages(rewards, domains, kl=None, history=None, cfg=PAPER, valid=None):
 
 
 def tight_groups(seed):
-    """Well separated groups, so that k-means has one answer: (rewards, domains, groups, kl, rng)."""
+    """Groups so far apart that k-means has one answer: (rewards, domains, groups, kl, rng)."""
     rng = np.random.default_rng(seed)
     # Each group occurs in each domain at least once; the sizes differ.
     cells = np.concatenate([np.arange(9), rng.integers(0, 9, QUESTIONS - 9)])
@@ -106,7 +106,7 @@ def reference(rewards, domains, groups, kl, cfg):
     return scores / scores.std(ddof=1)
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Numbers
 
 
@@ -194,7 +194,7 @@ def test_a_kl_of_zero_damps_nothing():
     assert diagnostics["damping_threshold"] == 0 and diagnostics["damping_mean"] == 1
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Padding and history
 
 
@@ -259,7 +259,7 @@ def test_history_keeps_the_last_questions_of_each_domain():
     assert (np.asarray(history.count) < 10).all()  # counts stay small for ever
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Invariances
 
 
@@ -347,7 +347,7 @@ def test_rewards_are_ranked_alike_within_a_question_and_the_batch_has_unit_sprea
         assert abs(actual.std(ddof=1) - 1) < 1e-4
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The same in bulk: Hypothesis draws seeds, a seed draws BULK cases, and one vmapped call computes
 # them
 
@@ -358,9 +358,10 @@ seeds = st.integers(0, 2**32 - 1)
 
 @functools.partial(jax.jit, static_argnames="cfg")
 def in_bulk(rewards, domains, kl, valid, cfg=PAPER):
-    one = lambda r, d, k, v: (lambda a, _, facts: (a, facts))(
-        *drpo.advantages(r, d, k, cfg=cfg, valid=v)
-    )
+    def one(r, d, k, v):
+        found, _, facts = drpo.advantages(r, d, k, cfg=cfg, valid=v)
+        return found, facts
+
     return jax.vmap(one)(rewards, domains, kl, valid)
 
 
@@ -384,7 +385,7 @@ def bulk_cases(seed):
 @bulk
 @hypothesis.given(seeds)
 def test_bulk_any_finite_input_gives_finite_advantages(seed):
-    """Any bit pattern that is a finite float32, scaled to all sizes from denormal to the largest."""
+    """Any bit pattern that is a finite float32, from denormal to the largest."""
     rng = np.random.default_rng(seed)
     shape = (BULK, *BULK_SHAPE)
     rewards, kl = rng.integers(0, 1 << 32, (2, *shape), dtype=np.uint32).view(np.float32)
@@ -407,14 +408,19 @@ def test_bulk_order_and_names_do_not_matter(seed):
     plain = np.asarray(in_bulk(rewards, domains, kl, valid)[0])
     close = dict(atol=1e-4, rtol=1e-3)
     questions = np.argsort(rng.random(domains.shape), axis=1)
-    move = lambda x: np.take_along_axis(
-        x, questions.reshape(questions.shape + (1,) * (x.ndim - 2)), axis=1
-    )
+
+    def move(x):
+        index = questions.reshape(questions.shape + (1,) * (x.ndim - 2))
+        return np.take_along_axis(x, index, axis=1)
+
     np.testing.assert_allclose(
         in_bulk(move(rewards), move(domains), move(kl), valid)[0], move(plain), **close
     )
     rollouts = np.broadcast_to(np.argsort(rng.random((BULK, 1, GROUP)), axis=2), rewards.shape)
-    turn = lambda x: np.take_along_axis(x, rollouts, axis=2)
+
+    def turn(x):
+        return np.take_along_axis(x, rollouts, axis=2)
+
     np.testing.assert_allclose(
         in_bulk(turn(rewards), domains, turn(kl), valid)[0], turn(plain), **close
     )
@@ -434,7 +440,7 @@ def test_bulk_the_unit_of_rewards_and_kl_does_not_matter(seed):
         np.testing.assert_allclose(in_bulk(*scaled, valid)[0], plain, atol=1e-3, rtol=1e-3)
 
 
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Mistakes
 
 

@@ -18,7 +18,7 @@ def partitions(count, most):
     """All label vectors of `count` points in at most `most` clusters, each partition once."""
     rows = [[0]]
     for _ in range(count - 1):
-        rows = [row + [label] for row in rows for label in range(min(max(row) + 2, most))]
+        rows = [[*row, label] for row in rows for label in range(min(max(row) + 2, most))]
     return np.array(rows)
 
 

@@ -90,7 +90,7 @@ def with_pads(ids: np.ndarray, pad: int, change: int) -> np.ndarray:
         (
             lambda s, m: {
                 "prompt": "x",
-                "ecg": {"signal": ECG, "fs": 500, "leads": LEADS[:11] + ["X"]},
+                "ecg": {"signal": ECG, "fs": 500, "leads": [*LEADS[:11], "X"]},
             },
             "sample 1, ecg: lacks lead V6",
         ),
@@ -153,7 +153,7 @@ def test_loading_names_what_is_wrong(tmp_path):
 
 
 def test_predicted_boxes_are_drawn_on_the_picture_of_the_file(tmp_path, capsys):
-    """Boxes are in pixels of the resized frame, (56, 28) here; the picture has those of the file."""
+    """Boxes are in pixels of the resized frame, here (56, 28); the picture has the file's."""
     text = (
         '```json\n[{"bbox_2d": [7, 7, 21, 21], "label": '
         '"nodule"}]\n```\n<think>x</think>\n\\boxed{Nodule}'

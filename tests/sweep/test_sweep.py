@@ -1,4 +1,4 @@
-"""The sweep: which runs it makes, that it goes on where it was, and the statistics of its tables."""
+"""The sweep: which runs it makes, that it goes on where it was, the statistics of its tables."""
 
 import dataclasses
 import json
@@ -165,16 +165,14 @@ def test_runs_of_other_data_have_their_own_baseline():
         baselines={"even-grpo": "even-grpo", "even-drpo": "even-grpo"},
     )
     assert [plan.baseline_of(name) for name in plan.runs] == ["", "", "grpo", "", "even-grpo"]
-    make = lambda *scores: {  # noqa: E731
-        str(i): {
-            "overall": {"macro_f1": v, "exact_match": v},
-            "domains": {},
-            "area": None,
-            "seconds_a_step": None,
-            "reward_share": None,
+
+    def make(*scores):
+        empty = {"domains": {}, "area": None, "seconds_a_step": None, "reward_share": None}
+        return {
+            str(i): empty | {"overall": {"macro_f1": score, "exact_match": score}}
+            for i, score in enumerate(scores)
         }
-        for i, v in enumerate(scores)
-    }
+
     table = sweep_report.overall_table(
         plan,
         {
@@ -190,8 +188,8 @@ def test_runs_of_other_data_have_their_own_baseline():
 
 
 def test_differences_are_paired_by_seed():
-    make = lambda scores: {
-        str(i): {"overall": {"macro_f1": v}, "area": None} for i, v in enumerate(scores)
-    }
+    def make(scores):
+        return {str(i): {"overall": {"macro_f1": v}, "area": None} for i, v in enumerate(scores)}
+
     found = sweep_report.paired(make([0.5, 0.6, 0.7]), make([0.4, 0.55]), "macro_f1")
     np.testing.assert_allclose(found, [0.1, 0.05])

@@ -103,14 +103,12 @@ def tiny(tmp_path_factory):
         rl=dataclasses.replace(TINY.rl, reward=REWARD),
     )
     setup = setup_lib.assemble(cfg)
-    jax.config.update("jax_compilation_cache_dir", str(root / "cache"))
     with jax.set_mesh(setup.mesh):
         specs = vlm.param_specs(setup.model)
         start = jax.jit(
             lambda k: spec.init_params(specs, k), out_shardings=spec.shardings(specs, setup.mesh)
         )
         yield setup, lambda: start(jax.random.key(3))
-    jax.config.update("jax_compilation_cache_dir", None)
     patch.undo()
 
 

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from qoq_jax.base.errors import CheckpointError, ConfigError, DataError, QoqError
 from qoq_jax.data import ecgs
@@ -252,10 +251,6 @@ def test_bad_files_are_raised_or_counted(wfdb_folder, tmp_path):
 def tiny_variant(monkeypatch):
     nano = variants.get("nano")
     monkeypatch.setattr(ecg_jepa.variants, "get", lambda name: dataclasses.replace(nano, ecg=SIZES))
-    yield
-    # a run sets its own; other tests have none
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 def config(workdir, folder, root, **changes) -> Config:
