@@ -46,7 +46,7 @@ def batches(workdir: str, count: int):
     with jax.set_mesh(setup.mesh), tempfile.TemporaryDirectory() as scratch:
         reference = start_weights(setup)
         one = plan(setup.config, name)
-        # A workdir of its own: a stage goes on from the checkpoints that it finds.
+        # A workdir of its own: a stage continues from the checkpoints that it finds.
         fresh = dataclasses.replace(
             setup, config=dataclasses.replace(setup.config, workdir=scratch)
         )

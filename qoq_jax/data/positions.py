@@ -1,4 +1,4 @@
-"""Multimodal rotary positions (M-RoPE): three positions a token, for time, height and width.
+"""Multimodal rotary positions (M-RoPE): three positions per token, for time, height and width.
 
 Source: Qwen2-VL (arXiv 2409.12191) section 2.1, Qwen2.5-VL (arXiv 2502.13923) section 2.1 (absolute
 time),

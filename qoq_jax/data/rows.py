@@ -260,7 +260,7 @@ def _regions(obj: dict, media: dict[str, tuple[str, ...]], where: str) -> dict[s
         _fail(
             f"{where}: bbox_labels",
             f"{len(bbox_labels)} labels for {len(bbox)} boxes",
-            "give one label a box",
+            "give one label per box",
         )
     bbox_images = _pictures(
         obj.get("bbox_images"), len(bbox), len(media["images"] + media["videos"]), where

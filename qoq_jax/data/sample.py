@@ -53,8 +53,8 @@ class ProcessConfig:
         VisionConfig.
       timestamps: each temporal step of a video has its time as text before it, and none in its
         positions (Qwen3-VL).
-      ecg_tokens: tokens an ECG takes.
-      tokens_per_second: M-RoPE time steps a second of video.
+      ecg_tokens: tokens per ECG.
+      tokens_per_second: M-RoPE time steps per second of video.
       min_pixels, max_pixels: bounds of an image's area after the resize.
       frame_max_pixels: upper bound of a frame of a video or volume.
       frames: frames read of a video or volume.

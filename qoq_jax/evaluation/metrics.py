@@ -17,7 +17,7 @@ Averages go up in steps: labels -> data set -> domain -> overall, each step an u
 that a rare domain counts as much as a common one (CLIMB, arXiv 2503.07667). Means over labels take
 the labels that occur in the data set's gold answers. Names:
   label_accuracy     mean over labels of one-vs-rest (TP + TN) / n. The paper calls it "balanced
-                     accuracy". It flatters: an unreadable answer on K balanced classes scores 1 -
+                     accuracy". It flatters: an unreadable response on K balanced classes scores 1 -
                      1/K.
   exact_match        share of rows whose predicted set equals the gold set.
   balanced_accuracy  mean recall over labels: the usual meaning of the words.
@@ -223,7 +223,7 @@ def bootstrap_macro_f1(
 ) -> dict[str, np.ndarray]:
     """Macro-F1 of `draws` resamples, {domain: [draws], "": overall [draws]}.
 
-    Rows are drawn with replacement inside each data set (its size is by design, not chance). The
+    Rows are sampled with replacement inside each data set (its size is by design, not chance). The
     draws depend on seed and rows only: two evaluations of the same rows in the same order can be
     compared draw by draw.
     """

@@ -18,11 +18,11 @@ weighted mean.
   score, and length = characters / 1000, 1 above 600.
 Both can have two more terms, off by default:
   coherence across views, for volumes and videos: the frames show one body from one side, so boxes
-            of one label, one a frame, should lie in one place: mean IoU of all pairs of boxes with
-            the same label; 1 without such a pair.
+            of one label, one per frame, should lie in one place: mean IoU of all pairs of boxes
+            with the same label; 1 without such a pair.
   custom    a function of the user (rewards/custom.py).
 
-Pure numpy on host text, about a tenth of a millisecond a response.
+Pure numpy on host text, about a tenth of a millisecond per response.
 """
 
 from __future__ import annotations

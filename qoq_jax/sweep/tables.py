@@ -179,7 +179,7 @@ def overall_table(sweep: Sweep, found: dict) -> str:
     """
     lines = [
         "| run | seeds | accuracy | macro-F1 | compared with | macro-F1 less that | area | area "
-        "less that | s a step |"
+        "less that | s per step |"
         " rewards' share |",
         "|---" * 10 + "|",
     ]

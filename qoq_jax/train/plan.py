@@ -22,7 +22,7 @@ class Plan:
       stage: its row in the registry.
       steps, save_every: of the loop.
       updates: of the optimiser, in the whole stage.
-      accumulate: micro-batches an update.
+      accumulate: micro-batches per update.
       lr, warmup, schedule, optimizer: of the optimiser.
       lora: rank 0 = all weights are trained.
       rl, algorithm: the section that an RL stage reads and the row of its algorithm; both None for

@@ -267,7 +267,7 @@ def test_a_step_whose_answers_all_miss_the_deadline_stops_the_run():
     tokenizer = types.SimpleNamespace(decode=lambda tokens: "")
     sample = types.SimpleNamespace(row=0, meta=types.SimpleNamespace(domain="ct"))
     tokens, mask = np.zeros((4, 3, 6), np.int32), np.ones((4, 3, 6))
-    with pytest.raises(QoqError, match="none of 3 answers got its reward within 2 s"):
+    with pytest.raises(QoqError, match="none of 3 responses got its reward within 2 s"):
         groups_lib.reward_terms(tokenizer, pool, [sample], tokens, mask, 2.0)
 
 

@@ -304,7 +304,7 @@ def test_a_run_stopped_on_the_way_ends_with_the_same_bits_and_exports(
     monkeypatch.setattr(ecgs.EcgBatches, "__next__", read)
     capsys.readouterr()
     assert loop.run(cfg) == 0
-    assert "going on from step 3 of 8" in capsys.readouterr().out
+    assert "resuming from step 3 of 8" in capsys.readouterr().out
     assert (tmp_path / "cut" / ecg_jepa.WEIGHTS).read_bytes() == (
         tmp_path / "whole" / ecg_jepa.WEIGHTS
     ).read_bytes()

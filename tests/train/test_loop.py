@@ -247,7 +247,7 @@ def test_ctrl_c_while_data_are_built_ends_at_once_and_the_workdir_goes_on(tmp_pa
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to all processes of the command
     _, error = process.communicate(timeout=60)
     assert time.monotonic() - began < 4 and process.returncode == 130
-    assert error.strip() == "stopped; the same command goes on from the last checkpoint"
+    assert error.strip() == "stopped; the same command resumes from the last checkpoint"
     assert (tmp_path / "run/config.json").exists() and not (tmp_path / "run/run.json").exists()
 
 

@@ -139,7 +139,7 @@ def _pip_download(packages: Sequence[Package], folder: pathlib.Path, timeout: fl
     ]
     paths = os.pathsep.join(filter(None, (str(backend), os.environ.get("PYTHONPATH"))))
     hint = (
-        "check the network and pip's settings and start again; the rest of the run can go on "
+        "check the network and pip's settings and start again; the rest of the run can continue "
         "without them"
     )
     try:

@@ -129,7 +129,7 @@ def fetch(
     split.
 
     All or nothing: the row files appear when everything is in place. A call after an interruption
-    goes on
+    continues
     from the unpacked files; a call after success returns at once and needs no network.
 
     Args:
@@ -141,7 +141,7 @@ def fetch(
 
     Raises:
       DataError: no network, an archive that is not the pinned one, a damaged file, no space. The
-        caller may go on with climb-mini alone, and must say so.
+        caller may continue with climb-mini alone, and must say so.
     """
     # pip builds in other folders and must find ours from there
     root = pathlib.Path(root).absolute()

@@ -31,7 +31,8 @@ class Table:
     Attributes:
       values: float64 [n, leads].
       names: of the columns; None: the table has no line of names.
-      rate: by its column of times, samples a second; scale: millivolts of one unit. None: not said.
+      rate: by its column of times, samples per second; scale: millivolts of one unit. None: not
+        said.
     """
 
     values: np.ndarray
