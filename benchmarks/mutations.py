@@ -52,7 +52,7 @@ MUTATIONS = {
         "_damping(damped, kl, valid[:, None], cfg.quantile)",
         "test_drpo.py",
     ),
-    "damping of bad answers": (
+    "damping of bad responses": (
         DRPO,
         "jnp.maximum(products, 0.0), 0.0)",
         "jnp.abs(products), 0.0)",

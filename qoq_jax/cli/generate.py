@@ -17,8 +17,8 @@ def add(commands: Commands) -> None:
     )
     generate.add_argument(
         "source",
-        help="the workdir of a run, a Hugging Face directory or hub id, or a variant (random "
-        "weights)",
+        help="the workdir of a run, a Hugging Face directory or hub id, or a model size "
+        "such as nano (random weights)",
     )
     generate.add_argument("--ask", required=True, help="the question, with the allowed answers")
     generate.add_argument(
@@ -55,11 +55,11 @@ def add(commands: Commands) -> None:
     generate.add_argument(
         "--stop", action="append", default=[], help="a text that ends the response; may be repeated"
     )
-    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--seed", type=int, default=0, help="of the sampling; default: 0")
     generate.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="of weights and compute; default: as stored",
+        help="of weights and computation; default: as stored",
     )
     generate.add_argument(
         "--picture", help="write the first image or frame with the predicted boxes to this PNG file"

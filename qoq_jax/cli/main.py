@@ -83,7 +83,7 @@ def _add_convert(commands: Commands) -> None:
     convert.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in the source"
     )
-    convert.add_argument("--shard-size", default="5GB", help="upper limit of a weight file")
+    convert.add_argument("--shard-size", default="5GB", help="largest weight file; default: 5GB")
     convert.add_argument(
         "--stage",
         choices=MODEL_STAGES,

@@ -1,9 +1,8 @@
 """Packing: samples of any size into device batches of one fixed shape, so that nothing recompiles.
 
 Axis letters: B text rows, T tokens per row, R media rows, P patches per media row, M = P/4 vision
-tokens, E ECGs
-a media row. Text row b reads media row b // (B // R); a sample goes into one text row, and its
-media into that row's media row.
+tokens, E ECGs per media row. Text row b reads media row b // (B // R); a sample goes into one text
+row, and its media into that row's media row.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ become the same `Row`:
   - the released CLIMB-QA fields: problem, answer, images, videos, time-series, dataset, bbox,
     segmentation_path;
   - conversations: {"images": [...], "conversations": [{"from": "human", ...}, {"from": "gpt",
-  ...}]}.
+    ...}]}.
 A row that breaks a rule is a `DataError` that names file, row and field; nothing is guessed,
 repaired or replaced.
 """

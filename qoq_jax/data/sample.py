@@ -2,15 +2,14 @@
 
 Axis letters: t tokens, n patches, u = n/4 vision tokens, e ECGs, h w pixels of the resized frame.
 
-Every rule that a sample can break is a DataError that names the row, the field and a hint.
-Nothing is truncated, replaced or guessed: an image whose tokens are cut does not match its features
-(EasyR1 issue 175).
+Every rule that a sample can break is a DataError that names the row, the field and a hint. Nothing
+is truncated, replaced or guessed: an image whose tokens are cut does not match its features (EasyR1
+issue 175).
 
 ECG scale: ECG-JEPA's public training code (sehunfromdaegu/ECG_JEPA, ecg_data.py) feeds the physical
-signal of
-the record, in mV, resampled to 250 Hz, without filter and without normalisation; records with NaN
-or with a silent start are dropped. So mV pass through unchanged here (a z-score would erase voltage
-criteria such as those of hypertrophy), and what cannot be such a record is an error.
+signal of the record, in mV, resampled to 250 Hz, without filter and without normalisation; records
+with NaN or with a silent start are dropped. So mV pass through unchanged here (a z-score would
+erase voltage criteria such as those of hypertrophy), and what cannot be such a record is an error.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A record is one evaluated response as a JSON-able dict (`record` makes it):
   id, dataset, domain, source   strings; source is the data set folder of the run, and (source, id)
-                                names a row
+                                identifies a row
   labels, vocabulary, predicted lists of labels
   text                          the response
   boxes, gold_boxes             lists of [x1, y1, x2, y2], pixels of the resized frame
@@ -24,7 +24,7 @@ the labels that occur in the data set's gold answers. Names:
   macro_f1, precision, recall, specificity   one-vs-rest, 0/0 = 0.
   auroc              one-vs-rest, from `scores`; absent without them.
   iou, iou_over_half mean IoU and share of IoU > 0.5, over rows with a gold region; absent without
-  any.
+                     such rows.
   format, unparseable, reward   means over rows: format reward, share without a readable label,
                                 total reward.
 """
@@ -199,9 +199,8 @@ def confusion(records: Sequence[dict]) -> tuple[list[str], np.ndarray]:
     is OTHER.
 
     A row of several gold labels counts once for each: on the diagonal when it was named, else
-    shared out
-    evenly over the labels that were named wrongly (or OTHER when there are none). So each row of
-    the matrix sums to that label's support.
+    shared out evenly over the labels that were named wrongly (or OTHER when there are none). So
+    each row of the matrix sums to that label's support.
     """
     vocabulary = dict.fromkeys(label for r in records for label in (*r["vocabulary"], *r["labels"]))
     labels = list({fold(v): v for v in reversed(vocabulary)}.values())[::-1]

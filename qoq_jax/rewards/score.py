@@ -54,7 +54,7 @@ class RewardConfig:
     preset: the rules of each term, "paper" or "released". In a config, weights and iou_over that
       still have the paper's values become the preset's.
     accuracy, iou, format, length, coherence: weights; they are divided by their sum over the terms
-    that a sample has.
+      that a sample has.
     iou_over: how several boxes become one IoU: "best", "mean" over the response's boxes, or
       "hungarian": one-to-one matching with the gold boxes, its sum divided by the larger number of
       boxes.

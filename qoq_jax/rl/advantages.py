@@ -165,8 +165,7 @@ def _centred(rewards: Array) -> Array:
     """rewards - mean over the group, exactly 0 where all are equal.
 
     The minimum is taken away first: float32 mean(r, ..., r) may differ from r in the last digit,
-    and dividing
-    that digit by std + eps would turn a question without any signal into a gradient.
+    and dividing that digit by std + eps would turn a question without any signal into a gradient.
     """
     _check_rank("rewards of a group", rewards=(rewards, 2))
     if rewards.shape[1] < 2:

@@ -149,8 +149,7 @@ def advantages(
 
     Returns:
       advantages [Q, G] float32; the history with this batch added (None when cfg.history_size is
-      0);
-      diagnostics: domain_questions [N] and domain_temperature [N] (0 where absent) and
+      0); diagnostics: domain_questions [N] and domain_temperature [N] (0 where absent) and
       domain_clusters [N] (history included), zero_variance_groups [], ignored_questions [],
       damping_threshold [] and damping_mean [] (mean t / (t + z)).
     """

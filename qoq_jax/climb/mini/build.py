@@ -41,9 +41,8 @@ from qoq_jax.climb.mini.render import DATASETS, Dataset, Media, encode
 SOURCE = "climb-mini"
 SPLITS = ("train", "validation", "test")
 
-# : Shares of the imbalanced training splits: one domain has over half of the rows, the rarest under
-# 1 %. In CLIMB the largest domain is
-#: RSPECT (CT); without it, chest X-rays.
+# Shares of the imbalanced training splits: one domain has over half of the rows, the rarest under
+# 1 %. In CLIMB the largest domain is CT (RSPECT); without RSPECT, chest X-rays.
 SHARES = {
     "climb": {
         "pe-ct-mini": 0.45,
@@ -433,9 +432,8 @@ def build(
       progress: called with (rows done, rows in all).
 
     Returns:
-      The manifest: fingerprint, seed, size, imbalance, rows, domains, datasets (labels, rows a
-        split), sha256
-      of the row files.
+      The manifest: fingerprint, seed, size, imbalance, rows, domains, datasets (labels, rows per
+      split), sha256 of the row files.
 
     Raises:
       ConfigError: a bad argument.

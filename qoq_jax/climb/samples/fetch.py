@@ -129,8 +129,7 @@ def fetch(
     split.
 
     All or nothing: the row files appear when everything is in place. A call after an interruption
-    continues
-    from the unpacked files; a call after success returns at once and needs no network.
+    continues from the unpacked files; a call after success returns at once and needs no network.
 
     Args:
       root: folder of the data set; made when absent.
