@@ -52,7 +52,7 @@ class Batches:
 
     @property
     def notes(self) -> list[str]:
-        """Plain sentences for the report (a source that could not be had, say)."""
+        """Plain sentences for the report (as that a source could not be fetched)."""
         return self.prepared.result()[1]
 
     def budget(

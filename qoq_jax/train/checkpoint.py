@@ -210,10 +210,10 @@ class Checkpointer:
             if resume:
                 self._manager.reload()
         raise CheckpointError(
-            f"the checkpoint is damaged ({wrong}), and there is no sound one before it",
+            f"the checkpoint is damaged ({wrong}), and there is no intact one before it",
             where=folder,
             hint=f"restore the folder from a copy, or delete {self._folder} and start the same "
-            "command again: the stage then begins anew",
+            "command again: the stage then starts from its beginning",
         )
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, dict]:

@@ -224,7 +224,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(finished, tmp_pat
     assert cli.main(["convert", str(copy), str(tmp_path / "again")]) == 1
     error = capfd.readouterr().err.strip()
     assert (
-        "no sound one before it" in error
+        "no intact one before it" in error
         and "hint: restore" in error
         and len(error.splitlines()) == 1
     )

@@ -55,8 +55,8 @@ def grain(rng: Rng, shape: tuple[int, ...], sigma: float) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------
 
 PE_LABELS = ("No PE", "Chronic PE", "Acute PE")
-# Where a clot may lie: its centre (x from the left edge, y from the middle, in widths), and the tilt
-# of the artery.
+# Where a clot may lie: its centre (x from the left edge, y from the middle, in widths), and the
+# tilt of the artery.
 VESSELS = {"right": (0.415, 0.0), "left": (0.635, -0.015), "main": (0.530, -0.085)}
 TILT = {"right": 0.16, "left": 0.50, "main": 1.35}
 PE_CONTRAST = {1: 0.85, 2: 0.72, 3: 0.58}
