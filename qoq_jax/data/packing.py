@@ -157,10 +157,11 @@ def empty_batch(budget: Budget) -> dict[str, np.ndarray]:
     """A batch of padding:
 
     tokens int32 [B, T]; positions int32 [B, 3, T]; segment_ids int32 [B, T], 0 padding, s the s-th
-    sample of the row; branch_ids int32 [B, T], 0 prompt, 1 answer; media_index int32 [B, T], -1
+    sample of the row; branch_ids int32 [B, T], 0 prompt, 1 response; media_index int32 [B, T], -1
     text, else a place in the media row's table of M vision tokens followed by E * ecg_tokens ECG
-    tokens; loss_mask float32 [B, T], 1 on answer tokens; patches uint8 [R, P, patch_dim]; patch_hw
-    int32 [R, P, 2]; patch_frame, patch_window int32 [R, P], 0 padding; ecg float32 [R, E, 8, 2500].
+    tokens; loss_mask float32 [B, T], 1 on response tokens; patches uint8 [R, P, patch_dim];
+    patch_hw int32 [R, P, 2]; patch_frame, patch_window int32 [R, P], 0 padding; ecg float32
+    [R, E, 8, 2500].
     """
     b, t, r, p = budget.rows, budget.tokens, budget.media_rows, budget.patches
     return {

@@ -57,11 +57,11 @@ class ProcessConfig:
       min_pixels, max_pixels: bounds of an image's area after the resize.
       frame_max_pixels: upper bound of a frame of a video or volume.
       frames: frames read of a video or volume.
-      seconds_per_grid: seconds between temporal patches. Frames are drawn uniformly from clips and
-        volumes without a common clock, so a fixed value: 1 s is Qwen's default of 2 frames a
+      seconds_per_grid: seconds between temporal patches. Frames are sampled uniformly from clips
+        and volumes without a common clock, so a fixed value: 1 s is Qwen's default of 2 frames per
         second.
       max_prompt_tokens, max_response_tokens: a longer sample is an error.
-      system: system turn of the prompt; "" leaves it out. opening: words that answers are made to
+      system: system turn of the prompt; "" leaves it out. opening: words that responses are made to
         begin with.
     """
 

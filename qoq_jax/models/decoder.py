@@ -266,7 +266,7 @@ def layers_apart(params: dict[str, Any], cfg: VlmConfig) -> dict[str, Any]:
     """`params` with a dict for each layer, matrices in the compute dtype: for many calls of
     `decode_step`.
 
-    A slice of stacked weights is copied before it is multiplied, all weights of all layers once a
+    A slice of stacked weights is copied before it is multiplied, all weights of all layers once per
     token; taken apart, they are copied once. The price is a second copy of the layers in the
     compute dtype for as long as it is used.
     """

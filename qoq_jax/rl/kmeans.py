@@ -5,7 +5,7 @@ function.
     C candidates for a new centre   S starts   T points a tile
 
 Nothing is random, and nothing depends on the order of the points: they are put on a fine grid (one
-a group), sorted, and ties go to the first. The sorted points of a group fill whole tiles, so that
+per group), sorted, and ties go to the first. The sorted points of a group fill whole tiles, so that
 each tile meets the centres of one group only and the cost does not grow with the number of groups.
 """
 

@@ -1,9 +1,9 @@
 """The decode loop: what RL rollouts, evaluation and `qoq generate` all sample their tokens with.
 
-A slot holds one prompt and G rows that sample responses to it; prompt keys and values exist once a
-slot. All rows step together, but each has its own length and ends by itself. What a row draws
-depends on its own key and on the positions of its own tokens, not on when it runs nor on what runs
-beside it.
+A slot holds one prompt and G rows that sample responses to it; prompt keys and values exist once
+per slot. All rows step together, but each has its own length and ends by itself. What a row
+samples depends on its own key and on the positions of its own tokens, not on when it runs nor on
+what runs beside it.
 
 Everything here is traced: no host, no files. The host's part, which hands rows and slots further
 work, is sampling/engine.py.

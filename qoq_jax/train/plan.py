@@ -86,7 +86,7 @@ def _rl(cfg: Config, row: stages.Stage, lora: LoraConfig) -> Plan:
         optimizer = dataclasses.replace(optimizer, frozen=frozen)
         domains = cfg.align.domains
     algorithm = algorithms.resolve(rl)
-    updates = 1 if algorithm is None else rl.minibatches * rl.epochs  # a step
+    updates = 1 if algorithm is None else rl.minibatches * rl.epochs  # per step
     return Plan(
         stage=row,
         steps=rl.steps,

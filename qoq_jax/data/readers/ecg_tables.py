@@ -104,7 +104,7 @@ def _named(path: pathlib.Path, values: np.ndarray, names: list[str], units: list
 
 
 def _rate(path: pathlib.Path, values: np.ndarray, pairs: list[tuple[str, str]]) -> float | None:
-    """Samples a second by the column of times; None without one that names its unit."""
+    """Samples per second by the column of times; None without one that names its unit."""
     for i, (name, unit) in enumerate(pairs):
         found = _TIME.fullmatch(name)
         seconds = _SECONDS.get((unit or (found and found["unit"]) or "").casefold())
