@@ -107,6 +107,7 @@ def one_device():
     return {"sft": run_sft(mesh), "rl": run_rl(mesh)}
 
 
+@pytest.mark.slow
 def test_sft_on_eight_devices_equals_one(one_device):
     losses, params = run_sft(meshes()["eight"])
     np.testing.assert_allclose(losses, one_device["sft"][0], atol=1e-5)
@@ -124,6 +125,7 @@ def test_drpo_update_on_eight_devices_equals_one(one_device):
     )
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing(one_device):
     mesh = meshes()["one"]
     losses, _ = run_sft(mesh, accumulate=4)
@@ -191,9 +193,8 @@ def test_weight_decay_spares_vectors():
     )
     with jax.set_mesh(mesh):
         state = create(jax.random.key(0), tiny_model(), optimizer, mesh)
-        new, _ = apply_gradients(
-            state, jax.tree.map(jnp.zeros_like, state.params), jnp.array(1.0), optimizer
-        )
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        new, _ = jax.jit(apply_gradients, static_argnums=3)(state, zeros, 1.0, optimizer)
     layers, before = new.params["decoder"]["layers"], state.params["decoder"]["layers"]
     np.testing.assert_array_equal(
         layers["attention_norm"]["scale"], before["attention_norm"]["scale"]
@@ -251,6 +252,7 @@ def test_frozen_weights_cost_no_gradient():
     )
 
 
+@pytest.mark.slow
 def test_no_recompilation_after_the_first_step():
     cfg, mesh = tiny_model(), meshes()["eight"]
     with jax.set_mesh(mesh):
