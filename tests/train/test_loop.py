@@ -65,7 +65,7 @@ def command(root, workdir, *more):
 def environment():
     # One device and no optimisation: compiling is nearly all of this run's time.
     return os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(REPOSITORY),
     }
