@@ -134,7 +134,7 @@ def test_accumulation_changes_nothing(one_device):
     np.testing.assert_allclose(split[0], one_device["rl"][0], atol=1e-5)
 
 
-def test_rows_are_dealt_to_parts_of_about_equal_tokens(one_device):
+def test_rows_are_dealt_to_parts_of_about_equal_tokens():
     rng = np.random.default_rng(0)
     tokens = rng.lognormal(5, 0.8, (200, 16, 1))[..., 0]
 
@@ -148,7 +148,9 @@ def test_rows_are_dealt_to_parts_of_about_equal_tokens(one_device):
         assert all(sorted(order) == list(range(16)) for order in orders)
         dealt = [spread(row[order]) for row, order in zip(tokens, orders)]
         assert np.mean(dealt) - 1 < (np.mean(plain) - 1) / (1.5 if random else 2)
-    # The same rows in another order of micro-batches have the same loss, gradient and so update.
+
+
+def test_rows_in_another_order_of_micro_batches_give_the_same_update(one_device):
     moved = run_rl(meshes()["one"], dataclasses.replace(RL, accumulate=2), deal=True)
     np.testing.assert_allclose(moved[0], one_device["rl"][0], atol=1e-5)
     jax.tree.map(
@@ -225,6 +227,9 @@ def test_frozen_weights_and_the_critic_have_their_own_part_of_the_optimiser():
     assert largest == pytest.approx(
         {"vision": 0.0, "lora": 0.0, "decoder": 0.1, "critic": 0.5}, rel=1e-3
     )
+
+
+def test_a_frozen_part_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match="did you mean 'vision'"):
         check_frozen(("visoin",), {"vision": {"w": 0}})
 
@@ -252,7 +257,6 @@ def test_frozen_weights_cost_no_gradient():
     )
 
 
-@pytest.mark.slow
 def test_no_recompilation_after_the_first_step():
     cfg, mesh = tiny_model(), meshes()["eight"]
     with jax.set_mesh(mesh):
