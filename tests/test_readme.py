@@ -39,7 +39,7 @@ def test_the_ten_lines_of_readme_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert '"runs/quickstart"' in BLOCKS[0]
     exec(BLOCKS[0].replace('"runs/quickstart"', '"nano"'), {})
-    assert "1000)" in capsys.readouterr().out, "the shape of the logits"
+    assert ", 1024)" in capsys.readouterr().out, "the shape of the logits"
 
 
 def test_the_drpo_of_readme_runs(capsys):
