@@ -86,6 +86,7 @@ def test_greedy_takes_the_most_likely_token(model, sampler):
     np.testing.assert_array_equal(drawn.tokens[:, :, 0], jnp.broadcast_to(first[:, None], (Q, G)))
 
 
+@pytest.mark.slow
 def test_one_row_of_answers_equals_rows_of_one_answer(model):
     """Log-probabilities and gradients of [prompt | a1 | a2 | a3] equal those of three rows [prompt
     | a].

@@ -149,6 +149,7 @@ def test_the_loss_falls_and_the_target_follows_the_formula(one_device):
     )
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one(one_device):
     losses, state = steps_on(meshes()["eight"], 4)
     expected, whole = steps_on(meshes()["one"], 4)
@@ -264,6 +265,7 @@ def config(workdir, folder, root, **changes) -> Config:
     )
 
 
+@pytest.mark.slow
 def test_a_run_stopped_on_the_way_ends_with_the_same_bits_and_exports(
     tiny_variant, wfdb_folder, tmp_path, monkeypatch, capsys
 ):
