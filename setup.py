@@ -69,6 +69,7 @@ setup(
         "safetensors>=0.4.5",
         "tokenizers>=0.21",
         "pillow>=11",
+        "rich>=13",  # progress and tables in the terminal
         *READERS,
         "tensorboardX>=2.6.2",
     ],

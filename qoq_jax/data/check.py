@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 
+from qoq_jax.base import terminal
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import rows as schema
 from qoq_jax.data import sources
@@ -38,11 +39,13 @@ def run(file: str) -> int:
         max_response_tokens=10**9,
     )
     total = len(rows) + rows.index.fault_count
-    for row in rows:
-        try:
-            process(row, root, tokenizer, small, with_answer=True)
-        except DataError as error:
-            faults.append(str(error))
+    with terminal.Bar("checking rows", len(rows)) as bar:
+        for number, row in enumerate(rows):
+            try:
+                process(row, root, tokenizer, small, with_answer=True)
+            except DataError as error:
+                faults.append(str(error))
+            bar.update(number + 1)
     faults += _split_faults(file, rows)
     for fault in faults[:_SHOWN]:
         print(fault)
@@ -91,17 +94,23 @@ def describe(root: str) -> int:
         if sources.find(root, split) is None:
             continue
         rows = sources.load(root, split)
-        print(f"{split}: {len(rows)} rows")
+        lines, cells = [], []
         for domain in sources.domains(rows):
             of_it = rows.column("domain") == schema.DOMAINS.index(domain)
             of_domain = rows.take(np.flatnonzero(of_it))
-            print(f"  {domain}: {len(of_domain)} ({len(of_domain) / len(rows):.1%})")
+            count, share = str(len(of_domain)), f"{len(of_domain) / len(rows):.1%}"
+            lines.append(f"  {domain}: {count} ({share})")
             counts = sources.describe(of_domain)
-            for dataset in counts["dataset"]:
+            for number, dataset in enumerate(counts["dataset"]):
                 labels = ", ".join(
                     f"{name.removeprefix(dataset + '/')} {n}"
                     for name, n in counts["label"].items()
                     if name.startswith(dataset + "/")
                 )
-                print(f"    {dataset}: {labels}")
+                lines.append(f"    {dataset}: {labels}")
+                cells.append(["" if number else cell for cell in (domain, count, share)])
+                cells[-1] += [dataset, labels]
+        head = f"{split}: {len(rows)} rows"
+        columns = ("domain", "rows", "share", "data set", "labels")
+        terminal.table(head, columns, cells, plain=(head, *lines))
     return 0

@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from qoq_jax.base import files
+from qoq_jax.base import files, terminal
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import jsonl, paths
 from qoq_jax.data import rows as schema
@@ -167,8 +167,14 @@ class _Scan:
         self._seen: set[int] = set()
         self._ids = array.array("Q")
         with reader(kind, body) as self._reader, _items(kind, body, self._reader) as found:
-            for item in found:
-                self._add(item)
+            # A row starts at a byte of the body, or has a number.
+            lines = isinstance(self._reader, Lines)
+            unit, name = (1 << 20, "MiB") if lines else (1, "rows")
+            total = body.stat().st_size if lines else len(self._reader)
+            with terminal.Bar(f"indexing {path.name}, {name}", total // unit) as bar:
+                for item in found:
+                    self._add(item)
+                    bar.update(item.start // unit)
 
     def _add(self, item: jsonl.Item) -> None:
         where = _where(self._name, self._kind, item.number)
