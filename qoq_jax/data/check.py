@@ -9,7 +9,7 @@ import numpy as np
 from qoq_jax.base import terminal
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import rows as schema
-from qoq_jax.data import sources
+from qoq_jax.data import sources, tfds_rows
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.lazy_rows import Rows, open_rows
 from qoq_jax.data.sample import ProcessConfig, process
@@ -19,7 +19,7 @@ _SHOWN = 20
 
 
 def run(file: str) -> int:
-    """Checks every row of a JSONL file and turns it into a sample as training would, gold answer
+    """Checks every row of a row file and turns it into a sample as training would, gold answer
     included; prints each fault. Returns the exit code.
 
     A file that is named after a split must agree with the rows' `split`, and share no `patient`
@@ -59,7 +59,7 @@ def run(file: str) -> int:
 def _split_faults(file: str, rows: Rows) -> list[str]:
     """Rows of another split, and patients that are in a sibling file too."""
     folder, name = os.path.split(os.path.abspath(file))
-    split = name.split(".")[0]
+    split = tfds_rows.split_of(name)
     if split not in schema.SPLITS or sources.find(folder, split) is None:
         return []
     faults = [
@@ -83,7 +83,12 @@ def _split_faults(file: str, rows: Rows) -> list[str]:
 
 
 def describe(root: str) -> int:
-    """Prints the rows of a data set folder by split, domain, data set and label."""
+    """Prints the rows of a data set folder by split, domain, data set and label.
+
+    Args:
+      root: the folder, or an entry of data.extra.
+    """
+    root = tfds_rows.folder(root)
     if not sources.has_rows(root):
         raise DataError(
             "no train.jsonl, validation.jsonl or test.jsonl there",
