@@ -1,8 +1,11 @@
 """Do the tests of the RL arithmetic notice a defect? Breaks one line at a time in a copy of the
 sources and runs the tests on it.
 
-    python benchmarks/mutations.py [NAME ...]         # all: some 10 minutes on one core; exit code
-                                                      1 when a defect goes unnoticed
+    python benchmarks/mutations.py [NAME ...]   # all: some 10 minutes on one core; exit code 1 when
+                                                a defect goes unnoticed
+    python benchmarks/mutations.py --check      # only that each line and test is still there
+
+Needs pip install -e '.[dev]'.
 
 Each mutation is one plausible mistake: a sort that is forgotten, a floor that is missing, a limit
 that is not checked.
@@ -32,136 +35,146 @@ MUTATIONS = {
         DRPO,
         'rewards if cfg.variant == "released" else jnp.sort(rewards, axis=1)',
         "rewards",
-        "test_drpo.py",
+        "rl/test_drpo.py",
     ),
     "no floor of the domain temperature": (
         DRPO,
         "jnp.maximum(jnp.sqrt(domain_count) * domain_mean, cfg.eps)",
         "jnp.sqrt(domain_count) * domain_mean",
-        "test_drpo.py",
+        "rl/test_drpo.py",
     ),
     "no floor of the cluster temperature": (
         DRPO,
         "cluster_temperature = jnp.maximum(cluster_temperature, cfg.eps)",
         "pass",
-        "test_drpo.py",
+        "rl/test_drpo.py",
     ),
     "quantile over questions without signal": (
         DRPO,
         "_damping(damped, kl, signal[:, None], cfg.quantile)",
         "_damping(damped, kl, valid[:, None], cfg.quantile)",
-        "test_drpo.py",
+        "rl/test_drpo.py",
     ),
     "damping of bad answers": (
         DRPO,
         "jnp.maximum(products, 0.0), 0.0)",
         "jnp.abs(products), 0.0)",
-        "test_drpo.py",
+        "rl/test_drpo.py",
     ),
     "no threshold, divided by": (
         DRPO,
         "jnp.where(threshold > 0, threshold / (threshold + excess), 1.0)",
         "threshold / (threshold + excess)",
-        "test_drpo.py",
+        "rl/test_drpo.py",
     ),
     "divided by a spread of 0": (
         DRPO,
         "scores / jnp.where(spread > 0, spread, 1.0)",
         "scores / spread",
-        "test_drpo.py",
+        "rl/test_drpo.py",
     ),
     "rewards not cut": (
         DRPO,
         "jnp.clip(rewards.astype(jnp.float32), -LARGEST, LARGEST)",
         "rewards.astype(jnp.float32)",
-        "test_drpo.py",
+        "rl/test_drpo.py",
     ),
     "padding counted": (
         DRPO,
         "valid &= (domain_ids >= 0) & (domain_ids < cfg.num_domains)",
         "valid |= True",
-        "test_drpo.py",
+        "rl/test_drpo.py",
     ),
     "ring written from its start": (
         DRPO,
         '(history.count.at[domains].get(mode="fill", fill_value=0) + order)',
         "order",
-        "test_drpo.py",
+        "rl/test_drpo.py",
     ),
     "points clustered as they come": (
         KMEANS,
         "jax.lax.sort(columns, num_keys=len(columns) - 1)",
         "jax.lax.sort(columns, num_keys=1)",
-        "test_drpo.py test_kmeans.py",
+        "rl/test_drpo.py rl/test_kmeans.py",
     ),
-    "elbow at another share": (KMEANS, "ELBOW = 0.1", "ELBOW = 0.3", "test_drpo.py test_kmeans.py"),
+    "elbow at another share": (
+        KMEANS,
+        "ELBOW = 0.1",
+        "ELBOW = 0.3",
+        "rl/test_drpo.py rl/test_kmeans.py",
+    ),
     "one start instead of four": (
         KMEANS,
         "CANDIDATES, STARTS = 32, 4",
         "CANDIDATES, STARTS = 1, 1",
-        "test_kmeans.py",
+        "rl/test_kmeans.py",
     ),
-    "population std": (ADVANTAGES, "ddof=1", "ddof=0", "test_advantages.py test_drpo.py"),
+    "population std": (ADVANTAGES, "ddof=1", "ddof=0", "rl/test_advantages.py rl/test_drpo.py"),
     "long texts are read": (
         ANSWERS,
         "if len(text) > MAX_TEXT:",
         "if False:",
-        "test_answers.py test_rewards.py",
+        "data/test_answer_format.py rewards/test_score.py",
     ),
     "deep JSON is read": (
         ANSWERS,
         "if len(block) > MAX_JSON or not _is_shallow(block):",
         "if False:",
-        "test_answers.py test_rewards.py",
+        "data/test_answer_format.py rewards/test_score.py",
     ),
     "first box instead of the last": (
         ANSWERS,
         "text.rfind(BOXED)",
         "text.find(BOXED)",
-        "test_answers.py",
+        "data/test_answer_format.py",
     ),
     "braces not balanced": (
         ANSWERS,
         '(char == "{") - (char == "}")',
         '-(char == "}")',
-        "test_answers.py",
+        "data/test_answer_format.py",
     ),
     "coordinates without limit": (
         ANSWERS,
         "not abs(v) <= MAX_COORDINATE",
         "v != v",
-        "test_answers.py test_rewards.py",
+        "data/test_answer_format.py rewards/test_score.py",
     ),
     "weights not renormalised": (
         REWARDS,
-        " / sum(weight for weight, _ in present), 1.0)",
-        ", 1.0)",
-        "test_rewards.py",
+        " / sum(weight for weight, _ in present), 1.0\n",
+        ", 1.0\n",
+        "rewards/test_score.py",
     ),
     "recall instead of F1": (
         REWARDS,
         "(len(predicted) + len(gold))",
         "(2 * len(gold))",
-        "test_rewards.py",
+        "rewards/test_score.py",
     ),
     "dual clip of good answers": (
         LOSSES,
         "jnp.where(advantages < 0, jnp.minimum(surrogate, -advantages * dual_clip), surrogate)",
         "jnp.minimum(surrogate, -advantages * dual_clip)",
-        "test_losses.py",
+        "rl/test_losses.py",
     ),
     "one clip range": (
         LOSSES,
         "math.log(1 + clip_high)",
         "math.log(1 + clip_low)",
-        "test_losses.py",
+        "rl/test_losses.py",
     ),
-    "KL the wrong way round": (LOSSES, "jnp.expm1(-d) + d", "jnp.expm1(d) - d", "test_losses.py"),
+    "KL the wrong way round": (
+        LOSSES,
+        "jnp.expm1(-d) + d",
+        "jnp.expm1(d) - d",
+        "rl/test_losses.py",
+    ),
     "importance weights without a cap": (
         LOSSES,
         "jnp.minimum(jnp.exp(jnp.minimum(difference, MAX_LOG_RATIO)), cap)",
         "jnp.exp(jnp.minimum(difference, MAX_LOG_RATIO))",
-        "test_losses.py",
+        "rl/test_losses.py",
     ),
 }
 NO_SHRINKING = """
@@ -170,6 +183,19 @@ phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
 hypothesis.settings.register_profile("once", phases=phases, database=None)
 hypothesis.settings.load_profile("once")
 """
+
+
+def stale(name: str) -> list[str]:
+    """What of a mutation is not there any more: its file, its line (once), its tests."""
+    file, line, _, tests = MUTATIONS[name]
+    path = ROOT / "qoq_jax" / file
+    count = path.read_text().count(line) if path.is_file() else 0
+    faults = [] if count == 1 else [f"{name}: {file} has {line!r} {count} times"]
+    return faults + [
+        f"{name}: no tests/{test}"
+        for test in tests.split()
+        if not (ROOT / "tests" / test).is_file()
+    ]
 
 
 def broken(name: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
@@ -183,10 +209,7 @@ def broken(name: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
         # one failing case is enough here; finding the smallest takes minutes
         conftest.write(NO_SHRINKING)
     path = folder / "qoq_jax" / file
-    text = path.read_text()
-    if line not in text:
-        raise SystemExit(f"{name}: {file} has no line with {line!r}; bring the mutation up to date")
-    path.write_text(text.replace(line, mistake))
+    path.write_text(path.read_text().replace(line, mistake))
     command = [
         sys.executable,
         "-m",
@@ -195,7 +218,7 @@ def broken(name: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
         "-q",
         "-p",
         "no:cacheprovider",
-        *(f"tests/rl/{test}" for test in tests.split()),
+        *(f"tests/{test}" for test in tests.split()),
     ]
     environment = os.environ | {"PYTHONPATH": str(folder), "JAX_PLATFORMS": "cpu"}
     return subprocess.run(
@@ -204,8 +227,14 @@ def broken(name: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
 
 
 def main(names: list[str]) -> int:
+    check = names == ["--check"]
+    names = list(MUTATIONS) if check or not names else names
+    faults = [fault for name in names for fault in stale(name)]
+    if faults or check:
+        print("\n".join(faults) or f"{len(names)} mutations are up to date")
+        return 1 if faults else 0
     unnoticed = 0
-    for name in names or MUTATIONS:
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
             done = broken(name, pathlib.Path(folder))
         failed = [
