@@ -3,6 +3,8 @@ answers of a trained run.
 
     python benchmarks/drpo_weights.py runs/evidence/grpo/seed0 [--batches 8]
 
+Needs no extra.
+
 Draws the batches that the run began with, samples answers with the weights that it reached, and
 computes the advantages of GRPO and of DRPO's variants from the same rewards and the same KL to the
 run's start. By domain: share of the sum of |A|, and in brackets the sum of A over the sum of |A|

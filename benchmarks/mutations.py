@@ -5,7 +5,7 @@ sources and runs the tests on it.
                                                 a defect goes unnoticed
     python benchmarks/mutations.py --check      # only that each line and test is still there
 
-Needs pip install -e '.[dev]'.
+Needs pip install -e '.[dev]': pytest, hypothesis.
 
 Each mutation is one plausible mistake: a sort that is forgotten, a floor that is missing, a limit
 that is not checked.

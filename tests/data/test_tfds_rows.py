@@ -24,8 +24,8 @@ ROWS = {
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A folder in which a data set of three training rows and two test rows, in two shards each, was
-    prepared.
+    """A folder in which a data set was prepared: three training and two test rows, in two shards
+    each.
     """
     features, text = tfds.features, tfds.features.Text()
 
