@@ -1,5 +1,7 @@
 """qoq_jax: clinical multimodal language models in JAX. Install with `pip install -e .`."""
 
+import pathlib
+
 from setuptools import find_packages, setup
 
 READERS = ["pydicom>=3.0,<4", "nibabel>=5.3"]
@@ -45,7 +47,7 @@ setup(
     version="0.1.0",
     description="QoQ-Med and CLIMB in JAX: clinical vision-language-ECG models, DRPO, sharded "
     "from the first line.",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=pathlib.Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
