@@ -63,7 +63,7 @@ setup(
         "transformers>=5.0,<6",
         "huggingface_hub>=1.0",
         "ml_dtypes>=0.5",
-        "jinja2>=3.1.6",  # chat templates of published models
+        "jinja2>=3.1.6",  # transformers runs chat templates with it, and does not bring it
         "einops>=0.8",
         "ml-collections>=1.0",
         "numpy>=2.0",
@@ -71,6 +71,7 @@ setup(
         "safetensors>=0.4.5",
         "tokenizers>=0.21",
         "pillow>=11",
+        "rich>=13",  # progress and tables in the terminal
         *READERS,
         "tensorboardX>=2.6.2",
     ],

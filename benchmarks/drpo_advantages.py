@@ -1,10 +1,11 @@
 """Time of DRPO's advantages and of rewards, and what refitting all past questions with scikit-learn
 would take instead.
 
-    python benchmarks/drpo_advantages.py                       # 1 minute; needs scikit-learn for
-                                                               the comparison
+    python benchmarks/drpo_advantages.py                       # some minutes
     python benchmarks/drpo_advantages.py --step-seconds 4.1    # also the share of a training step
                                                                of so many seconds
+
+Needs pip install -e '.[benchmarks]': scikit-learn, for the comparison.
 
 512 questions x 8 rollouts x 9 domains, k_max 10, on the CPU; medians of 30 calls. "refit" is what
 the released code does at every step: for each domain, k-means with k = 1 .. 11 on the vectors of
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qoq_jax.data.meta import SampleMeta
 from qoq_jax.rewards import score as rewards
 from qoq_jax.rl import drpo
 
@@ -88,24 +90,29 @@ def refit_seconds(past: int) -> float:
 def reward_seconds(responses: int = 4096) -> float:
     """One process scores responses of 200 words with a box against a mask of 448 x 448 pixels."""
 
-    class Meta:
-        id, labels, vocabulary, boxes, box_labels = (
-            "x",
-            ("Pneumonia",),
-            ("Pneumonia", "Edema"),
-            (),
-            (),
-        )
-        mask, frame_size = np.zeros((448, 448), bool), (448, 448)
-
-    Meta.mask[60:400, 50:300] = True
+    mask = np.zeros((448, 448), bool)
+    mask[60:400, 50:300] = True
+    meta = SampleMeta(
+        id="x",
+        dataset="chest",
+        domain="chest_xray",
+        labels=("Pneumonia",),
+        vocabulary=("Pneumonia", "Edema"),
+        boxes=(),
+        box_labels=(),
+        box_images=(),
+        mask=mask,
+        frame_sizes=((448, 448),),
+        source="benchmark",
+        row=None,
+    )
     texts = [
         f'```json\n[{{"bbox_2d": [40, 50, {200 + i % 90}, 390], "label": '
         f'"Pneumonia"}}]\n```\n<think>{"word " * 200}</think>\n'
         "\\boxed{Pneumonia}"
         for i in range(responses)
     ]
-    return median_seconds(lambda: rewards.score_batch(texts, [Meta] * responses), 3)
+    return median_seconds(lambda: rewards.score_batch(texts, [meta] * responses), 3)
 
 
 def main() -> None:

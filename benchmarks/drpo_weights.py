@@ -3,6 +3,8 @@ run.
 
     python benchmarks/drpo_weights.py runs/evidence/grpo/seed0 [--batches 8]
 
+Needs no extra.
+
 Makes the batches that the run began with, samples responses with the weights that it reached, and
 computes the advantages of GRPO and of DRPO's variants from the same rewards and the same KL to the
 run's start. By domain: share of the sum of |A|, and in brackets the sum of A over the sum of |A|

@@ -1,9 +1,10 @@
 """Forward pass and generation against transformers on torch: same machine, same weights, same run.
 Prints a table.
 
-    python benchmarks/generation.py                       # the whole comparison; needs torch: pip
-                                                          install -e '.[parity]'
+    python benchmarks/generation.py                       # the whole comparison
     python benchmarks/generation.py --prompts 2 --new 16  # a few minutes on 2 cores
+
+Needs pip install -e '.[benchmarks]': torch.
 
 The model has 0.3 B parameters: a vision tower with the widths, windows and heads of Qwen2.5-VL and
 8 of its 32 blocks, a decoder of 6 layers. Each prompt is one 448 x 448 image and 24 text tokens,

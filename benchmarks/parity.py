@@ -2,7 +2,9 @@
 Qwen3-VL, float32; then gradients, greedy tokens, the way back, and ECG-JEPA against reference
 numbers.
 
-    python benchmarks/parity.py        # needs torch: pip install -e '.[parity]'
+    python benchmarks/parity.py
+
+Needs pip install -e '.[parity]', or '.[benchmarks]': torch.
 
 The model goes through a directory: transformers saves it, qoq_jax.hf loads it. The same prompts
 then run through both programs. tests/parity/test_hf_models.py asserts the same numbers.

@@ -2,6 +2,8 @@
 
     python benchmarks/row_index.py [--rows 2610000] [--folder FOLDER] [--keep]
 
+Needs no extra.
+
 Writes CLIMB-like rows over a few tiny shared pictures (or takes the file that is there), then
 measures in fresh processes: the first opening, which builds the index; opening with the index; the
 first batch; random access; resuming in the middle. Prints a table. Aims: opened in under 10 s and

@@ -20,6 +20,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from qoq_jax.base import terminal
+
 CODE = 130
 GRACE = 1.0  # seconds that the main thread has to end by itself
 _children: set[subprocess.Popen] = set()
@@ -62,8 +64,11 @@ _said = threading.Lock()
 
 
 def say(message: str) -> None:
-    """Prints the message once in the life of the process."""
+    """Prints the message once in the life of the process, in the place of progress bars."""
     if _said.acquire(blocking=False):
+        wipe = threading.Thread(target=terminal.close, daemon=True)
+        wipe.start()
+        wipe.join(GRACE / 4)  # a thread that stands still may hold the terminal
         print(f"\n{message}", file=sys.stderr, flush=True)
 
 

@@ -6,9 +6,10 @@ import os
 
 import numpy as np
 
+from qoq_jax.base import terminal
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import rows as schema
-from qoq_jax.data import sources
+from qoq_jax.data import sources, tfds_rows
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.lazy_rows import Rows, open_rows
 from qoq_jax.data.sample import ProcessConfig, process
@@ -18,7 +19,7 @@ _SHOWN = 20
 
 
 def run(file: str) -> int:
-    """Checks every row of a JSONL file and turns it into a sample as training would, gold answer
+    """Checks every row of a row file and turns it into a sample as training would, gold answer
     included; prints each fault. Returns the exit code.
 
     A file that is named after a split must agree with the rows' `split`, and share no `patient`
@@ -38,11 +39,13 @@ def run(file: str) -> int:
         max_response_tokens=10**9,
     )
     total = len(rows) + rows.index.fault_count
-    for row in rows:
-        try:
-            process(row, root, tokenizer, small, with_answer=True)
-        except DataError as error:
-            faults.append(str(error))
+    with terminal.Bar("checking rows", len(rows)) as bar:
+        for number, row in enumerate(rows):
+            try:
+                process(row, root, tokenizer, small, with_answer=True)
+            except DataError as error:
+                faults.append(str(error))
+            bar.update(number + 1)
     faults += _split_faults(file, rows)
     for fault in faults[:_SHOWN]:
         print(fault)
@@ -56,7 +59,7 @@ def run(file: str) -> int:
 def _split_faults(file: str, rows: Rows) -> list[str]:
     """Rows of another split, and patients that are in a sibling file too."""
     folder, name = os.path.split(os.path.abspath(file))
-    split = name.split(".")[0]
+    split = tfds_rows.split_of(name)
     if split not in schema.SPLITS or sources.find(folder, split) is None:
         return []
     faults = [
@@ -80,7 +83,12 @@ def _split_faults(file: str, rows: Rows) -> list[str]:
 
 
 def describe(root: str) -> int:
-    """Prints the rows of a data set folder by split, domain, data set and label."""
+    """Prints the rows of a data set folder by split, domain, data set and label.
+
+    Args:
+      root: the folder, or an entry of data.extra.
+    """
+    root = tfds_rows.folder(root)
     if not sources.has_rows(root):
         raise DataError(
             "no train.jsonl, validation.jsonl or test.jsonl there",
@@ -91,17 +99,23 @@ def describe(root: str) -> int:
         if sources.find(root, split) is None:
             continue
         rows = sources.load(root, split)
-        print(f"{split}: {len(rows)} rows")
+        lines, cells = [], []
         for domain in sources.domains(rows):
             of_it = rows.column("domain") == schema.DOMAINS.index(domain)
             of_domain = rows.take(np.flatnonzero(of_it))
-            print(f"  {domain}: {len(of_domain)} ({len(of_domain) / len(rows):.1%})")
+            count, share = str(len(of_domain)), f"{len(of_domain) / len(rows):.1%}"
+            lines.append(f"  {domain}: {count} ({share})")
             counts = sources.describe(of_domain)
-            for dataset in counts["dataset"]:
+            for number, dataset in enumerate(counts["dataset"]):
                 labels = ", ".join(
                     f"{name.removeprefix(dataset + '/')} {n}"
                     for name, n in counts["label"].items()
                     if name.startswith(dataset + "/")
                 )
-                print(f"    {dataset}: {labels}")
+                lines.append(f"    {dataset}: {labels}")
+                cells.append(["" if number else cell for cell in (domain, count, share)])
+                cells[-1] += [dataset, labels]
+        head = f"{split}: {len(rows)} rows"
+        columns = ("domain", "rows", "share", "data set", "labels")
+        terminal.table(head, columns, cells, plain=(head, *lines))
     return 0

@@ -18,7 +18,8 @@ class DataConfig:
     # climb (CT over half of the rows), climb_without_rspect (chest X-rays) or balanced
     mini_imbalance: Literal["climb", "climb_without_rspect", "balanced"] = "climb"
     real: bool = True  # add the real samples of climb/samples/fetch.py when they can be fetched
-    # further folders with train/validation/test.jsonl in the CLIMB-QA schema
+    # further data sets: folders with train/validation/test.jsonl in the CLIMB-QA schema, or
+    # tfds:NAME@DIR for one that tensorflow-datasets has prepared in DIR
     extra: tuple[str, ...] = ()
     real_repeat: int = 4  # times that a real training row counts, since there are few of them
     # a domain of n rows is sampled with weight n^power: 1 = as they come, 0 = all domains alike

@@ -12,7 +12,8 @@ only the time differs, the SHA-256 of the whole file decides. It also holds only
 that it sampled (all up to 8,192 at least; of more an even spread, never fewer) have their sizes.
 
 A gzip file is decompressed once, and a JSON list is written as one item per line, into
-`.{name}.rows` beside the index. ArrayRecord files (one JSON object a record) are read in place.
+`.{name}.rows` beside the index. ArrayRecord files (one JSON object per record), and those of
+tensorflow-datasets, are read in place.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from typing import Any
 
 import numpy as np
 
-from qoq_jax.base import files
+from qoq_jax.base import files, terminal
 from qoq_jax.base.errors import DataError
-from qoq_jax.data import jsonl, paths
+from qoq_jax.data import jsonl, paths, tfds_rows
 from qoq_jax.data import rows as schema
-from qoq_jax.data.row_readers import Lines, Records, reader
+from qoq_jax.data.row_readers import Lines, Reader, reader
 
 _MAGIC = b"qoq rows 1\n"
 _MEDIA = 8192
@@ -62,7 +63,7 @@ class Index:
     Attributes:
       path: the row file.
       body: the file that `start` and `size` count in: `path` itself, or its unpacked copy.
-      kind: "lines", "list" or "records".
+      kind: "lines", "list", "records" or "elements".
       columns: arrays of one entry a sound row; see COLUMNS.
       fingerprint: `sources.fingerprint` of the sound rows with the sizes of their media.
       faults: why rows are left out, in the order of the file, at most 10,000.
@@ -124,19 +125,20 @@ def _writable(folder: pathlib.Path) -> bool:
 
 def _build(path: pathlib.Path, folder: pathlib.Path | None) -> Index:
     """Parses and validates every row; keeps the index in `folder` (None: nowhere)."""
-    before = path.stat()
-    if before.st_size > _SLOW:
-        _say(f"checking and indexing {path} ({before.st_size / 1e9:.1f} GB), once")
+    before = _identity(path)
+    if before["size"] > _SLOW:
+        _say(f"checking and indexing {path} ({before['size'] / 1e9:.1f} GB), once")
     kind, body = _unpack(path, folder)
     scan = _Scan(path, kind, body)
     if not scan.columns["start"] and not scan.faults:
         raise schema.no_rows(path)
-    identity = _identity(path) | {"sha256": files.sha256(path)}
-    if (before.st_size, before.st_mtime_ns) != (identity["size"], identity["mtime_ns"]):
+    identity = _identity(path)
+    if before != identity:
         raise DataError(
             "was changed while it was read", where=str(path), hint="wait until it is written"
         )
     header = identity | {
+        "sha256": _sha256(path),
         "kind": kind,
         "body": None if body == path else body.stat().st_size,
         "rows": len(scan.columns["start"]),
@@ -167,8 +169,14 @@ class _Scan:
         self._seen: set[int] = set()
         self._ids = array.array("Q")
         with reader(kind, body) as self._reader, _items(kind, body, self._reader) as found:
-            for item in found:
-                self._add(item)
+            # A row starts at a byte of the body, or has a number.
+            lines = isinstance(self._reader, Lines)
+            unit, name = (1 << 20, "MiB") if lines else (1, "rows")
+            total = body.stat().st_size if lines else len(self._reader)
+            with terminal.Bar(f"indexing {path.name}, {name}", total // unit) as bar:
+                for item in found:
+                    self._add(item)
+                    bar.update(item.start // unit)
 
     def _add(self, item: jsonl.Item) -> None:
         where = _where(self._name, self._kind, item.number)
@@ -275,6 +283,8 @@ def _unpack(path: pathlib.Path, folder: pathlib.Path | None) -> tuple[str, pathl
     """
     if path.suffix == ".array_record":
         return "records", path
+    if tfds_rows.is_shard(path):
+        return "elements", path
     with jsonl.opened(path) as file:
         listed = jsonl.is_list(file)
         if not listed and not jsonl.is_gzip(path):
@@ -301,10 +311,8 @@ def _unpack(path: pathlib.Path, folder: pathlib.Path | None) -> tuple[str, pathl
 
 
 @contextlib.contextmanager
-def _items(
-    kind: str, body: pathlib.Path, records: Lines | Records
-) -> Iterator[Iterable[jsonl.Item]]:
-    if isinstance(records, Records):
+def _items(kind: str, body: pathlib.Path, records: Reader) -> Iterator[Iterable[jsonl.Item]]:
+    if not isinstance(records, Lines):
         yield (jsonl.Item("", i + 1, i, records.read(i, 0)) for i in range(len(records)))
         return
     with jsonl.opened(body) as file:
@@ -340,7 +348,7 @@ def _load(folder: pathlib.Path, path: pathlib.Path) -> Index | None:
     header, columns = found
     identity = _identity(path)
     if identity != {key: header[key] for key in identity}:
-        if identity["size"] != header["size"] or files.sha256(path) != header["sha256"]:
+        if identity["size"] != header["size"] or _sha256(path) != header["sha256"]:
             return None
         header |= identity
         with contextlib.suppress(OSError):  # else the content is compared again next time
@@ -394,15 +402,26 @@ def _index(
 
 
 def _identity(path: pathlib.Path) -> dict[str, Any]:
-    """What can be known of a file's content at once."""
-    found = path.stat()
-    with Lines(path) as file:
-        sampled = file.sampled_hash(found.st_size)
+    """What can be known of a file's content at once; of several (tfds_rows.shards) of all."""
+    found = [file.stat() for file in tfds_rows.shards(path)]
+    sampled = []
+    for part, state in zip(tfds_rows.shards(path), found, strict=True):
+        with Lines(part) as file:
+            sampled.append(file.sampled_hash(state.st_size))
     return {
-        "size": found.st_size,
-        "mtime_ns": found.st_mtime_ns,
-        "sampled": sampled,
+        "size": sum(state.st_size for state in found),
+        "mtime_ns": max(state.st_mtime_ns for state in found),
+        "sampled": _joined(sampled),
     }
+
+
+def _sha256(path: pathlib.Path) -> str:
+    return _joined([files.sha256(part) for part in tfds_rows.shards(path)])
+
+
+def _joined(hashes: list[str]) -> str:
+    """One hash for those of several files; that of a single file is itself."""
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _say(text: str) -> None:

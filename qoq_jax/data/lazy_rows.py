@@ -18,7 +18,7 @@ import numpy as np
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import index as indices
 from qoq_jax.data import rows as schema
-from qoq_jax.data.row_readers import Lines, Records, reader
+from qoq_jax.data.row_readers import Reader, reader
 
 # An edit is a value: its repr says all that it does, since fingerprints go by it.
 Edit = Callable[[schema.Row], schema.Row]
@@ -29,7 +29,7 @@ class _Store:
 
     def __init__(self, index: indices.Index):
         self.index = index
-        self._reader: Lines | Records = reader(index.kind, index.body)
+        self._reader: Reader = reader(index.kind, index.body)
         self._reader.watch()
 
     def row(self, number: int) -> schema.Row:

@@ -1,4 +1,5 @@
-"""Random access to the rows' bytes: in a file of lines, or in an ArrayRecord file.
+"""Random access to the rows' bytes: in a file of lines, in an ArrayRecord file, or (tfds_rows) in a
+data set of tensorflow-datasets.
 
 An open file stays what it was when another one takes its name or it is deleted; only writing into
 it changes it, and that is noticed.
@@ -15,6 +16,7 @@ from typing import Self
 import numpy as np
 
 from qoq_jax.base.errors import DataError
+from qoq_jax.data.tfds_rows import Elements
 
 _BLOCK, _BLOCKS = 4096, 64
 
@@ -125,6 +127,9 @@ class Records:
         self._file.close()
 
 
-def reader(kind: str, path: pathlib.Path) -> Lines | Records:
+Reader = Lines | Records | Elements
+
+
+def reader(kind: str, path: pathlib.Path) -> Reader:
     """The reader of an index's kind of file."""
-    return Records(path) if kind == "records" else Lines(path)
+    return {"records": Records, "elements": Elements}.get(kind, Lines)(path)

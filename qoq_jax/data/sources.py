@@ -7,12 +7,12 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import rows as schema
+from qoq_jax.data import tfds_rows
 from qoq_jax.data.index import add_to_fingerprint, file_size
 from qoq_jax.data.lazy_rows import Rows, open_rows
 
@@ -20,14 +20,15 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".array_record")
 
 
 def find(root: str | os.PathLike, split: str) -> pathlib.Path | None:
-    """The row file of a split: {split}.jsonl, .jsonl.gz or .array_record; None when there is none.
+    """The row file of a split: {split}.jsonl, .jsonl.gz or .array_record, or the first file of a
+    split that tensorflow-datasets has prepared; None when there is none.
 
     Raises:
       DataError: there are two.
     """
     found = [
         path for suffix in SUFFIXES if (path := pathlib.Path(root) / f"{split}{suffix}").is_file()
-    ]
+    ] + tfds_rows.find(root, split)
     if len(found) > 1:
         raise DataError(
             f"{found[0].name} and {found[1].name} are both there",
@@ -127,48 +128,3 @@ def describe(rows: Iterable[schema.Row]) -> dict[str, dict[str, int]]:
         counts["source"][row.source or "unnamed"] += 1
         counts["split"][row.split or "unnamed"] += 1
     return {key: dict(sorted(value.items())) for key, value in counts.items()}
-
-
-def from_tfds(name: str, split: str, data_dir: str | os.PathLike) -> list[schema.Row]:
-    """The rows of a prepared tensorflow-datasets data set; needs no TensorFlow (array_record
-    files).
-
-    Each element has the fields of a row as features of the same names (texts as Text, boxes as
-    float sequences). A data set cannot hold a missing value, so "", 0 and empty sequences mean
-    absent. Media paths stay relative to the folder that the caller gives to the pipeline.
-
-    Args:
-      name: "name", "name/config" or "name/config:version".
-      split: any tfds split text, e.g. "train[:10%]".
-      data_dir: where it was prepared; nothing is downloaded.
-    """
-    import tensorflow_datasets as tfds  # slow to import, and only this function needs it
-
-    where = f"{name}[{split}]"
-    try:
-        elements = tfds.data_source(name, split=split, data_dir=os.fspath(data_dir), download=False)
-    # tfds raises its own and any file error; all mean "not there or not readable"
-    except Exception as error:
-        raise DataError(
-            f"tensorflow-datasets cannot open it ({type(error).__name__})",
-            where=where,
-            hint=f"prepare it as array_record under {data_dir}",
-        ) from None
-    rows = []
-    for number, element in enumerate(elements):
-        present = {key: _plain(value) for key, value in element.items()}
-        present = {key: value for key, value in present.items() if value not in ("", 0, [])}
-        rows.append(schema.validate_row(present, f"{where}:{number}"))
-    if not rows:
-        raise DataError("has no rows", where=where, hint="prepare it again")
-    return rows
-
-
-def _plain(value: Any) -> Any:
-    """numpy and bytes -> what JSON would have given."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-        return _plain(value) if isinstance(value, bytes) else value
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from qoq_jax.base import files
+from qoq_jax.base import files, terminal
 from qoq_jax.base.errors import ConfigError, QoqError
 from qoq_jax.sweep import tables as sweep_report
 from qoq_jax.sweep.plan import Sweep
@@ -112,16 +112,19 @@ def run(
             sweep_report.write(sweep, out)
             done = sum(os.path.exists(os.path.join(j.folder, "run.json")) for j in others)
             print(f"{job.folder}  ({done} of {len(others)} runs)", flush=True)
+            bar.update(done)
 
-    for group in (*([job] for job in starts), others):
-        at_a_time = max(1, min(side_by_side, len(group)))
-        shares = queue.SimpleQueue()
-        for share in core_shares(at_a_time):
-            shares.put(share)
-        with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
-            list(pool.map(one, group))
-        if failed and group is not others:
-            break
+    with terminal.Bar("sweep: runs", len(others)) as bar:
+        for group in (*([job] for job in starts), others):
+            at_a_time = max(1, min(side_by_side, len(group)))
+            shares = queue.SimpleQueue()
+            for share in core_shares(at_a_time):
+                shares.put(share)
+            with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
+                list(pool.map(one, group))
+            if failed and group is not others:
+                break
+    sweep_report.show(sweep, out)
     print(f"report: {os.path.join(out, 'report.md')}")
     return 1 if failed else 0
 

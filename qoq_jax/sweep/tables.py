@@ -11,10 +11,11 @@ import json
 import math
 import os
 import statistics
+from collections.abc import Sequence
 
 from scipy import stats
 
-from qoq_jax.base import files
+from qoq_jax.base import files, terminal
 from qoq_jax.report import charts
 from qoq_jax.sweep.plan import Sweep
 
@@ -30,15 +31,26 @@ COLOURS = (
     "#475569",
     "#0891b2",
 )
+COLUMNS = (
+    "run",
+    "seeds",
+    "accuracy",
+    "macro-F1",
+    "compared with",
+    "macro-F1 less that",
+    "area",
+    "area less that",
+    "s a step",
+    "rewards' share",
+)
 METRICS = (("exact_match", "accuracy"), ("macro_f1", "macro-F1"))
 
 
 def write(sweep: Sweep, out: str) -> None:
     """Writes the report of the runs that are finished."""
-    starts = sweep.starts()
-    found = {name: collect(out, name, start, name in starts) for name, start in sweep.runs.items()}
-    found = {name: runs for name, runs in found.items() if runs}
+    found = collect_all(sweep, out)
     files.write_json(os.path.join(out, "results.json"), found)
+    starts = sweep.starts()
     compared = {name: runs for name, runs in found.items() if name not in starts}
     parts = [overall_table(sweep, found)]
     parts += [domain_table(found, key, title) for key, title in METRICS]
@@ -53,6 +65,19 @@ def write(sweep: Sweep, out: str) -> None:
             )
     with open(os.path.join(out, "report.md"), "w", encoding="utf-8") as f:
         f.write("\n".join(parts))
+
+
+def show(sweep: Sweep, out: str) -> None:
+    """Prints the table of all runs on a terminal; it is in the report too."""
+    rows = overall(sweep, collect_all(sweep, out))
+    terminal.table("Overall", COLUMNS, rows, plain=())
+
+
+def collect_all(sweep: Sweep, out: str) -> dict[str, dict[str, dict]]:
+    """{arg: `collect`} of the args that have a finished run."""
+    starts = sweep.starts()
+    found = {name: collect(out, name, start, name in starts) for name, start in sweep.runs.items()}
+    return {name: runs for name, runs in found.items() if runs}
 
 
 def collect(out: str, name: str, start: str, once: bool) -> dict[str, dict]:
@@ -173,32 +198,48 @@ def paired(runs: dict, baseline: dict, key: str) -> list[float]:
     return [a - b for a, b in both if a is not None and b is not None]
 
 
-def overall_table(sweep: Sweep, found: dict) -> str:
-    """Accuracy, macro-F1, the area under the learning curve, and differences to each run's
-    baseline.
+def overall(sweep: Sweep, found: dict) -> list[list[str]]:
+    """Cells of COLUMNS: accuracy, macro-F1, the area under the learning curve, and differences to
+    each run's baseline.
     """
-    lines = [
-        "| run | seeds | accuracy | macro-F1 | compared with | macro-F1 less that | area | area "
-        "less that | s per step |"
-        " rewards' share |",
-        "|---" * 10 + "|",
-    ]
+    rows = []
     for name, runs in found.items():
-        pick = lambda get: [v for run in runs.values() if (v := get(run)) is not None]  # noqa: E731, B023
+        scores = {key: [run["overall"][key] for run in runs.values()] for key, _ in METRICS}
+        known = {
+            key: [run[key] for run in runs.values() if run[key] is not None]
+            for key in ("area", "seconds_a_step", "reward_share")
+        }
+        seconds, share = known["seconds_a_step"], known["reward_share"]
         other = sweep.baseline_of(name)
         differences = [
             shown(paired(runs, found.get(other, {}), key), signed=True) if other else ""
             for key in ("macro_f1", "area")
         ]
-        seconds, share = pick(lambda r: r["seconds_a_step"]), pick(lambda r: r["reward_share"])
-        lines.append(
-            f"| {name} | {len(runs)} | {shown(pick(lambda r: r['overall']['exact_match']))} | "
-            f"{shown(pick(lambda r: r['overall']['macro_f1']))} | {other} | {differences[0]} | "
-            f"{shown(pick(lambda r: r['area']))} | "
-            f"{differences[1]} | {f'{statistics.fmean(seconds):.2f}' if seconds else ''} | "
-            f"{f'{statistics.fmean(share):.1%}' if share else ''} |"
+        rows.append(
+            [
+                name,
+                str(len(runs)),
+                shown(scores["exact_match"]),
+                shown(scores["macro_f1"]),
+                other,
+                differences[0],
+                shown(known["area"]),
+                differences[1],
+                f"{statistics.fmean(seconds):.2f}" if seconds else "",
+                f"{statistics.fmean(share):.1%}" if share else "",
+            ]
         )
-    return "## Overall\n\n" + "\n".join(lines) + "\n"
+    return rows
+
+
+def overall_table(sweep: Sweep, found: dict) -> str:
+    """The same as Markdown."""
+    return "## Overall\n\n" + _markdown(COLUMNS, overall(sweep, found))
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
+    return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]]) + "\n"
 
 
 def domain_table(found: dict, key: str, title: str) -> str:
@@ -206,14 +247,17 @@ def domain_table(found: dict, key: str, title: str) -> str:
     domains = sorted(
         {domain for runs in found.values() for run in runs.values() for domain in run["domains"]}
     )
-    lines = ["| run | " + " | ".join(domains) + " |", "|---" * (len(domains) + 1) + "|"]
-    for name, runs in found.items():
-        cells = [
-            shown([run["domains"][d][key] for run in runs.values() if d in run["domains"]])
-            for d in domains
+    rows = [
+        [
+            name,
+            *(
+                shown([run["domains"][d][key] for run in runs.values() if d in run["domains"]])
+                for d in domains
+            ),
         ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return f"## {title} by domain\n\n" + "\n".join(lines) + "\n"
+        for name, runs in found.items()
+    ]
+    return f"## {title} by domain\n\n" + _markdown(("run", *domains), rows)
 
 
 def curves(title: str, found: dict) -> str:

@@ -18,7 +18,7 @@ from qoq_jax.base import files
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.climb.mini import build as synthetic
 from qoq_jax.climb.samples import fetch as real_samples
-from qoq_jax.data import sources
+from qoq_jax.data import sources, tfds_rows
 from qoq_jax.data.lazy_rows import Rows
 from qoq_jax.parallel import hosts
 from qoq_jax.train.checkpoint import has_checkpoint
@@ -102,7 +102,7 @@ class Record:
         elif splits[split] != found:
             had, has = splits[split]["rows"], len(rows)
             self._differs(
-                f"{name}/{split}.jsonl: "
+                f"{name}/{rows.index.path.name}: "
                 + (
                     f"the run began with {had} rows, now there are {has}"
                     if had != has
@@ -126,19 +126,19 @@ class Record:
 
 
 def check_extra(data: DataConfig) -> None:
-    """The folders of data.extra: there, with rows, and under names of their own.
+    """The data sets of data.extra: there, with rows, and under names of their own.
 
     Raises:
       ConfigError: they are not.
     """
     names = ["real", "climb-mini"]
-    for folder in data.extra:
-        name = os.path.basename(os.path.normpath(folder))
+    for entry in data.extra:
+        folder, name = tfds_rows.folder(entry), tfds_rows.source_name(entry)
         if not sources.has_rows(folder):
             raise ConfigError(
                 "data.extra: no train.jsonl, validation.jsonl or test.jsonl there",
                 where=folder,
-                hint="name a folder of row files (docs/data.md)",
+                hint="name a folder of row files, or tfds:NAME@DIR (docs/data.md)",
             )
         if name in names:
             raise ConfigError(
@@ -188,8 +188,8 @@ def prepare(
                     f"{error}"
                 )
                 print(notes[-1])
-    for folder in data.extra:
-        roots[os.path.basename(os.path.normpath(folder))] = folder
+    for entry in data.extra:
+        roots[tfds_rows.source_name(entry)] = tfds_rows.folder(entry)
     if not roots:
         raise DataError(
             "no data source", hint="set data.mini_rows above 0, data.real, or data.extra"

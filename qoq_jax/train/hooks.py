@@ -7,7 +7,7 @@
     CountSkipped...    add "skipped_samples" and "skipped_updates"
     Validate           (train/validation.py) adds the scores of the validation rows
     WriteRow           metrics.jsonl, TensorBoard, Weights & Biases
-    ShowProgress       the line on the terminal
+    ShowProgress       the bar on the terminal, the line in a log
     StopWhenNotFinite  gives up after too many dropped updates
     StopEarly          (train/validation.py) ends a stage that no longer improves
     SaveCheckpoints    the state, after everything that may end the loop
@@ -184,7 +184,7 @@ class WriteRow(Hook):
 
 
 class ShowProgress(Hook):
-    """The line on the terminal: what `headline` makes of a row, and the reward of each domain."""
+    """The progress bar, or line: what `headline` makes of a row, and the reward of each domain."""
 
     def __init__(self, headline: Callable[[Row], dict[str, str]]):
         self._headline = headline
@@ -201,6 +201,10 @@ class ShowProgress(Hook):
                 if name.startswith(prefix)
             }
             self._progress.show(loop.done, self._headline(loop.row), domains)
+
+    def end(self, loop: Loop) -> None:
+        del loop
+        self._progress.close()
 
 
 class StopWhenNotFinite(Hook):

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from qoq_jax.base import files
+from qoq_jax.base import files, terminal
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.parallel import hosts
 from qoq_jax.train.config import Config
@@ -87,45 +87,43 @@ def open_writer(cfg: Config) -> MetricWriter:
 
 
 class Progress:
-    """A live display: stage, step, time left and what is worth watching, and below it the reward of
-    each domain.
+    """Stage, step, time left and what is worth watching, and the reward of each domain.
 
-    Rewritten in place on a terminal; elsewhere every line is printed, the one of the domains every
-    fifth time.
+    On a terminal a bar, of which one line stays when the stage ends; elsewhere a line each time,
+    and that of the domains every fifth time.
     """
 
     def __init__(self, stage: str, steps: int, start: int = 0):
         self._stage, self._steps, self._start = stage, steps, start
         self._began = time.monotonic()
-        self._tty = sys.stdout.isatty()
-        self._shown, self._lines = 0, 1
+        self._on_terminal = terminal.is_terminal()
+        self._bar = terminal.Bar(stage, steps, start)
+        self._shown, self._last = 0, ""
 
     def show(
         self, step: int, facts: dict[str, str], domains: dict[str, float] | None = None
     ) -> None:
+        """Tells of the step that is done."""
         done, elapsed = step - self._start, time.monotonic() - self._began
         left = elapsed / max(done, 1) * (self._steps - step)
-        line = f"{self._stage} {step}/{self._steps}  left {clock(left)}  " + "  ".join(
-            f"{k} {v}" for k, v in facts.items()
-        )
-        lines = [line]
-        if domains and (self._tty or self._shown % 5 == 0):
-            lines.append(
-                "  reward: " + "  ".join(f"{name} {value:.2f}" for name, value in domains.items())
-            )
-        self._shown += 1
-        if self._tty:
-            width = os.get_terminal_size().columns
-            home = f"\x1b[{self._lines - 1}F" if self._lines > 1 else "\r"
-            end = "\n" if step == self._steps else ""
-            print(
-                home + "\n".join("\x1b[K" + text[: width - 1] for text in lines),
-                end=end,
-                flush=True,
-            )
-            self._lines = len(lines)
+        said = "  ".join(f"{k} {v}" for k, v in facts.items())
+        line = f"{self._stage} {step}/{self._steps}  left {clock(left)}  {said}"
+        rewards = "reward: " + "  ".join(f"{k} {v:.2f}" for k, v in (domains or {}).items())
+        if self._on_terminal:
+            self._bar.update(step, f"{said}\n{rewards}" if domains else said)
+            self._last = line
         else:
-            print("\n".join(lines), flush=True)
+            print(line)
+            if domains and self._shown % 5 == 0:
+                print("  " + rewards)
+            sys.stdout.flush()
+        self._shown += 1
+
+    def close(self) -> None:
+        """Takes the bar away; its last line stays."""
+        self._bar.close()
+        if self._last:
+            print(self._last, flush=True)
 
 
 def clock(seconds: float) -> str:

@@ -27,13 +27,13 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from qoq_jax.base import files
+from qoq_jax.base import files, terminal
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.climb.mini import ecg_simulator
 from qoq_jax.climb.mini.render import DATASETS, Dataset, Media, encode
@@ -417,7 +417,6 @@ def build(
     size: int = 4000,
     workers: int | None = None,
     imbalance: str = "climb",
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict:
     """Make climb-mini in `root`, or return at once when it is there.
 
@@ -429,7 +428,6 @@ def build(
       workers: processes; 0 renders in this one. Default: one per core, at most 8.
       imbalance: "climb" (CT over half of the rows, the rarest domain under 1 %),
         "climb_without_rspect" (the same with chest X-rays) or "balanced".
-      progress: called with (rows done, rows in all).
 
     Returns:
       The manifest: fingerprint, seed, size, imbalance, rows, domains, datasets (labels, rows per
@@ -455,7 +453,7 @@ def build(
                     where=str(root),
                     hint="choose an empty or new folder",
                 )
-            manifest = _draw_all(partial, rows, seed, workers, progress, mark, size, imbalance)
+            manifest = _draw_all(partial, rows, seed, workers, mark, size, imbalance)
             if root.exists():
                 shutil.rmtree(root)
             os.replace(partial, root)
@@ -472,12 +470,35 @@ def build(
         ) from error
 
 
+def _build_chunks(
+    partial: Path, chunks: list[list[RowSpec]], seed: int, workers: int
+) -> Generator[int]:
+    """Draws the chunks, in processes when there are several workers; yields the rows of each."""
+    if workers <= 1:
+        for i, chunk in enumerate(chunks):
+            yield _build_chunk(partial, i, chunk, seed)
+        return
+    # spawn, not fork: the parent may hold JAX's threads. Workers import numpy, scipy and PIL only.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, context, _watch_parent, (os.getpid(),)
+    ) as pool:
+        tasks = [
+            pool.submit(_build_chunk, partial, i, chunk, seed) for i, chunk in enumerate(chunks)
+        ]
+        try:
+            for task in concurrent.futures.as_completed(tasks):
+                yield task.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
 def _draw_all(
     partial: Path,
     rows: list[RowSpec],
     seed: int,
     workers: int | None,
-    progress: Callable[[int, int], None] | None,
     mark: str,
     size: int,
     imbalance: str,
@@ -488,32 +509,13 @@ def _draw_all(
         (partial / "media" / domain).mkdir(parents=True, exist_ok=True)
     if workers is None:
         workers = min(8, os.cpu_count() or 1)
-    done = 0
-
-    def count(rows_drawn: int) -> None:
-        nonlocal done
-        done += rows_drawn
-        if progress:
-            progress(done, len(rows))
-
-    if workers <= 1:
-        for i, chunk in enumerate(chunks):
-            count(_build_chunk(partial, i, chunk, seed))
-    else:
-        # spawn, not fork: the parent may hold JAX's threads. Workers import numpy, scipy and PIL
-        # only.
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(
-            workers, context, _watch_parent, (os.getpid(),)
-        ) as pool:
-            tasks = [
-                pool.submit(_build_chunk, partial, i, chunk, seed) for i, chunk in enumerate(chunks)
-            ]
-            try:
-                for task in concurrent.futures.as_completed(tasks):
-                    count(task.result())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    with (
+        terminal.Bar("climb-mini: drawing", len(rows)) as bar,
+        contextlib.closing(_build_chunks(partial, chunks, seed, workers)) as counts,
+    ):
+        done = 0
+        for count in counts:
+            done += count
+            bar.update(done)
     facts = {"fingerprint": mark, "seed": seed, "size": size, "imbalance": imbalance}
     return _finish(partial, rows, len(chunks), facts)

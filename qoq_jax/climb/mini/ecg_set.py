@@ -18,6 +18,7 @@ import shutil
 
 import numpy as np
 
+from qoq_jax.base import terminal
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.climb.mini import build as synthetic
 
@@ -66,11 +67,13 @@ def build(root: str | os.PathLike, rows: int, seed: int) -> str:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "media" / "ecg").mkdir(parents=True)
         lines: dict[str, list[str]] = {"train": [], "test": []}
-        for spec in wanted:
-            row, files = synthetic.render_row(spec, seed)
-            for path, blob in files.items():
-                (partial / path).write_bytes(blob)
-            lines[spec.split].append(json.dumps(row, ensure_ascii=False) + "\n")
+        with terminal.Bar(f"{NAME}: drawing", len(wanted)) as bar:
+            for number, spec in enumerate(wanted):
+                row, files = synthetic.render_row(spec, seed)
+                for path, blob in files.items():
+                    (partial / path).write_bytes(blob)
+                lines[spec.split].append(json.dumps(row, ensure_ascii=False) + "\n")
+                bar.update(number + 1)
         for name, texts in lines.items():
             (partial / f"{name}.jsonl").write_text("".join(texts), encoding="utf-8")
         counts = {name: len(texts) for name, texts in lines.items()}

