@@ -101,9 +101,14 @@ def patchify(
     if (h * patch, w * patch) != (height, width) or h % merge or w % merge:
         raise ValueError(f"frames of {height} x {width} are not multiples of {patch * merge}")
     patches = einops.rearrange(
-        frames, "(t f) (block_row row y) (block_col col x) c -> (t block_row block_col row col) "
-                "(c f y x)",
-        f=temporal, row=merge, col=merge, y=patch, x=patch)  # fmt: skip
+        frames,
+        "(t f) (block_row row y) (block_col col x) c -> (t block_row block_col row col) (c f y x)",
+        f=temporal,
+        row=merge,
+        col=merge,
+        y=patch,
+        x=patch,
+    )
     return patches, (t, h, w)
 
 

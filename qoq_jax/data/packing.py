@@ -181,13 +181,13 @@ def empty_batch(budget: Budget) -> dict[str, np.ndarray]:
 
 def check_fits(sample: Mapping[str, Any], budget: Budget) -> None:
     """Raises DataError when a sample does not even fit into an empty batch."""
-    for what, need, have, hint in (
-        ("tokens", len(sample["input_ids"]), budget.tokens, "raise sft.tokens, or leave the row "
-                                                            "out"),
-        ("patches", len(sample["patches"]), budget.patches,
-         "raise data.max_patches, or lower data.max_pixels and data.frame_max_pixels"),
-        ("ecgs", len(sample["ecg"]), budget.ecgs, "raise data.mean_ecgs"),
-    ):  # fmt: skip
+    pixels = "raise data.max_patches, or lower data.max_pixels and data.frame_max_pixels"
+    for what, array, have, hint in (
+        ("tokens", "input_ids", budget.tokens, "raise sft.tokens, or leave the row out"),
+        ("patches", "patches", budget.patches, pixels),
+        ("ecgs", "ecg", budget.ecgs, "raise data.mean_ecgs"),
+    ):
+        need = len(sample[array])
         if need > have:
             raise DataError(
                 f"the sample needs {need} {what}, a whole batch row has {have}",

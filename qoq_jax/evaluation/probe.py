@@ -65,7 +65,10 @@ def linear_probe(
             where="linear probe",
             hint="use more labelled ECGs",
         )
-    mean_of = lambda key: float(np.mean([one[key] for one in per_label.values()]))  # noqa: E731
+
+    def mean_of(key: str) -> float:
+        return float(np.mean([one[key] for one in per_label.values()]))
+
     return {"auroc": mean_of("auroc"), "macro_f1": mean_of("f1"), "per_label": per_label}
 
 

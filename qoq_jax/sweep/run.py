@@ -50,7 +50,10 @@ def jobs(sweep: Sweep, out: str, only: Sequence[str] = ()) -> tuple[list[Job], l
     begins = sweep.starts()
     wanted = [name for name in sweep.runs if name not in begins and (not only or name in only)]
     needed = {start for name in wanted for start in sweep.behind(name)}
-    folder = lambda name: os.path.join(out, name) if name else ""  # noqa: E731
+
+    def folder(name: str) -> str:
+        return os.path.join(out, name) if name else ""
+
     starts = [
         Job(name, 0, folder(name), folder(sweep.runs[name])) for name in begins if name in needed
     ]

@@ -193,7 +193,10 @@ def paired(runs: dict, baseline: dict, key: str) -> list[float]:
     """Differences of an overall metric to the baseline, seed by seed, over the seeds that both
     have.
     """
-    value = lambda run: run["area"] if key == "area" else run["overall"][key]  # noqa: E731
+
+    def value(run: dict) -> float | None:
+        return run["area"] if key == "area" else run["overall"][key]
+
     both = [(value(runs[seed]), value(baseline[seed])) for seed in runs if seed in baseline]
     return [a - b for a, b in both if a is not None and b is not None]
 

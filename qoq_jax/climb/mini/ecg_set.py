@@ -43,7 +43,10 @@ def specs(rows: int, seed: int) -> list[synthetic.RowSpec]:
     patients = sorted({s.anatomy for s in found})
     drawn = np.random.default_rng([seed, len(patients)]).permutation(patients)
     held_out = set(drawn[: round(TEST_SHARE * len(patients))].tolist())
-    split = lambda s: "test" if s.anatomy in held_out else "train"  # noqa: E731
+
+    def split(s: synthetic.RowSpec) -> str:
+        return "test" if s.anatomy in held_out else "train"
+
     made = [
         dataclasses.replace(s, split=split(s), id=f"{NAME}-{split(s)}-{s.number:05d}")
         for s in found

@@ -26,10 +26,9 @@ _WORD = re.compile(
 _OTHER = {"right", "posterior", "inverted", "inverse", "negative", "neg", "minus", "reversed"}
 # The same leads by number in ISO/IEEE 11073-10101 (MDC, "2:1") and SCP-ECG ("5.6.3-9-1").
 _CODE = re.compile(r"(?:2:|5\.6\.3-9-)(\d{1,2})")
-_BY_CODE = {
-    1: "I", 2: "II", 3: "V1", 4: "V2", 5: "V3", 6: "V4", 7: "V5", 8: "V6",
-    61: "III", 62: "aVR", 63: "aVL", 64: "aVF",
-}  # fmt: skip
+_BY_CODE = dict(enumerate(NEEDED, start=1)) | dict(
+    enumerate(("III", "aVR", "aVL", "aVF"), start=61)
+)
 
 
 def standard_name(name: str) -> str | None:
