@@ -88,7 +88,7 @@ def refit_seconds(past: int) -> float:
 
 
 def reward_seconds(responses: int = 4096) -> float:
-    """One process scores answers of 200 words with a box against a mask of 448 x 448 pixels."""
+    """One process scores responses of 200 words with a box against a mask of 448 x 448 pixels."""
 
     mask = np.zeros((448, 448), bool)
     mask[60:400, 50:300] = True
@@ -138,7 +138,7 @@ def main() -> None:
     bounded = {past: advantages_seconds(256, past) for past in PAST}
     for past in PAST:
         row = {"history_256_ms": 1e3 * bounded[past]}
-        line = f"{past:7d} past questions: ring of 256 a domain {1e3 * bounded[past]:.1f} ms"
+        line = f"{past:7d} past questions: ring of 256 per domain {1e3 * bounded[past]:.1f} ms"
         if not arguments.no_refit:
             refit = refit_seconds(past)
             row |= {

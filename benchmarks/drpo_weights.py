@@ -1,15 +1,15 @@
-"""Who moves the model: the weight that each algorithm gives to domains and questions, on the same
-answers of a trained run.
+"""The weight that each algorithm gives to domains and questions, on the same responses of a trained
+run.
 
     python benchmarks/drpo_weights.py runs/evidence/grpo/seed0 [--batches 8]
 
 Needs no extra.
 
-Draws the batches that the run began with, samples answers with the weights that it reached, and
+Makes the batches that the run began with, samples responses with the weights that it reached, and
 computes the advantages of GRPO and of DRPO's variants from the same rewards and the same KL to the
 run's start. By domain: share of the sum of |A|, and in brackets the sum of A over the sum of |A|
-(0: good and bad answers balance). Effective questions: (sum w)^2 / (sum w^2) of a batch, with w the
-norm of a question's advantages; with one question that outweighs all others it is 1.
+(0: good and bad responses balance). Effective questions: (sum w)^2 / (sum w^2) of a batch, with w
+the norm of a question's advantages; with one question that outweighs all others it is 1.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ VARIANTS = {
 
 
 def batches(workdir: str, count: int):
-    """(setup, [(rewards [Q, G], KL [Q, G], domains [Q]), ...]) of `count` batches answered by a
+    """(setup, [(rewards [Q, G], KL [Q, G], domains [Q]), ...]) of `count` batches sampled by a
     run.
     """
     setup, reached, name = run_lib.restore_run(workdir)
@@ -48,7 +48,7 @@ def batches(workdir: str, count: int):
     with jax.set_mesh(setup.mesh), tempfile.TemporaryDirectory() as scratch:
         reference = start_weights(setup)
         one = plan(setup.config, name)
-        # A workdir of its own: a stage goes on from the checkpoints that it finds.
+        # A workdir of its own: a stage continues from the checkpoints that it finds.
         fresh = dataclasses.replace(
             setup, config=dataclasses.replace(setup.config, workdir=scratch)
         )
@@ -100,7 +100,7 @@ def main() -> None:
         [np.bincount(d[r.max(1) > r.min(1)], minlength=len(setup.domains)) for r, _, d in found],
         axis=0,
     )
-    print(f"mean KL an answer {np.mean([kl.mean() for _, kl, _ in found]):.3f}\n")
+    print(f"mean KL per response {np.mean([kl.mean() for _, kl, _ in found]):.3f}\n")
     print(
         "| domain | questions | with unequal rewards | "
         + " | ".join(methods)

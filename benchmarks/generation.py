@@ -8,11 +8,11 @@ Needs pip install -e '.[benchmarks]': torch.
 
 The model has 0.3 B parameters: a vision tower with the widths, windows and heads of Qwen2.5-VL and
 8 of its 32 blocks, a decoder of 6 layers. Each prompt is one 448 x 448 image and 24 text tokens,
-and has 8 answers at temperature 1. Ours compiles in the first call, which is shown apart; its times
-are of later calls. The two take turns at the forward pass, and the best of three counts.
+and has 8 responses at temperature 1. Ours compiles in the first call, which is shown apart; its
+times are of later calls. The two take turns at the forward pass, and the best of three counts.
 
 A second table says what is possible: the products that a float32 program must at least compute
-(vision once an image, the prompt once, a token once), the rate of a large matrix product in either
+(vision once per image, the prompt once, a token once), the rate of a large matrix product in either
 library, measured before and after, and so the share of it that is reached, and the largest ratio
 that any program could show.
 """
@@ -197,7 +197,7 @@ def main() -> None:
     )
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--new", type=int, default=32, help="tokens of an answer")
+    parser.add_argument("--new", type=int, default=32, help="tokens per response")
     options = parser.parse_args()
     theirs = hf_model()
     with tempfile.TemporaryDirectory() as folder:
@@ -223,9 +223,9 @@ def main() -> None:
     say("generate, ours, with compilation")
     first, _ = timed(lambda: ours.generate(samples, **ask))
     say("generate, ours")
-    our_time, answers = timed(lambda: ours.generate(samples, **ask))
+    our_time, responses = timed(lambda: ours.generate(samples, **ask))
     prefill, _ = timed(lambda: ours.generate(samples, **(ask | {"max_new_tokens": 1})))
-    tokens = sum(len(answer.token_ids) for group in answers for answer in group)
+    tokens = sum(len(response.token_ids) for group in responses for response in group)
     say("generate, theirs")
     came = Clock()
     their_time, out = timed(
@@ -259,7 +259,7 @@ def main() -> None:
             their_forward / our_forward,
         ),
         (
-            f"generate, {options.prompts} x {options.samples} answers of {options.new}",
+            f"generate, {options.prompts} x {options.samples} responses of {options.new}",
             rate(our_time),
             rate(their_time),
             their_time / our_time,
@@ -271,7 +271,7 @@ def main() -> None:
             their_prefill / prefill,
         ),
         (
-            "  a further token of all answers",
+            "  a further token of all responses",
             f"{(our_time - prefill) / steps * 1e3:.0f} ms",
             f"{(their_time - their_prefill) / steps * 1e3:.0f} ms",
             (their_time - their_prefill) / max(our_time - prefill, 1e-9),
@@ -321,9 +321,9 @@ def main() -> None:
         )
     once, each = (repeated + images * work["image"] for images in (options.prompts, count))
     print(
-        f"\nWork if each answer had a prefill of its own: {once / 1e9:.0f} GFLOP with an image "
+        f"\nWork if each response had a prefill of its own: {once / 1e9:.0f} GFLOP with an image "
         "encoded once, "
-        f"{each / 1e9:.0f} GFLOP with an image encoded for each answer"
+        f"{each / 1e9:.0f} GFLOP with an image encoded for each response"
     )
 
 

@@ -29,7 +29,7 @@ DRPO, KMEANS, ANSWERS, REWARDS = (
 )
 LOSSES, ADVANTAGES = "rl/losses.py", "rl/advantages.py"
 
-#: name: (file, the line as it is, the line with the mistake, tests that must fail)
+# name: (file, the line as it is, the line with the mistake, tests that must fail)
 MUTATIONS = {
     "reward vectors unsorted": (
         DRPO,
@@ -55,7 +55,7 @@ MUTATIONS = {
         "_damping(damped, kl, valid[:, None], cfg.quantile)",
         "rl/test_drpo.py",
     ),
-    "damping of bad answers": (
+    "damping of bad responses": (
         DRPO,
         "jnp.maximum(products, 0.0), 0.0)",
         "jnp.abs(products), 0.0)",
@@ -152,7 +152,7 @@ MUTATIONS = {
         "(2 * len(gold))",
         "rewards/test_score.py",
     ),
-    "dual clip of good answers": (
+    "dual clip of good responses": (
         LOSSES,
         "jnp.where(advantages < 0, jnp.minimum(surrogate, -advantages * dual_clip), surrogate)",
         "jnp.minimum(surrogate, -advantages * dual_clip)",

@@ -1,9 +1,9 @@
 """Evidence: every algorithm and DRPO's ablations from one warm start, on imbalanced climb-mini,
-answers without boxes.
+responses without boxes.
 
     # all runs, 5 seeds each: 1.5 hours on 2 cores
     qoq sweep configs/evidence.py --jobs 2
-    # a part of it; later calls go on from there
+    # a part of it; later calls continue from there
     qoq sweep configs/evidence.py --only grpo,drpo --seeds 2
     # one run by hand
     qoq train --config=configs/evidence.py:seeing --config.workdir=runs/evidence/seeing
@@ -13,7 +13,7 @@ on the same data and learning curves. What came out is in docs/evidence.md.
 
 The published method starts from a pretrained model that sees, but has not been taught our
 diagnoses. A small model has to be brought there: `seeing` learns all training rows, diagnoses
-included, with supervision; `start` goes on from it with random diagnoses in the gold answers and
+included, with supervision; `start` continues from it with random diagnoses in the gold answers and
 frozen towers, until it has forgotten most of them (macro-F1 0.73 to 0.41). From `start` on
 everything is shared but the algorithm: the questions of each step (per seed), steps, learning rate,
 KL, frozen towers. Nothing is tuned for one of them.
@@ -44,8 +44,8 @@ RUNS = {
     "balanced-grpo": {"imbalance": "balanced", "algorithm": "grpo"},
     "balanced-drpo": {"imbalance": "balanced"},
     "balanced-drpo-no-kl": {"imbalance": "balanced", "drpo.damping": False},
-    # CT, the giant of CLIMB, is easy here, and easy questions have no signal; chest X-rays stay
-    # hard.
+    # CT, the largest domain of CLIMB, is easy here, and easy questions have no signal; chest X-rays
+    # stay hard.
     "xray-grpo": {"imbalance": "climb_without_rspect", "algorithm": "grpo"},
     "xray-drpo": {"imbalance": "climb_without_rspect"},
     "xray-drpo-no-kl": {"imbalance": "climb_without_rspect", "drpo.damping": False},
@@ -62,7 +62,7 @@ SWEEP = Sweep(
     },
     charts={
         "Algorithms": ("sft", "ppo", "remax", "reinforce_pp", "rloo", "grpo", "drpo"),
-        "DRPO taken apart": (
+        "Ablations of DRPO": (
             "grpo",
             "drpo-domain",
             "drpo-domain-no-kl",
@@ -81,7 +81,7 @@ SWEEP = Sweep(
             "drpo-no-kl",
         ),
         "Balanced data": ("balanced-grpo", "balanced-drpo", "balanced-drpo-no-kl"),
-        "Chest X-rays are the giant": (
+        "Chest X-rays are the largest domain": (
             "xray-grpo",
             "xray-drpo",
             "xray-drpo-no-kl",
@@ -110,8 +110,8 @@ def get_config(arg: str = "drpo"):
     config.data.cache = True
     config.optimizer.b2 = 0.98
     config.optimizer.frozen = ("vision/patch_embed",) if arg == "seeing" else ("vision", "ecg")
-    # every domain is to be seen, and its diagnoses to be forgotten: drawn by the square root of its
-    # rows
+    # every domain is to be seen, and its diagnoses to be forgotten: sampled by the square root of
+    # its rows
     if arg not in RUNS:
         config.data.mixing_power = 0.5
     config.sft.rows, config.sft.tokens, config.sft.samples = 32, 144, 48

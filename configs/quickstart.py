@@ -17,7 +17,7 @@ def get_config(arg: str = "drpo"):
     config = qoq_config.default()
     config.workdir = f"runs/quickstart-{arg}" if arg != "drpo" else "runs/quickstart"
     config.data.mini_rows = 4500
-    # CT is over half of the rows; drawn by the square root, each domain is seen often enough
+    # CT is over half of the rows; sampled by the square root, each domain is seen often enough
     config.data.mixing_power = 0.5
     config.data.frame_max_pixels = 84 * 84  # 2 x 36 patches for the 4 frames of a volume
     config.data.max_patches, config.data.mean_patches, config.data.mean_ecgs = 72, 64, 0.25
@@ -37,19 +37,19 @@ def get_config(arg: str = "drpo"):
     config.rl.steps = 240
     config.rl.response_tokens = 36
     config.rl.lr, config.rl.schedule = 2e-4, "cosine"
-    # At temperature 1 four answers in ten hold a stray token somewhere, and RL learns from those
+    # At temperature 1 four responses in ten have a stray token somewhere, and RL learns from those
     # instead of from diagnoses.
     config.rl.temperature = 0.6
     # Labels that the model cannot tell apart yet drift to a single one, from which nothing is
     # learned any more; at 1e-3 most data sets end so, at 0.1 few.
     config.rl.kl_coefficient = 0.1
-    # Answers to one question differ far more in accuracy than in IoU; at the paper's weight of 0.2
-    # boxes hardly improve.
+    # Responses to one question differ far more in accuracy than in IoU; at the paper's weight of
+    # 0.2 boxes hardly improve.
     config.rl.reward.iou = 0.4
-    # A batch has two questions of a domain, too few to cluster: temperatures are taken over the
+    # A batch has two questions per domain, too few to cluster: temperatures are taken over the
     # last 256 of each as well.
     config.rl.drpo.history_size = 256
-    # it weakens good answers only (docs/rl.md); the published code has none
+    # it weakens good responses only (docs/rl.md); the published code has none
     config.rl.drpo.damping = False
     config.rl.algorithm = "grpo" if arg == "grpo" else "drpo"
     if arg == "smoke":

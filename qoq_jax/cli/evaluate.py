@@ -13,11 +13,13 @@ def add(commands: Commands) -> None:
     evaluate = command(
         commands, "evaluate", run, "Evaluate the checkpoints of a run by greedy decoding."
     )
-    evaluate.add_argument("workdir")
+    evaluate.add_argument("workdir", help="the workdir of a run")
     evaluate.add_argument(
         "--stage", choices=MODEL_STAGES, help="default: the last one that was trained"
     )
-    evaluate.add_argument("--split", choices=("validation", "test"), default="test")
+    evaluate.add_argument(
+        "--split", choices=("validation", "test"), default="test", help="default: test"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

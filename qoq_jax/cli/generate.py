@@ -13,14 +13,14 @@ from qoq_jax.cli.parser import Commands, command
 def add(commands: Commands) -> None:
     """Adds the command to the parser of `qoq`."""
     generate = command(
-        commands, "generate", run, "Ask a model about files; the answer is streamed."
+        commands, "generate", run, "Ask a model about files; the response is streamed."
     )
     generate.add_argument(
         "source",
-        help="the workdir of a run, a Hugging Face directory or hub id, or a variant (random "
-        "weights)",
+        help="the workdir of a run, a Hugging Face directory or hub id, or a model size "
+        "such as nano (random weights)",
     )
-    generate.add_argument("--ask", required=True, help="the question, allowed answers included")
+    generate.add_argument("--ask", required=True, help="the question, with the allowed answers")
     generate.add_argument(
         "--image", action="append", default=[], help="PNG, JPEG or DICOM; may be repeated"
     )
@@ -36,30 +36,30 @@ def add(commands: Commands) -> None:
     generate.add_argument(
         "--ecg", action="append", default=[], help="WFDB, DICOM, NPZ, HDF5, ... with 12 leads"
     )
-    generate.add_argument("--samples", type=int, default=1, help="answers to draw")
+    generate.add_argument("--samples", type=int, default=1, help="responses to sample")
     generate.add_argument(
-        "--temperature", type=float, help="default: 0 (greedy) for one answer, 1 for several"
+        "--temperature", type=float, help="default: 0 (greedy) for one response, 1 for several"
     )
     generate.add_argument(
         "--top-p",
         type=float,
         default=1.0,
-        help="draw from the most likely words of this probability",
+        help="sample from the most likely tokens with this total probability",
     )
     generate.add_argument(
-        "--top-k", type=int, default=0, help="draw from this many most likely words; 0 = all"
+        "--top-k", type=int, default=0, help="sample from this many most likely tokens; 0 = all"
     )
     generate.add_argument(
         "--max-new-tokens", type=int, help="default: the response limit of the run, or 1024"
     )
     generate.add_argument(
-        "--stop", action="append", default=[], help="a text that ends the answer; may be repeated"
+        "--stop", action="append", default=[], help="a text that ends the response; may be repeated"
     )
-    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--seed", type=int, default=0, help="of the sampling; default: 0")
     generate.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="of weights and compute; default: as stored",
+        help="of weights and computation; default: as stored",
     )
     generate.add_argument(
         "--picture", help="write the first image or frame with the predicted boxes to this PNG file"
@@ -70,7 +70,7 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Streams the answer (or prints one JSON object); writes the picture with boxes when asked."""
+    """Streams the response, or prints one JSON object; draws the boxes on a picture when asked."""
     from qoq_jax.cli.response import draw, result
     from qoq_jax.data import readers
     from qoq_jax.data.readers import files
@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     temperature = arguments.temperature
     if temperature is None:
         temperature = 1.0 if arguments.samples > 1 else 0.0
-    # several answers grow at once, so they are printed when done
+    # several responses are sampled at once, so they are printed when done
     live = not arguments.json and arguments.samples == 1
     found = model.generate(
         [sample],

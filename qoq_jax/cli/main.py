@@ -1,6 +1,6 @@
 """The `qoq` command: one file per command in this folder.
 
-Heavy modules are imported where a command runs, so that `qoq --help` answers at once.
+Heavy modules are imported where a command runs, so that `qoq --help` is fast.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from qoq_jax.train.stages import MODEL_STAGES
 
 COMMANDS = (train, evaluate, generate, data, report, sweep)
 _TAKE_OVERRIDES = ("train", "sweep")
-_GOES_ON = {
-    "train": "; the same command goes on from the last checkpoint",
-    "data": "; the same command goes on where it was",
-    "sweep": "; the same command goes on with the runs that are not finished",
+_CONTINUES = {
+    "train": "; the same command resumes from the last checkpoint",
+    "data": "; the same command continues where it stopped",
+    "sweep": "; the same command continues with the runs that are not finished",
 }
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parse(argv)
     try:
-        with interrupt.quick(f"stopped{_GOES_ON.get(arguments.command, '')}"):
+        with interrupt.quick(f"stopped{_CONTINUES.get(arguments.command, '')}"):
             return arguments.run(arguments) or 0
     except QoqError as error:
         print(f"qoq: {error}", file=sys.stderr)
@@ -83,7 +83,7 @@ def _add_convert(commands: Commands) -> None:
     convert.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="default: as in the source"
     )
-    convert.add_argument("--shard-size", default="5GB", help="upper limit of a weight file")
+    convert.add_argument("--shard-size", default="5GB", help="largest weight file; default: 5GB")
     convert.add_argument(
         "--stage",
         choices=MODEL_STAGES,

@@ -12,7 +12,7 @@ def add(commands: Commands) -> None:
     report = command(
         commands, "report", run, "Write a run's report as one self-contained HTML file."
     )
-    report.add_argument("workdir")
+    report.add_argument("workdir", help="the workdir of a run")
     report.add_argument("--out", help="default: WORKDIR/report.html")
 
 

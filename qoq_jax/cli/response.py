@@ -61,6 +61,6 @@ def draw(
         whole.paste(one, (left, 0))
         left += one.width
     whole.save(path)
-    # Not among the answers on stdout, which with --json are for programs.
+    # Not among the responses on stdout, which with --json are for programs.
     count = len(found["boxes"])
     print(f"picture: {path} ({count or 'no'} box{'' if count == 1 else 'es'})", file=sys.stderr)

@@ -18,15 +18,15 @@ def add(commands: Commands) -> None:
     )
     sweep.add_argument(
         "file",
-        help="configs/evidence.py, say; override fields of every run with "
+        help="for example configs/evidence.py; override fields of every run with "
         "--config.section.field=value",
     )
     sweep.add_argument("--out", help="folder of the runs; default: runs/NAME of the config file")
     sweep.add_argument(
-        "--only", default="", help="run these alone, joined by commas (and their starts)"
+        "--only", default="", help="only these runs, separated by commas, and those they start from"
     )
     sweep.add_argument("--seeds", type=int, help="seeds of each run; default: the file's")
-    sweep.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    sweep.add_argument("--jobs", type=int, default=1, help="runs at the same time; default: 1")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -55,7 +55,7 @@ class Answer:
     think: content of the first <think>...</think>, stripped; None when there is none.
     has_json: a fenced block holds a JSON list.
     boxes_valid: every item of that list is a box with four finite numbers, positive area and a
-    label.
+      label.
     whole: the response is exactly the three parts of the format, in order, each complete, with
       nothing between or after.
     """

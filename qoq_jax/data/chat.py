@@ -39,7 +39,7 @@ def prompt_parts(
       video_times: for Qwen3-VL, the seconds of each temporal step of each video. The steps stand
         apart, each as "<1.2 seconds>" and its share of the pads; else a video is one run of pads.
       system: system text; "" leaves the system turn out.
-      opening: words that the answer is made to begin with, as "<think>\n" for models that reason
+      opening: words that the response is made to begin with, as "<think>\n" for models that reason
         first.
       where: what to name in an error.
 

@@ -22,7 +22,7 @@ class DataConfig:
     # tfds:NAME@DIR for one that tensorflow-datasets has prepared in DIR
     extra: tuple[str, ...] = ()
     real_repeat: int = 4  # times that a real training row counts, since there are few of them
-    # a domain of n rows is drawn with weight n^power: 1 = as they come, 0 = all domains alike
+    # a domain of n rows is sampled with weight n^power: 1 = as they come, 0 = all domains alike
     mixing_power: NotNegative[float] = 1.0
     cache: bool = False  # keep processed samples in memory: for some thousand small samples
     # a bad sample: "raise", or "skip" (counted, listed in the report)
@@ -36,8 +36,9 @@ class DataConfig:
     frame_max_pixels: int = 112 * 112  # largest frame of a volume or video after resizing
     system: str = ""  # system turn of the chat; "" = none
     max_prompt_tokens: Positive[int] = 80
-    max_response_tokens: Positive[int] = 56  # longest gold answer, and longest answer in evaluation
+    # longest gold response, and longest response in evaluation
+    max_response_tokens: Positive[int] = 56
     max_patches: int = 128  # patches of the largest sample
-    mean_patches: int = 104  # vision budget of a training batch: patches a sample
-    mean_ecgs: float = 0.4  # ECG budget of a training batch: ECGs a sample
-    media_rows: Positive[int] = 1  # media rows a batch; a multiple of the mesh's data x fsdp
+    mean_patches: int = 104  # vision budget of a training batch: patches per sample
+    mean_ecgs: float = 0.4  # ECG budget of a training batch: ECGs per sample
+    media_rows: Positive[int] = 1  # media rows per batch; a multiple of the mesh's data x fsdp

@@ -3,9 +3,8 @@ batches (Grain).
 
 A folder is either a data set with {split}.jsonl, of which the ECGs are taken, or any tree of ECG
 files (WFDB headers, .npz, DICOM, HDF5 with a description), which then have no labels. The global
-batch is a function of
-(recordings, seed, batch size, batch number) only; a process reads its contiguous share of each
-batch.
+batch is a function of (recordings, seed, batch size, batch number) only; a process reads its
+contiguous share of each batch.
 """
 
 from __future__ import annotations

@@ -2,15 +2,13 @@
 JAX.
 
 Axis letters: t temporal grid steps, h w rows and columns of patches, n = t*h*w patches, u =
-n/merge² merge
-units, C colour channels (3), p patch side (14; Qwen3-VL 16), f frames a temporal patch (2).
+n/merge² merge units, C colour channels (3), p patch side (14; Qwen3-VL 16), f frames per temporal
+patch (2).
 
 Pixels stay uint8: 4 times less to ship than float32, and the device normalises (pixel_mean and
-pixel_std of
-models/sizes.py).
-Source of the geometry: Qwen2-VL (arXiv 2409.12191) section 2.1 and Qwen2.5-VL (arXiv 2502.13923)
-section 2.1;
-tests hold it equal to the Hugging Face processor and vision tower.
+pixel_std of models/sizes.py). Source of the geometry: Qwen2-VL (arXiv 2409.12191) section 2.1 and
+Qwen2.5-VL (arXiv 2502.13923) section 2.1; tests compare it with the Hugging Face processor and
+vision tower.
 """
 
 from __future__ import annotations

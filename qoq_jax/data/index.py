@@ -11,8 +11,8 @@ content (SHA-256 of up to 64 blocks of 4 KiB, spread evenly; so all of a file un
 only the time differs, the SHA-256 of the whole file decides. It also holds only while the media
 that it sampled (all up to 8,192 at least; of more an even spread, never fewer) have their sizes.
 
-A gzip file is decompressed once, and a JSON list is written as one item a line, into
-`.{name}.rows` beside the index. ArrayRecord files (one JSON object a record), and those of
+A gzip file is decompressed once, and a JSON list is written as one item per line, into
+`.{name}.rows` beside the index. ArrayRecord files (one JSON object per record), and those of
 tensorflow-datasets, are read in place.
 """
 

@@ -1,4 +1,4 @@
-"""Files of JSON values, one a line or in one list: strict, and read line by line.
+"""Files of JSON values, one per line or in one list: strict, and read line by line.
 
 What Windows and gzip make of them is read too: a byte order mark, CRLF, compressed data.
 """
@@ -78,7 +78,7 @@ def items(file: BinaryIO, path: str | os.PathLike) -> Iterator[Item]:
             raise DataError(
                 "is a JSON list over 4 GiB",
                 where=str(path),
-                hint="write JSON lines, one object a line",
+                hint="write JSON lines, one object per line",
             )
         listed = _decode(text.removeprefix(codecs.BOM_UTF8), str(path))
         for i, item in enumerate(listed):
@@ -153,7 +153,9 @@ def _decode(data: bytes, where: str) -> Any:
         raise DataError("is not UTF-8 text", where=where, hint="save the file as UTF-8") from None
     except ValueError as error:
         raise DataError(
-            f"is not valid JSON ({_short(str(error))})", where=where, hint="write one object a line"
+            f"is not valid JSON ({_short(str(error))})",
+            where=where,
+            hint="write one object per line",
         ) from None
 
 

@@ -1,9 +1,8 @@
 """Packing: samples of any size into device batches of one fixed shape, so that nothing recompiles.
 
-Axis letters: B text rows, T tokens a row, R media rows, P patches a media row, M = P/4 vision
-tokens, E ECGs
-a media row. Text row b reads media row b // (B // R); a sample goes into one text row, and its
-media into that row's media row.
+Axis letters: B text rows, T tokens per row, R media rows, P patches per media row, M = P/4 vision
+tokens, E ECGs per media row. Text row b reads media row b // (B // R); a sample goes into one text
+row, and its media into that row's media row.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Budget:
       rows: B. tokens: T. media_rows: R, divides B. patches: P, a multiple of 4. ecgs: E. P and E
         may be 0.
       max_per_row: most samples in a text row; 1 for prompts that a sampler continues.
-      ecg_tokens: tokens an ECG takes.
+      ecg_tokens: tokens per ECG.
       pad_id: token of unused places.
       patch_dim: values in one flat patch (Qwen2.5-VL 1176, Qwen3-VL 1536).
     """
@@ -158,10 +157,11 @@ def empty_batch(budget: Budget) -> dict[str, np.ndarray]:
     """A batch of padding:
 
     tokens int32 [B, T]; positions int32 [B, 3, T]; segment_ids int32 [B, T], 0 padding, s the s-th
-    sample of the row; branch_ids int32 [B, T], 0 prompt, 1 answer; media_index int32 [B, T], -1
+    sample of the row; branch_ids int32 [B, T], 0 prompt, 1 response; media_index int32 [B, T], -1
     text, else a place in the media row's table of M vision tokens followed by E * ecg_tokens ECG
-    tokens; loss_mask float32 [B, T], 1 on answer tokens; patches uint8 [R, P, patch_dim]; patch_hw
-    int32 [R, P, 2]; patch_frame, patch_window int32 [R, P], 0 padding; ecg float32 [R, E, 8, 2500].
+    tokens; loss_mask float32 [B, T], 1 on response tokens; patches uint8 [R, P, patch_dim];
+    patch_hw int32 [R, P, 2]; patch_frame, patch_window int32 [R, P], 0 padding; ecg float32
+    [R, E, 8, 2500].
     """
     b, t, r, p = budget.rows, budget.tokens, budget.media_rows, budget.patches
     return {

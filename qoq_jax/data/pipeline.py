@@ -236,7 +236,7 @@ class Shuffle:
     Attributes:
       seed: of the shuffle.
       weights_by_domain: share of each domain in the stream, for all domains that occur (0 leaves
-        one out). None: each row once an epoch.
+        one out). None: each row once per epoch.
       epochs: end after so many passes. Only for one process (packing makes the number of batches
         differ between streams, and no process may stop before the others) and without weights.
     """

@@ -1,11 +1,10 @@
-"""Multimodal rotary positions (M-RoPE): three positions a token, for time, height and width.
+"""Multimodal rotary positions (M-RoPE): three positions per token, for time, height and width.
 
 Source: Qwen2-VL (arXiv 2409.12191) section 2.1, Qwen2.5-VL (arXiv 2502.13923) section 2.1 (absolute
-time),
-Qwen3-VL (arXiv 2511.21631): time as text before each step of a video, whose tokens then all have
-step 0. Tests hold the results equal to `get_rope_index` of Hugging Face transformers 5. Computed
-here, per unpacked and unpadded sample, so that packing and padding cannot change a position
-(transformers PR 40490).
+time), Qwen3-VL (arXiv 2511.21631): time as text before each step of a video, whose tokens then all
+have step 0. Tests compare the results with `get_rope_index` of Hugging Face transformers 5.
+Computed here, per unpacked and unpadded sample, so that packing and padding cannot change a
+position (transformers PR 40490).
 """
 
 from __future__ import annotations

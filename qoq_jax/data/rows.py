@@ -6,7 +6,7 @@ become the same `Row`:
   - the released CLIMB-QA fields: problem, answer, images, videos, time-series, dataset, bbox,
     segmentation_path;
   - conversations: {"images": [...], "conversations": [{"from": "human", ...}, {"from": "gpt",
-  ...}]}.
+    ...}]}.
 A row that breaks a rule is a `DataError` that names file, row and field; nothing is guessed,
 repaired or replaced.
 """
@@ -260,7 +260,7 @@ def _regions(obj: dict, media: dict[str, tuple[str, ...]], where: str) -> dict[s
         _fail(
             f"{where}: bbox_labels",
             f"{len(bbox_labels)} labels for {len(bbox)} boxes",
-            "give one label a box",
+            "give one label per box",
         )
     bbox_images = _pictures(
         obj.get("bbox_images"), len(bbox), len(media["images"] + media["videos"]), where

@@ -2,15 +2,14 @@
 
 Axis letters: t tokens, n patches, u = n/4 vision tokens, e ECGs, h w pixels of the resized frame.
 
-Every rule that a sample can break is a DataError that names the row, the field and a hint.
-Nothing is truncated, replaced or guessed: an image whose tokens are cut does not match its features
-(EasyR1 issue 175).
+Every rule that a sample can break is a DataError that names the row, the field and a hint. Nothing
+is truncated, replaced or guessed: an image whose tokens are cut does not match its features (EasyR1
+issue 175).
 
 ECG scale: ECG-JEPA's public training code (sehunfromdaegu/ECG_JEPA, ecg_data.py) feeds the physical
-signal of
-the record, in mV, resampled to 250 Hz, without filter and without normalisation; records with NaN
-or with a silent start are dropped. So mV pass through unchanged here (a z-score would erase voltage
-criteria such as those of hypertrophy), and what cannot be such a record is an error.
+signal of the record, in mV, resampled to 250 Hz, without filter and without normalisation; records
+with NaN or with a silent start are dropped. So mV pass through unchanged here (a z-score would
+erase voltage criteria such as those of hypertrophy), and what cannot be such a record is an error.
 """
 
 from __future__ import annotations
@@ -53,16 +52,16 @@ class ProcessConfig:
         VisionConfig.
       timestamps: each temporal step of a video has its time as text before it, and none in its
         positions (Qwen3-VL).
-      ecg_tokens: tokens an ECG takes.
-      tokens_per_second: M-RoPE time steps a second of video.
+      ecg_tokens: tokens per ECG.
+      tokens_per_second: M-RoPE time steps per second of video.
       min_pixels, max_pixels: bounds of an image's area after the resize.
       frame_max_pixels: upper bound of a frame of a video or volume.
       frames: frames read of a video or volume.
-      seconds_per_grid: seconds between temporal patches. Frames are drawn uniformly from clips and
-        volumes without a common clock, so a fixed value: 1 s is Qwen's default of 2 frames a
+      seconds_per_grid: seconds between temporal patches. Frames are sampled uniformly from clips
+        and volumes without a common clock, so a fixed value: 1 s is Qwen's default of 2 frames per
         second.
       max_prompt_tokens, max_response_tokens: a longer sample is an error.
-      system: system turn of the prompt; "" leaves it out. opening: words that answers are made to
+      system: system turn of the prompt; "" leaves it out. opening: words that responses are made to
         begin with.
     """
 

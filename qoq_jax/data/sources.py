@@ -1,4 +1,4 @@
-"""Where rows come from: a folder of one row file a split with the media beside them."""
+"""Where rows come from: a folder of one row file per split with the media beside them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def find(root: str | os.PathLike, split: str) -> pathlib.Path | None:
         raise DataError(
             f"{found[0].name} and {found[1].name} are both there",
             where=str(root),
-            hint="keep one row file a split",
+            hint="keep one row file per split",
         )
     return found[0] if found else None
 

@@ -14,12 +14,12 @@ class EvalConfig:
     """Evaluation of a checkpoint by greedy decoding."""
 
     split: Literal["validation", "test"] = "test"
-    rows: Positive[int] = 32  # rows a batch
+    rows: Positive[int] = 32  # rows per batch
     limit_per_domain: int = 0  # 0 = all
-    gallery: int = 24  # cases drawn in the report
+    gallery: int = 24  # cases shown in the report
     every: NotNegative[int] = 0  # steps between validations while training; 0 = none
-    validation_rows: Positive[int] = 8  # validation rows a domain
-    best: bool = False  # go on with the weights of the best validation, not with the last ones
+    validation_rows: Positive[int] = 8  # validation rows per domain
+    best: bool = False  # continue with the weights of the best validation, not with the last ones
     # stop a stage after so many validations without a new best; 0 = never
     patience: NotNegative[int] = 0
 

@@ -2,7 +2,7 @@
 
 A record is one evaluated response as a JSON-able dict (`record` makes it):
   id, dataset, domain, source   strings; source is the data set folder of the run, and (source, id)
-                                names a row
+                                identifies a row
   labels, vocabulary, predicted lists of labels
   text                          the response
   boxes, gold_boxes             lists of [x1, y1, x2, y2], pixels of the resized frame
@@ -17,14 +17,14 @@ Averages go up in steps: labels -> data set -> domain -> overall, each step an u
 that a rare domain counts as much as a common one (CLIMB, arXiv 2503.07667). Means over labels take
 the labels that occur in the data set's gold answers. Names:
   label_accuracy     mean over labels of one-vs-rest (TP + TN) / n. The paper calls it "balanced
-                     accuracy". It flatters: an unreadable answer on K balanced classes scores 1 -
+                     accuracy". It flatters: an unreadable response on K balanced classes scores 1 -
                      1/K.
   exact_match        share of rows whose predicted set equals the gold set.
   balanced_accuracy  mean recall over labels: the usual meaning of the words.
   macro_f1, precision, recall, specificity   one-vs-rest, 0/0 = 0.
   auroc              one-vs-rest, from `scores`; absent without them.
   iou, iou_over_half mean IoU and share of IoU > 0.5, over rows with a gold region; absent without
-  any.
+                     such rows.
   format, unparseable, reward   means over rows: format reward, share without a readable label,
                                 total reward.
 """
@@ -199,9 +199,8 @@ def confusion(records: Sequence[dict]) -> tuple[list[str], np.ndarray]:
     is OTHER.
 
     A row of several gold labels counts once for each: on the diagonal when it was named, else
-    shared out
-    evenly over the labels that were named wrongly (or OTHER when there are none). So each row of
-    the matrix sums to that label's support.
+    shared out evenly over the labels that were named wrongly (or OTHER when there are none). So
+    each row of the matrix sums to that label's support.
     """
     vocabulary = dict.fromkeys(label for r in records for label in (*r["vocabulary"], *r["labels"]))
     labels = list({fold(v): v for v in reversed(vocabulary)}.values())[::-1]
@@ -223,7 +222,7 @@ def bootstrap_macro_f1(
 ) -> dict[str, np.ndarray]:
     """Macro-F1 of `draws` resamples, {domain: [draws], "": overall [draws]}.
 
-    Rows are drawn with replacement inside each data set (its size is by design, not chance). The
+    Rows are sampled with replacement inside each data set (its size is by design, not chance). The
     draws depend on seed and rows only: two evaluations of the same rows in the same order can be
     compared draw by draw.
     """

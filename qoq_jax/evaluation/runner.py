@@ -1,4 +1,4 @@
-"""Evaluation of parameters on a split: greedy answers, their rewards and metrics."""
+"""Evaluation of parameters on a split: greedy responses, their rewards and metrics."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def evaluate(setup: Evaluable, params: Any, split: str) -> dict:
 
 
 def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict]:
-    """The records of greedy answers to at most `limit` rows per domain of each source (0 = all)."""
+    """Records of greedy responses to at most `limit` rows per domain of each source (0 = all)."""
     cfg = setup.config
     settings = Settings(cfg.data.max_response_tokens, rows=cfg.eval.rows)
     sampler = make_sampler(setup.model, settings, setup.mesh)

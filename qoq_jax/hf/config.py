@@ -107,8 +107,8 @@ def _with_generation_ids(
         found = [place[field] for place in places if place.get(field) is not None]
         return [] if not found else found[0] if isinstance(found[0], list) else [found[0]]
 
-    # An id beyond the vocabulary can be neither drawn nor looked up: small models keep the defaults
-    # of large ones.
+    # An id beyond the vocabulary can be neither sampled nor looked up: small models keep the
+    # defaults of large ones.
     eos = tuple(i for i in find("eos_token_id") if i < cfg.decoder.vocab_size)
     pads = [i for i in (*find("pad_token_id"), *eos, 0) if i < cfg.decoder.vocab_size]
     return dataclasses.replace(cfg, eos_ids=eos, pad_id=pads[0])

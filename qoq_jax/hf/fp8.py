@@ -2,8 +2,7 @@
 
 A matrix [out, in] is float8_e4m3fn beside NAME_scale_inv [out / b0, in / b1]: one factor for each
 block of b0 x b1 weights (DeepSeek-V3, arXiv 2412.19437, section 3.3.2). The weight is their
-product.
-Activations are not quantised here, so results are those of the dequantised model.
+product. Activations are not quantised here, so results are those of the dequantised model.
 """
 
 from __future__ import annotations

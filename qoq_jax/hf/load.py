@@ -168,7 +168,7 @@ def from_tensors(
 
 
 def _problems(specs: Mapping[str, ParamSpec], tensors: Mapping[str, Any], dtype: Any) -> list[str]:
-    """What does not fit, one sentence a kind; empty when everything does."""
+    """What does not fit, one sentence per kind; empty when everything does."""
     missing, shapes, types, expected = [], {}, {}, set()
     for spec in specs.values():
         found = set()

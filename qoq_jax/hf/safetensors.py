@@ -95,7 +95,7 @@ def header(path: str) -> dict[str, TensorFile]:
     """The tensors of a file by name.
 
     Raises:
-      CheckpointError: not a safetensors file, or its length is not what its header promises.
+      CheckpointError: not a safetensors file, or its length is not what its header declares.
     """
     try:
         length = os.path.getsize(path)
@@ -127,7 +127,7 @@ def header(path: str) -> dict[str, TensorFile]:
         ) from error
     if start + end != length:
         raise CheckpointError(
-            f"the header promises {start + end} bytes, the file has {length}",
+            f"the header declares {start + end} bytes, the file has {length}",
             where=path,
             hint=_AGAIN,
         )

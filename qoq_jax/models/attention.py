@@ -316,7 +316,7 @@ def grouped_rows(
     """`packed_rows` of rows [prompt | branch 1 | ... | branch G], without scores between branches.
 
     For rows that hold one sample whose prompt takes the first `prompt` places and whose `branches`
-    responses share the rest evenly: Tp^2 + G S (Tp + S) scores a head instead of (Tp + G S)^2.
+    responses share the rest evenly: Tp^2 + G S (Tp + S) scores per head instead of (Tp + G S)^2.
     """
     in_prompt = segment[:, :prompt]
     first = packed_rows(q[:, :prompt], k[:, :prompt], v[:, :prompt], TokenIds(segment=in_prompt))

@@ -19,12 +19,12 @@ class KVCache:
     """Keys (rotated) and values of B prompts and of G responses each, written in place.
 
     The response cache is a ring: every step writes one place for all responses, whenever each of
-    them began, so that a response may start while others go on. The layout (keys with the tokens
+    them began, so that a response may start while others continue. The layout (keys with the tokens
     last, heads outermost) is the fastest of those measured for the two products that read it:
     docs/generation.md.
 
     Each layer has arrays of its own: a slice of one array of all layers would be copied before it
-    is multiplied, the whole cache once a token.
+    is multiplied, the whole cache once per token.
 
     Attributes:
       prompt_k: L of [B, K, h, Tp] and prompt_v: L of [B, K, Tp, h], read by all G responses of a
@@ -33,7 +33,7 @@ class KVCache:
       response_k: L of [B, K, G, h, S] and response_v: L of [B, K, G, S, h].
       step: int32 scalar, steps written since the beginning; the next goes to place step mod S.
       length: int32 [B, G], tokens of its present response that each row has written, at most S; a
-        finished row goes on writing pad tokens that nothing reads.
+        finished row keeps writing pad tokens that nothing reads.
     """
 
     prompt_k: tuple[jax.Array, ...]

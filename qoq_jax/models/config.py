@@ -18,8 +18,8 @@ class ModelConfig:
     variant: str = "nano"
     # "nano", or a Hugging Face directory that holds tokenizer.json; "" = the model's own
     tokenizer: str = ""
-    # tokens an ECG: 1 (pooled), 50 (a time step each), 400 (a lead and time step each); 0 = no ECG
-    # encoder
+    # tokens per ECG: 1 (pooled), 50 (one per time step), 400 (one per lead and time step);
+    # 0 = no ECG encoder
     ecg_tokens: Literal[0, 1, 50, 400] = 1
     # float32 or bfloat16; master weights are always float32
     compute_dtype: Literal["float32", "bfloat16"] = "float32"

@@ -2,8 +2,8 @@
 RMSNorm.
 
 Source: Qwen2.5-VL technical report, arXiv 2502.13923; M-RoPE from Qwen2-VL, arXiv 2409.12191,
-section 2.1.
-Qwen3-VL technical report, arXiv 2511.21631: normed queries and keys, interleaved M-RoPE, DeepStack.
+section 2.1. Qwen3-VL technical report, arXiv 2511.21631: normed queries and keys, interleaved
+M-RoPE, DeepStack.
 
 Axis letters: base/axes.py.
 """
@@ -135,9 +135,8 @@ def mrope_angles(cfg: DecoderConfig, positions: jax.Array) -> jax.Array:
     """positions int32 [B, 3, T] -> angles float32 [B, T, h/2].
 
     Frequency i turns with the time, height or width position: by the section of mrope_section that
-    holds i, or,
-    interleaved, height at i = 1, 4, 7, ..., width at i = 2, 5, 8, ..., as often as their sections
-    say, else time.
+    holds i, or, interleaved, height at i = 1, 4, 7, ..., width at i = 2, 5, 8, ..., as often as
+    their sections say, else time.
     """
     half = cfg.head_dim // 2
     section = np.repeat(np.arange(3), cfg.mrope_section)
@@ -267,7 +266,7 @@ def layers_apart(params: dict[str, Any], cfg: VlmConfig) -> dict[str, Any]:
     """`params` with a dict for each layer, matrices in the compute dtype: for many calls of
     `decode_step`.
 
-    A slice of stacked weights is copied before it is multiplied, all weights of all layers once a
+    A slice of stacked weights is copied before it is multiplied, all weights of all layers once per
     token; taken apart, they are copied once. The price is a second copy of the layers in the
     compute dtype for as long as it is used.
     """

@@ -27,8 +27,8 @@ def token_logprobs(
       params: those of the decoder; its head alone is read.
       hidden: [B,T,D] after the final norm; position t scores targets[:, t].
       targets: int32 [B,T].
-      chunk: tokens a device scores at once; a few arrays of [chunk, V] exist at a time, in both
-        directions.
+      chunk: tokens that a device scores at once; a few arrays of [chunk, V] exist at a time, in
+        both directions.
 
     Returns (logprob, entropy), float32 [B,T], entropy in nats.
     """

@@ -4,7 +4,7 @@
 LoRA (arXiv 2106.09685), equation 3. A starts random and B at zero, so that training starts at the
 base bit for bit. The merged weight is made inside the jitted step, whatever the model code does
 with it; the base stays as it is and is never differentiated, so it can be the reference policy too.
-A stacked weight has one adapter a layer.
+A stacked weight has one adapter per layer.
 """
 
 from __future__ import annotations

@@ -207,8 +207,8 @@ class EcgConfig:
     predictor_heads: int
     mlp_ratio: int = 4
     leads: int = 8  # I, II, V1..V6
-    patches: int = 50  # time steps a lead
-    patch_size: int = 50  # samples a patch: 50 * 50 = 10 s at 250 Hz
+    patches: int = 50  # time steps per lead
+    patch_size: int = 50  # samples per patch: 50 * 50 = 10 s at 250 Hz
     norm_eps: float = 1e-5
 
 
@@ -231,7 +231,7 @@ class VlmConfig:
         QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|im_end|>"),
         QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|endoftext|>"),
     )
-    # M-RoPE time steps a second of video; Qwen3-VL writes the seconds as text instead
+    # M-RoPE time steps per second of video; Qwen3-VL writes the seconds as text instead
     tokens_per_second: int = 2
     compute_dtype: str = "bfloat16"
     remat: str = "full"

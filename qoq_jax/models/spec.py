@@ -87,7 +87,7 @@ def fan_in(size: int, scale: float = 1.0) -> float:
 
 
 def residual_scale(num_layers: int) -> float:
-    """1 / sqrt(2 L), for kernels that write into the residual stream, twice a layer (GPT-2)."""
+    """1 / sqrt(2 L), for kernels that write into the residual stream, twice per layer (GPT-2)."""
     return 1 / math.sqrt(2 * num_layers)
 
 

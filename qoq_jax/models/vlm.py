@@ -71,7 +71,7 @@ def ecg_projection_specs(ecg_width: int, width: int) -> dict[str, Any]:
 def ecg_tokens(params: dict[str, Any], cfg: VlmConfig, signal: jax.Array) -> jax.Array:
     """ECGs [R,E,leads,samples] in mV -> tokens [R, E * ecg_tokens, D].
 
-    The encoder gives one token a lead and time step. ecg_tokens=1 takes their mean (released
+    The encoder gives one token per lead and time step. ecg_tokens=1 takes their mean (released
     QoQ-Med), 50 the mean over leads at each time step, 400 all of them, lead by lead.
     """
     if cfg.ecg is None:
@@ -168,8 +168,8 @@ def hidden(
 
 
 def unembed(params: dict[str, Any], hidden: jax.Array) -> jax.Array:
-    """Hidden states [B,T,D] -> float32 logits [B,T,V]: for one sampled position a response, or for
-    tests.
+    """Hidden states [B,T,D] -> float32 logits [B,T,V]: for one sampled position per response, or
+    for tests.
     """
     return decoder.logits(params["decoder"], hidden)
 
@@ -187,7 +187,7 @@ def prefill(
     rollouts: int,
     max_new_tokens: int,
 ) -> tuple[jax.Array, KVCache]:
-    """Runs the prompts, one a row.
+    """Runs the prompts, one per row.
 
     Returns (hidden state [B,D] at each row's last token that is not padding, which predicts the
     first response token; cache for `rollouts` responses of `max_new_tokens`).

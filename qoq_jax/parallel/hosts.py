@@ -1,7 +1,7 @@
 """Everything that a second process changes: who writes files, and how arrays of the host become
 arrays of the mesh and come back.
 
-A run has one process a host, each with some of the devices. All processes run the same program;
+A run has one process per host, each with some of the devices. All processes run the same program;
 each holds its own rows of a batch, in the order of the process indices. In one process every
 function here is the plain one, with the same bits.
 """

@@ -2,9 +2,8 @@
 moments.
 
 JAX memory kinds: "device" is the accelerator's own memory, "pinned_host" the host's, from which
-copies run at full speed. A move
-is a copy between steps; nothing inside a jitted function knows of it. The CPU backend has both
-kinds, so the same code is tested there.
+copies run at full speed. A move is a copy between steps; nothing inside a jitted function knows of
+it. The CPU backend has both kinds, so the same code is tested there.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def line_chart(
 
 
 def paired_bars(rows: Sequence[dict], width: float = 760, high: float = 1.0) -> str:
-    """Two bars a row, before above after, each with its value; whiskers are 95 % intervals.
+    """Two bars per row, before above after, each with its value; whiskers are 95 % intervals.
 
     rows: {"name", "note", "before", "after", "before_interval", "after_interval"}; values may be
     None.

@@ -19,7 +19,7 @@ from qoq_jax.report.charts import svg, text
 GOLD, PREDICTED = "#1fa454", "#f5820b"
 LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 MAX_SIDE = 512  # pixels of an embedded picture; larger ones are reduced
-ECG_RATE = 250  # samples a second
+ECG_RATE = 250  # samples per second
 
 
 def draw_boxes(

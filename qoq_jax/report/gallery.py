@@ -38,14 +38,10 @@ def read_cases(folder: pathlib.Path) -> list[dict]:
 
 
 def choose(cases: Sequence[dict], most: int) -> list[dict]:
-    """At most `most` cases that show the whole range: every domain and source, right and wrong
-    answers of
-      each.
+    """At most `most` cases: of every domain and source, right and wrong answers in turn.
 
-    They are picked in turn, and come back with those of one domain and source together. Cases with
-    a gold
-      region go
-    before those without: they have more to show.
+    They are returned with those of one domain and source together. Cases with a gold region come
+    before those without.
     """
     groups: dict[tuple[str, str], list[dict]] = {}
     for case in sorted(cases, key=lambda c: not c.get("gold_boxes")):

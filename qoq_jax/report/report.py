@@ -1,7 +1,7 @@
 """The report of a run: one self-contained HTML file, made from the files in the run's working
 directory.
 
-  metrics.jsonl        one object a line: "step", "stage" ("sft" or "rl"), and numbers: "loss",
+  metrics.jsonl        one object per line: "step", "stage" ("sft" or "rl"), and numbers: "loss",
                        "reward/total", "reward/accuracy", "reward/iou", "reward/format",
                        "reward/domain/<domain>", "kl", "entropy", "tokens_per_second",
                        "seconds/<phase>" and more (sections.py)

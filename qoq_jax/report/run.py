@@ -16,7 +16,7 @@ class Run:
     curves, cases, config, facts: contents of metrics.jsonl, the gallery, config.json and run.json.
     records: {"before": [...], "after": [...]}, the records before and after RL.
     main_source: where most rows that are not real come from; the headline and the charts are about
-    those.
+      those.
     groups: {"before", "after"}: metrics of the main source's rows, or None.
     """
 

@@ -19,14 +19,17 @@ MAX_LISTED = 200  # rows of a list shown by name
 REWARDS = {"reward": "total", "accuracy": "accuracy", "IoU": "iou", "format": "format"}
 RL_CURVES = {
     "KL to the reference": "kl",
-    "Entropy, nats a token": "entropy",
-    "Tokens a second": "tokens_per_second",
+    "Entropy, nats per token": "entropy",
+    "Tokens per second": "tokens_per_second",
     "Response length, tokens": "response_length",
     "Gradient norm": "grad_norm",
     "Groups of equal rewards": "zero_variance_groups",
     "Sampler–trainer gap, nats": "logprob_difference_max",
 }
-SFT_CURVES = {"Loss on the answers, nats a token": "loss", "Tokens a second": "tokens_per_second"}
+SFT_CURVES = {
+    "Loss on gold responses, nats per token": "loss",
+    "Tokens per second": "tokens_per_second",
+}
 SHARE = (0.0, 1.001)  # axis of what lies in [0, 1]
 
 # Columns of the metric tables: name in metrics.py, heading.
@@ -57,7 +60,7 @@ def curves(run: Run) -> str:
     if rl:
         parts = [_series(rl, f"reward/{k}", name, charts.PARTS[k]) for name, k in REWARDS.items()]
         reward = charts.line_chart(
-            "Reward and its parts, sampled answers", list(filter(None, parts)), y_range=SHARE
+            "Reward and its parts, sampled responses", list(filter(None, parts)), y_range=SHARE
         )
         out += _grid("grid2", [reward, _chart(rl, "Loss", "loss")])
         out += _grid(
@@ -132,7 +135,7 @@ def domains(run: Run) -> str:
 def _metric_table(
     before: dict | None, after: dict | None, level: str, heading: str, name_of: Callable[[str], str]
 ) -> str:
-    """One row a domain or data set and one for their mean; values before RL in grey beside those
+    """One row per domain or data set and one for their mean; values before RL in grey beside those
     after.
     """
     groups = [group for group in (before, after) if group]
@@ -200,7 +203,7 @@ def localisation(run: Run) -> str:
 
 
 def confusion(run: Run) -> str:
-    """One confusion matrix a data set."""
+    """One confusion matrix per data set."""
     group = run.groups["after"] or run.groups["before"]
     if not group:
         return ""
@@ -328,7 +331,7 @@ def skipped(run: Run) -> str:
         f'<p class="note">and {len(rows) - MAX_LISTED:,} more</p>' if len(rows) > MAX_LISTED else ""
     )
     return (
-        f"<p>Could not be read, and took no part: {len(rows):,}. Nothing was put in their "
+        f"<p>Could not be read, and were left out: {len(rows):,}. Nothing was put in their "
         "place.</p>"
         f'<div class="scroll"><table><tr><th>row</th><th>reason</th></tr>{lines}</table></div>'
         f"{more}"

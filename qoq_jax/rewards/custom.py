@@ -23,7 +23,7 @@ from typing import Protocol
 from qoq_jax.base.errors import ConfigError, QoqError
 from qoq_jax.data.meta import SampleMeta
 
-# What policies do write: nothing, half an answer, other scripts, one character for ever, brackets
+# What policies do write: nothing, half a response, other scripts, one character for ever, brackets
 # for ever.
 HOSTILE_TEXTS = (
     "",

@@ -1,9 +1,9 @@
 """Rewards in worker processes with a deadline: a text or a user's function that hangs costs one
-answer its reward, not the run.
+response its reward, not the run.
 
 Our own parser is linear and takes a tenth of a millisecond, so the default is no workers
 (`rl.reward_workers = 0`). They pay for a user's function that is slow or not to be trusted. A
-worker that misses a deadline, or dies, is replaced; its answer earns 0.
+worker that misses a deadline, or dies, is replaced; its response gets reward 0.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class _Worker:
 
 
 class RewardPool:
-    """Scores answers, in `workers` processes or, with 0, in this one.
+    """Scores responses, in `workers` processes or, with 0, in this one.
 
     Args:
-      deadline: seconds an answer.
+      deadline: seconds per response.
     """
 
     def __init__(self, cfg: RewardConfig, workers: int = 0, deadline: float = 2.0):
@@ -74,7 +74,7 @@ class RewardPool:
             self._await_start(worker)
 
     def score(self, texts: Sequence[str], metas: Sequence) -> tuple[list[Reward], int]:
-        """The reward of each (text, meta), and how many answers were given up (with reward 0).
+        """The reward of each (text, meta), and how many responses were given up (with reward 0).
 
         Raises:
           QoqError: the user's function raised or returned nonsense.
@@ -89,8 +89,8 @@ class RewardPool:
                 self._await_start(self._workers[i])
         results: list[Reward | None] = [None] * len(texts)
         jobs = list(zip(range(len(texts)), texts, metas, strict=True))
-        # Neighbours together: the answers to a question share their meta, and a mask is pickled
-        # once a worker.
+        # Neighbours together: the responses to a question share their meta, and a mask is pickled
+        # once per worker.
         edges = [len(jobs) * i // len(self._workers) for i in range(len(self._workers) + 1)]
         for worker, begin, end in zip(self._workers, edges, edges[1:]):
             self._send(worker, jobs[begin:end])
@@ -155,7 +155,7 @@ class RewardPool:
         return 0
 
     def _give_up(self, worker: _Worker, results: list) -> int:
-        """Replaces a worker; the answer that it was at earns 0, the new one does the rest."""
+        """Replaces a worker; the response that it was scoring gets reward 0."""
         _end(worker)
         results[worker.todo.popleft()[0]] = LOST
         fresh = self._start()

@@ -18,11 +18,11 @@ weighted mean.
   score, and length = characters / 1000, 1 above 600.
 Both can have two more terms, off by default:
   coherence across views, for volumes and videos: the frames show one body from one side, so boxes
-            of one label, one a frame, should lie in one place: mean IoU of all pairs of boxes with
-            the same label; 1 without such a pair.
+            of one label, one per frame, should lie in one place: mean IoU of all pairs of boxes
+            with the same label; 1 without such a pair.
   custom    a function of the user (rewards/custom.py).
 
-Pure numpy on host text, about a tenth of a millisecond a response.
+Pure numpy on host text, about a tenth of a millisecond per response.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class RewardConfig:
     preset: the rules of each term, "paper" or "released". In a config, weights and iou_over that
       still have the paper's values become the preset's.
     accuracy, iou, format, length, coherence: weights; they are divided by their sum over the terms
-    that a sample has.
+      that a sample has.
     iou_over: how several boxes become one IoU: "best", "mean" over the response's boxes, or
       "hungarian": one-to-one matching with the gold boxes, its sum divided by the larger number of
       boxes.

@@ -67,7 +67,7 @@ def rloo(rewards: Array) -> Array:
 
 
 def remax(rewards: Array, greedy_rewards: Array) -> Array:
-    """Greedy-response baseline: Aᵢ = rᵢ - r(greedy answer to the same question).
+    """Greedy-response baseline: Aᵢ = rᵢ - r(greedy response to the same question).
 
     ReMax (arXiv 2310.10505), algorithm 1.
 
@@ -93,7 +93,7 @@ def reinforce_pp(token_rewards: Array, mask: Array, *, gamma: float = 1.0) -> tu
     Args:
       token_rewards: [B, L]; a per-token KL penalty, where wanted, is already subtracted.
       mask: [B, L], 1 on response tokens.
-      gamma: discount a token.
+      gamma: discount per token.
 
     Returns:
       advantages [B, L] and returns [B, L], float32.
@@ -124,7 +124,7 @@ def gae(
       values: [B, L], the critic's value before each token; V past the last column is 0, and callers
         give 0 (or the critic's own output, as the reference does) on padding.
       mask: [B, L], 1 on response tokens.
-      gamma: discount a token.
+      gamma: discount per token.
       lam: λ, 0 = one-step TD error, 1 = Monte Carlo.
 
     Returns:
@@ -165,8 +165,7 @@ def _centred(rewards: Array) -> Array:
     """rewards - mean over the group, exactly 0 where all are equal.
 
     The minimum is taken away first: float32 mean(r, ..., r) may differ from r in the last digit,
-    and dividing
-    that digit by std + eps would turn a question without any signal into a gradient.
+    and dividing that digit by std + eps would turn a question without any signal into a gradient.
     """
     _check_rank("rewards of a group", rewards=(rewards, 2))
     if rewards.shape[1] < 2:

@@ -4,7 +4,7 @@ it needs of a rollout.
 `ALGORITHMS[name]` is all that tells the algorithms apart; the trainer reads its fields and knows no
 names. The functions behind the rows live in advantages.py, drpo.py and losses.py.
 
-Letters: Q questions, G rollouts a question, S response positions.
+Letters: Q questions, G rollouts per question, S response positions.
 """
 
 from __future__ import annotations
@@ -143,15 +143,15 @@ class Algorithm:
 
     Attributes:
       advantage: GroupBatch, RlConfig -> Estimate.
-      ratio: "token": one ratio π/π_old a token; "sequence": their geometric mean over the answer
-        (GSPO).
-      mean: what the loss of an update is divided by. "token": its answer tokens. "sequence": the
-        mean over an answer's tokens, then over answers. "constant": answers times the longest
+      ratio: "token": one ratio π/π_old per token; "sequence": their geometric mean over the
+        response (GSPO).
+      mean: what the loss of an update is divided by. "token": its response tokens. "sequence": the
+        mean over a response's tokens, then over responses. "constant": responses times the longest
         length (Dr. GRPO), so that length carries no weight.
       clip_low, clip_high, clip_dual: used where the config has 0; inf = no dual clip.
-      critic: trains a value head. greedy: needs the greedy answer to each question.
-      refill: questions whose answers all earned the same are replaced by further ones (DAPO's
-        dynamic sampling).
+      critic: trains a value head. greedy: needs the greedy response to each question.
+      refill: questions whose responses all have the same reward are replaced by further ones
+        (DAPO's dynamic sampling).
       overlong: share of the longest length, at its end, over which the reward falls by up to 1
         (DAPO's overlong shaping).
       history: keeps a record of each domain's earlier groups (`rl.drpo.history_size`).
@@ -206,7 +206,7 @@ ALGORITHMS = {
 
 def resolve(rl: RlConfig) -> Algorithm | None:
     """The row of `rl.algorithm` with the clip range of the config where that is not 0; None for
-    `SUPERVISED`, which learns from gold answers in the place of RL.
+    `SUPERVISED`, which learns from gold answers instead of RL.
     """
     if rl.algorithm == SUPERVISED:
         return None
@@ -246,12 +246,12 @@ def check(rl: RlConfig) -> None:
 
 
 def answer_rewards(o: GroupBatch) -> Array:
-    """Reward of each answer, less the KL of its tokens when KL is part of the reward; [Q, G]."""
+    """Reward of each response, less the KL of its tokens when KL is part of the reward; [Q, G]."""
     return o.rewards if o.penalty is None else o.rewards - o.penalty.sum(axis=-1)
 
 
 def token_rewards(o: GroupBatch) -> Array:
-    """The reward on an answer's last token, less β KL on each token when KL is part of the reward;
+    """The reward on a response's last token, less β KL on each token when KL is part of the reward;
     [Q, G, S].
     """
     last = o.mask - jnp.pad(o.mask[..., 1:], ((0, 0), (0, 0), (0, 1)))
@@ -260,14 +260,14 @@ def token_rewards(o: GroupBatch) -> Array:
 
 
 def overlong_penalty(lengths: Array | np.ndarray, limit: int, share: float) -> Array | np.ndarray:
-    """What is taken from the reward of long answers: 0 up to limit - zone tokens, then linear to 1
-    at the limit.
+    """What is taken from the reward of long responses: 0 up to limit - zone tokens, then linear to
+    1 at the limit.
 
     DAPO (arXiv 2503.14476), equation 13, with zone = share * limit. Works on numpy and jax arrays
     alike.
 
     Args:
-      lengths: [Q, G] tokens. limit: longest answer. share: of the limit; 0 = no penalty.
+      lengths: [Q, G] tokens. limit: longest response. share: of the limit; 0 = no penalty.
     """
     zone = max(1, round(share * limit))
     return (lengths - (limit - zone)).clip(0, zone) / zone if share else lengths * 0.0
@@ -276,8 +276,8 @@ def overlong_penalty(lengths: Array | np.ndarray, limit: int, share: float) -> A
 def next_kl_coefficient(
     coefficient: Array, kl: Array, target: float, horizon: int, answers: int
 ) -> Array:
-    """β (1 + clip(KL / target - 1, ±0.2) answers / horizon): the coefficient that pulls KL an
-    answer to its target.
+    """β (1 + clip(KL / target - 1, ±0.2) answers / horizon): the coefficient that pulls KL per
+    response to its target.
 
     Fine-Tuning Language Models from Human Preferences (arXiv 1909.08593), section 2.2.
     """
@@ -289,11 +289,11 @@ def next_kl_coefficient(
 
 
 def loss_weights(mask: Array, mean: str) -> tuple[Array | None, Array]:
-    """(factor of each token's loss or None for 1, divisor of the sum) for a mean over all answers
+    """(factor of each token's loss or None for 1, divisor of the sum) for a mean over all responses
     of an update.
 
     Args:
-      mask: float32 [Q, G, S]; answers without a token count nowhere.
+      mask: float32 [Q, G, S]; responses without a token count nowhere.
       mean: see `Algorithm`.
     """
     lengths = mask.sum(axis=-1)

@@ -60,7 +60,7 @@ class UpdateBatch:
 
     Attributes:
       prompts, tokens, mask, sampler_logprobs, old_logprobs, ref_logprobs, values: of `GroupBatch`.
-      advantages: float32 [Q, G], or [Q, G, S] for one number a token.
+      advantages: float32 [Q, G], or [Q, G, S] for one number per token.
       returns: float32 [Q, G, S], the critic's targets, or None.
     """
 

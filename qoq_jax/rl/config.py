@@ -39,34 +39,34 @@ class CriticConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RlConfig:
-    """Reinforcement learning on sampled answers."""
+    """Reinforcement learning on sampled responses."""
 
     # sft (gold answers to the same questions, no RL), or a row of rl/algorithms.py
     algorithm: Algorithm = "drpo"
     steps: Positive[int] = 300
-    questions: Positive[int] = 32  # prompts a rollout batch
-    rollouts: Positive[int] = 6  # answers a prompt
-    # longest answer in training; what is not finished by then has no format reward
+    questions: Positive[int] = 32  # prompts per rollout batch
+    rollouts: Positive[int] = 6  # responses per prompt
+    # longest response in training; what is not finished by then has no format reward
     response_tokens: Positive[int] = 40
-    # most answers that are sampled at the same time (their cache takes memory); 0 = all
+    # most responses that are sampled at the same time (their cache takes memory); 0 = all
     rollout_rows: NotNegative[int] = 0
-    minibatches: Positive[int] = 1  # updates a pass over a rollout batch; divides media_rows
+    minibatches: Positive[int] = 1  # updates per pass over a rollout batch; divides media_rows
     # passes over a rollout batch; from the second on its media rows are shuffled
     epochs: Positive[int] = 1
-    # micro-batches an update; minibatches x accumulate divides media_rows
+    # micro-batches per update; minibatches x accumulate divides media_rows
     accumulate: Positive[int] = 1
     lr: NotNegative[float] = 3e-4
     warmup: NotNegative[int] = 10
     schedule: Schedule = "constant"
     temperature: Positive[float] = 1.0
     top_p: AtMostOne[Positive[float]] = 1.0
-    gamma: AtMostOne[NotNegative[float]] = 1.0  # discount a token of ppo and reinforce_pp
+    gamma: AtMostOne[NotNegative[float]] = 1.0  # discount per token of ppo and reinforce_pp
     kl_coefficient: NotNegative[float] = 1e-4
     kl_estimator: Literal["kl", "abs", "mse", "low_var"] = "low_var"  # kl, abs, mse or low_var
     kl_in: Literal["loss", "reward"] = "loss"  # loss or reward
-    # above 0: the coefficient adapts until an answer has this KL to the reference
+    # above 0: the coefficient adapts until a response has this KL to the reference
     kl_target: NotNegative[float] = 0.0
-    # answers in which an adaptive coefficient changes by at most 20 %
+    # responses in which an adaptive coefficient changes by at most 20 %
     kl_horizon: Positive[int] = 10000
     clip_low: float = 0.0  # clip range of the ratio and dual clip; 0 = the algorithm's own
     clip_high: float = 0.0
@@ -75,13 +75,13 @@ class RlConfig:
     old_logprobs: Literal["sampler", "trainer"] = "sampler"
     # above 0: weigh tokens by min(trainer / sampler probability, cap); needs old_logprobs = trainer
     importance_cap: NotNegative[float] = 0.0
-    # dapo: further rollout batches drawn at most, to replace questions whose answers all earned the
-    # same
+    # dapo: most further rollout batches, to replace questions whose responses all have the same
+    # reward
     max_refills: NotNegative[int] = 3
     offload_reference: bool = False  # keep the reference in host memory while it is not needed
     # processes that compute rewards; 0 = in the trainer's own process, without a deadline
     reward_workers: NotNegative[int] = 0
-    # seconds that a worker has for one answer; past it the answer earns 0 and is counted
+    # seconds that a worker has for one response; past it the reward is 0 and is counted
     reward_deadline: Positive[float] = 2.0
     save_every: Positive[int] = 50
     critic: CriticConfig = dataclasses.field(default_factory=CriticConfig)

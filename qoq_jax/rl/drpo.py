@@ -1,8 +1,8 @@
 """DRPO, domain-aware relative policy optimisation (QoQ-Med, arXiv 2506.00711), as one jittable
 function.
 
-    Q questions   G rollouts a question   N domains   H remembered questions a domain
-    P = Q + N * H points to cluster   K most clusters a domain
+    Q questions   G rollouts per question   N domains   H remembered questions per domain
+    P = Q + N * H points to cluster   K most clusters per domain
 
 The vector of a question is its G rewards in ascending order, so that the order of the rollouts
 changes nothing, and `kmeans` orders the points itself, so that the order of the questions changes
@@ -46,15 +46,15 @@ class DRPOConfig:
 
     Attributes:
       num_domains: N; domain ids are 0 .. N - 1.
-      k_max: most clusters a domain.
+      k_max: most clusters per domain.
       eps: added to the group std, and the floor of both temperatures.
       cluster: False = scale by domain only (ablation).
       damping: KL-aware damping; needs the responses' KL.
-      damping_symmetric: damp by |s' KL|, good and bad answers alike (a comment in the released
+      damping_symmetric: damp by |s' KL|, good and bad responses alike (a comment in the released
         code); False = by max(s' KL, 0), good ones alone (paper).
       quantile: p, the share of products below the damping threshold.
-      history_size: H, past questions a domain that take part in clusters and counts; 0 = statistics
-        of the batch.
+      history_size: H, past questions per domain that take part in clusters and counts; 0 =
+        statistics of the batch.
       variant: "released" is what the released code computes: unsorted reward vectors,
         cluster-balanced domain mean, no floor on the cluster temperature, no damping; it also keeps
         all past questions (a long history).
@@ -91,7 +91,7 @@ class DomainHistory:
     """The last H questions of each domain.
 
     Attributes:
-      vectors: float32 [N, H, G], a ring of reward vectors a domain; slots not yet written hold 0.
+      vectors: float32 [N, H, G], a ring of reward vectors per domain; slots not yet written hold 0.
       count: int32 [N], questions written so far; the next goes to slot count % H.
     """
 
@@ -149,8 +149,7 @@ def advantages(
 
     Returns:
       advantages [Q, G] float32; the history with this batch added (None when cfg.history_size is
-      0);
-      diagnostics: domain_questions [N] and domain_temperature [N] (0 where absent) and
+      0); diagnostics: domain_questions [N] and domain_temperature [N] (0 where absent) and
       domain_clusters [N] (history included), zero_variance_groups [], ignored_questions [],
       damping_threshold [] and damping_mean [] (mean t / (t + z)).
     """

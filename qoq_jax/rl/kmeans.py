@@ -1,11 +1,11 @@
 """K-means in many groups at once, with the number of clusters chosen by the elbow rule, as a jitted
 function.
 
-    P points   G coordinates   N groups (each point is in one)   K most clusters a group
+    P points   G coordinates   N groups (each point is in one)   K most clusters per group
     C candidates for a new centre   S starts   T points a tile
 
 Nothing is random, and nothing depends on the order of the points: they are put on a fine grid (one
-a group), sorted, and ties go to the first. The sorted points of a group fill whole tiles, so that
+per group), sorted, and ties go to the first. The sorted points of a group fill whole tiles, so that
 each tile meets the centres of one group only and the cost does not grow with the number of groups.
 """
 
@@ -43,7 +43,7 @@ def kmeans_elbow(points: Array, groups: Array, num_groups: int, k_max: int) -> t
     centre are up to 32 points of the group, evenly spaced among its distinct points in
     lexicographic order, so all of them in a group of up to 32. Of each quarter of the candidates,
     the one that lowers the inertia most with all other centres held makes one step of Lloyd's
-    iteration; the best of the four goes on to its fixed point. The loop over k ends as soon as
+    iteration; the best of the four is iterated to its fixed point. The loop over k ends as soon as
     every group has its k.
 
     Args:

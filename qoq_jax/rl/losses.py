@@ -45,12 +45,12 @@ def policy_loss(
       logprobs: [B, L] log π(token), differentiated.
       old_logprobs: [B, L] at the start of the update; equal to stop_gradient(logprobs) on the first
         mini-batch.
-      advantages: [B, L], or [B, 1] for one number a response.
+      advantages: [B, L], or [B, 1] for one number per response.
       mask: [B, L], 1 on response tokens.
       clip_low: ε below 1.
       clip_high: ε above 1.
       dual_clip: c > 1, the largest loss in units of -A where A < 0; None = no bound.
-      weights: [B, L] constant factors of the loss a token, e.g. `truncated_importance_weights`.
+      weights: [B, L] constant factors of the loss per token, e.g. `truncated_importance_weights`.
 
     Returns:
       loss_sum [], denominator [] (number of valid tokens) and a dict of sums over valid tokens:
@@ -95,7 +95,7 @@ def sequence_policy_loss(
     clip_low: float = 3e-4,
     clip_high: float = 4e-4,
 ) -> tuple[Array, Array, dict[str, Array]]:
-    """GSPO: the clipped surrogate with one length-normalised ratio a response.
+    """GSPO: the clipped surrogate with one length-normalised ratio per response.
 
         ρ = exp((1/|y|) Σₜ (log π - log π_old))
         ℓ = max(-A ρ, -A clip(ρ, 1 - clip_low, 1 + clip_high))
@@ -103,7 +103,7 @@ def sequence_policy_loss(
     GSPO (arXiv 2507.18071), equations 5 to 7, with the clip range of its section 5.1.
 
     Args:
-      logprobs: [B, L], one response a row, differentiated.
+      logprobs: [B, L], one response per row, differentiated.
       old_logprobs: [B, L].
       advantages: [B].
       mask: [B, L], 1 on response tokens.
@@ -128,7 +128,7 @@ KlEstimator = Literal["kl", "abs", "mse", "low_var"]
 
 
 def kl(logprobs: Array, ref_logprobs: Array, estimator: KlEstimator = "low_var") -> Array:
-    """Per-token estimate of KL(π ‖ π_ref) from one sample a token, with d = log π - log π_ref:
+    """Per-token estimate of KL(π ‖ π_ref) from one sample per token, with d = log π - log π_ref:
 
         kl       d               unbiased, may be negative
         abs      |d|

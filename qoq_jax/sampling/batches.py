@@ -43,7 +43,7 @@ def shape_of(sample: Mapping[str, Any]) -> Shape:
 def make_batch(
     samples: Sequence[Mapping[str, Any]], shape: Shape, rows: int, cfg: VlmConfig
 ) -> dict[str, np.ndarray]:
-    """One prompt a row, each with its own media row, padded to `rows` rows.
+    """One prompt per row, each with its own media row, padded to `rows` rows.
 
     Floats when one sample has normalised patches.
     """

@@ -1,9 +1,9 @@
-"""The decode loop: what RL rollouts, evaluation and `qoq generate` all draw their tokens with.
+"""The decode loop: what RL rollouts, evaluation and `qoq generate` all sample their tokens with.
 
-A slot holds one prompt and G rows that sample responses to it; prompt keys and values exist once a
-slot. All rows step together, but each has its own length and ends by itself. What a row draws
-depends on its own key and on the positions of its own tokens, not on when it runs nor on what runs
-beside it.
+A slot holds one prompt and G rows that sample responses to it; prompt keys and values exist once
+per slot. All rows step together, but each has its own length and ends by itself. What a row
+samples depends on its own key and on the positions of its own tokens, not on when it runs nor on
+what runs beside it.
 
 Everything here is traced: no host, no files. The host's part, which hands rows and slots further
 work, is sampling/engine.py.
@@ -50,10 +50,10 @@ class Slots:
 
 @struct.dataclass
 class Draw:
-    """How a token is drawn from logits. Numbers or traced scalars; None is switched off.
+    """How a token is sampled from logits. Numbers or traced scalars; None is switched off.
 
     Attributes:
-      banned: bool [V], tokens that are never drawn.
+      banned: bool [V], tokens that are never sampled.
       temperature: above 0; None = greedy.
       top_p, top_k: see tokens.choose.
     """
@@ -90,7 +90,7 @@ class Orders:
 
 @struct.dataclass
 class Decoded:
-    """What one call of `decode` has drawn.
+    """What one call of `decode` has sampled.
 
     Attributes:
       tokens: int32 [P, G, C], those of each row in order, then pad.
@@ -111,8 +111,8 @@ class DecodeState:
 
     Attributes:
       slots: the cache, and the hidden state that predicts each row's next token.
-      decoded: what has been drawn since the call began; `decoded.steps` is the next place in C.
-      live: bool [P, G], rows whose response goes on.
+      decoded: what has been sampled since the call began; `decoded.steps` is the next place in C.
+      live: bool [P, G], rows whose response continues.
       ended: bool [P, G], rows whose response ended in the last step.
     """
 
@@ -158,7 +158,7 @@ def goes_on(state: DecodeState, orders: Orders) -> jax.Array:
     idle_slots = (~state.live.any(axis=1)).sum()
     return (
         (state.decoded.steps < orders.steps)  # the call has steps left
-        & state.live.any()  # some response goes on
+        & state.live.any()  # some response continues
         & ~(state.ended & orders.more[:, None]).any()  # no row is free for a further response
         & (idle_slots < orders.wanted)  # too few slots are idle for a prefill
     )
@@ -230,7 +230,7 @@ def empty_slots(cfg: VlmConfig, slots: int, rows: int, prompt: int, places: int)
 
 
 def start_slots(cfg: VlmConfig, params: Any, batch: Batch, *, rows: int, places: int) -> Slots:
-    """Slots that hold the prompts of a batch, one a slot."""
+    """Slots that hold the prompts of a batch, one per slot."""
     hidden, cache = vlm.prefill(params, cfg, batch, rollouts=rows, max_new_tokens=places)
     return Slots(
         cache,
@@ -296,8 +296,8 @@ def admit_rows(
 
 
 def last_position(batch: Batch) -> jax.Array:
-    """int32 [Q]: the largest M-RoPE position of each prompt; its response goes on from there on all
-    three axes.
+    """int32 [Q]: the largest M-RoPE position of each prompt; its response continues from there on
+    all three axes.
     """
     return jnp.where(batch["segment_ids"][:, None] > 0, batch["positions"], -1).max(axis=(1, 2))
 

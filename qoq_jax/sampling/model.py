@@ -1,9 +1,9 @@
-"""A model to ask from scripts: weights with all that is needed to turn files into answers.
+"""A model to ask from scripts: weights with all that is needed to turn files into responses.
 
     model = qoq_jax.load("Qwen/Qwen2.5-VL-7B-Instruct", dtype="bfloat16")
     sample = {"prompt": "What is the finding?", "images": "scan.png"}
     logits = model.logits([sample])[0]                                    # float32 [T, V]
-    answers = model.generate([sample], num_samples=4, temperature=0.7)[0]  # four Generations
+    responses = model.generate([sample], num_samples=4, temperature=0.7)[0]  # 4 Generations
 
 Here are weights as they are given, of a Hugging Face directory, or random; train/load.py knows
 training runs too, and decides what a source is.
@@ -40,7 +40,7 @@ MAX_NEW_TOKENS = 1024
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """One answer.
+    """One response.
 
     Attributes:
       token_ids: int32 [n], the end token included.
@@ -63,9 +63,9 @@ class SamplingOptions(TypedDict, total=False):
     Attributes:
       temperature: 0 (the default) = greedy. top_p: 1 (the default) = off. top_k: 0 (the default) =
         off.
-      num_samples: answers to each sample, 1 unless given; they share one prefill.
-      rows: most answers that are sampled at the same time, 64 unless given, 0 = all; memory of the
-        cache grows with it.
+      num_samples: responses to each sample, 1 unless given; they share one prefill.
+      rows: most responses that are sampled at the same time, 64 unless given, 0 = all; memory of
+        the cache grows with it.
     """
 
     temperature: float
@@ -81,7 +81,7 @@ class Model:
     Attributes:
       cfg: VlmConfig. params: nested dict of arrays (models/vlm.py `param_specs`).
       tokenizer: data.tokenizer.Tokenizer, or None: then samples must be processed already, and
-        answers have no text.
+        responses have no text.
       process: how files and prompts become arrays: pixel and token limits, frames, system text.
       mesh: the device mesh, or None for one device.
       source: what it was loaded from, in words.
@@ -112,7 +112,7 @@ class Model:
         return f"Model({self.source}, {count:,} parameters)"
 
     def _banned(self) -> Sequence[int]:
-        """Ids that are never drawn: modality tokens, other control tokens, and ids that stand for
+        """Ids that are never sampled: modality tokens, other control tokens, and ids that stand for
         nothing.
         """
         pads = {self.cfg.image_token_id, self.cfg.video_token_id, self.cfg.ecg_token_id}
@@ -146,20 +146,20 @@ class Model:
         stream: Callable[[int, int, str], None] | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> list[list[Generation]]:
-        """Answers to each sample; modality tokens are never drawn.
+        """Responses to each sample; modality tokens are never sampled.
 
         Args:
           samples: see sampling/inputs.py.
-          max_new_tokens: most tokens of an answer; None = the response limit of the run, or 1024.
-          seed: one for all, from which each sample and answer has its own by its index; or one for
-            each sample, and then its place in the list changes nothing.
-          stop: texts that end an answer.
-          stream: called as stream(index of the sample, number of its answer, new text) while
-            answers grow; the pieces of an answer joined are its text.
+          max_new_tokens: most tokens of a response; None = the response limit of the run, or 1024.
+          seed: one for all, from which each sample and response has its own by its index; or one
+            for each sample, and then its place in the list changes nothing.
+          stop: texts that end a response.
+          stream: called as stream(index of the sample, number of its response, new text) while
+            responses are sampled; the pieces of a response joined are its text.
           sampling: temperature, top_p, top_k, num_samples and rows: see `SamplingOptions`.
 
         Returns:
-          For each sample, in order, the list of its `num_samples` answers.
+          For each sample, in order, the list of its `num_samples` responses.
 
         Raises:
           ConfigError: an argument out of range. DataError: a sample that is not as it should be.
@@ -179,25 +179,25 @@ class Model:
             for _ in prepared
         ]
 
-        def watch(answer: Response, tokens: np.ndarray, ended: bool) -> int | None:
-            text = streams[answer.prompt][answer.sample]
+        def watch(response: Response, tokens: np.ndarray, ended: bool) -> int | None:
+            text = streams[response.prompt][response.sample]
             kept = text.add(tokens)
             if stream and (piece := text.fresh(ended)):
-                stream(answer.prompt, answer.sample, piece)
+                stream(response.prompt, response.sample, piece)
             return kept
 
-        answers = self._engine.generate(prepared, settings, seeds, watch)
+        responses = self._engine.generate(prepared, settings, seeds, watch)
         return [
             [
                 Generation(
-                    np.concatenate(answer.tokens),
+                    np.concatenate(response.tokens),
                     text.text,
-                    np.concatenate(answer.logprobs),
-                    answer.reason,
+                    np.concatenate(response.logprobs),
+                    response.reason,
                 )
-                for answer, text in zip(*group)
+                for response, text in zip(*group)
             ]
-            for group in zip(answers, streams)
+            for group in zip(responses, streams)
         ]
 
 

@@ -61,7 +61,7 @@ def sample(
     at a time.
 
     Args:
-      batch: one prompt a row (contract of data/packing.py).
+      batch: one prompt per row (contract of data/packing.py).
       key: PRNG key; the result depends on it and on nothing of the mesh.
       banned: bool [V], tokens that are never sampled: modality pads and template tokens (a policy
         that emits an image pad would ask for an image that is not there).
@@ -104,7 +104,7 @@ def group_rows(batch: Batch, tokens: jax.Array, mask: jax.Array) -> Batch:
     """Prompts and their responses as rows [prompt | response 1 | ... | response G], T + G*S long.
 
     Args:
-      batch: one prompt a row.
+      batch: one prompt per row.
       tokens, mask: [Q, G, S].
     """
     q, g, s = tokens.shape
@@ -139,7 +139,7 @@ def answer_hidden(
     prompt and the t tokens before it.
 
     Args:
-      batch: one prompt a row.
+      batch: one prompt per row.
       tokens, mask: [Q, G, S].
     """
     q, g, s = tokens.shape
@@ -186,7 +186,7 @@ def score(
     """Log-probability and entropy of given responses in one forward pass.
 
     Args:
-      batch: one prompt a row.
+      batch: one prompt per row.
       tokens, mask: [Q, G, S].
 
     Returns:

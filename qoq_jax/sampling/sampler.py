@@ -42,7 +42,8 @@ from qoq_jax.sampling.schedule import (
 # these are ever prefilled at once.
 CHUNKS = 4
 
-# A batch on the device, one prompt a row (contract of data/packing.py), and the rows that hold one.
+# A batch on the device, one prompt per row (contract of data/packing.py), and the rows that hold
+# one.
 PackedBatch = tuple[Batch, Sequence[int]]
 
 
@@ -88,7 +89,7 @@ class Sampler:
         self._empty = jax.jit(functools.partial(loop.empty_slots, cfg), static_argnums=(0, 1, 2, 3))
 
     def __call__(self, params: Any, batch: Batch, key: jax.Array, banned: jax.Array) -> Rollout:
-        """G responses to each prompt of a batch on the device, one prompt a row.
+        """G responses to each prompt of a batch on the device, one prompt per row.
 
         Args:
           key: PRNG key; response g to the prompt of row q depends on it, on q and on g alone.

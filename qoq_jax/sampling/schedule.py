@@ -1,9 +1,9 @@
 """Slots with refill: the host's part of the decode loop.
 
 `Schedule` hands the slots of sampling/loop.py their work: a row that has ended takes the next
-sample of its prompt, and a slot without work takes the next prompt. So one long response holds one
-row, not the batch. Where the prompts come from and how they are prefilled is the caller's matter:
-sampling/engine.py (samples of any shape), sampling/sampler.py (packed batches).
+sample of its prompt, and a slot without work takes the next prompt. So one long response occupies
+one row and does not delay the batch. Where the prompts come from and how they are prefilled is the
+caller's matter: sampling/engine.py (samples of any shape), sampling/sampler.py (packed batches).
 
 Axis letters: P slots, G rows of a slot.
 """
@@ -114,7 +114,7 @@ class Device:
 
     Attributes:
       admit: (slots, {prompt number: slot}) -> slots that hold these prompts.
-      decode: (slots, orders) -> (slots, what was drawn).
+      decode: (slots, orders) -> (slots, what was sampled).
       call: most tokens of one call of `decode`.
       places: response places of the slots to begin with.
       most_places: they double up to so many when a row outgrows them; 0 = never.

@@ -11,7 +11,7 @@ UNFINISHED = 8
 
 
 class TextStream:
-    """The text of one answer, piece by piece.
+    """The text of one response, piece by piece.
 
     Attributes:
       text: what the ids so far say; it ends before the first stop string.
@@ -25,7 +25,7 @@ class TextStream:
         self.text, self.stopped = "", False
 
     def add(self, ids: Sequence[int]) -> int | None:
-        """Takes further ids; returns None, or how many of them belong to the answer when a stop
+        """Takes further ids; returns None, or how many of them belong to the response when a stop
         string ends it.
         """
         if self._tokenizer is None:

@@ -1,4 +1,4 @@
-"""One token from logits: greedy, temperature, top-k, top-p, and tokens that are never drawn.
+"""One token from logits: greedy, temperature, top-k, top-p, and tokens that are never sampled.
 
 What a row draws depends on its logits and on its own key and position alone, so neither its
 neighbours in the batch nor the mesh change it. Axis letters: V vocabulary, N blocks of the
@@ -69,9 +69,9 @@ def choose(
 def draw(logits: jax.Array, uniform: jax.Array) -> jax.Array:
     """Inverts the cumulative distribution at `uniform` [...]: logits [..., V] -> int32 [...].
 
-    One random number a row instead of one a word, and two short cumulative sums instead of one over
-    the vocabulary: first of blocks, then within the block. A token of probability 0 is never drawn,
-    whatever the rounding.
+    One random number per row instead of one per word, and two short cumulative sums instead of one
+    over the vocabulary: first of blocks, then within the block. A token of probability 0 is never
+    sampled, whatever the rounding.
     """
     weight = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
     pad = -weight.shape[-1] % BLOCK

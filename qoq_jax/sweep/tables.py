@@ -40,7 +40,7 @@ COLUMNS = (
     "macro-F1 less that",
     "area",
     "area less that",
-    "s a step",
+    "s per step",
     "rewards' share",
 )
 METRICS = (("exact_match", "accuracy"), ("macro_f1", "macro-F1"))

@@ -52,7 +52,7 @@ class Batches:
 
     @property
     def notes(self) -> list[str]:
-        """Plain sentences for the report (a source that could not be had, say)."""
+        """Plain sentences for the report (as that a source could not be fetched)."""
         return self.prepared.result()[1]
 
     def budget(
@@ -63,7 +63,7 @@ class Batches:
         Args:
           rows, tokens: of the text.
           samples: how many samples the media budget is made for, packed into the rows; None = one
-            sample a row.
+            sample per row.
           largest: room for the largest sample in every place (evaluation), not for the mean one.
         """
         data = self.config.data
@@ -142,7 +142,7 @@ class Batches:
         )
 
     def evaluation_iterator(self, split: str, limit: int) -> pipeline.BatchIterator:
-        """One pass in fixed order over a split, over `limit` rows a domain of each source (0 =
+        """One pass in fixed order over a split, over `limit` rows per domain of each source (0 =
         all).
         """
         cfg = self.config

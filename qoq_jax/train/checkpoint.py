@@ -2,7 +2,7 @@
 
 A checkpoint holds the TrainState, the data iterator's state and a small JSON record (model
 fingerprint, stage, step). A run that is killed at any moment restarts from the last committed step
-and goes on bit-identically.
+and continues bit-identically.
 
 Orbax reads many a flipped bit without a word, so the SHA-256 of every file is written into the
 folder before the commit (sha256.json) and compared before reading. A damaged checkpoint is named,
@@ -162,7 +162,7 @@ class Checkpointer:
 
         Args:
           abstract: a state, or ShapeDtypeStructs with shardings.
-          resume: training goes on from it: damaged steps are renamed to damaged-STEP, since their
+          resume: training continues from it: damaged steps are renamed to damaged-STEP, since their
             numbers will be used again.
 
         Raises:
@@ -210,10 +210,10 @@ class Checkpointer:
             if resume:
                 self._manager.reload()
         raise CheckpointError(
-            f"the checkpoint is damaged ({wrong}), and there is no sound one before it",
+            f"the checkpoint is damaged ({wrong}), and there is no intact one before it",
             where=folder,
             hint=f"restore the folder from a copy, or delete {self._folder} and start the same "
-            "command again: the stage then begins anew",
+            "command again: the stage then starts from its beginning",
         )
 
     def _read(self, step: int, abstract: Any) -> tuple[Any, dict]:

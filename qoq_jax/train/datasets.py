@@ -159,8 +159,8 @@ def prepare(
       splits: that must be there, each in one of the data sets at least.
 
     Returns:
-      (source name -> folder, notes). Real samples that cannot be had at the start of a run are a
-      note, not an error.
+      (source name -> folder, notes). Real samples that cannot be fetched at the start of a run are
+      a note, not an error.
     """
     began_without_real = bool(record and record.names) and "real" not in record.names
     data, roots, notes = cfg.data, {}, record.notes if began_without_real else []
@@ -184,7 +184,7 @@ def prepare(
                 roots["real"] = os.path.join(data.root, "real")
             except DataError as error:
                 notes.append(
-                    "The real samples could not be had, so this run used generated data alone: "
+                    "The real samples could not be fetched, so this run used generated data alone: "
                     f"{error}"
                 )
                 print(notes[-1])

@@ -137,7 +137,7 @@ def reward_terms(
     scored, lost = pool.score(texts, metas)
     if texts and lost == len(texts):
         raise QoqError(
-            f"none of {lost} answers got its reward within {deadline:g} s",
+            f"none of {lost} responses got its reward within {deadline:g} s",
             hint="raise rl.reward_deadline, or lower rl.reward_workers",
         )
     shape = (len(samples), count)

@@ -48,7 +48,7 @@ class Batches(Protocol):
         """{"ecgs_cut": n, "ecgs_repeated": n}, since this process began."""
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` needs to go on from here; JSON."""
+        """What `set_state` needs to continue from here; JSON."""
 
 
 class TraceSteps(Hook):

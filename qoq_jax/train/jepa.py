@@ -186,7 +186,7 @@ def run(cfg: Config) -> int:
         ),
     )
     print(
-        f"ecg: {len(found['train'])} ECGs to learn from, "
+        f"ecg: {len(found['train'])} training ECGs, "
         f"{spec.count(param_specs(sizes)['encoder']):,} encoder parameters"
     )
     with jax.set_mesh(mesh):

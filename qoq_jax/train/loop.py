@@ -123,5 +123,5 @@ def resume(
         return state, None, 0
     state, data_state, start = checkpoints.restore(state, resume=True)
     if start < steps:
-        print(f"{name}: going on from step {start} of {steps}")
+        print(f"{name}: resuming from step {start} of {steps}")
     return state, data_state, start

@@ -22,7 +22,7 @@ class Plan:
       stage: its row in the registry.
       steps, save_every: of the loop.
       updates: of the optimiser, in the whole stage.
-      accumulate: micro-batches an update.
+      accumulate: micro-batches per update.
       lr, warmup, schedule, optimizer: of the optimiser.
       lora: rank 0 = all weights are trained.
       rl, algorithm: the section that an RL stage reads and the row of its algorithm; both None for
@@ -86,7 +86,7 @@ def _rl(cfg: Config, row: stages.Stage, lora: LoraConfig) -> Plan:
         optimizer = dataclasses.replace(optimizer, frozen=frozen)
         domains = cfg.align.domains
     algorithm = algorithms.resolve(rl)
-    updates = 1 if algorithm is None else rl.minibatches * rl.epochs  # a step
+    updates = 1 if algorithm is None else rl.minibatches * rl.epochs  # per step
     return Plan(
         stage=row,
         steps=rl.steps,

@@ -95,8 +95,8 @@ def informative_groups(
     """A rollout batch of informative groups alone, out of a first one and further ones.
 
     Args:
-      first: the batch that was drawn.
-      draw_again: draws the n-th further batch (from 1).
+      first: the batch that was sampled.
+      draw_again: samples the n-th further batch (from 1).
       budget: of a batch.
       limit: of further batches.
 

@@ -215,7 +215,7 @@ class GroupSampler:
         """(groups on the host with their rewards, prompts and responses on the device)."""
         host, prompts, responses = self._draw_once(weights, key, clock)
         if self._plan.algorithm.greedy:
-            # No key is drawn from: greedy decoding has no randomness.
+            # No key is used: greedy decoding has no randomness.
             found = self._sample_greedily(weights, prompts, key, self._banned)
             host.greedy, lost = self._scorer.greedy(
                 host.samples, *hosts.gather((found.tokens, found.mask))

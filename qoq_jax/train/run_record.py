@@ -22,7 +22,7 @@ class RunTotals:
     """Seconds and skipped samples of a run, kept over restarts in WORKDIR/tally.json.
 
     seconds: wall time of all processes of the run up to their last `keep`; what a kill (-9) cuts
-    off after that is not in it.
+      off after that is not in it.
     skipped: {"where", "reason"} of samples that could not be made, each once.
     """
 

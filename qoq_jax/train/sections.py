@@ -1,4 +1,4 @@
-"""Sections optimizer, sft, align, ecg and log of a config: what this room does with the others."""
+"""Sections optimizer, sft, align, ecg and log of a config: the training sections."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class SftConfig:
     """Supervised warm start."""
 
     steps: Positive[int] = 200
-    rows: Positive[int] = 16  # text rows a batch; several samples are packed into one
+    rows: Positive[int] = 16  # text rows per batch; several samples are packed into one
     tokens: Positive[int] = 352  # length of a text row
-    samples: Positive[int] = 48  # samples a batch that the media budget is made for
+    samples: Positive[int] = 48  # samples per batch that the media budget is made for
     limit: int = 0  # use only so many training rows (0 = all)
     # False: teach format, boxes and findings, but hide the diagnosis (data/edits.py
     # HideDiagnosis)
@@ -43,7 +43,7 @@ class SftConfig:
     lr: NotNegative[float] = 1e-3
     warmup: NotNegative[int] = 20
     schedule: Schedule = "cosine"  # constant, cosine or linear, after the warm-up
-    accumulate: Positive[int] = 1  # micro-batches a step; divides media_rows
+    accumulate: Positive[int] = 1  # micro-batches per step; divides media_rows
     save_every: Positive[int] = 100
 
     def check(self) -> None:
@@ -81,7 +81,7 @@ class EcgPretrainConfig:
     batch: Positive[int] = 32  # a multiple of the mesh's data x fsdp
     # hidden time steps: "random", or "block" (multi-block)
     mask: Literal["random", "block"] = "random"
-    # share of the steps that is hidden (random), or that each block hides: drawn from [low, high)
+    # share of the steps that is hidden (random), or that each block hides: sampled from [low, high)
     mask_low: float = 0.6
     mask_high: float = 0.7
     mask_blocks: Positive[int] = 4  # blocks of mask=block

@@ -165,7 +165,7 @@ def assemble(cfg: Config, prepare: bool = True, training: bool = False) -> Setup
     )
     tokenizer.check(process.token_ids())
     datasets.check_extra(cfg.data)
-    # In the background, so that the first step compiles while files are drawn and fetched.
+    # In the background, so that the first step compiles while files are generated and fetched.
     pool = concurrent.futures.ThreadPoolExecutor(1, initializer=interrupt.block)
     record = datasets.Record(cfg.workdir, training) if prepare else None
     splits = (

@@ -38,7 +38,7 @@ def run(setup: Setup, plan: Plan, weights: Any) -> Any:
     stage.feed(setup.training_iterator(plan.name, answers=True, domains=plan.domains))
 
     def step(state: TrainState, number: int) -> StepResult:
-        del number  # nothing is drawn
+        del number  # nothing is sampled
         batch, samples = next(stage.data)
         state, metrics = update(stage.on_device(state), setup.put(batch), stage.base)
         facts = {"tokens": float(batch["loss_mask"].sum()), "samples": len(samples)}

@@ -61,8 +61,8 @@ def start_state(
 
 
 def state_layout(setup: Setup, plan: Plan) -> TrainState:
-    """The state of a stage as shapes and places: enough to read a checkpoint, and nothing is drawn
-    or compiled for it.
+    """The state of a stage as shapes and places: enough to read a checkpoint, and nothing is
+    sampled or compiled for it.
     """
     trained = trained_specs(setup, plan)
     params = jax.tree.map(
@@ -206,7 +206,7 @@ class StageRun:
         step: Callable[[TrainState, int], StepResult],
         headline: Callable[[Row], dict[str, str]],
     ) -> Any:
-        """Runs the stage to its end; returns the weights to go on with.
+        """Runs the stage to its end; returns the weights to continue with.
 
         Args:
           step: (state, number from 0) -> StepResult with the facts "tokens" and "samples".

@@ -86,7 +86,7 @@ def accumulated_gradients(
 def sft_loss(
     params: Any, cfg: VlmConfig, batch: Batch, denominator: jax.Array
 ) -> tuple[jax.Array, LossMetrics]:
-    """Cross-entropy of the answer tokens, −Σ log π(xₜ | x₍<ₜ₎) / denominator."""
+    """Cross-entropy of the response tokens, −Σ log π(xₜ | x₍<ₜ₎) / denominator."""
     hidden = vlm.hidden(params, cfg, batch)
     weight = batch["loss_mask"][:, 1:]
     logprobs, entropy = token_logprobs(params["decoder"], hidden[:, :-1], batch["tokens"][:, 1:])

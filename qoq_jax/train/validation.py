@@ -33,7 +33,7 @@ class Validation:
     Args:
       workdir, stage: where the files are.
       cfg: section eval.
-      start: the step that the stage goes on from.
+      start: the step that the stage continues from.
     """
 
     def __init__(self, workdir: str, stage: str, cfg: EvalConfig, start: int | None = None):
@@ -47,8 +47,8 @@ class Validation:
     def best_step(self) -> int | None:
         """The step of the highest score whose weights are kept, or None before the first one.
 
-        A run that goes on from a checkpoint may find that better weights of a later step have taken
-        the place of its best.
+        A run that continues from a checkpoint may find that better weights of a later step have
+        taken the place of its best.
         """
         kept = [
             item for item in self.scores if os.path.isdir(os.path.join(self._folder, str(item[0])))

@@ -88,7 +88,7 @@ def test_a_long_wfdb_record_is_read_no_further_than_needed(tmp_path, monkeypatch
         ("format_16.dat", "../format_16.dat", "unsafe file"),
         ("format_16.dat 16 ", "format_16.dat 16x2 ", "cut short"),
         (" 51 509 ", " 51 510 ", "cut short"),
-        (" 51 509 ", " 1e9 509 ", "frames a second"),
+        (" 51 509 ", " 1e9 509 ", "frames per second"),
     ],
 )
 def test_wfdb_headers_that_cannot_be_read_say_why(old, new, said, tmp_path):

@@ -37,8 +37,8 @@ def test_positions_equal_reference(case):
 
 
 def test_times_of_steps_are_means_of_their_first_and_last_frame():
-    """As the processor of Qwen3-VL computes them at two frames a second: the last frame is repeated
-    to fill a step.
+    """As the processor of Qwen3-VL computes them at two frames per second: the last frame is
+    repeated to fill a step.
     """
     assert step_times(4, 1.0) == [0.25, 1.25] and step_times(5, 1.0) == [0.25, 1.25, 2.0]
 

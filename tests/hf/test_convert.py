@@ -149,6 +149,7 @@ print(placed, status("VmHWM") - before - placed)
 """
 
 
+@pytest.mark.slow
 def test_host_memory_above_the_parameters_is_bounded(tmp_path):
     """400 MB of parameters, the largest tensor 67 MB: neither a second copy nor the mapped file
     piles up.

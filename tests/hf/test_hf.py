@@ -215,8 +215,8 @@ def as_dtype(name):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda c: c[:-1], "the header promises"),
-        (lambda c: c + b"x", "the header promises"),
+        (lambda c: c[:-1], "the header declares"),
+        (lambda c: c + b"x", "the header declares"),
         (lambda c: c[:4], "truncated or no safetensors file"),
         (lambda c: b"\xff" * 8 + c[8:], "truncated or no safetensors file"),
         (lambda c: c[:8] + b"not json" + c[16:], "damaged safetensors header"),

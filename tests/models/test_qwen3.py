@@ -239,6 +239,7 @@ def test_every_weight_receives_a_gradient():
         )
 
 
+@pytest.mark.slow
 def test_eight_devices_with_scanned_rematerialised_layers_equal_one(monkeypatch):
     """In a scan the number of the layer, and so whether features are added, is known at run time
     only.

@@ -79,6 +79,7 @@ def test_one_process_is_the_main_one_and_does_not_wait():
     hosts.barrier("alone")
 
 
+@pytest.mark.slow
 def test_two_processes():
     """Real processes with gloo between them."""
     with socket.socket() as free:

@@ -12,6 +12,8 @@ from safetensors.numpy import save_file
 from benchmarks import parity
 from qoq_jax import hf
 
+pytestmark = pytest.mark.parity
+
 RANK, ALPHA = 2, 6
 TARGETS = (
     "language_model.layers.0.self_attn.q_proj",

@@ -11,6 +11,8 @@ import transformers
 from benchmarks import parity
 from qoq_jax import hf
 
+pytestmark = pytest.mark.parity
+
 TEXT_ALONE = 1e-5  # largest difference of a model without its vision tower
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 # text fields that transformers 4.52 to 4.54 wrote at the root too

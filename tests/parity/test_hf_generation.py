@@ -10,6 +10,8 @@ import pytest
 import qoq_jax
 from benchmarks import parity
 
+pytestmark = pytest.mark.parity
+
 
 @pytest.mark.parametrize("family", parity.FAMILIES)
 def test_greedy_generation_equals_transformers_token_for_token(family, tmp_path):

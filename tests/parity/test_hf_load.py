@@ -21,9 +21,11 @@ from qoq_jax.data import chat, images, tokenizer
 from qoq_jax.hf import template
 from qoq_jax.models import sizes as variants
 
+pytestmark = pytest.mark.parity
+
 NANO = variants.get("nano")  # whose tokenizer the models of these tests have
 LIMITS = {"shortest_edge": 56 * 56, "longest_edge": 150 * 150}
-SECONDS = (0.25, 1.25)  # of the two steps of 4 frames at 2 frames a second
+SECONDS = (0.25, 1.25)  # of the two steps of 4 frames at 2 frames per second
 # (question, sizes of pictures in pixels, frames of a clip and their size in merged patches)
 MEDIA = {
     "text only": ("What is a lung?", [], None),

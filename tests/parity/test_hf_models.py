@@ -30,6 +30,8 @@ from qoq_jax.hf import safetensors as files
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec, vlm
 
+pytestmark = pytest.mark.parity
+
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
@@ -71,6 +73,7 @@ def test_every_stage_equals_transformers(case, theirs, ours):
     assert max(found.values()) <= parity.TOLERANCE, found
 
 
+@pytest.mark.slow
 def test_gradients_equal_transformers(theirs, ours):
     relative = parity.gradients(theirs, *ours)
     assert max(relative.values()) <= parity.TOLERANCE, relative

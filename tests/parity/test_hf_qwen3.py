@@ -11,6 +11,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -21,6 +22,8 @@ from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec, vlm
 from qoq_jax.sampling import rollout
 from qoq_jax.sampling.schedule import Settings
+
+pytestmark = pytest.mark.parity
 
 IMAGE, VIDEO, START, END, PAD = 120, 121, 122, 123, 110
 CFG = variants.VlmConfig(

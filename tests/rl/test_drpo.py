@@ -382,6 +382,7 @@ def bulk_cases(seed):
     )
 
 
+@pytest.mark.slow
 @bulk
 @hypothesis.given(seeds)
 def test_bulk_any_finite_input_gives_finite_advantages(seed):
@@ -401,6 +402,7 @@ def test_bulk_any_finite_input_gives_finite_advantages(seed):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found, facts)))
 
 
+@pytest.mark.slow
 @bulk
 @hypothesis.given(seeds)
 def test_bulk_order_and_names_do_not_matter(seed):
@@ -430,6 +432,7 @@ def test_bulk_order_and_names_do_not_matter(seed):
     )
 
 
+@pytest.mark.slow
 @bulk
 @hypothesis.given(seeds)
 def test_bulk_the_unit_of_rewards_and_kl_does_not_matter(seed):

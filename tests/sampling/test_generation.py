@@ -206,6 +206,7 @@ def test_an_end_token_ends_the_answer_and_banned_tokens_never_come():
     assert all(not set(answer.token_ids[:-1].tolist()) & set(model.cfg.eos_ids) for answer in found)
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one(model, drawn):
     sharded = make_model(mesh_lib.make_mesh(data=2, fsdp=2, tensor=2), eos_ids=())
     found = sharded.generate(samples(), NEW, temperature=0.8, top_p=0.95, num_samples=3, seed=5)

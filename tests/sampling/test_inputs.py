@@ -200,6 +200,7 @@ def test_import_is_light():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_the_command_answers_from_random_weights(tmp_path, capsys):
     Image.fromarray(samples()[0]["images"]).save(tmp_path / "a.png")
     np.savez(tmp_path / "a.npz", signal=ECG, fs=500, leads=LEADS)

@@ -86,6 +86,7 @@ def test_greedy_takes_the_most_likely_token(model, sampler):
     np.testing.assert_array_equal(drawn.tokens[:, :, 0], jnp.broadcast_to(first[:, None], (Q, G)))
 
 
+@pytest.mark.slow
 def test_one_row_of_answers_equals_rows_of_one_answer(model):
     """Log-probabilities and gradients of [prompt | a1 | a2 | a3] equal those of three rows [prompt
     | a].
@@ -110,7 +111,12 @@ def test_one_row_of_answers_equals_rows_of_one_answer(model):
     weight = jnp.asarray(rng.normal(size=(Q, G, S)), jnp.float32)
     (a, grad_a), (b, grad_b) = (jax.jit(jax.value_and_grad(f))(params) for f in (shared, apart))
     np.testing.assert_allclose(a, b, rtol=1e-5)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-4), grad_a, grad_b)
+
+    def close(x, y):
+        # Float32 sums in another order: what they may differ by grows with the gradient.
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(np.abs(y).max(), 1))
+
+    jax.tree.map(close, grad_a, grad_b)
 
 
 def test_tiny_model_is_the_real_code_with_small_numbers():

@@ -125,7 +125,7 @@ def test_dict_and_back():
         ("--config.ecg.mask_high=1.0", "hides nothing or everything"),
     ],
 )
-def test_mistakes_exit_with_two_and_a_mend(override, message, capsys):
+def test_mistakes_exit_with_two_and_a_hint(override, message, capsys):
     assert (
         main(["train", f"--config={REPOSITORY / 'configs/quickstart.py'}", *override.split(" ")])
         == 2

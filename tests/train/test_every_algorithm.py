@@ -134,7 +134,11 @@ def train(tiny, workdir, name="rl", cfg=None, **rl):
     )
 
 
-@pytest.mark.parametrize("algorithm", ["sft", *ALGORITHMS])
+def others_are_slow(names, fast):
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("algorithm", others_are_slow(["sft", *ALGORITHMS], fast=("sft", "drpo")))
 def test_every_algorithm_trains_nano_for_20_steps(tiny, tmp_path, algorithm):
     _, weights, rows = train(tiny, tmp_path, algorithm=algorithm)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
@@ -157,6 +161,7 @@ def test_every_algorithm_trains_nano_for_20_steps(tiny, tmp_path, algorithm):
         )
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_and_float32_remembers(tiny, tmp_path):
     setup, start = tiny
     half = dataclasses.replace(
@@ -184,6 +189,7 @@ def equal(a, b):
     )
 
 
+@pytest.mark.slow
 def test_epochs_of_mini_batches_go_off_policy(tiny, tmp_path):
     options = dict(
         algorithm="grpo",
@@ -267,7 +273,7 @@ def test_a_step_whose_answers_all_miss_the_deadline_stops_the_run():
     tokenizer = types.SimpleNamespace(decode=lambda tokens: "")
     sample = types.SimpleNamespace(row=0, meta=types.SimpleNamespace(domain="ct"))
     tokens, mask = np.zeros((4, 3, 6), np.int32), np.ones((4, 3, 6))
-    with pytest.raises(QoqError, match="none of 3 answers got its reward within 2 s"):
+    with pytest.raises(QoqError, match="none of 3 responses got its reward within 2 s"):
         groups_lib.reward_terms(tokenizer, pool, [sample], tokens, mask, 2.0)
 
 
@@ -299,6 +305,7 @@ def test_on_policy_the_trainers_own_log_probs_cost_no_pass_and_give_ratio_one(ti
     assert all(row["policy/ratio"] == pytest.approx(1, abs=1e-7) for row in rows)
 
 
+@pytest.mark.slow
 def test_offload_changes_no_bit(tiny, tmp_path, monkeypatch):
     moved = []
     monkeypatch.setattr(

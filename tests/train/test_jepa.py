@@ -149,6 +149,7 @@ def test_the_loss_falls_and_the_target_follows_the_formula(one_device):
     )
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one(one_device):
     losses, state = steps_on(meshes()["eight"], 4)
     expected, whole = steps_on(meshes()["one"], 4)
@@ -264,6 +265,7 @@ def config(workdir, folder, root, **changes) -> Config:
     )
 
 
+@pytest.mark.slow
 def test_a_run_stopped_on_the_way_ends_with_the_same_bits_and_exports(
     tiny_variant, wfdb_folder, tmp_path, monkeypatch, capsys
 ):
@@ -304,7 +306,7 @@ def test_a_run_stopped_on_the_way_ends_with_the_same_bits_and_exports(
     monkeypatch.setattr(ecgs.EcgBatches, "__next__", read)
     capsys.readouterr()
     assert loop.run(cfg) == 0
-    assert "going on from step 3 of 8" in capsys.readouterr().out
+    assert "resuming from step 3 of 8" in capsys.readouterr().out
     assert (tmp_path / "cut" / ecg_jepa.WEIGHTS).read_bytes() == (
         tmp_path / "whole" / ecg_jepa.WEIGHTS
     ).read_bytes()

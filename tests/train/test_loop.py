@@ -47,6 +47,7 @@ TINY = [
 
 
 def command(root, workdir, *more):
+    """`qoq train`; all share one compile cache."""
     return [
         sys.executable,
         "-m",
@@ -55,6 +56,7 @@ def command(root, workdir, *more):
         f"--config={REPOSITORY / 'configs/quickstart.py'}",
         f"--config.data.root={root}",
         f"--config.workdir={workdir}",
+        f"--config.compile_cache={root / 'compile_cache'}",
         *TINY,
         *more,
     ]
@@ -63,7 +65,7 @@ def command(root, workdir, *more):
 def environment():
     # One device and no optimisation: compiling is nearly all of this run's time.
     return os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(REPOSITORY),
     }
@@ -111,6 +113,7 @@ def finished(data_root, tmp_path_factory):
     return workdir, done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything(finished):
     workdir, output = finished
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -142,6 +145,7 @@ def test_a_run_leaves_everything(finished):
     assert "left" in output and "recompiles 0" in output
 
 
+@pytest.mark.slow
 def test_killed_three_times_the_run_ends_with_the_same_bits(finished, data_root, tmp_path):
     workdir = tmp_path / "killed"
     rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
@@ -173,6 +177,7 @@ def test_killed_three_times_the_run_ends_with_the_same_bits(finished, data_root,
         np.testing.assert_array_equal(value, killed[path], err_msg=path)
 
 
+@pytest.mark.slow
 def test_the_same_command_again_ends_at_once_and_changes_nothing(finished, data_root):
     workdir, _ = finished
     before = (workdir / "metrics.jsonl").read_bytes()
@@ -188,6 +193,7 @@ def test_the_same_command_again_ends_at_once_and_changes_nothing(finished, data_
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_another_config_or_model_in_the_same_workdir_is_refused(finished, data_root):
     workdir, _ = finished
     done = subprocess.run(
@@ -202,6 +208,7 @@ def test_another_config_or_model_in_the_same_workdir_is_refused(finished, data_r
     )
 
 
+@pytest.mark.slow
 def test_a_stage_that_the_run_has_not_is_one_line_and_leaves_no_folder(finished, capsys):
     assert cli.main(["evaluate", str(finished[0]), "--stage", "align"]) == 2
     error = capsys.readouterr().err.strip()
@@ -209,6 +216,7 @@ def test_a_stage_that_the_run_has_not_is_one_line_and_leaves_no_folder(finished,
     assert not (finished[0] / "checkpoints" / "align").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(finished, tmp_path, capfd):
     copy = tmp_path / "run"
     shutil.copytree(finished[0], copy)
@@ -224,12 +232,13 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(finished, tmp_pat
     assert cli.main(["convert", str(copy), str(tmp_path / "again")]) == 1
     error = capfd.readouterr().err.strip()
     assert (
-        "no sound one before it" in error
+        "no intact one before it" in error
         and "hint: restore" in error
         and len(error.splitlines()) == 1
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_data_are_built_ends_at_once_and_the_workdir_goes_on(tmp_path):
     arguments = command(tmp_path / "data", tmp_path / "run", "--config.data.mini_rows=6000")
     process = subprocess.Popen(
@@ -247,10 +256,11 @@ def test_ctrl_c_while_data_are_built_ends_at_once_and_the_workdir_goes_on(tmp_pa
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to all processes of the command
     _, error = process.communicate(timeout=60)
     assert time.monotonic() - began < 4 and process.returncode == 130
-    assert error.strip() == "stopped; the same command goes on from the last checkpoint"
+    assert error.strip() == "stopped; the same command resumes from the last checkpoint"
     assert (tmp_path / "run/config.json").exists() and not (tmp_path / "run/run.json").exists()
 
 
+@pytest.mark.slow
 def test_generate_answers_about_a_file(finished, data_root, capsys, tmp_path):
     rows = schema.read_jsonl(next(data_root.glob("climb-mini*")) / "test.jsonl")
     row = next(r for r in rows if r.domain == "chest_xray")
@@ -305,6 +315,7 @@ def test_a_full_disk_is_one_clear_line(monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow
 def test_convert_writes_the_last_checkpoint_as_a_hugging_face_directory(finished, tmp_path, capsys):
     dest = tmp_path / "exported"
     assert cli.main(

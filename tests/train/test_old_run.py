@@ -59,6 +59,7 @@ def test_an_old_config_is_read_with_every_field():
     assert config_lib.differences(config_lib.parse(stored), stored) == []
 
 
+@pytest.mark.slow
 def test_an_old_run_goes_on_with_the_same_numbers(resumed):
     def numbers(path: pathlib.Path) -> list[dict]:
         return [json.loads(line) for line in path.read_text().splitlines()]
@@ -74,6 +75,7 @@ def test_an_old_run_goes_on_with_the_same_numbers(resumed):
             assert row[name] == pytest.approx(old[name], rel=1e-4, abs=1e-6), name
 
 
+@pytest.mark.slow
 def test_an_old_run_evaluates_to_the_same_answers(resumed):
     ours = json.loads((resumed / "eval" / "rl.json").read_text())
     theirs = json.loads((OLD / "expected" / "eval_rl.json").read_text())

@@ -2,7 +2,7 @@
 
     manifest = build("data/climb-mini", seed=0, size=4000)
 
-A row is decided (labels, difficulty, appearance, place), described in words and drawn, in that
+A row is decided (labels, difficulty, appearance, place), described in words and rendered, in that
 order; the picture and the words come from the same parameters, so the diagnosis is in the picture
 and nowhere else. Training rows are as imbalanced as CLIMB's; the validation and test splits hold
 the same number of rows of each domain, stratified over labels and difficulty. A patient keeps one
@@ -10,7 +10,7 @@ anatomy and one diagnosis, may have several rows, and is in one split only.
 
 The same (seed, size, imbalance) gives the same bytes whatever the number of workers: every random
 stream is keyed by data set and row or patient, never by worker. A build writes to a folder beside
-the target and renames it at the end; a killed build goes on where it was.
+the target and renames it at the end; a killed build continues where it was.
 """
 
 from __future__ import annotations
@@ -41,9 +41,8 @@ from qoq_jax.climb.mini.render import DATASETS, Dataset, Media, encode
 SOURCE = "climb-mini"
 SPLITS = ("train", "validation", "test")
 
-# : Shares of the imbalanced training splits: one domain has over half of the rows, the rarest under
-# 1 %. In CLIMB the giant is
-#: RSPECT (CT); without it, chest X-rays.
+# Shares of the imbalanced training splits: one domain has over half of the rows, the rarest under
+# 1 %. In CLIMB the largest domain is CT (RSPECT); without RSPECT, chest X-rays.
 SHARES = {
     "climb": {
         "pe-ct-mini": 0.45,
@@ -85,7 +84,7 @@ _CHUNK = 40  # rows a task: also the most work that a kill can lose, for each wo
 
 @dataclass(frozen=True)
 class RowSpec:
-    """A row before it is drawn: what to draw, and the keys of its random streams."""
+    """A row before it is rendered: what to render, and the keys of its random streams."""
 
     id: str
     dataset: str
@@ -169,7 +168,7 @@ def _label_sets(data: Dataset, rows: int, rng: np.random.Generator) -> list[tupl
 
 
 def specs(seed: int, size: int, imbalance: str = "climb") -> list[RowSpec]:
-    """All rows of a build, split by patient. Cheap: nothing is drawn."""
+    """All rows of a build, split by patient. Cheap: nothing is rendered."""
     out, patients = [], Counter()
     for split, per_dataset in counts(size, imbalance).items():
         for name, rows in per_dataset.items():
@@ -224,7 +223,7 @@ def problem_text(data: Dataset, record: str) -> str:
 
 def corpus(n: int, seed: int = 0) -> Iterator[tuple[str, str, str]]:
     """n texts (problem, answer, reasoning) over all data sets and labels alike, to train a
-    tokenizer on. Draws nothing."""
+    tokenizer on. Renders nothing."""
     rng, names = _rng(seed, "corpus"), list(DATASETS)
     for i in range(n):
         data = DATASETS[names[i % len(names)]]
@@ -250,7 +249,7 @@ def box_of(mask: np.ndarray) -> list[int]:
 
 
 def render_row(spec: RowSpec, seed: int) -> tuple[dict, dict[str, bytes]]:
-    """Draw one row: the CLIMB-QA object and its media {path relative to the root: bytes}."""
+    """Render one row: the CLIMB-QA object and its media {path relative to the root: bytes}."""
     data = DATASETS[spec.dataset]
     # What a patient has, and where, is the patient's own; each visit is another acquisition.
     scene = data.plan(_rng(seed, "plan", spec.dataset, spec.anatomy), spec.labels, spec.difficulty)
@@ -310,7 +309,7 @@ VERSION = 1
 
 
 def fingerprint(seed: int, size: int, imbalance: str) -> str:
-    """Names a build by its arguments and by the version of what is drawn."""
+    """Names a build by its arguments and by the version of the generator."""
     arguments = json.dumps([VERSION, seed, size, imbalance])
     return hashlib.sha256(arguments.encode()).hexdigest()[:16]
 
@@ -327,8 +326,8 @@ def _watch_parent(parent: int) -> None:
 
 
 def _build_chunk(root: Path, index: int, rows: list[RowSpec], seed: int) -> int:
-    """Draw and write some rows. The chunk's file is written last: where it exists, all of its media
-    do.
+    """Render and write some rows. The chunk's file is written last: where it exists, all of its
+    media do.
     """
     marker = root / "chunks" / f"{index:05d}.jsonl"
     if marker.exists():
@@ -426,14 +425,13 @@ def build(
         media/.
       seed: every picture and signal follows from it.
       size: training rows; validation and test rows come on top (about 900 for 4,000).
-      workers: processes; 0 draws in this one. Default: one a core, at most 8.
+      workers: processes; 0 renders in this one. Default: one per core, at most 8.
       imbalance: "climb" (CT over half of the rows, the rarest domain under 1 %),
         "climb_without_rspect" (the same with chest X-rays) or "balanced".
 
     Returns:
-      The manifest: fingerprint, seed, size, imbalance, rows, domains, datasets (labels, rows a
-        split), sha256
-      of the row files.
+      The manifest: fingerprint, seed, size, imbalance, rows, domains, datasets (labels, rows per
+      split), sha256 of the row files.
 
     Raises:
       ConfigError: a bad argument.
@@ -468,7 +466,7 @@ def build(
         raise DataError(
             f"cannot write climb-mini: {error.strerror or error}",
             where=str(error.filename or root),
-            hint="make room (about 50 KB a row) or choose another folder",
+            hint="make room (about 50 KB per row) or choose another folder",
         ) from error
 
 

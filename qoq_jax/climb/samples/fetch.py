@@ -130,8 +130,7 @@ def fetch(
     split.
 
     All or nothing: the row files appear when everything is in place. A call after an interruption
-    goes on
-    from the unpacked files; a call after success returns at once and needs no network.
+    continues from the unpacked files; a call after success returns at once and needs no network.
 
     Args:
       root: folder of the data set; made when absent.
@@ -142,7 +141,7 @@ def fetch(
 
     Raises:
       DataError: no network, an archive that is not the pinned one, a damaged file, no space. The
-        caller may go on with climb-mini alone, and must say so.
+        caller may continue with climb-mini alone, and must say so.
     """
     # pip builds in other folders and must find ours from there
     root = pathlib.Path(root).absolute()

@@ -101,7 +101,7 @@ def standard_leads(
         raise DataError(
             f"{len(names)} lead names for a signal {list(signal.shape)} at {rate:g} Hz",
             where=where,
-            hint="signal is [leads, n], one name a lead, 50 to 10,000 Hz",
+            hint="signal is [leads, n], one name per lead, 50 to 10,000 Hz",
         )
     signal = leads.choose(signal[:, : int(np.ceil(SECONDS * rate))], names, where)
     signal = _sound(signal.astype(np.float64), where)

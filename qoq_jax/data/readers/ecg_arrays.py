@@ -1,12 +1,12 @@
 """ECGs as bare numbers: HDF5, MATLAB, .npy and tables (CSV).
 
-Such files seldom say how many samples a second they have, in which unit and which leads. A JSON
+Such files seldom say how many samples per second they have, in which unit and which leads. A JSON
 file beside them does: FILE.json for one file ("exams.hdf5.json"), or ecg.json for all files of a
 folder:
 
   {"rate": 400, "unit": "mV", "leads": ["I", "II", "III", ...], "signal": "tracings"}
 
-rate: samples a second. unit: V, mV, uV or nV, or how many millivolts 1 is. leads: in the order of
+rate: samples per second. unit: V, mV, uV or nV, or how many millivolts 1 is. leads: in the order of
 the file. signal (optional): the array in a file of several, "STRUCT.FIELD" in MATLAB. A table may
 say rate, unit and leads itself (`ecg_tables`). What is said twice must agree, nothing is guessed.
 
@@ -41,7 +41,7 @@ class Facts:
     """What the JSON file beside the numbers says; None and "" where it does not.
 
     Attributes:
-      rate: samples a second.
+      rate: samples per second.
       scale: millivolts of one unit.
       leads: names in the order of the file.
       signal: name of the array.

@@ -31,7 +31,8 @@ class Table:
     Attributes:
       values: float64 [n, leads].
       names: of the columns; None: the table has no line of names.
-      rate: by its column of times, samples a second; scale: millivolts of one unit. None: not said.
+      rate: by its column of times, samples per second; scale: millivolts of one unit. None: not
+        said.
     """
 
     values: np.ndarray
@@ -103,7 +104,7 @@ def _named(path: pathlib.Path, values: np.ndarray, names: list[str], units: list
 
 
 def _rate(path: pathlib.Path, values: np.ndarray, pairs: list[tuple[str, str]]) -> float | None:
-    """Samples a second by the column of times; None without one that names its unit."""
+    """Samples per second by the column of times; None without one that names its unit."""
     for i, (name, unit) in enumerate(pairs):
         found = _TIME.fullmatch(name)
         seconds = _SECONDS.get((unit or (found and found["unit"]) or "").casefold())

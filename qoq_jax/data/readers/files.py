@@ -139,7 +139,7 @@ def gunzip_head(data: bytes, count: int) -> bytes:
 
 
 def check_declared(declared: int, held: int, path: Path, compressed: bool) -> None:
-    """Refuses a header that promises more bytes than its file can hold, before memory is taken for
+    """Refuses a header that declares more bytes than its file can hold, before memory is taken for
     them.
     """
     if declared > MAX_ARRAY_BYTES:

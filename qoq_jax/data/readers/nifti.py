@@ -1,10 +1,8 @@
 """Volumes: NIfTI-1/2 (.nii, .nii.gz) and NRRD, turned to one canonical view.
 
 Canonical: [slices, rows, columns] running inferior to superior, anterior to posterior, patient
-right to
-patient left: axial slices as a radiologist hangs them (anterior at the top, patient right at the
-left of the
-picture).
+right to patient left: axial slices as a radiologist hangs them (anterior at the top, patient right
+at the left of the picture).
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class _Signal:
     name: str
 
     def layout(self) -> tuple[int, int, int, int]:
-        """(format, samples a frame, skew in frames, byte offset of the file)."""
+        """(format, samples per frame, skew in frames, byte offset of the file)."""
         found = _FORMAT.fullmatch(self.form)
         if not found:
             raise ValueError("not a signal format")
@@ -71,7 +71,7 @@ class _Signal:
 @dataclasses.dataclass(frozen=True)
 class _Header:
     path: pathlib.Path
-    rate: float  # frames a second
+    rate: float  # frames per second
     frames: int  # 0: not said
     signals: tuple[_Signal, ...]
     segments: tuple[tuple[str, int], ...]  # (record, frames)
@@ -141,9 +141,9 @@ def _read_header(path: pathlib.Path) -> _Header:
             raise ValueError("lines are missing")
         if not MIN_RATE / 10 <= rate <= MAX_RATE:
             raise DataError(
-                f"has {rate:g} frames a second",
+                f"has {rate:g} frames per second",
                 where=str(path),
-                hint=f"an ECG has {MIN_RATE} to {MAX_RATE:,} samples a second",
+                hint=f"an ECG has {MIN_RATE} to {MAX_RATE:,} samples per second",
             )
         rows = [line.split(None, 8) for line in lines[1 : below + 1]]
         if segments:

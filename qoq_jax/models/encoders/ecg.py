@@ -2,7 +2,7 @@
 
 Axis letters: base/axes.py; B ECGs, T time steps (patches of a lead), s also leads as keys.
 
-An ECG of 8 leads x 2500 samples (10 s at 250 Hz, in millivolts) becomes 8 x 50 tokens, one a lead
+An ECG of 8 leads x 2500 samples (10 s at 250 Hz, in millivolts) becomes 8 x 50 tokens, one per lead
 and 0.2 s. Two habits of this model are unusual: the fixed 2D sin-cos positions are added at the
 input of EVERY block, and a token attends only to tokens of its own lead or of its own time step.
 

@@ -109,7 +109,7 @@ def _predict(params: Params, cfg: EcgConfig, context: Array, mask: Array, remat:
 
 
 def random_mask(key: Array, cfg: EcgConfig, low: float = 0.6, high: float = 0.7) -> Array:
-    """Hides a share of the time steps drawn from [low, high), chosen at random: bool [T]."""
+    """Hides a share of the time steps sampled from [low, high), chosen at random: bool [T]."""
     share_key, order_key = jax.random.split(key)
     count = jnp.floor(cfg.patches * jax.random.uniform(share_key, minval=low, maxval=high))
     return jax.random.permutation(order_key, cfg.patches) < count

@@ -1,4 +1,4 @@
-"""Renderers of climb-mini, one module a domain: in `DATASETS`, `plan` decides a case and `draw`
+"""Renderers of climb-mini, one module per domain: in `DATASETS`, `plan` decides a case and `draw`
 shows it.
 """
 

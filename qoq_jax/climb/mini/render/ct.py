@@ -1,10 +1,9 @@
 """CT volumes: pe-ct-mini (chest CT angiography, the classes of RSPECT) and head-ct-mini (blood or
 none).
 
-A volume is float32 [n, h, w] while it is drawn: axial slices from the feet upwards, the patient's
-left on the
-viewer's right. A finding spans the whole slab, widest in the middle, so that any four uniform
-slices show it.
+A volume is float32 [n, h, w] while it is rendered: axial slices from the feet upwards, the
+patient's left on the viewer's right. A finding spans the whole slab, widest in the middle, so that
+any four uniform slices show it.
 """
 
 from __future__ import annotations
@@ -56,8 +55,8 @@ def grain(rng: Rng, shape: tuple[int, ...], sigma: float) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------
 
 PE_LABELS = ("No PE", "Chronic PE", "Acute PE")
-# : Where a clot may lie: its centre (x from the left edge, y from the middle, in widths); the
-# artery's tilt.
+# Where a clot may lie: its centre (x from the left edge, y from the middle, in widths), and the
+# tilt of the artery.
 VESSELS = {"right": (0.415, 0.0), "left": (0.635, -0.015), "main": (0.530, -0.085)}
 TILT = {"right": 0.16, "left": 0.50, "main": 1.35}
 PE_CONTRAST = {1: 0.85, 2: 0.72, 3: 0.58}

@@ -1,9 +1,8 @@
 """fundus-mini: colour photographs of the retina with the five grades of diabetic retinopathy.
 
 Signs add up with the grade: red dots; then blots and yellow exudates; then many blots with
-cotton-wool spots;
-proliferative disease adds fronds of new vessels and a dark boat of blood in front of the retina.
-The affected area is the gold region.
+cotton-wool spots; proliferative disease adds fronds of new vessels and a dark boat of blood in
+front of the retina. The affected area is the gold region.
 """
 
 from __future__ import annotations

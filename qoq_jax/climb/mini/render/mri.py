@@ -1,8 +1,7 @@
 """brain-mri-mini: contrast-enhanced T1 volumes with the four classes of the Brain Tumor data set.
 
 glioma: a ragged ring around a dark core inside the brain; meningioma: a bright even ball on the
-skull's inner
-side; pituitary: a bright round mass in the midline at the base; none.
+skull's inner side; pituitary: a bright round mass in the midline at the base; none.
 """
 
 from __future__ import annotations

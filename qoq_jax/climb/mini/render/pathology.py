@@ -1,10 +1,9 @@
 """path-mini: H&E tiles with the five classes of LC25000.
 
 benign colon: even round crypts with white mucin; colon adenocarcinoma: crowded irregular glands
-with dark
-stratified nuclei; benign lung: thin septa around air; lung adenocarcinoma: irregular acini in a
-sheet of tumour; lung squamous cell carcinoma: solid nests with pink keratin pearls. In a tumour
-tile the nest covers a part of the field: that part is the gold region.
+with dark stratified nuclei; benign lung: thin septa around air; lung adenocarcinoma: irregular
+acini in a sheet of tumour; lung squamous cell carcinoma: solid nests with pink keratin pearls. In a
+tumour tile the nest covers a part of the field: that part is the gold region.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """breast-us-mini: cine loops of breast ultrasound with the three classes of BUSI.
 
 benign: a smooth dark oval, wider than tall, with a bright band behind it; malignant: an irregular
-dark mass,
-taller than wide, with a shadow behind it; normal: layers of fat, gland and muscle. The probe drifts
-from frame to frame.
+dark mass, taller than wide, with a shadow behind it; normal: layers of fat, gland and muscle. The
+probe drifts from frame to frame.
 """
 
 from __future__ import annotations
