@@ -193,6 +193,7 @@ class ShowProgress(Hook):
         self._progress = Progress(loop.name, loop.steps, loop.start)
 
     def after_step(self, loop: Loop) -> None:
+        self._progress.advance(loop.done)
         if loop.row is not None:
             prefix = "reward/domain/"
             domains = {

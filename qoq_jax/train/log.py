@@ -100,6 +100,10 @@ class Progress:
         self._bar = terminal.Bar(stage, steps, start)
         self._shown, self._last = 0, ""
 
+    def advance(self, step: int) -> None:
+        """Moves the bar; says nothing elsewhere."""
+        self._bar.update(step)
+
     def show(
         self, step: int, facts: dict[str, str], domains: dict[str, float] | None = None
     ) -> None:
