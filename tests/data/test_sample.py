@@ -154,6 +154,17 @@ def test_box_and_painted_mask_move_together(data):
     assert np.abs(painted - box).max() <= 1
 
 
+def test_a_box_lies_in_the_frame_of_its_own_image(tmp_path):
+    pictures = [write_image(tmp_path, "a.png", 56, 56), write_image(tmp_path, "b.png", 112, 224)]
+    boxes = {"bbox": [[0, 0, 28, 28], [0, 0, 112, 56]], "bbox_images": [0, 1]}
+    meta = process(tmp_path, images=pictures, **boxes)["meta"]
+    (w, h), scale = meta.frame_sizes[1], np.array(meta.frame_sizes) / [[56, 56], [224, 112]]
+    assert meta.box_images == (0, 1) and (w, h) != meta.frame_size
+    np.testing.assert_allclose(meta.boxes[1], [0, 0, 112 * scale[1, 0], 56 * scale[1, 1]])
+    with pytest.raises(DataError, match="leaves the image of 56 x 56"):
+        process(tmp_path, images=pictures, bbox=[[0, 0, 112, 56]])
+
+
 def test_mask_gives_the_box_when_the_row_has_none(tmp_path):
     mask = np.zeros((112, 112), bool)
     mask[20:40, 60:100] = True

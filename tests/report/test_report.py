@@ -225,6 +225,18 @@ def test_gallery_stays_under_the_byte_limit(workdir, monkeypatch):
     )
 
 
+def test_a_case_of_several_images_shows_each_box_on_its_own(tmp_path):
+    names = ["a.png", "b.png"]
+    for name, side in zip(names, (24, 48)):
+        Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(tmp_path / name)
+    sizes = [[24, 24], [48, 48]]
+    on = {"box_images": [1], "gold_box_images": [0], "images": names, "frame_sizes": sizes}
+    page = gallery.case_html(record(0, "mammography", True, **on) | {"folder": tmp_path})
+    first, second = page.split("</svg>")[:2]
+    assert page.count("<svg") == 2
+    assert "1 gold and 0 predicted" in first and "0 gold and 1 predicted" in second
+
+
 def test_choose_mixes_right_and_wrong_over_domains():
     made = [record(i, d, i < 8) for d in ("ct", "ecg") for i in range(10)]
     chosen = gallery.choose(made, 6)
