@@ -5,6 +5,7 @@ import signal
 import tempfile
 
 import pytest
+from helpers.flags import FASTER
 
 # A shell's background job ignores SIGINT, and so would all processes of the tests; those of Ctrl-C
 # are about it.
@@ -16,9 +17,8 @@ os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
-        "--xla_cpu_use_fusion_emitters=false",  # these take three quarters of a compilation
+        *FASTER,
     ]
 ).strip()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -15,6 +15,7 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from helpers.flags import FASTER
 
 import qoq_jax
 from qoq_jax.cli import main as cli
@@ -65,7 +66,7 @@ def command(root, workdir, *more):
 def environment():
     # One device and no optimisation: compiling is nearly all of this run's time.
     return os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+        "XLA_FLAGS": " ".join(FASTER),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(REPOSITORY),
     }
