@@ -60,6 +60,7 @@ setup(
         "orbax-checkpoint>=0.11.30,<0.14",
         "grain>=0.2.12,<0.4",
         "tensorflow-datasets>=4.9.7",
+        "importlib_resources>=6",  # tensorflow-datasets imports it and does not ask for it
         "transformers>=5.0,<6",
         "huggingface_hub>=1.0",
         "ml_dtypes>=0.5",
