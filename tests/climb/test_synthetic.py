@@ -131,6 +131,7 @@ def test_imbalance_of_train_and_balance_of_test(imbalance, giant):
         assert max(levels.values()) - min(levels.values()) <= 1
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bytes_whatever_the_workers(mini, tmp_path):
     root, manifest = mini
     again = synthetic.build(tmp_path / "again", seed=1, size=SIZE, workers=2)

@@ -107,6 +107,7 @@ def test_no_batch_has_no_answers(banned):
     assert list(sampler.greedy(weights(), iter(()), banned)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [0, Q * G // 2])
 def test_eight_devices_equal_one(batch, banned, at_once, rows):
     mesh = mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)

@@ -300,6 +300,7 @@ def test_a_step_sends_nothing_but_rewards_to_the_host_and_back(tiny, tmp_path, m
     )
 
 
+@pytest.mark.slow
 def test_on_policy_the_trainers_own_log_probs_cost_no_pass_and_give_ratio_one(tiny, tmp_path):
     rows = train(tiny, tmp_path, algorithm="grpo", steps=2, old_logprobs="trainer")[2]
     assert all(row["policy/ratio"] == pytest.approx(1, abs=1e-7) for row in rows)
@@ -329,6 +330,7 @@ def test_offload_changes_no_bit(tiny, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_lora_trains_and_saves_adapters_only(tiny, tmp_path):
     cfg = dataclasses.replace(
         tiny[0].config, lora=LoraConfig(rank=2, targets=("decoder/layers", "ecg_proj"))
@@ -347,6 +349,7 @@ def test_lora_trains_and_saves_adapters_only(tiny, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_align_trains_on_its_domains_with_its_parts_frozen(tiny, tmp_path):
     align = config_lib.AlignConfig(steps=2, lr=1e-3, domains=("ecg",), frozen=("vision", "decoder"))
     cfg = dataclasses.replace(tiny[0].config, align=align)
@@ -404,6 +407,7 @@ def test_refill_fills_free_places_with_informative_questions(tiny):
         np.testing.assert_array_equal(batch["tokens"][place.row, :length], item.sample["input_ids"])
 
 
+@pytest.mark.slow
 def test_groups_without_variance_are_refilled_up_to_the_limit(tiny, tmp_path):
     reward = dataclasses.replace(REWARD, custom="helpers.train:rising_reward")
     _, _, rows = train(tiny, tmp_path, algorithm="dapo", steps=1, reward=reward, max_refills=2)
@@ -415,6 +419,7 @@ def test_groups_without_variance_are_refilled_up_to_the_limit(tiny, tmp_path):
     assert rows[0]["update_finite"] == 1 and rows[0]["grad_norm"] == 0
 
 
+@pytest.mark.slow
 def test_the_best_validation_is_kept_and_a_stage_stops_when_nothing_improves(
     tiny, tmp_path, monkeypatch
 ):

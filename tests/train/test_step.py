@@ -116,6 +116,7 @@ def test_sft_on_eight_devices_equals_one(one_device):
     )
 
 
+@pytest.mark.slow
 def test_drpo_update_on_eight_devices_equals_one(one_device):
     losses, params, advantages = run_rl(meshes()["eight"])
     np.testing.assert_allclose(advantages, one_device["rl"][2], atol=1e-5)
@@ -150,6 +151,7 @@ def test_rows_are_dealt_to_parts_of_about_equal_tokens():
         assert np.mean(dealt) - 1 < (np.mean(plain) - 1) / (1.5 if random else 2)
 
 
+@pytest.mark.slow
 def test_rows_in_another_order_of_micro_batches_give_the_same_update(one_device):
     moved = run_rl(meshes()["one"], dataclasses.replace(RL, accumulate=2), deal=True)
     np.testing.assert_allclose(moved[0], one_device["rl"][0], atol=1e-5)
