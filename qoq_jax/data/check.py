@@ -11,7 +11,7 @@ from qoq_jax.base.errors import DataError
 from qoq_jax.data import rows as schema
 from qoq_jax.data import sources, tfds_rows
 from qoq_jax.data import tokenizer as tokenizer_lib
-from qoq_jax.data.lazy_rows import Rows, open_rows
+from qoq_jax.data.index import Rows, open_rows
 from qoq_jax.data.sample import ProcessConfig, process
 from qoq_jax.models import sizes as variants
 

@@ -30,7 +30,7 @@ from qoq_jax.data import packing, readers
 from qoq_jax.data import rows as schema
 from qoq_jax.data import sample as transforms
 from qoq_jax.data import sources as row_files
-from qoq_jax.data.lazy_rows import Rows
+from qoq_jax.data.index import Rows
 from qoq_jax.data.packing import Budget, GroupPacker, Placed
 from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.data.tokenizer import Tokenizer

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from qoq_jax.base import files
 from qoq_jax.base.errors import DataError, did_you_mean
-from qoq_jax.data import jsonl
+from qoq_jax.data import row_files
 from qoq_jax.data.labels import listed_labels, split_labels
 from qoq_jax.data.paths import is_inside, split_member
 
@@ -469,8 +469,8 @@ def read_jsonl(path: str | os.PathLike, faults: list[str] | None = None) -> list
     path = pathlib.Path(path)
     rows: list[Row] = []
     seen: dict[str, str] = {}
-    with jsonl.opened(path) as file:
-        for item in jsonl.items(file, path):
+    with row_files.opened(path) as file:
+        for item in row_files.items(file, path):
             try:
                 row = parse(item.content, item.where)
                 if row.id in seen:
@@ -506,7 +506,7 @@ def no_rows(path: str | os.PathLike) -> DataError:
 def parse(content: Any, where: str) -> Row:
     """A line (bytes), or an object that JSON gave, -> a validated row; raises DataError."""
     return validate_row(
-        jsonl.decode(content, where) if isinstance(content, bytes) else content, where
+        row_files.decode(content, where) if isinstance(content, bytes) else content, where
     )
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import rows as schema
 from qoq_jax.data import tfds_rows
-from qoq_jax.data.index import add_to_fingerprint, file_size
-from qoq_jax.data.lazy_rows import Rows, open_rows
+from qoq_jax.data.index import Rows, open_rows
+from qoq_jax.data.index_build import add_to_fingerprint, file_size
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".array_record")
 

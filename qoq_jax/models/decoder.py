@@ -26,7 +26,7 @@ from qoq_jax.models.attention import KeySet, TokenIds, attention, grouped_rows, 
 from qoq_jax.models.cache import KVCache
 from qoq_jax.models.sizes import DecoderConfig, VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
-from qoq_jax.parallel.mesh import constrain
+from qoq_jax.parallel.mesh import batch_shards, constrain
 
 UNROLL_LAYERS = 8  # a decoder this shallow is unrolled in `forward`
 
@@ -337,8 +337,8 @@ def head(params: dict[str, Any]) -> jax.Array:
 
 @jax.named_scope("head")
 def logits(params: dict[str, Any], hidden: jax.Array) -> jax.Array:
-    """hidden [B,T,D] -> float32 logits [B,T,V]. For sampling one step and for tests; see
-    models/logprobs.py.
+    """hidden [B,T,D] -> float32 logits [B,T,V]. For sampling one step and for tests; training uses
+    `token_logprobs`.
     """
     # [B,T,D] x [V,D] -> [B,T,V]
     return jnp.einsum(
@@ -351,3 +351,62 @@ def _unroll(cfg: DecoderConfig) -> int:
     is copied.
     """
     return cfg.num_layers if cfg.num_layers <= UNROLL_LAYERS else 1
+
+
+@jax.named_scope("head")
+def token_logprobs(
+    params: dict,
+    hidden: jax.Array,
+    targets: jax.Array,
+    *,
+    temperature: float = 1.0,
+    chunk: int = 256,
+) -> tuple[jax.Array, jax.Array]:
+    """log softmax(logits / temperature)[target] and its entropy, without [B,T,V] logits.
+
+    Args:
+      params: those of the decoder; its head alone is read.
+      hidden: [B,T,D] after the final norm; position t scores targets[:, t].
+      targets: int32 [B,T].
+      chunk: tokens that a device scores at once; a few arrays of [chunk, V] exist at a time, in
+        both directions.
+
+    Returns (logprob, entropy), float32 [B,T], entropy in nats.
+    """
+    B, T, _ = hidden.shape
+    # Chunks are cut along T and keep all rows, so that every device works on its own rows in every
+    # chunk.
+    width = min(T, max(1, chunk * batch_shards() // B))
+    pad = -T % width
+    # Gathered over fsdp once, before the loop. Kept in float32: its gradient is summed over the
+    # chunks.
+    kernel = constrain(head(params), ("vocab", None))
+
+    def chunks(x: jax.Array) -> jax.Array:  # [B, T, ...] -> [T / width, B, width, ...]
+        x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(B, -1, width, *x.shape[2:]), 1, 0)
+
+    def score(
+        _: None, hidden_and_target: tuple[jax.Array, jax.Array]
+    ) -> tuple[None, tuple[jax.Array, jax.Array]]:
+        hidden, target = hidden_and_target
+        # [B,width,D] x [V,D] -> [B,width,V]
+        scores = jnp.einsum(
+            "btd,vd->btv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
+        )
+        scores = constrain(scores, ("batch", None, "vocab")) / temperature
+        shifted = scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+        weight = jnp.exp(shifted)
+        total = weight.sum(axis=-1)
+        # A comparison instead of a gather: it fuses, and stays local when the vocabulary is cut
+        # over devices.
+        is_target = target[:, :, None] == jnp.arange(kernel.shape[0])[None, None, :]
+        logprob = jnp.where(is_target, shifted, 0.0).sum(axis=-1) - jnp.log(total)
+        entropy = jnp.log(total) - (weight * shifted).sum(axis=-1) / total
+        return None, (logprob, entropy)
+
+    _, results = jax.lax.scan(
+        jax.checkpoint(score, prevent_cse=False), None, (chunks(hidden), chunks(targets))
+    )
+    logprob, entropy = (jnp.moveaxis(x, 0, 1).reshape(B, T + pad)[:, :T] for x in results)
+    return logprob, entropy

@@ -13,7 +13,7 @@ from qoq_jax.base.errors import DataError
 from qoq_jax.data import edits, pipeline, sources
 from qoq_jax.data import rows as schema
 from qoq_jax.data import tokenizer as tokenizer_lib
-from qoq_jax.data.lazy_rows import Rows
+from qoq_jax.data.index import Rows
 from qoq_jax.data.packing import Budget
 from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.models import sizes as variants

@@ -19,7 +19,7 @@ from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.climb.mini import build as synthetic
 from qoq_jax.climb.samples import fetch as real_samples
 from qoq_jax.data import sources, tfds_rows
-from qoq_jax.data.lazy_rows import Rows
+from qoq_jax.data.index import Rows
 from qoq_jax.parallel import hosts
 from qoq_jax.train.checkpoint import has_checkpoint
 from qoq_jax.train.config import Config, DataConfig

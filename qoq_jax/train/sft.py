@@ -4,15 +4,33 @@ baseline without RL.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import optax
+
 from qoq_jax.data.packing import empty_batch
-from qoq_jax.train import step as steps
+from qoq_jax.models import decoder, vlm
+from qoq_jax.models.lora import LoraConfig
+from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.train.loop import Row, StepResult
+from qoq_jax.train.optim import stop_frozen_gradients
 from qoq_jax.train.plan import Plan
 from qoq_jax.train.setup import Setup
 from qoq_jax.train.stage_run import StageRun
-from qoq_jax.train.state import TrainState
+from qoq_jax.train.state import TrainState, apply_gradients
+from qoq_jax.train.step import (
+    Batch,
+    LossMetrics,
+    Metrics,
+    accumulated_gradients,
+    jit_update,
+    model_weights,
+)
+
+_NO_ADAPTERS = LoraConfig()
 
 
 def run(setup: Setup, plan: Plan, weights: Any) -> Any:
@@ -23,7 +41,7 @@ def run(setup: Setup, plan: Plan, weights: Any) -> Any:
     gold answers are whole.
     """
     stage = StageRun(setup, plan, weights)
-    update = steps.make_sft_step(
+    update = make_sft_step(
         setup.model,
         stage.optimizer,
         plan.accumulate,
@@ -49,3 +67,45 @@ def run(setup: Setup, plan: Plan, weights: Any) -> Any:
 
 def _headline(row: Row) -> dict[str, str]:
     return {"loss": f"{row['loss']:.3f}"}
+
+
+def sft_loss(
+    params: Any, cfg: VlmConfig, batch: Batch, denominator: jax.Array
+) -> tuple[jax.Array, LossMetrics]:
+    """Cross-entropy of the response tokens, −Σ log π(xₜ | x₍<ₜ₎) / denominator."""
+    hidden = vlm.hidden(params, cfg, batch)
+    weight = batch["loss_mask"][:, 1:]
+    logprobs, entropy = decoder.token_logprobs(
+        params["decoder"], hidden[:, :-1], batch["tokens"][:, 1:]
+    )
+    loss = -(logprobs * weight).sum() / denominator
+    sums = {"loss": loss, "entropy": (entropy * weight).sum() / denominator}
+    return loss, LossMetrics(sums, {})
+
+
+def make_sft_step(
+    cfg: VlmConfig,
+    optimizer: optax.GradientTransformation,
+    accumulate: int,
+    layout: TrainState,
+    lora: LoraConfig = _NO_ADAPTERS,
+    frozen: tuple[str, ...] = (),
+) -> Callable:
+    """Returns the jitted `step(state, batch, base=None) -> (state, metrics)`.
+
+    The state is donated and keeps the sharding of `layout`; `base` is what adapters are added to;
+    `frozen` weights, which the optimiser leaves alone, get no gradient.
+    """
+
+    def step(state: TrainState, batch: Batch, base: Any = None) -> tuple[TrainState, Metrics]:
+        denominator = jnp.maximum(batch["loss_mask"][:, 1:].sum(), 1.0)
+
+        def loss_fn(params: Any, micro: Batch) -> tuple[jax.Array, LossMetrics]:
+            weights = model_weights(stop_frozen_gradients(params, frozen), base, lora)
+            return sft_loss(weights, cfg, micro, denominator)
+
+        (loss, metrics), grads = accumulated_gradients(loss_fn, state.params, batch, accumulate)
+        state, applied = apply_gradients(state, grads, loss, optimizer)
+        return state, metrics | applied
+
+    return jit_update(step, layout)

@@ -1,4 +1,4 @@
-"""The supervised update, and what all updates share: exact accumulation over micro-batches.
+"""What all updates share: exact accumulation over micro-batches, adapters, and the jitted step.
 
 A micro-batch is a set of whole media rows with their text rows. Losses are sums over tokens divided
 by the token count of the WHOLE batch, so that the gradient does not depend on how the batch is cut,
@@ -15,19 +15,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from qoq_jax.models import lora as lora_lib
-from qoq_jax.models import vlm
-from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.lora import LoraConfig
-from qoq_jax.models.sizes import VlmConfig
-from qoq_jax.train.optim import stop_frozen_gradients
-from qoq_jax.train.state import TrainState, apply_gradients
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-NO_ADAPTERS = LoraConfig()
 
 
 class LossMetrics(NamedTuple):
@@ -83,18 +76,6 @@ def accumulated_gradients(
     return (loss, metrics.sums | metrics.maxima), grads
 
 
-def sft_loss(
-    params: Any, cfg: VlmConfig, batch: Batch, denominator: jax.Array
-) -> tuple[jax.Array, LossMetrics]:
-    """Cross-entropy of the response tokens, −Σ log π(xₜ | x₍<ₜ₎) / denominator."""
-    hidden = vlm.hidden(params, cfg, batch)
-    weight = batch["loss_mask"][:, 1:]
-    logprobs, entropy = token_logprobs(params["decoder"], hidden[:, :-1], batch["tokens"][:, 1:])
-    loss = -(logprobs * weight).sum() / denominator
-    sums = {"loss": loss, "entropy": (entropy * weight).sum() / denominator}
-    return loss, LossMetrics(sums, {})
-
-
 def model_weights(params: Any, base: Any, lora: LoraConfig) -> Any:
     """All weights of the model: the trained ones themselves, or a base with the trained adapters
     added.
@@ -106,34 +87,6 @@ def full_weights(params: Any, base: Any, lora: LoraConfig) -> dict[str, Any]:
     """All weights of the model out of what a stage trains: adapters merged, the critic left out."""
     weights = model_weights(params, base, lora)
     return {name: part for name, part in weights.items() if name != "critic"}
-
-
-def make_sft_step(
-    cfg: VlmConfig,
-    optimizer: optax.GradientTransformation,
-    accumulate: int,
-    layout: TrainState,
-    lora: LoraConfig = NO_ADAPTERS,
-    frozen: tuple[str, ...] = (),
-) -> Callable:
-    """Returns the jitted `step(state, batch, base=None) -> (state, metrics)`.
-
-    The state is donated and keeps the sharding of `layout`; `base` is what adapters are added to;
-    `frozen` weights, which the optimiser leaves alone, get no gradient.
-    """
-
-    def step(state: TrainState, batch: Batch, base: Any = None) -> tuple[TrainState, Metrics]:
-        denominator = jnp.maximum(batch["loss_mask"][:, 1:].sum(), 1.0)
-
-        def loss_fn(params: Any, micro: Batch) -> tuple[jax.Array, LossMetrics]:
-            weights = model_weights(stop_frozen_gradients(params, frozen), base, lora)
-            return sft_loss(weights, cfg, micro, denominator)
-
-        (loss, metrics), grads = accumulated_gradients(loss_fn, state.params, batch, accumulate)
-        state, applied = apply_gradients(state, grads, loss, optimizer)
-        return state, metrics | applied
-
-    return jit_update(step, layout)
 
 
 def jit_update(step: Callable, layout: Any) -> Callable:

@@ -12,7 +12,7 @@ import pytest
 from helpers.rows import TOKENIZER, config
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.data import edits, index, lazy_rows, pipeline, sources
+from qoq_jax.data import edits, index, pipeline, sources
 from qoq_jax.data import rows as schema
 from qoq_jax.data.packing import Budget
 
@@ -57,17 +57,17 @@ def file(tmp_path):
 
 def test_the_second_opening_parses_nothing_and_a_row_is_parsed_when_asked_for(tmp_path, parses):
     file = write(tmp_path / "train.jsonl", [plain(i) for i in range(2000)])
-    first = lazy_rows.open_rows(file)
+    first = index.open_rows(file)
     assert len(parses) == 2000
     parses.clear()
-    rows = lazy_rows.open_rows(file)
+    rows = index.open_rows(file)
     assert len(rows) == 2000 and rows.fingerprint == first.fingerprint and not parses
     assert rows[1234].id == "r1234" and rows[-1].id == "r1999"
     assert parses == ["train.jsonl:1235", "train.jsonl:2000"]
 
 
 def test_rows_are_those_of_the_whole_file(file):
-    rows, whole = lazy_rows.open_rows(file), schema.read_jsonl(file)
+    rows, whole = index.open_rows(file), schema.read_jsonl(file)
     assert list(rows) == whole and rows[5:400:7] != whole[5:400:7]
     assert list(rows[5:400:7]) == whole[5:400:7]
     assert rows.fingerprint == sources.fingerprint(whole, file.parent)
@@ -77,7 +77,7 @@ def test_rows_are_those_of_the_whole_file(file):
 
 
 def test_subsets_weights_and_domains_parse_nothing(file, parses):
-    rows = lazy_rows.open_rows(file)
+    rows = index.open_rows(file)
     parses.clear()
     few = rows.take(edits.limited(len(rows), 50, 0)).edited(edits.HideDiagnosis(0))
     ct = few.take(np.flatnonzero(few.column("domain") == schema.DOMAINS.index("ct")))
@@ -89,7 +89,7 @@ def test_subsets_weights_and_domains_parse_nothing(file, parses):
 
 
 def test_a_view_has_another_fingerprint_with_another_seed_or_order(file):
-    rows = lazy_rows.open_rows(file)
+    rows = index.open_rows(file)
     views = [
         rows.edited(edits.HideDiagnosis(0)),
         rows.edited(edits.HideDiagnosis(1)),
@@ -123,12 +123,12 @@ def ids(iterator, count):
 
 @pytest.mark.parametrize("weights", [None, dict.fromkeys(DOMAINS, 1.0)])
 def test_batches_of_lazy_rows_are_those_of_a_list(file, weights):
-    lazy, eager = lazy_rows.open_rows(file), schema.read_jsonl(file)
+    lazy, eager = index.open_rows(file), schema.read_jsonl(file)
     assert ids(batches(lazy, weights), 5) == ids(batches(eager, weights), 5)
 
 
 def test_a_run_resumed_in_the_middle_reads_only_what_comes(file, parses):
-    rows = lazy_rows.open_rows(file)
+    rows = index.open_rows(file)
     straight = batches(rows)
     ids(straight, 12)
     state = json.loads(json.dumps(straight.get_state()))
@@ -142,7 +142,7 @@ def test_a_run_resumed_in_the_middle_reads_only_what_comes(file, parses):
 
 
 def test_a_state_with_a_fingerprint_of_each_row_is_accepted_once_it_is_checked(file):
-    rows, eager = lazy_rows.open_rows(file), schema.read_jsonl(file)
+    rows, eager = index.open_rows(file), schema.read_jsonl(file)
     straight = batches(rows)
     expected = ids(straight, 1)
     state = straight.get_state()
@@ -159,7 +159,7 @@ def test_a_state_with_a_fingerprint_of_each_row_is_accepted_once_it_is_checked(f
 
 def same_rows(path: pathlib.Path, count: int = 4) -> bool:
     expected = [schema.validate_row(plain(i), "") for i in range(count)]
-    return list(lazy_rows.open_rows(path)) == expected == list(lazy_rows.open_rows(path))
+    return list(index.open_rows(path)) == expected == list(index.open_rows(path))
 
 
 def test_windows_line_ends_and_byte_order_mark(tmp_path):
@@ -189,7 +189,7 @@ def test_a_json_list_plain_or_gzip(tmp_path, pack):
     path = tmp_path / "train.jsonl"
     path.write_bytes(pack(json.dumps([plain(i) for i in range(4)]).encode()))
     assert same_rows(path)
-    assert lazy_rows.open_rows(path).index.where(2) == "train.jsonl[2]"
+    assert index.open_rows(path).index.where(2) == "train.jsonl[2]"
 
 
 def test_array_record(tmp_path):
@@ -207,10 +207,10 @@ def test_array_record_without_the_package_or_of_other_bytes(tmp_path, monkeypatc
     path = tmp_path / "train.array_record"
     path.write_bytes(b"no records" * 9000)
     with pytest.raises(DataError, match="not a readable ArrayRecord file"):
-        lazy_rows.open_rows(path)
+        index.open_rows(path)
     monkeypatch.setitem(__import__("sys").modules, "array_record.python", None)
     with pytest.raises(DataError, match="the package that reads it is not installed"):
-        lazy_rows.open_rows(path)
+        index.open_rows(path)
 
 
 def test_two_files_for_one_split(tmp_path):
@@ -254,7 +254,7 @@ def test_a_whole_emoji_is_text(tmp_path):
 
 def rebuilt(file: pathlib.Path, parses: list) -> bool:
     parses.clear()
-    lazy_rows.open_rows(file)
+    index.open_rows(file)
     return bool(parses)
 
 
@@ -264,14 +264,14 @@ def test_a_touched_file_keeps_its_index_and_a_changed_one_does_not(file, parses)
     assert not rebuilt(file, parses)
     text = file.read_bytes()
     file.write_bytes(text.replace(b'"r7"', b'"x7"'))
-    assert rebuilt(file, parses) and lazy_rows.open_rows(file)[7].id == "x7"
+    assert rebuilt(file, parses) and index.open_rows(file)[7].id == "x7"
     file.write_bytes(text + json.dumps(plain(500)).encode())
     assert rebuilt(file, parses)
 
 
 def test_another_content_of_the_same_size_and_time_is_noticed_in_a_small_file(tmp_path, parses):
     file = write(tmp_path / "train.jsonl", [plain(i) for i in range(100)])
-    lazy_rows.open_rows(file)
+    index.open_rows(file)
     found = file.stat()
     file.write_bytes(file.read_bytes().replace(b'"r77"', b'"x77"'))
     os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
@@ -281,14 +281,14 @@ def test_another_content_of_the_same_size_and_time_is_noticed_in_a_small_file(tm
 def test_media_of_another_size_give_another_fingerprint(tmp_path, parses):
     (tmp_path / "a.png").write_bytes(b"123")
     path = write(tmp_path / "train.jsonl", [plain(0, images=["a.png"])])
-    before = lazy_rows.open_rows(path).fingerprint
+    before = index.open_rows(path).fingerprint
     (tmp_path / "a.png").write_bytes(b"1234")
-    assert rebuilt(path, parses) and lazy_rows.open_rows(path).fingerprint != before
+    assert rebuilt(path, parses) and index.open_rows(path).fingerprint != before
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" + b])
 def test_a_cut_or_foreign_index_is_made_anew(file, parses, damage):
-    lazy_rows.open_rows(file)
+    index.open_rows(file)
     kept = file.with_name(".train.jsonl.index")
     kept.write_bytes(damage(kept.read_bytes()))
     assert rebuilt(file, parses) and not rebuilt(file, parses)
@@ -307,12 +307,12 @@ def test_without_any_place_for_an_index_rows_are_read_all_the_same(tmp_path, mon
     path = tmp_path / "train.jsonl"
     path.write_bytes(gzip.compress(json.dumps(plain(0)).encode()))
     monkeypatch.setattr(index, "_writable", lambda folder: False)
-    assert lazy_rows.open_rows(path)[0].id == "r0"
+    assert index.open_rows(path)[0].id == "r0"
     assert [p.name for p in tmp_path.iterdir()] == ["train.jsonl"]
 
 
 def test_a_file_that_is_written_into_while_it_is_used_is_an_error(file):
-    rows = lazy_rows.open_rows(file)
+    rows = index.open_rows(file)
     with open(file, "ab") as stream:
         stream.write(b"\n")
     with pytest.raises(DataError, match="has changed since it was opened"):
@@ -320,6 +320,6 @@ def test_a_file_that_is_written_into_while_it_is_used_is_an_error(file):
 
 
 def test_a_file_that_another_one_replaced_stays_what_it_was(file):
-    rows = lazy_rows.open_rows(file)
+    rows = index.open_rows(file)
     os.replace(write(file.with_name("new"), [plain(9)]), file)
-    assert rows[3].id == "r3" and lazy_rows.open_rows(file)[0].id == "r9"
+    assert rows[3].id == "r3" and index.open_rows(file)[0].id == "r9"

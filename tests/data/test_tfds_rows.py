@@ -11,7 +11,7 @@ from PIL import Image
 
 from qoq_jax.base import files
 from qoq_jax.base.errors import ConfigError, DataError
-from qoq_jax.data import check, lazy_rows, sources, tfds_rows
+from qoq_jax.data import check, index, sources, tfds_rows
 from qoq_jax.train import datasets
 from qoq_jax.train.config import Config, DataConfig
 
@@ -75,7 +75,7 @@ def entry(folder):
 
 def test_rows_are_read_by_number_without_tensorflow(prepared):
     rows = sources.load(tfds_rows.folder(entry(prepared)), "train")
-    assert isinstance(rows, lazy_rows.Rows) and len(rows) == 3
+    assert isinstance(rows, index.Rows) and len(rows) == 3
     by_id = {row.id: row for row in rows}
     assert by_id["a"].bbox == ((1.0, 2.0, 3.0, 4.0),) and by_id["a"].difficulty == 2
     assert by_id["b"].bbox == () and by_id["b"].difficulty is None

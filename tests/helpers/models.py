@@ -11,7 +11,7 @@ import numpy as np
 
 from qoq_jax import hf
 from qoq_jax.models import spec, vlm
-from qoq_jax.models.logprobs import token_logprobs
+from qoq_jax.models.decoder import token_logprobs
 from qoq_jax.models.sizes import DecoderConfig, EcgConfig, VisionConfig, VlmConfig
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"

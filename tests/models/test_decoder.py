@@ -16,7 +16,7 @@ from qoq_jax.models import cache as cache_lib
 from qoq_jax.models import decoder, vlm
 from qoq_jax.models import sizes as variants
 from qoq_jax.models.attention import TokenIds
-from qoq_jax.models.logprobs import token_logprobs
+from qoq_jax.models.decoder import token_logprobs
 
 HIDDEN = jax.jit(vlm.hidden, static_argnums=1)
 

@@ -18,7 +18,7 @@ from qoq_jax import hf
 from qoq_jax.data import positions
 from qoq_jax.models import decoder, spec, vlm
 from qoq_jax.models.attention import TokenIds
-from qoq_jax.models.logprobs import token_logprobs
+from qoq_jax.models.decoder import token_logprobs
 from qoq_jax.models.sizes import DecoderConfig, Qwen3VisionConfig
 from qoq_jax.models.vision import qwen3 as qwen3_vision
 from qoq_jax.parallel import mesh as mesh_lib

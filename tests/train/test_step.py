@@ -17,8 +17,7 @@ from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.rl.batches import GroupBatch, update_batch
 from qoq_jax.sampling import rollout
-from qoq_jax.train import minibatches, policy
-from qoq_jax.train import step as steps
+from qoq_jax.train import minibatches, policy, sft
 from qoq_jax.train.config import Config, OptimizerConfig, RlConfig
 from qoq_jax.train.log import CompileCounter
 from qoq_jax.train.optim import (
@@ -50,7 +49,7 @@ def run_sft(mesh, accumulate=1, count=5):
     cfg = tiny_model()
     with jax.set_mesh(mesh):
         state = create(jax.random.key(0), cfg, OPTIMIZER, mesh)
-        step = steps.make_sft_step(cfg, OPTIMIZER, accumulate, state)
+        step = sft.make_sft_step(cfg, OPTIMIZER, accumulate, state)
         losses = []
         for i in range(count):
             batch = jax.device_put(prompt_batch(cfg, ROWS, seed=i), mesh_lib.batch_sharding(mesh))
@@ -60,7 +59,7 @@ def run_sft(mesh, accumulate=1, count=5):
 
 
 def run_rl(mesh, rl=RL, updates=2, deal=False):
-    """A DRPO update on a fixed set of rollouts: scores, advantages, two policy steps."""
+    """A DRPO update on a fixed set of rollouts: scores, advantages, two policy sft."""
     cfg = tiny_model()
     rng = np.random.default_rng(0)
     tokens = rng.integers(1, 900, (ROWS, G, S)).astype(np.int32)
@@ -245,7 +244,7 @@ def test_frozen_weights_cost_no_gradient():
 
     def gradients(frozen):
         grad = jax.jit(
-            jax.grad(lambda p: steps.sft_loss(stop_frozen_gradients(p, frozen), cfg, batch, 1.0)[0])
+            jax.grad(lambda p: sft.sft_loss(stop_frozen_gradients(p, frozen), cfg, batch, 1.0)[0])
         )
         return grad.lower(params).cost_analysis()["flops"], grad(params)
 
@@ -263,7 +262,7 @@ def test_no_recompilation_after_the_first_step():
     cfg, mesh = tiny_model(), meshes()["eight"]
     with jax.set_mesh(mesh):
         state = create(jax.random.key(0), cfg, OPTIMIZER, mesh)
-        step = steps.make_sft_step(cfg, OPTIMIZER, 1, state)
+        step = sft.make_sft_step(cfg, OPTIMIZER, 1, state)
         sharding = mesh_lib.batch_sharding(mesh)
         batches = [
             jax.device_put(prompt_batch(cfg, ROWS, seed=seed), sharding) for seed in range(3)
