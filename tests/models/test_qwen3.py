@@ -232,6 +232,7 @@ def one_device_result():
     return scores, {name: gradients[name] for name in published()}
 
 
+@pytest.mark.slow
 def test_every_weight_receives_a_gradient():
     for path, gradient in jax.tree_util.tree_leaves_with_path(one_device_result()[1]):
         assert np.isfinite(gradient).all() and float(jnp.abs(gradient).max()) > 0, (

@@ -21,6 +21,7 @@ from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import mesh as mesh_lib
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
     (_, one), gradient = one_device_result()
     mesh = mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)

@@ -227,6 +227,7 @@ def torch_inputs(prompts: list[Prompt]) -> dict[str, torch.Tensor]:
 ONE, TWO = [(1, 6, 10)], [(1, 6, 10), (1, 4, 6)]
 
 
+@pytest.mark.slow
 def test_greedy_generation_is_token_exact():
     """64 tokens of four prompts with different images, through the cache on both sides."""
     prompts = [

@@ -106,6 +106,7 @@ def test_groups_share_a_prefill_and_their_log_probabilities_are_those_of_a_re_sc
             )
 
 
+@pytest.mark.slow
 def test_refill_changes_no_token_and_needs_fewer_steps():
     """Answers of very different length through four rows: a row that has ended takes up the next
     prompt.
@@ -153,6 +154,7 @@ def test_decoding_stops_with_the_last_answer(model, greedy):
     np.testing.assert_array_equal(answer.token_ids, greedy[2].token_ids[:expected])
 
 
+@pytest.mark.slow
 def test_rows_take_further_samples_of_their_prompt(model, drawn):
     """Three answers through two rows, and through places that must grow, equal three answers at
     once.
@@ -195,6 +197,7 @@ def test_stop_strings_end_the_answer_and_streamed_pieces_join_to_its_text(model,
     )
 
 
+@pytest.mark.slow
 def test_an_end_token_ends_the_answer_and_banned_tokens_never_come():
     model = make_model()
     # nearly uniform over the words

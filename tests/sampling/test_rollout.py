@@ -74,6 +74,7 @@ def test_rows_without_a_question_sample_nothing(model, sampler):
     assert float(drawn.mask[1].sum()) == 0 and float(drawn.mask[0].sum()) > 0
 
 
+@pytest.mark.slow
 def test_greedy_takes_the_most_likely_token(model, sampler):
     cfg, params = model
     batch = prompt_batch(cfg, Q)

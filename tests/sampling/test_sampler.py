@@ -63,6 +63,7 @@ def test_the_number_of_rows_changes_no_answer(batch, banned, at_once, rows):
     assert_same(at_once, sampler(weights(), batch, jax.random.key(3), banned))
 
 
+@pytest.mark.slow
 def test_nucleus_and_temperature_are_those_of_the_whole_batch(batch, banned):
     both = [settings(rows, temperature=0.8, top_p=0.9) for rows in (0, 6)]
     drawn = [

@@ -69,6 +69,7 @@ def test_draws_follow_the_probabilities_and_never_leave_the_allowed_set():
     )
 
 
+@pytest.mark.slow
 def test_a_row_draws_the_same_whatever_stands_beside_it():
     logits = np.random.default_rng(2).normal(size=(6, VOCABULARY)).astype(np.float32)
     keys = sampling.row_keys(jax.random.key(3), 6, 1)[:, 0]

@@ -134,11 +134,8 @@ def train(tiny, workdir, name="rl", cfg=None, **rl):
     )
 
 
-def others_are_slow(names, fast):
-    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
-
-
-@pytest.mark.parametrize("algorithm", others_are_slow(["sft", *ALGORITHMS], fast=("sft", "drpo")))
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["sft", *ALGORITHMS])
 def test_every_algorithm_trains_nano_for_20_steps(tiny, tmp_path, algorithm):
     _, weights, rows = train(tiny, tmp_path, algorithm=algorithm)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
@@ -215,6 +212,7 @@ def test_epochs_of_mini_batches_go_off_policy(tiny, tmp_path):
     assert equal(weights, again), "shuffled mini-batches must be the same in every run"
 
 
+@pytest.mark.slow
 def test_updates_that_are_not_finite_are_counted_named_and_stop_the_run(tiny, tmp_path):
     setup, start = tiny
     cfg = dataclasses.replace(
@@ -277,6 +275,7 @@ def test_a_step_whose_answers_all_miss_the_deadline_stops_the_run():
         groups_lib.reward_terms(tokenizer, pool, [sample], tokens, mask, 2.0)
 
 
+@pytest.mark.slow
 def test_a_step_sends_nothing_but_rewards_to_the_host_and_back(tiny, tmp_path, monkeypatch):
     """Every array that the step puts on the device, and every one that it reads, by shape."""
     sent, read = [], []

@@ -109,6 +109,7 @@ def arrays(directory):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, ecg_tokens", [("with", 1), ("without", 0)])
 def test_two_steps_at_rate_zero_give_the_directory_back(
     published, rows, tmp_path, name, ecg_tokens

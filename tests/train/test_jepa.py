@@ -122,6 +122,7 @@ def test_masks_follow_from_key_and_step(kind):
         assert runs.max() <= 4 and (hidden / runs >= 8).all()
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_target_follows_the_formula(one_device):
     losses, _ = one_device
     assert losses[-4:].mean() < 0.8 * losses[:4].mean()
@@ -165,6 +166,7 @@ def test_eight_devices_equal_one(one_device):
     )
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_not_finite_changes_nothing():
     mesh = meshes()["one"]
     _, state = steps_on(mesh, 1, np.full((PRE.batch, 8, 2500), np.nan, np.float32))

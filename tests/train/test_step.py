@@ -159,6 +159,7 @@ def test_rows_in_another_order_of_micro_batches_give_the_same_update(one_device)
     )
 
 
+@pytest.mark.slow
 def test_policy_step_raises_the_log_probability_of_good_answers(one_device):
     """The second update sees a lower loss: the first one moved the policy towards positive
     advantages.
@@ -235,6 +236,7 @@ def test_a_frozen_part_that_is_not_there_is_named():
         check_frozen(("visoin",), {"vision": {"w": 0}})
 
 
+@pytest.mark.slow
 def test_frozen_weights_cost_no_gradient():
     cfg = tiny_model()
     params, batch = (
@@ -258,6 +260,7 @@ def test_frozen_weights_cost_no_gradient():
     )
 
 
+@pytest.mark.slow
 def test_no_recompilation_after_the_first_step():
     cfg, mesh = tiny_model(), meshes()["eight"]
     with jax.set_mesh(mesh):
