@@ -184,7 +184,9 @@ def _numbers(
         raise DataError("has no names of recordings", where=str(path), hint="use FILE#0")
     if path.suffix.lower() == ".npy":
         with files.decoding(path, "an .npy array"):
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
+            values = files.again_on_system_error(
+                lambda: np.load(path, mmap_mode="r", allow_pickle=False)
+            )
     elif path.suffix.lower() == ".mat":
         values = matlab.read(path, name, leads)
     else:

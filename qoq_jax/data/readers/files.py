@@ -10,8 +10,9 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +26,7 @@ MAX_PIXELS = 100_000_000  # of one picture
 _DEFLATE_RATIO = 1032  # the best that deflate can do: a larger declared size is a lie
 
 Path = str | os.PathLike
+T = TypeVar("T")
 
 
 def check_file(path: Path) -> pathlib.Path:
@@ -160,8 +162,26 @@ def check_declared(declared: int, held: int, path: Path, compressed: bool) -> No
 def read_npz(path: Path, *names: str) -> dict[str, np.ndarray]:
     """The named arrays of an .npz that are present; no pickle, sizes checked before reading."""
     path = check_file(path)
+    with decoding(path, "an .npz archive", ("a zip archive",)):
+        return again_on_system_error(lambda: _read_npz(path, names))
+
+
+def again_on_system_error(read: Callable[[], T]) -> T:
+    """What `read` returns, called up to three times while it raises SystemError.
+
+    NumPy parses the header of an array as Python, and up to Python 3.11.7 that may fail in one
+    thread because another one parses at the same time (CPython issue 106905): nothing is wrong with
+    the file then.
+    """
+    for _ in range(2):
+        with contextlib.suppress(SystemError):
+            return read()
+    return read()
+
+
+def _read_npz(path: pathlib.Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     out = {}
-    with decoding(path, "an .npz archive", ("a zip archive",)), zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(path) as archive:
         members = {info.filename: info for info in archive.infolist()}
         for name in names:
             info = members.get(f"{name}.npy")
