@@ -16,20 +16,32 @@ from qoq_jax.data import rows as schema
 @dataclasses.dataclass(frozen=True)
 class HideDiagnosis:
     """The row with a random diagnosis in the place of the gold one, for a warm start that must not
-    learn diagnoses.
+    learn diagnoses, or not well.
 
     The warm start then teaches the answer format, the boxes and the words of the findings, as
     reports without a coded diagnosis would; what they mean is left to RL. Labels that assert a
     finding are replaced by other such labels, so that the answer still fits its boxes; labels that
     deny one ("Normal") say no more than the empty list of boxes and stay.
+
+    Attributes:
+      seed: of the draws.
+      share: of the rows that this is done to, as a labeller errs that reads reports; the others
+        stay. A random diagnosis may be the gold one.
     """
 
     seed: int
+    share: float = 1.0
+
+    def __repr__(self) -> str:
+        share = "" if self.share == 1 else f", share={self.share!r}"
+        return f"HideDiagnosis(seed={self.seed!r}{share})"  # share 1 as before there was one
 
     def __call__(self, row: schema.Row) -> schema.Row:
         asserting = [label for label in row.labels if not answers.denies_finding(label)]
         gold = [label for label in row.answers if label in asserting]
         rng = np.random.default_rng([self.seed, *row.id.encode()])
+        if self.share < 1 and rng.random() >= self.share:
+            return row
         drawn = dict(zip(gold, rng.permutation(asserting)))  # there are no more gold than asserting
         renamed = [str(drawn.get(label, label)) for label in row.answers]
         return dataclasses.replace(

@@ -101,9 +101,10 @@ def load(
       predictor_heads: likewise; None = what `save` wrote into the file, else `num_heads`.
 
     Returns:
-      ({"encoder": ..., "predictor": ...} as float32 numpy arrays, cfg); without a predictor in the
-      file, only "encoder", and cfg has the predictor sizes of the paper's ratio (half the width,
-      half the depth).
+      ({"encoder": ..., "predictor": ..., "pooled": {"mean" [W], "covariance" [W, W]}} as float32
+      numpy arrays, cfg). Predictor and the moments of the pooled representation are there when the
+      file has them; without a predictor, cfg has the predictor sizes of the paper's ratio (half the
+      width, half the depth).
 
     Raises:
       CheckpointError: a file that cannot be read, a missing tensor, one of an unexpected shape, or
@@ -128,6 +129,10 @@ def load(
     params = {"encoder": _import(ecg.param_specs(cfg), tensors, path)}
     if "predictor.mask_token" in tensors:
         params["predictor"] = _import(ecg_jepa.predictor_param_specs(cfg), tensors, path)
+    moments = {name: tensors.get(f"pooled.{name}") for name in ("mean", "covariance")}
+    shapes = [getattr(x, "shape", None) for x in moments.values()]
+    if shapes == [(cfg.width,), (cfg.width, cfg.width)]:
+        params["pooled"] = moments
     return params, cfg
 
 
@@ -140,7 +145,8 @@ def save(path: str, params: dict[str, Any], cfg: EcgConfig) -> None:
 
     Args:
       path: the file; written whole or not at all.
-      params: {"encoder": ...} and optionally "predictor", arrays of any kind.
+      params: {"encoder": ...} and optionally "predictor" and "pooled" (as from `load`), arrays of
+        any kind.
       cfg: sizes.
     """
     tensors = dict(to_tensors(ecg.param_specs(cfg), params["encoder"]))
@@ -153,6 +159,7 @@ def save(path: str, params: dict[str, Any], cfg: EcgConfig) -> None:
         tensors["predictor.pos_embed"] = ecg.sincos_positions(1, cfg.patches, cfg.predictor_width)[
             0
         ]
+    tensors |= {f"pooled.{name}": x for name, x in params.get("pooled", {}).items()}
     tensors = {name: np.ascontiguousarray(x, np.float32) for name, x in tensors.items()}
     # One entry: the package writes several in an order of its own, and equal weights should give
     # equal files.

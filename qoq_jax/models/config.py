@@ -25,7 +25,8 @@ class ModelConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     # rematerialisation of decoder and vision blocks: none, dots, full
     remat: Literal["none", "dots", "full"] = "none"
-    # ECG-JEPA safetensors file that the ECG encoder starts from; "" = random weights
+    # ECG-JEPA safetensors file that the ECG encoder starts from; "climb-mini" = the one that comes
+    # with the package, for variant nano; "" = random weights
     ecg_weights: str = ""
     # how boxes are written: pixels (of the resized picture) or relative_1000 (0 to 1000 of its
     # sides); "" = as the model family does: Qwen2.5-VL pixels, published Qwen3-VL relative_1000

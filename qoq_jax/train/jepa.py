@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +40,7 @@ from qoq_jax.train.state import TrainState, apply_gradients, keep_finite, start
 
 STAGE = "ecg"
 WEIGHTS = "ecg_encoder.safetensors"
+MOMENTS_ECGS = 1024  # whose representations give the moments that a projection is whitened by
 RANDOM_ENCODERS = 3  # of other seeds, probed for comparison
 _WEIGHTS_STREAM = 3  # of random numbers, for the first weights; the masks have the stage's own
 
@@ -197,6 +198,7 @@ def run(cfg: Config) -> int:
         # ------------------------------------------------------------------------- export and probe
         path = os.path.join(cfg.workdir, WEIGHTS)
         whole = hosts.gather(final)
+        whole["pooled"] = _pooled_moments(cfg, sizes, mesh, found["train"], final["encoder"])
         if hosts.is_main():
             ecg_files.save(path, whole, sizes)
         print(f"ecg encoder: {path}")
@@ -212,6 +214,19 @@ def run(cfg: Config) -> int:
         cfg.workdir, totals, title=f"ECG-JEPA, {cfg.model.variant}", model=cfg.model.variant
     )
     return 0
+
+
+def _pooled_moments(
+    cfg: Config,
+    sizes: variants.EcgConfig,
+    mesh: jax.sharding.Mesh,
+    recordings: Sequence[ecgs.Recording],
+    encoder: Any,
+) -> dict[str, np.ndarray]:
+    """Mean and covariance of the representation over the first training ECGs."""
+    signals = ecgs.read_all(recordings[:MOMENTS_ECGS], cfg.data.ecg_length)
+    pooled = ecg_probe.features(encoder, sizes, signals, mesh, cfg.ecg.batch)
+    return {"mean": pooled.mean(axis=0), "covariance": np.cov(pooled, rowvar=False)}
 
 
 def initial_params(
@@ -250,6 +265,21 @@ def load_encoder(path: str, sizes: variants.EcgConfig, params: dict[str, Any]) -
     Raises:
       CheckpointError: the file cannot be read, or holds an encoder of another size.
     """
+    loaded, cfg = _read_encoder(path, sizes)
+    predictors = [(c.predictor_width, c.predictor_depth, c.predictor_heads) for c in (cfg, sizes)]
+    parts = ["encoder"] + (
+        ["predictor"]
+        if "predictor" in params and "predictor" in loaded and predictors[0] == predictors[1]
+        else []
+    )
+    return params | {part: jax.tree.map(_put_as, loaded[part], params[part]) for part in parts}
+
+
+def _read_encoder(
+    path: str, sizes: variants.EcgConfig
+) -> tuple[dict[str, Any], variants.EcgConfig]:
+    """`hf.ecg.load` of a file whose encoder has the variant's sizes; else CheckpointError."""
+    path = ecg_set.WEIGHTS if path == ecg_set.WEIGHTS_NAME else path
     loaded, cfg = ecg_files.load(path, sizes.num_heads)
     for name in ("width", "depth", "patch_size", "mlp_ratio"):
         if getattr(cfg, name) != getattr(sizes, name):
@@ -259,30 +289,28 @@ def load_encoder(path: str, sizes: variants.EcgConfig, params: dict[str, Any]) -
                 where=path,
                 hint="choose the model.variant that belongs to the weights",
             )
-    predictors = [(c.predictor_width, c.predictor_depth, c.predictor_heads) for c in (cfg, sizes)]
-    parts = ["encoder"] + (
-        ["predictor"]
-        if "predictor" in params and "predictor" in loaded and predictors[0] == predictors[1]
-        else []
-    )
+    return loaded, cfg
 
-    def put(new: np.ndarray, old: jax.Array) -> jax.Array:
-        return jax.device_put(np.asarray(new, old.dtype), old.sharding)
 
-    return params | {part: jax.tree.map(put, loaded[part], params[part]) for part in parts}
+def _put_as(new: np.ndarray, old: jax.Array) -> jax.Array:
+    return jax.device_put(np.asarray(new, old.dtype), old.sharding)
 
 
 def with_ecg_weights(params: dict[str, Any], setup: Any) -> dict[str, Any]:
-    """The whole model's `params` with the ECG encoder of `model.ecg_weights`; the projection behind
-    it stays as it is.
+    """The whole model's `params` with the ECG encoder of `model.ecg_weights`.
+
+    The projection behind it starts whitened (encoders.ecg.whitening_projection) when the file has
+    the moments of the pooled representation and an ECG is one token; else it stays as it is.
 
     Raises: as `load_encoder`.
     """
-    return params | {
-        "ecg": load_encoder(
-            setup.config.model.ecg_weights, setup.model.ecg, {"encoder": params["ecg"]}
-        )["encoder"]
-    }
+    loaded, _ = _read_encoder(setup.config.model.ecg_weights, setup.model.ecg)
+    found = {"ecg": jax.tree.map(_put_as, loaded["encoder"], params["ecg"])}
+    if "pooled" in loaded and setup.model.ecg_tokens == 1:
+        width = setup.model.decoder.width
+        start = model.whitening_projection(**loaded["pooled"], width=width)
+        found["ecg_proj"] = jax.tree.map(_put_as, start, params["ecg_proj"])
+    return params | found
 
 
 def _train(

@@ -37,6 +37,9 @@ class SftConfig:
     # False: teach format, boxes and findings, but hide the diagnosis (data/edits.py
     # HideDiagnosis)
     diagnoses: bool = True
+    # share of the rows whose diagnosis is random, as of labels that a program read from reports;
+    # diagnoses = False is 1
+    label_noise: float = 0.0
     # teach boxes whose edges lie up to this share of a side inside the gold box (data/edits.py
     # ShrinkBoxes)
     box_shrink: float = 0.0
@@ -48,6 +51,8 @@ class SftConfig:
 
     def check(self) -> None:
         """Raises ConfigError for a value that makes no sense."""
+        if not 0 <= self.label_noise <= 1:
+            raise ConfigError(f"sft.label_noise = {self.label_noise} must be in [0, 1]")
         if not 0 <= self.box_shrink < 0.5:
             raise ConfigError(f"sft.box_shrink = {self.box_shrink} must be in [0, 0.5)")
 

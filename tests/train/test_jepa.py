@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from qoq_jax.base.errors import CheckpointError, ConfigError, DataError, QoqError
+from qoq_jax.climb.mini import ecg_set
 from qoq_jax.data import ecgs
 from qoq_jax.data.pipeline import Reading
 from qoq_jax.hf import ecg as ecg_files
@@ -352,3 +353,30 @@ def test_the_multimodal_model_starts_from_the_exported_encoder(tmp_path):
     Setup.model = dataclasses.replace(Setup.model, ecg=dataclasses.replace(SIZES, width=32))
     with pytest.raises(CheckpointError, match="its encoder has width 16, the variant's 32"):
         ecg_jepa.with_ecg_weights({"ecg": own}, Setup)
+
+
+def test_the_projection_behind_a_pretrained_encoder_starts_whitened(tmp_path):
+    trained = spec.init_params(ecg_jepa.param_specs(SIZES), jax.random.key(7))
+    rng = np.random.default_rng(0)
+    pooled = rng.normal(size=(500, SIZES.width)) * np.logspace(-2, 0, SIZES.width) + 5.0
+    moments = {"mean": pooled.mean(axis=0), "covariance": np.cov(pooled, rowvar=False)}
+    path = str(tmp_path / "ecg.safetensors")
+    ecg_files.save(path, trained | {"pooled": moments}, SIZES)
+
+    class Setup:
+        config = Config(model=ModelConfig(ecg_weights=path))
+        model = dataclasses.replace(variants.get("nano"), ecg=SIZES)
+
+    width = Setup.model.decoder.width
+    zeros = {"kernel": jnp.zeros((SIZES.width, width)), "bias": jnp.zeros(width)}
+    params = ecg_jepa.with_ecg_weights({"ecg": trained["encoder"], "ecg_proj": zeros}, Setup)
+    tokens = pooled @ params["ecg_proj"]["kernel"] + params["ecg_proj"]["bias"]
+    np.testing.assert_allclose(tokens.mean(axis=0), 0, atol=1e-4)
+    variances = np.linalg.eigvalsh(np.cov(tokens, rowvar=False))[-SIZES.width :]
+    # equal in every direction, up to the ridge, which counts most in the weakest one
+    np.testing.assert_allclose(variances * SIZES.width, 1, rtol=0.1)
+
+
+def test_the_encoder_of_the_package_has_the_sizes_of_nano_and_moments():
+    loaded, _ = ecg_files.load(ecg_set.WEIGHTS, variants.get("nano").ecg.num_heads)
+    assert {"encoder", "pooled"} <= loaded.keys()

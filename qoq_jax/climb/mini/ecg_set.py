@@ -24,6 +24,10 @@ from qoq_jax.climb.mini import build as synthetic
 
 NAME = "ecg-mini"
 TEST_SHARE = 0.2  # of the patients
+# `model.ecg_weights` of the encoder that comes with the package: ECG-JEPA of variant nano, written
+# by `qoq train --config=configs/ecg_jepa.py:mini` (4,822 ECGs of such a set, without their labels)
+WEIGHTS_NAME = "climb-mini"
+WEIGHTS = str(pathlib.Path(__file__).with_name("ecg_encoder.safetensors"))
 MIN_ROWS = 50  # fewer leave labels without a row in the test split
 
 

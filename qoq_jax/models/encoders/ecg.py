@@ -153,6 +153,38 @@ def represent(
     return encode(params, cfg, ecg, leads).mean(axis=(1, 2))
 
 
+def whitening_projection(
+    mean: np.ndarray, covariance: np.ndarray, width: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """A first linear layer behind `represent` whose outputs have mean 0 and, together, variance 1.
+
+    The pooled vectors of different ECGs are nearly equal: they share a mean that is much larger
+    than what tells them apart, and with random weights the decoder hardly sees a difference. With
+    mean μ and covariance Σ, the kernel is (Σ + λI)^-1/2 Q and the bias -μ (Σ + λI)^-1/2 Q, with Q
+    of orthonormal rows [W, width] (columns, where width < W) and λ 1e-4 of the mean
+    variance. Data-dependent initialisation: Krähenbühl et al., arXiv 1511.06856, section 3.
+
+    Args:
+      mean: [W]. covariance: [W, W].
+      width: D, of the decoder.
+      seed: of Q.
+
+    Returns:
+      {"kernel" [W, D], "bias" [D]}, float32.
+    """
+    size = len(mean)
+    values, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
+    values = np.maximum(values, 0) + 1e-4 * max(values.mean(), 1e-12)
+    whiten = vectors / np.sqrt(values) @ vectors.T
+    shape = max(size, width), min(size, width)
+    rotation = np.linalg.qr(np.random.default_rng(seed).normal(size=shape))[0]
+    kernel = whiten @ (rotation.T if size < width else rotation) / np.sqrt(shape[1])
+    return {
+        "kernel": kernel.astype(np.float32),
+        "bias": (-np.asarray(mean, np.float64) @ kernel).astype(np.float32),
+    }
+
+
 def encode(
     params: Params,
     cfg: EcgConfig,
