@@ -370,7 +370,8 @@ def test_the_projection_behind_a_pretrained_encoder_starts_whitened(tmp_path):
     width = Setup.model.decoder.width
     zeros = {"kernel": jnp.zeros((SIZES.width, width)), "bias": jnp.zeros(width)}
     params = ecg_jepa.with_ecg_weights({"ecg": trained["encoder"], "ecg_proj": zeros}, Setup)
-    tokens = pooled @ params["ecg_proj"]["kernel"] + params["ecg_proj"]["bias"]
+    kernel, bias = (np.asarray(params["ecg_proj"][name]) for name in ("kernel", "bias"))
+    tokens = pooled @ kernel + bias
     np.testing.assert_allclose(tokens.mean(axis=0), 0, atol=1e-4)
     variances = np.linalg.eigvalsh(np.cov(tokens, rowvar=False))[-SIZES.width :]
     # equal in every direction, up to the ridge, which counts most in the weakest one
