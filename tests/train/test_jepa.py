@@ -365,7 +365,7 @@ def test_the_projection_behind_a_pretrained_encoder_starts_whitened(tmp_path):
 
     class Setup:
         config = Config(model=ModelConfig(ecg_weights=path))
-        model = dataclasses.replace(variants.get("nano"), ecg=SIZES)
+        model = dataclasses.replace(variants.get("nano"), ecg=SIZES, ecg_tokens=1)
 
     width = Setup.model.decoder.width
     zeros = {"kernel": jnp.zeros((SIZES.width, width)), "bias": jnp.zeros(width)}
