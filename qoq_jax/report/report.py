@@ -4,7 +4,8 @@ directory.
   metrics.jsonl        one object per line: "step", "stage" ("sft" or "rl"), and numbers: "loss",
                        "reward/total", "reward/accuracy", "reward/iou", "reward/format",
                        "reward/domain/<domain>", "kl", "entropy", "tokens_per_second",
-                       "seconds/<phase>" and more (sections.py)
+                       "seconds/<phase>" and more (sections.py); "labels", counts per domain
+                       (by_domain.py)
   eval/sft.json        {"records": [...]} of the evaluation before RL; records are those of
                        metrics.py
   eval/rl.json         the same after RL
@@ -26,7 +27,7 @@ import pathlib
 
 from qoq_jax.base import files
 from qoq_jax.evaluation import metrics
-from qoq_jax.report import sections, style
+from qoq_jax.report import by_domain, sections, style
 from qoq_jax.report.charts import number, range_plot
 from qoq_jax.report.gallery import escape
 from qoq_jax.report.run import Run
@@ -55,6 +56,7 @@ def render(run: Run) -> str:
     parts = {
         "results": ("Results by domain", sections.domains(run)),
         "curves": ("How training went", sections.curves(run)),
+        "training": ("Each domain in training", by_domain.over_training(run)),
         "iou": ("Where it looked", sections.localisation(run)),
         "confusion": ("What it mixes up", sections.confusion(run)),
         "real": ("Real samples", sections.real(run)),

@@ -62,17 +62,15 @@ def curves(run: Run) -> str:
         reward = charts.line_chart(
             "Reward and its parts, sampled responses", list(filter(None, parts)), y_range=SHARE
         )
-        out += _grid("grid2", [reward, _chart(rl, "Loss", "loss")])
-        out += _grid(
-            "small", [_chart(rl, name, key, (205, 135)) for name, key in RL_CURVES.items()]
-        )
+        out += _grid("grid2", [reward, chart(rl, "Loss", "loss")])
+        out += _grid("small", [chart(rl, name, key, (205, 135)) for name, key in RL_CURVES.items()])
         keys = sorted({key for line in rl for key in line if key.startswith("reward/domain/")})
         names = {key: title(key.removeprefix("reward/domain/")) for key in keys}
         if by_domain := _grid(
-            "small", [_chart(rl, names[key], key, (205, 125), SHARE) for key in keys]
+            "small", [chart(rl, names[key], key, (205, 125), SHARE) for key in keys]
         ):
             out += "<h3>Reward by domain</h3>" + by_domain
-    if warm := _grid("grid2", [_chart(sft, name, key) for name, key in SFT_CURVES.items()]):
+    if warm := _grid("grid2", [chart(sft, name, key) for name, key in SFT_CURVES.items()]):
         out += "<h3>Supervised warm start</h3>" + warm
     note = "Faint: as logged. Strong: moving average; the number at the end is its last value."
     return out and f'<p class="note">{note}</p>{out}'
@@ -89,13 +87,14 @@ def _series(lines: Sequence[dict], key: str, name: str, colour: str) -> charts.S
     return charts.Series(name, x, y, colour)
 
 
-def _chart(
+def chart(
     lines: Sequence[dict],
     name: str,
     key: str,
     size: tuple[int, int] = (460, 230),
     y_range: tuple[float, float] | None = None,
 ) -> str:
+    """A line chart of one key of metrics.jsonl, "" when no row has it."""
     series = _series(lines, key, name, charts.AFTER)
     return charts.line_chart(name, [series], *size, y_range) if series else ""
 

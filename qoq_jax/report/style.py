@@ -48,6 +48,9 @@ figure { margin:0; min-width:0; } svg { display:block; width:100%; height:auto; 
 .keys { font-size:14px; color:var(--muted); } .keys span { margin-right:18px; white-space:nowrap; }
 .small { display:grid; grid-template-columns:repeat(auto-fill,minmax(185px,1fr)); gap:20px 22px;
   margin:16px 0; }
+.domain { display:grid; grid-template-columns:1fr 1fr 1fr 2.15fr; gap:14px 22px;
+  margin:6px 0 20px; }
+@media (max-width:860px) { .domain { grid-template-columns:1fr 1fr; } }
 .tiles { display:flex; flex-wrap:wrap; gap:18px 56px; align-items:flex-start; }
 main > section:first-child { border-top:0; margin-top:0; }
 .scroll { overflow-x:auto; }

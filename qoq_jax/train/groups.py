@@ -13,9 +13,11 @@ import numpy as np
 
 from qoq_jax.base.errors import QoqError
 from qoq_jax.data.packing import Placed
+from qoq_jax.data.tokenizer import Tokenizer
 from qoq_jax.rewards import score as rewards_lib
 from qoq_jax.rewards.pool import RewardPool
 from qoq_jax.rl import algorithms
+from qoq_jax.train import domains
 from qoq_jax.train.plan import Plan
 from qoq_jax.train.setup import Setup
 
@@ -33,6 +35,7 @@ class HostGroups:
         is what advantages see.
       tokens: float [Q], response tokens of each group.
       lost: responses whose reward missed its deadline.
+      labels: how often each label was named and is right, per domain; of all responses sampled.
       greedy: float32 [N], reward of the greedy response to each prompt, or None.
       facts: more for the log.
     """
@@ -42,6 +45,7 @@ class HostGroups:
     terms: Terms
     tokens: np.ndarray
     lost: int = 0
+    labels: domains.Labels = dataclasses.field(default_factory=dict)
     greedy: np.ndarray | None = None
     facts: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -87,19 +91,19 @@ class ResponseScorer:
 
     def sampled(
         self, samples: Sequence[Placed], tokens: np.ndarray, mask: np.ndarray
-    ) -> tuple[Terms, int]:
-        """(terms [N, G], rewards that missed their deadline) of sampled responses, [Q, G, S]; the
-        total less what the algorithm takes from long ones.
+    ) -> tuple[Terms, int, domains.Labels]:
+        """(terms [N, G], rewards that missed their deadline, labels) of sampled responses, [Q, G,
+        S]; the total less what the algorithm takes from long ones.
         """
-        terms, lengths, lost = reward_terms(
-            self._tokenizer, self._pool, samples, tokens, mask, self._rl.reward_deadline
-        )
+        texts, lengths = decoded(self._tokenizer, samples, tokens, mask)
+        terms, lost = reward_terms(self._pool, samples, texts, self._rl.reward_deadline)
         overlong = algorithms.overlong_penalty(
             lengths, self._rl.response_tokens, self._algorithm.overlong
         )
         if overlong.any():
             terms["total"] = terms["total"] - overlong.astype(np.float32)
-        return terms, lost
+        metas = [sample.meta for sample in samples for _ in range(tokens.shape[1])]
+        return terms, lost, domains.count_labels(texts, metas)
 
     def greedy(
         self, samples: Sequence[Placed], tokens: np.ndarray, mask: np.ndarray
@@ -107,42 +111,42 @@ class ResponseScorer:
         """(float32 [N], rewards that missed their deadline) of one greedy response to each prompt,
         [Q, 1, S].
         """
-        terms, _, lost = reward_terms(
-            self._tokenizer, self._pool, samples, tokens, mask, self._rl.reward_deadline
-        )
+        texts, _ = decoded(self._tokenizer, samples, tokens, mask)
+        terms, lost = reward_terms(self._pool, samples, texts, self._rl.reward_deadline)
         return terms["total"][:, 0], lost
 
 
+def decoded(
+    tokenizer: Tokenizer, samples: Sequence[Placed], tokens: np.ndarray, mask: np.ndarray
+) -> tuple[list[str], np.ndarray]:
+    """(texts [N * G], lengths in tokens [N, G]) of responses [Q, G, S]."""
+    lengths = np.array([mask[sample.row].sum(axis=1) for sample in samples], int)
+    lengths = lengths.reshape(len(samples), tokens.shape[1])
+    texts = [
+        tokenizer.decode(tokens[sample.row, i, :length])
+        for sample, of_sample in zip(samples, lengths, strict=True)
+        for i, length in enumerate(of_sample)
+    ]
+    return texts, lengths
+
+
 def reward_terms(
-    tokenizer: object,
-    pool: RewardPool,
-    samples: Sequence[Placed],
-    tokens: np.ndarray,
-    mask: np.ndarray,
-    deadline: float,
-) -> tuple[Terms, np.ndarray, int]:
-    """(terms, lengths in tokens, number of rewards that missed their deadline), the first two [N,
-    G], of responses [Q, G, S].
+    pool: RewardPool, samples: Sequence[Placed], texts: Sequence[str], deadline: float
+) -> tuple[Terms, int]:
+    """(terms [N, G], number of rewards that missed their deadline) of the texts [N * G].
 
     Raises:
       QoqError: no response got its reward in time.
     """
-    count = tokens.shape[1]
-    texts, metas, lengths = [], [], []
-    for sample in samples:
-        for i in range(count):
-            lengths.append(int(mask[sample.row, i].sum()))
-            texts.append(tokenizer.decode(tokens[sample.row, i, : lengths[-1]]))
-            metas.append(sample.meta)
-    scored, lost = pool.score(texts, metas)
+    count = len(texts) // max(len(samples), 1)
+    scored, lost = pool.score(texts, [sample.meta for sample in samples for _ in range(count)])
     if texts and lost == len(texts):
         raise QoqError(
             f"none of {lost} responses got its reward within {deadline:g} s",
             hint="raise rl.reward_deadline, or lower rl.reward_workers",
         )
     shape = (len(samples), count)
-    terms = {name: value.reshape(shape) for name, value in rewards_lib.stack(scored).items()}
-    return terms, np.reshape(lengths, shape), lost
+    return {name: value.reshape(shape) for name, value in rewards_lib.stack(scored).items()}, lost
 
 
 def _finite_mean(values: np.ndarray) -> float:

@@ -54,13 +54,14 @@ class MetricWriter:
                         kept.append(line)
         files.write_text(self._path, "".join(kept))
 
-    def write(self, stage: str, step: int, values: dict[str, float]) -> None:
-        """Appends a row."""
+    def write(self, stage: str, step: int, values: dict[str, Any]) -> None:
+        """Appends a row; TensorBoard and Weights & Biases get what of it is a number."""
         if not self._writes:
             return
         row = {"stage": stage, "step": step, "time": time.time(), **values}
         with open(self._path, "a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
+        values = {name: x for name, x in values.items() if not isinstance(x, dict)}
         for name, value in values.items():
             if self._board is not None:
                 self._board.add_scalar(f"{stage}/{name}", value, step)

@@ -16,7 +16,7 @@ import jax
 
 from qoq_jax.train.checkpoint import Checkpointer
 
-Row = dict[str, float]
+Row = dict[str, Any]  # numbers, and the label counts of train/domains.py
 
 
 class StepResult(NamedTuple):
@@ -24,14 +24,15 @@ class StepResult(NamedTuple):
 
     Attributes:
       state: of the next step.
-      metrics: scalars on the device, fetched when a row is logged; "update_finite" among them.
-      facts: numbers of the host for the log.
+      metrics: scalars on the device, fetched when a row is logged; "update_finite" among them. In
+        RL also the sums of train/domains.py.
+      facts: numbers of the host for the log, and in RL label counts.
       ids: of the data rows that the step learned from.
     """
 
     state: Any
     metrics: dict[str, jax.Array]
-    facts: dict[str, float]
+    facts: dict[str, Any]
     ids: Sequence[str] = ()
 
 

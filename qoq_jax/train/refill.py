@@ -18,6 +18,7 @@ from qoq_jax.data.packing import MERGE_UNIT, Budget, GroupPacker, Placed, write_
 from qoq_jax.data.sample import ECG, TEXT, VISION
 from qoq_jax.parallel import hosts
 from qoq_jax.sampling.rollout import Rollout
+from qoq_jax.train import domains
 from qoq_jax.train.groups import HostGroups
 
 Batch = dict[str, np.ndarray]
@@ -106,11 +107,12 @@ def informative_groups(
     """
     refill, (host, _, responses) = Refill(budget), first
     refill.add(_groups(host, responses, budget))
-    lost, count = host.lost, 0
+    lost, labels, count = host.lost, [host.labels], 0
     while not refill.full and count < limit:
         count += 1
         host, _, responses = draw_again(count)
         lost += host.lost
+        labels.append(host.labels)
         refill.add(_groups(host, responses, budget))
     prompts, placed, kept = refill.batch()
     q, g, s = responses.tokens.shape
@@ -129,7 +131,15 @@ def informative_groups(
         "dapo/questions_sampled": float(refill.seen),
         "dapo/informative": refill.informative / max(refill.seen, 1),
     }
-    informative = HostGroups(prompts, placed, terms, mask.sum(axis=(1, 2)), lost, facts=facts)
+    informative = HostGroups(
+        prompts,
+        placed,
+        terms,
+        mask.sum(axis=(1, 2)),
+        lost,
+        domains.add_labels(labels),
+        facts=facts,
+    )
     return informative, (tokens, mask, logprobs)
 
 

@@ -21,7 +21,7 @@ from qoq_jax.rl.batches import GroupBatch, UpdateBatch, update_batch
 from qoq_jax.sampling.rollout import Rollout, make_scorer
 from qoq_jax.sampling.sampler import make_sampler
 from qoq_jax.sampling.schedule import Settings
-from qoq_jax.train import minibatches, policy, refill
+from qoq_jax.train import domains, minibatches, policy, refill
 from qoq_jax.train.groups import HostGroups, ResponseScorer
 from qoq_jax.train.log import Clock
 from qoq_jax.train.loop import Row, StepResult
@@ -109,6 +109,7 @@ class RlStep:
         # --------------------------------------------------------------------------------- log
         # Numbers of the device stay there until a row is logged.
         metrics = metrics | self._diagnostics(estimate, kl, state)
+        metrics[domains.SUMS] = domains.domain_sums(groups, estimate.advantages)
         facts = self._facts(host) | clock.seconds()
         return StepResult(state, metrics, facts, [sample.meta.id for sample in host.samples])
 
@@ -177,7 +178,7 @@ class RlStep:
         adaptive = {} if coefficient is None else {"kl_coefficient": coefficient}
         return {"kl_answer": kl} | adaptive | found
 
-    def _facts(self, host: HostGroups) -> dict[str, float]:
+    def _facts(self, host: HostGroups) -> dict[str, Any]:
         """What of the rollout is logged, on the host."""
         rl, tokens, valid = self._plan.rl, int(host.tokens.sum()), len(host.samples)
         lost = {"reward/lost": float(host.lost)} if rl.reward_workers else {}
@@ -188,6 +189,7 @@ class RlStep:
                 "response_length": float(tokens / max(valid * rl.rollouts, 1)),
                 "tokens": float(tokens),
                 "samples": valid,
+                domains.LABELS: host.labels,
             }
         )
 
@@ -247,9 +249,9 @@ class GroupSampler:
         responses = self._sample(weights, prompts, key, self._banned)
         tokens, mask = hosts.gather((responses.tokens, responses.mask))
         clock.mark("rollout")
-        terms, lost = self._scorer.sampled(samples, tokens, mask)
+        terms, lost, labels = self._scorer.sampled(samples, tokens, mask)
         clock.mark("reward")
-        host = HostGroups(host_prompts, samples, terms, mask.sum(axis=(1, 2)), lost)
+        host = HostGroups(host_prompts, samples, terms, mask.sum(axis=(1, 2)), lost, labels)
         return host, prompts, responses
 
 

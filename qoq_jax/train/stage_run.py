@@ -17,7 +17,7 @@ from qoq_jax.data import pipeline
 from qoq_jax.models import critic, spec, vlm
 from qoq_jax.models import lora as lora_lib
 from qoq_jax.parallel import offload
-from qoq_jax.train import hooks
+from qoq_jax.train import domains, hooks
 from qoq_jax.train import loop as loop_lib
 from qoq_jax.train.checkpoint import Checkpointer
 from qoq_jax.train.log import open_writer
@@ -253,8 +253,13 @@ class StageRun:
 
 
 def summarise(steps: list[Row], seconds: float) -> Row:
-    """The log row of some steps: means, and counts as rates."""
-    row = hooks.mean_of_steps(steps, MAXIMA)
+    """The log row of some steps: means, counts as rates, and what was counted per domain."""
+    by_domain = domains.row(steps)
+    numbers = [
+        {name: x for name, x in step.items() if name not in (domains.SUMS, domains.LABELS)}
+        for step in steps
+    ]
+    row = hooks.mean_of_steps(numbers, MAXIMA) | by_domain
     row["tokens_per_second"] = sum(step["tokens"] for step in steps) / seconds
     row["seconds/step"] = seconds / len(steps)
     return row

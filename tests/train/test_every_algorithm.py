@@ -139,9 +139,8 @@ def train(tiny, workdir, name="rl", cfg=None, **rl):
 def test_every_algorithm_trains_nano_for_20_steps(tiny, tmp_path, algorithm):
     _, weights, rows = train(tiny, tmp_path, algorithm=algorithm)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert all(
-        np.isfinite(value) for row in rows for value in row.values() if not isinstance(value, str)
-    )
+    numbers = [value for row in rows for value in row.values() if isinstance(value, (int, float))]
+    assert np.isfinite(numbers).all()
     assert all(row["update_finite"] == 1 and row["recompiles"] == 0 for row in rows)
     wanted = DIAGNOSTICS if algorithm == "sft" else RL_DIAGNOSTICS | OWN.get(algorithm, set())
     assert wanted <= rows[-1].keys(), wanted - rows[-1].keys()
@@ -268,11 +267,9 @@ def test_a_step_whose_answers_all_miss_the_deadline_stops_the_run():
     pool = types.SimpleNamespace(
         score=lambda texts, metas: ([workers.LOST] * len(texts), len(texts))
     )
-    tokenizer = types.SimpleNamespace(decode=lambda tokens: "")
     sample = types.SimpleNamespace(row=0, meta=types.SimpleNamespace(domain="ct"))
-    tokens, mask = np.zeros((4, 3, 6), np.int32), np.ones((4, 3, 6))
     with pytest.raises(QoqError, match="none of 3 responses got its reward within 2 s"):
-        groups_lib.reward_terms(tokenizer, pool, [sample], tokens, mask, 2.0)
+        groups_lib.reward_terms(pool, [sample], ["", "", ""], 2.0)
 
 
 @pytest.mark.slow
