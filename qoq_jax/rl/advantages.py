@@ -50,6 +50,58 @@ def dr_grpo(rewards: Array) -> Array:
     return _centred(rewards)
 
 
+def f_grpo(rewards: Array, *, gamma: float = 1.0, eps: float = 1e-6) -> Array:
+    """GRPO with focal weights: Aᵢ = (1 - mean(r))^γ (rᵢ - mean(r)) / (std(r) + eps).
+
+    F-GRPO (arXiv 2602.06717), section 4: a group that succeeds often moves the policy less, so that
+    what is known already does not push out rare right responses. Its success rate of 0/1 rewards is
+    here the mean reward, cut to [0, 1].
+
+    Args:
+      rewards: [Q, G] with G >= 2, in [0, 1].
+      gamma: γ; 0 is GRPO.
+      eps: as in `grpo`.
+
+    Returns:
+      [Q, G] float32.
+    """
+    success = jnp.clip(rewards.astype(jnp.float32).mean(axis=1, keepdims=True), 0.0, 1.0)
+    return (1.0 - success) ** gamma * grpo(rewards, eps=eps)
+
+
+def disco(
+    rewards: Array, domain_ids: Array, valid: Array, *, num_domains: int, eps: float = 1e-5
+) -> Array:
+    """Rewards scaled by domain and difficulty, less the mean of their group.
+
+        w[q]   = log(1 + 1 / p_g) / (mean r[q] + eps)
+        A[q,i] = w[q] (r[q,i] - mean r[q])
+
+    with p_g the share of the question's domain among all questions. DISCO (arXiv 2505.15074),
+    section 3, with its logarithmic domain weight. As in its released code there is no division by
+    std, which would cancel w. Its p is of the training set; here it is of the batch, which is drawn
+    from it.
+
+    Args:
+      rewards: [Q, G] with G >= 2, none negative.
+      domain_ids: int [Q], 0 .. num_domains - 1.
+      valid: bool [Q]; False: advantage 0, and no part in p.
+      num_domains: N.
+      eps: added to the mean reward.
+
+    Returns:
+      [Q, G] float32.
+    """
+    _check_rank("disco", rewards=(rewards, 2), domain_ids=(domain_ids, 1), valid=(valid, 1))
+    member = (domain_ids[:, None] == jnp.arange(num_domains)[None]) & valid[:, None]
+    count = member.astype(jnp.float32).sum(axis=0)
+    inverse = count.sum() / jnp.maximum(count, 1.0)
+    rarity = jnp.log1p(inverse).at[domain_ids].get(mode="fill", fill_value=0.0)
+    success = rewards.astype(jnp.float32).mean(axis=1)
+    weight = jnp.where(valid, rarity / (jnp.maximum(success, 0.0) + eps), 0.0)
+    return weight[:, None] * _centred(rewards)
+
+
 def rloo(rewards: Array) -> Array:
     """Leave-one-out baseline: Aᵢ = rᵢ - (1/(G-1)) Σⱼ≠ᵢ rⱼ = (G/(G-1)) (rᵢ - mean(r)).
 

@@ -22,7 +22,7 @@ from flax import struct
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.rl import advantages as estimators
-from qoq_jax.rl import drpo
+from qoq_jax.rl import drpo, drpo_bounded
 from qoq_jax.rl.batches import GroupBatch
 from qoq_jax.rl.config import RlConfig
 
@@ -128,10 +128,19 @@ def ppo(o: GroupBatch, rl: RlConfig) -> Estimate:
 
 @finite_rewards
 def domain_relative(o: GroupBatch, rl: RlConfig) -> Estimate:
-    scores, history, facts = drpo.advantages(
+    estimator = drpo_bounded if rl.drpo.variant == "bounded" else drpo
+    scores, history, facts = estimator.advantages(
         answer_rewards(o), o.domains, kl=o.kl, history=o.history, cfg=rl.drpo, valid=o.valid
     )
     return Estimate(scores, None, history, facts)
+
+
+@finite_rewards
+def disco(o: GroupBatch, rl: RlConfig) -> Estimate:
+    scores = estimators.disco(
+        answer_rewards(o), o.domains, o.valid, num_domains=rl.drpo.num_domains
+    )
+    return Estimate(scores, None, o.history, {})
 
 
 # ---------------------------------------------------------------------------------------- the table
@@ -188,6 +197,11 @@ ALGORITHMS = {
     # arXiv 2503.20783
     "dr_grpo": Algorithm(
         group(estimators.dr_grpo), mean="constant", clip_high=0.2, clip_dual=math.inf
+    ),
+    "f_grpo": Algorithm(group(estimators.f_grpo)),  # arXiv 2602.06717
+    # arXiv 2505.15074, on the loss of Dr. GRPO as its released code
+    "disco": Algorithm(
+        disco, mean="constant", clip_high=0.2, clip_dual=math.inf, divides_by_rewards=True
     ),
     # arXiv 2503.14476
     "dapo": Algorithm(

@@ -21,6 +21,8 @@ Algorithm = Literal[
     "reinforce_pp",
     "ppo",
     "dr_grpo",
+    "f_grpo",
+    "disco",
     "dapo",
     "gspo",
 ]
@@ -68,6 +70,9 @@ class RlConfig:
     kl_target: NotNegative[float] = 0.0
     # responses in which an adaptive coefficient changes by at most 20 %
     kl_horizon: Positive[int] = 10000
+    # of the policy's entropy, per token, in the loss: keeps exploration up (arXiv 1602.01783,
+    # section 4)
+    entropy_coefficient: NotNegative[float] = 0.0
     clip_low: float = 0.0  # clip range of the ratio and dual clip; 0 = the algorithm's own
     clip_high: float = 0.0
     clip_dual: float = 0.0

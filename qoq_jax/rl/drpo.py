@@ -55,9 +55,10 @@ class DRPOConfig:
       quantile: p, the share of products below the damping threshold.
       history_size: H, past questions per domain that take part in clusters and counts; 0 =
         statistics of the batch.
-      variant: "released" is what the released code computes: unsorted reward vectors,
-        cluster-balanced domain mean, no floor on the cluster temperature, no damping; it also keeps
-        all past questions (a long history).
+      bound: b of "bounded", the largest weight of a question and, inverted, the smallest.
+      variant: "paper"; "bounded" is our own (drpo_bounded.py); "released" is what the released code
+        computes: unsorted reward vectors, cluster-balanced domain mean, no floor on the cluster
+        temperature, no damping; it also keeps all past questions (a long history).
       cluster_balanced_mean: the mean reward of a domain weighs cluster means by 1 / cluster size
         (always so in "released"); False = plain mean over questions.
     """
@@ -70,12 +71,17 @@ class DRPOConfig:
     damping_symmetric: bool = False
     quantile: float = 0.75
     history_size: int = 0
-    variant: Literal["paper", "released"] = "paper"
+    variant: Literal["paper", "released", "bounded"] = "paper"
     cluster_balanced_mean: bool = False
+    bound: float = 4.0
 
     def __post_init__(self):
-        if self.variant not in ("paper", "released"):
-            raise ConfigError(f"drpo variant {self.variant!r}", hint="use 'paper' or 'released'")
+        if self.variant not in ("paper", "released", "bounded"):
+            raise ConfigError(
+                f"drpo variant {self.variant!r}", hint="use 'paper', 'released' or 'bounded'"
+            )
+        if not self.bound > 1:
+            raise ConfigError(f"drpo bound={self.bound}", hint="use a number above 1")
         if self.num_domains < 1 or self.k_max < 1 or self.history_size < 0:
             raise ConfigError(
                 f"drpo num_domains={self.num_domains} k_max={self.k_max} "
@@ -153,20 +159,13 @@ def advantages(
       domain_clusters [N] (history included), zero_variance_groups [], ignored_questions [],
       damping_threshold [] and damping_mean [] (mean t / (t + z)).
     """
-    _check(rewards, domain_ids, kl, valid)
-    valid = jnp.ones(domain_ids.shape, bool) if valid is None else valid.astype(bool)
-    valid &= (domain_ids >= 0) & (domain_ids < cfg.num_domains)
-    valid &= jnp.isfinite(rewards).all(axis=1)
-    rewards = jnp.where(
-        valid[:, None], jnp.clip(rewards.astype(jnp.float32), -LARGEST, LARGEST), 0.0
-    )
+    valid, rewards, domains = checked(rewards, domain_ids, kl, valid, cfg)
     vectors = rewards if cfg.variant == "released" else jnp.sort(rewards, axis=1)
-    domains = jnp.where(valid, domain_ids, cfg.num_domains)
 
     scores = advantages_lib.grpo(rewards, eps=cfg.eps)
     if cfg.history_size and history is None:
         history = init_history(cfg, rewards.shape[1])
-    points, point_domains = _with_history(vectors, domains, history, cfg)
+    points, point_domains = with_history(vectors, domains, history, cfg)
     temperature, diagnostics = _temperatures(points, point_domains, len(domains), cfg)
     scores = scores / temperature[:, None]
 
@@ -186,7 +185,7 @@ def advantages(
         damping_threshold=threshold,
         damping_mean=damping.sum() / jnp.maximum(valid.sum() * rewards.shape[1], 1),
     )
-    return result, _push(history, vectors, domains, cfg), diagnostics
+    return result, push(history, vectors, domains, cfg), diagnostics
 
 
 def _damping(scores: Array, kl: Array, signal: Array, quantile: float) -> tuple[Array, Array]:
@@ -196,11 +195,25 @@ def _damping(scores: Array, kl: Array, signal: Array, quantile: float) -> tuple[
     """
     products = scores * jnp.clip(kl.astype(jnp.float32), -LARGEST, LARGEST)
     excess = jnp.where(signal, jnp.maximum(products, 0.0), 0.0)
-    threshold = _masked_quantile(products, signal, quantile)
+    threshold = masked_quantile(products, signal, quantile)
     # A reward equal to its group's mean has a score of 0 up to rounding; such a product must not
     # become the threshold.
     threshold = jnp.where(threshold > 1e-5 * excess.max(), threshold, 0.0)
     return jnp.where(threshold > 0, threshold / (threshold + excess), 1.0), threshold
+
+
+def checked(
+    rewards: Array, domain_ids: Array, kl: Array | None, valid: Array | None, cfg: DRPOConfig
+) -> tuple[Array, Array, Array]:
+    """(valid bool [Q], rewards float32 [Q, G] with 0 where not valid, domain ids with N there)."""
+    _check(rewards, domain_ids, kl, valid)
+    valid = jnp.ones(domain_ids.shape, bool) if valid is None else valid.astype(bool)
+    valid &= (domain_ids >= 0) & (domain_ids < cfg.num_domains)
+    valid &= jnp.isfinite(rewards).all(axis=1)
+    rewards = jnp.where(
+        valid[:, None], jnp.clip(rewards.astype(jnp.float32), -LARGEST, LARGEST), 0.0
+    )
+    return valid, rewards, jnp.where(valid, domain_ids, cfg.num_domains)
 
 
 def _check(rewards: Array, domain_ids: Array, kl: Array | None, valid: Array | None) -> None:
@@ -228,8 +241,8 @@ def _temperatures(
     means = points.mean(axis=1)
     # one cell a (domain, cluster); absent points fall past the end
     cells = domains * cfg.k_max + clusters
-    count, mean = _group_means(means, cells, cfg.num_domains * cfg.k_max)
-    domain_count, domain_mean = _group_means(means, domains, cfg.num_domains)
+    count, mean = group_means(means, cells, cfg.num_domains * cfg.k_max)
+    domain_count, domain_mean = group_means(means, domains, cfg.num_domains)
     if cfg.cluster_balanced_mean or cfg.variant == "released":
         weights = jnp.where(count > 0, 1.0 / jnp.maximum(count, 1), 0.0).reshape(
             cfg.num_domains, cfg.k_max
@@ -255,7 +268,7 @@ def _temperatures(
     )
 
 
-def _group_means(values: Array, groups: Array, size: int) -> tuple[Array, Array]:
+def group_means(values: Array, groups: Array, size: int) -> tuple[Array, Array]:
     """Number and mean of the values of each group 0 .. size - 1, both float32 [size]; others are
     dropped.
     """
@@ -276,7 +289,7 @@ def _masked_std(x: Array, mask: Array) -> Array:
     return jnp.sqrt(jnp.where(mask, jnp.square(x - mean), 0.0).sum() / jnp.maximum(count - 1, 1))
 
 
-def _masked_quantile(x: Array, mask: Array, p: float) -> Array:
+def masked_quantile(x: Array, mask: Array, p: float) -> Array:
     """p-quantile, linear between order statistics, of x [Q, G] where mask [Q, 1] is True; 0 for
     none.
     """
@@ -292,7 +305,7 @@ def _masked_quantile(x: Array, mask: Array, p: float) -> Array:
 # History
 
 
-def _with_history(
+def with_history(
     vectors: Array, domains: Array, history: DomainHistory | None, cfg: DRPOConfig
 ) -> tuple[Array, Array]:
     """This batch's points [P, G] first, then the remembered ones; empty slots have domain N."""
@@ -304,7 +317,7 @@ def _with_history(
     return points, jnp.concatenate([domains, remembered.reshape(-1).astype(domains.dtype)])
 
 
-def _push(
+def push(
     history: DomainHistory | None, vectors: Array, domains: Array, cfg: DRPOConfig
 ) -> DomainHistory | None:
     """The history after this batch; of more than H questions of a domain, the last H stay."""

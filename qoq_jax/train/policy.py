@@ -122,6 +122,9 @@ def policy_loss(
     if rl.kl_in == "loss":
         estimate = losses.kl(new, batch.ref_logprobs, rl.kl_estimator) * batch.mask
         loss += kl_coefficient * (estimate if factors is None else estimate * factors).sum()
+    if rl.entropy_coefficient:
+        bonus = entropy if factors is None else entropy * factors
+        loss -= rl.entropy_coefficient * bonus.sum()
     loss /= divisors["loss"]
 
     tokens = divisors["tokens"]

@@ -120,3 +120,28 @@ def test_wrong_ranks_and_single_rollouts_are_named():
         advantages.rloo(jnp.zeros((4, 1)))
     with pytest.raises(ValueError, match="greedy_rewards must have rank 1"):
         advantages.remax(jnp.zeros((4, 2)), jnp.zeros((4, 2)))
+
+
+def test_f_grpo_weighs_a_group_by_what_it_gets_wrong():
+    rewards = np.array([[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]], np.float32)
+    plain, focal = advantages.grpo(rewards), advantages.f_grpo(rewards, gamma=2.0)
+    np.testing.assert_allclose(focal, plain * np.array([[0.75], [0.25], [0]]) ** 2, rtol=1e-6)
+
+
+def test_disco_matches_the_formula_by_hand():
+    rewards = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0], [9, 0, 0, 0]])
+    valid = np.array([True, True, True, True, False])
+    found = advantages.disco(
+        rewards.astype(np.float32), np.array([0, 0, 0, 1, 1]), valid, num_domains=3
+    )
+    common = np.log1p(4 / 3)
+    np.testing.assert_allclose(found[0], common / 0.25 * (rewards[0] - 0.25), rtol=1e-4)
+    np.testing.assert_allclose(found[2], common / 0.75 * (rewards[2] - 0.75), rtol=1e-4)
+    assert not np.asarray(found[3:]).any()
+
+
+def test_disco_weighs_a_rare_domain_more():
+    rewards = np.tile(np.array([[1, 0, 1, 0]], np.float32), (5, 1))
+    domains, valid = np.array([0, 0, 0, 0, 1]), np.ones(5, bool)
+    found = np.asarray(advantages.disco(rewards, domains, valid, num_domains=2))
+    assert found[4, 0] / found[0, 0] == pytest.approx(np.log1p(5) / np.log1p(5 / 4), rel=1e-5)

@@ -62,6 +62,10 @@ def expected(name, o, rl):
     mean, std = net.mean(1, keepdims=True), net.std(1, ddof=1, keepdims=True)
     if name in ("grpo", "dapo", "gspo"):
         return (net - mean) / (std + 1e-6), None
+    if name == "f_grpo":
+        return (1 - mean.clip(0, 1)) * (net - mean) / (std + 1e-6), None
+    if name == "disco":  # two domains of two questions each
+        return np.log1p(2) / (mean.clip(0) + 1e-5) * (net - mean), None
     if name == "rloo":
         return np.stack([net[:, i] - np.delete(net, i, 1).mean(1) for i in range(G)], 1), None
     if name == "dr_grpo":
