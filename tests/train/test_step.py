@@ -59,7 +59,7 @@ def run_sft(mesh, accumulate=1, count=5):
 
 
 def run_rl(mesh, rl=RL, updates=2, deal=False):
-    """A DRPO update on a fixed set of rollouts: scores, advantages, two policy sft."""
+    """A DRPO update on a fixed set of rollouts: scores, advantages, two policy steps."""
     cfg = tiny_model()
     rng = np.random.default_rng(0)
     tokens = rng.integers(1, 900, (ROWS, G, S)).astype(np.int32)
@@ -286,3 +286,12 @@ def test_schedules():
     assert float(linear(55)) == pytest.approx(0.55) and float(linear(100)) == pytest.approx(0.1)
     assert float(constant(0)) == pytest.approx(0.1) and float(constant(50)) == 1.0
     assert float(cosine(100)) == pytest.approx(0.1)
+
+
+@pytest.mark.slow
+def test_the_entropy_bonus_is_taken_from_the_loss(one_device):
+    plain, _, _ = one_device["rl"]
+    with_bonus, _, _ = run_rl(meshes()["one"], dataclasses.replace(RL, entropy_coefficient=0.5), 1)
+    # of a random model with V equally likely tokens
+    entropy = (plain[0] - with_bonus[0]) / 0.5
+    assert entropy == pytest.approx(np.log(tiny_model().decoder.vocab_size), rel=0.2)
