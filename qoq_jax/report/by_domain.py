@@ -101,12 +101,15 @@ def _total(parts: Sequence[dict[str, int]]) -> dict[str, int]:
 
 def label_areas(columns: Sequence[Column]) -> str:
     """Shares of the sampled labels over steps as stacked areas, the gold ones in a column beside
-    them, the names at the right; the labels beyond the eight most frequent are grey.
+    them, the names at the right; those beyond the eight most frequent, and what is no label, are
+    grey.
     """
     width, height, left, top, bottom, end, bar = 440, 125, 4, 28, 26, 268, 12
     both = _total([part for _, sampled, gold in columns for part in (sampled, gold)])
-    names = sorted(both, key=both.get, reverse=True)
-    colours = dict(zip(names, PALETTE, strict=False))
+    # "(no answer)" and "(others)" last, in grey
+    names = sorted(both, key=lambda name: (name.startswith("("), -both[name]))
+    answers = [name for name in names if not name.startswith("(")]
+    colours = dict(zip(answers, PALETTE, strict=False))
     if len(columns) == 1:
         columns = [(columns[0][0] - 1, *columns[0][1:]), columns[0]]
     steps = np.array([step for step, *_ in columns])
@@ -125,7 +128,7 @@ def label_areas(columns: Sequence[Column]) -> str:
         body.append(charts.rect(end - bar, top + gold[number] * scale, bar, size, colour))
     for x, step, anchor in ((xs[0], steps[0], "start"), (xs[-1], steps[-1], "end")):
         body.append(charts.text(x, height - 10, charts.tick(step), 11, charts.MUTED, anchor))
-    body.append(charts.text(end - bar / 2, height - 10, "gold", 11, charts.MUTED, "middle"))
+    body.append(charts.text(end, top - 5, "gold", 11, charts.MUTED, "end"))
     for number, (label, colour) in enumerate(colours.items()):
         y, short = top + 2 + number * 11.5, label if len(label) <= 24 else label[:23] + "…"
         body += [
