@@ -82,7 +82,7 @@ def line(
 
 
 def number(value: float) -> str:
-    """A value at a glance, two or three digits: 0.0043, 0.52, 14.2, 1.24k."""
+    """A value at a glance, two or three digits: 2.1e-5, 0.0043, 0.52, 14.2, 1.24k."""
     size = abs(value)
     if not math.isfinite(value):
         return "n/a"
@@ -90,6 +90,8 @@ def number(value: float) -> str:
         return f"{value / 1000:.3g}k"
     if size >= 0.1:
         return f"{value:.2f}" if size < 10 else f"{value:.3g}"
+    if 0 < size < 1e-3:
+        return f"{value:.1e}".replace("e-0", "e-")
     return f"{value:.2g}"
 
 
@@ -144,7 +146,7 @@ def line_chart(
     small = width < 300
     # room for the longest name and its value
     names = max(104, 44 + 7 * max(len(s.name) for s, *_ in shown))
-    left, right, top, bottom = (30, 42, 28, 26) if small else (44, names if named else 52, 34, 30)
+    left, right, top, bottom = (30, 48, 28, 26) if small else (44, names if named else 52, 34, 30)
     x0, x1 = min(x.min() for _, x, _ in shown), max(x.max() for _, x, _ in shown)
     x1 = x1 if x1 > x0 else x0 + 1
     low, high = y_range or _padded(np.concatenate([y for _, _, y in shown]))

@@ -4,8 +4,8 @@ directory.
   metrics.jsonl        one object per line: "step", "stage" ("sft" or "rl"), and numbers: "loss",
                        "reward/total", "reward/accuracy", "reward/iou", "reward/format",
                        "reward/domain/<domain>", "kl", "entropy", "tokens_per_second",
-                       "seconds/<phase>" and more (sections.py); "labels", counts per domain
-                       (by_domain.py)
+                       "seconds/<phase>" and more (sections.py); "domain/<domain>/entropy",
+                       ... and "labels", counts per domain (by_domain.py)
   eval/sft.json        {"records": [...]} of the evaluation before RL; records are those of
                        metrics.py
   eval/rl.json         the same after RL
@@ -56,7 +56,7 @@ def render(run: Run) -> str:
     parts = {
         "results": ("Results by domain", sections.domains(run)),
         "curves": ("How training went", sections.curves(run)),
-        "training": ("Each domain in training", by_domain.over_training(run)),
+        "training": ("By domain over training", by_domain.over_training(run)),
         "iou": ("Where it looked", sections.localisation(run)),
         "confusion": ("What it mixes up", sections.confusion(run)),
         "real": ("Real samples", sections.real(run)),

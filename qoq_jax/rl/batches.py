@@ -62,6 +62,7 @@ class UpdateBatch:
       prompts, tokens, mask, sampler_logprobs, old_logprobs, ref_logprobs, values: of `GroupBatch`.
       advantages: float32 [Q, G], or [Q, G, S] for one number per token.
       returns: float32 [Q, G, S], the critic's targets, or None.
+      domains: of `GroupBatch`, for the log; or None.
     """
 
     prompts: dict[str, Array] | None
@@ -73,6 +74,7 @@ class UpdateBatch:
     advantages: Array
     values: Array | None = None
     returns: Array | None = None
+    domains: Array | None = None
 
 
 def update_batch(groups: GroupBatch, advantages: Array, returns: Array | None) -> UpdateBatch:
@@ -87,4 +89,5 @@ def update_batch(groups: GroupBatch, advantages: Array, returns: Array | None) -
         advantages=advantages,
         values=groups.values,
         returns=returns,
+        domains=groups.domains,
     )

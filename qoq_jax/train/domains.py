@@ -9,6 +9,7 @@ Letters: Q groups, G responses of a group, S response positions, N domains.
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,56 +23,102 @@ from qoq_jax.data.rows import DOMAINS
 from qoq_jax.rl import losses
 from qoq_jax.rl.batches import GroupBatch
 
-SUMS, LABELS = "domain_sums", "labels"  # names in the metrics and facts of a step, and of a row
+# Names in the metrics and facts of a step; not averaged as numbers are, but joined by `row`.
+SUMS, ENTROPY, LABELS = "domain_sums", "domain_entropy", "labels"
+JOINED = (SUMS, ENTROPY, LABELS)
 MOST_LABELS = 12  # of a domain that a row names; the others are counted together
 OTHERS, NONE = "(others)", "(no answer)"
 
-# domain -> {"sampled", "gold"} -> label -> number of responses
-Labels = dict[str, dict[str, collections.Counter[str]]]
+
+@dataclasses.dataclass
+class LabelCounts:
+    """Labels of some responses of one domain.
+
+    Attributes:
+      responses: their number.
+      sampled: label -> how many of them name it. NONE: those without a readable answer; OTHERS:
+        those that name something beside their row's vocabulary.
+      gold: label -> how many of them have it as a gold label.
+    """
+
+    responses: int = 0
+    sampled: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    gold: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+    def add(self, other: LabelCounts) -> None:
+        self.responses += other.responses
+        self.sampled.update(other.sampled)
+        self.gold.update(other.gold)
+
+    def top(self) -> float:
+        """Share of the responses that name the most frequent label, or have no answer."""
+        named = (count for label, count in self.sampled.items() if label != OTHERS)
+        return max(named, default=0) / max(self.responses, 1)
+
+
+Labels = dict[str, LabelCounts]  # by domain
+
+
+# ---------------------------------------------------------------------------------- on the device
 
 
 @jax.jit
 def domain_sums(groups: GroupBatch, advantages: jax.Array) -> jax.Array:
-    """Sums over the responses of each domain, float32 [5, N].
+    """Sums over the responses of each domain, float32 [3, N].
 
-    Rows: responses; response tokens; -log π of the sampled tokens under the sampler, whose mean per
-    token estimates the entropy (of what is left after top-p); KL to the reference (low-variance
-    estimator); |advantage| over tokens.
+    Rows: responses; KL to the reference (low-variance estimator, at sampling); |advantage| over
+    tokens.
 
     Args:
       groups: with the log-probabilities of sampler and reference.
       advantages: [Q, G] or [Q, G, S].
     """
-    count, mask = len(DOMAINS), groups.mask * groups.valid[:, None, None]
+    mask = groups.mask * groups.valid[:, None, None]
     spread = jnp.abs(advantages if advantages.ndim == 3 else advantages[..., None])
     kl = losses.kl(groups.sampler_logprobs, groups.ref_logprobs, "low_var")
-    per_group = jnp.stack(
-        [
-            groups.valid.astype(jnp.float32) * mask.shape[1],
-            mask.sum(axis=(1, 2)),
-            -(jnp.where(mask > 0, groups.sampler_logprobs, 0.0)).sum(axis=(1, 2)),
-            jnp.where(mask > 0, kl, 0.0).sum(axis=(1, 2)),
-            (spread * mask).sum(axis=(1, 2)),
-        ]
-    )
+    per_group = [
+        groups.valid.astype(jnp.float32) * mask.shape[1],
+        jnp.where(mask > 0, kl, 0.0).sum(axis=(1, 2)),
+        (spread * mask).sum(axis=(1, 2)),
+    ]
+    return _by_domain(per_group, groups.domains)
+
+
+def entropy_sums(entropy: jax.Array, mask: jax.Array, domains: jax.Array) -> jax.Array:
+    """Sums over the responses of each domain in an update, float32 [2, N]: entropy of the policy,
+    response tokens.
+
+    Args:
+      entropy: [Q, G, S] of the whole next-token distribution, nats, 0 where masked.
+      mask: [Q, G, S], 0 in rows without a prompt.
+      domains: int [Q].
+    """
+    per_group = [jax.lax.stop_gradient(entropy).sum(axis=(1, 2)), mask.sum(axis=(1, 2))]
+    return _by_domain(per_group, domains)
+
+
+def _by_domain(per_group: Sequence[jax.Array], domains: jax.Array) -> jax.Array:
+    """[Q] each -> [rows, N]."""
+    member = (domains[:, None] == jnp.arange(len(DOMAINS))[None]).astype(jnp.float32)
     # A product, not a scatter-add, which is not deterministic on GPUs.
-    member = (groups.domains[:, None] == jnp.arange(count)[None]).astype(jnp.float32)
-    return jnp.matmul(per_group, member, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(jnp.stack(per_group), member, precision=jax.lax.Precision.HIGHEST)
+
+
+# ------------------------------------------------------------------------------------ on the host
 
 
 def count_labels(texts: Sequence[str], metas: Sequence[SampleMeta]) -> Labels:
     """The labels that responses name, and those that their prompts have, per domain."""
     found: Labels = {}
     for text, meta in zip(texts, metas, strict=True):
-        of_domain = found.setdefault(
-            meta.domain, {"sampled": collections.Counter(), "gold": collections.Counter()}
-        )
         known = set(meta.vocabulary)
-        labels = boxed_labels(last_boxed(text), meta.vocabulary) or (NONE,)
-        of_domain["sampled"].update(
-            label if not known or label in known or label == NONE else OTHERS for label in labels
-        )
-        of_domain["gold"].update(meta.labels)
+        named = boxed_labels(last_boxed(text), meta.vocabulary)
+        # A dict, not a set: ties keep their order from run to run.
+        labels = dict.fromkeys(x if not known or x in known else OTHERS for x in named) or (NONE,)
+        of_domain = found.setdefault(meta.domain, LabelCounts())
+        of_domain.responses += 1
+        of_domain.sampled.update(list(labels))
+        of_domain.gold.update(meta.labels)
     return found
 
 
@@ -79,42 +126,48 @@ def add_labels(parts: Iterable[Labels]) -> Labels:
     """The sum of several counts."""
     total: Labels = {}
     for part in parts:
-        for domain, sides in part.items():
-            of_domain = total.setdefault(
-                domain, {"sampled": collections.Counter(), "gold": collections.Counter()}
-            )
-            for side, counts in sides.items():
-                of_domain[side].update(counts)
+        for domain, counts in part.items():
+            total.setdefault(domain, LabelCounts()).add(counts)
     return total
 
 
 def row(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a log row says of some steps: for each domain that occurs in them
+    """What a log row says of some steps: for each domain that was sampled in them
 
-        domain/NAME/entropy          nats per response token
+        domain/NAME/entropy          of the policy in the update, nats per response token
         domain/NAME/kl               to the reference, nats per response
         domain/NAME/advantage_share  of the sum of |advantage| over all response tokens
-        domain/NAME/top_label        share of its most frequent label among all that it named
+        domain/NAME/top_label        share of its responses that name its most frequent label
 
-    and "labels": {NAME: {"sampled": {label: responses}, "gold": {...}}}, the most frequent first.
-    Sums over the steps are divided once, so that a step counts by its responses.
+    and "labels": {NAME: {"responses": n, "sampled": {label: responses}, "gold": {...}}}, the most
+    frequent first; {} for steps of other stages. Sums over the steps are divided once, so that a
+    step counts by its responses.
+    Of a domain whose groups DAPO has left out, all of them, the policy learns nothing: it has no
+    entropy and no KL, and an advantage share of 0.
     """
-    sums = [step[SUMS] for step in steps if SUMS in step]
-    if not sums:
+    if not all(name in step for step in steps for name in JOINED):
         return {}
-    responses, tokens, surprise, kl, spread = np.sum(np.asarray(sums, np.float64), axis=0)
-    labels = add_labels(step[LABELS] for step in steps if LABELS in step)
+    responses, kl, spread = np.sum([np.asarray(step[SUMS], np.float64) for step in steps], axis=0)
+    entropy, tokens = np.sum([np.asarray(step[ENTROPY], np.float64) for step in steps], axis=0)
+    labels = add_labels(step[LABELS] for step in steps)
     out: dict[str, Any] = {}
-    for number in np.flatnonzero(responses):
-        name = DOMAINS[number]
-        out[f"domain/{name}/entropy"] = float(surprise[number] / max(tokens[number], 1.0))
-        out[f"domain/{name}/kl"] = float(kl[number] / responses[number])
+    for number, name in enumerate(DOMAINS):
+        if not responses[number] and name not in labels:
+            continue
+        if tokens[number]:
+            out[f"domain/{name}/entropy"] = float(entropy[number] / tokens[number])
+        if responses[number]:
+            out[f"domain/{name}/kl"] = float(kl[number] / responses[number])
         out[f"domain/{name}/advantage_share"] = float(spread[number] / max(spread.sum(), 1e-9))
-        if sampled := labels.get(name, {}).get("sampled"):
-            out[f"domain/{name}/top_label"] = max(sampled.values()) / sampled.total()
+        if name in labels:
+            out[f"domain/{name}/top_label"] = labels[name].top()
     out[LABELS] = {
-        name: {side: _most_frequent(counts) for side, counts in sides.items()}
-        for name, sides in sorted(labels.items())
+        name: {
+            "responses": counts.responses,
+            "sampled": _most_frequent(counts.sampled),
+            "gold": _most_frequent(counts.gold),
+        }
+        for name, counts in sorted(labels.items())
     }
     return out
 

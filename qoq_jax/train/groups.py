@@ -35,7 +35,8 @@ class HostGroups:
         is what advantages see.
       tokens: float [Q], response tokens of each group.
       lost: responses whose reward missed its deadline.
-      labels: how often each label was named and is right, per domain; of all responses sampled.
+      labels: how often each label was named and is right, per domain; of all responses sampled,
+        those of groups that DAPO leaves out too.
       greedy: float32 [N], reward of the greedy response to each prompt, or None.
       facts: more for the log.
     """

@@ -20,6 +20,7 @@ from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.rl import algorithms, losses
 from qoq_jax.rl.batches import GroupBatch, UpdateBatch
 from qoq_jax.sampling import rollout
+from qoq_jax.train import domains
 from qoq_jax.train.config import RlConfig
 from qoq_jax.train.optim import stop_frozen_gradients
 from qoq_jax.train.plan import Plan
@@ -136,6 +137,8 @@ def policy_loss(
         "kl": (losses.kl(new, batch.ref_logprobs, "low_var") * batch.mask).sum() / tokens,
         "logprob_difference_mean": difference.sum() / tokens,
     }
+    if batch.domains is not None:
+        sums[domains.ENTROPY] = domains.entropy_sums(entropy, batch.mask, batch.domains)
     if algorithm.critic:
         error, clipped = _critic_loss(params["critic"], rl, hidden, batch)
         loss += error / tokens

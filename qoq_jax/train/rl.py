@@ -257,4 +257,4 @@ class GroupSampler:
 
 @jax.jit
 def _mean(metrics: list[Metrics]) -> Metrics:
-    return jax.tree.map(lambda *values: jnp.stack(values).mean(), *metrics)
+    return jax.tree.map(lambda *values: jnp.stack(values).mean(axis=0), *metrics)

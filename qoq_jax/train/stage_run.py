@@ -256,8 +256,7 @@ def summarise(steps: list[Row], seconds: float) -> Row:
     """The log row of some steps: means, counts as rates, and what was counted per domain."""
     by_domain = domains.row(steps)
     numbers = [
-        {name: x for name, x in step.items() if name not in (domains.SUMS, domains.LABELS)}
-        for step in steps
+        {name: x for name, x in step.items() if name not in domains.JOINED} for step in steps
     ]
     row = hooks.mean_of_steps(numbers, MAXIMA) | by_domain
     row["tokens_per_second"] = sum(step["tokens"] for step in steps) / seconds

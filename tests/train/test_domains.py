@@ -36,16 +36,22 @@ def groups():
 ADVANTAGES = np.array([[1.0, -1.0], [3.0, -2.0], [0.0, 0.5], [9.0, 9.0]], np.float32)
 
 
-def test_sums_are_those_of_the_tokens_of_each_domain(groups):
+def test_sums_are_those_of_the_responses_of_each_domain(groups):
     sums = np.asarray(domains.domain_sums(groups, jnp.asarray(ADVANTAGES)))
-    logprobs = np.asarray(groups.sampler_logprobs)
-    d = logprobs - np.asarray(groups.ref_logprobs)
+    d = np.asarray(groups.sampler_logprobs) - np.asarray(groups.ref_logprobs)
     kl = np.exp(-d) + d - 1
-    rows = [0, 2]
-    assert sums[:, CT] == pytest.approx(
-        [4, 12, -logprobs[rows].sum(), kl[rows].sum(), 3 * (1 + 1 + 0 + 0.5)], rel=1e-5
-    )
-    assert sums[:2, ECG].tolist() == [2, 5] and sums[4, ECG] == pytest.approx(2 * 3 + 3 * 2)
+    assert sums[:, CT] == pytest.approx([4, kl[[0, 2]].sum(), 3 * (1 + 1 + 0 + 0.5)], rel=1e-5)
+    ecg = [2, kl[1, 0, :2].sum() + kl[1, 1].sum(), 2 * 3 + 3 * 2]
+    assert sums[:, ECG] == pytest.approx(ecg, rel=1e-5)
+    assert sums.sum() == pytest.approx(sums[:, [CT, ECG]].sum())
+
+
+def test_entropy_is_summed_over_the_tokens_of_each_domain(groups):
+    mask = np.asarray(groups.mask) * np.asarray(groups.valid)[:, None, None]
+    entropy = np.random.default_rng(1).random(mask.shape).astype(np.float32) * mask
+    sums = np.asarray(domains.entropy_sums(jnp.asarray(entropy), jnp.asarray(mask), groups.domains))
+    assert sums[:, CT] == pytest.approx([entropy[[0, 2]].sum(), 12], rel=1e-6)
+    assert sums[:, ECG] == pytest.approx([entropy[1].sum(), 5], rel=1e-6)
     assert sums.sum() == pytest.approx(sums[:, [CT, ECG]].sum())
 
 
@@ -58,19 +64,61 @@ def test_advantages_per_token_are_summed_over_tokens(groups):
     )
 
 
+def step(sums=(), entropy=(), **labels):
+    """Facts of one step: {domain: numbers} of both sums, and label counts by domain."""
+    return {
+        domains.SUMS: _table(3, sums),
+        domains.ENTROPY: _table(2, entropy),
+        domains.LABELS: {
+            name: domains.LabelCounts(n, collections.Counter(sampled), collections.Counter(gold))
+            for name, (n, sampled, gold) in labels.items()
+        },
+    }
+
+
+def _table(rows, columns):
+    table = np.zeros((rows, len(DOMAINS)), np.float32)
+    for number, values in dict(columns).items():
+        table[:, number] = values
+    return table
+
+
 def test_a_row_divides_the_sums_of_its_steps_once():
-    first, second = np.zeros((2, 5, len(DOMAINS)))
-    first[:, CT] = [2, 10, 20, 4, 3]
-    second[:, CT] = [6, 30, 20, 4, 1]
-    second[:, ECG] = [2, 10, 5, 1, 4]
-    counts = collections.Counter({"A": 9, "B": 1})
-    labels = {"ct": {"sampled": counts, "gold": collections.Counter({"A": 5})}}
-    row = domains.row([{domains.SUMS: first}, {domains.SUMS: second, domains.LABELS: labels}])
+    first = step({CT: (2, 4, 3)}, {CT: (20, 10)})
+    second = step(
+        {CT: (6, 4, 1), ECG: (2, 1, 4)},
+        {CT: (20, 30), ECG: (5, 10)},
+        ct=(10, {"A": 9, "B": 1}, {"A": 5}),
+    )
+    row = domains.row([first, second])
     assert row["domain/ct/entropy"] == 1.0 and row["domain/ct/kl"] == 1.0
     assert row["domain/ct/advantage_share"] == 0.5 and row["domain/ecg/advantage_share"] == 0.5
     assert row["domain/ct/top_label"] == 0.9 and "domain/ecg/top_label" not in row
-    assert row["labels"] == {"ct": {"sampled": {"A": 9, "B": 1}, "gold": {"A": 5}}}
+    counts = {"responses": 10, "sampled": {"A": 9, "B": 1}, "gold": {"A": 5}}
+    assert row["labels"] == {"ct": counts}
     assert not any(name.startswith("domain/mri") for name in row)
+
+
+def test_labels_of_two_steps_are_added():
+    parts = step(ct=(2, {"A": 2}, {"A": 1, "B": 1})), step(ct=(1, {"B": 1}, {"B": 1}))
+    counts = {"responses": 3, "sampled": {"A": 2, "B": 1}, "gold": {"B": 2, "A": 1}}
+    assert domains.row(parts)["labels"] == {"ct": counts}
+
+
+def test_a_domain_whose_groups_dapo_left_out_still_shows_its_labels():
+    row = domains.row([step({CT: (2, 1, 1)}, {CT: (1, 1)}, ecg=(6, {"MI": 6}, {"CD": 6}))])
+    of_ecg = {name: value for name, value in row.items() if name.startswith("domain/ecg")}
+    assert of_ecg == {"domain/ecg/advantage_share": 0.0, "domain/ecg/top_label": 1.0}
+
+
+def test_the_top_label_is_counted_by_responses_not_by_labels():
+    both = domains.LabelCounts(10, collections.Counter({"MI": 10, "CD": 10}))
+    assert both.top() == 1.0
+
+
+def test_answers_beside_the_vocabulary_are_no_label_to_fall_onto():
+    counts = domains.LabelCounts(10, collections.Counter({domains.OTHERS: 8, "MI": 2}))
+    assert counts.top() == 0.2
 
 
 def test_steps_of_other_stages_have_no_domains():
@@ -81,16 +129,13 @@ def test_labels_are_counted_as_answers_are_read():
     meta = types.SimpleNamespace(
         domain="ecg", vocabulary=("Normal", "MI", "CD"), labels=("CD", "MI")
     )
-    texts = ["\\boxed{mi, CD}", "\\boxed{Elephant}", "nothing", "\\boxed{MI}"]
-    found = domains.count_labels(texts, [meta] * 4)
-    assert found["ecg"]["sampled"] == {"MI": 2, "CD": 1, "(others)": 1, "(no answer)": 1}
-    assert found["ecg"]["gold"] == {"CD": 4, "MI": 4}
+    texts = ["\\boxed{mi, CD}", "\\boxed{Elephant, Zebra}", "nothing", "\\boxed{MI}"]
+    found = domains.count_labels(texts, [meta] * 4)["ecg"]
+    assert found.sampled == {"MI": 2, "CD": 1, "(others)": 1, "(no answer)": 1}
+    assert found.gold == {"CD": 4, "MI": 4} and found.responses == 4
 
 
 def test_rare_labels_of_a_long_list_are_counted_together():
-    counts = collections.Counter({f"label {i}": 100 - i for i in range(20)})
-    sums = np.zeros((5, len(DOMAINS)))
-    sums[0, CT] = 1
-    labels = {"ct": {"sampled": counts, "gold": collections.Counter()}}
-    shown = domains.row([{domains.SUMS: sums, domains.LABELS: labels}])["labels"]["ct"]["sampled"]
-    assert len(shown) == domains.MOST_LABELS + 1 and sum(shown.values()) == counts.total()
+    many = {f"label {i}": 100 - i for i in range(20)}
+    shown = domains.row([step(ct=(sum(many.values()), many, {}))])["labels"]["ct"]["sampled"]
+    assert len(shown) == domains.MOST_LABELS + 1 and sum(shown.values()) == sum(many.values())

@@ -25,8 +25,8 @@ from qoq_jax.rl import algorithms
 from qoq_jax.rl.algorithms import ALGORITHMS
 from qoq_jax.rl.batches import GroupBatch
 from qoq_jax.train import config as config_lib
+from qoq_jax.train import domains, policy, refill, validation
 from qoq_jax.train import groups as groups_lib
-from qoq_jax.train import policy, refill, validation
 from qoq_jax.train import rl as rl_lib
 from qoq_jax.train import run as run_lib
 from qoq_jax.train import setup as setup_lib
@@ -300,6 +300,24 @@ def test_a_step_sends_nothing_but_rewards_to_the_host_and_back(tiny, tmp_path, m
 def test_on_policy_the_trainers_own_log_probs_cost_no_pass_and_give_ratio_one(tiny, tmp_path):
     rows = train(tiny, tmp_path, algorithm="grpo", steps=2, old_logprobs="trainer")[2]
     assert all(row["policy/ratio"] == pytest.approx(1, abs=1e-7) for row in rows)
+
+
+@pytest.mark.slow
+def test_the_entropies_of_the_domains_add_up_to_that_of_the_policy(tiny, tmp_path, monkeypatch):
+    """In two micro-batches; weighted by tokens, which the log row does not hold."""
+    found, join = [], domains.row
+    monkeypatch.setattr(domains, "row", lambda steps: found.extend(steps) or join(steps))
+    row = train(tiny, tmp_path, algorithm="grpo", steps=1, accumulate=2)[2][-1]
+    entropy, tokens = np.asarray(found[0][domains.ENTROPY])
+    assert tokens.sum() == row["tokens"]
+    assert entropy.sum() / tokens.sum() == pytest.approx(row["entropy"], rel=1e-5)
+    each = {key.split("/")[1] for key in row if key.startswith("domain/") and "entropy" in key}
+    assert each == {key.split("/")[2] for key in row if key.startswith("reward/domain/")}
+
+
+def test_the_mean_over_mini_batches_keeps_domains_apart():
+    sums = [{"domain_entropy": np.full((2, 3), x, np.float32)} for x in (1.0, 3.0)]
+    np.testing.assert_array_equal(rl_lib._mean(sums)["domain_entropy"], np.full((2, 3), 2.0))
 
 
 @pytest.mark.slow
