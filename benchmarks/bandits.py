@@ -30,7 +30,7 @@ from qoq_jax.rl.config import RlConfig
 
 DOMAINS, FINDINGS, LABELS, QUESTIONS, ROLLOUTS = 10, 5, 5, 24, 6
 SHARES = np.array([0.52, 0.09, 0.08, 0.065, 0.06, 0.055, 0.055, 0.037, 0.03, 0.008])
-START, WRONG = 0.3, 0.2  # probability of the right label; reward of a wrong response
+START, WRONG = 0.22, 0.2  # probability of the right label; reward of a wrong response
 
 PLAIN = RlConfig()
 RUNS = {
