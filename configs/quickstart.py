@@ -19,6 +19,8 @@ def get_config(arg: str = "drpo"):
     config.data.mini_rows = 4500
     # CT is over half of the rows; sampled by the square root, each domain is seen often enough
     config.data.mixing_power = 0.5
+    # the same between the sources of a domain: real samples are few beside climb-mini
+    config.data.mix_sources = True
     config.data.frame_max_pixels = 84 * 84  # 2 x 36 patches for the 4 frames of a volume
     config.data.max_patches, config.data.mean_patches, config.data.mean_ecgs = 72, 64, 0.25
     config.data.max_prompt_tokens = 76
