@@ -37,9 +37,9 @@ def summarize(records: Sequence[dict], draws: int = metrics.BOOTSTRAP_DRAWS, see
 
     Numbers are {"rows", "patients", "accuracy", "accuracy_interval", "macro_f1",
     "macro_f1_interval", "constant_accuracy", "constant_macro_f1"}. "all" has the accuracy over all
-    rows and the mean of macro_f1 over the questions. "macro_f1_interval" is [] below MIN_PATIENTS.
-    "patients" is None, and each row stands for a patient, when some record does not say whose it
-    is.
+    rows and the mean of macro_f1 over the questions. "macro_f1_interval" is [] below MIN_PATIENTS
+    and where all rows are right, or all wrong. "patients" is None, and each row stands for a
+    patient, when some record does not say whose it is.
     """
     questions: dict[str, list[int]] = collections.defaultdict(list)
     for place, r in enumerate(records):
@@ -114,7 +114,9 @@ def _numbers(records: Sequence[dict]) -> dict:
 
 
 def _interval(records: Sequence[dict], drawn: np.ndarray) -> list[float]:
-    return metrics.interval(drawn) if len(set(_patients(records))) >= MIN_PATIENTS else []
+    """[] too where all rows are right, or all wrong: a bootstrap cannot tell what it never saw."""
+    enough = len(set(_patients(records))) >= MIN_PATIENTS and np.ptp(drawn) > 0
+    return metrics.interval(drawn) if enough else []
 
 
 def _patients(records: Sequence[dict]) -> list[str]:

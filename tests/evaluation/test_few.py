@@ -48,6 +48,12 @@ def test_macro_f1_of_fewer_than_five_patients_has_no_interval():
     assert few.summarize(rows)["all"]["macro_f1_interval"] == []
 
 
+@pytest.mark.parametrize("said", ["N", "P"])
+def test_macro_f1_of_rows_that_are_all_right_or_all_wrong_has_no_interval(said):
+    rows = [row(i, "N", said, patient=f"p{i}") for i in range(8)]
+    assert few.summarize(rows)["all"]["macro_f1_interval"] == []
+
+
 def test_macro_f1_varies_with_the_patients_not_with_copies_of_their_rows():
     def width(copies):
         rows = [
