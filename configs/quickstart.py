@@ -20,6 +20,8 @@ def get_config(arg: str = "drpo"):
     # CT is over half of the rows and the rarest domain under 1 %; one rule for all of them: a domain
     # of n rows is sampled with weight n^0.25
     config.data.mixing_power = 0.25
+    # the same between the sources of a domain: real samples are few beside climb-mini
+    config.data.mix_sources = True
     config.data.frame_max_pixels = 84 * 84  # 2 x 36 patches for the 4 frames of a volume
     config.data.max_patches, config.data.mean_patches, config.data.mean_ecgs = 72, 64, 0.25
     config.data.max_prompt_tokens = 76

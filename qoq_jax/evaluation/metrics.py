@@ -3,6 +3,7 @@
 A record is one evaluated response as a JSON-able dict (`record` makes it):
   id, dataset, domain, source   strings; source is the data set folder of the run, and (source, id)
                                 identifies a row
+  patient                       whose it is, "" when unknown; absent in records of older runs
   labels, vocabulary, predicted lists of labels
   text                          the response
   boxes, gold_boxes             lists of [x1, y1, x2, y2], pixels of the resized frame
@@ -63,6 +64,7 @@ def record(
         dataset=meta.dataset,
         domain=meta.domain,
         source=meta.source,
+        patient=meta.row.patient if meta.row is not None else "",
         labels=list(meta.labels),
         vocabulary=list(meta.vocabulary),
         predicted=list(reward.predicted),
@@ -118,7 +120,7 @@ def summarize_group(records: Sequence[dict], draws: int = BOOTSTRAP_DRAWS, seed:
 
 def dataset_metrics(records: Sequence[dict]) -> dict:
     """All metrics of one data set's rows (at least one)."""
-    labels, gold, predicted = _indicators(records)
+    labels, gold, predicted = indicators(records)
     per_label = {}
     for k, label in enumerate(labels):
         g, p = gold[:, k], predicted[:, k]
@@ -139,9 +141,7 @@ def dataset_metrics(records: Sequence[dict]) -> dict:
     metrics = {
         "count": len(records),
         "macro_f1": mean["f1"],
-        "exact_match": float(
-            np.mean([_folded(r["predicted"]) == _folded(r["labels"]) for r in records])
-        ),
+        "exact_match": float(np.mean([is_exact(r) for r in records])),
         "balanced_accuracy": mean["recall"],
         "label_accuracy": mean["accuracy"],
         **{n: mean[n] for n in ("precision", "recall", "specificity", "auroc") if n in mean},
@@ -161,6 +161,11 @@ def dataset_metrics(records: Sequence[dict]) -> dict:
         "per_label": per_label,
         "confusion": {"labels": columns, "matrix": matrix.tolist()},
     }
+
+
+def is_exact(r: dict) -> bool:
+    """Whether the predicted set of labels is the gold one."""
+    return _folded(r["predicted"]) == _folded(r["labels"])
 
 
 def one_vs_rest(tp: int, fp: int, fn: int, tn: int) -> dict[str, float]:
@@ -232,8 +237,7 @@ def bootstrap_macro_f1(
         grouped[r["domain"], r["dataset"]].append(r)
     for (domain, dataset), rows in grouped.items():
         rng = np.random.default_rng([seed, *f"{domain}/{dataset}".encode()])
-        _, gold, predicted = _indicators(rows)
-        hit, either = (gold & predicted).astype(np.float32), gold.astype(np.float32) + predicted
+        _, gold, predicted = indicators(rows)
         f1 = []
         for start in range(0, draws, _DRAWS_AT_ONCE):
             count = min(_DRAWS_AT_ONCE, draws - start)
@@ -246,12 +250,22 @@ def bootstrap_macro_f1(
                 .reshape(count, -1)
                 .astype(np.float32)
             )
-            support, both = weights @ gold.astype(np.float32), weights @ either  # [draws, labels]
-            per_label = 2 * (weights @ hit) / np.maximum(both, 1)
-            f1.append((per_label * (support > 0)).sum(1) / (support > 0).sum(1))
+            f1.append(weighted_macro_f1(gold, predicted, weights))
         domains[domain].append(np.concatenate(f1) if f1 else np.zeros(0))
     drawn = {domain: np.mean(values, axis=0) for domain, values in domains.items()}
     return drawn | ({"": np.mean(list(drawn.values()), axis=0)} if drawn else {})
+
+
+def weighted_macro_f1(gold: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """[draws]: macro-F1 of one data set's rows, each counted `weights` [draws, rows] times.
+
+    The mean in a draw is over the labels whose gold rows have a weight in it. gold, predicted: bool
+    [rows, labels], see `indicators`.
+    """
+    hit, either = (gold & predicted).astype(np.float32), gold.astype(np.float32) + predicted
+    support, both = weights @ gold.astype(np.float32), weights @ either  # [draws, labels]
+    per_label = 2 * (weights @ hit) / np.where(both > 0, both, 1)
+    return (per_label * (support > 0)).sum(1) / (support > 0).sum(1)
 
 
 def interval(drawn: np.ndarray) -> list[float]:
@@ -327,7 +341,7 @@ def released_metrics(
     for domain, in_domain in _group(rows, "domain").items():
         members = []
         for dataset, in_set in _group(in_domain, "dataset").items():
-            _, gold, predicted = _indicators(in_set, key=str)
+            _, gold, predicted = indicators(in_set, key=str)
             counts = [
                 ((g & p).sum(), (~g & p).sum(), (g & ~p).sum(), (~g & ~p).sum())
                 for g, p in zip(gold.T, predicted.T, strict=True)
@@ -350,10 +364,10 @@ def _released_answer(text: str) -> str:
 # ------------------------------------------------------------------------------------------ helpers
 
 
-def _indicators(
+def indicators(
     records: Sequence[dict], key: Callable[[str], str] = fold
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Labels of gold answers [K], and bool [rows, K]: in the gold set, in the predicted set."""
+    """Labels of the gold answers [K], and bool [rows, K]: in the gold set, in the predicted set."""
     spelled: dict[str, str] = {}  # how a label is written where it first occurs
     for r in reversed(records):
         for label in reversed(r["labels"]):

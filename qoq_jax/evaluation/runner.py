@@ -10,7 +10,7 @@ import numpy as np
 
 from qoq_jax.data.pipeline import BatchIterator
 from qoq_jax.data.tokenizer import Tokenizer
-from qoq_jax.evaluation import metrics
+from qoq_jax.evaluation import few, metrics
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.rewards import score as rewards
 from qoq_jax.sampling.sampler import PackedBatch, make_sampler
@@ -51,10 +51,17 @@ def evaluate(setup: Evaluable, params: Any, split: str) -> dict:
       split: "validation" or "test".
 
     Returns:
-      {"split", "summary": metrics.summarize(records), "records"}.
+      {"split", "summary": metrics.summarize(records), "records"}, and with real samples "real":
+      few.summarize of their records.
     """
     records = answer(setup, params, split, setup.config.eval.limit_per_domain)
-    return {"split": split, "summary": metrics.summarize(records), "records": records}
+    real = [r for r in records if r["source"] == "real"]
+    return {
+        "split": split,
+        "summary": metrics.summarize(records),
+        **({"real": few.summarize(real)} if real else {}),
+        "records": records,
+    }
 
 
 def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict]:

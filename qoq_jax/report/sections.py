@@ -223,27 +223,16 @@ def confusion(run: Run) -> str:
     )
 
 
-def real(run: Run) -> str:
-    """Real samples apart: their metrics, and every row with its gold label and its answers."""
-    if "real" not in run.other_sources:
-        return ""
-    return (
-        "<p>Real clinical pictures and ECGs, kept apart from the synthetic rows: few, so read "
-        "the rows, not "
-        f"the means.</p>{_source(run, 'real')}"
-    )
-
-
 def others(run: Run) -> str:
-    """The same for each further data set (data.extra)."""
+    """Metrics and rows of each further data set (data.extra)."""
     return "".join(
-        f"<h3>{escape(name, 80)}</h3>{_source(run, name)}"
+        f"<h3>{escape(name, 80)}</h3>{source_rows(run, name)}"
         for name in run.other_sources
         if name != "real"
     )
 
 
-def _source(run: Run, name: str) -> str:
+def source_rows(run: Run, name: str) -> str:
     """The metrics of one source, and its rows."""
     before, after = run.of_source("before", name), run.of_source("after", name)
     then, lines = {r["id"]: r for r in before}, []

@@ -17,7 +17,7 @@ import jax
 
 from qoq_jax.base import files, lock
 from qoq_jax.base.errors import ConfigError
-from qoq_jax.evaluation import runner
+from qoq_jax.evaluation import few, runner
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import hosts
 from qoq_jax.report import report
@@ -139,6 +139,8 @@ def evaluate_stage(
     if hosts.is_main():
         files.write_json(_eval_file(workdir, stage, split), result, indent=None)
     print(f"{stage} on {split}: " + runner.headline(result["summary"]))
+    if "real" in result:
+        print("real samples, " + few.line(result["real"]))
 
 
 def evaluate_run(workdir: str, stage: str | None, split: str) -> int:

