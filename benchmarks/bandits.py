@@ -144,9 +144,10 @@ def main() -> None:
     keys = jax.random.split(jax.random.key(0), args.seeds)
     rows, baseline = [], None
     for name, rl in RUNS.items():
-        found = jax.vmap(lambda key: train(key, rl, args.steps, args.power, args.lr, args.beta))(
-            keys
+        one_seed = functools.partial(
+            train, rl=rl, steps=args.steps, power=args.power, lr=args.lr, beta=args.beta
         )
+        found = jax.vmap(one_seed)(keys)
         result = scores(np.asarray(found))
         baseline = baseline or result
         gain = "" if result is baseline else interval(result["accuracy"] - baseline["accuracy"])

@@ -17,8 +17,8 @@ def get_config(arg: str = "drpo"):
     config = qoq_config.default()
     config.workdir = f"runs/quickstart-{arg}" if arg != "drpo" else "runs/quickstart"
     config.data.mini_rows = 9000
-    # CT is over half of the rows and the rarest domain under 1 %; one rule for all of them: a domain
-    # of n rows is sampled with weight n^0.25
+    # CT is over half of the rows and the rarest domain under 1 %. One rule for all: a domain of n
+    # rows is sampled with weight n^0.25
     config.data.mixing_power = 0.25
     # the same between the sources of a domain: real samples are few beside climb-mini
     config.data.mix_sources = True
