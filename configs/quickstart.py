@@ -54,8 +54,9 @@ def get_config(arg: str = "drpo"):
     # A batch has two questions per domain, too few to cluster: temperatures are taken over the
     # last 256 of each as well.
     config.rl.drpo.history_size = 256
-    # the paper's damping weakens good responses only (docs/rl.md); the published code has none
-    config.rl.drpo.damping = False
+    # our own weights and damping (docs/rl.md): the paper's damping weakens the good responses of
+    # rare domains most
+    config.rl.drpo.variant = "bounded"
     config.rl.algorithm = "grpo" if arg == "grpo" else "drpo"
     if arg == "smoke":
         config.data.mini_rows = 400

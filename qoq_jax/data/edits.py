@@ -16,33 +16,51 @@ from qoq_jax.data import rows as schema
 @dataclasses.dataclass(frozen=True)
 class HideDiagnosis:
     """The row with a random diagnosis in the place of the gold one, for a warm start that must not
-    learn diagnoses, or not well.
+    learn diagnoses.
 
     The warm start then teaches the answer format, the boxes and the words of the findings, as
     reports without a coded diagnosis would; what they mean is left to RL. Labels that assert a
     finding are replaced by other such labels, so that the answer still fits its boxes; labels that
     deny one ("Normal") say no more than the empty list of boxes and stay.
-
-    Attributes:
-      seed: of the draws.
-      share: of the rows that this is done to, as a labeller errs that reads reports; the others
-        stay. A random diagnosis may be the gold one.
     """
 
     seed: int
-    share: float = 1.0
-
-    def __repr__(self) -> str:
-        share = "" if self.share == 1 else f", share={self.share!r}"
-        return f"HideDiagnosis(seed={self.seed!r}{share})"  # share 1 as before there was one
 
     def __call__(self, row: schema.Row) -> schema.Row:
         asserting = [label for label in row.labels if not answers.denies_finding(label)]
         gold = [label for label in row.answers if label in asserting]
         rng = np.random.default_rng([self.seed, *row.id.encode()])
-        if self.share < 1 and rng.random() >= self.share:
-            return row
         drawn = dict(zip(gold, rng.permutation(asserting)))  # there are no more gold than asserting
+        renamed = [str(drawn.get(label, label)) for label in row.answers]
+        return dataclasses.replace(
+            row,
+            answer=", ".join(renamed),
+            bbox_labels=tuple(str(drawn.get(label, label)) for label in row.bbox_labels),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyLabels:
+    """The row with a random diagnosis in the place of the gold one, in a share of the rows: what a
+    program reads out of reports that were written for another purpose.
+
+    The random labels are as many as the gold ones, and may be the gold ones. Where a picture is
+    pointed at they are drawn from the labels that assert a finding, so that boxes and answer still
+    fit; a row with an ECG has no boxes, and all of its labels are drawn from.
+    """
+
+    seed: int
+    share: float
+
+    def __call__(self, row: schema.Row) -> schema.Row:
+        rng = np.random.default_rng([self.seed, 2, *row.id.encode()])
+        if rng.random() >= self.share:
+            return row
+        drawn_from = [
+            label for label in row.labels if row.time_series or not answers.denies_finding(label)
+        ]
+        gold = [label for label in row.answers if label in drawn_from]
+        drawn = dict(zip(gold, rng.permutation(drawn_from)))  # there are no more gold than labels
         renamed = [str(drawn.get(label, label)) for label in row.answers]
         return dataclasses.replace(
             row,

@@ -167,9 +167,10 @@ class Batches:
         sft, seed = self.config.sft, self.config.seed
         if sft.limit:
             rows = rows.take(edits.limited(len(rows), sft.limit, seed))
-        if not sft.diagnoses or sft.label_noise:
-            share = sft.label_noise if sft.diagnoses else 1.0
-            rows = rows.edited(edits.HideDiagnosis(seed, share))
+        if not sft.diagnoses:
+            rows = rows.edited(edits.HideDiagnosis(seed))
+        if sft.label_noise:
+            rows = rows.edited(edits.NoisyLabels(seed, sft.label_noise))
         if sft.box_shrink:
             rows = rows.edited(edits.ShrinkBoxes(sft.box_shrink, seed))
         return rows

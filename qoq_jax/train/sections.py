@@ -37,8 +37,7 @@ class SftConfig:
     # False: teach format, boxes and findings, but hide the diagnosis (data/edits.py
     # HideDiagnosis)
     diagnoses: bool = True
-    # share of the rows whose diagnosis is random, as of labels that a program read from reports;
-    # diagnoses = False is 1
+    # share of the rows whose diagnosis is random (data/edits.py NoisyLabels)
     label_noise: float = 0.0
     # teach boxes whose edges lie up to this share of a side inside the gold box (data/edits.py
     # ShrinkBoxes)
@@ -53,6 +52,11 @@ class SftConfig:
         """Raises ConfigError for a value that makes no sense."""
         if not 0 <= self.label_noise <= 1:
             raise ConfigError(f"sft.label_noise = {self.label_noise} must be in [0, 1]")
+        if self.label_noise and not self.diagnoses:
+            raise ConfigError(
+                "sft.label_noise with sft.diagnoses = False, which hides all diagnoses",
+                hint="set one of them",
+            )
         if not 0 <= self.box_shrink < 0.5:
             raise ConfigError(f"sft.box_shrink = {self.box_shrink} must be in [0, 0.5)")
 
