@@ -59,3 +59,26 @@ def test_shrunk_boxes_lie_inside_and_depend_on_row_and_seed():
     other = dataclasses.replace(ROW, id="s")
     assert shrink(ROW) == shrink(ROW) != edits.ShrinkBoxes(share=0.3, seed=1)(ROW)
     assert shrink(ROW).bbox != shrink(other).bbox
+
+
+def test_noisy_labels_change_a_share_of_the_rows_and_fit_their_boxes():
+    noisy = edits.NoisyLabels(seed=0, share=0.6)
+    rows = [dataclasses.replace(ROW, id=f"r{i}") for i in range(600)]
+    drawn = [noisy(row) for row in rows]
+    # a sixth of the random pairs is the gold one
+    changed = np.mean([new.answers != ROW.answers for new in drawn])
+    assert abs(changed - 0.6 * 5 / 6) < 0.06
+    assert all(row.bbox_labels == row.answers and len(set(row.answers)) == 2 for row in drawn)
+    assert "No Finding" not in {label for row in drawn for label in row.answers}
+    assert noisy(ROW) == noisy(ROW)
+
+
+def test_noisy_labels_of_an_ecg_are_any_of_its_labels():
+    row = dataclasses.replace(
+        ROW, answer="No Finding", bbox=(), bbox_labels=(), time_series=("a.npz",)
+    )
+    noisy = edits.NoisyLabels(seed=0, share=1.0)
+    answers = [noisy(dataclasses.replace(row, id=f"r{i}")).answer for i in range(200)]
+    assert set(answers) == set(ROW.labels)
+    picture = dataclasses.replace(row, time_series=())
+    assert noisy(picture) == picture
