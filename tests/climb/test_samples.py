@@ -393,6 +393,16 @@ def test_rows_of_the_planes_of_a_volume(tmp_path):
         assert readers.read_image(schema.resolve(tmp_path, row.images[0])).ndim == 3
 
 
+def test_a_mammogram_keeps_the_breast_and_loses_its_marker():
+    picture = np.full((400, 300, 3), 10, np.uint8)
+    picture[100:300, :120] = 150  # the breast
+    picture[20:50, 200:240] = 255  # the marker
+    picture[:, 298:] = 255  # the edge of the film
+    kept = views.breast_only(picture)
+    np.testing.assert_array_equal(kept[100:300, :120], picture[100:300, :120])
+    assert kept[:90].max() == 0 and kept[:, 130:].max() == 0
+
+
 def test_rows_of_a_mammogram():
     rows = views.mammograms("media/a.png", "a", "left MLO", "someone", "test")
     assert [row.answer for row in rows] == ["left breast", "MLO", "mammogram"]

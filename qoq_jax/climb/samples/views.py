@@ -38,6 +38,8 @@ SIDE_TEXT = "Which breast is this?"
 VIEWS = ("CC", "MLO")
 VIEW_TEXT = "What view is this mammogram?"
 
+_FILM = 25  # level above which a mammogram shows more than empty film
+
 # Distance of the slices over the side of a pixel, from the headers (the files are pinned).
 VOLUME_STEPS = {
     "lung1": 5 / 0.5703125,
@@ -121,6 +123,25 @@ def cut(frames: np.ndarray, plane: str, step: float, count: int) -> Iterator[np.
             height = max(1, round(len(picture) * step))
             picture = np.asarray(image.resize((image.width, height), Image.Resampling.BILINEAR))
         yield picture
+
+
+def breast_only(picture: np.ndarray) -> np.ndarray:
+    """A mammogram without the marker, which would tell side and view in letters, and without the
+    edges of the film: all but the largest bright region becomes black.
+
+    Args:
+      picture: uint8 [h, w, 3]; h well over 100.
+    """
+    from scipy import ndimage  # scipy comes with jax
+
+    rim = max(1, len(picture) // 200)  # a film's edge is thinner than twice that, a breast is not
+    bright = ndimage.binary_erosion(picture[..., 0] > _FILM, iterations=rim)
+    parts, count = ndimage.label(bright)
+    if not count:
+        return picture
+    largest = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+    kept = ndimage.binary_dilation(largest, iterations=2 * rim)
+    return np.where(kept[..., None], picture, 0).astype(np.uint8)
 
 
 def mammograms(path: str, stem: str, view: str, patient: str, split: str) -> list[Row]:
