@@ -24,8 +24,8 @@ def get_config(arg: str = "drpo"):
     config.data.max_patches, config.data.mean_patches, config.data.mean_ecgs = 72, 64, 0.25
     config.data.max_prompt_tokens = 76
     config.data.cache = True
-    # An ECG is one token. From a pretrained encoder and a whitened projection it is learned with
-    # a few hundred questions; from random weights not at all in this time.
+    # From a pretrained encoder ECGs are learned with some hundred questions; from random weights
+    # not at all in this time (docs/evidence.md).
     config.model.ecg_weights = "climb-mini"
     config.optimizer.b2 = 0.98
     # From scratch, the patch projection gets gradients far above all others and shakes what the
