@@ -140,8 +140,10 @@ def row(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
         domain/NAME/top_label        share of its responses that name its most frequent label
 
     and "labels": {NAME: {"responses": n, "sampled": {label: responses}, "gold": {...}}}, the most
-    frequent first; {} for steps of other stages. Sums over the steps are divided once, so that a
-    step counts by its responses.
+    frequent first; {} for steps of other stages. Labels are those of this process's prompts, as all
+    that is logged of rewards. Sums over the steps are divided once, so that a step counts by its
+    responses.
+
     Of a domain whose groups DAPO has left out, all of them, the policy learns nothing: it has no
     entropy and no KL, and an advantage share of 0.
     """
