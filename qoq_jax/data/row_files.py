@@ -129,7 +129,7 @@ def _gzip_magic(file: BinaryIO) -> bool:
 
 
 def is_list(file: BinaryIO) -> bool:
-    """Whether an opened file holds one JSON list; the file stands at its begin again after."""
+    """Whether an opened file holds one JSON list; the file stands at its start again after."""
     head = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
     while not head and (more := file.read(4096)):
         head = more.lstrip()

@@ -130,8 +130,14 @@ def load(
     if "predictor.mask_token" in tensors:
         params["predictor"] = _import(ecg_jepa.predictor_param_specs(cfg), tensors, path)
     moments = {name: tensors.get(f"pooled.{name}") for name in ("mean", "covariance")}
-    shapes = [getattr(x, "shape", None) for x in moments.values()]
-    if shapes == [(cfg.width,), (cfg.width, cfg.width)]:
+    if any(x is not None for x in moments.values()):
+        shapes = [getattr(x, "shape", None) for x in moments.values()]
+        if shapes != [(cfg.width,), (cfg.width, cfg.width)]:
+            raise CheckpointError(
+                f"shapes {shapes} do not fit a width of {cfg.width}",
+                where=f"{path}: pooled.mean, pooled.covariance",
+                hint="give a complete file",
+            )
         params["pooled"] = moments
     return params, cfg
 

@@ -137,6 +137,7 @@ def domain_relative(o: GroupBatch, rl: RlConfig) -> Estimate:
 
 @finite_rewards
 def disco(o: GroupBatch, rl: RlConfig) -> Estimate:
+    """estimators.disco over the domains of rl.drpo.num_domains."""
     scores = estimators.disco(
         answer_rewards(o), o.domains, o.valid, num_domains=rl.drpo.num_domains
     )

@@ -55,7 +55,7 @@ class DRPOConfig:
       quantile: p, the share of products below the damping threshold.
       history_size: H, past questions per domain that take part in clusters and counts; 0 =
         statistics of the batch.
-      bound: b of "bounded", the largest weight of a question and, inverted, the smallest.
+      bound: b of "bounded" alone: the largest weight w of a question and, inverted, the smallest.
       variant: "paper"; "bounded" is our own (drpo_bounded.py); "released" is what the released code
         computes: unsorted reward vectors, cluster-balanced domain mean, no floor on the cluster
         temperature, no damping; it also keeps all past questions (a long history).

@@ -3,7 +3,7 @@
 It keeps the paper's aim, rare domains and hard questions first and drift held, without two faults
 of its formula: temperatures that go to 0 with a mean reward, so that one lucky response fills a
 batch, and a damping that is the stronger the rarer and harder the question. docs/rl.md has the
-propositions and their proofs; tests/rl/test_drpo_bounded.py checks them on random batches.
+propositions and their proofs.
 
 Letters as in drpo.py: Q questions, G rollouts, N domains.
 """
@@ -33,7 +33,7 @@ def advantages(
     cfg: DRPOConfig,
     valid: Array | None = None,
 ) -> tuple[Array, DomainHistory | None, dict[str, Array]]:
-    """Domain-aware advantages of one rollout batch, each question's weight within [1/b, b].
+    """Domain-aware advantages of one rollout batch, w of each question within [1/b, b].
 
     With r the rewards, g the domain and c the cluster of question q, and b = cfg.bound:
 
@@ -48,8 +48,9 @@ def advantages(
     there; n_c and μ_c are count and mean reward of a cluster, history included, and μ the mean
     reward of all of them. Quantile and mean(w m) are over questions with unequal rewards.
 
-    Arguments, returns and what is ignored: as `drpo.advantages`. Where μ is not positive, the
-    difficulty has no part in w.
+    Arguments, returns and what is ignored: as `drpo.advantages`. Where μ or μ~_c is not positive,
+    the difficulty has no part in w; where t is not, nothing is damped. cfg.damping_symmetric and
+    cfg.cluster_balanced_mean play no part.
     """
     valid, rewards, domains = drpo.checked(rewards, domain_ids, kl, valid, cfg)
     if cfg.history_size and history is None:
@@ -92,7 +93,7 @@ def _weights(
     else:
         clusters, chosen = jnp.zeros_like(point_domains), jnp.zeros(size, jnp.int32)
     means = points.mean(axis=1)
-    # one cell a (domain, cluster); absent points fall past the end
+    # one cell per (domain, cluster); absent points fall past the end
     cells = point_domains * k_max + clusters
     count, mean = drpo.group_means(means, cells, size * k_max)
     overall = (count * mean).sum() / jnp.maximum(count.sum(), 1)

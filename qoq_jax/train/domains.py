@@ -46,6 +46,7 @@ class LabelCounts:
     gold: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     def add(self, other: LabelCounts) -> None:
+        """Adds another's counts to these."""
         self.responses += other.responses
         self.sampled.update(other.sampled)
         self.gold.update(other.gold)
@@ -98,10 +99,16 @@ def entropy_sums(entropy: jax.Array, mask: jax.Array, domains: jax.Array) -> jax
 
 
 def _by_domain(per_group: Sequence[jax.Array], domains: jax.Array) -> jax.Array:
-    """[Q] each -> [rows, N]."""
+    """[Q] each -> [rows, N]; a group whose number is not finite counts as 0 there, or the product
+    would spread it over all domains.
+    """
     member = (domains[:, None] == jnp.arange(len(DOMAINS))[None]).astype(jnp.float32)
     # A product, not a scatter-add, which is not deterministic on GPUs.
-    return jnp.matmul(jnp.stack(per_group), member, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(
+        jnp.nan_to_num(jnp.stack(per_group), posinf=0.0, neginf=0.0),
+        member,
+        precision=jax.lax.Precision.HIGHEST,
+    )
 
 
 # ------------------------------------------------------------------------------------ on the host

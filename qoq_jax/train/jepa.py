@@ -198,7 +198,7 @@ def run(cfg: Config) -> int:
         # ------------------------------------------------------------------------- export and probe
         path = os.path.join(cfg.workdir, WEIGHTS)
         whole = hosts.gather(final)
-        whole["pooled"] = _pooled_moments(cfg, sizes, mesh, found["train"], final["encoder"])
+        whole |= _pooled_moments(cfg, sizes, mesh, found["train"], final["encoder"])
         if hosts.is_main():
             ecg_files.save(path, whole, sizes)
         print(f"ecg encoder: {path}")
@@ -222,11 +222,19 @@ def _pooled_moments(
     mesh: jax.sharding.Mesh,
     recordings: Sequence[ecgs.Recording],
     encoder: Any,
-) -> dict[str, np.ndarray]:
-    """Mean and covariance of the representation over the first training ECGs."""
-    signals = ecgs.read_all(recordings[:MOMENTS_ECGS], cfg.data.ecg_length)
+) -> dict[str, dict[str, np.ndarray]]:
+    """{"pooled": mean and covariance of the representation} over the first training ECGs; {} when
+    there are too few for a covariance, or one of them cannot be read.
+    """
+    if len(recordings) <= sizes.width:
+        return {}
+    try:
+        signals = ecgs.read_all(recordings[:MOMENTS_ECGS], cfg.data.ecg_length)
+    except DataError as error:  # the weights are worth more than a whitened projection
+        print(f"ecg encoder: without moments of its representation: {error}")
+        return {}
     pooled = ecg_probe.features(encoder, sizes, signals, mesh, cfg.ecg.batch)
-    return {"mean": pooled.mean(axis=0), "covariance": np.cov(pooled, rowvar=False)}
+    return {"pooled": {"mean": pooled.mean(axis=0), "covariance": np.cov(pooled, rowvar=False)}}
 
 
 def initial_params(

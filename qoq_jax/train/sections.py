@@ -37,7 +37,7 @@ class SftConfig:
     # False: teach format, boxes and findings, but hide the diagnosis (data/edits.py
     # HideDiagnosis)
     diagnoses: bool = True
-    # share of the rows whose diagnosis is random (data/edits.py NoisyLabels)
+    # share of the rows whose findings have random labels (data/edits.py NoisyLabels)
     label_noise: float = 0.0
     # teach boxes whose edges lie up to this share of a side inside the gold box (data/edits.py
     # ShrinkBoxes)

@@ -135,10 +135,11 @@ def test_of_equal_frequency_the_harder_domain_weighs_more():
 
 
 def test_a_single_lucky_response_in_a_hopeless_domain_does_not_fill_the_batch():
-    hopeless = np.zeros((20, G), np.float32)
+    hopeless = np.zeros((40, G), np.float32)
     hopeless[0, 0] = 1
-    found = scales(np.concatenate([[HALF] * 4, hopeless]), np.array([0] * 4 + [1] * 20))
-    assert found[4] <= 16 * found[0]
+    batch = np.concatenate([[HALF] * 4, hopeless]), np.array([0] * 4 + [1] * 40)
+    found, unbounded = scales(*batch), scales(*batch, bound=1e9)
+    assert found[4] <= 16 * found[0] and unbounded[4] > 16 * unbounded[0]
 
 
 def test_damping_goes_by_drift_alone_good_and_bad_responses_alike():

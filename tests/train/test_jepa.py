@@ -379,5 +379,16 @@ def test_the_projection_behind_a_pretrained_encoder_starts_whitened(tmp_path):
 
 
 def test_the_encoder_of_the_package_has_the_sizes_of_nano_and_moments():
-    loaded, _ = ecg_files.load(ecg_set.WEIGHTS, variants.get("nano").ecg.num_heads)
+    nano = variants.get("nano").ecg
+    loaded, sizes = ecg_files.load(ecg_set.WEIGHTS, nano.num_heads)
     assert {"encoder", "pooled"} <= loaded.keys()
+    assert (sizes.width, sizes.depth, sizes.patch_size) == (nano.width, nano.depth, nano.patch_size)
+
+
+def test_an_encoder_file_with_moments_of_another_width_is_refused(tmp_path):
+    trained = spec.init_params(ecg_jepa.param_specs(SIZES), jax.random.key(7))
+    wrong = {"mean": np.zeros(3), "covariance": np.eye(3)}
+    path = str(tmp_path / "ecg.safetensors")
+    ecg_files.save(path, trained | {"pooled": wrong}, SIZES)
+    with pytest.raises(CheckpointError, match="do not fit a width of 16"):
+        ecg_files.load(path, SIZES.num_heads)

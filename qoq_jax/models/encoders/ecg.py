@@ -160,8 +160,8 @@ def whitening_projection(
 
     The pooled vectors of different ECGs are nearly equal: they share a mean that is much larger
     than what tells them apart, and with random weights the decoder hardly sees a difference. With
-    mean μ and covariance Σ, the kernel is (Σ + λI)^-1/2 Q and the bias -μ (Σ + λI)^-1/2 Q, with Q
-    of orthonormal rows [W, width] (columns, where width < W) and λ 1e-4 of the mean
+    mean μ and covariance Σ, the kernel is K = (Σ + λI)^-1/2 Q / √min(W, width) and the bias -μK,
+    with Q of orthonormal rows [W, width] (columns, where width < W) and λ 1e-4 of the mean
     variance. Data-dependent initialisation: Krähenbühl et al., arXiv 1511.06856, section 3.
 
     Args:
