@@ -20,6 +20,7 @@ that any program could show.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import platform
 import sys
@@ -246,35 +247,63 @@ def main() -> None:
     assert tokens == out.shape[0] * (out.shape[1] - inputs["input_ids"].shape[1]), (
         "both must have written the same number"
     )
+    times = Times(our_forward, their_forward, our_time, their_time, prefill, their_prefill, tokens)
+    print_times(times, options, theirs)
+    print(f"largest difference of logits: {difference:.1e}")
+    print(f"first call with compilation: forward {first_forward:.0f} s, generate {first:.0f} s")
+    print(
+        "log-probs of 4096 positions x 152,064 words, forward and backward: "
+        f"{logprob_memory():.2f} GiB of temporaries\n"
+    )
+    print_bounds(times, options, least_flops(theirs, samples[0]), samples, peaks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Seconds of two prompts' forward pass, of the generation of all responses and of it up to the
+    first token, ours and theirs; and the tokens generated.
+    """
+
+    our_forward: float
+    their_forward: float
+    our_time: float
+    their_time: float
+    prefill: float
+    their_prefill: float
+    tokens: int
+
+
+def print_times(times: Times, options: argparse.Namespace, theirs: torch.nn.Module) -> None:
+    """The table of times, and what they were measured on."""
 
     def rate(seconds: float) -> str:
-        return f"{tokens / seconds:.1f} tokens/s"
+        return f"{times.tokens / seconds:.1f} tokens/s"
 
     steps = max(options.new - 1, 1)
     rows = [
         (
             "forward, 2 prompts",
-            f"{our_forward:.2f} s",
-            f"{their_forward:.2f} s",
-            their_forward / our_forward,
+            f"{times.our_forward:.2f} s",
+            f"{times.their_forward:.2f} s",
+            times.their_forward / times.our_forward,
         ),
         (
             f"generate, {options.prompts} x {options.samples} responses of {options.new}",
-            rate(our_time),
-            rate(their_time),
-            their_time / our_time,
+            rate(times.our_time),
+            rate(times.their_time),
+            times.their_time / times.our_time,
         ),
         (
             "  of it up to the first token",
-            f"{prefill:.1f} s",
-            f"{their_prefill:.1f} s",
-            their_prefill / prefill,
+            f"{times.prefill:.1f} s",
+            f"{times.their_prefill:.1f} s",
+            times.their_prefill / times.prefill,
         ),
         (
             "  a further token of all responses",
-            f"{(our_time - prefill) / steps * 1e3:.0f} ms",
-            f"{(their_time - their_prefill) / steps * 1e3:.0f} ms",
-            (their_time - their_prefill) / max(our_time - prefill, 1e-9),
+            f"{(times.our_time - times.prefill) / steps * 1e3:.0f} ms",
+            f"{(times.their_time - times.their_prefill) / steps * 1e3:.0f} ms",
+            (times.their_time - times.their_prefill) / max(times.our_time - times.prefill, 1e-9),
         ),
     ]
     print(
@@ -284,17 +313,27 @@ def main() -> None:
         f"{jax.__version__}, torch {torch.__version__} "
         f"({torch.get_num_threads()} threads), transformers {transformers.__version__}"
     )
-    print(f"largest difference of logits: {difference:.1e}")
-    print(f"first call with compilation: forward {first_forward:.0f} s, generate {first:.0f} s")
-    print(
-        "log-probs of 4096 positions x 152,064 words, forward and backward: "
-        f"{logprob_memory():.2f} GiB of temporaries\n"
-    )
     print("| | qoq_jax | transformers | ratio |\n|---|---|---|---|")
     for name, mine, other, ratio in rows:
         print(f"| {name} | {mine} | {other} | {ratio:.2f} |")
 
-    work, count = least_flops(theirs, samples[0]), options.prompts * options.samples
+
+def print_bounds(
+    times: Times,
+    options: argparse.Namespace,
+    work: dict[str, float],
+    samples: list[dict],
+    peaks: list[float],
+) -> None:
+    """What a float32 program must at least compute, and how near the times come to it.
+
+    Args:
+      times, options: of the run.
+      work: least_flops of one sample.
+      samples: the prompts.
+      peaks: rates of a matrix product, GFLOP/s.
+    """
+    count = options.prompts * options.samples
     forward_work = 2 * (
         work["image"] + work["prompt"] + len(samples[0]["input_ids"]) * work["head"]
     )
@@ -311,8 +350,8 @@ def main() -> None:
         "|\n|---|---|---|---|---|"
     )
     for name, flops, mine, other in (
-        ("forward", forward_work, our_forward, their_forward),
-        ("generate", generate_work, our_time, their_time),
+        ("forward", forward_work, times.our_forward, times.their_forward),
+        ("generate", generate_work, times.our_time, times.their_time),
     ):
         least = flops / max(peaks) / 1e9
         print(

@@ -87,10 +87,8 @@ def measure(folder: str, what: str) -> dict:
     }
     if what == "open":
         return found
-    from qoq_jax.data import pipeline, sample, tokenizer
+    from qoq_jax.data import pipeline, tokenizer
     from qoq_jax.data import rows as schema
-    from qoq_jax.data.packing import Budget
-    from qoq_jax.models import sizes
 
     chosen = np.random.default_rng(1).integers(0, len(rows), 10_000)
     began = time.perf_counter()
@@ -106,26 +104,7 @@ def measure(folder: str, what: str) -> dict:
         return parse(content, where)
 
     schema.parse = counted
-    words, model = tokenizer.load("nano"), sizes.get("nano")
-    process = sample.ProcessConfig.for_model(
-        model,
-        min_pixels=56 * 56,
-        max_pixels=112 * 112,
-        frame_max_pixels=56 * 56,
-        max_prompt_tokens=512,
-        max_response_tokens=64,
-    )
-    budget = Budget(
-        rows=8,
-        tokens=640,
-        media_rows=4,
-        patches=256,
-        ecgs=1,
-        pad_id=model.pad_id,
-        max_per_row=1,
-        ecg_tokens=model.ecg_tokens,
-        patch_dim=model.vision.patch_dim,
-    )
+    words, (process, budget) = tokenizer.load("nano"), shapes()
     domains = sources.domains(rows)
 
     def batches():
@@ -155,6 +134,35 @@ def measure(folder: str, what: str) -> dict:
     found["resumed_bytes"] = read_bytes() - before
     found["rss"] = peak()
     return found
+
+
+def shapes() -> tuple:
+    """(ProcessConfig, Budget) of the batches that are made."""
+    from qoq_jax.data import sample
+    from qoq_jax.data.packing import Budget
+    from qoq_jax.models import sizes
+
+    model = sizes.get("nano")
+    process = sample.ProcessConfig.for_model(
+        model,
+        min_pixels=56 * 56,
+        max_pixels=112 * 112,
+        frame_max_pixels=56 * 56,
+        max_prompt_tokens=512,
+        max_response_tokens=64,
+    )
+    budget = Budget(
+        rows=8,
+        tokens=640,
+        media_rows=4,
+        patches=256,
+        ecgs=1,
+        pad_id=model.pad_id,
+        max_per_row=1,
+        ecg_tokens=model.ecg_tokens,
+        patch_dim=model.vision.patch_dim,
+    )
+    return process, budget
 
 
 def peak() -> float:

@@ -127,6 +127,14 @@ def main():
         hidden=out.last_hidden_state.numpy(),
     )
 
+    arrays |= prompt_arrays(model, pixels, units, rng)
+    np.savez_compressed(OUT, **arrays)
+    print(f"{OUT.name}: {OUT.stat().st_size / 1024:.0f} KiB")
+
+
+def prompt_arrays(model, pixels, units, rng):
+    """Arrays of a whole prompt: tokens, positions, where its media stand, and logits."""
+
     # Text, an image, text, a video, text, an image, text.
     def text(n):
         return rng.integers(0, 110, n).tolist()
@@ -155,14 +163,12 @@ def main():
     media_index = np.full(ids.shape, -1)
     media_index[ids == IMAGE] = np.argsort(units)[:21]
     media_index[ids == VIDEO] = np.argsort(units)[21:]
-    arrays |= dict(
+    return dict(
         tokens=ids.astype(np.int32),
         prompt_positions=prompt_positions.numpy().swapaxes(0, 1).astype(np.int32),
         media_index=media_index.astype(np.int32),
         logits=out.logits.numpy(),
     )
-    np.savez_compressed(OUT, **arrays)
-    print(f"{OUT.name}: {OUT.stat().st_size / 1024:.0f} KiB")
 
 
 if __name__ == "__main__":
