@@ -276,7 +276,7 @@ def test_a_run_stopped_on_the_way_ends_with_the_same_bits_and_exports(
     assert loop.run(cfg) == 0
     assert "macro AUROC" in capsys.readouterr().out
     weights, sizes = ecg_files.load(str(tmp_path / "whole" / ecg_jepa.WEIGHTS), num_heads=2)
-    assert sizes == SIZES and set(weights) == {"encoder", "predictor"}
+    assert sizes == SIZES and set(weights) == {"encoder", "predictor", "pooled"}
     rows = [
         json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
     ]
