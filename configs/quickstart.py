@@ -41,7 +41,7 @@ def get_config(arg: str = "drpo"):
     config.rl.questions, config.rl.rollouts = 24, 6
     config.rl.steps = 200
     config.rl.response_tokens = 36
-    # At 2e-4 and more the first 60 steps lose what the warm start knows.
+    # at 2e-4 and more the first 60 steps lose much of what a good warm start knows
     config.rl.lr, config.rl.schedule = 1e-4, "cosine"
     # A stray token spoils a response; top-p leaves out the unlikely ones and keeps all labels.
     config.rl.temperature, config.rl.top_p = 0.9, 0.95

@@ -24,9 +24,6 @@ class DataConfig:
     real_repeat: int = 4  # times that a real training row counts, since there are few of them
     # a domain of n rows is sampled with weight n^power: 1 = as they come, 0 = all domains alike
     mixing_power: NotNegative[float] = 1.0
-    # within a domain, a source of n rows is sampled with weight n^mixing_power too: real samples
-    # beside many synthetic rows get enough draws, and real_repeat is not used
-    mix_sources: bool = False
     cache: bool = False  # keep processed samples in memory: for some thousand small samples
     # a bad sample: "raise", or "skip" (counted, listed in the report)
     on_error: Literal["raise", "skip"] = "raise"

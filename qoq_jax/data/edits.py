@@ -28,15 +28,7 @@ class HideDiagnosis:
 
     def __call__(self, row: schema.Row) -> schema.Row:
         asserting = [label for label in row.labels if not answers.denies_finding(label)]
-        gold = [label for label in row.answers if label in asserting]
-        rng = np.random.default_rng([self.seed, *row.id.encode()])
-        drawn = dict(zip(gold, rng.permutation(asserting)))  # there are no more gold than asserting
-        renamed = [str(drawn.get(label, label)) for label in row.answers]
-        return dataclasses.replace(
-            row,
-            answer=", ".join(renamed),
-            bbox_labels=tuple(str(drawn.get(label, label)) for label in row.bbox_labels),
-        )
+        return _with_labels_of(asserting, row, np.random.default_rng([self.seed, *row.id.encode()]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +51,21 @@ class NoisyLabels:
         drawn_from = [
             label for label in row.labels if row.time_series or not answers.denies_finding(label)
         ]
-        gold = [label for label in row.answers if label in drawn_from]
-        drawn = dict(zip(gold, rng.permutation(drawn_from)))  # there are no more gold than labels
-        renamed = [str(drawn.get(label, label)) for label in row.answers]
-        return dataclasses.replace(
-            row,
-            answer=", ".join(renamed),
-            bbox_labels=tuple(str(drawn.get(label, label)) for label in row.bbox_labels),
-        )
+        return _with_labels_of(drawn_from, row, rng)
+
+
+def _with_labels_of(labels: list[str], row: schema.Row, rng: np.random.Generator) -> schema.Row:
+    """The row with those of its gold labels that are among `labels` replaced by random ones of
+    them, no two alike.
+    """
+    gold = [label for label in row.answers if label in labels]
+    drawn = dict(zip(gold, rng.permutation(labels)))  # there are no more gold than labels
+    renamed = [str(drawn.get(label, label)) for label in row.answers]
+    return dataclasses.replace(
+        row,
+        answer=", ".join(renamed),
+        bbox_labels=tuple(str(drawn.get(label, label)) for label in row.bbox_labels),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

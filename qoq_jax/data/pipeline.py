@@ -237,8 +237,6 @@ class Shuffle:
       seed: of the shuffle.
       weights_by_domain: share of each domain in the stream, for all domains that occur (0 leaves
         one out). None: each row once per epoch.
-      source_power: with weights, the sources of a domain share its draws by rows^source_power, so
-        that a source of few rows is seen often enough. None: all rows of a domain alike.
       epochs: end after so many passes. Only for one process (packing makes the number of batches
         differ between streams, and no process may stop before the others) and without weights.
     """
@@ -246,7 +244,6 @@ class Shuffle:
     seed: int
     weights_by_domain: Mapping[str, float] | None = None
     epochs: int | None = None
-    source_power: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -338,7 +335,7 @@ def make_iterator(recipe: Recipe, order: Shuffle, reading: Reading | None = None
         rows = grain.MapDataset.source(_Pairs(recipe.sources))
         mixed = rows.shuffle(seed=_seed(order.seed, "rows")).repeat(order.epochs)
     else:
-        mixed = _mix(recipe.sources, order, WINDOW * budget.media_rows)
+        mixed = _mix(recipe.sources, weights, order.seed, WINDOW * budget.media_rows)
     make = functools.cache(recipe.make) if reading.cache else recipe.make
     streams = {
         r: mixed[r :: budget.media_rows].map(make) if len(mixed) > r else grain.MapDataset.range(0)
@@ -351,8 +348,6 @@ def make_iterator(recipe: Recipe, order: Shuffle, reading: Reading | None = None
         "epochs": order.epochs,
         "with_answer": recipe.with_answer,
     }
-    if order.source_power is not None:  # absent else, as in the states saved before there was one
-        options["source_power"] = order.source_power
     return _iterator(streams, recipe, reading, options, exactly=None)
 
 
@@ -403,10 +398,11 @@ class _Pairs(Sequence[tuple[int, int]]):
         return f"{len(self)} rows"
 
 
-def _mix(sources: Sequence[Source], order: Shuffle, window: int) -> grain.MapDataset:
+def _mix(
+    sources: Sequence[Source], weights: Mapping[str, float], seed: int, window: int
+) -> grain.MapDataset:
     """An endless sequence with each domain at its weight's share, shuffled anew each epoch."""
     domains = np.concatenate([row_files.domain_ids(source.rows) for source in sources])
-    weights = order.weights_by_domain
     present = {schema.DOMAINS[number] for number in np.unique(domains)}
     unknown, unweighted = sorted(set(weights) - present), sorted(present - set(weights))
     if unknown or unweighted:
@@ -420,35 +416,16 @@ def _mix(sources: Sequence[Source], order: Shuffle, window: int) -> grain.MapDat
         raise ConfigError(
             f"weights_by_domain: {dict(weights)}", hint="use numbers of at least 0, not all 0"
         )
-    parts, shares = [], []
-    for domain in sorted(domain for domain, weight in weights.items() if weight > 0):
+    used = sorted(domain for domain, weight in weights.items() if weight > 0)
+    parts = []
+    for domain in used:
         places = np.flatnonzero(domains == schema.DOMAINS.index(domain))
-        for name, chosen, share in _shares(sources, places, order.source_power):
-            pairs = grain.MapDataset.source(_Pairs(sources, chosen))
-            seed = _seed(order.seed, f"{domain}/{name}" if name else domain)
-            parts.append(pairs.shuffle(seed=seed).repeat())
-            shares.append(weights[domain] * share)
-    mixed = grain.MapDataset.mix(parts, weights=shares)
+        pairs = grain.MapDataset.source(_Pairs(sources, places))
+        parts.append(pairs.shuffle(seed=_seed(seed, domain)).repeat())
+    mixed = grain.MapDataset.mix(parts, weights=[weights[domain] for domain in used])
     return grain.experimental.WindowShuffleMapDataset(
-        mixed, window_size=window, seed=_seed(order.seed, "window")
+        mixed, window_size=window, seed=_seed(seed, "window")
     )
-
-
-def _shares(
-    sources: Sequence[Source], places: np.ndarray, power: float | None
-) -> list[tuple[str, np.ndarray, float]]:
-    """(source, its places, its share) of a domain's rows; ("", all, 1) when power is None.
-
-    Args:
-      places: int [n] of the domain's rows, in the sources one after the other, ascending.
-    """
-    if power is None:
-        return [("", places, 1.0)]
-    ends = np.cumsum([len(source.rows) for source in sources])
-    parts = np.split(places, np.searchsorted(places, ends[:-1]))
-    held = [(source.name, part) for source, part in zip(sources, parts, strict=True) if len(part)]
-    whole = sum(len(part) ** power for _, part in held)
-    return [(name, part, len(part) ** power / whole) for name, part in held]
 
 
 def _seed(seed: int, name: str) -> int:

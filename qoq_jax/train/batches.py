@@ -121,18 +121,13 @@ class Batches:
             rows = {name: self._edited(found) for name, found in rows.items()}
         if domains:
             rows = _of_domains(rows, domains)
-        mixed = data.mix_sources or data.mixing_power != 1
-        weights = _weights(rows, data.mixing_power) if mixed else None
-        if "real" in rows and not data.mix_sources:
+        weights = None if data.mixing_power == 1 else _weights(rows, data.mixing_power)
+        if "real" in rows:
             real = rows["real"]
             rows["real"] = real.take(np.tile(np.arange(len(real)), data.real_repeat))
         return pipeline.make_iterator(
             self._recipe(rows, self.training_budget(stage, answers), answers),
-            pipeline.Shuffle(
-                cfg.seed + stages.get(stage).data_seed,
-                weights,
-                source_power=data.mixing_power if data.mix_sources else None,
-            ),
+            pipeline.Shuffle(cfg.seed + stages.get(stage).data_seed, weights),
             dataclasses.replace(self._reading(), cache=data.cache),
         )
 

@@ -297,54 +297,6 @@ def test_mistakes_in_the_call_are_config_errors(source, over, message):
         train(source, **over)
 
 
-def two_sources(root, few_rows, many_rows):
-    """A source of few ct rows, and one of many, which has all mri rows."""
-
-    def made(name, domain, count):
-        return [
-            row(f"{name}-{domain}-{i}", domain=domain, images=["60x60.png"]) for i in range(count)
-        ]
-
-    return [
-        pipeline.Source("real", root, made("real", "ct", few_rows)),
-        pipeline.Source("mini", root, made("mini", "ct", many_rows) + made("mini", "mri", 8)),
-    ]
-
-
-def shares(sources, **order):
-    """How often each "source/domain" was drawn in 60 batches."""
-    weights = {"ct": 1.0, "mri": 1.0}
-    shuffle = pipeline.Shuffle(3, weights, **order)
-    drawn = pipeline.make_iterator(recipe(sources, with_answer=True), shuffle)
-    names = [p.meta.id.rsplit("-", 1)[0] for s in take(drawn, 60) for p in s[1]]
-    return {name: names.count(name) / len(names) for name in sorted(set(names))}
-
-
-def test_sources_of_a_domain_are_drawn_by_a_power_of_their_rows(source):
-    found = shares(two_sources(source.root, 4, 64), source_power=0.5)  # 2 : 8 inside ct
-    assert found["mini-mri"] == pytest.approx(0.5, abs=0.03)
-    assert found["real-ct"] == pytest.approx(0.1, abs=0.02)
-
-
-def test_power_one_draws_the_sources_as_their_rows(source):
-    found = shares(two_sources(source.root, 4, 64), source_power=1.0)
-    assert found["real-ct"] == pytest.approx(0.5 * 4 / 68, abs=0.01)
-
-
-def test_source_power_changes_no_share_where_a_domain_has_one_source(source):
-    only = [two_sources(source.root, 4, 64)[1]]
-    assert shares(only, source_power=0.5) == pytest.approx(shares(only), abs=0.02)
-
-
-def test_a_state_of_another_source_power_is_refused(source):
-    def iterator(power):
-        shuffle = pipeline.Shuffle(3, WEIGHTS, source_power=power)
-        return pipeline.make_iterator(recipe([source]), shuffle)
-
-    with pytest.raises(DataError, match="another data config"):
-        iterator(0.5).set_state(iterator(None).get_state())
-
-
 def test_no_rows_is_an_error(source):
     with pytest.raises(DataError, match="no rows"):
         train(dataclasses.replace(source, rows=[]))

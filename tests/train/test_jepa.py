@@ -392,3 +392,14 @@ def test_an_encoder_file_with_moments_of_another_width_is_refused(tmp_path):
     ecg_files.save(path, trained | {"pooled": wrong}, SIZES)
     with pytest.raises(CheckpointError, match="do not fit a width of 16"):
         ecg_files.load(path, SIZES.num_heads)
+
+
+def test_an_ecg_that_cannot_be_read_costs_the_moments_and_not_the_weights(monkeypatch, capsys):
+    def refuse(*_):
+        raise DataError("is damaged")
+
+    monkeypatch.setattr(ecgs, "read_all", refuse)
+    recordings = [None] * (SIZES.width + 1)
+    assert ecg_jepa._pooled_moments(Config(), SIZES, None, recordings, None) == {}
+    assert "without moments" in capsys.readouterr().out
+    assert ecg_jepa._pooled_moments(Config(), SIZES, None, recordings[:3], None) == {}
