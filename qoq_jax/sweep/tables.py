@@ -38,12 +38,15 @@ COLUMNS = (
     "macro-F1",
     "compared with",
     "macro-F1 less that",
+    "IoU",
+    "IoU less that",
     "area",
     "area less that",
     "s per step",
     "rewards' share",
 )
-METRICS = (("exact_match", "accuracy"), ("macro_f1", "macro-F1"))
+# IoU where responses have boxes
+METRICS = (("exact_match", "accuracy"), ("macro_f1", "macro-F1"), ("iou", "IoU"))
 
 
 def write(sweep: Sweep, out: str) -> None:
@@ -54,6 +57,7 @@ def write(sweep: Sweep, out: str) -> None:
     compared = {name: runs for name, runs in found.items() if name not in starts}
     parts = [overall_table(sweep, found)]
     parts += [domain_table(found, key, title) for key, title in METRICS]
+    parts.append(gains_table(sweep, found))
     for i, (title, names) in enumerate((sweep.charts or {"All runs": tuple(compared)}).items()):
         chart = curves(title, {name: compared[name] for name in names if name in compared})
         if chart:
@@ -133,7 +137,7 @@ def read_run(folder: str, stage: str, start: str) -> dict | None:
     if not os.path.exists(path) or not os.path.exists(os.path.join(folder, "run.json")):
         return None
     group = files.read_json(path, finite=False)["summary"]["sources"]["climb-mini"]
-    domains = {name: {key: of[key] for key, _ in METRICS} for name, of in group["domains"].items()}
+    domains = {name: _metrics(of) for name, of in group["domains"].items()}
     same = start and validated_on(start) == validated_on(folder)
     curve = [
         [0, score] for _, score in (learning_curve(start, "sft")[-1:] if same else [])
@@ -146,7 +150,7 @@ def read_run(folder: str, stage: str, start: str) -> dict | None:
         row["seconds/reward"] / row["seconds/step"] for row in timed if "seconds/reward" in row
     ]
     return {
-        "overall": {key: group["overall"][key] for key, _ in METRICS},
+        "overall": _metrics(group["overall"]),
         "domains": domains,
         "curve": curve,
         "area": area(curve),
@@ -156,6 +160,10 @@ def read_run(folder: str, stage: str, start: str) -> dict | None:
         else None,
         "reward_share": statistics.median(shares) if shares else None,
     }
+
+
+def _metrics(of: dict) -> dict[str, float]:
+    return {key: of[key] for key, _ in METRICS if of.get(key) is not None}
 
 
 def area(curve: list) -> float | None:
@@ -195,7 +203,7 @@ def paired(runs: dict, baseline: dict, key: str) -> list[float]:
     """
 
     def value(run: dict) -> float | None:
-        return run["area"] if key == "area" else run["overall"][key]
+        return run["area"] if key == "area" else run["overall"].get(key)
 
     both = [(value(runs[seed]), value(baseline[seed])) for seed in runs if seed in baseline]
     return [a - b for a, b in both if a is not None and b is not None]
@@ -207,7 +215,10 @@ def overall(sweep: Sweep, found: dict) -> list[list[str]]:
     """
     rows = []
     for name, runs in found.items():
-        scores = {key: [run["overall"][key] for run in runs.values()] for key, _ in METRICS}
+        scores = {
+            key: [run["overall"][key] for run in runs.values() if key in run["overall"]]
+            for key, _ in METRICS
+        }
         known = {
             key: [run[key] for run in runs.values() if run[key] is not None]
             for key in ("area", "seconds_a_step", "reward_share")
@@ -216,7 +227,7 @@ def overall(sweep: Sweep, found: dict) -> list[list[str]]:
         other = sweep.baseline_of(name)
         differences = [
             shown(paired(runs, found.get(other, {}), key), signed=True) if other else ""
-            for key in ("macro_f1", "area")
+            for key in ("macro_f1", "iou", "area")
         ]
         rows.append(
             [
@@ -226,8 +237,10 @@ def overall(sweep: Sweep, found: dict) -> list[list[str]]:
                 shown(scores["macro_f1"]),
                 other,
                 differences[0],
-                shown(known["area"]),
+                shown(scores["iou"]),
                 differences[1],
+                shown(known["area"]),
+                differences[2],
                 f"{statistics.fmean(seconds):.2f}" if seconds else "",
                 f"{statistics.fmean(share):.1%}" if share else "",
             ]
@@ -246,21 +259,54 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def domain_table(found: dict, key: str, title: str) -> str:
-    """One metric by domain, mean ± half width of the interval."""
+    """One metric by domain, mean ± half width of the interval; "" when no run has it."""
     domains = sorted(
-        {domain for runs in found.values() for run in runs.values() for domain in run["domains"]}
+        {d for runs in found.values() for of in by_domain(runs) for d in of if key in of[d]}
     )
+    if not domains:
+        return ""
     rows = [
         [
             name,
             *(
-                shown([run["domains"][d][key] for run in runs.values() if d in run["domains"]])
+                shown([of[d][key] for of in by_domain(runs) if key in of.get(d, {})])
                 for d in domains
             ),
         ]
         for name, runs in found.items()
     ]
     return f"## {title} by domain\n\n" + _markdown(("run", *domains), rows)
+
+
+def gains_table(sweep: Sweep, found: dict) -> str:
+    """Macro-F1 by domain less that of the baseline, paired by seed, mean ± half width of the
+    interval; "" when there is nothing to compare.
+    """
+    domains = sorted({d for runs in found.values() for of in by_domain(runs) for d in of})
+    rows = []
+    for name, runs in found.items():
+        other = found.get(sweep.baseline_of(name), {})
+        seeds = [seed for seed in runs if seed in other]
+        if seeds:
+            both = [(runs[seed]["domains"], other[seed]["domains"]) for seed in seeds]
+            rows.append(
+                [
+                    name,
+                    *(
+                        shown([a[d]["macro_f1"] - b[d]["macro_f1"] for a, b in both], signed=True)
+                        for d in domains
+                    ),
+                ]
+            )
+    return (
+        "## Macro-F1 by domain less the baseline's\n\n" + _markdown(("run", *domains), rows)
+        if rows
+        else ""
+    )
+
+
+def by_domain(runs: dict) -> list[dict[str, dict[str, float]]]:
+    return [run["domains"] for run in runs.values()]
 
 
 def curves(title: str, found: dict) -> str:

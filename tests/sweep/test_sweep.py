@@ -100,6 +100,9 @@ def test_every_run_is_made_once_from_its_start(tmp_path, monkeypatch):
         assert json.load(f)["drpo"]["0"]["curve"] == [[0, 0.3], [10, 0.23], [30, 0.46]]
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| drpo | 3 | 0.580 ± 0.066 | 0.480 ± 0.066 |" in text and "5.0%" in text
+    gains = text.split("## Macro-F1 by domain less the baseline's")[1]
+    assert "| drpo | +0.060 ± 0.075 | +0.060 ± 0.075 |" in gains and "| grpo |" not in gains
+    assert "IoU by domain" not in text  # no run has boxes
     assert (tmp_path / "out" / "curves-0.svg").read_text().startswith(
         "<svg"
     ) and "(curves-0.svg)" in text
@@ -185,6 +188,26 @@ def test_runs_of_other_data_have_their_own_baseline():
     assert "| drpo | 2 | 0.600 ± 0.000 | 0.600 ± 0.000 | grpo | +0.100 ± 0.000 |" in table
     assert "| even-drpo | 2 | 0.500 ± 1.271 | 0.500 ± 1.271 | even-grpo | +0.300 ± 0.000 |" in table
     assert "| even-grpo | 2 | 0.200 ± 1.271 | 0.200 ± 1.271 |  |  |" in table
+
+
+def test_boxes_are_in_the_tables_where_responses_have_them(tmp_path):
+    for name in ("seeing", "start"):
+        finish(str(tmp_path / name), "sft", 0.3)
+    for name, iou in (("grpo", 0.25), ("drpo", 0.5)):
+        folder = str(tmp_path / name / "seed0")
+        finish(folder, "rl", 0.4)
+        path = os.path.join(folder, "eval", "rl.json")
+        with open(path, encoding="utf-8") as f:
+            found = json.load(f)
+        group = found["summary"]["sources"]["climb-mini"]
+        group["overall"]["iou"] = group["domains"]["ct"]["iou"] = iou
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(found, f)
+    sweep_report.write(PLAN, str(tmp_path))
+    text = (tmp_path / "report.md").read_text()
+    assert "| grpo | +0.000 | 0.500 | +0.250 |" in text  # macro-F1 less that, IoU, IoU less that
+    boxes = text.split("## IoU by domain")[1].split("##")[0]
+    assert "| run | ct |" in boxes and "| grpo | 0.250 |" in boxes  # ECGs have no boxes
 
 
 def test_differences_are_paired_by_seed():

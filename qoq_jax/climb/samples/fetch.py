@@ -142,7 +142,7 @@ LEFT_OUT = {
     "breast1 of pyradiomics": "a cut-out of 45 x 120 pixels; its label is not said",
 }
 
-_FORMAT = 5  # of the converted files; a change here converts them again
+_FORMAT = 6  # of the converted files; a change here converts them again
 
 
 def fetch(

@@ -44,8 +44,9 @@ def make_row(
         answer=answer,
         labels=question.labels,
         source="real",
-        # without any, the gold answer would break the format that RL is paid for
-        **({"reasoning": f"shows: {answer}"} | fields),
+        # without any, the gold answer would break the format that RL is paid for; it must not name
+        # the answer, which a warm start may replace (data/edits.py NoisyLabels)
+        **({"reasoning": "no report"} | fields),
     )
 
 
