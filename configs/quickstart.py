@@ -1,9 +1,9 @@
 """The quickstart: a small model, climb-mini and the real samples, SFT warm start, DRPO, report.
 
-qoq train --config=configs/quickstart.py            DRPO; 9 to 12 minutes on 2 cores with
+qoq train --config=configs/quickstart.py            DRPO; 11 to 13 minutes on 2 cores with
                                                     install, data and report. Held-out
-                                                    climb-mini, three seeds: macro-F1 0.71 to
-                                                    0.79, IoU 0.45 to 0.54
+                                                    climb-mini, three seeds: macro-F1 0.66 to
+                                                    0.79, IoU 0.46 to 0.52
 qoq train --config=configs/quickstart.py:grpo       the same with GRPO: as long; its scores have
                                                     not been measured
 qoq train --config=configs/quickstart.py:smoke      2 minutes, to see that everything runs
@@ -25,7 +25,7 @@ def get_config(arg: str = "drpo"):
     config.data.max_prompt_tokens = 76
     config.data.cache = True
     # From a pretrained encoder ECGs are learned with some hundred questions; from random weights
-    # not at all in this time (docs/evidence.md).
+    # not at all in this time (docs/evidence_quickstart.md).
     config.model.ecg_weights = "climb-mini"
     config.optimizer.b2 = 0.98
     # From scratch, the patch projection gets gradients far above all others and shakes what the
