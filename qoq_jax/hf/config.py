@@ -221,7 +221,8 @@ def _check_says(family: Architecture, cfg: VlmConfig, fields: dict[str, Any]) ->
         lost = [error.what]
     else:
         elsewhere = {
-            name: getattr(cfg, name) for name in ("eos_ids", "pad_id", "compute_dtype", "remat")
+            name: getattr(cfg, name)
+            for name in ("eos_ids", "pad_id", "compute_dtype", "remat", "attention")
         }
         if cfg.ecg is None:  # then they mean nothing
             elsewhere |= {"ecg_tokens": cfg.ecg_tokens, "ecg_token_id": cfg.ecg_token_id}

@@ -11,8 +11,9 @@ response's own tokens; the time steps of a lead and the leads of a time step. An
 axes by the letters of base/axes.py. Those of the heads are k, n and h, of the queries t, of the
 keys s; all others are rows, which a set of keys may lack when rows share it.
 
-A faster kernel has its place in `attention`, before the einsums: it takes the calls whose `axes`
-and rules it knows. Softmax is in float32 whatever the dtype of q, k and v.
+The forms of rows at the end of this file take the name of a kernel: "einsum" is the code here, the
+reference of all others; "splash" is for TPUs (splash.py), "splash-interpret" the same on any
+platform, for tests. Softmax is in float32 whatever the dtype of q, k and v.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from qoq_jax.models import splash
+
+KERNELS = ("einsum", "splash", "splash-interpret")
 # finite, so that a query that sees nothing (padding) stays free of NaN
 MASKED = -1e30
 # longer rows attend in blocks of queries, one after the other, so that [T, S] scores never exist
@@ -293,13 +297,18 @@ def _in_blocks(
 # ------------------------------------------------------------------------------------ forms of rows
 
 
-def packed_rows(q: jax.Array, k: jax.Array, v: jax.Array, ids: TokenIds) -> jax.Array:
+def packed_rows(
+    q: jax.Array, k: jax.Array, v: jax.Array, ids: TokenIds, kernel: str = "einsum"
+) -> jax.Array:
     """Rows of packed samples, in which responses see the prompt that they share and themselves.
 
     q [B,T,K,N,h], k and v [B,T,K,h], segment and branch int32 [B,T]. Token i attends to j iff j <=
     i, their segment is equal and not 0, and j is in the prompt (branch 0) or in the branch of i.
-    Returns [B,T,K,N,h].
+    Returns [B,T,K,N,h]. Kernels but "einsum" ask that each segment has one response, as the rows of
+    data/packing.py have; rows of several go through `grouped_rows`.
     """
+    if kernel != "einsum":
+        return splash.packed_rows(q, k, v, ids.segment, interpret=_interpreted(kernel))
     ids = ids.replace(index=jnp.arange(q.shape[1])[None])
     return attention(q, [KeySet(k, v, ids, causal=True)], ids)
 
@@ -312,12 +321,17 @@ def grouped_rows(
     *,
     prompt: int,
     branches: int,
+    kernel: str = "einsum",
 ) -> jax.Array:
     """`packed_rows` of rows [prompt | branch 1 | ... | branch G], without scores between branches.
 
     For rows that hold one sample whose prompt takes the first `prompt` places and whose `branches`
     responses share the rest evenly: Tp^2 + G S (Tp + S) scores per head instead of (Tp + G S)^2.
     """
+    if kernel != "einsum":
+        return splash.grouped_rows(
+            q, k, v, segment, prompt=prompt, branches=branches, interpret=_interpreted(kernel)
+        )
     in_prompt = segment[:, :prompt]
     first = packed_rows(q[:, :prompt], k[:, :prompt], v[:, :prompt], TokenIds(segment=in_prompt))
     q_own, k_own, v_own, segment_own = (
@@ -340,13 +354,32 @@ def grouped_rows(
 
 
 def segment_rows(
-    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, longest: int
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segments: jax.Array,
+    longest: int,
+    kernel: str = "einsum",
 ) -> jax.Array:
     """Tokens of a tower that see their own segment, both ways.
 
     q, k, v [R,T,K,h]; segments int32 [R,T], equal ids contiguous and at most `longest` long, 0 =
     padding. Returns [R,T,K,h], arbitrary at padding.
     """
+    # Windows are shorter than a block of the kernel, most of which nobody would see.
+    if kernel != "einsum" and longest > DENSE_BLOCK:
+        return splash.segment_rows(q, k, v, segments, longest, interpret=_interpreted(kernel))
     ids = TokenIds(segment=segments)
     keys = KeySet(k, v, ids, k_axes="rskh", v_axes="rskh", longest=longest)
     return attention(q, [keys], ids, axes="rtkh")
+
+
+def kernel_for(platform: str) -> str:
+    """The kernel that model.attention="auto" stands for on a platform, as jax.default_backend()
+    names it.
+    """
+    return "splash" if platform == "tpu" else "einsum"
+
+
+def _interpreted(kernel: str) -> bool:
+    return kernel == "splash-interpret"

@@ -25,6 +25,8 @@ class ModelConfig:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     # rematerialisation of decoder and vision blocks: none, dots, full
     remat: Literal["none", "dots", "full"] = "none"
+    # kernel of the attention: einsum, splash (TPU); auto = splash on a TPU, else einsum
+    attention: Literal["auto", "einsum", "splash"] = "auto"
     # ECG-JEPA safetensors file that the ECG encoder starts from; "climb-mini" = the one that comes
     # with the package, for variant nano; "" = random weights
     ecg_weights: str = ""

@@ -233,8 +233,16 @@ def forward(
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         if shared:
-            return grouped_rows(q, k, v, ids.segment, prompt=shared[0], branches=shared[1])
-        return packed_rows(q, k, v, ids)
+            return grouped_rows(
+                q,
+                k,
+                v,
+                ids.segment,
+                prompt=shared[0],
+                branches=shared[1],
+                kernel=cfg.attention,
+            )
+        return packed_rows(q, k, v, ids, cfg.attention)
 
     def block(
         x: jax.Array, layer_and_index: tuple[dict[str, Any], jax.Array]

@@ -12,6 +12,7 @@ import dataclasses
 from typing import ClassVar
 
 from qoq_jax.base.errors import ConfigError
+from qoq_jax.models.attention import KERNELS
 
 # The 22 special tokens of the Qwen2.5 tokenizer in id order, then the token that QoQ-Med adds for
 # an ECG.
@@ -235,6 +236,7 @@ class VlmConfig:
     tokens_per_second: int = 2
     compute_dtype: str = "bfloat16"
     remat: str = "full"
+    attention: str = "einsum"  # a kernel of models/attention.py
 
     def __post_init__(self):
         if self.ecg and self.ecg_tokens not in (
@@ -252,6 +254,10 @@ class VlmConfig:
             )
         if self.remat not in ("none", "full", "dots"):
             raise ConfigError(f"remat={self.remat!r}", hint="use 'none', 'full' or 'dots'")
+        if self.attention not in KERNELS:
+            raise ConfigError(
+                f"attention={self.attention!r}", hint=f"use one of {', '.join(KERNELS)}"
+            )
         if (
             isinstance(self.vision, Qwen3VisionConfig)
             and len(self.vision.deepstack_blocks) > self.decoder.num_layers

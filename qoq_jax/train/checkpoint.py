@@ -35,7 +35,7 @@ logging.getLogger("absl").addFilter(
 )
 
 CHECKSUMS = "sha256.json"
-_RUNTIME_FIELDS = ("compute_dtype", "remat")  # do not change what a checkpoint holds
+_RUNTIME_FIELDS = ("compute_dtype", "remat", "attention")  # do not change what a checkpoint holds
 
 
 def model_fingerprint(cfg: VlmConfig | EcgConfig) -> str:

@@ -18,6 +18,7 @@ from qoq_jax.base.errors import ConfigError
 from qoq_jax.data import rows as schema
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.sample import ProcessConfig
+from qoq_jax.models import attention
 from qoq_jax.models import sizes as variants
 from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
@@ -64,7 +65,10 @@ def model_config(cfg: Config) -> variants.VlmConfig:
       CheckpointError: the directory or hub id cannot be read.
     """
     chosen = cfg.model
-    options = {"compute_dtype": chosen.compute_dtype, "remat": chosen.remat}
+    kernel = chosen.attention
+    if kernel == "auto":
+        kernel = attention.kernel_for(jax.default_backend())
+    options = {"compute_dtype": chosen.compute_dtype, "remat": chosen.remat, "attention": kernel}
     if not is_published(chosen.variant):
         model = variants.get(chosen.variant)
     else:

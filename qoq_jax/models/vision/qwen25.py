@@ -114,6 +114,7 @@ def block(
     angles: jax.Array,
     segments: jax.Array,
     max_segment: int,
+    kernel: str,
 ) -> jax.Array:
     """One transformer block, x [R,P,W]; its attention stays within `segments` [R,P]."""
     y = layers.rms_norm(x, params["attention_norm"]["scale"], cfg.norm_eps)
@@ -121,7 +122,7 @@ def block(
     qkv = layers.linear("rpw,wxkh->rpxkh", y, params["qkv"]["kernel"], params["qkv"]["bias"])
     q, k, v = (constrain(qkv[:, :, i], ("media", None, "heads", None)) for i in range(3))
     attended = segment_rows(
-        layers.rotate(q, angles), layers.rotate(k, angles), v, segments, max_segment
+        layers.rotate(q, angles), layers.rotate(k, angles), v, segments, max_segment, kernel
     )
     # One axis f of heads and channels: XLA would contract two in an order of its own, and transpose
     # the kernel for it.
@@ -159,10 +160,12 @@ def tower(
     angles = rotary_angles(vision, patch_hw)
 
     def window_block(x: jax.Array, weights: dict[str, Any]) -> tuple[jax.Array, None]:
-        return block(weights, vision, x, angles, patch_window, vision.window_patches), None
+        windows = patch_window, vision.window_patches
+        return block(weights, vision, x, angles, *windows, cfg.attention), None
 
     def full_block(x: jax.Array, weights: dict[str, Any]) -> tuple[jax.Array, None]:
-        return block(weights, vision, x, angles, patch_frame, vision.max_frame_patches), None
+        frames = patch_frame, vision.max_frame_patches
+        return block(weights, vision, x, angles, *frames, cfg.attention), None
 
     window_block, full_block = (
         layers.rematerialised(body, cfg.remat) for body in (window_block, full_block)

@@ -171,6 +171,7 @@ def block(
     x: jax.Array,
     angles: jax.Array,
     segments: jax.Array,
+    kernel: str,
 ) -> jax.Array:
     """One transformer block, x [R,P,W]; its attention stays within `segments` [R,P] (frames)."""
     y = layers.layer_norm(x, params["attention_norm"], cfg.norm_eps)
@@ -178,7 +179,7 @@ def block(
     qkv = layers.linear("rpw,wxkh->rpxkh", y, **params["qkv"])
     q, k, v = (constrain(qkv[:, :, i], ("media", None, "heads", None)) for i in range(3))
     q, k = layers.rotate(q, angles), layers.rotate(k, angles)
-    attended = segment_rows(q, k, v, segments, cfg.max_frame_patches)
+    attended = segment_rows(q, k, v, segments, cfg.max_frame_patches, kernel)
     # [R,P,K,h] x [K,h,W] -> [R,P,W]
     x = x + layers.linear("rpkh,khw->rpw", attended, **params["o"])
     y = layers.layer_norm(x, params["mlp_norm"], cfg.norm_eps)
@@ -209,7 +210,7 @@ def tower(
     angles = rotary_angles(vision, patch_hw)
 
     def one(x: jax.Array, weights: dict[str, Any]) -> tuple[jax.Array, None]:
-        return block(weights, vision, x, angles, patch_frame), None
+        return block(weights, vision, x, angles, patch_frame, cfg.attention), None
 
     one = layers.rematerialised(one, cfg.remat)
     # One scan up to each DeepStack block: an output of every block, to take J of them, would hold L
