@@ -94,9 +94,7 @@ def batch_of(case: Case, model: sizes.VlmConfig, mesh: jax.sharding.Mesh, tokens
 def shaped(tree: object, mesh: jax.sharding.Mesh) -> object:
     """Arrays as shapes with rows over data and fsdp."""
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=mesh_lib.batch_sharding(mesh)
-        ),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=mesh_lib.batch_sharding(mesh)),
         tree,
     )
 

@@ -128,9 +128,7 @@ def _rows(
     length, channels = q.shape[1], q.shape[-1]
     q = q * channels**-0.5  # the kernel does not scale
     pad, wider = mask.shape[0] - length, -channels % LANES
-    q, k, v = (
-        jnp.pad(x, [(0, 0), (0, pad), (0, 0), (0, wider)]).swapaxes(1, 2) for x in (q, k, v)
-    )
+    q, k, v = (jnp.pad(x, [(0, 0), (0, pad), (0, 0), (0, wider)]).swapaxes(1, 2) for x in (q, k, v))
     segment = jnp.pad(segment, [(0, 0), (0, pad)])
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:

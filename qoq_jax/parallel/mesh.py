@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from qoq_jax.base.errors import ConfigError
@@ -54,7 +55,11 @@ def make_mesh(
     """A (data, fsdp, tensor) mesh over `devices` (default: all). One of the sizes may be -1: what
     is left.
 
-    Raises ConfigError when the sizes do not multiply to the number of devices.
+    Devices of several slices (TPU slices joined by the data centre's network) are laid out with the
+    slices along data, so that gradients alone cross the slow network.
+
+    Raises ConfigError when the sizes do not multiply to the number of devices, or data is no
+    multiple of the slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = [data, fsdp, tensor]
@@ -66,6 +71,9 @@ def make_mesh(
             f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {len(devices)} devices",
             hint="choose sizes whose product is the number of devices; one of them may be -1",
         )
+    if len({slice_of(device) for device in devices}) > 1:
+        arranged = across_slices(shape, devices)
+        return Mesh(arranged, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
     if len(devices) == jax.device_count():
         return jax.make_mesh(
             tuple(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
@@ -73,6 +81,33 @@ def make_mesh(
     # A subset of the devices (a test, one host of a sweep) has no torus to follow: the given order
     # is kept.
     return Mesh(np.array(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def slice_of(device: jax.Device) -> int:
+    """The slice that a device belongs to; 0 where there are none."""
+    return getattr(device, "slice_index", None) or 0
+
+
+def across_slices(shape: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Devices [data, fsdp, tensor] with the slices outermost along data.
+
+    Raises:
+      ConfigError: data is no multiple of the number of slices.
+    """
+    data, fsdp, tensor = shape
+    slices = len({slice_of(device) for device in devices})
+    if data % slices:
+        raise ConfigError(
+            f"mesh data={data} over {slices} slices",
+            hint=f"make mesh.data a multiple of {slices}: weights are gathered within a slice, and "
+            "only gradients cross the network between slices",
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, fsdp, tensor),
+        (slices, 1, 1),
+        devices=devices,
+        allow_split_physical_axes=True,
+    )
 
 
 def partition_spec(

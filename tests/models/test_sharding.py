@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,6 +76,21 @@ def test_dimensions_that_do_not_divide_are_replicated_except_rows():
     assert mesh_lib.partition_spec(mesh, ("vocab",), (128,)) == PartitionSpec("tensor")
     with pytest.raises(ConfigError, match="3 rows does not divide over 2 devices"):
         mesh_lib.partition_spec(mesh, ("batch", None), (3, 5))
+
+
+def test_slices_are_outermost_along_data():
+    """Only replicas of the weights, which exchange gradients alone, are on different slices."""
+    devices = [
+        types.SimpleNamespace(
+            id=i, slice_index=i // 8, process_index=i // 4, platform="cpu", device_kind="cpu"
+        )
+        for i in range(16)
+    ]
+    slices = np.vectorize(mesh_lib.slice_of)(mesh_lib.across_slices((4, 2, 2), devices))
+    assert slices.shape == (4, 2, 2)
+    assert (slices[:2] == 0).all() and (slices[2:] == 1).all()
+    with pytest.raises(ConfigError, match="data=1 over 2 slices"):
+        mesh_lib.across_slices((1, 8, 2), devices)
 
 
 def test_mesh_sizes_must_multiply_to_the_devices():

@@ -71,7 +71,9 @@ def test_frames_longer_than_a_block(monkeypatch):
     segments = jnp.asarray(segments, jnp.int32)
     called = []
     monkeypatch.setattr(
-        splash, "segment_rows", lambda *a, f=splash.segment_rows, **k: called.append(a) or f(*a, **k)
+        splash,
+        "segment_rows",
+        lambda *a, f=splash.segment_rows, **k: called.append(a) or f(*a, **k),
     )
 
     def form(q, k, v, kernel):
