@@ -18,18 +18,18 @@ import time
 
 os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from hlo_traffic import traffic  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
+import jax
+import jax.numpy as jnp
+from hlo_traffic import traffic
+from jax.experimental import topologies
 
-from qoq_jax.data.packing import Budget, empty_batch  # noqa: E402
-from qoq_jax.models import sizes, spec, vlm  # noqa: E402
-from qoq_jax.parallel import mesh as mesh_lib  # noqa: E402
-from qoq_jax.rl.batches import UpdateBatch  # noqa: E402
-from qoq_jax.sampling import rollout  # noqa: E402
-from qoq_jax.train import config as config_lib  # noqa: E402
-from qoq_jax.train import optim, plan, policy, sft, state  # noqa: E402
+from qoq_jax.data.packing import Budget, empty_batch
+from qoq_jax.models import sizes, spec, vlm
+from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.rl.batches import UpdateBatch
+from qoq_jax.sampling import rollout
+from qoq_jax.train import config as config_lib
+from qoq_jax.train import optim, plan, policy, sft, state
 
 PROMPT, RESPONSE, RESPONSES, PATCHES = 4096, 4096, 5, 2688
 GIB = 2**30

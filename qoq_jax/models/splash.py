@@ -2,9 +2,9 @@
 (jax.experimental.pallas.ops.tpu.splash_attention), which keeps scores in the chip's own memory.
 
 A mask of the kernel has two parts. What follows from places alone is known when the program is
-built (`Mask`), and blocks of it that nobody sees cost nothing; segments are data. Rows that hold one
-prompt and its responses in fixed places have both: who sees whom follows from the places, what is
-padding from the segments.
+built (`Mask`), and blocks of it that nobody sees cost nothing; segments are data. Rows that hold
+one prompt and its responses in fixed places have both: who sees whom follows from the places, what
+is padding from the segments.
 
 The compiler cannot cut a kernel over devices, so each device is given its own rows and heads.
 
@@ -167,8 +167,8 @@ def _kernel(mask: Mask, heads: int, interpret: bool) -> splash.SplashAttentionKe
         block_q_dkv=block,
         block_kv_dkv=block,
         block_kv_dkv_compute=block,
-        # The fused backward kernel keeps a gradient of all queries for each block of keys: at 24,576
-        # tokens 48 times the queries.
+        # The fused backward kernel keeps a gradient of all queries for each block of keys: at
+        # 24,576 tokens 48 times the queries.
         block_q_dq=block,
         block_kv_dq=block,
     )

@@ -69,12 +69,13 @@ def test_frames_longer_than_a_block(monkeypatch):
     q, k, v = drawn(rng, *[(2, T, 2, 8)] * 3)
     segments = np.repeat([[1, 2, 3, 0], [1, 2, 0, 4]], [130, 17, 103, 50], axis=1)
     segments = jnp.asarray(segments, jnp.int32)
-    called = []
-    monkeypatch.setattr(
-        splash,
-        "segment_rows",
-        lambda *a, f=splash.segment_rows, **k: called.append(a) or f(*a, **k),
-    )
+    called, real = [], splash.segment_rows
+
+    def counted(*args, **kwargs):
+        called.append(args)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(splash, "segment_rows", counted)
 
     def form(q, k, v, kernel):
         return attention.segment_rows(q, k, v, segments, longest, kernel)
