@@ -4,6 +4,8 @@ responses (boxes, reasoning, answer).
 
     # all runs, ten seeds each: 2 hours on 2 cores; a part of it: --seeds 3, continued later
     qoq sweep configs/evidence_boxes.py --jobs 2
+    # one run by hand
+    qoq train --config=configs/evidence_boxes.py:seeing --config.workdir=runs/evidence_boxes/seeing
 
 Everything is shared but the algorithm, and nothing is tuned for one of them. Questions are drawn as
 they come: CT has over half of them and the rarest domain under 1 %.

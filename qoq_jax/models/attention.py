@@ -28,7 +28,6 @@ import jax.numpy as jnp
 
 from qoq_jax.models import splash
 
-KERNELS = ("einsum", "splash", "splash-interpret")
 # finite, so that a query that sees nothing (padding) stays free of NaN
 MASKED = -1e30
 # longer rows attend in blocks of queries, one after the other, so that [T, S] scores never exist

@@ -12,7 +12,6 @@ import dataclasses
 from typing import ClassVar
 
 from qoq_jax.base.errors import ConfigError
-from qoq_jax.models.attention import KERNELS
 
 # The 22 special tokens of the Qwen2.5 tokenizer in id order, then the token that QoQ-Med adds for
 # an ECG.
@@ -45,6 +44,8 @@ QWEN_FIRST_SPECIAL = 151643
 # The Qwen3 tokenizer has four tokens more (tool_response and think, opening and closing) where
 # Qwen2.5's ends.
 QWEN3_ECG_TOKEN_ID = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|time_series_pad|>") + 4
+# of models/attention.py; here, since sizes are read where there is no JAX
+ATTENTION_KERNELS = ("einsum", "splash", "splash-interpret")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # statistics of OpenAI CLIP
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 NANO_VOCAB = 1024
@@ -236,7 +237,7 @@ class VlmConfig:
     tokens_per_second: int = 2
     compute_dtype: str = "bfloat16"
     remat: str = "full"
-    attention: str = "einsum"  # a kernel of models/attention.py
+    attention: str = "einsum"  # a kernel of models/attention.py, one of ATTENTION_KERNELS
 
     def __post_init__(self):
         if self.ecg and self.ecg_tokens not in (
@@ -254,9 +255,9 @@ class VlmConfig:
             )
         if self.remat not in ("none", "full", "dots"):
             raise ConfigError(f"remat={self.remat!r}", hint="use 'none', 'full' or 'dots'")
-        if self.attention not in KERNELS:
+        if self.attention not in ATTENTION_KERNELS:
             raise ConfigError(
-                f"attention={self.attention!r}", hint=f"use one of {', '.join(KERNELS)}"
+                f"attention={self.attention!r}", hint=f"use one of {', '.join(ATTENTION_KERNELS)}"
             )
         if (
             isinstance(self.vision, Qwen3VisionConfig)
