@@ -17,7 +17,8 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _BODY = re.compile(r"body=%?([\w.\-]+)")
-_CALLED = re.compile(r"(?:to_apply|calls|branch_computations)=\{?%?([\w.\-]+)")
+_CALLED = re.compile(r"(?:to_apply|branch_computations)=\{?%?([\w.\-]+)")
+_FUSED = re.compile(r"calls=%?([\w.\-]+)")
 _NAME = re.compile(r"%([\w.\-]+)")
 COLLECTIVES = (
     "all-gather",
@@ -98,7 +99,8 @@ def traffic(hlo: str) -> Traffic:
     computations, entry = parse(hlo)
     found = Traffic()
 
-    def walk(name: str, times: int) -> None:
+    def walk(name: str, times: int, fused: bool = False) -> None:
+        """`fused`: of the computation only collectives are counted."""
         sizes = {one.name: one.bytes for one in computations[name]}
         for one in computations[name]:
             kind = one.kind.removesuffix("-start")
@@ -121,7 +123,9 @@ def traffic(hlo: str) -> Traffic:
             elif one.kind in ("call", "conditional"):
                 for called in _CALLED.findall(one.line):
                     walk(called, times)
-            if one.kind not in _FREE and not one.kind.endswith("-done"):
+            elif fused_name := _FUSED.search(one.line):  # TPU fuses collectives with products
+                walk(fused_name[1], times, fused=True)
+            if not fused and one.kind not in _FREE and not one.kind.endswith("-done"):
                 operands = sum(sizes.get(name, 0) for name in one.operands)
                 found.hbm += (one.bytes + operands) * times
 
