@@ -110,11 +110,8 @@ def traffic(hlo: str) -> Traffic:
                 moved = one.bytes - operands if one.kind.endswith("-start") else one.bytes
                 moved = operands if kind == "reduce-scatter" else moved
                 found.collectives[kind] += moved * times
-                if (
-                    moved * times
-                    > found.largest.get(kind, (0, 0, ""))[0]
-                    * (found.largest.get(kind, (0, 1, ""))[1])
-                ):
+                before = found.largest.get(kind, (0, 0, ""))
+                if moved * times > before[0] * before[1]:
                     where = re.search(r'op_name="([^"]*)"', one.line)
                     found.largest[kind] = (moved, times, where[1] if where else "")
             if one.kind == "while":

@@ -1,5 +1,5 @@
 """Compiles the package's own step functions for TPU pods, without hardware, and prints what they
-need: peak memory, bytes of collectives and HBM, seconds that the roofline allows.
+need: peak memory, and bytes of collectives and HBM.
 
     pip install "jax[tpu]"        # the compiler of TPUs; it runs on a machine without any
     python benchmarks/pod_programs.py --size 7b --program policy --topology v5e:4x4 --mesh fsdp=16
@@ -33,12 +33,7 @@ from qoq_jax.train import optim, plan, policy, sft, state
 
 PROMPT, RESPONSE, RESPONSES, PATCHES = 4096, 4096, 5, 2688
 GIB = 2**30
-# usable memory of a device in GiB, bf16 FLOP/s, HBM bytes/s, bytes/s of all links of a chip
-CHIPS = {
-    "v5e": (15.75, 197e12, 819e9, 200e9),
-    "v5p": (95.74, 459e12, 2765e9, 600e9),
-    "v6e": (31.25, 918e12, 1640e9, 448e9),
-}
+CAPACITY = {"v5e": 15.75, "v5p": 95.74, "v6e": 31.25}  # usable memory of a device, GiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +155,7 @@ def main() -> None:
     file = arguments.pop("hlo")
     case = Case(**arguments)
     model, mesh = model_of(case), mesh_of(case)
-    capacity, *_ = CHIPS[case.topology.partition(":")[0]]
+    capacity = CAPACITY[case.topology.partition(":")[0]]
     begun = time.monotonic()
     with jax.set_mesh(mesh):
         program = lowered(case, model, mesh)

@@ -2,7 +2,7 @@
 against GRPO on imbalanced climb-mini; configs/evidence.py with a pretrained ECG encoder and whole
 responses (boxes, reasoning, answer).
 
-    # all runs, ten seeds each: 2 hours on 2 cores; a part of it: --seeds 3, continued later
+    # all runs, ten seeds each: some 2 hours on 2 cores, an estimate; a part of it: --seeds 3
     qoq sweep configs/evidence_boxes.py --jobs 2
     # one run by hand
     qoq train --config=configs/evidence_boxes.py:seeing --config.workdir=runs/evidence_boxes/seeing
