@@ -1,8 +1,11 @@
 """Bytes that a compiled XLA program moves, read from its optimised HLO.
 
-Loops count as often as they run (`known_trip_count`). Collectives: bytes of their results (operands
-for a reduce-scatter) on one device. Traffic: operands and results of every instruction outside of
-fusions, an upper bound of what goes through HBM; compare ratios.
+Loops count as often as they run: `known_trip_count`, or the constant that their condition compares
+with, which is all that programs of TPUs say. Collectives: bytes of their results (operands for a
+reduce-scatter) on one device. Traffic: operands and results of every instruction outside of
+fusions; not those in a TPU's VMEM or in the host's memory (memory spaces 1 and 5), and of a stack
+that is only sliced, or written in place, the slice. An estimate of what goes through HBM: compare
+ratios.
 """
 
 from __future__ import annotations
@@ -12,11 +15,13 @@ import dataclasses
 import re
 
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "f16": 16, "c64": 64, "c128": 128}
-_SHAPE = re.compile(r"\b(pred|bf16|[sufc]\d+|f8\w*)\[([\d,]*)\]")
+_SHAPE = re.compile(r"\b(pred|bf16|[sufc]\d+|f8\w*)\[([\d,]*)\](\{[^}]*\})?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _BODY = re.compile(r"body=%?([\w.\-]+)")
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_CONSTANT = re.compile(r"[su]32\[\]\S* constant\((\d+)\)")
 _CALLED = re.compile(r"(?:to_apply|branch_computations)=\{?%?([\w.\-]+)")
 _FUSED = re.compile(r"calls=%?([\w.\-]+)")
 _NAME = re.compile(r"%([\w.\-]+)")
@@ -45,11 +50,17 @@ _FREE = {
 
 @dataclasses.dataclass
 class Instruction:
+    """One line; `bytes` of its result, `hbm` those of them that lie in HBM."""
+
     name: str
     kind: str
     bytes: int
+    hbm: int
     operands: list[str]
     line: str
+
+
+Computations = dict[str, list[Instruction]]
 
 
 @dataclasses.dataclass
@@ -60,26 +71,29 @@ class Traffic:
       collectives: {kind: bytes}.
       largest: {kind: (bytes of one, times that it runs, its operation name)}.
       hbm: operands and results.
+      by_operation: {operation name: its part of hbm}.
     """
 
     collectives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     largest: dict = dataclasses.field(default_factory=dict)
     hbm: float = 0.0
+    by_operation: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
 
-def size_of(text: str) -> int:
-    """Bytes of all shapes in a piece of HLO."""
-    total = 0
-    for kind, dims in _SHAPE.findall(text):
+def size_of(text: str) -> tuple[int, int]:
+    """(bytes of all shapes in a piece of HLO, those of them in HBM)."""
+    total = hbm = 0
+    for kind, dims, layout in _SHAPE.findall(text):
         bits = _BITS.get(kind) or (8 if kind.startswith("f8") else int(kind[1:]))
         count = 1
         for dim in filter(None, dims.split(",")):
             count *= int(dim)
         total += count * bits // 8
-    return total
+        hbm += 0 if "S(1)" in layout or "S(5)" in layout else count * bits // 8
+    return total, hbm
 
 
-def parse(hlo: str) -> tuple[dict[str, list[Instruction]], str]:
+def parse(hlo: str) -> tuple[Computations, str]:
     """({computation: instructions}, name of the entry)."""
     computations: dict[str, list[Instruction]] = {}
     entry, current = "", None
@@ -90,41 +104,126 @@ def parse(hlo: str) -> tuple[dict[str, list[Instruction]], str]:
         elif current is not None and (found := _INSTRUCTION.match(line)):
             name, shape, kind, rest = found.groups()
             operands = _NAME.findall(rest.split("), ")[0])
-            current.append(Instruction(name, kind, size_of(shape), operands, line))
+            current.append(Instruction(name, kind, *size_of(shape), operands, line))
     return computations, entry
+
+
+def trips(loop: Instruction, computations: Computations) -> int:
+    """How often a loop runs; 1 where nothing says it."""
+    if known := _TRIPS.search(loop.line):
+        return int(known[1])
+    condition = computations[_CONDITION.search(loop.line)[1]]
+    limits = [int(found[1]) for one in condition if (found := _CONSTANT.search(one.line))]
+    return max(limits, default=1)
+
+
+def parameters(computation: list[Instruction]) -> list[Instruction]:
+    """In their order."""
+    found = [one for one in computation if one.kind == "parameter"]
+    return sorted(found, key=lambda one: int(re.search(r"parameter\((\d+)\)", one.line)[1]))
+
+
+def part_read(
+    name: str, whole: int, computation: list[Instruction], computations: Computations
+) -> int:
+    """Bytes of an operand that a fusion reads: of one that is only sliced the slices."""
+    users = [one for one in computation if name in one.operands]
+    read = 0
+    for one in users:
+        if one.kind in ("dynamic-slice", "slice", "gather"):
+            read += one.bytes
+        elif one.kind == "bitcast":
+            read += part_read(one.name, whole, computation, computations)
+        elif one.kind == "dynamic-update-slice" and one.operands[0] == name:
+            continue  # written in place
+        elif one.kind == "fusion":
+            inside = computations[_FUSED.search(one.line)[1]]
+            there = parameters(inside)[one.operands.index(name)].name
+            read += part_read(there, whole, inside, computations)
+        else:
+            return whole
+    return min(read, whole) if users else whole
+
+
+def moved_by_fusion(
+    fusion: Instruction, sizes: dict[str, Instruction], computations: Computations
+) -> int:
+    """Bytes of HBM that a fusion reads and writes; where it updates an operand in place, it writes
+    the update.
+    """
+    inside = computations[_FUSED.search(fusion.line)[1]]
+    by_name = {one.name: one for one in inside}
+    total, result = 0, fusion.hbm
+    for operand, parameter in zip(fusion.operands, parameters(inside), strict=False):
+        if operand not in sizes or not sizes[operand].hbm:
+            continue
+        whole = sizes[operand].hbm
+        total += part_read(parameter.name, whole, inside, computations)
+        for one in inside:
+            if one.kind == "dynamic-update-slice" and one.operands[0] == parameter.name:
+                result = max(result - whole, 0) + by_name[one.operands[1]].bytes
+    return total + result
+
+
+def moved_by_start(start: Instruction, sizes: dict[str, Instruction]) -> int:
+    """Bytes of HBM of an asynchronous copy, slice or collective, whose result holds its operands
+    beside what it makes.
+    """
+    operands = [sizes[name] for name in start.operands if name in sizes]
+    made = start.bytes - sum(one.bytes for one in operands)
+    written = start.hbm - sum(one.hbm for one in operands)
+    if start.kind.startswith("dynamic-update-slice"):
+        return 2 * operands[1].hbm
+    if "slice" in start.kind:
+        return made * bool(operands[0].hbm) + written
+    return sum(one.hbm for one in operands) + written
 
 
 def traffic(hlo: str) -> Traffic:
     """What a program moves in one call."""
     computations, entry = parse(hlo)
-    found = Traffic()
+    found, seen = Traffic(), set()
 
     def walk(name: str, times: int, fused: bool = False) -> None:
         """`fused`: of the computation only collectives are counted."""
-        sizes = {one.name: one.bytes for one in computations[name]}
+        sizes = {one.name: one for one in computations[name]}
         for one in computations[name]:
+            operation = re.search(r'op_name="([^"]*)"', one.line)
+            operation = operation[1] if operation else one.kind
             kind = one.kind.removesuffix("-start")
-            if kind in COLLECTIVES:
+            channel = re.search(r"channel_id=(\d+)", one.line)
+            # one that runs beside products stands in the fusions that start, carry and end it
+            if kind in COLLECTIVES and (channel is None or channel[1] not in seen):
+                seen.update(channel.groups() if channel else ())
                 # an asynchronous one returns its operands beside its results
-                operands = sum(sizes.get(name, 0) for name in one.operands)
+                operands = sum(sizes[name].bytes for name in one.operands if name in sizes)
                 moved = one.bytes - operands if one.kind.endswith("-start") else one.bytes
                 moved = operands if kind == "reduce-scatter" else moved
                 found.collectives[kind] += moved * times
                 before = found.largest.get(kind, (0, 0, ""))
                 if moved * times > before[0] * before[1]:
-                    where = re.search(r'op_name="([^"]*)"', one.line)
-                    found.largest[kind] = (moved, times, where[1] if where else "")
+                    found.largest[kind] = (moved, times, operation)
             if one.kind == "while":
-                trips = _TRIPS.search(one.line)
-                walk(_BODY.search(one.line)[1], times * (int(trips[1]) if trips else 1))
+                walk(_BODY.search(one.line)[1], times * trips(one, computations))
             elif one.kind in ("call", "conditional"):
                 for called in _CALLED.findall(one.line):
                     walk(called, times)
-            elif fused_name := _FUSED.search(one.line):  # TPU fuses collectives with products
-                walk(fused_name[1], times, fused=True)
-            if not fused and one.kind not in _FREE and not one.kind.endswith("-done"):
-                operands = sum(sizes.get(name, 0) for name in one.operands)
-                found.hbm += (one.bytes + operands) * times
+            elif inner := _FUSED.search(one.line):  # TPU fuses collectives with products
+                walk(inner[1], times, fused=True)
+            if fused or one.kind in _FREE or one.kind.endswith("-done"):
+                continue
+            if one.kind == "fusion":
+                moved = moved_by_fusion(one, sizes, computations)
+            elif one.kind.endswith("-start"):
+                moved = moved_by_start(one, sizes)
+            elif one.kind in ("dynamic-slice", "slice", "gather"):
+                moved = 2 * one.hbm
+            elif one.kind == "dynamic-update-slice":
+                moved = 2 * sizes[one.operands[1]].hbm if one.operands[1] in sizes else one.hbm
+            else:
+                moved = one.hbm + sum(sizes[name].hbm for name in one.operands if name in sizes)
+            found.hbm += moved * times
+            found.by_operation[operation] += moved * times
 
     walk(entry, 1)
     return found

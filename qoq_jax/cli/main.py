@@ -15,6 +15,7 @@ from qoq_jax.base import interrupt
 from qoq_jax.base.errors import QoqError
 from qoq_jax.cli import data, evaluate, generate, parser, report, sweep, train
 from qoq_jax.cli.parser import Commands, command
+from qoq_jax.parallel import compiler
 from qoq_jax.train.stages import MODEL_STAGES
 
 COMMANDS = (train, evaluate, generate, data, report, sweep)
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 a run or a data set failed, 2 a mistake in the config or the arguments, 130 Ctrl-C.
     """
     arguments = _parse(argv)
+    compiler.prepare()
     try:
         with interrupt.quick(f"stopped{_CONTINUES.get(arguments.command, '')}"):
             return arguments.run(arguments) or 0

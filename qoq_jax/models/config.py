@@ -23,8 +23,10 @@ class ModelConfig:
     ecg_tokens: Literal[0, 1, 50, 400] = 1
     # float32 or bfloat16; master weights are always float32
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    # rematerialisation of decoder and vision blocks: none, dots, full
-    remat: Literal["none", "dots", "full"] = "none"
+    # what the backward pass computes again of decoder and vision blocks: none, dots (all but
+    # products with weights), full (all, from the input of each layer), offload (as full, with those
+    # inputs in the host's memory)
+    remat: Literal["none", "dots", "full", "offload"] = "none"
     # kernel of the attention: einsum, splash (TPU); auto = splash on a TPU, else einsum
     attention: Literal["auto", "einsum", "splash"] = "auto"
     # ECG-JEPA safetensors file that the ECG encoder starts from; "climb-mini" = the one that comes

@@ -24,9 +24,11 @@ from qoq_jax.models import cache as cache_lib
 from qoq_jax.models import layers
 from qoq_jax.models.attention import KeySet, TokenIds, attention, grouped_rows, packed_rows
 from qoq_jax.models.cache import KVCache
+from qoq_jax.models.gathered import gathered, in_compute_dtype
+from qoq_jax.models.mlp import swiglu_by_slices
 from qoq_jax.models.sizes import DecoderConfig, VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
-from qoq_jax.parallel.mesh import batch_shards, constrain
+from qoq_jax.parallel.mesh import constrain
 
 UNROLL_LAYERS = 8  # a decoder this shallow is unrolled in `forward`
 
@@ -228,8 +230,9 @@ def forward(
       deepstack: (features, media_index) of `add_deepstack`; None = nothing is added.
     """
     dec = cfg.decoder
+    dtype, specs = layers.compute_dtype(cfg), _layer_specs(dec)
     angles = mrope_angles(dec, positions)
-    x = constrain(x.astype(layers.compute_dtype(cfg)), ("batch", None, None))
+    x = constrain(x.astype(dtype), ("batch", None, None))
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         if shared:
@@ -248,14 +251,17 @@ def forward(
         x: jax.Array, layer_and_index: tuple[dict[str, Any], jax.Array]
     ) -> tuple[jax.Array, Any]:
         layer, i = layer_and_index
+        mlp = layer["mlp"]
+        layer = gathered({**layer, "mlp": {}}, {**specs, "mlp": {}}, dtype)
         q, k, v = _qkv(layer, x, angles, dec)
         x = x + _output(layer, attend(q, k, v))
-        x = x + _mlp(layer, x, dec)
+        y = layers.rms_norm(x, layer["mlp_norm"]["scale"], dec.norm_eps)
+        x = x + swiglu_by_slices(y, mlp, specs["mlp"])
         if deepstack:
             x = add_deepstack(x, i, *deepstack)
         return constrain(x, ("batch", None, None)), (k, v) if return_kv else None
 
-    block = layers.rematerialised(block, cfg.remat)
+    block = layers.rematerialised(block, cfg.remat, offloads=True)
     if isinstance(params["layers"], tuple):
         each = []
         for i, layer in enumerate(params["layers"]):
@@ -263,9 +269,9 @@ def forward(
             each.append(one)
         kv = jax.tree.map(lambda *x: jnp.stack(x), *each)
     else:
-        x, kv = jax.lax.scan(
-            block, x, (params["layers"], jnp.arange(dec.num_layers)), unroll=_unroll(dec)
-        )
+        # Cast before the scan, not in it: the stack of gradients has the dtype of what is scanned.
+        stack = in_compute_dtype(params["layers"], specs, dtype)
+        x, kv = jax.lax.scan(block, x, (stack, jnp.arange(dec.num_layers)), unroll=_unroll(dec))
     hidden = layers.rms_norm(x, params["final_norm"]["scale"], dec.norm_eps)
     return (hidden, kv) if return_kv else hidden
 
@@ -278,13 +284,10 @@ def layers_apart(params: dict[str, Any], cfg: VlmConfig) -> dict[str, Any]:
     token; taken apart, they are copied once. The price is a second copy of the layers in the
     compute dtype for as long as it is used.
     """
-    dtype = layers.compute_dtype(cfg)
-
-    def cast(w: jax.Array, spec: ParamSpec) -> jax.Array:
-        return w if spec.compute_in_float32 else w.astype(dtype)
-
-    specs = _layer_specs(cfg.decoder)
-    apart = (jax.tree.map(cast, _layer(params, i), specs) for i in range(cfg.decoder.num_layers))
+    dtype, specs = layers.compute_dtype(cfg), _layer_specs(cfg.decoder)
+    apart = (
+        in_compute_dtype(_layer(params, i), specs, dtype) for i in range(cfg.decoder.num_layers)
+    )
     return params | {"layers": tuple(apart)}
 
 
@@ -332,12 +335,6 @@ def decode_step(
     return hidden, cache_lib.advance(cache, all_keys, all_values)
 
 
-@jax.named_scope("embed")
-def embed_tokens(params: dict[str, Any], cfg: VlmConfig, tokens: jax.Array) -> jax.Array:
-    """tokens int32 [B,T] -> [B,T,D] in the compute dtype."""
-    return jnp.take(params["embedding"].astype(layers.compute_dtype(cfg)), tokens, axis=0)
-
-
 def head(params: dict[str, Any]) -> jax.Array:
     """The output matrix [V, D]: its own, or the embedding when tied."""
     return params.get("lm_head", params["embedding"])
@@ -346,7 +343,7 @@ def head(params: dict[str, Any]) -> jax.Array:
 @jax.named_scope("head")
 def logits(params: dict[str, Any], hidden: jax.Array) -> jax.Array:
     """hidden [B,T,D] -> float32 logits [B,T,V]. For sampling one step and for tests; training uses
-    `token_logprobs`.
+    `logprobs.token_logprobs`.
     """
     # [B,T,D] x [V,D] -> [B,T,V]
     return jnp.einsum(
@@ -359,62 +356,3 @@ def _unroll(cfg: DecoderConfig) -> int:
     is copied.
     """
     return cfg.num_layers if cfg.num_layers <= UNROLL_LAYERS else 1
-
-
-@jax.named_scope("head")
-def token_logprobs(
-    params: dict,
-    hidden: jax.Array,
-    targets: jax.Array,
-    *,
-    temperature: float = 1.0,
-    chunk: int = 256,
-) -> tuple[jax.Array, jax.Array]:
-    """log softmax(logits / temperature)[target] and its entropy, without [B,T,V] logits.
-
-    Args:
-      params: those of the decoder; its head alone is read.
-      hidden: [B,T,D] after the final norm; position t scores targets[:, t].
-      targets: int32 [B,T].
-      chunk: tokens that a device scores at once; a few arrays of [chunk, V] exist at a time, in
-        both directions.
-
-    Returns (logprob, entropy), float32 [B,T], entropy in nats.
-    """
-    B, T, _ = hidden.shape
-    # Chunks are cut along T and keep all rows, so that every device works on its own rows in every
-    # chunk.
-    width = min(T, max(1, chunk * batch_shards() // B))
-    pad = -T % width
-    # Gathered over fsdp once, before the loop. Kept in float32: its gradient is summed over the
-    # chunks.
-    kernel = constrain(head(params), ("vocab", None))
-
-    def chunks(x: jax.Array) -> jax.Array:  # [B, T, ...] -> [T / width, B, width, ...]
-        x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(B, -1, width, *x.shape[2:]), 1, 0)
-
-    def score(
-        _: None, hidden_and_target: tuple[jax.Array, jax.Array]
-    ) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        hidden, target = hidden_and_target
-        # [B,width,D] x [V,D] -> [B,width,V]
-        scores = jnp.einsum(
-            "btd,vd->btv", hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
-        scores = constrain(scores, ("batch", None, "vocab")) / temperature
-        shifted = scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
-        weight = jnp.exp(shifted)
-        total = weight.sum(axis=-1)
-        # A comparison instead of a gather: it fuses, and stays local when the vocabulary is cut
-        # over devices.
-        is_target = target[:, :, None] == jnp.arange(kernel.shape[0])[None, None, :]
-        logprob = jnp.where(is_target, shifted, 0.0).sum(axis=-1) - jnp.log(total)
-        entropy = jnp.log(total) - (weight * shifted).sum(axis=-1) / total
-        return None, (logprob, entropy)
-
-    _, results = jax.lax.scan(
-        jax.checkpoint(score, prevent_cse=False), None, (chunks(hidden), chunks(targets))
-    )
-    logprob, entropy = (jnp.moveaxis(x, 0, 1).reshape(B, T + pad)[:, :T] for x in results)
-    return logprob, entropy

@@ -12,9 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.models.spec import ParamSpec
+from qoq_jax.parallel import offload
+
+_LAYER_INPUT = "layer_input"
 
 
 def compute_dtype(cfg: VlmConfig) -> jnp.dtype:
@@ -123,13 +127,26 @@ def views(
     )
 
 
-def rematerialised(body: Callable, remat: str) -> Callable:
+def rematerialised(body: Callable, remat: str, *, offloads: bool = False) -> Callable:
     """A scan body under the rematerialisation policy of the config.
 
     "none" keeps all activations, "full" the input of each layer, "dots" also the products with
-    weights.
+    weights; "offload" the input of each layer in the host's memory if `offloads`, else as "full".
     """
     if remat == "none":
         return body
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    policies = jax.checkpoint_policies
+    if remat == "offload" and offloads:
+
+        def named(x: jax.Array, layer: Any) -> Any:
+            return body(checkpoint_name(x, _LAYER_INPUT), layer)
+
+        policy = policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=[_LAYER_INPUT],
+            offload_src=offload.DEVICE,
+            offload_dst=offload.HOST,
+        )
+        return jax.checkpoint(named, policy=policy, prevent_cse=False)
+    policy = policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
     return jax.checkpoint(body, policy=policy, prevent_cse=False)

@@ -46,6 +46,7 @@ QWEN_FIRST_SPECIAL = 151643
 QWEN3_ECG_TOKEN_ID = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|time_series_pad|>") + 4
 # of models/attention.py; here, since sizes are read where there is no JAX
 ATTENTION_KERNELS = ("einsum", "splash", "splash-interpret")
+REMAT_POLICIES = ("none", "dots", "full", "offload")  # of models/layers.py
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # statistics of OpenAI CLIP
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 NANO_VOCAB = 1024
@@ -253,8 +254,10 @@ class VlmConfig:
             raise ConfigError(
                 f"compute_dtype={self.compute_dtype!r}", hint="use 'float32' or 'bfloat16'"
             )
-        if self.remat not in ("none", "full", "dots"):
-            raise ConfigError(f"remat={self.remat!r}", hint="use 'none', 'full' or 'dots'")
+        if self.remat not in REMAT_POLICIES:
+            raise ConfigError(
+                f"remat={self.remat!r}", hint=f"use one of {', '.join(REMAT_POLICIES)}"
+            )
         if self.attention not in ATTENTION_KERNELS:
             raise ConfigError(
                 f"attention={self.attention!r}", hint=f"use one of {', '.join(ATTENTION_KERNELS)}"

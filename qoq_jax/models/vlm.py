@@ -9,6 +9,7 @@ Axis letters: base/axes.py.
 
 from __future__ import annotations
 
+import dataclasses
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +22,9 @@ from qoq_jax.models import cache as cache_lib
 from qoq_jax.models import decoder, layers
 from qoq_jax.models.attention import TokenIds
 from qoq_jax.models.cache import KVCache
+from qoq_jax.models.embedding import embed_tokens
 from qoq_jax.models.encoders import ecg
+from qoq_jax.models.gathered import gathered, in_compute_dtype
 from qoq_jax.models.sizes import PatchTower, Qwen3VisionConfig, VisionConfig, VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in
 from qoq_jax.models.vision import qwen3, qwen25
@@ -80,7 +83,9 @@ def ecg_tokens(params: dict[str, Any], cfg: VlmConfig, signal: jax.Array) -> jax
         )
     R = signal.shape[0]
     dtype = layers.compute_dtype(cfg)
-    weights = jax.tree.map(lambda w: w.astype(dtype), params["ecg"])
+    weights = jax.tree.map(
+        lambda w: w.astype(dtype), gathered(params["ecg"], ecg.param_specs(cfg.ecg), dtype)
+    )
     x = ecg.tokens(
         weights,
         cfg.ecg,
@@ -94,7 +99,10 @@ def ecg_tokens(params: dict[str, Any], cfg: VlmConfig, signal: jax.Array) -> jax
         x = x.mean(axis=1, keepdims=True)
     x = einops.rearrange(x, "(r e) c t w -> r (e c t) w", r=R).astype(dtype)
     # [R,E*tokens,W] x [W,D] -> [R,E*tokens,D]
-    return layers.linear("rtw,wd->rtd", x, params["ecg_proj"]["kernel"], params["ecg_proj"]["bias"])
+    projection = gathered(
+        params["ecg_proj"], ecg_projection_specs(cfg.ecg.width, cfg.decoder.width), dtype
+    )
+    return layers.linear("rtw,wd->rtd", x, **projection)
 
 
 def media_tables(
@@ -109,16 +117,31 @@ def media_tables(
     parts, features = [jnp.zeros((R, 0, cfg.decoder.width), layers.compute_dtype(cfg))], None
     if batch["patches"].shape[1]:
         with jax.named_scope("vision"):
-            tokens, features = vision_tower(cfg).tokens(params["vision"], cfg, batch)
+            tokens, features = vision_tower(cfg).tokens(_vision_weights(params, cfg), cfg, batch)
         parts.append(tokens)
     if batch["ecg"].shape[1]:
         parts.append(ecg_tokens(params, cfg, batch["ecg"]))
     return constrain(jnp.concatenate(parts, axis=1), ("media", None, None)), features
 
 
+def _vision_weights(params: dict[str, Any], cfg: VlmConfig) -> dict[str, Any]:
+    """Weights of the vision tower, gathered but for the blocks, which gather their own."""
+    specs = vision_tower(cfg).param_specs(cfg.vision, out_width=cfg.decoder.width)
+    dtype = layers.compute_dtype(cfg)
+    return {
+        name: part if name == "blocks" else gathered(part, specs[name], dtype)
+        for name, part in params["vision"].items()
+    }
+
+
 def media_table(params: dict[str, Any], cfg: VlmConfig, batch: dict[str, jax.Array]) -> jax.Array:
     """Embeddings of all media alone, [R, M + E * ecg_tokens, D]."""
     return media_tables(params, cfg, batch)[0]
+
+
+def _text(params: dict[str, Any], cfg: VlmConfig, tokens: jax.Array) -> jax.Array:
+    """tokens int32 [B,T] -> their embeddings [B,T,D] in the compute dtype."""
+    return embed_tokens(params["decoder"]["embedding"], tokens, layers.compute_dtype(cfg))
 
 
 def place_media(text: jax.Array, table: jax.Array, media_index: jax.Array) -> jax.Array:
@@ -134,7 +157,7 @@ def decoder_inputs(
     """(embeddings [B,T,D]: text tokens, with media embeddings in the place of modality pads;
     deepstack of decoder.forward).
     """
-    text = decoder.embed_tokens(params["decoder"], cfg, batch["tokens"])
+    text = _text(params, cfg, batch["tokens"])
     table, features = media_tables(params, cfg, batch)
     if table.shape[1]:
         text = place_media(text, table, batch["media_index"])
@@ -251,6 +274,25 @@ def layer_views(
     return params
 
 
+def sampling_params(params: dict[str, Any], cfg: VlmConfig) -> dict[str, Any]:
+    """All weights as a sampler on a mesh of its own reads them: matrices in the compute dtype, the
+    decoder's layers apart.
+    """
+    cast = in_compute_dtype(params, param_specs(cfg), layers.compute_dtype(cfg))
+    return cast | {"decoder": decoder.layers_apart(cast["decoder"], cfg)}
+
+
+def sampling_specs(cfg: VlmConfig) -> dict[str, Any]:
+    """Declarations of `sampling_params`."""
+    specs = param_specs(cfg)
+    layer = jax.tree.map(
+        lambda one: dataclasses.replace(one, shape=one.shape[1:], axes=one.axes[1:]),
+        specs["decoder"]["layers"],
+    )
+    apart = (layer,) * cfg.decoder.num_layers
+    return specs | {"decoder": specs["decoder"] | {"layers": apart}}
+
+
 def decode_params(params: dict[str, Any], cfg: VlmConfig) -> dict[str, Any]:
     """The weights that `decode_step` and `unembed` read, each layer apart: for a loop over tokens,
     made once before it.
@@ -265,5 +307,5 @@ def decode_step(
 
     tokens int32 [B,G], positions int32 [B,3,G] -> (hidden [B,G,D], cache).
     """
-    x = decoder.embed_tokens(params["decoder"], cfg, tokens)
+    x = _text(params, cfg, tokens)
     return decoder.decode_step(params["decoder"], cfg, x, positions, cache)

@@ -47,6 +47,9 @@ class MeshConfig:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    # rollouts of RL: ways that the weights, cast to the compute dtype, are cut while the other
+    # devices share the rows (sampling/layout.py); 0 = on the mesh of training
+    rollout_tensor: int = 0
 
 
 def make_mesh(
@@ -163,3 +166,9 @@ def batch_shards() -> int:
     """Over how many devices rows are cut in the current mesh context; 1 without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else math.prod(mesh.shape[name] for name in AXIS_RULES["batch"])
+
+
+def tensor_shards() -> int:
+    """Over how many devices heads and hidden units are cut in the current mesh context."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape["tensor"]

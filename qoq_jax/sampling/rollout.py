@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from qoq_jax.models import vlm
-from qoq_jax.models.decoder import token_logprobs
+from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.sampling import loop
 from qoq_jax.sampling import tokens as sampling

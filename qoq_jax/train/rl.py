@@ -18,6 +18,7 @@ from qoq_jax.base.errors import ConfigError
 from qoq_jax.parallel import hosts, offload
 from qoq_jax.rl.algorithms import Estimate
 from qoq_jax.rl.batches import GroupBatch, UpdateBatch, update_batch
+from qoq_jax.sampling.layout import Layout
 from qoq_jax.sampling.rollout import Rollout, make_scorer
 from qoq_jax.sampling.sampler import make_sampler
 from qoq_jax.sampling.schedule import Settings
@@ -205,8 +206,10 @@ class GroupSampler:
         sampled = dataclasses.replace(
             greedy, temperature=rl.temperature, top_p=rl.top_p, num_samples=rl.rollouts
         )
-        self._sample = make_sampler(model, sampled, stage.setup.mesh)
-        self._sample_greedily = make_sampler(model, greedy, stage.setup.mesh)
+        setup = stage.setup
+        self._layout = Layout(model, setup.mesh, setup.config.mesh.rollout_tensor)
+        self._sample = make_sampler(model, sampled, self._layout.mesh)
+        self._sample_greedily = make_sampler(model, greedy, self._layout.mesh)
         self._scorer = ResponseScorer(stage.setup, stage.plan)
 
     def close(self) -> None:
@@ -215,10 +218,17 @@ class GroupSampler:
 
     def draw(self, weights: Any, key: jax.Array, clock: Clock) -> tuple[HostGroups, Batch, Rollout]:
         """(groups on the host with their rewards, prompts and responses on the device)."""
+        weights = self._layout.weights(weights)
+        if self._layout.moves:
+            jax.block_until_ready(weights)
+            clock.mark("reshard")
         host, prompts, responses = self._draw_once(weights, key, clock)
         if self._plan.algorithm.greedy:
-            # No key is used: greedy decoding has no randomness.
-            found = self._sample_greedily(weights, prompts, key, self._banned)
+            with self._layout.on_mesh():
+                # No key is used: greedy decoding has no randomness.
+                found = self._sample_greedily(
+                    weights, self._layout.prompts(prompts), key, self._banned
+                )
             host.greedy, lost = self._scorer.greedy(
                 host.samples, *hosts.gather((found.tokens, found.mask))
             )
@@ -246,7 +256,9 @@ class GroupSampler:
         prompts = self._setup.put(host_prompts)
         clock.mark("data")
         # G responses to each prompt, with the parameters that the update will change
-        responses = self._sample(weights, prompts, key, self._banned)
+        with self._layout.on_mesh():
+            responses = self._sample(weights, self._layout.prompts(prompts), key, self._banned)
+        responses = self._layout.responses(responses)
         tokens, mask = hosts.gather((responses.tokens, responses.mask))
         clock.mark("rollout")
         terms, lost, labels = self._scorer.sampled(samples, tokens, mask)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from qoq_jax.data.packing import empty_batch
-from qoq_jax.models import decoder, vlm
+from qoq_jax.models import vlm
+from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.train.loop import Row, StepResult
@@ -75,9 +76,7 @@ def sft_loss(
     """Cross-entropy of the response tokens, −Σ log π(xₜ | x₍<ₜ₎) / denominator."""
     hidden = vlm.hidden(params, cfg, batch)
     weight = batch["loss_mask"][:, 1:]
-    logprobs, entropy = decoder.token_logprobs(
-        params["decoder"], hidden[:, :-1], batch["tokens"][:, 1:]
-    )
+    logprobs, entropy = token_logprobs(params["decoder"], hidden[:, :-1], batch["tokens"][:, 1:])
     loss = -(logprobs * weight).sum() / denominator
     sums = {"loss": loss, "entropy": (entropy * weight).sum() / denominator}
     return loss, LossMetrics(sums, {})

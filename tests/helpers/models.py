@@ -11,7 +11,7 @@ import numpy as np
 
 from qoq_jax import hf
 from qoq_jax.models import spec, vlm
-from qoq_jax.models.decoder import token_logprobs
+from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.sizes import DecoderConfig, EcgConfig, VisionConfig, VlmConfig
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -160,7 +160,7 @@ def loss_and_scores(params, inputs):
     """A scalar that every weight contributes to, and (logprob, entropy) of the next tokens."""
     hidden = vlm.hidden(params, TINY, inputs)
     targets = jnp.roll(inputs["tokens"], -1, axis=1)
-    logprob, entropy = token_logprobs(params["decoder"], hidden, targets, chunk=16)
+    logprob, entropy = token_logprobs(params["decoder"], hidden, targets, scores=500)
     return (logprob * inputs["segment_ids"]).sum() + 0.1 * entropy.sum(), (logprob, entropy)
 
 

@@ -18,7 +18,7 @@ from qoq_jax import hf
 from qoq_jax.data import positions
 from qoq_jax.models import decoder, spec, vlm
 from qoq_jax.models.attention import TokenIds
-from qoq_jax.models.decoder import token_logprobs
+from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.sizes import DecoderConfig, Qwen3VisionConfig
 from qoq_jax.models.vision import qwen3 as qwen3_vision
 from qoq_jax.parallel import mesh as mesh_lib
@@ -206,7 +206,7 @@ def loss_and_scores(weights, inputs, cfg=CFG):
     """A scalar that every weight contributes to, and (logprob, entropy) of the next tokens."""
     hidden = vlm.hidden(weights, cfg, inputs)
     logprob, entropy = token_logprobs(
-        weights["decoder"], hidden, jnp.roll(inputs["tokens"], -1, axis=1), chunk=16
+        weights["decoder"], hidden, jnp.roll(inputs["tokens"], -1, axis=1), scores=500
     )
     return (logprob * inputs["segment_ids"]).sum() + 0.1 * entropy.sum(), (logprob, entropy)
 

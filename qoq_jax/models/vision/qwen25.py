@@ -20,6 +20,7 @@ import jax
 
 from qoq_jax.models import layers
 from qoq_jax.models.attention import segment_rows
+from qoq_jax.models.gathered import gathered
 from qoq_jax.models.sizes import VisionConfig, VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
 from qoq_jax.models.vision.patches import normalise, patch_embed_init, rotary_angles
@@ -151,8 +152,9 @@ def tower(
       patch_hw: int32 [R,P,2], row and column of each patch in its frame.
       patch_frame, patch_window: int32 [R,P], numbers of frames and of windows, 0 = padding.
     """
-    vision = cfg.vision
-    x = normalise(patches, vision, layers.compute_dtype(cfg))
+    vision, dtype = cfg.vision, layers.compute_dtype(cfg)
+    specs = _block_specs(vision)
+    x = normalise(patches, vision, dtype)
     # [R,P,i] x [i,W] -> [R,P,W]
     x = constrain(
         layers.linear("rpi,iw->rpw", x, params["patch_embed"]["kernel"]), ("media", None, None)
@@ -161,10 +163,12 @@ def tower(
 
     def window_block(x: jax.Array, weights: dict[str, Any]) -> tuple[jax.Array, None]:
         windows = patch_window, vision.window_patches
+        weights = gathered(weights, specs, dtype)
         return block(weights, vision, x, angles, *windows, cfg.attention), None
 
     def full_block(x: jax.Array, weights: dict[str, Any]) -> tuple[jax.Array, None]:
         frames = patch_frame, vision.max_frame_patches
+        weights = gathered(weights, specs, dtype)
         return block(weights, vision, x, angles, *frames, cfg.attention), None
 
     window_block, full_block = (

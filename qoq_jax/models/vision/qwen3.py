@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from qoq_jax.models import layers
 from qoq_jax.models.attention import segment_rows
+from qoq_jax.models.gathered import gathered
 from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
 from qoq_jax.models.vision.patches import normalise, patch_embed_init, rotary_angles
@@ -201,6 +202,7 @@ def tower(
     each [R,P,W]).
     """
     vision, dtype = cfg.vision, layers.compute_dtype(cfg)
+    specs = param_specs(vision, out_width=cfg.decoder.width)["blocks"]
     # [R,P,i] x [i,W] -> [R,P,W]
     x = layers.linear("rpi,iw->rpw", normalise(patches, vision, dtype), **params["patch_embed"])
     positions = position_embeddings(
@@ -210,6 +212,7 @@ def tower(
     angles = rotary_angles(vision, patch_hw)
 
     def one(x: jax.Array, weights: dict[str, Any]) -> tuple[jax.Array, None]:
+        weights = gathered(weights, specs, dtype)
         return block(weights, vision, x, angles, patch_frame, cfg.attention), None
 
     one = layers.rematerialised(one, cfg.remat)
