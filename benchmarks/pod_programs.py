@@ -3,6 +3,8 @@ need: peak memory, FLOPs, bytes of HBM and of collectives, and the three times o
 
     pip install "jax[tpu]"        # the compiler of TPUs; it runs on a machine without any
     python benchmarks/pod_programs.py --size 7b --program policy --topology v5e:4x4 --mesh fsdp=16
+    pip install jax-cuda12-pjrt jax-cuda12-plugin --no-deps    # the compiler of GPUs, likewise
+    python benchmarks/pod_programs.py --topology h100:1x1x8 --mesh fsdp=8 --attention flash
 
 4,096 prompt and 4,096 response tokens, 5 responses per question, one image of 524,288 pixels
 (2,688 patches) and one ECG per row. Optimised HLO is read by hlo_traffic.py; FLOPs and peaks of
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import json
 import os
 import sys
 import time
@@ -75,8 +78,17 @@ def model_of(case: Case) -> sizes.VlmConfig:
 
 
 def mesh_of(case: Case) -> jax.sharding.Mesh:
-    several = {"num_slices": case.slices} if case.slices > 1 else {}
-    described = topologies.get_topology_desc(platform="tpu", topology_name=case.topology, **several)
+    kind, _, shape = case.topology.partition(":")
+    if kind == "h100":
+        with open(os.path.join(os.path.dirname(__file__), "h100.textproto"), encoding="utf-8") as f:
+            described = topologies.get_topology_desc(
+                platform="cuda", target_config=f.read(), topology=shape
+            )
+    else:
+        several = {"num_slices": case.slices} if case.slices > 1 else {}
+        described = topologies.get_topology_desc(
+            platform="tpu", topology_name=case.topology, **several
+        )
     ways = {name: int(n) for name, n in (part.split("=") for part in case.mesh.split(","))}
     return mesh_lib.make_mesh(**ways, devices=described.devices)
 
@@ -251,7 +263,8 @@ def measured(case: Case, file: str | None = None) -> Measured:
     device = DEVICES[case.topology.partition(":")[0]]
     begun = time.monotonic()
     with jax.set_mesh(mesh):
-        compiled = lowered(case, model, mesh).compile(compiler_options=compiler.TPU_OPTIONS)
+        options = {} if case.topology.startswith("h100") else compiler.TPU_OPTIONS
+        compiled = lowered(case, model, mesh).compile(compiler_options=options)
     seconds = time.monotonic() - begun
     memory, hlo = compiled.memory_analysis(), compiled.as_text()
     if file:
@@ -297,7 +310,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--layers", type=int, default=0, help="0 = as the size has")
-    parser.add_argument("--attention", default="splash", choices=("splash", "einsum"))
+    parser.add_argument("--attention", default="splash", choices=("splash", "flash", "einsum"))
     parser.add_argument("--remat", default="full")
     parser.add_argument("--tensor", type=int, default=4, help="of the mesh of rollouts")
     parser.add_argument("--slices", type=int, default=1)
@@ -309,22 +322,29 @@ def main() -> None:
     parser = make_parser()
     parser.add_argument("--hlo", help="file for the optimised HLO")
     parser.add_argument("--operations", type=int, default=0, help="print so many of the costliest")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON alone")
     arguments = vars(parser.parse_args())
-    file, shown = arguments.pop("hlo"), arguments.pop("operations")
+    file, shown, as_json = (arguments.pop(name) for name in ("hlo", "operations", "json"))
     case = Case(**arguments)
-    print(case)
+    if not as_json:
+        print(case)
     try:
         found = measured(case, file)
     except jax.errors.JaxRuntimeError as error:
         sys.exit(str(error)[:1500])
     capacity = DEVICES[case.topology.partition(":")[0]].memory
+    if as_json:
+        facts = {name: getattr(found, name) for name in ("peak", "times", "model_flops", "bound")}
+        facts |= {"hbm": found.traffic.hbm, "collectives": found.traffic.collectives}
+        print(json.dumps(facts | {"capacity": capacity, "seconds": found.seconds}))
+        return
     print(
         f"compiled in {found.seconds:.0f} s; peak {found.peak:.2f} of {capacity} GiB (arguments "
         f"{found.arguments:.2f}, temporaries {found.temporaries:.2f}); model FLOPs "
         f"{found.model_flops:.3g}; HBM {found.traffic.hbm / 1e9:.1f} GB"
     )
     for kind, amount in found.traffic.collectives.most_common():
-        one, times, where = found.traffic.largest[kind]
+        one, times, where = found.traffic.largest.get(kind, (0, 0, ""))
         print(f"{kind}: {amount / 1e9:.2f} GB; most: {times} x {one / 1e6:.1f} MB, {where[-120:]}")
     said = ", ".join(f"{name} {seconds:.4g} s" for name, seconds in found.times.items())
     print(f"roofline: {said}; bound {found.bound:.1%}")

@@ -36,6 +36,8 @@ DEVICES = {
     "v5e": Device(15.75, 197e12, 819e9, 100e9),
     "v5p": Device(95.74, 459e12, 2765e9, 300e9),
     "v6e": Device(31.25, 918e12, 1640e9, 224e9),
+    # H100 SXM, within a node of 8 (NVIDIA's data sheet)
+    "h100": Device(79.1, 989e12, 3352e9, 450e9),
 }
 
 

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 import einops
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from qoq_jax.models import splash
+from qoq_jax.models import flash, splash
 
 # finite, so that a query that sees nothing (padding) stays free of NaN
 MASKED = -1e30
@@ -307,7 +308,8 @@ def packed_rows(
     data/packing.py have; rows of several go through `grouped_rows`.
     """
     if kernel != "einsum":
-        return splash.packed_rows(q, k, v, ids.segment, interpret=_interpreted(kernel))
+        module, interpret = _kernel(kernel)
+        return module.packed_rows(q, k, v, ids.segment, interpret=interpret)
     ids = ids.replace(index=jnp.arange(q.shape[1])[None])
     return attention(q, [KeySet(k, v, ids, causal=True)], ids)
 
@@ -328,8 +330,9 @@ def grouped_rows(
     responses share the rest evenly: Tp^2 + G S (Tp + S) scores per head instead of (Tp + G S)^2.
     """
     if kernel != "einsum":
-        return splash.grouped_rows(
-            q, k, v, segment, prompt=prompt, branches=branches, interpret=_interpreted(kernel)
+        module, interpret = _kernel(kernel)
+        return module.grouped_rows(
+            q, k, v, segment, prompt=prompt, branches=branches, interpret=interpret
         )
     in_prompt = segment[:, :prompt]
     first = packed_rows(q[:, :prompt], k[:, :prompt], v[:, :prompt], TokenIds(segment=in_prompt))
@@ -367,7 +370,8 @@ def segment_rows(
     """
     # Windows are shorter than a block of the kernel, most of which nobody would see.
     if kernel != "einsum" and longest > DENSE_BLOCK:
-        return splash.segment_rows(q, k, v, segments, longest, interpret=_interpreted(kernel))
+        module, interpret = _kernel(kernel)
+        return module.segment_rows(q, k, v, segments, longest, interpret=interpret)
     ids = TokenIds(segment=segments)
     keys = KeySet(k, v, ids, k_axes="rskh", v_axes="rskh", longest=longest)
     return attention(q, [keys], ids, axes="rtkh")
@@ -380,5 +384,7 @@ def kernel_for(platform: str) -> str:
     return "splash" if platform == "tpu" else "einsum"
 
 
-def _interpreted(kernel: str) -> bool:
-    return kernel == "splash-interpret"
+def _kernel(name: str) -> tuple[ModuleType, bool]:
+    """(module of a kernel, whether it is interpreted)."""
+    name, _, how = name.partition("-")
+    return {"splash": splash, "flash": flash}[name], how == "interpret"

@@ -114,6 +114,11 @@ def written(cache: KVCache) -> jax.Array:
     return age[None, None] <= cache.length[:, :, None]
 
 
+def written_now(cache: KVCache) -> jax.Array:
+    """Bool [1, 1, S]: the place that this step writes."""
+    return (jnp.arange(cache.places) == cache.step % cache.places)[None, None]
+
+
 def restart(cache: KVCache, start: jax.Array) -> KVCache:
     """The cache in which the responses of `start`, bool [B, G], begin anew."""
     return cache.replace(length=jnp.where(start, 0, cache.length))

@@ -27,8 +27,9 @@ class ModelConfig:
     # products with weights), full (all, from the input of each layer), offload (as full, with those
     # inputs in the host's memory)
     remat: Literal["none", "dots", "full", "offload"] = "none"
-    # kernel of the attention: einsum, splash (TPU); auto = splash on a TPU, else einsum
-    attention: Literal["auto", "einsum", "splash"] = "auto"
+    # kernel of the attention: einsum, splash (TPU), flash (GPU); auto = splash on a TPU, else
+    # einsum
+    attention: Literal["auto", "einsum", "splash", "flash"] = "auto"
     # ECG-JEPA safetensors file that the ECG encoder starts from; "climb-mini" = the one that comes
     # with the package, for variant nano; "" = random weights
     ecg_weights: str = ""

@@ -11,6 +11,7 @@ Axis letters: base/axes.py.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -308,7 +309,7 @@ def decode_step(
     """
     dec = cfg.decoder
     angles = mrope_angles(dec, positions)
-    written = cache_lib.written(cache)
+    written, now = cache_lib.written(cache), cache_lib.written_now(cache)
 
     all_keys, all_values = [], []
     x = x.astype(layers.compute_dtype(cfg))
@@ -316,7 +317,6 @@ def decode_step(
         layer = _layer(params, i)
         q, k, v = _qkv(layer, x, angles, dec)
         q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B,K,G,N,h], [B,K,G,h]
-        keys, values = cache_lib.append(cache, i, k, v)
         prompt = KeySet(
             cache.prompt_k[i],
             cache.prompt_v[i],
@@ -324,8 +324,17 @@ def decode_step(
             k_axes="bkhs",
             v_axes="bksh",
         )
-        response = KeySet(keys, values, valid=written, k_axes="bkghs", v_axes="bkgsh")
-        attended = attention(q, [prompt, response], axes="bkgnh")
+        keys, values = cache_lib.append(cache, i, k, v)
+        ring = functools.partial(KeySet, k_axes="bkghs", v_axes="bkgsh")
+        if cfg.attention == "splash":
+            # On a TPU the token is a set of its own, and is written after the ring was read: what
+            # is fetched to be read need not be sent back whole, a fifth of a step's HBM traffic.
+            # XLA on the CPU would copy the ring for this order.
+            before = ring(cache.response_k[i], cache.response_v[i], valid=written & ~now)
+            own = [before, ring(k[..., None], v[..., None, :])]
+        else:
+            own = [ring(keys, values, valid=written)]
+        attended = attention(q, [prompt, *own], axes="bkgnh")
         x = x + _output(layer, attended.swapaxes(1, 2))
         x = x + _mlp(layer, x, dec)
         all_keys.append(keys)

@@ -45,7 +45,7 @@ QWEN_FIRST_SPECIAL = 151643
 # Qwen2.5's ends.
 QWEN3_ECG_TOKEN_ID = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|time_series_pad|>") + 4
 # of models/attention.py; here, since sizes are read where there is no JAX
-ATTENTION_KERNELS = ("einsum", "splash", "splash-interpret")
+ATTENTION_KERNELS = ("einsum", "splash", "flash", "splash-interpret", "flash-interpret")
 REMAT_POLICIES = ("none", "dots", "full", "offload")  # of models/layers.py
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # statistics of OpenAI CLIP
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -6,24 +6,20 @@ built (`Mask`), and blocks of it that nobody sees cost nothing; segments are dat
 one prompt and its responses in fixed places have both: who sees whom follows from the places, what
 is padding from the segments.
 
-The compiler cannot cut a kernel over devices, so each device is given its own rows and heads.
-
 Axis letters: base/axes.py; H = K * N heads of queries.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
-from jax.sharding import PartitionSpec
 
-from qoq_jax.parallel.mesh import partition_spec
+from qoq_jax.models.kernels import over_devices
 
 LANES = 128  # the kernel's blocks, and the channels it reads, are multiples of it
 BLOCK = 512  # of queries and of keys, where rows are long enough
@@ -122,39 +118,22 @@ def _rows(
     rows: str,
     interpret: bool,
 ) -> jax.Array:
-    """q [B,T,H,h], k and v [B,T,K,h], segment [B,T] -> [B,T,H,h], each device with its own rows
-    and heads; `rows` is the logical axis that B is cut along.
+    """q [B,T,H,h], k and v [B,T,K,h], segment [B,T] -> [B,T,H,h]; `rows` is the logical axis that B
+    is cut along.
     """
     length, channels = q.shape[1], q.shape[-1]
     q = q * channels**-0.5  # the kernel does not scale
     pad, wider = mask.shape[0] - length, -channels % LANES
-    q, k, v = (jnp.pad(x, [(0, 0), (0, pad), (0, 0), (0, wider)]).swapaxes(1, 2) for x in (q, k, v))
+    q, k, v = (jnp.pad(x, [(0, 0), (0, pad), (0, 0), (0, wider)]) for x in (q, k, v))
     segment = jnp.pad(segment, [(0, 0), (0, pad)])
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        out = _on_one_device(q, k, v, segment, mask, interpret)
-    else:
-        whole_heads = k.shape[1] % mesh.shape["tensor"] != 0
-        heads = (None, None) if whole_heads else ("heads", "kv_heads")
-        of_q, of_k = (
-            partition_spec(mesh, (rows, axis, None, None), x.shape)
-            for axis, x in zip(heads, (q, k), strict=True)
-        )
-        out = jax.shard_map(
-            functools.partial(_on_one_device, mask=mask, interpret=interpret),
-            in_specs=(of_q, of_k, of_k, PartitionSpec(*of_q[:1])),
-            out_specs=of_q,
-            check_vma=False,
-        )(q, k, v, segment)
-    return out.swapaxes(1, 2)[:, :length, :, :channels]
 
+    def on_device(q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array) -> jax.Array:
+        kernel = _kernel(mask, q.shape[2], interpret)
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        out = jax.vmap(kernel)(q, k, v, splash.SegmentIds(q=segment, kv=segment))
+        return out.swapaxes(1, 2)
 
-def _on_one_device(
-    q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array, mask: Mask, interpret: bool
-) -> jax.Array:
-    """q [B,H,T,h], k and v [B,K,T,h], segment [B,T] -> [B,H,T,h]."""
-    kernel = _kernel(mask, q.shape[1], interpret)
-    return jax.vmap(kernel)(q, k, v, splash.SegmentIds(q=segment, kv=segment))
+    return over_devices(on_device, q, k, v, segment, rows)[:, :length, :, :channels]
 
 
 def _kernel(mask: Mask, heads: int, interpret: bool) -> splash.SplashAttentionKernel:

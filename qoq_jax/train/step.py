@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from qoq_jax.models import lora as lora_lib
 from qoq_jax.models.lora import LoraConfig
+from qoq_jax.parallel.mesh import constrain
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -55,7 +56,7 @@ def accumulated_gradients(
         if parts == 1:
             (loss, metrics), grads = grad_fn(params, batch)
             return (loss, metrics.sums | metrics.maxima), grads
-        split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
+        split = _micro_batches(batch, parts)
         first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), split)
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad_fn, params, first)
@@ -74,6 +75,21 @@ def accumulated_gradients(
 
         ((loss, metrics), grads), _ = jax.lax.scan(body, zeros, split)
     return (loss, metrics.sums | metrics.maxima), grads
+
+
+def _micro_batches(batch: Any, parts: int) -> Any:
+    """The leaves [rows, ...] as [parts, rows / parts, ...]: micro-batch p has the media rows p, p +
+    parts, ..., each with its text rows. So every device has rows of its own in every micro-batch.
+    """
+    media_rows = min(x.shape[0] for x in jax.tree.leaves(batch))
+
+    def cut(x: jax.Array) -> jax.Array:
+        rows, *rest = x.shape
+        x = x.reshape(media_rows // parts, parts, rows // media_rows, *rest)
+        x = jnp.moveaxis(x, 1, 0).reshape(parts, rows // parts, *rest)
+        return constrain(x, (None, "batch", *[None] * (x.ndim - 2)))
+
+    return jax.tree.map(cut, batch)
 
 
 def model_weights(params: Any, base: Any, lora: LoraConfig) -> Any:

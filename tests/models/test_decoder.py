@@ -143,6 +143,32 @@ def test_decode_with_layers_apart_equals_stacked():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), stacked, apart)
 
 
+def test_the_order_of_tpus_decodes_the_same():
+    """Reading the ring before the token is written to it, five steps through a ring of three."""
+    rng = np.random.default_rng(6)
+    k, v = jnp.asarray(rng.normal(size=(2, 2, 2, 5, 2, 16)), jnp.float32)
+    tokens, positions = np.arange(4, dtype=np.int32).reshape(2, 2), np.full((2, 3, 2), 5, np.int32)
+
+    def five(cfg):
+        cache = cache_lib.init(k, v, jnp.ones((2, 5), bool), rollouts=2, max_new_tokens=3)
+        step = jax.jit(
+            lambda cache: vlm.decode_step(random_params(), cfg, tokens, positions, cache)
+        )
+        seen = []
+        for i in range(5):
+            if i == 3:  # one response ends and another begins
+                cache = cache_lib.restart(cache, jnp.asarray([[True, False], [False, False]]))
+            hidden, cache = step(cache)
+            seen.append((hidden, cache))
+        return seen
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        five(dataclasses.replace(TINY, attention="splash")),
+        five(TINY),
+    )
+
+
 def test_decode_writes_the_cache_in_place():
     """Sampling donates the cache: no second copy of it may appear among the temporaries."""
     cfg = variants.get("nano")

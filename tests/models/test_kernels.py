@@ -1,4 +1,4 @@
-"""The TPU kernel, interpreted: the same values and gradients as the einsums on ragged rows."""
+"""Kernels of TPUs and GPUs, interpreted: values and gradients of the einsums on ragged rows."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qoq_jax.models import attention, splash
+from qoq_jax.models import attention, flash, splash
 from qoq_jax.models.attention import TokenIds
 from qoq_jax.parallel import mesh as mesh_lib
 
+KERNELS = pytest.mark.parametrize("interpreted", ["splash-interpret", "flash-interpret"])
 
-def both(form, q, k, v, real):
+
+def both(form, q, k, v, real, interpreted):
     """((value, gradients) by einsums, the same by the kernel) of a sum over real tokens."""
 
     def of(kernel):
@@ -21,7 +23,7 @@ def both(form, q, k, v, real):
 
         return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(q, k, v)
 
-    return of("einsum"), of("splash-interpret")
+    return of("einsum"), of(interpreted)
 
 
 def assert_close(pair):
@@ -32,7 +34,8 @@ def drawn(rng, *shapes):
     return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
 
 
-def test_packed_rows():
+@KERNELS
+def test_packed_rows(interpreted):
     rng = np.random.default_rng(0)
     T = 150
     q, k, v = drawn(rng, (2, T, 2, 3, 8), (2, T, 2, 8), (2, T, 2, 8))
@@ -42,11 +45,12 @@ def test_packed_rows():
     def form(q, k, v, kernel):
         return attention.packed_rows(q, k, v, TokenIds(segment), kernel)
 
-    assert_close(both(form, q, k, v, (segment > 0)[..., None, None, None]))
+    assert_close(both(form, q, k, v, (segment > 0)[..., None, None, None], interpreted))
 
 
+@KERNELS
 @pytest.mark.parametrize("prompt, G, S", [(70, 3, 40), (128, 2, 64)])
-def test_prompts_with_their_responses(prompt, G, S):
+def test_prompts_with_their_responses(prompt, G, S, interpreted):
     rng = np.random.default_rng(1)
     T = prompt + G * S
     q, k, v = drawn(rng, (2, T, 1, 2, 16), (2, T, 1, 16), (2, T, 1, 16))
@@ -58,10 +62,11 @@ def test_prompts_with_their_responses(prompt, G, S):
     def form(q, k, v, kernel):
         return attention.grouped_rows(q, k, v, segment, prompt=prompt, branches=G, kernel=kernel)
 
-    assert_close(both(form, q, k, v, (segment > 0)[..., None, None, None]))
+    assert_close(both(form, q, k, v, (segment > 0)[..., None, None, None], interpreted))
 
 
-def test_frames_longer_than_a_block(monkeypatch):
+@KERNELS
+def test_frames_longer_than_a_block(monkeypatch, interpreted):
     """Both ways within segments; those shorter than a block stay with the einsums."""
     monkeypatch.setattr(attention, "DENSE_BLOCK", 100)
     rng = np.random.default_rng(2)
@@ -69,19 +74,20 @@ def test_frames_longer_than_a_block(monkeypatch):
     q, k, v = drawn(rng, *[(2, T, 2, 8)] * 3)
     segments = np.repeat([[1, 2, 3, 0], [1, 2, 0, 4]], [130, 17, 103, 50], axis=1)
     segments = jnp.asarray(segments, jnp.int32)
-    called, real = [], splash.segment_rows
+    module = {"splash": splash, "flash": flash}[interpreted.partition("-")[0]]
+    called, real = [], module.segment_rows
 
     def counted(*args, **kwargs):
         called.append(args)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(splash, "segment_rows", counted)
+    monkeypatch.setattr(module, "segment_rows", counted)
 
     def form(q, k, v, kernel):
         return attention.segment_rows(q, k, v, segments, longest, kernel)
 
-    assert_close(both(form, q, k, v, (segments > 0)[..., None, None]))
-    attention.segment_rows(q, k, v, segments, 64, "splash")
+    assert_close(both(form, q, k, v, (segments > 0)[..., None, None], interpreted))
+    attention.segment_rows(q, k, v, segments, 64, interpreted)
     assert len(called) == 1
 
 
@@ -95,15 +101,16 @@ def test_the_mask_of_grouped_rows_is_the_rule_of_packed_rows():
 
 
 @pytest.mark.slow
+@KERNELS
 @pytest.mark.parametrize("kv_heads", [2, 1])  # cut over tensor, or whole where they do not divide
-def test_eight_devices_equal_one(kv_heads):
+def test_eight_devices_equal_one(kv_heads, interpreted):
     rng = np.random.default_rng(3)
     T = 140
     q, k, v = drawn(rng, (4, T, kv_heads, 2, 8), *[(4, T, kv_heads, 8)] * 2)
     segment = jnp.asarray(np.repeat([[1, 2, 0]] * 4, [60, 50, 30], axis=1), jnp.int32)
 
     def run(q, k, v, segment):
-        out = attention.packed_rows(q, k, v, TokenIds(segment), "splash-interpret")
+        out = attention.packed_rows(q, k, v, TokenIds(segment), interpreted)
         return jnp.where((segment > 0)[..., None, None, None], out, 0)
 
     one = jax.jit(run)(q, k, v, segment)
