@@ -22,7 +22,8 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _BODY = re.compile(r"body=%?([\w.\-]+)")
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _CONSTANT = re.compile(r"[su]32\[\]\S* constant\((\d+)\)")
-_CALLED = re.compile(r"(?:to_apply|branch_computations)=\{?%?([\w.\-]+)")
+_CALLED = re.compile(r"to_apply=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+)")
 _FUSED = re.compile(r"calls=%?([\w.\-]+)")
 _NAME = re.compile(r"%([\w.\-]+)")
 COLLECTIVES = (
@@ -78,6 +79,25 @@ class Traffic:
     largest: dict = dataclasses.field(default_factory=dict)
     hbm: float = 0.0
     by_operation: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+    def add_collective(self, kind: str, size: int, operation: str, times: int = 1) -> None:
+        """Counts one that runs `times` times."""
+        self.collectives[kind] += size * times
+        before = self.largest.get(kind, (0, 0, ""))
+        if size * times >= before[0] * before[1]:
+            self.largest[kind] = (size, times, operation)
+
+    def add(self, other: Traffic, times: int = 1) -> None:
+        """Adds what a part of the program moves, which runs `times` times."""
+        self.hbm += other.hbm * times
+        for kind, amount in other.collectives.items():
+            self.collectives[kind] += amount * times
+            size, ran, operation = other.largest[kind]
+            before = self.largest.get(kind, (0, 0, ""))
+            if size * ran * times >= before[0] * before[1]:
+                self.largest[kind] = (size, ran * times, operation)
+        for operation, amount in other.by_operation.items():
+            self.by_operation[operation] += amount * times
 
 
 def size_of(text: str) -> tuple[int, int]:
@@ -165,65 +185,86 @@ def moved_by_fusion(
     return total + result
 
 
-def moved_by_start(start: Instruction, sizes: dict[str, Instruction]) -> int:
-    """Bytes of HBM of an asynchronous copy, slice or collective, whose result holds its operands
-    beside what it makes.
+def made_by_start(start: Instruction, operands: list[Instruction]) -> tuple[int, int]:
+    """(bytes, those of them in HBM) that an asynchronous instruction makes. Its result holds the
+    operands too, but for an all-reduce.
     """
-    operands = [sizes[name] for name in start.operands if name in sizes]
-    made = start.bytes - sum(one.bytes for one in operands)
-    written = start.hbm - sum(one.hbm for one in operands)
-    if start.kind.startswith("dynamic-update-slice"):
+    if start.kind == "all-reduce-start":
+        return start.bytes, start.hbm
+    return (
+        start.bytes - sum(one.bytes for one in operands),
+        start.hbm - sum(one.hbm for one in operands),
+    )
+
+
+def moved_by(one: Instruction, sizes: dict[str, Instruction], computations: Computations) -> int:
+    """Bytes of HBM that an instruction reads and writes."""
+    operands = [sizes[name] for name in one.operands if name in sizes]
+    if one.kind == "fusion":
+        return moved_by_fusion(one, sizes, computations)
+    if one.kind.endswith("-start"):
+        made, written = made_by_start(one, operands)
+        if one.kind.startswith("dynamic-update-slice"):
+            return 2 * operands[1].hbm
+        if "slice" in one.kind:
+            return made * bool(operands[0].hbm) + written
+        return sum(x.hbm for x in operands) + written
+    if one.kind in ("dynamic-slice", "slice", "gather"):
+        return 2 * one.hbm
+    if one.kind == "dynamic-update-slice" and len(operands) > 1:
         return 2 * operands[1].hbm
-    if "slice" in start.kind:
-        return made * bool(operands[0].hbm) + written
-    return sum(one.hbm for one in operands) + written
+    return one.hbm + sum(x.hbm for x in operands)
+
+
+def branches(conditional: Instruction) -> list[str]:
+    """The computations that a conditional chooses among."""
+    found = []
+    for several, one in _BRANCHES.findall(conditional.line):
+        found += _NAME.findall(several) if several else [one]
+    return found
 
 
 def traffic(hlo: str) -> Traffic:
-    """What a program moves in one call."""
+    """What a program moves in one call; of a conditional, the branch that moves most."""
     computations, entry = parse(hlo)
-    found, seen = Traffic(), set()
+    known: dict[str, Traffic] = {}
 
-    def walk(name: str, times: int, fused: bool = False) -> None:
-        """`fused`: of the computation only collectives are counted."""
+    def of(name: str) -> Traffic:
+        if name not in known:
+            known[name] = Traffic()
+            count(name, known[name], set())
+        return known[name]
+
+    def count(name: str, found: Traffic, seen: set[str], fused: bool = False) -> None:
+        """`fused`: of the computation only collectives are counted. seen: their channels; one that
+        runs beside products stands in the fusions that start, carry and end it.
+        """
         sizes = {one.name: one for one in computations[name]}
         for one in computations[name]:
             operation = re.search(r'op_name="([^"]*)"', one.line)
             operation = operation[1] if operation else one.kind
             kind = one.kind.removesuffix("-start")
             channel = re.search(r"channel_id=(\d+)", one.line)
-            # one that runs beside products stands in the fusions that start, carry and end it
             if kind in COLLECTIVES and (channel is None or channel[1] not in seen):
                 seen.update(channel.groups() if channel else ())
-                # an asynchronous one returns its operands beside its results
-                operands = sum(sizes[name].bytes for name in one.operands if name in sizes)
-                moved = one.bytes - operands if one.kind.endswith("-start") else one.bytes
-                moved = operands if kind == "reduce-scatter" else moved
-                found.collectives[kind] += moved * times
-                before = found.largest.get(kind, (0, 0, ""))
-                if moved * times > before[0] * before[1]:
-                    found.largest[kind] = (moved, times, operation)
+                operands = [sizes[name] for name in one.operands if name in sizes]
+                moved = one.bytes
+                if one.kind.endswith("-start"):
+                    moved = made_by_start(one, operands)[0]
+                if kind == "reduce-scatter":
+                    moved = sum(x.bytes for x in operands)
+                found.add_collective(kind, moved, operation)
             if one.kind == "while":
-                walk(_BODY.search(one.line)[1], times * trips(one, computations))
-            elif one.kind in ("call", "conditional"):
-                for called in _CALLED.findall(one.line):
-                    walk(called, times)
+                found.add(of(_BODY.search(one.line)[1]), trips(one, computations))
+            elif one.kind == "call":
+                found.add(of(_CALLED.search(one.line)[1]))
+            elif one.kind == "conditional":
+                found.add(max((of(x) for x in branches(one)), key=lambda branch: branch.hbm))
             elif inner := _FUSED.search(one.line):  # TPU fuses collectives with products
-                walk(inner[1], times, fused=True)
-            if fused or one.kind in _FREE or one.kind.endswith("-done"):
-                continue
-            if one.kind == "fusion":
-                moved = moved_by_fusion(one, sizes, computations)
-            elif one.kind.endswith("-start"):
-                moved = moved_by_start(one, sizes)
-            elif one.kind in ("dynamic-slice", "slice", "gather"):
-                moved = 2 * one.hbm
-            elif one.kind == "dynamic-update-slice":
-                moved = 2 * sizes[one.operands[1]].hbm if one.operands[1] in sizes else one.hbm
-            else:
-                moved = one.hbm + sum(sizes[name].hbm for name in one.operands if name in sizes)
-            found.hbm += moved * times
-            found.by_operation[operation] += moved * times
+                count(inner[1], found, seen, fused=True)
+            if not fused and one.kind not in _FREE and not one.kind.endswith("-done"):
+                moved = moved_by(one, sizes, computations)
+                found.hbm += moved
+                found.by_operation[operation] += moved
 
-    walk(entry, 1)
-    return found
+    return of(entry)

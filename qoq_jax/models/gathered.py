@@ -55,13 +55,17 @@ def in_compute_dtype(weights: Any, specs: Any, dtype: jax.typing.DTypeLike) -> A
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _gather(cut: PartitionSpec, whole: PartitionSpec, w: jax.Array) -> jax.Array:
     """w as `whole`; its gradient, a sum over rows, as `cut`: a reduce-scatter."""
-    # first the cast, then the way: half the bytes
+    return _moved(cut, whole, w)
+
+
+def _moved(cut: PartitionSpec, whole: PartitionSpec, w: jax.Array) -> jax.Array:
+    # Cast before moving: half the bytes.
     w = jax.lax.with_sharding_constraint(w, cut)
     return jax.lax.with_sharding_constraint(w, whole)
 
 
 def _forward(cut: PartitionSpec, whole: PartitionSpec, w: jax.Array) -> tuple[jax.Array, None]:
-    return _gather(cut, whole, w), None
+    return _moved(cut, whole, w), None
 
 
 def _backward(

@@ -130,12 +130,16 @@ def views(
 def rematerialised(body: Callable, remat: str, *, offloads: bool = False) -> Callable:
     """A scan body under the rematerialisation policy of the config.
 
-    "none" keeps all activations, "full" the input of each layer, "dots" also the products with
-    weights; "offload" the input of each layer in the host's memory if `offloads`, else as "full".
+    "none" keeps all activations (weights that were gathered over a mesh are gathered again), "full"
+    the input of each layer, "dots" also the products with weights; "offload" the input of each
+    layer in the host's memory if `offloads`, else as "full".
     """
-    if remat == "none":
-        return body
     policies = jax.checkpoint_policies
+    if remat == "none":
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or mesh.size == 1:
+            return body
+        return jax.checkpoint(body, policy=_but_what_was_moved, prevent_cse=False)
     if remat == "offload" and offloads:
 
         def named(x: jax.Array, layer: Any) -> Any:
@@ -150,3 +154,13 @@ def rematerialised(body: Callable, remat: str, *, offloads: bool = False) -> Cal
         return jax.checkpoint(named, policy=policy, prevent_cse=False)
     policy = policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
     return jax.checkpoint(body, policy=policy, prevent_cse=False)
+
+
+def _but_what_was_moved(primitive: Any, *inputs: Any, **parameters: Any) -> bool:
+    """Policy of rematerialisation: everything is kept but what a sharding constraint returns.
+
+    Gathered weights are gathered again: kept, they would be the whole model on each device. Of an
+    activation that only stays where it is, what is constrained is kept.
+    """
+    del inputs, parameters
+    return primitive.name != "sharding_constraint"

@@ -276,9 +276,11 @@ def layer_views(
 
 def sampling_params(params: dict[str, Any], cfg: VlmConfig) -> dict[str, Any]:
     """All weights as a sampler on a mesh of its own reads them: matrices in the compute dtype, the
-    decoder's layers apart.
+    decoder's layers apart. Of `params` that are the model's; not a critic.
     """
-    cast = in_compute_dtype(params, param_specs(cfg), layers.compute_dtype(cfg))
+    specs = param_specs(cfg)
+    params = {name: params[name] for name in specs}
+    cast = in_compute_dtype(params, specs, layers.compute_dtype(cfg))
     return cast | {"decoder": decoder.layers_apart(cast["decoder"], cfg)}
 
 

@@ -22,6 +22,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from qoq_jax.base.errors import ConfigError
+from qoq_jax.base.fields import NotNegative
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -49,7 +50,7 @@ class MeshConfig:
     tensor: int = 1
     # rollouts of RL: ways that the weights, cast to the compute dtype, are cut while the other
     # devices share the rows (sampling/layout.py); 0 = on the mesh of training
-    rollout_tensor: int = 0
+    rollout_tensor: NotNegative[int] = 0
 
 
 def make_mesh(
@@ -111,6 +112,20 @@ def across_slices(shape: Sequence[int], devices: Sequence[jax.Device]) -> np.nda
         devices=devices,
         allow_split_physical_axes=True,
     )
+
+
+def rollout_mesh(mesh: Mesh, tensor: int) -> Mesh:
+    """The devices of `mesh`, in the same order, `tensor` of them for each copy of the weights.
+
+    Raises ConfigError when that does not divide them.
+    """
+    if mesh.size % tensor:
+        raise ConfigError(
+            f"mesh.rollout_tensor = {tensor} does not divide {mesh.size} devices",
+            hint="use a divisor; 0 samples on the mesh of training",
+        )
+    # One order: moving between both meshes is a program of one set of devices.
+    return Mesh(mesh.devices.reshape(-1, 1, tensor), mesh.axis_names, axis_types=mesh.axis_types)
 
 
 def partition_spec(

@@ -1,4 +1,4 @@
-"""A mesh of its own for sampling, and the way there and back.
+"""A mesh of its own for sampling; moving weights and batches to it and back.
 
 Training cuts weights along their width (fsdp), and gathers each layer's before it is used: cheap
 beside the products of thousands of tokens, but not beside those of one. A decode step reads every
@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 
-from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import spec, vlm
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel import mesh as mesh_lib
@@ -46,15 +45,7 @@ class Layout:
         self.mesh, self.moves = mesh, bool(tensor)
         if not self.moves:
             return
-        if mesh.size % tensor:
-            raise ConfigError(
-                f"mesh.rollout_tensor = {tensor} does not divide {mesh.size} devices",
-                hint="use a divisor; 0 samples on the mesh of training",
-            )
-        # The same devices in the same order: moves between both are programs of one device set.
-        self.mesh = jax.sharding.Mesh(
-            mesh.devices.reshape(-1, 1, tensor), mesh.axis_names, axis_types=mesh.axis_types
-        )
+        self.mesh = mesh_lib.rollout_mesh(mesh, tensor)
         specs = vlm.sampling_specs(cfg)
         self.reshard = jax.jit(
             lambda params: vlm.sampling_params(params, cfg),

@@ -1,4 +1,4 @@
-"""One rollout batch cut into the mini-batches and micro-batches of its updates.
+"""One rollout batch cut into the mini-batches of its updates.
 
 All cut whole media rows, with the text rows that belong to each. Letters: R media rows.
 """
@@ -14,8 +14,8 @@ import numpy as np
 
 
 def deal_rows(tokens: np.ndarray, parts: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """An order of media rows in which `parts` runs of equal length, one per mini- or micro-batch,
-    hold about equally many tokens.
+    """An order of media rows in which `parts` runs of equal length, one per mini-batch, hold about
+    equally many tokens.
 
     The rows are sorted by tokens and dealt in rounds of one per part: the longest row of a round to
     the part with the fewest tokens so far, or with `rng` to any part, so that the parts of a later

@@ -152,12 +152,12 @@ class RlStep:
         """Epochs of mini-batches over one rollout batch; returns the state and the mean of the
         metrics.
 
-        Media rows are dealt to mini- and micro-batches by their response tokens (tokens: [Q]); from
-        the second epoch on also at random, fixed by seed, step and epoch. The log-probabilities of
+        Media rows are dealt to mini-batches by their response tokens (tokens: [Q]); from the second
+        epoch on also at random, fixed by seed, step and epoch. The log-probabilities of
         sampler and trainer are compared in the first update, before the weights have moved.
         """
         stage, rl, config = self._stage, self._plan.rl, self._stage.setup.config
-        state, parts, found = stage.on_device(state), rl.minibatches * rl.accumulate, []
+        state, parts, found = stage.on_device(state), rl.minibatches, []
         tokens = tokens.reshape(config.data.media_rows, -1).sum(axis=1)
         for epoch in range(rl.epochs):
             if parts > 1:

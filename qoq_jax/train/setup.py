@@ -155,6 +155,14 @@ def assemble(cfg: Config, prepare: bool = True, training: bool = False) -> Setup
                 f"fsdp devices{what}",
                 hint=f"set data.media_rows to a multiple of {shards * parts}",
             )
+    if cfg.mesh.rollout_tensor and {"align", "rl"} & set(cfg.stages):
+        rows = mesh_lib.rollout_mesh(mesh, cfg.mesh.rollout_tensor).shape["data"]
+        if prepare and cfg.data.media_rows % rows:
+            raise ConfigError(
+                f"data.media_rows = {cfg.data.media_rows} does not divide over the {rows} copies "
+                "of the weights of rollouts (devices / mesh.rollout_tensor)",
+                hint=f"set data.media_rows to a multiple of {rows}",
+            )
     process = ProcessConfig.for_model(
         model,
         min_pixels=cfg.data.min_pixels,

@@ -2,7 +2,7 @@
 
 A micro-batch is a set of whole media rows with their text rows. Losses are sums over tokens divided
 by the token count of the WHOLE batch, so that the gradient does not depend on how the batch is cut,
-nor over how many devices it is spread.
+nor over how many devices it is spread, up to rounding in the compute dtype.
 
 Letters: B text rows, R media rows, T tokens, Q questions (= text rows in RL), G rollouts, S
 response positions.

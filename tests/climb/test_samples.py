@@ -32,7 +32,9 @@ def make_sdist(folder, canary, name="fake_scans", version="1.0", extra=()):
     top = f"{name}-{version}"
     path = folder / f"{top}.tar.gz"
     files = {
-        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        # of no Python that runs here: files are taken, no code is run
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        "Requires-Python: <3.9\n",
         "setup.py": SETUP.format(canary=str(canary)),
         "data/a.txt": "pixels",
         "data/other.txt": "unwanted",
@@ -53,7 +55,7 @@ def make_wheel(folder, name="fake_views", version="2.0"):
         packed.writestr(f"{name}/b.txt", "views")
         packed.writestr(
             f"{name}-{version}.dist-info/METADATA",
-            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Python: <3.9\n",
         )
         packed.writestr(
             f"{name}-{version}.dist-info/WHEEL",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import types
 
 import jax
@@ -15,11 +17,13 @@ from helpers.models import (
     one_device_result,
     random_params,
     shared_batch,
+    text_batch,
 )
 from jax.sharding import PartitionSpec
 
 from qoq_jax.base.errors import ConfigError
-from qoq_jax.models import spec, vlm
+from qoq_jax.models import decoder, spec, vlm
+from qoq_jax.models.attention import TokenIds
 from qoq_jax.parallel import mesh as mesh_lib
 
 
@@ -104,3 +108,31 @@ def test_constrain_without_a_mesh_is_the_identity():
     x = jnp.ones((3, 5))
     assert mesh_lib.constrain(x, ("batch", None)) is x
     assert mesh_lib.batch_shards() == 1
+
+
+@pytest.mark.parametrize("remat", ["none", "full", "offload"])
+def test_the_backward_pass_keeps_no_gathered_weights(remat):
+    """Temporaries of a step over eight devices stay below the weights of all layers."""
+    cfg = dataclasses.replace(
+        TINY,
+        decoder=dataclasses.replace(TINY.decoder, width=256, mlp_dim=1024, num_layers=12),
+        remat=remat,
+    )
+    specs = vlm.param_specs(cfg)["decoder"]
+    layers = sum(math.prod(one.shape) for one in jax.tree.leaves(specs["layers"]))
+    mesh = mesh_lib.make_mesh(fsdp=8)
+
+    def loss(params, batch):
+        x = jnp.zeros((*batch["tokens"].shape, 256)) + batch["tokens"][..., None]
+        ids = TokenIds(batch["segment_ids"], batch["branch_ids"])
+        return decoder.forward(params, cfg, x, batch["positions"], ids).sum()
+
+    with jax.set_mesh(mesh):
+        params = jax.tree.map(
+            lambda one, at: jax.ShapeDtypeStruct(one.shape, jnp.float32, sharding=at),
+            specs,
+            spec.shardings(specs, mesh),
+        )
+        batch = jax.device_put(text_batch(np.ones((8, 4), np.int32)), mesh_lib.batch_sharding(mesh))
+        compiled = jax.jit(jax.grad(loss)).lower(params, batch).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * layers

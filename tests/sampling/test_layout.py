@@ -65,6 +65,12 @@ def test_weights_are_cut_as_often_as_asked_and_layers_lie_apart():
     assert apart[0]["mlp"]["gate"]["kernel"] is gate
 
 
+def test_a_critic_stays_behind():
+    layout = Layout(CFG, mesh_lib.make_mesh(fsdp=8), tensor=2)
+    there = layout.weights(weights() | {"critic": {"out": jax.numpy.ones(8)}})
+    assert there.keys() == vlm.param_specs(CFG).keys()
+
+
 def test_without_a_number_nothing_moves():
     mesh = mesh_lib.make_mesh(fsdp=8)
     layout = Layout(CFG, mesh, tensor=0)

@@ -25,6 +25,13 @@ from qoq_jax.train.config import (
 from qoq_jax.train.stage_run import StageRun
 
 
+def test_rows_must_divide_over_the_copies_of_the_rollouts():
+    data = DataConfig(media_rows=2)
+    mesh = MeshConfig(data=2, fsdp=1, tensor=4, rollout_tensor=2)
+    with pytest.raises(ConfigError, match=r"media_rows = 2 does not divide over the 4 copies"):
+        setup.assemble(Config(stages=("rl",), data=data, mesh=mesh))
+
+
 def test_parts_that_do_not_fit_are_named():
     with pytest.raises(ConfigError, match="does not divide over 8"):
         setup.assemble(Config(mesh=MeshConfig(data=8), data=DataConfig(media_rows=4)))

