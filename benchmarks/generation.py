@@ -35,7 +35,7 @@ import transformers
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import qoq_jax
-from qoq_jax.models.decoder import token_logprobs
+from qoq_jax.models.logprobs import token_logprobs
 
 VOCAB = 32_768
 IMAGE, VIDEO, START, END = VOCAB - 4, VOCAB - 3, VOCAB - 2, VOCAB - 1

@@ -38,9 +38,9 @@ from qoq_jax.hf import ecg as ecg_files
 from qoq_jax.hf import names as keys
 from qoq_jax.hf import safetensors as files
 from qoq_jax.models import spec, vlm
-from qoq_jax.models.decoder import token_logprobs
 from qoq_jax.models.encoders import ecg
 from qoq_jax.models.encoders.ecg_jepa import jepa_loss
+from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
 from qoq_jax.models.vision import qwen3 as qwen3_vision
 from qoq_jax.models.vision import qwen25 as vision
@@ -403,7 +403,7 @@ def gradients(model, cfg, params) -> dict[str, float]:
             params["decoder"],
             vlm.hidden(params, cfg, batch),
             jnp.roll(batch["tokens"], -1, axis=1),
-            chunk=32,
+            scores=1 << 16,
         )
         return scores[row, start : start + count].mean()
 

@@ -7,10 +7,10 @@ responses (boxes, reasoning, answer).
     # one run by hand
     qoq train --config=configs/evidence_boxes.py:seeing --config.workdir=runs/evidence_boxes/seeing
 
-Everything is shared but the algorithm, and nothing is tuned for DRPO: learning rate and KL are those
-at which GRPO reached the highest validation macro-F1 (lr 5e-5, 1e-4, 4e-4; KL 0.03, 0.1; seed 0). At
-4e-4, the rate of configs/evidence.py, whole responses come apart: every algorithm ends below its
-start. Questions are drawn as they come: CT has over half of them and the rarest domain under 1 %.
+Everything is shared but the algorithm, and nothing is tuned for DRPO: the learning rate is that at
+which GRPO reached the highest validation macro-F1 (of 5e-5, 1e-4 and 4e-4; seed 0). At 4e-4, the
+rate of configs/evidence.py, whole responses come apart: every algorithm ends below its start.
+Questions are drawn as they come: CT has over half of them and the rarest domain under 1 %.
 
 What came out is in docs/evidence_boxes.md.
 
