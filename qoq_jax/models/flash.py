@@ -10,17 +10,17 @@ Axis letters: base/axes.py; H = K * N heads of queries.
 
 from __future__ import annotations
 
+import importlib
+import warnings
+from types import ModuleType
+
 import einops
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.gpu import attention as triton
 
 from qoq_jax.models.kernels import over_devices
 
 BLOCK = 128  # rows are padded to a multiple of it
-SIZES = triton.BlockSizes(
-    block_q=128, block_k=64, block_q_dkv=64, block_kv_dkv=64, block_q_dq=64, block_kv_dq=64
-)
 
 
 def packed_rows(
@@ -98,6 +98,7 @@ def _rows(
     def on_device(q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array) -> jax.Array:
         # each head of queries has keys of its own in the kernel
         k, v = (jnp.repeat(x, q.shape[2] // k.shape[2], axis=2) for x in (k, v))
+        triton = _triton()
         return triton.mha(
             q,
             k,
@@ -105,8 +106,22 @@ def _rows(
             segment,
             sm_scale=channels**-0.5,
             causal=causal,
-            block_sizes=SIZES,
+            block_sizes=triton.BlockSizes(
+                block_q=128,
+                block_k=64,
+                block_q_dkv=64,
+                block_kv_dkv=64,
+                block_q_dq=64,
+                block_kv_dq=64,
+            ),
             interpret=interpret,
         )
 
     return over_devices(on_device, q, k, v, segment, rows)[:, :length, :, :channels]
+
+
+def _triton() -> ModuleType:
+    """JAX's kernel, loaded where it is used; JAX 0.12 warns that the package tokamax succeeds it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return importlib.import_module("jax.experimental.pallas.ops.gpu.attention")
