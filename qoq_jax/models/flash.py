@@ -121,7 +121,7 @@ def _rows(
 
 
 def _triton() -> ModuleType:
-    """JAX's kernel, loaded where it is used; JAX 0.12 warns that the package tokamax succeeds it."""
+    """JAX's kernel, loaded where it is used: JAX 0.12 warns that tokamax is to replace it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return importlib.import_module("jax.experimental.pallas.ops.gpu.attention")
