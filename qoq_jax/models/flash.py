@@ -18,7 +18,7 @@ import einops
 import jax
 import jax.numpy as jnp
 
-from qoq_jax.models.kernels import over_devices
+from qoq_jax.models.kernels import padded_rows
 
 BLOCK = 128  # rows are padded to a multiple of it
 
@@ -30,10 +30,7 @@ def packed_rows(
 
     q [B,T,K,N,h], k and v [B,T,K,h], segment int32 [B,T]. Returns [B,T,K,N,h].
     """
-    heads = q.shape[2:4]
-    q = einops.rearrange(q, "b t k n h -> b t (k n) h")
-    out = _rows(q, k, v, segment, "batch", causal=True, interpret=interpret)
-    return out.reshape(*out.shape[:2], *heads, out.shape[-1])
+    return _rows(q, k, v, segment, "batch", causal=True, interpret=interpret)
 
 
 def grouped_rows(
@@ -85,15 +82,10 @@ def _rows(
     causal: bool,
     interpret: bool,
 ) -> jax.Array:
-    """q [B,T,H,h], k and v [B,T,K,h], segment [B,T] -> [B,T,H,h]; `rows` is the logical axis that B
-    is cut along.
-    """
-    length, channels = q.shape[1], q.shape[-1]
+    """Rows cut along the logical axis `rows`; shapes as kernels.padded_rows."""
+    scale, length = q.shape[-1] ** -0.5, q.shape[1] + -q.shape[1] % BLOCK
     # The kernel's blocks of channels are powers of two: of others it would read beyond the end.
-    wider = (1 << (channels - 1).bit_length()) - channels
-    pad = -length % BLOCK
-    q, k, v = (jnp.pad(x, [(0, 0), (0, pad), (0, 0), (0, wider)]) for x in (q, k, v))
-    segment = jnp.pad(segment, [(0, 0), (0, pad)])
+    channels = 1 << (q.shape[-1] - 1).bit_length()
 
     def on_device(q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array) -> jax.Array:
         # each head of queries has keys of its own in the kernel
@@ -104,7 +96,7 @@ def _rows(
             k,
             v,
             segment,
-            sm_scale=channels**-0.5,
+            sm_scale=scale,
             causal=causal,
             block_sizes=triton.BlockSizes(
                 block_q=128,
@@ -117,7 +109,7 @@ def _rows(
             interpret=interpret,
         )
 
-    return over_devices(on_device, q, k, v, segment, rows)[:, :length, :, :channels]
+    return padded_rows(on_device, q, k, v, segment, rows, length=length, channels=channels)
 
 
 def _triton() -> ModuleType:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from qoq_jax.parallel.mesh import partition_spec
@@ -17,15 +18,37 @@ from qoq_jax.parallel.mesh import partition_spec
 Kernel = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def over_devices(
-    kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array, rows: str
+def padded_rows(
+    kernel: Kernel,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment: jax.Array,
+    rows: str,
+    *,
+    length: int,
+    channels: int,
 ) -> jax.Array:
-    """`kernel` on each device's rows and heads.
+    """`kernel` on each device's rows and heads, padded to the sizes that it takes.
 
     Args:
-      kernel: (q [B,T,H,h], k [B,T,K,h], v [B,T,K,h], segment [B,T]) -> [B,T,H,h].
+      kernel: (q [B,length,H,channels], k and v [B,length,K,channels], segment [B,length]) -> as q.
+      q: [B,T,H,h] or [B,T,K,N,h]. k, v: [B,T,K,h]. segment: int32 [B,T]; padding gets 0.
       rows: the logical axis that B is cut along.
+
+    Returns:
+      As q.
     """
+    B, T, h = q.shape[0], q.shape[1], q.shape[-1]
+    wider = [(0, 0), (0, length - T), (0, 0), (0, channels - h)]
+    padded = [jnp.pad(x, wider) for x in (q.reshape(B, T, -1, h), k, v)]
+    segment = jnp.pad(segment, [(0, 0), (0, length - T)])
+    return _over_devices(kernel, *padded, segment, rows)[:, :T, :, :h].reshape(q.shape)
+
+
+def _over_devices(
+    kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array, rows: str
+) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return kernel(q, k, v, segment)

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import einops
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-from qoq_jax.models.kernels import over_devices
+from qoq_jax.models.kernels import padded_rows
 
 LANES = 128  # the kernel's blocks, and the channels it reads, are multiples of it
 BLOCK = 512  # of queries and of keys, where rows are long enough
@@ -63,7 +61,7 @@ def packed_rows(
     q [B,T,K,N,h], k and v [B,T,K,h], segment int32 [B,T]. Returns [B,T,K,N,h].
     """
     length = _padded(q.shape[1])
-    return _decoder_rows(q, k, v, segment, splash.CausalMask((length, length)), interpret)
+    return _rows(q, k, v, segment, splash.CausalMask((length, length)), "batch", interpret)
 
 
 def grouped_rows(
@@ -78,7 +76,7 @@ def grouped_rows(
 ) -> jax.Array:
     """`attention.grouped_rows`; shapes as `packed_rows`."""
     mask = Grouped(_padded(q.shape[1]), prompt, (q.shape[1] - prompt) // branches)
-    return _decoder_rows(q, k, v, segment, mask, interpret)
+    return _rows(q, k, v, segment, mask, "batch", interpret)
 
 
 def segment_rows(
@@ -100,15 +98,6 @@ def segment_rows(
     return _rows(q, k, v, segments, mask, "media", interpret)
 
 
-def _decoder_rows(
-    q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array, mask: Mask, interpret: bool
-) -> jax.Array:
-    heads = q.shape[2:4]
-    q = einops.rearrange(q, "b t k n h -> b t (k n) h")
-    out = _rows(q, k, v, segment, mask, "batch", interpret)
-    return out.reshape(*out.shape[:2], *heads, out.shape[-1])
-
-
 def _rows(
     q: jax.Array,
     k: jax.Array,
@@ -118,22 +107,16 @@ def _rows(
     rows: str,
     interpret: bool,
 ) -> jax.Array:
-    """q [B,T,H,h], k and v [B,T,K,h], segment [B,T] -> [B,T,H,h]; `rows` is the logical axis that B
-    is cut along.
-    """
-    length, channels = q.shape[1], q.shape[-1]
-    q = q * channels**-0.5  # the kernel does not scale
-    pad, wider = mask.shape[0] - length, -channels % LANES
-    q, k, v = (jnp.pad(x, [(0, 0), (0, pad), (0, 0), (0, wider)]) for x in (q, k, v))
-    segment = jnp.pad(segment, [(0, 0), (0, pad)])
+    """Rows cut along the logical axis `rows`; shapes as kernels.padded_rows."""
+    scale, channels = q.shape[-1] ** -0.5, q.shape[-1] + -q.shape[-1] % LANES
 
     def on_device(q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array) -> jax.Array:
         kernel = _kernel(mask, q.shape[2], interpret)
-        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        q, k, v = (x.swapaxes(1, 2) for x in (q * scale, k, v))  # the kernel does not scale
         out = jax.vmap(kernel)(q, k, v, splash.SegmentIds(q=segment, kv=segment))
         return out.swapaxes(1, 2)
 
-    return over_devices(on_device, q, k, v, segment, rows)[:, :length, :, :channels]
+    return padded_rows(on_device, q, k, v, segment, rows, length=mask.shape[0], channels=channels)
 
 
 def _kernel(mask: Mask, heads: int, interpret: bool) -> splash.SplashAttentionKernel:
