@@ -13,33 +13,56 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 
+from qoq_jax.models import sizes, spec, vlm
+
 RESULTS = os.path.join("runs", "scaling.jsonl")
-V5E = "--topology v5e:4x4 --mesh fsdp=16"
-V6E = "--topology v6e:4x4 --mesh fsdp=16"
-V5P = "--topology v5p:2x2x4 --mesh fsdp=16"
-H100 = "--topology h100:1x1x8 --mesh fsdp=8 --attention flash"
-SLICES = "--topology v5e:4x4 --slices 2 --mesh data=2,fsdp=16 --rows 32"
+PLACES = {
+    "v5e": "--topology v5e:4x4 --mesh fsdp=16",
+    "v6e": "--topology v6e:4x4 --mesh fsdp=16",
+    "v5p": "--topology v5p:2x2x4 --mesh fsdp=16",
+    "h100": "--topology h100:1x1x8 --mesh fsdp=8 --attention flash",
+    "2 x v5e": "--topology v5e:4x4 --slices 2 --mesh data=2,fsdp=16 --rows 32",
+}
+CAPACITY = {"v5e": 15.75, "v6e": 31.25, "v5p": 95.74, "h100": 79.1, "2 x v5e": 15.75}  # GiB
+CHIPS = {"h100": 8}  # over which a copy of the weights is cut; elsewhere 16
+# Where inputs of layers are kept in the host's memory; elsewhere they are computed again.
+OFFLOAD = {
+    *((size, place) for size in ("3b", "7b") for place in ("v5e", "2 x v5e")),
+    *((size, place) for size in ("32b", "72b") for place in ("v5p", "v6e", "h100")),
+}
+TENSOR = {"3b": 2, "7b": 4, "32b": 8, "72b": 8}  # of the mesh of rollouts
+PROGRAMS = ("policy", "sft", "scorer", "decode")
+BYTES = {"policy": 12, "sft": 12, "scorer": 4}  # of weights and moments, per parameter
+
+
+def case_of(size: str, program: str, place: str) -> str:
+    """The arguments of pod_programs.py."""
+    more = ""
+    if program in ("policy", "sft") and (size, place) in OFFLOAD:
+        # Rows of SFT are a third as long, and fit without where a chip has memory.
+        more = " --remat offload" if program == "policy" or size in ("32b", "72b") else ""
+    if program == "decode" and TENSOR[size] != 4:
+        more = f" --tensor {TENSOR[size]}"
+    return f"--size {size} {PLACES[place]} --program {program}{more}"
+
+
+def state_gib(size: str, program: str, place: str) -> float:
+    """What weights and moments alone take of a device."""
+    count = spec.count(vlm.param_specs(sizes.get(size)))
+    if program == "decode":
+        return count * 2 / TENSOR[size] / 2**30
+    return count * BYTES[program] / CHIPS.get(place, 16) / 2**30
+
+
+GRID = [(s, p, w) for s in ("7b", "32b", "3b", "72b") for w in PLACES for p in PROGRAMS]
+TOO_LARGE = {case_of(*one): state_gib(*one) for one in GRID if state_gib(*one) > CAPACITY[one[2]]}
 CASES = [
-    *(f"--size 7b {H100} --program {name}" for name in ("sft", "policy", "scorer", "decode")),
-    f"--size 3b {H100} --program policy",
-    f"--size 32b {H100} --program policy --remat offload",
-    f"--size 32b {H100} --program decode --tensor 8",
-    *(f"--size 7b {V5E} --program {name}" for name in ("scorer", "reshard", "prefill", "decode")),
-    f"--size 7b {V5E} --program sft",
-    f"--size 7b {V5E} --program policy --remat offload",
-    f"--size 7b {V6E} --program decode",
-    f"--size 7b {V5P} --program decode",
-    f"--size 7b {V6E} --program policy",
-    f"--size 7b {V5P} --program policy",
-    f"--size 7b {SLICES} --program policy --remat offload",
-    f"--size 3b {V5E} --program policy --remat offload",
-    f"--size 3b {V5E} --program decode --tensor 2",
-    f"--size 32b {V5P} --program policy --remat offload",
-    f"--size 32b {V5P} --program decode --tensor 8",
-    f"--size 72b {V5P} --program decode --tensor 8",
+    *(case_of(*one) for one in GRID),
+    *(f"--size 7b {PLACES['v5e']} --program {name}" for name in ("reshard", "prefill")),
 ]
 
 
@@ -66,6 +89,14 @@ def compile_case(case: str) -> dict:
     return {"case": case} | json.loads(done.stdout.splitlines()[-1])
 
 
+def too_much(failure: str) -> str:
+    """The compiler's message, short where it says how much memory the program would need."""
+    used = re.search(r"Used ([\d.]+)G of ([\d.]+)G hbm", failure)
+    if used:
+        return f"does not fit: {used[1]} of {used[2]}"
+    return f"does not compile: {failure[:120]}"
+
+
 def line(row: dict) -> str:
     """A row of the table, in Markdown."""
     words = row["case"].split()
@@ -77,8 +108,11 @@ def line(row: dict) -> str:
         mesh = f"tensor={options.get('--tensor', 4)}"
     name = options["--program"] + (", offload" if "--remat" in options else "")
     start = f"| {options['--size']} | {name} | {where}, {mesh} |"
+    if row["case"] in TOO_LARGE:
+        needed = f"{TOO_LARGE[row['case']]:.1f} GiB"
+        return f"{start} does not fit: weights and moments alone are {needed} | | | | | |"
     if "failed" in row:
-        return f"{start} does not compile: {row['failed'][:120]} |"
+        return f"{start} {too_much(row['failed'])} | | | | | |"
     times, moved = row["times"], row["collectives"]
     gathered, reduced = (moved.get(kind, 0) / 1e9 for kind in ("all-gather", "all-reduce"))
     reduced += moved.get("reduce-scatter", 0) / 1e9
@@ -98,6 +132,8 @@ def main() -> None:
     arguments = parser.parse_args()
     found, wanted = known(), [case for case in CASES if arguments.only in case]
     for case in wanted:
+        if case in TOO_LARGE:
+            found[case] = {"case": case}
         if case in found or arguments.print:
             continue
         print(case, file=sys.stderr, flush=True)
