@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from qoq_jax.base import interrupt
+from qoq_jax.cli import climb
 from qoq_jax.cli.parser import Commands, command
 
 
@@ -34,6 +35,7 @@ def add(commands: Commands) -> None:
         "Count the rows of a data set by split, domain, data set and label.",
     )
     describe.add_argument("root", help="folder of the data set")
+    climb.add(actions)
 
 
 def _build(arguments: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   qoq data build data_cache/climb-mini --rows 6000
   qoq data samples data_cache/real
   qoq data validate data_cache/climb-mini/train.jsonl
+  qoq data convert ham10000 data/ham10000
   qoq report runs/quickstart
   qoq sweep configs/evidence.py --only grpo,drpo --seeds 2
   qoq convert runs/quickstart exported

@@ -1,0 +1,154 @@
+"""Chest X-rays: MIMIC-CXR-JPG, CheXpert, VinDr-CXR, CoronaHack."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from qoq_jax.base.errors import DataError
+from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
+from qoq_jax.climb.convert.folder import Folder, number
+from qoq_jax.climb.convert.folders import person
+from qoq_jax.climb.qa import Question
+
+CHEXPERT = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+VINDR = ("Lung tumor", "Pneumonia", "Tuberculosis", "COPD", "Other diseases", "No finding")
+CORONAHACK = ("Normal", "Bacterial Pneumonia", "Viral Pneumonia")
+_UNMARKED = "no finding is marked as present"
+
+
+def present(row: Mapping[str, str], where: str) -> tuple[str, ...]:
+    """CheXpert labels that a row marks with 1; uncertain (-1) and empty ones are absent, as in
+    CLIMB.
+    """
+    return tuple(label for label in CHEXPERT if number(row, label, where) == 1)
+
+
+def mimic_cxr(folder: Folder) -> Found:
+    """One question per picture, with the labels of its study; the published split."""
+    name = "*mimic-cxr-2.0.0-split.csv*"
+    base, labels = folder.parent(name), {}
+    studies = folder.table("*mimic-cxr-2.0.0-chexpert.csv*", "subject_id", "study_id", *CHEXPERT)
+    for row in studies:
+        labels[row["subject_id"], row["study_id"]] = present(row, "mimic-cxr-2.0.0-chexpert.csv")
+    for row in folder.table(name, "dicom_id", "study_id", "subject_id", "split"):
+        subject, study, dicom = row["subject_id"], row["study_id"], row["dicom_id"]
+        found = labels.get((subject, study))
+        if not found:
+            yield Dropped(dicom, "its study has no labels" if found is None else _UNMARKED)
+            continue
+        yield Example(
+            id=dicom,
+            labels=found,
+            patient=f"p{subject}",
+            split="validation" if row["split"] == "validate" else row["split"],
+            images=(f"{base}files/p{subject[:2]}/p{subject}/s{study}/{dicom}.jpg",),
+        )
+
+
+def chexpert(folder: Folder) -> Found:
+    """One question per picture. The 234 pictures that the source calls valid, which radiologists
+    labelled, are the test split.
+    """
+    for name, split in (("train", "train"), ("valid", "test")):
+        pattern = (f"{name}.csv", f"*/{name}.csv")
+        if split == "test" and not folder.match(*pattern):
+            continue
+        base = folder.parent(*pattern)
+        for row in folder.table(pattern, "Path", *CHEXPERT):
+            # CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg
+            _, _, path = row["Path"].partition("/")
+            found = present(row, f"{name}.csv")
+            if not found:
+                yield Dropped(path, _UNMARKED)
+                continue
+            parts = path.split("/")
+            if len(parts) != 4:
+                raise DataError(f"Path is {row['Path'][:80]!r}", where=f"{name}.csv")
+            yield Example(
+                id=path, labels=found, patient=parts[1], split=split, images=(base + path,)
+            )
+
+
+def majority(marks: Iterable[Mapping[str, str]], labels: Mapping[str, str]) -> tuple[str, ...]:
+    """Labels that more than half of the readers marked with 1.
+
+    Args:
+      marks: a row per reader.
+      labels: {column: label}.
+    """
+    readers = list(marks)
+    return tuple(
+        label
+        for column, label in labels.items()
+        if 2 * sum(row[column] in ("1", "1.0") for row in readers) > len(readers)
+    )
+
+
+def vindr_cxr(folder: Folder) -> Found:
+    """One question per picture: its global labels by the majority of three readers, in the test
+    split by their consensus. (The released CLIMB pairs pictures and rows by position.)
+    """
+    for split in ("train", "test"):
+        pattern = f"*image_labels_{split}.csv"
+        base = folder.parent(pattern).removesuffix("annotations/")
+        readers: dict[str, list[dict[str, str]]] = defaultdict(list)
+        for row in folder.table(pattern, "image_id", *VINDR[:4], VINDR[5]):
+            readers[row["image_id"]].append(row)
+        for image, rows in readers.items():
+            other = next((c for c in ("Other diseases", "Other disease") if c in rows[0]), None)
+            if other is None:
+                raise DataError("there is no column 'Other diseases'", where=pattern)
+            columns = {(other if label == VINDR[4] else label): label for label in VINDR}
+            found = majority(rows, columns)
+            if not found:
+                yield Dropped(image, "its readers agree on no label")
+                continue
+            endings = (f"{base}{split}/{image}.dicom", f"{base}{split}/{image}.png")
+            path = next((path for path in endings if path in folder.files), endings[0])
+            yield Example(id=image, labels=found, patient=image, split=split, images=(path,))
+
+
+def coronahack(folder: Folder) -> Found:
+    """One question per picture; three of the four classes, as in CLIMB."""
+    table = "*Chest_xray_Corona_Metadata.csv"
+    columns = ("X_ray_image_name", "Label", "Dataset_type", "Label_1_Virus_category")
+    pictures = {path.rpartition("/")[2]: path for path in folder.match("*.jp*g", "*.png")}
+    for row in folder.table(table, *columns):
+        name, kind = row["X_ray_image_name"], row["Label_1_Virus_category"]
+        if row["Label"] == "Normal":
+            label = "Normal"
+        elif kind.lower() in ("bacteria", "virus"):
+            label = "Bacterial Pneumonia" if kind.lower() == "bacteria" else "Viral Pneumonia"
+        else:
+            yield Dropped(name, f"its class is {kind or 'not given'}")
+            continue
+        split = {"TRAIN": "train", "TEST": "test"}[row["Dataset_type"]]
+        path = pictures.get(name, name)
+        patient = person(name) or name
+        yield Example(id=name, labels=(label,), patient=patient, split=split, images=(path,))
+
+
+_XRAY = Question("a chest X-ray of a patient")
+_FINDINGS = Question("a chest X-ray of a patient", "the diagnosis, with all findings", many=True)
+CONVERTERS = (
+    Converter("mimic-cxr", "chest_xray", CHEXPERT, _FINDINGS, mimic_cxr),
+    Converter("chexpert", "chest_xray", CHEXPERT, _FINDINGS, chexpert),
+    Converter("vindr-cxr", "chest_xray", VINDR, _FINDINGS, vindr_cxr),
+    Converter("coronahack", "chest_xray", CORONAHACK, _XRAY, coronahack),
+)

@@ -1,0 +1,146 @@
+"""CT: RSPECT, INSPECT, KiTS23 and the hemorrhage set CT-ICH."""
+
+from __future__ import annotations
+
+import os
+
+from qoq_jax.base import files
+from qoq_jax.base.errors import DataError
+from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
+from qoq_jax.climb.convert.folder import Folder, number
+from qoq_jax.climb.qa import Question
+
+RSPECT = ("No PE", "Chronic PE", "Acute PE")
+INSPECT = (
+    "No PE",
+    "Acute Subsegmental-only PE",
+    "Acute PE",
+    "Subsegmental-only PE",
+    "Chronic PE",
+)
+
+
+def rspect(folder: Folder) -> Found:
+    """One question per slice; a study, which is one patient's, is in one split (the released CLIMB
+    draws slices). Slices with acute and chronic emboli count as acute, as there.
+    """
+    table = ("train.csv", "*/train.csv")
+    base = folder.parent(*table)
+    study, series, slice_ = "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"
+    columns = (study, series, slice_, "pe_present_on_image", "chronic_pe")
+    for row in folder.table(table, *columns):
+        label = "No PE"
+        if number(row, "pe_present_on_image", "train.csv") == 1:
+            chronic = number(row, "chronic_pe", "train.csv") == 1
+            label = "Chronic PE" if chronic else "Acute PE"
+        yield Example(
+            id=row[slice_],
+            labels=(label,),
+            patient=row[study],
+            images=(f"{base}train/{row[study]}/{row[series]}/{row[slice_]}.dcm",),
+        )
+
+
+def inspect(folder: Folder) -> Found:
+    """One question per CT pulmonary angiogram, a volume; the official split where its table is
+    there.
+    """
+    volumes = {
+        path.rpartition("/")[2].removesuffix(".nii.gz"): path for path in folder.match("*.nii.gz")
+    }
+    images, own, patients = {}, {}, {}
+    for path in folder.match("*.csv"):
+        header = next(folder.table(path), {})
+        if "impression_id" not in header:
+            continue
+        for row in folder.table(path):
+            key = row["impression_id"]
+            if row.get("image_id"):
+                images[key] = row["image_id"].removesuffix(".nii.gz")
+            if row.get("split"):
+                own[key] = {"valid": "validation"}.get(row["split"], row["split"])
+            for column in ("PatientID", "person_id"):
+                if row.get(column):
+                    patients[key] = row[column]
+    kinds = ("pe_positive", "pe_acute", "pe_subsegmentalonly")
+    table = "*Final_Impressions_labels.csv"
+    for row in folder.table(table, "impression_id", *kinds):
+        key = row["impression_id"]
+        positive, acute, subsegmental = (number(row, kind, "impressions") == 1 for kind in kinds)
+        if not positive:
+            label = "No PE"
+        elif acute:
+            label = "Acute Subsegmental-only PE" if subsegmental else "Acute PE"
+        else:
+            label = "Subsegmental-only PE" if subsegmental else "Chronic PE"
+        name = images.get(key, key)
+        yield Example(
+            id=key,
+            labels=(label,),
+            patient=patients.get(key, key),
+            split=own.get(key, ""),
+            videos=(volumes.get(name, f"{name}.nii.gz"),),
+        )
+
+
+def kits23(folder: Folder) -> Found:
+    """One question per kidney CT with a known histology, a volume."""
+    path = folder.one("*kits23.json")
+    base = folder.parent("*kits23.json")
+    cases = files.read_json(os.path.join(folder.root, path))
+    if not isinstance(cases, list):
+        raise DataError("is not a list of cases", where=os.path.join(folder.root, path))
+    for case in cases:
+        name, malignant = str(case.get("case_id")), case.get("malignant")
+        if not isinstance(malignant, bool):
+            yield Dropped(name, "whether it is malignant is not known")
+            continue
+        yield Example(
+            id=name,
+            labels=("Malignant" if malignant else "Benign",),
+            patient=name,
+            videos=(f"{base}{name}/imaging.nii.gz",),
+        )
+
+
+def hemorrhage(folder: Folder) -> Found:
+    """One question per slice in the brain window (version 1.0.0, JPEG), with the mask of the
+    hemorrhage where there is one.
+    """
+    table = "*hemorrhage_diagnosis.csv"
+    base = folder.parent(table)
+    for row in folder.table(table, "PatientNumber", "SliceNumber", "No_Hemorrhage"):
+        patient, number_ = f"{int(row['PatientNumber']):03d}", int(row["SliceNumber"])
+        none = number(row, "No_Hemorrhage", "hemorrhage_diagnosis.csv") == 1
+        brain = f"{base}Patients_CT/{patient}/brain/{number_}"
+        mask = f"{brain}_HGE_Seg.jpg"
+        yield Example(
+            id=f"{patient}-{number_}",
+            labels=("No Hemorrhage" if none else "Has Hemorrhage",),
+            patient=patient,
+            images=(f"{brain}.jpg",),
+            mask=mask if not none and mask in folder.files else None,
+        )
+
+
+_PE = "the kind of pulmonary embolism"
+CONVERTERS = (
+    Converter("rspect", "ct", RSPECT, Question("a slice of a CT pulmonary angiogram", _PE), rspect),
+    Converter(
+        "inspect", "ct", INSPECT, Question("a CT pulmonary angiogram of a patient", _PE), inspect
+    ),
+    Converter(
+        "kits23",
+        "ct",
+        ("Benign", "Malignant"),
+        Question("an abdominal CT of a patient with a kidney tumor", "the kind of tumor"),
+        kits23,
+    ),
+    Converter(
+        "hemorrhage",
+        "ct",
+        ("No Hemorrhage", "Has Hemorrhage"),
+        Question("a slice of a head CT of a patient"),
+        hemorrhage,
+    ),
+)

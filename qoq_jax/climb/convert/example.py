@@ -1,0 +1,81 @@
+"""What a converter finds in a data set as it is published: examples, and what it has to leave out.
+
+A converter is a function of a `Folder`. It yields an `Example` per question, or a `Dropped` with
+the reason; it writes nothing, decides no split beyond the source's own, and opens no medium.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from qoq_jax.climb.convert.folder import Folder
+from qoq_jax.climb.qa import Question
+
+Box = tuple[float, float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One question about one patient's media.
+
+    Attributes:
+      id: unique in the data set, and the same whenever it is converted.
+      labels: gold labels in the spelling of the converter's vocabulary, in its order.
+      patient: what splits are grouped by; where the source knows no patients, the nearest thing
+        that it knows (lesion, examination, file).
+      split: the source's own, train, validation or test; "" = it has none.
+      images, videos, time_series: paths below the folder, with "/".
+      boxes: (x1, y1, x2, y2) in pixels of the original picture.
+      box_labels: one label per box, or ().
+      box_images: the picture of each box, counted from 0; () = the first.
+      mask: path of the mask of the finding, or None.
+    """
+
+    id: str
+    labels: tuple[str, ...]
+    patient: str
+    split: str = ""
+    images: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
+    time_series: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    box_labels: tuple[str, ...] = ()
+    box_images: tuple[int, ...] = ()
+    mask: str | None = None
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """All files that a row of this example names."""
+        masks = () if self.mask is None else (self.mask,)
+        return self.images + self.videos + self.time_series + masks
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """A record that gives no row, by its id, and why, in a few words that many records share."""
+
+    id: str
+    reason: str
+
+
+Found = Iterator[Example | Dropped]
+
+
+@dataclasses.dataclass(frozen=True)
+class Converter:
+    """How the records of one data set become examples.
+
+    Attributes:
+      name: of the data set in the catalogue.
+      domain: one of `data.rows.DOMAINS`.
+      labels: the vocabulary.
+      question: what is asked.
+      examples: the function; it takes the folder and yields what it finds.
+    """
+
+    name: str
+    domain: str
+    labels: tuple[str, ...]
+    question: Question
+    examples: Callable[[Folder], Found]

@@ -1,0 +1,121 @@
+"""Data sets whose label is the name of a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
+from qoq_jax.climb.convert.folder import Folder
+from qoq_jax.climb.qa import Question
+
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+
+# The pneumonia pictures of Kermany et al. (Cell 2018), which several sets contain, name the person:
+# person12_bacteria_46.jpeg, numbered for bacteria and viruses apart; normal ones IM-0115-0001.jpeg
+# and NORMAL2-IM-0501-0001.jpeg.
+_PERSON = re.compile(r"(person\d+_[a-z]+)_|((?:NORMAL2-)?IM-\d+)-")
+
+
+def person(name: str) -> str:
+    """The person of a picture of Kermany et al., or "" where its name says none."""
+    found = _PERSON.match(name)
+    return (found[1] or found[2]) if found else ""
+
+
+def by_folder(
+    labels: Mapping[str, str],
+    splits: Mapping[str, str] | None = None,
+    patient: Callable[[str], str] | None = None,
+) -> Callable[[Folder], Found]:
+    """A converter's function for pictures in folders named after their label.
+
+    Args:
+      labels: {name of a folder: label}.
+      splits: {name of a folder further up: split, "" for none}; pictures below none of them are
+        other copies and are passed over. None: there is no such folder.
+      patient: of a file's name, "" for one of its own. None: every picture is one of its own.
+    """
+
+    def examples(folder: Folder) -> Found:
+        seen = set()
+        for path in folder.match("*"):
+            *above, name = path.split("/")
+            if not name.lower().endswith(_PICTURES) or not above or above[-1] not in labels:
+                continue
+            split = ""
+            if splits is not None:
+                named = [part for part in above[:-1] if part in splits]
+                if not named:
+                    continue
+                split = splits[named[-1]]
+            # Some archives hold the whole tree twice, once in a folder of its own.
+            identity = "/".join([split, above[-1], name]).lstrip("/")
+            if identity in seen:
+                yield Dropped(path, "a second copy of the same picture")
+                continue
+            seen.add(identity)
+            yield Example(
+                id=identity,
+                labels=(labels[above[-1]],),
+                patient=(patient(name) if patient else "") or identity,
+                split=split,
+                images=(path,),
+            )
+
+    return examples
+
+
+_BRAIN_TUMOR = {
+    "no_tumor": "No Tumor",
+    "pituitary_tumor": "Pituitary Tumor",
+    "glioma_tumor": "Glioma Tumor",
+    "meningioma_tumor": "Meningioma Tumor",
+}
+_LC25000 = {
+    "colon_aca": "Colon adenocarcinoma",
+    "colon_n": "Benign colonic tissue",
+    "lung_aca": "Lung adenocarcinoma",
+    "lung_scc": "Lung squamous cell carcinoma",
+    "lung_n": "Benign lung tissue",
+}
+_COVID = {
+    "Normal": "Normal",
+    "BacterialPneumonia": "Bacterial Pneumonia",
+    "COVID-19": "COVID-19",
+    "ViralPneumonia": "Viral Pneumonia",
+}
+
+CONVERTERS = (
+    Converter(
+        "brain-tumor",
+        "mri",
+        tuple(_BRAIN_TUMOR.values()),
+        Question("a brain MRI slice of a patient", "the type of tumor"),
+        by_folder(_BRAIN_TUMOR, {"Training": "train", "Testing": "test"}),
+    ),
+    Converter(
+        "brain-tumor-2",
+        "mri",
+        ("yes", "no"),
+        Question("a brain MRI slice of a patient", "the state of the finding 'tumor'"),
+        by_folder({"yes": "yes", "no": "no"}),
+    ),
+    Converter(
+        # 1,250 tiles augmented twentyfold without saying which copy is of which tile: copies of a
+        # tile are in several splits, as in the released CLIMB.
+        "lc25000",
+        "pathology",
+        tuple(_LC25000.values()),
+        Question("a histopathology tile of a patient", "the type of tissue"),
+        by_folder(_LC25000),
+    ),
+    Converter(
+        # TrainData holds augmented copies; NonAugmentedTrain has the originals.
+        "covid-19",
+        "chest_xray",
+        tuple(_COVID.values()),
+        Question("a chest X-ray of a patient"),
+        by_folder(_COVID, {"NonAugmentedTrain": "train", "ValData": "test"}, person),
+    ),
+)

@@ -1,0 +1,191 @@
+"""Mammograms: VinDr-Mammo, CBIS-DDSM, CMMD."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterator
+
+from qoq_jax.base.errors import DataError
+from qoq_jax.climb.convert.example import Box, Converter, Dropped, Example, Found
+from qoq_jax.climb.convert.folder import Folder, number
+from qoq_jax.climb.qa import Question
+
+BIRADS = tuple(f"BI-RADS {grade}" for grade in range(1, 6))
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def vindr_mammo(folder: Folder) -> Found:
+    """One question per picture: the BI-RADS category of its breast. Boxes are those of findings of
+    the same category, which is what the answer rests on.
+    """
+    table = "*breast-level_annotations.csv"
+    base, boxes = folder.parent(table), defaultdict(list)
+    findings = "finding_annotations.csv"
+    for row in folder.table(f"*{findings}", "image_id", "finding_birads", *_CORNERS):
+        corners = [number(row, corner, findings) for corner in _CORNERS]
+        if None not in corners and corners[0] < corners[2] and corners[1] < corners[3]:
+            box: Box = tuple(max(value, 0.0) for value in corners)  # type: ignore[assignment]
+            boxes[row["image_id"], row["finding_birads"]].append(box)
+    for row in folder.table(table, "study_id", "image_id", "breast_birads", "split"):
+        image, category = row["image_id"], row["breast_birads"]
+        if category not in BIRADS:
+            yield Dropped(image, f"its category is {category or 'not given'}")
+            continue
+        yield Example(
+            id=image,
+            labels=(category,),
+            patient=row["study_id"],
+            split={"training": "train", "test": "test"}[row["split"]],
+            images=(f"{base}images/{row['study_id']}/{image}.dicom",),
+            boxes=tuple(boxes[image, category]),
+        )
+
+
+def cbis_ddsm(folder: Folder) -> Found:
+    """One question per full mammogram: the highest assessment of its lesions; 0 (incomplete) is
+    left out, as in the released CLIMB.
+
+    The paths in the tables of lesions are not those of a download from TCIA: the folder of a
+    picture is found by the first part, which is its Subject ID in metadata.csv. A patient who is in
+    the training table of masses and in the test table of calcifications goes to test.
+    """
+    where = {}
+    base = folder.parent("metadata.csv", "*/metadata.csv")
+    metadata = folder.table(("metadata.csv", "*/metadata.csv"), "Subject ID", "File Location")
+    for row in metadata:
+        location = row["File Location"].replace("\\", "/")
+        where[row["Subject ID"]] = base + posixpath.normpath(location).lstrip("/")
+    grades: dict[str, int] = {}
+    about: dict[str, tuple[str, str]] = {}
+    for kind in ("mass", "calc"):
+        for split in ("train", "test"):
+            table = f"{kind}_case_description_{split}_set.csv"
+            columns = ("patient_id", "assessment", "image file path")
+            for row in folder.table((table, f"*/{table}"), *columns):
+                subject = row["image file path"].partition("/")[0].strip()
+                # "Mass-Training_P_00001_LEFT_CC": the same picture may have masses and
+                # calcifications, under two names.
+                picture = subject.partition("_")[2]
+                grade = int(number(row, "assessment", table) or 0)
+                grades[picture] = max(grades.get(picture, 0), grade)
+                before = about.get(picture)
+                if before is None or split == "test":
+                    about[picture] = (subject if before is None else before[0], split)
+    for picture, grade in sorted(grades.items()):
+        subject, split = about[picture]
+        if grade == 0:
+            yield Dropped(picture, "its assessment is 0, incomplete")
+            continue
+        if grade > 5:
+            yield Dropped(picture, f"its assessment is {grade}")
+            continue
+        place = where.get(subject)
+        found = [path for path in folder.directly_in(place or "?") if path.endswith(".dcm")]
+        if len(found) != 1:
+            yield Dropped(picture, f"{len(found)} files of its series are there")
+            continue
+        yield Example(
+            id=picture,
+            labels=(BIRADS[grade - 1],),
+            patient="_".join(picture.split("_")[:2]),
+            split=split,
+            images=(found[0],),
+        )
+
+
+def cmmd(folder: Folder) -> Found:
+    """One question per breast, with all its views. The table says left or right, the side of a
+    picture is in its header (the released CLIMB gives a patient's pictures of both sides to each
+    row).
+    """
+    table = folder.one("*CMMD_clinicaldata_revision.xlsx", "*CMMD_clinicaldata_revision.csv")
+    if table.endswith(".csv"):
+        rows = folder.table(table, "ID1", "LeftRight", "classification")
+    else:
+        rows = _sheet(os.path.join(folder.root, table), "ID1", "LeftRight", "classification")
+    views = defaultdict(list)
+    for path in folder.match("*/D[12]-[0-9][0-9][0-9][0-9]/*.dcm"):
+        person = next(part for part in path.split("/") if part[:3] in ("D1-", "D2-"))
+        views[person].append(path)
+    seen = set()
+    for row in rows:
+        person, side = row["ID1"], row["LeftRight"]
+        identity = f"{person}-{side}"
+        if identity in seen:
+            yield Dropped(identity, "the table has the breast twice")
+            continue
+        seen.add(identity)
+        found = [path for path in views[person] if laterality(folder, path) == side]
+        if not found:
+            yield Dropped(identity, "no picture of this side is there")
+            continue
+        yield Example(
+            id=identity,
+            labels=(row["classification"].capitalize(),),
+            patient=person,
+            images=tuple(found),
+        )
+
+
+def laterality(folder: Folder, path: str) -> str:
+    """ "L" or "R" of a DICOM file (Image Laterality, 0020,0062), or ""."""
+    import pydicom
+
+    where = os.path.join(folder.root, path)
+    try:
+        header = pydicom.dcmread(where, stop_before_pixels=True, specific_tags=["ImageLaterality"])
+        return str(header.get("ImageLaterality", "")).strip()
+    # pydicom raises whatever its parsers meet
+    except Exception as error:
+        raise DataError(
+            f"is not a DICOM file ({type(error).__name__})", where=where, hint="download it again"
+        ) from error
+
+
+def _sheet(path: str, *columns: str) -> Iterator[dict[str, str]]:
+    """Rows of the first sheet of an Excel file."""
+    try:
+        import openpyxl
+    except ImportError:
+        raise DataError(
+            "reading an Excel file needs openpyxl",
+            where=path,
+            hint="pip install openpyxl, or save the sheet as CSV beside it and delete the .xlsx",
+        ) from None
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        rows = [
+            ["" if cell is None else str(cell).strip() for cell in row]
+            for row in book.worksheets[0].iter_rows(values_only=True)
+        ]
+    except Exception as error:  # whatever zip and XML parsers meet
+        raise DataError(
+            f"is not an Excel file ({type(error).__name__})", where=path, hint="download it again"
+        ) from error
+    header = rows[0] if rows else []
+    for column in columns:
+        if column not in header:
+            raise DataError(
+                f"there is no column {column!r}",
+                where=path,
+                hint=f"it has {', '.join(header)[:200]}",
+            )
+    for row in rows[1:]:
+        if any(row):
+            yield dict(zip(header, row, strict=False))
+
+
+_MAMMOGRAM = Question("a mammogram of a patient", "the BI-RADS category of the breast")
+CONVERTERS = (
+    Converter("vindr-mammo", "mammography", BIRADS, _MAMMOGRAM, vindr_mammo),
+    Converter("cbis-ddsm", "mammography", BIRADS, _MAMMOGRAM, cbis_ddsm),
+    Converter(
+        "cmmd",
+        "mammography",
+        ("Benign", "Malignant"),
+        Question("the mammograms of one breast of a patient"),
+        cmmd,
+    ),
+)

@@ -1,0 +1,27 @@
+"""Which data sets have a converter, by their name in the catalogue."""
+
+from __future__ import annotations
+
+from qoq_jax.base.errors import ConfigError, did_you_mean
+from qoq_jax.climb.convert import chest_xray, ct, folders, mammography, photographs, ultrasound
+from qoq_jax.climb.convert.example import Converter
+
+CONVERTERS: dict[str, Converter] = {
+    converter.name: converter
+    for module in (chest_xray, mammography, photographs, ct, ultrasound, folders)
+    for converter in module.CONVERTERS
+}
+
+
+def get(name: str) -> Converter:
+    """The converter of a data set.
+
+    Raises:
+      ConfigError: it has none.
+    """
+    if name not in CONVERTERS:
+        raise ConfigError(
+            f"no converter for {name!r}",
+            hint=did_you_mean(name, CONVERTERS, f"there are {', '.join(CONVERTERS)}"),
+        )
+    return CONVERTERS[name]

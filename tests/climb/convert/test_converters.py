@@ -1,0 +1,254 @@
+"""Each converter on its data set in miniature, in the published layout."""
+
+import json
+
+import pytest
+
+from qoq_jax.base.errors import DataError
+from qoq_jax.climb.convert import sets, write
+from qoq_jax.data import check
+from qoq_jax.data import rows as schema
+from tests.helpers import original_layouts
+
+# name -> {id of a row: (answer, own split or "", patient)}
+EXPECTED = {
+    "mimic-cxr": {
+        "d1": ("Cardiomegaly, Pleural Effusion", "train", "p10000032"),
+        "d2": ("Cardiomegaly, Pleural Effusion", "train", "p10000032"),
+        "d3": ("No Finding", "validation", "p10000764"),
+        "d4": ("Atelectasis", "test", "p10000898"),
+    },
+    "chexpert": {
+        "train/patient00001/study1/view1_frontal.jpg": (
+            "Cardiomegaly, Pleural Effusion",
+            "",
+            "patient00001",
+        ),
+        "train/patient00001/study2/view1_lateral.jpg": ("No Finding", "", "patient00001"),
+        "valid/patient64541/study1/view1_frontal.jpg": ("No Finding", "test", "patient64541"),
+    },
+    "vindr-cxr": {
+        "a": ("Lung tumor, Pneumonia", "", "a"),
+        "b": ("No finding", "", "b"),
+        "t": ("Tuberculosis, Other diseases", "test", "t"),
+    },
+    "coronahack": {
+        "IM-0128-0001.jpeg": ("Normal", "", "IM-0128"),
+        "person1_bacteria_1.jpeg": ("Bacterial Pneumonia", "", "person1_bacteria"),
+        "person1_virus_6.jpeg": ("Viral Pneumonia", "test", "person1_virus"),
+    },
+    "covid-19": {
+        "train/BacterialPneumonia/person3_bacteria_10.jpeg": (
+            "Bacterial Pneumonia",
+            "",
+            "person3_bacteria",
+        ),
+        "train/COVID-19/covid1.png": ("COVID-19", "", "train/COVID-19/covid1.png"),
+        "test/Normal/NORMAL2-IM-0501-0001.jpeg": ("Normal", "test", "NORMAL2-IM-0501"),
+        "test/ViralPneumonia/person9_virus_4.jpeg": ("Viral Pneumonia", "test", "person9_virus"),
+    },
+    "vindr-mammo": {
+        "i1": ("BI-RADS 4", "", "s1"),
+        "i2": ("BI-RADS 1", "", "s1"),
+        "i3": ("BI-RADS 2", "test", "s2"),
+    },
+    "cbis-ddsm": {
+        "P_00001_LEFT_CC": ("BI-RADS 5", "test", "P_00001"),
+        "P_00001_LEFT_MLO": ("BI-RADS 2", "test", "P_00001"),
+    },
+    "cmmd": {
+        "D1-0001-R": ("Benign", "", "D1-0001"),
+        "D1-0001-L": ("Malignant", "", "D1-0001"),
+    },
+    "isic-2020": {
+        "ISIC_1": ("Benign", "", "IP_1"),
+        "ISIC_2": ("Malignant", "", "IP_1"),
+    },
+    "ham10000": {
+        "ISIC_1": ("MEL", "", "HAM_1"),
+        "ISIC_2": ("OTHER", "", "HAM_1"),
+        "ISIC_3": ("OTHER", "", "HAM_2"),
+    },
+    "pad-ufes-20": {
+        "PAT_1_11_5.png": ("AKIEC", "", "PAT_1"),
+        "PAT_2_12_6.png": ("NV", "", "PAT_2"),
+    },
+    "messidor-2": {
+        "20051020_43808_0100_pp": ("None", "", "20051020_43808_0100_pp"),
+        "im004832": ("PDR", "", "20051020_43808_0100_pp"),
+    },
+    "aptos-2019": {"000c": ("Moderate", "", "000c"), "001a": ("No DR", "", "001a")},
+    "jichi": {"1_1_r": ("SDR", "", "1"), "1_2_l": ("PDR", "", "1")},
+    "rspect": {
+        "1.3": ("No PE", "", "1.1"),
+        "1.4": ("Chronic PE", "", "1.1"),
+        "2.3": ("Acute PE", "", "2.1"),
+    },
+    "inspect": {
+        "100": ("No PE", "train", "7"),
+        "101": ("Acute PE", "validation", "8"),
+        "102": ("Acute Subsegmental-only PE", "test", "9"),
+        "103": ("Chronic PE", "train", "7"),
+    },
+    "kits23": {
+        "case_00000": ("Malignant", "", "case_00000"),
+        "case_00001": ("Benign", "", "case_00001"),
+    },
+    "hemorrhage": {
+        "049-14": ("Has Hemorrhage", "", "049"),
+        "049-15": ("No Hemorrhage", "", "049"),
+    },
+    "busi": {
+        "benign (1)": ("Benign", "", "benign (1)"),
+        "malignant (2)": ("Malignant", "", "malignant (2)"),
+        "normal (3)": ("Normal", "", "normal (3)"),
+    },
+    "covid-blues": {
+        "patient_1_L1": ("Has COVID", "", "1"),
+        "patient_2_R3_2": ("No COVID", "", "2"),
+    },
+    "covid-us": {
+        "1_butterfly_covid": ("covid", "", "1"),
+        "3_grepmed_normal": ("normal", "", "3"),
+    },
+    "brain-tumor": {
+        "train/glioma_tumor/gg (1).jpg": ("Glioma Tumor", "", "train/glioma_tumor/gg (1).jpg"),
+        "train/no_tumor/image(1).jpg": ("No Tumor", "", "train/no_tumor/image(1).jpg"),
+        "test/no_tumor/image(1).jpg": ("No Tumor", "test", "test/no_tumor/image(1).jpg"),
+    },
+    "brain-tumor-2": {
+        "yes/Y1.jpg": ("yes", "", "yes/Y1.jpg"),
+        "no/1 no.jpeg": ("no", "", "no/1 no.jpeg"),
+    },
+    "lc25000": {
+        "lung_aca/lungaca1.jpeg": ("Lung adenocarcinoma", "", "lung_aca/lungaca1.jpeg"),
+        "colon_n/colonn1.jpeg": ("Benign colonic tissue", "", "colon_n/colonn1.jpeg"),
+    },
+}
+DROPPED = {
+    "mimic-cxr": {"no finding is marked as present": 1, "its study has no labels": 1},
+    "chexpert": {"no finding is marked as present": 1},
+    "vindr-cxr": {"its readers agree on no label": 1},
+    "coronahack": {"its class is Stress-Smoking": 1},
+    "vindr-mammo": {"its category is not given": 1},
+    "cbis-ddsm": {
+        "its assessment is 0, incomplete": 1,
+        "0 files of its series are there": 1,
+    },
+    "cmmd": {"no picture of this side is there": 1},
+    "messidor-2": {"it is not gradable": 1},
+    "jichi": {"its grade is ndr": 1},
+    "kits23": {"whether it is malignant is not known": 1},
+    "covid-blues": {"the table has no test of its patient": 1},
+    "covid-us": {"its class is other": 1},
+    "brain-tumor-2": {"a second copy of the same picture": 2},
+}
+PICTURES = tuple(  # sets whose media in miniature can be opened
+    name for name in EXPECTED if name not in ("inspect", "kits23", "covid-blues", "covid-us")
+)
+
+
+def converted(root, name):
+    """(rows by id, report) of a data set in miniature."""
+    report = write.convert(sets.get(name), original_layouts.build(root, name))
+    rows = {}
+    for path in root.glob("*.jsonl"):
+        for line in path.read_text().splitlines():
+            row = schema.validate_row(json.loads(line), path.name)
+            rows[row.id] = row
+    return rows, report
+
+
+def test_every_converter_is_tested():
+    assert set(EXPECTED) == set(sets.CONVERTERS) == set(original_layouts.LAYOUTS)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_rows_have_the_labels_patients_and_splits_of_the_source(tmp_path, name):
+    rows, report = converted(tmp_path, name)
+    expected = EXPECTED[name]
+    assert {i: (row.answer, row.patient) for i, row in rows.items()} == {
+        i: (answer, patient) for i, (answer, _, patient) in expected.items()
+    }
+    for identity, (_, split, _) in expected.items():
+        assert not split or rows[identity].split == split
+    found = {reason: of["records"] for reason, of in report["dropped"].items()}
+    assert found == DROPPED.get(name, {})
+    assert sum(report["rows"].values()) == len(rows)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_rows_are_valid_and_their_media_open(tmp_path, name):
+    converted(tmp_path, name)
+    for path in tmp_path.glob("*.jsonl"):
+        assert check.run(str(path)) == 0
+
+
+def test_boxes_are_those_of_findings_of_the_same_category(tmp_path):
+    rows, _ = converted(tmp_path, "vindr-mammo")
+    assert rows["i1"].bbox == ((10.0, 12.0, 30.0, 40.5),)
+    assert rows["i2"].bbox == ()
+
+
+def test_a_mask_is_given_where_it_is_the_whole_finding(tmp_path):
+    rows, _ = converted(tmp_path, "busi")
+    assert rows["benign (1)"].segmentation_path.endswith("benign (1)_mask.png")
+    assert rows["malignant (2)"].segmentation_path is None  # two masks
+    assert rows["normal (3)"].segmentation_path is None  # an empty one
+
+
+def test_all_views_of_a_breast_are_in_one_question(tmp_path):
+    rows, _ = converted(tmp_path, "cmmd")
+    assert len(rows["D1-0001-R"].images) == 2 and rows["D1-0001-R"].problem.count("<image>") == 2
+
+
+def test_a_second_layout_of_ham10000(tmp_path):
+    table = "lesion_id,image_id,dx,dx_type,age,sex,localization\nH1,ISIC_9,bkl,histo,80,male,ear\n"
+    (tmp_path / "HAM10000_metadata.csv").write_text(table)
+    picture = tmp_path / "HAM10000_images_part_1" / "ISIC_9.jpg"
+    picture.parent.mkdir()
+    picture.write_bytes(original_layouts._medium("a.jpg"))
+    write.convert(sets.get("ham10000"), tmp_path)
+    rows = "".join(path.read_text() for path in tmp_path.glob("*.jsonl"))
+    assert json.loads(rows)["answer"] == "OTHER"
+
+
+def test_a_medium_that_is_not_there_is_reported(tmp_path):
+    original_layouts.build(tmp_path, "aptos-2019")
+    (tmp_path / "train_images" / "000c.png").unlink()
+    report = write.convert(sets.get("aptos-2019"), tmp_path)
+    assert report["dropped"] == {
+        "a file that the tables name is not there": {"records": 1, "as": ["000c"]}
+    }
+
+
+def test_the_same_folder_gives_the_same_bytes(tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        converted(folder, "mimic-cxr")
+        converted(folder, "mimic-cxr")
+    names = sorted(path.name for path in folders[0].glob("*.json*"))
+    assert names == ["conversion.json", "test.jsonl", "train.jsonl", "validation.jsonl"]
+    assert all((folders[0] / n).read_bytes() == (folders[1] / n).read_bytes() for n in names)
+
+
+@pytest.mark.parametrize(
+    ("table", "content", "said"),
+    [
+        ("train.csv", "id_code,diagnose\n1,2\n", "there is no column 'diagnosis'"),
+        ("train.csv", "id_code,diagnosis\n1,2,3\n", "line 2 has 3 fields, the header 2"),
+        ("train.csv", "id_code,diagnosis\n000c,two\n", "diagnosis is 'two', not a number"),
+        ("train.csv", b"id_code,diagnosis\n\xff\xfe,1\n", "is not a table of text"),
+        ("train.csv", "", "there is no column 'id_code'"),
+        ("train.csv", "id_code,diagnosis\n", "no record of aptos-2019 gives a row"),
+        ("else.csv", "", "train.csv or */train.csv is not there"),
+    ],
+)
+def test_a_table_that_is_not_as_published_is_named(tmp_path, table, content, said):
+    original_layouts.build(tmp_path, "aptos-2019")
+    (tmp_path / "train.csv").unlink()
+    (tmp_path / table).write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(DataError, match="hint") as raised:
+        write.convert(sets.get("aptos-2019"), tmp_path)
+    assert said in str(raised.value)
+    assert not list(tmp_path.glob("*.jsonl"))

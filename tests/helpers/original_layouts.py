@@ -1,0 +1,285 @@
+"""Data sets of CLIMB in miniature, in the layout in which they are published.
+
+`LAYOUTS[name]` is {path: text of a table, None for a medium, or a function that writes the file}.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from tests.helpers.dicom import make_dicom
+
+CHEXPERT = (
+    "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,"
+    "Consolidation,Pneumonia,Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,"
+    "Support Devices"
+)
+_NOTHING = ",".join([""] * 14)
+_NORMAL = "1.0" + "," * 13
+_MIXED = ",,1.0,-1.0,,0.0,,,,,1.0,,,"  # cardiomegaly and effusion; an opacity is uncertain
+
+
+def _side(side: str) -> Callable[[str], None]:
+    return lambda path: make_dicom(path, np.full((48, 48), 9, np.uint8), ImageLaterality=side)
+
+
+_HAM = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\n"
+_CBIS = "patient_id,left or right breast,image view,assessment,pathology,image file path\n"
+_KITS = [
+    {"case_id": "case_00000", "malignant": True},
+    {"case_id": "case_00001", "malignant": False},
+    {"case_id": "case_00002", "malignant": None},
+]
+_VINDR = "Aortic enlargement,COPD,Lung tumor,Pneumonia,Tuberculosis"
+_STUDY = "study_id,series_id,image_id,laterality,breast_birads,breast_density,split\n"
+
+LAYOUTS: dict[str, dict[str, str | Callable[[str], None] | None]] = {
+    "mimic-cxr": {
+        "mimic-cxr-2.0.0-split.csv": "dicom_id,study_id,subject_id,split\n"
+        "d1,50000001,10000032,train\nd2,50000001,10000032,train\nd3,50000002,10000764,validate\n"
+        "d4,50000003,10000898,test\nd5,50000004,10000935,train\nd6,50000005,10000980,train\n",
+        "mimic-cxr-2.0.0-chexpert.csv": "subject_id,study_id,"
+        + ",".join(sorted(CHEXPERT.split(",")))
+        + "\n10000032,50000001,,1.0,,,,,,,,1.0,,,,-1.0\n10000764,50000002,,,,,,,,,1.0,,,,,\n"
+        "10000898,50000003,1.0,,,,,,,,,,,,,\n10000935,50000004,,,,,,,,,,,,,,\n",
+        "files/p10/p10000032/s50000001/d1.jpg": None,
+        "files/p10/p10000032/s50000001/d2.jpg": None,
+        "files/p10/p10000764/s50000002/d3.jpg": None,
+        "files/p10/p10000898/s50000003/d4.jpg": None,
+    },
+    "chexpert": {
+        "CheXpert-v1.0-small/train.csv": f"Path,Sex,Age,Frontal/Lateral,AP/PA,{CHEXPERT}\n"
+        f"CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg,F,60,Frontal,AP,{_MIXED}\n"
+        "CheXpert-v1.0-small/train/patient00001/study2/view1_lateral.jpg,F,61,Lateral,,"
+        f"{_NORMAL}\n"
+        "CheXpert-v1.0-small/train/patient00002/study1/view1_frontal.jpg,M,50,Frontal,PA,"
+        f"{_NOTHING[1:]}\n",
+        "CheXpert-v1.0-small/valid.csv": f"Path,Sex,Age,Frontal/Lateral,AP/PA,{CHEXPERT}\n"
+        "CheXpert-v1.0-small/valid/patient64541/study1/view1_frontal.jpg,M,73,Frontal,AP,"
+        f"{_NORMAL}\n",
+        "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg": None,
+        "CheXpert-v1.0-small/train/patient00001/study2/view1_lateral.jpg": None,
+        "CheXpert-v1.0-small/valid/patient64541/study1/view1_frontal.jpg": None,
+    },
+    "vindr-cxr": {
+        "annotations/image_labels_train.csv": f"image_id,rad_id,{_VINDR},"
+        "Other diseases,No finding\n"
+        "b,R1,0,0,0,1,0,0,0\na,R1,0,0,1,0,0,0,0\na,R2,1,0,1,1,0,0,0\na,R3,0,0,0,1,0,0,0\n"
+        "b,R2,0,0,0,0,0,0,1\nb,R3,0,0,0,0,0,0,1\nc,R1,0,1,0,0,0,0,0\nc,R2,0,0,1,0,0,0,0\n"
+        "c,R3,0,0,0,0,0,1,0\n",
+        "annotations/image_labels_test.csv": f"image_id,{_VINDR},Other disease,No finding\n"
+        "t,0,0,0,0,1,1,0\n",
+        "train/a.dicom": _side(""),
+        "train/b.dicom": _side(""),
+        "train/c.dicom": _side(""),
+        "test/t.dicom": _side(""),
+    },
+    "coronahack": {
+        "Chest_xray_Corona_Metadata.csv": ",X_ray_image_name,Label,Dataset_type,"
+        "Label_2_Virus_category,Label_1_Virus_category\n"
+        "0,IM-0128-0001.jpeg,Normal,TRAIN,,\n1,person1_bacteria_1.jpeg,Pnemonia,TRAIN,,bacteria\n"
+        "2,person1_virus_6.jpeg,Pnemonia,TEST,,Virus\n3,smoke.jpg,Pnemonia,TRAIN,,Stress-Smoking\n",
+        "Coronahack-Chest-XRay-Dataset/Coronahack-Chest-XRay-Dataset/train/IM-0128-0001.jpeg": None,
+        "Coronahack-Chest-XRay-Dataset/Coronahack-Chest-XRay-Dataset/train/"
+        "person1_bacteria_1.jpeg": None,
+        "Coronahack-Chest-XRay-Dataset/Coronahack-Chest-XRay-Dataset/test/"
+        "person1_virus_6.jpeg": None,
+    },
+    "covid-19": {
+        "NonAugmentedTrain/BacterialPneumonia/person3_bacteria_10.jpeg": None,
+        "NonAugmentedTrain/COVID-19/covid1.png": None,
+        "TrainData/COVID-19/covid1_aug.png": None,
+        "ValData/Normal/NORMAL2-IM-0501-0001.jpeg": None,
+        "ValData/ViralPneumonia/person9_virus_4.jpeg": None,
+    },
+    "vindr-mammo": {
+        "breast-level_annotations.csv": f"{_STUDY}s1,e1,i1,L,BI-RADS 4,DENSITY C,training\n"
+        "s1,e1,i2,R,BI-RADS 1,DENSITY C,training\ns2,e2,i3,L,BI-RADS 2,DENSITY B,test\n"
+        "s3,e3,i4,L,,DENSITY B,training\n",
+        "finding_annotations.csv": "image_id,finding_categories,finding_birads,xmin,ymin,"
+        "xmax,ymax\n"
+        "i1,['Mass'],BI-RADS 4,10,12,30,40.5\ni1,['Mass'],BI-RADS 3,1,1,9,9\n"
+        "i2,['No Finding'],,,,,\n",
+        "images/s1/i1.dicom": _side("L"),
+        "images/s1/i2.dicom": _side("R"),
+        "images/s2/i3.dicom": _side("L"),
+        "images/s3/i4.dicom": _side("L"),
+    },
+    "cbis-ddsm": {
+        "mass_case_description_train_set.csv": f"{_CBIS}"
+        "P_00001,LEFT,CC,4,MALIGNANT,Mass-Training_P_00001_LEFT_CC/1.2/1.3/000000.dcm\n"
+        "P_00001,LEFT,CC,5,MALIGNANT,Mass-Training_P_00001_LEFT_CC/1.2/1.3/000000.dcm\n"
+        "P_00002,RIGHT,CC,0,BENIGN,Mass-Training_P_00002_RIGHT_CC/1.2/1.3/000000.dcm\n"
+        "P_00003,RIGHT,CC,3,BENIGN,Mass-Training_P_00003_RIGHT_CC/1.2/1.3/000000.dcm\n",
+        "mass_case_description_test_set.csv": _CBIS,
+        "calc_case_description_train_set.csv": _CBIS,
+        "calc_case_description_test_set.csv": f"{_CBIS}"
+        "P_00001,LEFT,MLO,2,BENIGN,Calc-Test_P_00001_LEFT_MLO/1.2/1.3/000000.dcm\n",
+        "metadata.csv": "Series UID,Collection,Subject ID,Study UID,File Location\n"
+        "1.3,CBIS-DDSM,Mass-Training_P_00001_LEFT_CC,1.2,"
+        "./CBIS-DDSM/Mass-Training_P_00001_LEFT_CC/07-20-2016-NA-3/1.0-full-4\n"
+        "1.3,CBIS-DDSM,Calc-Test_P_00001_LEFT_MLO,1.2,"
+        ".\\CBIS-DDSM\\Calc-Test_P_00001_LEFT_MLO\\07-20-2016-NA-3\\1.0-full-5\n",
+        "CBIS-DDSM/Mass-Training_P_00001_LEFT_CC/07-20-2016-NA-3/1.0-full-4/1-1.dcm": _side("L"),
+        "CBIS-DDSM/Calc-Test_P_00001_LEFT_MLO/07-20-2016-NA-3/1.0-full-5/1-1.dcm": _side("L"),
+    },
+    "cmmd": {
+        "CMMD_clinicaldata_revision.csv": "ID1,LeftRight,Age,number,abnormality,classification\n"
+        "D1-0001,R,44,2,calcification,Benign\nD1-0001,L,44,2,mass,Malignant\n"
+        "D2-0002,L,50,2,mass,Malignant\n",
+        "manifest-1/CMMD/D1-0001/07-18-2010-NA-NA-7/1.0-NA-7/1-1.dcm": _side("R"),
+        "manifest-1/CMMD/D1-0001/07-18-2010-NA-NA-7/1.0-NA-7/1-2.dcm": _side("R"),
+        "manifest-1/CMMD/D1-0001/07-18-2010-NA-NA-7/1.0-NA-7/1-3.dcm": _side("L"),
+    },
+    "isic-2020": {
+        "ISIC_2020_Training_GroundTruth.csv": "image_name,patient_id,sex,age_approx,"
+        "anatom_site_general_challenge,diagnosis,benign_malignant,target\n"
+        "ISIC_1,IP_1,male,45,head/neck,unknown,benign,0\n"
+        "ISIC_2,IP_1,male,45,torso,melanoma,malignant,1\n",
+        "train/ISIC_1.jpg": None,
+        "train/ISIC_2.jpg": None,
+    },
+    "ham10000": {
+        "ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv": f"{_HAM}"
+        "ISIC_1,1.0,0.0,0.0,0.0,0.0,0.0,0.0\nISIC_2,0.0,0.0,0.0,0.0,1.0,0.0,0.0\n"
+        "ISIC_3,0.0,0.0,0.0,0.0,0.0,0.0,1.0\n",
+        "ISIC2018_Task3_Training_LesionGroupings.csv": "image,lesion_id,diagnosis_confirm_type\n"
+        "ISIC_1,HAM_1,histopathology\nISIC_2,HAM_1,follow-up\nISIC_3,HAM_2,follow-up\n",
+        "ISIC2018_Task3_Training_Input/ISIC_1.jpg": None,
+        "ISIC2018_Task3_Training_Input/ISIC_2.jpg": None,
+        "ISIC2018_Task3_Training_Input/ISIC_3.jpg": None,
+    },
+    "pad-ufes-20": {
+        "metadata.csv": "patient_id,lesion_id,diagnostic,itch,img_id,biopsed\n"
+        "PAT_1,11,ACK,True,PAT_1_11_5.png,False\nPAT_2,12,NEV,False,PAT_2_12_6.png,False\n",
+        "images/imgs_part_1/PAT_1_11_5.png": None,
+        "images/imgs_part_2/PAT_2_12_6.png": None,
+    },
+    "messidor-2": {
+        "messidor_data.csv": "image_id,adjudicated_dr_grade,adjudicated_dme,adjudicated_gradable\n"
+        "20051020_43808_0100_PP.png,0,0,1\nim004832.jpg,4,1,1\nIM004833.jpg,,,0\n",
+        "messidor-2.csv": "left;right\n20051020_43808_0100_PP.png;IM004832.JPG\n",
+        "IMAGES/20051020_43808_0100_PP.png": None,
+        "IMAGES/IM004832.JPG": None,
+        "IMAGES/IM004833.JPG": None,
+    },
+    "aptos-2019": {
+        "train.csv": "id_code,diagnosis\n000c,2\n001a,0\n",
+        "train_images/000c.png": None,
+        "train_images/001a.png": None,
+        "test.csv": "id_code\n0005\n",
+        "test_images/0005.png": None,
+    },
+    "jichi": {
+        "list.csv": "Image,Davis_grading_of_concatenated_figures,Davis_grading_of_one_figure\n"
+        "1_1_R.jpg,pdr,sdr\n1_2_L.jpg,pdr,pdr\n2_1_R.jpg,ndr,ndr\n",
+        "1_1_R.jpg": None,
+        "1_2_L.jpg": None,
+        "2_1_R.jpg": None,
+    },
+    "rspect": {
+        "train.csv": "StudyInstanceUID,SeriesInstanceUID,SOPInstanceUID,pe_present_on_image,"
+        "negative_exam_for_pe,chronic_pe,acute_and_chronic_pe\n"
+        "1.1,1.2,1.3,0,0,1,0\n1.1,1.2,1.4,1,0,1,0\n2.1,2.2,2.3,1,0,0,1\n",
+        "train/1.1/1.2/1.3.dcm": _side(""),
+        "train/1.1/1.2/1.4.dcm": _side(""),
+        "train/2.1/2.2/2.3.dcm": _side(""),
+    },
+    "inspect": {
+        "Final_Impressions_labels.csv": "impression_id,pe_positive,pe_acute,pe_subsegmentalonly\n"
+        "100,0,0,0\n101,1,1,0\n102,1,1,1\n103,1,0,0\n",
+        "study_mapping.csv": "impression_id,image_id,person_id\n100,PE1.nii.gz,7\n"
+        "101,PE2.nii.gz,8\n"
+        "102,PE3.nii.gz,9\n103,PE4.nii.gz,7\n",
+        "splits.csv": "impression_id,split\n100,train\n101,valid\n102,test\n103,train\n",
+        "CTPA/PE1.nii.gz": None,
+        "CTPA/PE2.nii.gz": None,
+        "CTPA/PE3.nii.gz": None,
+        "CTPA/PE4.nii.gz": None,
+    },
+    "kits23": {
+        "dataset/kits23.json": json.dumps(_KITS),
+        "dataset/case_00000/imaging.nii.gz": None,
+        "dataset/case_00001/imaging.nii.gz": None,
+        "dataset/case_00002/imaging.nii.gz": None,
+    },
+    "hemorrhage": {
+        "hemorrhage_diagnosis.csv": "PatientNumber,SliceNumber,Intraventricular,Intraparenchymal,"
+        "Subarachnoid,Epidural,Subdural,No_Hemorrhage,Fracture_Yes_No\n"
+        "49,14,0,1,0,0,0,0,0\n49,15,0,0,0,0,0,1,0\n",
+        "Patients_CT/049/brain/14.jpg": None,
+        "Patients_CT/049/brain/14_HGE_Seg.jpg": None,
+        "Patients_CT/049/brain/15.jpg": None,
+    },
+    "busi": {
+        "Dataset_BUSI_with_GT/benign/benign (1).png": None,
+        "Dataset_BUSI_with_GT/benign/benign (1)_mask.png": None,
+        "Dataset_BUSI_with_GT/malignant/malignant (2).png": None,
+        "Dataset_BUSI_with_GT/malignant/malignant (2)_mask.png": None,
+        "Dataset_BUSI_with_GT/malignant/malignant (2)_mask_1.png": None,
+        "Dataset_BUSI_with_GT/normal/normal (3).png": None,
+        "Dataset_BUSI_with_GT/normal/normal (3)_mask.png": None,
+    },
+    "covid-blues": {
+        "clinical_variables.csv": "patient_id,cov_test,pat_age\n1,1,50\n2,0,60\n3,,70\n",
+        "lus_videos/patient_1_L1.mp4": None,
+        "lus_videos/patient_2_R3_2.mp4": None,
+        "lus_videos/patient_3_L2.mp4": None,
+    },
+    "covid-us": {
+        "labels/COVIDx-US1.4_4class.csv": "id,LUSS,source,probe,class,class_on_website,type\n"
+        "1,,butterfly,convex,COVID,COVID,video\n2,,grepmed,linear,Other,Other,video\n"
+        "3,,grepmed,linear,Normal,Normal,video\n",
+        "video/original/1_butterfly_covid.mp4": None,
+        "video/original/3_grepmed_normal.mp4": None,
+    },
+    "brain-tumor": {
+        "Training/glioma_tumor/gg (1).jpg": None,
+        "Training/no_tumor/image(1).jpg": None,
+        "Testing/no_tumor/image(1).jpg": None,
+    },
+    "brain-tumor-2": {
+        "yes/Y1.jpg": None,
+        "no/1 no.jpeg": None,
+        "brain_tumor_dataset/yes/Y1.jpg": None,
+        "brain_tumor_dataset/no/1 no.jpeg": None,
+    },
+    "lc25000": {
+        "lung_colon_image_set/lung_image_sets/lung_aca/lungaca1.jpeg": None,
+        "lung_colon_image_set/colon_image_sets/colon_n/colonn1.jpeg": None,
+    },
+}
+
+
+def build(root: str | os.PathLike, name: str) -> str:
+    """Writes a data set in miniature; returns its folder."""
+    for path, content in LAYOUTS[name].items():
+        where = os.path.join(root, path)
+        os.makedirs(os.path.dirname(where), exist_ok=True)
+        if callable(content):
+            content(where)
+        elif content is not None:
+            with open(where, "w", encoding="utf-8") as file:
+                file.write(content)
+        else:
+            with open(where, "wb") as file:
+                file.write(_medium(path))
+    return os.fspath(root)
+
+
+def _medium(path: str) -> bytes:
+    """A picture by the ending of its name; other media are not opened by converters."""
+    kind = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG"}.get(path.lower().rpartition(".")[2])
+    if kind is None:
+        return b"medium"
+    grey = np.zeros((56, 84), np.uint8)
+    grey[10:30, 20:60] = 255
+    out = io.BytesIO()
+    Image.fromarray(grey).convert("L" if "mask" in path.lower() else "RGB").save(out, kind)
+    return out.getvalue()
