@@ -1,0 +1,356 @@
+"""Bytes of a device, part by part, for each program of a step.
+
+State (weights, moments, base, reference, cache, batch, gradients) is exact: shapes of the package's
+own declarations, cut by its own shardings. What a program makes on its way is a formula, fitted to
+programs that were compiled; docs/plan.md has both side by side. Per token of a device, with width D,
+q and kv channels of queries and keys a device computes, b bytes of the compute dtype:
+
+  backward pass of one layer   (12 + 6 b) D + 9 b (q + 2 kv) bytes
+                               float32: the input, the sum and the gradient of the MLP by slices;
+                               compute dtype: inputs, their gradients, what attention reads and
+                               returns, each also in the layout of its kernel
+  forward pass of one layer    (8 + b) D + 2 b (q + 2 kv) bytes
+
+and the hidden values of a slice of the MLP (models/mlp.py), three times and 1.5 times.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qoq_jax.models import mlp, spec
+from qoq_jax.models.attention import QUERY_BLOCK
+from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.plan.case import Case, Mesh, batch_on, device_bytes, rows_on, weights_on
+from qoq_jax.sampling import loop
+from qoq_jax.sampling.schedule import Settings
+
+GIB = 2**30
+Parts = dict[str, float]  # what -> bytes on a device
+
+
+def phases(case: Case) -> dict[str, Parts]:
+    """{phase of a step: its parts}; the sum of a phase is its peak."""
+    found = {"update": _without_nothing(_update(case))}
+    if not case.is_rl:
+        return found
+    found["scorer"] = _scorer(case)
+    if case.config.mesh.rollout_tensor:
+        found["reshard"] = _reshard(case)
+    found["rollout"] = _rollout(case)
+    return {name: _without_nothing(parts) for name, parts in found.items()}
+
+
+def peak(case: Case) -> float:
+    """Bytes of a device at its fullest moment."""
+    return max(sum(parts.values()) for parts in phases(case).values())
+
+
+def host_bytes(case: Case) -> float:
+    """Bytes that a device keeps in the host's memory."""
+    found = 0.0
+    if case.stage.optimizer.offload:
+        found += moments(case)
+    if offloads_reference(case):
+        found += reference(case)
+    if case.model.remat == "offload":
+        found += layer_inputs(case, "full")
+    return found
+
+
+# -------------------------------------------------------------------------------------------- state
+
+
+def parameters(case: Case) -> int:
+    """Master weights that are trained, and a critic."""
+    return device_bytes(case.state.params)
+
+
+def moments(case: Case) -> int:
+    """The optimiser's state."""
+    return device_bytes(case.state.opt_state)
+
+
+def reference(case: Case) -> int:
+    """The reference policy, or what adapters are added to, in float32."""
+    return device_bytes(weights_on(case.specs, case.mesh, jnp.float32))
+
+
+def offloads_reference(case: Case) -> bool:
+    """Whether the reference is in the host's memory while it is not needed."""
+    return case.is_rl and case.stage.rl.offload_reference and not case.stage.lora.rank
+
+
+def gradients(case: Case) -> int:
+    """Gradients of a micro-batch: in the compute dtype of decoder layers and head, which are cast
+    before they are used, else in float32; with several micro-batches a sum in float32 beside them.
+    """
+    found = 0
+    for path, one in spec.flatten(_moved_specs(case)).items():
+        if not _frozen(case, path):
+            found += _shard(case, one) * (case.compute_bytes if _is_cast(path) else 4)
+    if case.stage.accumulate > 1:
+        found += sum(
+            _shard(case, one) * 4
+            for path, one in spec.flatten(case.trained).items()
+            if not _frozen(case, path)
+        )
+    return found
+
+
+def cast_weights(case: Case) -> int:
+    """The copy of decoder layers and head in the compute dtype; of adapters also the merged
+    weights.
+    """
+    found = 0
+    if case.compute_bytes < 4:
+        found = sum(
+            _shard(case, one) * case.compute_bytes
+            for path, one in spec.flatten(case.specs).items()
+            if _is_cast(path)
+        )
+    return found + merged(case)
+
+
+def merged(case: Case) -> int:
+    """Weights with their adapters added, float32."""
+    if not case.stage.lora.rank:
+        return 0
+    paths = {path.rsplit("/", 1)[0] for path in spec.flatten(case.trained["lora"])}
+    return sum(
+        4 * _shard(case, one) for path, one in spec.flatten(case.specs).items() if path in paths
+    )
+
+
+def sampling_weights(case: Case) -> int:
+    """What the sampler reads, beside the trainer's own weights."""
+    if not case.config.mesh.rollout_tensor:
+        layers = spec.flatten(case.specs["decoder"]["layers"])
+        return sum(_shard(case, one) * case.compute_bytes for one in layers.values())
+    found, mesh = 0, case.rollout_mesh
+    for one in spec.flatten(case.specs).values():
+        size = 4 if one.compute_in_float32 else case.compute_bytes
+        found += _shard(case, one, mesh) * size
+    return found
+
+
+def slots(case: Case) -> tuple[int, int]:
+    """(prompts, responses of each) that are sampled at the same time."""
+    rl = case.stage.rl
+    settings = Settings(rl.response_tokens, num_samples=rl.rollouts, rows=rl.rollout_rows)
+    if not 0 < rl.rollout_rows < rl.questions * rl.rollouts:
+        return rl.questions, rl.rollouts
+    return settings.slots(rl.questions, case.rollout_ways)
+
+
+def cache_shapes(case: Case, mesh: Mesh) -> Any:
+    """The slots of sampling as shapes: rows over data and fsdp, kv heads of the cache over
+    tensor.
+    """
+    rl, model, (prompts, width) = case.stage.rl, case.model, slots(case)
+    shapes = jax.eval_shape(
+        lambda: loop.empty_slots(model, prompts, width, case.budget.tokens, rl.response_tokens)
+    )
+
+    def on_mesh(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        axes: list[str | None] = [None] * len(x.shape)
+        if axes and x.shape[0] == prompts:
+            axes[0] = "batch"
+            if len(axes) > 3 and x.shape[1] == model.decoder.num_kv_heads:
+                axes[1] = "kv_heads"
+        at = mesh_lib.named_sharding(mesh, axes, x.shape)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at)
+
+    return jax.tree.map(on_mesh, shapes)
+
+
+def batch(case: Case) -> int:
+    """Prompts or rows of text and media, and in RL the responses with three numbers a token."""
+    found = device_bytes(batch_on(case.budget, case.mesh))
+    if case.is_rl:
+        rl = case.stage.rl
+        shape = (rl.questions, rl.rollouts, rl.response_tokens)
+        responses = [jax.ShapeDtypeStruct(shape, jnp.float32)] * 4
+        found += device_bytes(rows_on(responses, case.mesh))
+    return found
+
+
+# ------------------------------------------------------------------------------------------ on the way
+
+
+def tokens(case: Case, rows: float | None = None) -> float:
+    """Tokens of a micro-batch on a device, or of so many rows."""
+    budget = case.budget
+    length = budget.tokens
+    if case.is_rl:
+        length += case.stage.rl.rollouts * case.stage.rl.response_tokens
+    micro = budget.rows / case.batch_ways / case.parts if rows is None else rows
+    return micro * length
+
+
+def layer_inputs(case: Case, remat: str) -> float:
+    """What the backward pass finds of the forward pass: inputs of layers, and what the policy keeps
+    beside them.
+    """
+    decoder, n, b = case.model.decoder, tokens(case), case.compute_bytes
+    inputs = decoder.num_layers * n * decoder.width * b
+    if remat == "offload":
+        return inputs / decoder.num_layers * 2  # on their way to the host and back
+    if remat == "full":
+        return inputs
+    q, kv = channels(case)
+    kept = (q + 2 * kv + 2 * decoder.width) * b  # products with weights
+    if remat == "none":  # float32 inputs and sums of norms and of the MLP too
+        kept += 4 * 6 * decoder.width + (2 * q + 2 * kv) * b
+        kept += 3 * b * decoder.mlp_dim / case.tensor
+    return inputs + decoder.num_layers * n * kept
+
+
+def media(case: Case) -> float:
+    """Inputs of the towers' blocks, which wait for the backward pass."""
+    budget, vision, b = case.budget, case.model.vision, case.compute_bytes
+    rows = budget.media_rows / case.batch_ways / case.parts
+    found = vision.depth * budget.patches * vision.width * b
+    if (ecg := case.model.ecg) is not None:
+        found += ecg.depth * budget.ecgs * ecg.leads * ecg.patches * ecg.width * b
+    return rows * found
+
+
+def channels(case: Case, tensor: int | None = None) -> tuple[float, float]:
+    """(channels of queries, of keys) that a device computes."""
+    decoder, ways = case.model.decoder, tensor or case.tensor
+    heads, kv = decoder.num_heads, decoder.num_kv_heads
+    return tuple(
+        decoder.head_dim * (count / ways if count % ways == 0 else count) for count in (heads, kv)
+    )
+
+
+def layer_at_work(case: Case, n: float, backward: bool) -> float:
+    """What one layer makes on its way, for n tokens of a device."""
+    decoder, b = case.model.decoder, case.compute_bytes
+    q, kv = channels(case)
+    hidden = hidden_slice(case, n) * b
+    if backward:
+        found = n * ((12 + 6 * b) * decoder.width + 9 * b * (q + 2 * kv)) + 3 * hidden
+    else:
+        found = n * ((8 + b) * decoder.width + 2 * b * (q + 2 * kv)) + 1.5 * hidden
+    return found + (3 if backward else 2) * scores(case, n)
+
+
+def hidden_slice(case: Case, n: float) -> float:
+    """Hidden values of the MLP that a device has at a time."""
+    return min(n * case.model.decoder.mlp_dim / case.tensor, mlp.HIDDEN)
+
+
+def scores(case: Case, n: float) -> float:
+    """Bytes of the attention's scores: none with a kernel; else of a block of queries and all
+    keys.
+    """
+    if case.model.attention != "einsum":
+        return 0.0
+    budget, decoder = case.budget, case.model.decoder
+    length = budget.tokens + (case.stage.rl.response_tokens if case.is_rl else 0)
+    block = length if length <= 2 * QUERY_BLOCK else QUERY_BLOCK
+    return n / length * block * length * decoder.num_heads / case.tensor * 4
+
+
+# --------------------------------------------------------------------------------------------- phases
+
+
+def _kept(case: Case, moments_on_device: bool) -> Parts:
+    """What lies on a device the whole step."""
+    found = {"parameters": float(parameters(case))}
+    if moments_on_device or not case.stage.optimizer.offload:
+        found["moments"] = float(moments(case))
+    if case.stage.lora.rank:
+        found["base"] = float(reference(case))
+    elif case.is_rl and not offloads_reference(case):
+        found["reference"] = float(reference(case))
+    return found
+
+
+def _update(case: Case) -> Parts:
+    parts = case.stage.rl.minibatches if case.is_rl else 1
+    found = _kept(case, True)
+    found["batch"] = batch(case) * (1 + (1 / parts if parts > 1 else 0))
+    found["gradients"] = float(gradients(case))
+    found["weights as computed with"] = float(cast_weights(case))
+    found["layer inputs"] = layer_inputs(case, case.model.remat)
+    found["towers"] = media(case)
+    found["layer at work"] = layer_at_work(case, tokens(case), backward=True)
+    return found
+
+
+def _scorer(case: Case) -> Parts:
+    found = _kept(case, False)
+    if offloads_reference(case):
+        found["reference"] = float(reference(case))
+    rows = case.budget.rows / case.batch_ways
+    found["batch"] = float(batch(case))
+    found["weights as computed with"] = float(cast_weights(case) - merged(case))
+    found["layer at work"] = layer_at_work(case, tokens(case, rows), backward=False)
+    return found
+
+
+def _reshard(case: Case) -> Parts:
+    weights = float(sampling_weights(case))
+    return _kept(case, False) | {
+        "merged weights": float(merged(case)),
+        "weights of the sampler": weights,
+        "weights on their way": weights,
+    }
+
+
+def _rollout(case: Case) -> Parts:
+    decoder, b = case.model.decoder, case.compute_bytes
+    (prompts, width), ways = slots(case), case.rollout_ways
+    found = _kept(case, False)
+    found["merged weights"] = float(merged(case))
+    found["weights of the sampler"] = float(sampling_weights(case))
+    found["KV cache"] = float(device_bytes(cache_shapes(case, case.rollout_mesh)))
+    found["batch"] = device_bytes(batch_on(case.budget, case.rollout_mesh))
+    # of the prefill: hidden states of the prompts; of a token: logits, a few arrays of them
+    n = prompts / ways * case.budget.tokens
+    logits = prompts / ways * width * decoder.vocab_size / case.rollout_tensor * 4
+    found["at work"] = max(n * decoder.width * (8 + 2 * b) / 4, 6 * logits)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- leaves
+
+
+def _shard(case: Case, one: spec.ParamSpec, mesh: Any = None) -> int:
+    """Numbers of a weight on a device."""
+    at = mesh_lib.named_sharding(case.mesh if mesh is None else mesh, one.axes, one.shape)
+    return math.prod(at.shard_shape(one.shape))
+
+
+def _moved_specs(case: Case) -> dict[str, Any]:
+    """Declarations of what a backward pass gives gradients of: of adapters the weights that they
+    are merged into.
+    """
+    if not case.stage.lora.rank:
+        return case.trained
+    paths = {path.rsplit("/", 1)[0] for path in spec.flatten(case.trained["lora"])}
+    flat = spec.flatten(case.specs)
+    return spec.unflatten({path: flat[path] for path in paths})
+
+
+def _is_cast(path: str) -> bool:
+    """Whether a weight is cast before it is used: decoder layers as a stack, and the head."""
+    return path.startswith("decoder/layers/") or path == "decoder/lm_head"
+
+
+def _frozen(case: Case, path: str) -> bool:
+    name = path.removeprefix("lora/")
+    return any(name == one or name.startswith(one + "/") for one in case.stage.optimizer.frozen)
+
+
+def _without_nothing(parts: Parts) -> Parts:
+    return {name: amount for name, amount in parts.items() if amount}
+
+
