@@ -1,5 +1,6 @@
-"""A config on a topology: its model, mesh and stages, and the shapes that its programs meet. Nothing
-is allocated: weights are the rows of models/spec.py, places are NamedShardings of an abstract mesh.
+"""A config on a topology: its model, mesh and stages, and the shapes that its programs meet.
+Nothing is allocated: weights are the rows of models/spec.py, places are NamedShardings of an
+abstract mesh.
 """
 
 from __future__ import annotations
@@ -112,25 +113,24 @@ class Case:
         """Parts that the rows of a step are cut into: mini-batches, and their micro-batches."""
         return (self.stage.rl.minibatches if self.is_rl else 1) * self.stage.accumulate
 
-    @functools.cached_property
+    @property
     def specs(self) -> dict[str, Any]:
         """Declarations of the model's weights."""
-        return vlm.param_specs(self.model)
+        return specs_of(self.model)
 
-    @functools.cached_property
+    @property
     def trained(self) -> dict[str, Any]:
-        """Declarations of what the stage trains: all weights or adapters, and a critic."""
-        trained = dict(self.specs)
-        if self.stage.lora.rank:
-            trained = {"lora": lora_lib.adapter_specs(self.specs, self.stage.lora)}
-        if self.stage.critic:
-            trained["critic"] = critic.param_specs(self.model.decoder.width)
-        return trained
+        """Declarations of what the stage trains."""
+        return trained_specs(self.model, self.stage)
 
     @functools.cached_property
     def state(self) -> TrainState:
         """The train state as shapes and places, as train/stage_run.py lays it out."""
-        return state_on(self, self.mesh)
+        # What the state does not depend on is left out of the key.
+        rl = self.stage.rl and dataclasses.replace(self.stage.rl, accumulate=1)
+        stage = dataclasses.replace(self.stage, accumulate=1, rl=rl)
+        model = dataclasses.replace(self.model, remat="full", attention="einsum")
+        return _state(model, stage, self.mesh)
 
 
 def model_of(cfg: Config, kind: str) -> VlmConfig:
@@ -209,14 +209,12 @@ def make(cfg: Config, topology: Topology, stage: str) -> Case:
         )
     cfg = dataclasses.replace(cfg, mesh=resolved(cfg.mesh, topology))
     mesh = _abstract(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    case = Case(
-        cfg, model_of(cfg, topology.device.kind), topology, mesh, plan_lib.plan(cfg, stage)
-    )
+    case = Case(cfg, model_of(cfg, topology.device.kind), topology, mesh, plan_lib.plan(cfg, stage))
     wanted = case.batch_ways * case.parts
     if cfg.data.media_rows % wanted:
         raise ConfigError(
-            f"data.media_rows = {cfg.data.media_rows} does not divide over {case.batch_ways} data x "
-            f"fsdp devices in {case.parts} part(s) (stage {stage})",
+            f"data.media_rows = {cfg.data.media_rows} does not divide over {case.batch_ways} data "
+            f"x fsdp devices in {case.parts} part(s) (stage {stage})",
             hint=f"set data.media_rows to a multiple of {wanted}, or use --search",
         )
     if case.is_rl and cfg.mesh.rollout_tensor and cfg.data.media_rows % case.rollout_ways:
@@ -244,23 +242,41 @@ def weights_on(specs: Any, mesh: Mesh, dtype: jax.typing.DTypeLike) -> Any:
     )
 
 
-def state_on(case: Case, mesh: Mesh) -> TrainState:
-    """The train state of a stage on a mesh, as shapes and places."""
+@functools.lru_cache(maxsize=64)
+def specs_of(model: VlmConfig) -> dict[str, Any]:
+    """Declarations of a model's weights."""
+    return vlm.param_specs(model)
+
+
+def trained_specs(model: VlmConfig, stage: Plan) -> dict[str, Any]:
+    """Declarations of what a stage trains: all weights or adapters, and a critic."""
+    trained = dict(specs_of(model))
+    if stage.lora.rank:
+        trained = {"lora": lora_lib.adapter_specs(trained, stage.lora)}
+    if stage.critic:
+        trained["critic"] = critic.param_specs(model.decoder.width)
+    return trained
+
+
+def state_on(model: VlmConfig, stage: Plan, mesh: Mesh) -> tuple[TrainState, Any]:
+    """(the train state of a stage on a mesh as shapes and places, its optimiser), as
+    train/stage_run.py makes them.
+    """
     history = coefficient = None
-    rl = case.stage.rl
-    if rl is not None:
-        history = state.empty_history(rl.drpo, rl.rollouts) if case.stage.algorithm.history else None
+    if (rl := stage.rl) is not None:
+        history = state.empty_history(rl.drpo, rl.rollouts) if stage.algorithm.history else None
         coefficient = rl.kl_coefficient if rl.kl_target else None
-    weights = weights_on(case.trained, mesh, np.float32)
-    return state.layout(weights, optimizer_of(case), mesh, history, coefficient)
-
-
-def optimizer_of(case: Case) -> Any:
-    """The optimiser of a stage, as train/stage_run.py makes it."""
-    stage = case.stage
+    specs = trained_specs(model, stage)
     rate = optim.schedule(stage.schedule, stage.lr, stage.warmup, stage.updates)
-    critic_lr = stage.rl.critic.lr if stage.critic else None
-    return optim.make_optimizer(stage.optimizer, rate, case.trained, critic_lr)
+    critic_lr = rl.critic.lr if stage.critic else None
+    optimizer = optim.make_optimizer(stage.optimizer, rate, specs, critic_lr)
+    weights = weights_on(specs, mesh, np.float32)
+    return state.layout(weights, optimizer, mesh, history, coefficient), optimizer
+
+
+@functools.lru_cache(maxsize=256)
+def _state(model: VlmConfig, stage: Plan, mesh: AbstractMesh) -> TrainState:
+    return state_on(model, stage, mesh)[0]
 
 
 def batch_on(budget: Budget, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,8 +1,8 @@
 """Devices and topologies, by the table of devices.json: what a device can hold, compute and move.
 
-    v5e:4x4        a TPU slice of 4 x 4 chips
-    2*v5e:4x4      two of them, joined by the data centre's network
-    h100:2x8       two nodes of 8 GPUs
+v5e:4x4        a TPU slice of 4 x 4 chips
+2*v5e:4x4      two of them, joined by the data centre's network
+h100:2x8       two nodes of 8 GPUs
 """
 
 from __future__ import annotations
@@ -147,7 +147,8 @@ def parse(text: str) -> Topology:
     if len(shape) != device.axes or min(*shape, slices) < 1:
         example = "x".join(["4"] * device.axes)
         raise ConfigError(
-            f"{text!r} is no topology of {name}", hint=f"write {device.axes} sizes, {name}:{example}"
+            f"{text!r} is no topology of {name}",
+            hint=f"write {device.axes} sizes, {name}:{example}",
         )
     if math.prod(shape) > _LARGEST_SLICE[device.axes]:
         raise ConfigError(

@@ -1,9 +1,9 @@
 """Bytes of a device, part by part, for each program of a step.
 
-State (weights, moments, base, reference, cache, batch, gradients) is exact: shapes of the package's
-own declarations, cut by its own shardings. What a program makes on its way is a formula, fitted to
-programs that were compiled; docs/plan.md has both side by side. Per token of a device, with width D,
-q and kv channels of queries and keys a device computes, b bytes of the compute dtype:
+Weights, moments, base, reference, cache and batch are exact: shapes of the package's own
+declarations, cut by its own shardings. What a program makes on its way is a formula, fitted to
+programs that were compiled; docs/plan.md has both side by side. Per token of a device, with width
+D, q and kv channels of queries and keys that a device computes, b bytes of the compute dtype:
 
   backward pass of one layer   (12 + 6 b) D + 9 b (q + 2 kv) bytes
                                float32: the input, the sum and the gradient of the MLP by slices;
@@ -16,17 +16,22 @@ and the hidden values of a slice of the MLP (models/mlp.py), three times and 1.5
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 
 from qoq_jax.models import mlp, spec
 from qoq_jax.models.attention import QUERY_BLOCK
+from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.plan.case import Case, Mesh, batch_on, device_bytes, rows_on, weights_on
+from qoq_jax.plan.case import Case, Mesh, batch_on, device_bytes, rows_on
 from qoq_jax.sampling import loop
+from qoq_jax.sampling.sampler import CHUNKS
 from qoq_jax.sampling.schedule import Settings
 
 GIB = 2**30
@@ -77,7 +82,7 @@ def moments(case: Case) -> int:
 
 def reference(case: Case) -> int:
     """The reference policy, or what adapters are added to, in float32."""
-    return device_bytes(weights_on(case.specs, case.mesh, jnp.float32))
+    return sum(4 * _shard(case, one) for one in spec.flatten(case.specs).values())
 
 
 def offloads_reference(case: Case) -> bool:
@@ -147,14 +152,36 @@ def slots(case: Case) -> tuple[int, int]:
     return settings.slots(rl.questions, case.rollout_ways)
 
 
-def cache_shapes(case: Case, mesh: Mesh) -> Any:
+def cache_bytes(case: Case) -> int:
+    """The keys and values of the prompts and responses that are sampled at the same time."""
+    # of one layer, since all are alike
+    decoder = dataclasses.replace(case.model.decoder, num_layers=1)
+    model = dataclasses.replace(case.model, decoder=decoder, remat="full", attention="einsum")
+    layer, once = _cache_of_layer(model, case.rollout_mesh, slot_sizes(case))
+    return case.model.decoder.num_layers * layer + once
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def _cache_of_layer(
+    model: VlmConfig, mesh: AbstractMesh, sizes: tuple[int, int, int, int]
+) -> tuple[int, int]:
+    """(bytes of a layer's keys and values, of what is there once)."""
+    cache = slot_shapes(model, mesh, sizes).cache
+    layer = (cache.prompt_k, cache.prompt_v, cache.response_k, cache.response_v)
+    return device_bytes(layer), device_bytes((cache.prompt_mask, cache.step, cache.length))
+
+
+def slot_sizes(case: Case) -> tuple[int, int, int, int]:
+    """(slots, rows of a slot, places for prompts, places for responses)."""
+    return (*slots(case), case.budget.tokens, case.stage.rl.response_tokens)
+
+
+def slot_shapes(model: VlmConfig, mesh: Mesh, sizes: tuple[int, int, int, int]) -> Any:
     """The slots of sampling as shapes: rows over data and fsdp, kv heads of the cache over
     tensor.
     """
-    rl, model, (prompts, width) = case.stage.rl, case.model, slots(case)
-    shapes = jax.eval_shape(
-        lambda: loop.empty_slots(model, prompts, width, case.budget.tokens, rl.response_tokens)
-    )
+    prompts = sizes[0]
+    shapes = jax.eval_shape(lambda: loop.empty_slots(model, *sizes))
 
     def on_mesh(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         axes: list[str | None] = [None] * len(x.shape)
@@ -179,7 +206,7 @@ def batch(case: Case) -> int:
     return found
 
 
-# ------------------------------------------------------------------------------------------ on the way
+# --------------------------------------------------------------------------------------- on the way
 
 
 def tokens(case: Case, rows: float | None = None) -> float:
@@ -202,11 +229,10 @@ def layer_inputs(case: Case, remat: str) -> float:
         return inputs / decoder.num_layers * 2  # on their way to the host and back
     if remat == "full":
         return inputs
-    q, kv = channels(case)
-    kept = (q + 2 * kv + 2 * decoder.width) * b  # products with weights
-    if remat == "none":  # float32 inputs and sums of norms and of the MLP too
-        kept += 4 * 6 * decoder.width + (2 * q + 2 * kv) * b
-        kept += 3 * b * decoder.mlp_dim / case.tensor
+    (q, kv), D = channels(case), decoder.width
+    kept = (q + 2 * kv + 2 * D) * b  # products with weights
+    if remat == "none":  # all that the backward pass reads, much of it in float32 too
+        kept = (44 + 6 * b) * D + 6 * b * (q + 2 * kv) + 4 * b * decoder.mlp_dim / case.tensor
     return inputs + decoder.num_layers * n * kept
 
 
@@ -229,21 +255,16 @@ def channels(case: Case, tensor: int | None = None) -> tuple[float, float]:
     )
 
 
-def layer_at_work(case: Case, n: float, backward: bool) -> float:
+def layer_at_work(case: Case, n: float, backward: bool, tensor: int = 0) -> float:
     """What one layer makes on its way, for n tokens of a device."""
-    decoder, b = case.model.decoder, case.compute_bytes
-    q, kv = channels(case)
-    hidden = hidden_slice(case, n) * b
+    decoder, b, ways = case.model.decoder, case.compute_bytes, tensor or case.tensor
+    q, kv = channels(case, ways)
+    hidden = min(n * decoder.mlp_dim / ways, mlp.HIDDEN) * b
     if backward:
         found = n * ((12 + 6 * b) * decoder.width + 9 * b * (q + 2 * kv)) + 3 * hidden
     else:
         found = n * ((8 + b) * decoder.width + 2 * b * (q + 2 * kv)) + 1.5 * hidden
     return found + (3 if backward else 2) * scores(case, n)
-
-
-def hidden_slice(case: Case, n: float) -> float:
-    """Hidden values of the MLP that a device has at a time."""
-    return min(n * case.model.decoder.mlp_dim / case.tensor, mlp.HIDDEN)
 
 
 def scores(case: Case, n: float) -> float:
@@ -252,13 +273,17 @@ def scores(case: Case, n: float) -> float:
     """
     if case.model.attention != "einsum":
         return 0.0
-    budget, decoder = case.budget, case.model.decoder
-    length = budget.tokens + (case.stage.rl.response_tokens if case.is_rl else 0)
+    length = seen(case)
     block = length if length <= 2 * QUERY_BLOCK else QUERY_BLOCK
-    return n / length * block * length * decoder.num_heads / case.tensor * 4
+    return 4 * n * block * case.model.decoder.num_heads / case.tensor
 
 
-# --------------------------------------------------------------------------------------------- phases
+def seen(case: Case) -> int:
+    """Keys that the last token of a row sees: of its prompt and its own response."""
+    return case.budget.tokens + (case.stage.rl.response_tokens if case.is_rl else 0)
+
+
+# ------------------------------------------------------------------------------------------- phases
 
 
 def _kept(case: Case, moments_on_device: bool) -> Parts:
@@ -306,27 +331,57 @@ def _reshard(case: Case) -> Parts:
 
 
 def _rollout(case: Case) -> Parts:
-    decoder, b = case.model.decoder, case.compute_bytes
-    (prompts, width), ways = slots(case), case.rollout_ways
+    """Prefill and decoding. With fewer places than responses (rl.rollout_rows) the prompts of the
+    whole batch are embedded first, and wait for places (sampling/sampler.py).
+    """
+    (prompts, width), ways, rl = slots(case), case.rollout_ways, case.stage.rl
+    decoder, b, ring = case.model.decoder, case.compute_bytes, float(cache_bytes(case))
+    waits = prompts * width < rl.questions * rl.rollouts
+    inputs = rl.questions / ways * case.budget.tokens * decoder.width * b
+    chunk = -(-prompts // CHUNKS) if waits else prompts
+    n = chunk / ways * case.budget.tokens
+    embedding = towers_at_work(case) + (0.0 if waits else inputs)
+    filling = layer_at_work(case, n, backward=False, tensor=case.rollout_tensor)
+    filling += decoder.num_layers * n * 2 * channels(case, case.rollout_tensor)[1] * b
+    # a few arrays of the logits of a token
+    logits = 6 * 4 * prompts / ways * width * decoder.vocab_size / case.rollout_tensor
     found = _kept(case, False)
     found["merged weights"] = float(merged(case))
     found["weights of the sampler"] = float(sampling_weights(case))
-    found["KV cache"] = float(device_bytes(cache_shapes(case, case.rollout_mesh)))
-    found["batch"] = device_bytes(batch_on(case.budget, case.rollout_mesh))
-    # of the prefill: hidden states of the prompts; of a token: logits, a few arrays of them
-    n = prompts / ways * case.budget.tokens
-    logits = prompts / ways * width * decoder.vocab_size / case.rollout_tensor * 4
-    found["at work"] = max(n * decoder.width * (8 + 2 * b) / 4, 6 * logits)
+    found["batch"] = float(device_bytes(batch_on(case.budget, case.rollout_mesh)))
+    if waits:
+        found["prompts"] = inputs
+        moments_of_it = {"prefill": ring + filling, "decode": ring + logits, "towers": embedding}
+    else:  # the ring is made behind the prefill
+        moments_of_it = {"prefill": embedding + filling, "decode": ring + logits}
+    fullest = max(moments_of_it, key=moments_of_it.__getitem__)
+    ring = 0.0 if moments_of_it[fullest] < ring + logits or fullest == "towers" else ring
+    found["KV cache"] = ring
+    found[f"at work ({fullest})"] = moments_of_it[fullest] - ring
     return found
 
 
-# ---------------------------------------------------------------------------------------------- leaves
+def towers_at_work(case: Case) -> float:
+    """What a block of the vision tower makes on its way, for the media of a whole batch: ten arrays
+    of its width and three of its hidden values.
+    """
+    budget, vision = case.budget, case.model.vision
+    n = budget.media_rows / case.rollout_ways * budget.patches
+    per_patch = 10 * vision.width + 3 * vision.mlp_dim / case.rollout_tensor
+    return n * per_patch * case.compute_bytes
+
+
+# ------------------------------------------------------------------------------------------- leaves
 
 
 def _shard(case: Case, one: spec.ParamSpec, mesh: Any = None) -> int:
     """Numbers of a weight on a device."""
-    at = mesh_lib.named_sharding(case.mesh if mesh is None else mesh, one.axes, one.shape)
-    return math.prod(at.shard_shape(one.shape))
+    return _numbers(case.mesh if mesh is None else mesh, one.axes, one.shape)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _numbers(mesh: AbstractMesh, axes: tuple, shape: tuple[int, ...]) -> int:
+    return math.prod(mesh_lib.named_sharding(mesh, axes, shape).shard_shape(shape))
 
 
 def _moved_specs(case: Case) -> dict[str, Any]:
@@ -352,5 +407,3 @@ def _frozen(case: Case, path: str) -> bool:
 
 def _without_nothing(parts: Parts) -> Parts:
     return {name: amount for name, amount in parts.items() if amount}
-
-

@@ -3,19 +3,22 @@ slice or a node, and over the network between them.
 
 Collectives follow from the package's own rules: weights that lie cut over fsdp are gathered once a
 direction in the compute dtype, their gradients summed once (models/gathered.py, logprobs.py),
-embeddings of tokens travel instead of their table (embedding.py), activations are summed over tensor
-behind attention and MLP. An all-reduce is a reduce-scatter and an all-gather, and counts twice; TPUs
-make every reduce-scatter one (docs/scaling.md).
+embeddings of tokens travel instead of their table (embedding.py), activations are summed over
+tensor behind attention and MLP. An all-reduce is a reduce-scatter and an all-gather, and counts
+twice; TPUs make every reduce-scatter one (docs/scaling.md).
 
 Memory traffic counts passes over arrays: those of a layer's forward pass, and of its backward pass
-with the layer computed again as three more. Compilers differ in how much they fuse: `FUSION`, fitted
-to the compiled programs of docs/plan.md, so that none of them moves more.
+with the layer computed again as three more. Compilers differ in how much they fuse: `FUSION`,
+fitted to the compiled programs of docs/plan.md, so that none of them moves more.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from qoq_jax.models import logprobs, mlp, spec
 from qoq_jax.parallel.mesh import partition_spec
@@ -24,6 +27,8 @@ from qoq_jax.plan.case import Case
 
 FUSION = {"tpu": 1.0, "gpu": 1.45}
 BACKWARD = 4  # passes of a layer in an update, in forward passes
+SCORE_PASSES = 6  # over the scores of attention without a kernel, float32
+KEPT_PASSES = 5  # over what remat=none keeps
 HEAD_PASSES = {False: 4, True: 8}  # over the scores of the head, without and with backward
 
 
@@ -54,7 +59,7 @@ def moved(case: Case, program: str, load: flops.Load) -> Moved:
     return found
 
 
-# ------------------------------------------------------------------------- whole rows: update, score
+# ------------------------------------------------------------------------ whole rows: update, score
 
 
 def _pass(case: Case, program: str, load: flops.Load, found: Moved) -> None:
@@ -72,6 +77,8 @@ def _pass(case: Case, program: str, load: flops.Load, found: Moved) -> None:
     layers = decoder.num_layers * layer_bytes(case, n, tensor)
     towers = tower_bytes(case, load, ways * micro, tensor)
     found.hbm = (layers + towers) * (BACKWARD if training else 1)
+    if training and case.model.remat == "none":
+        found.hbm += KEPT_PASSES * memory.layer_inputs(case, "none")
     if scored:
         found.hbm += head_bytes(case, scored, tensor, training)
     found.hbm += n * decoder.width * (b + 4) * 2
@@ -98,7 +105,7 @@ def layer_bytes(case: Case, n: float, tensor: int) -> float:
     passes = 16 * slices if slices > 1 else 3 * b  # float32 input and sum, once a slice
     hidden = n * (passes * D + 6 * b * F)
     if case.model.attention == "einsum":
-        attention += 5 * memory.scores(case, n) * max(n / max(memory.tokens(case), 1), 1)
+        attention += SCORE_PASSES * 4 * n * memory.seen(case) * decoder.num_heads / tensor
     weights = sum(
         math.prod(one.shape[1:]) for one in spec.flatten(case.specs["decoder"]["layers"]).values()
     )
@@ -127,12 +134,14 @@ def head_bytes(case: Case, scored: float, tensor: int, training: bool) -> float:
     scores = scored * decoder.vocab_size / tensor
     slices = max(math.ceil(scores / logprobs.SCORES), 1)
     hidden = slices * scored * decoder.width * (b if not training else 2 * b + 8)
-    return HEAD_PASSES[training] * scores * 4 + hidden + 4 * b * scores / max(scored, 1) * decoder.width
+    return (
+        HEAD_PASSES[training] * scores * 4
+        + hidden
+        + 4 * b * scores / max(scored, 1) * decoder.width
+    )
 
 
-def _weights_over_fsdp(
-    case: Case, training: bool, micro: int, head: bool, found: Moved
-) -> None:
+def _weights_over_fsdp(case: Case, training: bool, micro: int, head: bool, found: Moved) -> None:
     """Gathers of weights, sums of their gradients over fsdp and data."""
     b, tpu = case.compute_bytes, case.topology.device.kind == "tpu"
     directions = 2 if training else 1
@@ -141,7 +150,7 @@ def _weights_over_fsdp(
             continue
         if path in ("decoder/embedding", "decoder/lm_head") and not head:
             continue
-        cut = partition_spec(case.mesh, one.axes, one.shape)
+        cut = _cut(case.mesh, one.axes, one.shape)
         ways = math.prod(case.mesh.shape[x] for x in cut if x == "tensor")
         whole = math.prod(one.shape) / ways * (4 if one.compute_in_float32 else b)
         if "fsdp" in cut and case.mesh.shape["fsdp"] > 1:
@@ -176,7 +185,7 @@ def _activations_over_tensor(
     _over(case, "tensor", 2 * whole * (3 if training else 1), found, tensor)
 
 
-# ------------------------------------------------------------------------------------------- sampling
+# ----------------------------------------------------------------------------------------- sampling
 
 
 def _decode(case: Case, load: flops.Load, found: Moved) -> None:
@@ -186,9 +195,9 @@ def _decode(case: Case, load: flops.Load, found: Moved) -> None:
     rows = load.rows / ways * load.responses
     layers = spec.count(case.specs["decoder"]["layers"])
     weights = b * (layers + decoder.vocab_size * D) / tensor
-    cache = memory.device_bytes(memory.cache_shapes(case, case.rollout_mesh).cache)
-    # Off a TPU the ring is written before it is read, and goes through memory once more.
-    again = 1 if case.model.attention == "splash" else 2
+    cache = memory.cache_bytes(case)
+    # A part of the ring is fetched once more; off a TPU, where it is written first, all of it.
+    again = 1.35 if case.model.attention == "splash" else 2
     q, kv = memory.channels(case, tensor)
     activations = decoder.num_layers * rows * b * (14 * D + 8 * q + 8 * kv)
     activations += decoder.num_layers * rows * b * 6 * decoder.mlp_dim / tensor
@@ -225,3 +234,8 @@ def _over(case: Case, axis: str, amount: float, found: Moved, tensor: int = 0) -
         found.network += amount
     else:
         found.links += amount
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _cut(mesh: AbstractMesh, axes: tuple, shape: tuple[int, ...]) -> PartitionSpec:
+    return partition_spec(mesh, axes, shape)
