@@ -25,6 +25,7 @@ ROOMS = (
     "evaluation",
     "report",
     "train",
+    "plan",
     "sweep",
     "cli",
 )

@@ -13,13 +13,13 @@ from itertools import pairwise
 
 from qoq_jax.base import interrupt
 from qoq_jax.base.errors import QoqError
-from qoq_jax.cli import data, evaluate, generate, parser, report, sweep, train
+from qoq_jax.cli import data, evaluate, generate, parser, plan, report, sweep, train
 from qoq_jax.cli.parser import Commands, command
 from qoq_jax.parallel import compiler
 from qoq_jax.train.stages import MODEL_STAGES
 
-COMMANDS = (train, evaluate, generate, data, report, sweep)
-_TAKE_OVERRIDES = ("train", "sweep")
+COMMANDS = (train, evaluate, generate, data, report, sweep, plan)
+_TAKE_OVERRIDES = ("train", "sweep", "plan")
 _CONTINUES = {
     "train": "; the same command resumes from the last checkpoint",
     "data": "; the same command continues where it stopped",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -18,7 +17,7 @@ from qoq_jax.data.packing import Budget
 from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.models import sizes as variants
 from qoq_jax.parallel import hosts
-from qoq_jax.train import datasets, stages
+from qoq_jax.train import budgets, datasets, stages
 from qoq_jax.train.config import Config
 
 
@@ -58,33 +57,8 @@ class Batches:
     def budget(
         self, rows: int, tokens: int, samples: int | None = None, largest: bool = False
     ) -> Budget:
-        """The fixed shapes of a batch.
-
-        Args:
-          rows, tokens: of the text.
-          samples: how many samples the media budget is made for, packed into the rows; None = one
-            sample per row.
-          largest: room for the largest sample in every place (evaluation), not for the mean one.
-        """
-        data = self.config.data
-        patches, ecgs = (
-            (data.max_patches, max(1.0, data.mean_ecgs))
-            if largest
-            else (data.mean_patches, data.mean_ecgs)
-        )
-        ecgs = 0 if self.model.ecg is None else ecgs
-        per_media_row = (samples or rows) / data.media_rows
-        return Budget(
-            rows=rows,
-            tokens=tokens,
-            media_rows=data.media_rows,
-            pad_id=self.model.pad_id,
-            patches=max(math.ceil(per_media_row * patches / 16) * 16, data.max_patches),
-            ecgs=math.ceil(per_media_row * ecgs),
-            max_per_row=1 if samples is None else 64,
-            ecg_tokens=self.model.ecg_tokens,
-            patch_dim=self.model.vision.patch_dim,
-        )
+        """The fixed shapes of a batch; see budgets.budget."""
+        return budgets.budget(self.config, self.model, rows, tokens, samples, largest)
 
     def rows(self, split: str) -> dict[str, Rows]:
         """Rows of each source that has the split."""
@@ -133,13 +107,7 @@ class Batches:
 
     def training_budget(self, stage: str, answers: bool) -> Budget:
         """The shape of a stage's batches; see `training_iterator`."""
-        cfg = self.config
-        if stages.get(stage).packed:
-            return self.budget(cfg.sft.rows, cfg.sft.tokens, cfg.sft.samples)
-        return self.budget(
-            cfg.rl.questions,
-            cfg.data.max_prompt_tokens + (cfg.data.max_response_tokens if answers else 0),
-        )
+        return budgets.training_budget(self.config, self.model, stage, answers)
 
     def evaluation_iterator(self, split: str, limit: int) -> pipeline.BatchIterator:
         """One pass in fixed order over a split, over `limit` rows per domain of each source (0 =

@@ -29,7 +29,7 @@ CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
 
 def variants_of(path: pathlib.Path) -> list[str]:
     """The arguments that a config's docstring shows, "" for none."""
-    return sorted(set(re.findall(rf"{path.name}:?(\w*)", path.read_text().split('"""')[1])))
+    return sorted(set(re.findall(rf"{path.name}:?([\w-]*)", path.read_text().split('"""')[1])))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

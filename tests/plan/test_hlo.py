@@ -1,26 +1,18 @@
-"""The benchmark's reading of compiled programs (benchmarks/hlo_traffic.py), on small ones."""
-
-import importlib.util
-import pathlib
-import sys
+"""The reading of compiled programs, on small ones."""
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.plan import hlo as hlo_lib
 
-PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "hlo_traffic.py"
-SPEC = importlib.util.spec_from_file_location("hlo_traffic", PATH)
-hlo_traffic = importlib.util.module_from_spec(SPEC)
-sys.modules[SPEC.name] = hlo_traffic  # its dataclasses look there
-SPEC.loader.exec_module(hlo_traffic)
 N = 256  # an array of N x N floats is 262,144 bytes
 
 
 def compiled(function, *shapes):
     inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return hlo_traffic.traffic(jax.jit(function).lower(*inputs).compile().as_text())
+    return hlo_lib.traffic(jax.jit(function).lower(*inputs).compile().as_text())
 
 
 def test_a_product_reads_two_arrays_and_writes_one():
@@ -50,7 +42,7 @@ def test_the_costliest_branch_is_counted():
     program = jax.jit(choose).lower(
         jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((N, N), jnp.float32)
     )
-    assert hlo_traffic.traffic(program.compile().as_text()).hbm >= 3 * 4 * N * N
+    assert hlo_lib.traffic(program.compile().as_text()).hbm >= 3 * 4 * N * N
 
 
 def test_collectives_of_a_mesh():
@@ -66,8 +58,8 @@ def test_collectives_of_a_mesh():
         summed = jax.jit(run).lower(x).compile().as_text()
         whole = NamedSharding(mesh, PartitionSpec())
         gathered = jax.jit(jnp.sin, out_shardings=whole).lower(x).compile().as_text()
-    assert hlo_traffic.traffic(summed).collectives["all-reduce"] == 4 * 8 * 16
-    assert hlo_traffic.traffic(gathered).collectives["all-gather"] == 4 * 64 * 16
+    assert hlo_lib.traffic(summed).collectives["all-reduce"] == 4 * 8 * 16
+    assert hlo_lib.traffic(gathered).collectives["all-gather"] == 4 * 64 * 16
 
 
 def test_asynchronous_collectives_count_what_they_make():
@@ -81,5 +73,5 @@ ENTRY %main (p: f32[8]) -> f32[64] {
   ROOT %all-gather-done = f32[64]{0} all-gather-done(%all-gather-start)
 }
 """
-    found = hlo_traffic.traffic(hlo).collectives
+    found = hlo_lib.traffic(hlo).collectives
     assert found == {"all-reduce": 32, "all-gather": 256}

@@ -1,0 +1,135 @@
+"""`qoq plan`: what a config needs on a topology, without the hardware."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+from typing import Any
+
+from qoq_jax.base.errors import ConfigError
+from qoq_jax.cli.parser import Commands, command
+
+MFU = 0.4  # of the hours, unless --mfu says another
+MESH = ("data", "fsdp", "tensor", "rollout_tensor")
+
+
+def add(commands: Commands) -> None:
+    """Adds the command to the parser of `qoq`."""
+    plan = command(
+        commands,
+        "plan",
+        run,
+        "Memory, step time, fitting meshes and cost of a config on a TPU or GPU topology, without "
+        "the hardware.",
+    )
+    plan.add_argument("--config", required=True, help="as for qoq train, overrides too")
+    plan.add_argument(
+        "--topology", required=True, help="v5e:4x4, 2*v5e:4x4 (slices), v5p:2x2x4, h100:1x8, ..."
+    )
+    plan.add_argument(
+        "--mesh", help="data=1,fsdp=16,tensor=1,rollout_tensor=4; default: the config's"
+    )
+    plan.add_argument("--search", action="store_true", help="rank the meshes that fit")
+    plan.add_argument(
+        "--compile",
+        nargs="?",
+        const="",
+        metavar="PROGRAMS",
+        help="compile the programs of a step too, or these of them (update,decode): minutes each; "
+        "needs the compiler of the devices",
+    )
+    plan.add_argument("--prices", help="JSON file with the price of a chip hour (docs/plan.md)")
+    plan.add_argument(
+        "--mfu", type=float, default=MFU, help=f"utilisation that hours are for; default: {MFU}"
+    )
+    plan.add_argument("--json", action="store_true", help="print JSON alone")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Plans; exit code 1 when a stage does not fit."""
+    # No accelerator is asked for, and none is needed; both before JAX is imported.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    from qoq_jax.plan import advice, cost, devices, instant, show
+    from qoq_jax.plan import search as search_lib
+    from qoq_jax.train import config
+
+    if not 0 < arguments.mfu <= 1:
+        raise ConfigError(f"--mfu {arguments.mfu:g}", hint="give a share of the peak, as 0.4")
+    topology = devices.parse(arguments.topology)
+    prices = cost.read_prices(arguments.prices) if arguments.prices else None
+    raw = config.override(config.load(arguments.config), arguments.overrides)
+    cfg = config.parse(raw)
+    if arguments.mesh:
+        cfg = dataclasses.replace(cfg, mesh=_mesh(cfg.mesh, arguments.mesh))
+    found: dict[str, Any] = {}
+
+    if arguments.search:
+        layouts = search_lib.search(cfg, topology)
+        if not arguments.json:
+            show.show_layouts(layouts)
+        found["layouts"] = [show.layout_json(one) for one in layouts[:5]]
+        if not layouts:
+            return _done(arguments, found, False)
+        plans = list(layouts[0].plans)
+    else:
+        plans = instant.plan(cfg, topology)
+    found["stages"] = [show.stage_json(plan) for plan in plans]
+    for plan, content in zip(plans, found["stages"], strict=True):
+        ideas = []
+        if plan.verdict != "fits":
+            ideas = advice.proposals(plan.case.config, topology, plan)
+            content["proposals"] = [show.proposal_json(one) for one in ideas]
+        if not arguments.json:
+            show.show_stage(plan)
+            if plan.verdict != "fits":
+                show.show_advice(ideas)
+        if arguments.compile is not None:
+            content["compiled"] = _compile(plan, arguments)
+    paid = cost.cost(plans, arguments.mfu, prices)
+    found["cost"] = dataclasses.asdict(paid)
+    if not arguments.json:
+        show.show_cost(paid, plans)
+    return _done(arguments, found, all(plan.spare >= 0 for plan in plans))
+
+
+def _compile(plan: Any, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Compiles programs of a stage; prints each as soon as it is there."""
+    from qoq_jax.plan import compiled
+
+    names = [one.name for one in plan.programs]
+    wanted = arguments.compile.split(",") if arguments.compile else names
+    compiled.check(plan.case.topology)
+    results = []
+    for name in wanted:
+        if name not in names:
+            raise ConfigError(
+                f"--compile {name}: no program of stage {plan.case.stage.name}",
+                hint=f"one of {', '.join(names)}",
+            )
+        one = compiled.measure(plan.case, name)
+        if not arguments.json:
+            print(compiled.describe(plan, one), flush=True)
+        results.append(compiled.as_json(plan, one))
+    return results
+
+
+def _mesh(mesh: Any, text: str) -> Any:
+    """Section mesh with the sizes of `--mesh`; a size that is not named is 1 (rollout_tensor: as
+    the config has it).
+    """
+    sizes = {"data": 1, "fsdp": 1, "tensor": 1}
+    for part in text.split(","):
+        name, _, size = part.partition("=")
+        if name not in MESH or not size.removeprefix("-").isdigit():
+            raise ConfigError(f"cannot read --mesh {text}", hint="write --mesh fsdp=16,tensor=1")
+        sizes[name] = int(size)
+    return dataclasses.replace(mesh, **sizes)
+
+
+def _done(arguments: argparse.Namespace, found: dict[str, Any], fits: bool) -> int:
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+    return 0 if fits else 1

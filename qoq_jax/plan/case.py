@@ -1,0 +1,309 @@
+"""A config on a topology: its model, mesh and stages, and the shapes that its programs meet.
+Nothing is allocated: weights are the rows of models/spec.py, places are NamedShardings of an
+abstract mesh.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType
+
+from qoq_jax.base.errors import ConfigError
+from qoq_jax.data.packing import Budget, empty_batch
+from qoq_jax.models import attention, critic, sizes, spec, vlm
+from qoq_jax.models import lora as lora_lib
+from qoq_jax.models.sizes import VlmConfig
+from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.parallel.mesh import MESH_AXES, MeshConfig
+from qoq_jax.plan.devices import Topology
+from qoq_jax.train import budgets, optim, stages, state
+from qoq_jax.train import plan as plan_lib
+from qoq_jax.train.config import Config
+from qoq_jax.train.plan import Plan
+from qoq_jax.train.state import TrainState
+
+Mesh = jax.sharding.Mesh | AbstractMesh
+# Hub ids whose config.json says what the sizes of models/sizes.py say: nothing is downloaded.
+HUB = {
+    **{f"Qwen/Qwen2.5-VL-{n}B-Instruct": f"{n}b" for n in (3, 7, 32, 72)},
+    **{f"Qwen/Qwen3-VL-{n}B-Instruct": f"qwen3-{n}b" for n in (2, 4, 8, 32)},
+    "ddvd233/QoQ-Med-VL-7B": "7b",
+    "ddvd233/QoQ-Med-VL-32B": "32b",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One stage of a config on a topology.
+
+    Attributes:
+      config: with its mesh resolved: no size is -1.
+      model: with the config's compute options and the kernel of the devices.
+      topology: the devices.
+      mesh: of training, without devices.
+      stage: what the config says about the stage.
+    """
+
+    config: Config
+    model: VlmConfig
+    topology: Topology
+    mesh: AbstractMesh
+    stage: Plan
+
+    @property
+    def is_rl(self) -> bool:
+        """Whether responses are sampled."""
+        return self.stage.algorithm is not None
+
+    @property
+    def batch_ways(self) -> int:
+        """Devices that share the rows of a training batch."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    @property
+    def tensor(self) -> int:
+        """Ways that heads and hidden units are cut in training."""
+        return self.mesh.shape["tensor"]
+
+    @property
+    def rollout_tensor(self) -> int:
+        """Ways that weights are cut for sampling."""
+        return self.config.mesh.rollout_tensor or self.tensor
+
+    @property
+    def rollout_mesh(self) -> AbstractMesh:
+        """The mesh of sampling."""
+        ways = self.config.mesh.rollout_tensor
+        if not ways:
+            return self.mesh
+        return _abstract(self.mesh.size // ways, 1, ways)
+
+    @property
+    def rollout_ways(self) -> int:
+        """Devices that share the rows of sampling."""
+        mesh = self.rollout_mesh
+        return mesh.shape["data"] * mesh.shape["fsdp"]
+
+    @property
+    def compute_bytes(self) -> int:
+        """Bytes of a number in the compute dtype."""
+        return jnp.dtype(self.model.compute_dtype).itemsize
+
+    @functools.cached_property
+    def budget(self) -> Budget:
+        """The shape of a batch of the stage: of prompts in RL."""
+        answers = not self.is_rl and not self.stage.stage.packed
+        return budgets.training_budget(self.config, self.model, self.stage.name, answers)
+
+    @property
+    def updates(self) -> int:
+        """Updates of a step."""
+        return self.stage.rl.minibatches * self.stage.rl.epochs if self.is_rl else 1
+
+    @property
+    def parts(self) -> int:
+        """Parts that the rows of a step are cut into: mini-batches, and their micro-batches."""
+        return (self.stage.rl.minibatches if self.is_rl else 1) * self.stage.accumulate
+
+    @property
+    def specs(self) -> dict[str, Any]:
+        """Declarations of the model's weights."""
+        return specs_of(self.model)
+
+    @property
+    def trained(self) -> dict[str, Any]:
+        """Declarations of what the stage trains."""
+        return trained_specs(self.model, self.stage)
+
+    @functools.cached_property
+    def state(self) -> TrainState:
+        """The train state as shapes and places, as train/stage_run.py lays it out."""
+        # What the state does not depend on is left out of the key.
+        rl = self.stage.rl and dataclasses.replace(self.stage.rl, accumulate=1)
+        stage = dataclasses.replace(self.stage, accumulate=1, rl=rl)
+        model = dataclasses.replace(self.model, remat="full", attention="einsum")
+        return _state(model, stage, self.mesh)
+
+
+def model_of(cfg: Config, kind: str) -> VlmConfig:
+    """The model of a config with its compute options on devices of a kind, "tpu" or "gpu".
+
+    Raises:
+      ConfigError: a model that is neither a known size or hub id nor a directory.
+    """
+    chosen = cfg.model
+    kernel = chosen.attention
+    if kernel == "auto":
+        kernel = attention.kernel_for(kind)
+    name = HUB.get(chosen.variant, chosen.variant)
+    if name not in sizes.NAMES:
+        if not os.path.isdir(chosen.variant):
+            raise ConfigError(
+                f"model.variant = {chosen.variant!r} is neither a size, nor a directory here, nor "
+                "one of the hub ids that are planned without a download",
+                hint=f"use one of {', '.join((*sizes.NAMES, *HUB))}, or a directory",
+            )
+        from qoq_jax.train import setup  # it reads config.json with transformers
+
+        kept = dataclasses.replace(chosen, attention=kernel)
+        return setup.model_config(dataclasses.replace(cfg, model=kept))
+    model = dataclasses.replace(
+        sizes.get(name),
+        compute_dtype=chosen.compute_dtype,
+        remat=chosen.remat,
+        attention=kernel,
+    )
+    if not chosen.ecg_tokens:
+        return dataclasses.replace(model, ecg=None)
+    return dataclasses.replace(model, ecg_tokens=chosen.ecg_tokens)
+
+
+def resolved(cfg: MeshConfig, topology: Topology) -> MeshConfig:
+    """The mesh on a topology, -1 taken as what is left.
+
+    Raises:
+      ConfigError: it does not multiply to the number of devices, or weights would be gathered over
+        the network between slices.
+    """
+    shape = [cfg.data, cfg.fsdp, cfg.tensor]
+    if shape.count(-1) == 1:
+        known = math.prod(n for n in shape if n != -1)
+        shape[shape.index(-1)] = max(topology.size // max(known, 1), 1)
+    if min(shape) < 1 or math.prod(shape) != topology.size:
+        raise ConfigError(
+            f"mesh data={cfg.data} fsdp={cfg.fsdp} tensor={cfg.tensor} does not fit the "
+            f"{topology.size} devices of {topology}",
+            hint=f"give --mesh with sizes whose product is {topology.size}, or use --search",
+        )
+    if shape[0] % topology.slices:
+        raise ConfigError(
+            f"mesh data={shape[0]} over {topology.slices} slices",
+            hint=f"make data a multiple of {topology.slices}: only gradients cross the network",
+        )
+    ways = cfg.rollout_tensor
+    if ways and topology.size % ways:
+        raise ConfigError(
+            f"mesh.rollout_tensor = {ways} does not divide {topology.size} devices",
+            hint="use a divisor; 0 samples on the mesh of training",
+        )
+    return dataclasses.replace(cfg, data=shape[0], fsdp=shape[1], tensor=shape[2])
+
+
+def make(cfg: Config, topology: Topology, stage: str) -> Case:
+    """A stage of a config on a topology.
+
+    Raises:
+      ConfigError: the mesh does not fit the topology, or batches do not divide over it.
+    """
+    if stages.get(stage).alone:
+        raise ConfigError(
+            f"stage {stage} trains no multimodal model", hint="plan a config of sft, align or rl"
+        )
+    cfg = dataclasses.replace(cfg, mesh=resolved(cfg.mesh, topology))
+    mesh = _abstract(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    case = Case(cfg, model_of(cfg, topology.device.kind), topology, mesh, plan_lib.plan(cfg, stage))
+    wanted = case.batch_ways * case.parts
+    if cfg.data.media_rows % wanted:
+        raise ConfigError(
+            f"data.media_rows = {cfg.data.media_rows} does not divide over {case.batch_ways} data "
+            f"x fsdp devices in {case.parts} part(s) (stage {stage})",
+            hint=f"set data.media_rows to a multiple of {wanted}, or use --search",
+        )
+    if case.is_rl and cfg.mesh.rollout_tensor and cfg.data.media_rows % case.rollout_ways:
+        raise ConfigError(
+            f"data.media_rows = {cfg.data.media_rows} does not divide over the "
+            f"{case.rollout_ways} copies of the weights of rollouts",
+            hint="raise mesh.rollout_tensor, or use --search",
+        )
+    return case
+
+
+def _abstract(data: int, fsdp: int, tensor: int) -> AbstractMesh:
+    return AbstractMesh((data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+# ------------------------------------------------------------------------------------------- shapes
+
+
+def weights_on(specs: Any, mesh: Mesh, dtype: jax.typing.DTypeLike) -> Any:
+    """Weights as shapes with shardings."""
+    return jax.tree.map(
+        lambda x, at: jax.ShapeDtypeStruct(x.shape, dtype, sharding=at),
+        specs,
+        spec.shardings(specs, mesh),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def specs_of(model: VlmConfig) -> dict[str, Any]:
+    """Declarations of a model's weights."""
+    return vlm.param_specs(model)
+
+
+def trained_specs(model: VlmConfig, stage: Plan) -> dict[str, Any]:
+    """Declarations of what a stage trains: all weights or adapters, and a critic."""
+    trained = dict(specs_of(model))
+    if stage.lora.rank:
+        trained = {"lora": lora_lib.adapter_specs(trained, stage.lora)}
+    if stage.critic:
+        trained["critic"] = critic.param_specs(model.decoder.width)
+    return trained
+
+
+def state_on(model: VlmConfig, stage: Plan, mesh: Mesh) -> tuple[TrainState, Any]:
+    """(the train state of a stage on a mesh as shapes and places, its optimiser), as
+    train/stage_run.py makes them.
+    """
+    history = coefficient = None
+    if (rl := stage.rl) is not None:
+        history = state.empty_history(rl.drpo, rl.rollouts) if stage.algorithm.history else None
+        coefficient = rl.kl_coefficient if rl.kl_target else None
+    specs = trained_specs(model, stage)
+    rate = optim.schedule(stage.schedule, stage.lr, stage.warmup, stage.updates)
+    critic_lr = rl.critic.lr if stage.critic else None
+    optimizer = optim.make_optimizer(stage.optimizer, rate, specs, critic_lr)
+    weights = weights_on(specs, mesh, np.float32)
+    return state.layout(weights, optimizer, mesh, history, coefficient), optimizer
+
+
+@functools.lru_cache(maxsize=256)
+def _state(model: VlmConfig, stage: Plan, mesh: AbstractMesh) -> TrainState:
+    return state_on(model, stage, mesh)[0]
+
+
+def batch_on(budget: Budget, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch as shapes with rows over data and fsdp."""
+    return rows_on(empty_shapes(budget), mesh)
+
+
+def empty_shapes(budget: Budget) -> dict[str, jax.ShapeDtypeStruct]:
+    """`packing.empty_batch` without its arrays."""
+    one = dataclasses.replace(budget, rows=1, media_rows=1)
+    rows = {"patches", "patch_hw", "patch_frame", "patch_window", "ecg"}
+    return {
+        name: jax.ShapeDtypeStruct(
+            (budget.media_rows if name in rows else budget.rows, *x.shape[1:]), x.dtype
+        )
+        for name, x in empty_batch(one).items()
+    }
+
+
+def rows_on(tree: Any, mesh: Mesh) -> Any:
+    """Arrays as shapes with their rows over data and fsdp."""
+    at = mesh_lib.batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree)
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes of a pytree of shapes with shardings on one device."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )

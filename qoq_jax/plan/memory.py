@@ -1,0 +1,409 @@
+"""Bytes of a device, part by part, for each program of a step.
+
+Weights, moments, base, reference, cache and batch are exact: shapes of the package's own
+declarations, cut by its own shardings. What a program makes on its way is a formula, fitted to
+programs that were compiled; docs/plan.md has both side by side. Per token of a device, with width
+D, q and kv channels of queries and keys that a device computes, b bytes of the compute dtype:
+
+  backward pass of one layer   (12 + 6 b) D + 9 b (q + 2 kv) bytes
+                               float32: the input, the sum and the gradient of the MLP by slices;
+                               compute dtype: inputs, their gradients, what attention reads and
+                               returns, each also in the layout of its kernel
+  forward pass of one layer    (8 + b) D + 2 b (q + 2 kv) bytes
+
+and the hidden values of a slice of the MLP (models/mlp.py), three times and 1.5 times.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh
+
+from qoq_jax.models import mlp, spec
+from qoq_jax.models.attention import QUERY_BLOCK
+from qoq_jax.models.sizes import VlmConfig
+from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.plan.case import Case, Mesh, batch_on, device_bytes, rows_on
+from qoq_jax.sampling import loop
+from qoq_jax.sampling.sampler import CHUNKS
+from qoq_jax.sampling.schedule import Settings
+
+GIB = 2**30
+Parts = dict[str, float]  # what -> bytes on a device
+
+
+def phases(case: Case) -> dict[str, Parts]:
+    """{phase of a step: its parts}; the sum of a phase is its peak."""
+    found = {"update": _without_nothing(_update(case))}
+    if not case.is_rl:
+        return found
+    found["scorer"] = _scorer(case)
+    if case.config.mesh.rollout_tensor:
+        found["reshard"] = _reshard(case)
+    found["rollout"] = _rollout(case)
+    return {name: _without_nothing(parts) for name, parts in found.items()}
+
+
+def peak(case: Case) -> float:
+    """Bytes of a device at its fullest moment."""
+    return max(sum(parts.values()) for parts in phases(case).values())
+
+
+def host_bytes(case: Case) -> float:
+    """Bytes that a device keeps in the host's memory."""
+    found = 0.0
+    if case.stage.optimizer.offload:
+        found += moments(case)
+    if offloads_reference(case):
+        found += reference(case)
+    if case.model.remat == "offload":
+        found += layer_inputs(case, "full")
+    return found
+
+
+# -------------------------------------------------------------------------------------------- state
+
+
+def parameters(case: Case) -> int:
+    """Master weights that are trained, and a critic."""
+    return device_bytes(case.state.params)
+
+
+def moments(case: Case) -> int:
+    """The optimiser's state."""
+    return device_bytes(case.state.opt_state)
+
+
+def reference(case: Case) -> int:
+    """The reference policy, or what adapters are added to, in float32."""
+    return sum(4 * _shard(case, one) for one in spec.flatten(case.specs).values())
+
+
+def offloads_reference(case: Case) -> bool:
+    """Whether the reference is in the host's memory while it is not needed."""
+    return case.is_rl and case.stage.rl.offload_reference and not case.stage.lora.rank
+
+
+def gradients(case: Case) -> int:
+    """Gradients of a micro-batch: in the compute dtype of decoder layers and head, which are cast
+    before they are used, else in float32; with several micro-batches a sum in float32 beside them.
+    """
+    found = 0
+    for path, one in spec.flatten(_moved_specs(case)).items():
+        if not _frozen(case, path):
+            found += _shard(case, one) * (case.compute_bytes if _is_cast(path) else 4)
+    if case.stage.accumulate > 1:
+        found += sum(
+            _shard(case, one) * 4
+            for path, one in spec.flatten(case.trained).items()
+            if not _frozen(case, path)
+        )
+    return found
+
+
+def cast_weights(case: Case) -> int:
+    """The copy of decoder layers and head in the compute dtype; of adapters also the merged
+    weights.
+    """
+    found = 0
+    if case.compute_bytes < 4:
+        found = sum(
+            _shard(case, one) * case.compute_bytes
+            for path, one in spec.flatten(case.specs).items()
+            if _is_cast(path)
+        )
+    return found + merged(case)
+
+
+def merged(case: Case) -> int:
+    """Weights with their adapters added, float32."""
+    if not case.stage.lora.rank:
+        return 0
+    paths = {path.rsplit("/", 1)[0] for path in spec.flatten(case.trained["lora"])}
+    return sum(
+        4 * _shard(case, one) for path, one in spec.flatten(case.specs).items() if path in paths
+    )
+
+
+def sampling_weights(case: Case) -> int:
+    """What the sampler reads, beside the trainer's own weights."""
+    if not case.config.mesh.rollout_tensor:
+        layers = spec.flatten(case.specs["decoder"]["layers"])
+        return sum(_shard(case, one) * case.compute_bytes for one in layers.values())
+    found, mesh = 0, case.rollout_mesh
+    for one in spec.flatten(case.specs).values():
+        size = 4 if one.compute_in_float32 else case.compute_bytes
+        found += _shard(case, one, mesh) * size
+    return found
+
+
+def slots(case: Case) -> tuple[int, int]:
+    """(prompts, responses of each) that are sampled at the same time."""
+    rl = case.stage.rl
+    settings = Settings(rl.response_tokens, num_samples=rl.rollouts, rows=rl.rollout_rows)
+    if not 0 < rl.rollout_rows < rl.questions * rl.rollouts:
+        return rl.questions, rl.rollouts
+    return settings.slots(rl.questions, case.rollout_ways)
+
+
+def cache_bytes(case: Case) -> int:
+    """The keys and values of the prompts and responses that are sampled at the same time."""
+    # of one layer, since all are alike
+    decoder = dataclasses.replace(case.model.decoder, num_layers=1)
+    model = dataclasses.replace(case.model, decoder=decoder, remat="full", attention="einsum")
+    layer, once = _cache_of_layer(model, case.rollout_mesh, slot_sizes(case))
+    return case.model.decoder.num_layers * layer + once
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def _cache_of_layer(
+    model: VlmConfig, mesh: AbstractMesh, sizes: tuple[int, int, int, int]
+) -> tuple[int, int]:
+    """(bytes of a layer's keys and values, of what is there once)."""
+    cache = slot_shapes(model, mesh, sizes).cache
+    layer = (cache.prompt_k, cache.prompt_v, cache.response_k, cache.response_v)
+    return device_bytes(layer), device_bytes((cache.prompt_mask, cache.step, cache.length))
+
+
+def slot_sizes(case: Case) -> tuple[int, int, int, int]:
+    """(slots, rows of a slot, places for prompts, places for responses)."""
+    return (*slots(case), case.budget.tokens, case.stage.rl.response_tokens)
+
+
+def slot_shapes(model: VlmConfig, mesh: Mesh, sizes: tuple[int, int, int, int]) -> Any:
+    """The slots of sampling as shapes: rows over data and fsdp, kv heads of the cache over
+    tensor.
+    """
+    prompts = sizes[0]
+    shapes = jax.eval_shape(lambda: loop.empty_slots(model, *sizes))
+
+    def on_mesh(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        axes: list[str | None] = [None] * len(x.shape)
+        if axes and x.shape[0] == prompts:
+            axes[0] = "batch"
+            if len(axes) > 3 and x.shape[1] == model.decoder.num_kv_heads:
+                axes[1] = "kv_heads"
+        at = mesh_lib.named_sharding(mesh, axes, x.shape)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at)
+
+    return jax.tree.map(on_mesh, shapes)
+
+
+def batch(case: Case) -> int:
+    """Prompts or rows of text and media, and in RL the responses with three numbers a token."""
+    found = device_bytes(batch_on(case.budget, case.mesh))
+    if case.is_rl:
+        rl = case.stage.rl
+        shape = (rl.questions, rl.rollouts, rl.response_tokens)
+        responses = [jax.ShapeDtypeStruct(shape, jnp.float32)] * 4
+        found += device_bytes(rows_on(responses, case.mesh))
+    return found
+
+
+# --------------------------------------------------------------------------------------- on the way
+
+
+def tokens(case: Case, rows: float | None = None) -> float:
+    """Tokens of a micro-batch on a device, or of so many rows."""
+    budget = case.budget
+    length = budget.tokens
+    if case.is_rl:
+        length += case.stage.rl.rollouts * case.stage.rl.response_tokens
+    micro = budget.rows / case.batch_ways / case.parts if rows is None else rows
+    return micro * length
+
+
+def layer_inputs(case: Case, remat: str) -> float:
+    """What the backward pass finds of the forward pass: inputs of layers, and what the policy keeps
+    beside them.
+    """
+    decoder, n, b = case.model.decoder, tokens(case), case.compute_bytes
+    inputs = decoder.num_layers * n * decoder.width * b
+    if remat == "offload":
+        return inputs / decoder.num_layers * 2  # on their way to the host and back
+    if remat == "full":
+        return inputs
+    (q, kv), D = channels(case), decoder.width
+    kept = (q + 2 * kv + 2 * D) * b  # products with weights
+    if remat == "none":  # all that the backward pass reads, much of it in float32 too
+        kept = (44 + 6 * b) * D + 6 * b * (q + 2 * kv) + 4 * b * decoder.mlp_dim / case.tensor
+    return inputs + decoder.num_layers * n * kept
+
+
+def media(case: Case) -> float:
+    """Inputs of the towers' blocks, which wait for the backward pass."""
+    budget, vision, b = case.budget, case.model.vision, case.compute_bytes
+    rows = budget.media_rows / case.batch_ways / case.parts
+    found = vision.depth * budget.patches * vision.width * b
+    if (ecg := case.model.ecg) is not None:
+        found += ecg.depth * budget.ecgs * ecg.leads * ecg.patches * ecg.width * b
+    return rows * found
+
+
+def channels(case: Case, tensor: int | None = None) -> tuple[float, float]:
+    """(channels of queries, of keys) that a device computes."""
+    decoder, ways = case.model.decoder, tensor or case.tensor
+    heads, kv = decoder.num_heads, decoder.num_kv_heads
+    return tuple(
+        decoder.head_dim * (count / ways if count % ways == 0 else count) for count in (heads, kv)
+    )
+
+
+def layer_at_work(case: Case, n: float, backward: bool, tensor: int = 0) -> float:
+    """What one layer makes on its way, for n tokens of a device."""
+    decoder, b, ways = case.model.decoder, case.compute_bytes, tensor or case.tensor
+    q, kv = channels(case, ways)
+    hidden = min(n * decoder.mlp_dim / ways, mlp.HIDDEN) * b
+    if backward:
+        found = n * ((12 + 6 * b) * decoder.width + 9 * b * (q + 2 * kv)) + 3 * hidden
+    else:
+        found = n * ((8 + b) * decoder.width + 2 * b * (q + 2 * kv)) + 1.5 * hidden
+    return found + (3 if backward else 2) * scores(case, n)
+
+
+def scores(case: Case, n: float) -> float:
+    """Bytes of the attention's scores: none with a kernel; else of a block of queries and all
+    keys.
+    """
+    if case.model.attention != "einsum":
+        return 0.0
+    length = seen(case)
+    block = length if length <= 2 * QUERY_BLOCK else QUERY_BLOCK
+    return 4 * n * block * case.model.decoder.num_heads / case.tensor
+
+
+def seen(case: Case) -> int:
+    """Keys that the last token of a row sees: of its prompt and its own response."""
+    return case.budget.tokens + (case.stage.rl.response_tokens if case.is_rl else 0)
+
+
+# ------------------------------------------------------------------------------------------- phases
+
+
+def _kept(case: Case, moments_on_device: bool) -> Parts:
+    """What lies on a device the whole step."""
+    found = {"parameters": float(parameters(case))}
+    if moments_on_device or not case.stage.optimizer.offload:
+        found["moments"] = float(moments(case))
+    if case.stage.lora.rank:
+        found["base"] = float(reference(case))
+    elif case.is_rl and not offloads_reference(case):
+        found["reference"] = float(reference(case))
+    return found
+
+
+def _update(case: Case) -> Parts:
+    parts = case.stage.rl.minibatches if case.is_rl else 1
+    found = _kept(case, True)
+    found["batch"] = batch(case) * (1 + (1 / parts if parts > 1 else 0))
+    found["gradients"] = float(gradients(case))
+    found["weights as computed with"] = float(cast_weights(case))
+    found["layer inputs"] = layer_inputs(case, case.model.remat)
+    found["towers"] = media(case)
+    found["layer at work"] = layer_at_work(case, tokens(case), backward=True)
+    return found
+
+
+def _scorer(case: Case) -> Parts:
+    found = _kept(case, False)
+    if offloads_reference(case):
+        found["reference"] = float(reference(case))
+    rows = case.budget.rows / case.batch_ways
+    found["batch"] = float(batch(case))
+    found["weights as computed with"] = float(cast_weights(case) - merged(case))
+    found["layer at work"] = layer_at_work(case, tokens(case, rows), backward=False)
+    return found
+
+
+def _reshard(case: Case) -> Parts:
+    weights = float(sampling_weights(case))
+    return _kept(case, False) | {
+        "merged weights": float(merged(case)),
+        "weights of the sampler": weights,
+        "weights on their way": weights,
+    }
+
+
+def _rollout(case: Case) -> Parts:
+    """Prefill and decoding. With fewer places than responses (rl.rollout_rows) the prompts of the
+    whole batch are embedded first, and wait for places (sampling/sampler.py).
+    """
+    (prompts, width), ways, rl = slots(case), case.rollout_ways, case.stage.rl
+    decoder, b, ring = case.model.decoder, case.compute_bytes, float(cache_bytes(case))
+    waits = prompts * width < rl.questions * rl.rollouts
+    inputs = rl.questions / ways * case.budget.tokens * decoder.width * b
+    chunk = -(-prompts // CHUNKS) if waits else prompts
+    n = chunk / ways * case.budget.tokens
+    embedding = towers_at_work(case) + (0.0 if waits else inputs)
+    filling = layer_at_work(case, n, backward=False, tensor=case.rollout_tensor)
+    filling += decoder.num_layers * n * 2 * channels(case, case.rollout_tensor)[1] * b
+    # a few arrays of the logits of a token
+    logits = 6 * 4 * prompts / ways * width * decoder.vocab_size / case.rollout_tensor
+    found = _kept(case, False)
+    found["merged weights"] = float(merged(case))
+    found["weights of the sampler"] = float(sampling_weights(case))
+    found["batch"] = float(device_bytes(batch_on(case.budget, case.rollout_mesh)))
+    if waits:
+        found["prompts"] = inputs
+        moments_of_it = {"prefill": ring + filling, "decode": ring + logits, "towers": embedding}
+    else:  # the ring is made behind the prefill
+        moments_of_it = {"prefill": embedding + filling, "decode": ring + logits}
+    fullest = max(moments_of_it, key=moments_of_it.__getitem__)
+    ring = 0.0 if moments_of_it[fullest] < ring + logits or fullest == "towers" else ring
+    found["KV cache"] = ring
+    found[f"at work ({fullest})"] = moments_of_it[fullest] - ring
+    return found
+
+
+def towers_at_work(case: Case) -> float:
+    """What a block of the vision tower makes on its way, for the media of a whole batch: ten arrays
+    of its width and three of its hidden values.
+    """
+    budget, vision = case.budget, case.model.vision
+    n = budget.media_rows / case.rollout_ways * budget.patches
+    per_patch = 10 * vision.width + 3 * vision.mlp_dim / case.rollout_tensor
+    return n * per_patch * case.compute_bytes
+
+
+# ------------------------------------------------------------------------------------------- leaves
+
+
+def _shard(case: Case, one: spec.ParamSpec, mesh: Any = None) -> int:
+    """Numbers of a weight on a device."""
+    return _numbers(case.mesh if mesh is None else mesh, one.axes, one.shape)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _numbers(mesh: AbstractMesh, axes: tuple, shape: tuple[int, ...]) -> int:
+    return math.prod(mesh_lib.named_sharding(mesh, axes, shape).shard_shape(shape))
+
+
+def _moved_specs(case: Case) -> dict[str, Any]:
+    """Declarations of what a backward pass gives gradients of: of adapters the weights that they
+    are merged into.
+    """
+    if not case.stage.lora.rank:
+        return case.trained
+    paths = {path.rsplit("/", 1)[0] for path in spec.flatten(case.trained["lora"])}
+    flat = spec.flatten(case.specs)
+    return spec.unflatten({path: flat[path] for path in paths})
+
+
+def _is_cast(path: str) -> bool:
+    """Whether a weight is cast before it is used: decoder layers as a stack, and the head."""
+    return path.startswith("decoder/layers/") or path == "decoder/lm_head"
+
+
+def _frozen(case: Case, path: str) -> bool:
+    name = path.removeprefix("lora/")
+    return any(name == one or name.startswith(one + "/") for one in case.stage.optimizer.frozen)
+
+
+def _without_nothing(parts: Parts) -> Parts:
+    return {name: amount for name, amount in parts.items() if amount}

@@ -1,0 +1,141 @@
+"""The package's own programs of a step, lowered for a mesh of real or described devices: the same
+functions that train/rl.py and train/sft.py call, on the shapes of a config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from qoq_jax.models import vlm
+from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.plan import memory
+from qoq_jax.plan.case import Case, batch_on, rows_on, state_on, weights_on
+from qoq_jax.plan.instant import load_of
+from qoq_jax.rl.batches import UpdateBatch
+from qoq_jax.sampling import layout, loop, rollout
+from qoq_jax.train import policy, sft
+
+Mesh = jax.sharding.Mesh
+
+
+def lower(case: Case, name: str, mesh: Mesh) -> jax.stages.Lowered:
+    """The program `name` of a step (as in instant.Program), not compiled yet."""
+    with jax.set_mesh(mesh):
+        if name == "update":
+            return _update(case, mesh)
+        if name == "scorer":
+            weights = weights_on(case.specs, mesh, jnp.float32)
+            tokens, mask = _responses(case, mesh, case.budget.rows)
+            scorer = rollout.make_scorer(case.model, case.stage.rl.temperature)
+            return scorer.lower(weights, batch_on(case.budget, mesh), tokens, mask)
+        there = layout.Layout(case.model, mesh, case.config.mesh.rollout_tensor)
+        if name == "reshard":
+            return there.reshard.lower(weights_on(case.specs, mesh, jnp.float32))
+    dtype = jnp.dtype(case.model.compute_dtype)
+    weights = weights_on(vlm.sampling_specs(case.model), there.mesh, dtype)
+    with jax.set_mesh(there.mesh):
+        if name == "prefill":
+            if not there.moves:
+                weights = weights_on(case.specs, mesh, jnp.float32)
+            rl = case.stage.rl
+            run = functools.partial(
+                loop.start_slots, case.model, rows=rl.rollouts, places=rl.response_tokens
+            )
+            return jax.jit(run).lower(weights, batch_on(case.budget, there.mesh))
+        return _decode(case, there.mesh, {"decoder": weights["decoder"]})
+
+
+def state_bytes(case: Case, mesh: Mesh) -> tuple[int, int]:
+    """(weights, moments and counters) of the train state on a device, of the state that the update
+    is lowered for.
+    """
+    state, _ = state_on(case.model, case.stage, mesh)
+    return memory.device_bytes(state.params), memory.device_bytes(state.opt_state)
+
+
+def _responses(
+    case: Case, mesh: Mesh, rows: int
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """(tokens, mask) of the responses to so many prompts, as shapes."""
+    rl = case.stage.rl
+    mask = jax.ShapeDtypeStruct((rows, rl.rollouts, rl.response_tokens), jnp.float32)
+    return rows_on((mask.update(dtype=jnp.int32), mask), mesh)
+
+
+def _update(case: Case, mesh: Mesh) -> jax.stages.Lowered:
+    state, optimizer = state_on(case.model, case.stage, mesh)
+    base = _base(case, mesh)
+    if not case.is_rl:
+        stage = case.stage
+        step = sft.make_sft_step(
+            case.model, optimizer, stage.accumulate, state, stage.lora, stage.optimizer.frozen
+        )
+        return step.lower(state, batch_on(case.budget, mesh), *base)
+    return policy.make_policy_step(case.model, case.stage, optimizer, state).lower(
+        state, _update_batch(case, mesh), *base
+    )
+
+
+def _base(case: Case, mesh: Mesh) -> tuple:
+    """What adapters are added to, where there are some."""
+    return (weights_on(case.specs, mesh, jnp.float32),) if case.stage.lora.rank else ()
+
+
+def _update_batch(case: Case, mesh: Mesh) -> UpdateBatch:
+    """The batch of one update, a mini-batch of the step's."""
+    rl, load = case.stage.rl, load_of(case, "update")
+    budget = dataclasses.replace(case.budget, rows=load.rows, media_rows=load.media_rows)
+    tokens, mask = _responses(case, mesh, load.rows)
+    by_group = rows_on(jax.ShapeDtypeStruct((load.rows, rl.rollouts), jnp.float32), mesh)
+    several = case.updates > 1 or rl.old_logprobs == "sampler"
+    critic = case.stage.critic
+    return UpdateBatch(
+        prompts=batch_on(budget, mesh),
+        tokens=tokens,
+        mask=mask,
+        sampler_logprobs=mask,
+        ref_logprobs=mask,
+        old_logprobs=mask if several else None,
+        advantages=mask if critic else by_group,
+        values=mask if critic else None,
+        returns=mask if critic else None,
+    )
+
+
+def _decode(case: Case, mesh: Mesh, weights: dict) -> jax.stages.Lowered:
+    """One step of `loop.decode`: a token of every response."""
+    rows, whole = (
+        functools.partial(jax.ShapeDtypeStruct, sharding=at)
+        for at in (mesh_lib.batch_sharding(mesh), mesh_lib.named_sharding(mesh, (), ()))
+    )
+    grid, places = memory.slots(case), case.stage.rl.response_tokens
+    decoded = loop.Decoded(
+        tokens=rows((*grid, places), jnp.int32),
+        logprobs=rows((*grid, places), jnp.float32),
+        count=rows(grid, jnp.int32),
+        steps=whole((), jnp.int32),
+    )
+    slots = memory.slot_shapes(case.model, mesh, memory.slot_sizes(case))
+    decoding = loop.DecodeState(slots, decoded, rows(grid, bool), rows(grid, bool))
+    orders = loop.Orders(
+        start=rows(grid, bool),
+        live=rows(grid, bool),
+        keys=rows((*grid, 2), jnp.uint32),
+        limit=whole((), jnp.int32),
+        steps=whole((), jnp.int32),
+        more=rows(grid[:1], bool),
+        wanted=whole((), jnp.int32),
+    )
+
+    def one_token(
+        weights: dict, decoding: loop.DecodeState, orders: loop.Orders
+    ) -> loop.DecodeState:
+        banned = jnp.zeros(case.model.decoder.vocab_size, bool)
+        draw = loop.Draw(banned, temperature=case.stage.rl.temperature)
+        return loop.step(case.model, weights, decoding, orders, draw)
+
+    return jax.jit(one_token, donate_argnums=1).lower(weights, decoding, orders)

@@ -1,0 +1,113 @@
+"""Planned bytes of a device equal those of real arrays on eight devices."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+from helpers.plan import nano_case
+
+from qoq_jax.models import spec, vlm
+from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.plan import case as case_lib
+from qoq_jax.plan import memory
+from qoq_jax.sampling import layout, loop
+from qoq_jax.train import stage_run
+
+
+def bytes_of_devices(tree):
+    """{bytes that a device holds of real arrays}, one number where all hold the same."""
+    found = dict.fromkeys(jax.devices(), 0)
+    for x in jax.tree.leaves(tree):
+        for shard in x.addressable_shards:
+            found[shard.device] += shard.data.nbytes
+    return set(found.values())
+
+
+def mesh_of(case):
+    sizes = case.config.mesh
+    return mesh_lib.make_mesh(sizes.data, sizes.fsdp, sizes.tensor)
+
+
+VARIANTS = {
+    "all weights": {},
+    "a critic": {"rl__algorithm": "ppo"},
+    "adapters": {"lora__rank": 4},
+    "frozen weights": {"optimizer__frozen": ("vision", "ecg")},
+    "a history": {"rl__drpo__history_size": 16},
+    "copies": {"mesh__data": 2, "mesh__fsdp": 2},
+}
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_weights_and_moments(changes):
+    case = nano_case(**changes)
+    setup = types.SimpleNamespace(config=case.config, model=case.model, mesh=mesh_of(case))
+    state, _, base = stage_run.start_state(setup, case.stage, None)
+    assert bytes_of_devices(state.params) == {memory.parameters(case)}
+    assert bytes_of_devices(state.opt_state) == {memory.moments(case)}
+    assert bytes_of_devices(state) == {memory.device_bytes(case.state)}
+    if base is not None:
+        assert bytes_of_devices(base) == {memory.reference(case)}
+
+
+@pytest.mark.parametrize("ways", [1, 2, 4])
+def test_the_cache_of_sampling(ways):
+    case = nano_case(mesh__rollout_tensor=ways)
+    there = mesh_lib.rollout_mesh(mesh_of(case), ways)
+
+    def empty():
+        return loop.empty_slots(case.model, *memory.slot_sizes(case))
+
+    with jax.set_mesh(there):
+        cache = jax.jit(empty)().cache
+    keys = (cache.prompt_k, cache.prompt_v, cache.response_k, cache.response_v)
+    planned = memory.slot_shapes(case.model, case.rollout_mesh, memory.slot_sizes(case)).cache
+    exact = (planned.prompt_k, planned.prompt_v, planned.response_k, planned.response_v)
+    assert bytes_of_devices(keys) == {memory.device_bytes(exact)}
+    assert memory.cache_bytes(case) == memory.device_bytes(planned)
+
+
+def test_the_weights_of_the_sampler():
+    case = nano_case(mesh__rollout_tensor=2, model__compute_dtype="bfloat16")
+    mesh = mesh_of(case)
+    there = layout.Layout(case.model, mesh, 2)
+    specs = vlm.param_specs(case.model)
+    weights = jax.jit(
+        lambda: spec.init_params(specs, jax.random.key(0)),
+        out_shardings=spec.shardings(specs, mesh),
+    )()
+    with jax.set_mesh(mesh):
+        laid = there.weights(weights)
+    assert bytes_of_devices(laid) == {memory.sampling_weights(case)}
+    assert bytes_of_devices(weights) == {memory.reference(case)}
+
+
+def test_a_batch():
+    case = nano_case()
+    shapes = case_lib.empty_shapes(case.budget)
+    rows = mesh_lib.batch_sharding(mesh_of(case))
+    real = jax.device_put({name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}, rows)
+    assert bytes_of_devices(real) == {
+        memory.device_bytes(case_lib.batch_on(case.budget, case.mesh))
+    }
+
+
+def test_where_things_lie():
+    """The reference may be in the host's memory between its uses, moments between updates."""
+    usual = memory.phases(nano_case())
+    moved = memory.phases(nano_case(rl__offload_reference=True, optimizer__offload=True))
+    assert "reference" not in moved["update"]
+    assert moved["scorer"]["reference"] == usual["scorer"]["reference"]
+    assert "moments" not in moved["rollout"]
+    assert moved["update"]["moments"] == usual["update"]["moments"]
+    assert "reference" not in memory.phases(nano_case(lora__rank=4))["update"]
+
+
+def test_micro_batches_lower_what_is_on_the_way_and_add_a_sum():
+    one, two = (
+        nano_case(mesh__fsdp=2, mesh__tensor=4),
+        nano_case(mesh__fsdp=2, mesh__tensor=4, rl__accumulate=4),
+    )
+    assert memory.tokens(two) == memory.tokens(one) / 4
+    assert memory.gradients(two) == memory.gradients(one) + memory.parameters(two)

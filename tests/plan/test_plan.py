@@ -1,0 +1,274 @@
+"""`qoq plan`: rooflines, verdicts, proposals, search, cost, and what the command prints."""
+
+import json
+import pathlib
+
+import pytest
+from helpers.plan import nano_case, nano_config
+
+from qoq_jax.cli.main import main
+from qoq_jax.plan import advice, case, cost, devices, flops, instant, search, traffic
+from qoq_jax.plan.change import changed, overrides
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+TIGHT = f"--config={CONFIGS / 'qoq_med_7b.py'}:v5e-4x4"
+QUICK = [
+    f"--config={CONFIGS / 'quickstart.py'}",
+    "--config.data.media_rows=4",
+    "--topology=v5e:2x2",
+    "--mesh=fsdp=4",
+]
+
+
+def config_7b(**changes):
+    from qoq_jax.train import config as config_lib
+
+    read = config_lib.parse(config_lib.load(str(CONFIGS / "qoq_med_7b.py") + ":v5e-4x4"))
+    return changed(read, {"stages": ("rl",)} | changes)
+
+
+def stage_of(cfg, topology="v5e:4x4"):
+    return instant.plan(cfg, devices.parse(topology))[0]
+
+
+# ----------------------------------------------------------------------------------------- roofline
+
+
+def test_the_programs_of_a_step():
+    plan = stage_of(config_7b())
+    calls = {one.name: one.calls for one in plan.programs}
+    # 64 prompts x 5 responses in two waves of 160, one update
+    assert calls == {"reshard": 1, "prefill": 1, "decode": 8000, "scorer": 1, "update": 1}
+    assert plan.step_seconds == sum(one.calls * one.bound for one in plan.programs)
+    assert [one.name for one in stage_of(nano_config(stages=("sft",)), "v5e:2x4").programs] == [
+        "update"
+    ]
+
+
+def test_a_greedy_baseline_and_a_critic_cost_more_calls():
+    def calls(algorithm):
+        plan = instant.plan_stage(nano_case(rl__algorithm=algorithm))
+        return {one.name: one.calls for one in plan.programs}
+
+    usual = calls("grpo")
+    assert calls("remax")["decode"] == 2 * usual["decode"]
+    assert calls("ppo")["scorer"] == usual["scorer"] + 1
+
+
+def test_several_updates_share_the_work():
+    one = instant.plan_stage(nano_case(mesh__fsdp=2, mesh__tensor=4))
+    two = instant.plan_stage(nano_case(mesh__fsdp=2, mesh__tensor=4, rl__minibatches=2))
+    assert two.programs[-1].calls == 2
+    assert two.programs[-1].model_flops == one.programs[-1].model_flops / 2
+
+
+def test_frozen_towers_are_only_run_forward():
+    load = instant.load_of(nano_case(), "update")
+    model = nano_case().model
+    whole = flops.model_and_hardware(model, load, "policy")[0]
+    frozen = flops.model_and_hardware(model, load, "policy", frozen=("vision",))[0]
+    assert whole - frozen == 2 * flops.forward(model, load, "policy")["vision"]
+
+
+def test_gradients_alone_cross_the_network_between_slices():
+    one = stage_of(config_7b(**{"mesh.data": 1}))
+    cfg = config_7b(**{"mesh.data": 2, "data.media_rows": 128, "rl.questions": 128})
+    two = stage_of(changed(cfg, {"eval.rows": 128, "sft.rows": 128}), "2*v5e:4x4")
+    before, after = one.programs[-1], two.programs[-1]
+    assert before.network == 0 < after.network
+    assert after.links == pytest.approx(before.links)
+    assert "network" in after.seconds
+
+
+def test_weights_that_are_cut_over_nodes_cross_the_network():
+    cfg = changed(nano_config(), {"mesh.fsdp": 8, "mesh.tensor": 1})
+    within, across = (stage_of(cfg, text).programs[-1] for text in ("h100:1x8", "h100:2x4"))
+    assert within.network == 0 < across.network
+    assert within.links > across.links
+
+
+def test_an_update_moves_each_weight_three_times():
+    """Gathered once a direction, its gradient summed once; on a TPU a sum counts twice."""
+    model = nano_case(mesh__fsdp=8, mesh__tensor=1, model__compute_dtype="bfloat16")
+    load = instant.load_of(model, "update")
+    moved = {
+        text: traffic.moved(
+            nano_case(
+                topology=text,
+                mesh__fsdp=8,
+                mesh__tensor=1,
+                model__compute_dtype="bfloat16",
+                model__attention="einsum",
+            ),
+            "policy",
+            load,
+        ).links
+        for text in ("v5e:2x4", "h100:1x8")
+    }
+    weights = sum(
+        2 * one
+        for one in (
+            # all but what is read in float32, and biases and norms, which are whole everywhere
+            traffic.math.prod(leaf.shape)
+            for leaf in traffic.spec.flatten(model.specs).values()
+            if "embed" in leaf.axes
+        )
+    )
+    assert moved["v5e:2x4"] - moved["h100:1x8"] == pytest.approx(weights)
+
+
+# ------------------------------------------------------------------------------ what does not go
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh.fsdp": 8}, "does not fit the 16 devices of v5e:4x4"),
+        ({"mesh.fsdp": 4, "mesh.tensor": 4, "rl.accumulate": 64}, "set data.media_rows"),
+        ({"mesh.rollout_tensor": 3}, "does not divide 16 devices"),
+        ({"model.variant": "Qwen/Qwen9"}, "planned without a download"),
+        ({"stages": ("ecg",)}, "trains no multimodal model"),
+    ],
+)
+def test_mistakes_are_named(changes, message):
+    with pytest.raises(case.ConfigError, match=message):
+        stage_of(config_7b(**changes))
+
+
+def test_a_mesh_over_slices_needs_data():
+    cfg = config_7b(**{"mesh.data": 1, "mesh.fsdp": 32})
+    with pytest.raises(case.ConfigError, match="make data a multiple of 2"):
+        stage_of(cfg, "2*v5e:4x4")
+
+
+# ------------------------------------------------------------------------------ advice and search
+
+
+def test_proposals_say_what_they_give():
+    cfg = config_7b(**{"model.remat": "full", "rl.accumulate": 1, "rl.offload_reference": False})
+    plan = stage_of(cfg)
+    assert plan.verdict == "does not fit"
+    assert plan.spare < 0
+    found = advice.proposals(plan.case.config, plan.case.topology, plan)
+    named = [name for one in found for name in one.changes]
+    assert {"rl.accumulate", "model.remat", "rl.offload_reference", "lora.rank"} <= set(named)
+    assert "mesh.tensor" in named
+    assert all(one.plan.peak < plan.peak for one in found)
+    for one in found:
+        again = stage_of(changed(plan.case.config, one.changes), str(one.topology))
+        assert again.peak == one.plan.peak
+    assert found[-1].plan.spare >= 0, "together they fit"
+
+
+def test_einsum_attention_is_told_of():
+    plan = stage_of(config_7b(**{"model.attention": "einsum", "rl.accumulate": 1}))
+    found = advice.proposals(plan.case.config, plan.case.topology, plan)
+    assert {"model.attention": "splash"} in [one.changes for one in found]
+
+
+def test_search_finds_layouts_that_fit_the_fastest_first():
+    cfg = config_7b(**{"mesh.fsdp": 1, "rl.offload_reference": False})
+    found = search.search(cfg, devices.parse("v5e:4x4"))
+    assert found
+    assert all(one.fits for one in found)
+    assert found[0].seconds == pytest.approx(min(one.seconds for one in found), rel=0.06)
+    best = found[0]
+    plan = stage_of(changed(cfg, best.changes))
+    assert plan.peak == best.peak
+    assert best.changes["rl.offload_reference"], "nothing fits with the reference on the devices"
+
+
+# -------------------------------------------------------------------------------------------- cost
+
+
+def test_cost_of_a_run(tmp_path):
+    plans = [stage_of(config_7b())]
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"currency": "USD", "chip_hour": {"v5e": 2.0}}')
+    at_peak, half = (cost.cost(plans, mfu, cost.read_prices(str(prices))) for mfu in (1.0, 0.4))
+    assert at_peak.hours == pytest.approx(plans[0].steps * plans[0].step_seconds / 3600)
+    assert half.hours > 1.5 * at_peak.hours
+    assert half.price == pytest.approx(half.hours * 16 * 2.0)
+    assert half.chip_hours == half.hours * 16
+    assert cost.cost(plans, 0.4, None).price is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no prices can be read"),
+        ("[]", "holds no prices"),
+        ('{"chip_hour": {"v5": 1}}', "did you mean 'v5"),
+        ('{"chip_hour": {"v5e": "1"}}', "chip_hour of v5e = '1'"),
+        ('{"chip_hour": {"v5e": true}}', "chip_hour of v5e = True"),
+    ],
+)
+def test_broken_prices_are_refused(tmp_path, text, message):
+    prices = tmp_path / "prices.json"
+    prices.write_text(text)
+    with pytest.raises(case.ConfigError, match=message):
+        cost.read_prices(str(prices))
+
+
+def test_a_price_that_is_missing_is_named(tmp_path):
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"chip_hour": {"h100": 2.0}}')
+    with pytest.raises(case.ConfigError, match="no price of v5e"):
+        cost.cost([stage_of(config_7b())], 0.4, cost.read_prices(str(prices)))
+
+
+# ----------------------------------------------------------------------------------------- command
+
+
+def test_the_command_prints_tables(capsys):
+    assert main(["plan", *QUICK]) == 0
+    said = capsys.readouterr().out
+    for words in ("stage rl of nano on v5e:2x2", "KV cache", "fits:", "MFU at most", "hours"):
+        assert words in said
+
+
+def test_the_command_prints_json(capsys):
+    assert main(["plan", *QUICK, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    stage = content["stages"][1]
+    assert stage["peak"] == max(sum(phase.values()) for phase in stage["phases"].values())
+    assert {one["name"] for one in stage["programs"]} >= {"update", "decode"}
+    assert content["cost"]["mfu"] == 0.4
+
+
+def test_what_does_not_fit_ends_with_one(capsys):
+    assert main(["plan", TIGHT, "--topology=v5e:4x4", "--config.model.remat=none"]) == 1
+    said = capsys.readouterr().out
+    assert "does not fit" in said
+    assert "--config.model.remat=full" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--mesh=fsdp"], "write --mesh fsdp=16,tensor=1"),
+        (["--mesh=rows=4"], "write --mesh"),
+        (["--mfu=2"], "give a share of the peak"),
+        (["--prices=nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_mistakes_of_the_command_exit_with_two(more, message, capsys):
+    assert main(["plan", *QUICK, *more]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_the_compiler_one_line_says_what_to_install(monkeypatch, capsys):
+    from qoq_jax.plan import compiled
+
+    monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: None)
+    assert main(["plan", *QUICK, "--compile"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert 'pip install "jax[tpu]"' in said
+    assert len(said.splitlines()) == 1
+
+
+def test_overrides_can_be_pasted():
+    changes = {"mesh.fsdp": 8, "rl.offload_reference": True, "lora.targets": ("vision", "ecg")}
+    assert overrides(changes) == (
+        "--config.mesh.fsdp=8 --config.rl.offload_reference=true --config.lora.targets=vision,ecg"
+    )

@@ -1,0 +1,58 @@
+"""The programs that `--compile` compiles are those of the trainer, on the shapes of a config: each
+is lowered for eight CPU devices, and what it takes is what was planned.
+"""
+
+import pytest
+from helpers.plan import nano_case
+
+from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.plan import compiled, instant, memory, programs
+
+CASE = nano_case(mesh__rollout_tensor=2, model__attention="einsum")
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return mesh_lib.make_mesh(data=1, fsdp=4, tensor=2)
+
+
+@pytest.mark.parametrize("name", ["reshard", "prefill", "decode", "scorer", "update"])
+def test_every_program_of_a_step_is_lowered(name, mesh):
+    assert name in [one.name for one in instant.plan_stage(CASE).programs]
+    assert "func.func public @main" in programs.lower(CASE, name, mesh).as_text()
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        ("sft", {}),
+        ("rl", {"lora__rank": 4}),
+        ("rl", {"rl__algorithm": "ppo", "rl__minibatches": 2}),
+    ],
+    ids=["sft", "adapters", "a critic"],
+)
+def test_other_updates_are_lowered(stage, changes, mesh):
+    case = nano_case(stage, mesh__fsdp=2, mesh__tensor=4, model__attention="einsum", **changes)
+    there = mesh_lib.make_mesh(data=1, fsdp=2, tensor=4)
+    assert "func.func public @main" in programs.lower(case, "update", there).as_text()
+
+
+def test_the_state_of_the_update_is_the_planned_one(mesh):
+    planned = memory.parameters(CASE), memory.moments(CASE)
+    assert programs.state_bytes(CASE, mesh) == planned
+
+
+def test_arguments_of_a_compiled_program_are_the_planned_bytes(mesh):
+    """Moving the weights takes the parameters and makes the sampler's."""
+    facts = programs.lower(CASE, "reshard", mesh).compile().memory_analysis()
+    assert facts.argument_size_in_bytes == memory.reference(CASE)
+    assert facts.output_size_in_bytes == pytest.approx(memory.sampling_weights(CASE), rel=0.01)
+
+
+def test_what_lies_beside_a_program_is_what_it_does_not_take():
+    plan = instant.plan_stage(CASE)
+    state, reference = memory.parameters(CASE) + memory.moments(CASE), memory.reference(CASE)
+    assert compiled.resident(plan, "update") == reference
+    assert compiled.resident(plan, "scorer") == state
+    assert compiled.resident(plan, "decode") == state + reference
+    assert compiled.resident(plan, "reshard") == memory.moments(CASE) + reference
