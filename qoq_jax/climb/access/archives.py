@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import errno
 import functools
 import hashlib
 import io
@@ -123,10 +124,15 @@ class Unpacker:
                         inner.append((held, path))
                     else:
                         self._place(member, path, sums.get(member.name, ""))
+                for piece in packed.rest():
+                    self._counted(piece)
         except DAMAGED as error:
-            raise DamagedError(
-                f"the archive is damaged ({type(error).__name__})", where=self._file.path
-            ) from None
+            raise self._damaged(error) from None
+        except OSError as error:
+            # gzip and bz2 have no errno, and zipfile seeks to where a damaged table says.
+            if error.errno in (None, errno.EINVAL):
+                raise self._damaged(error) from None
+            raise
         except NotImplementedError:
             raise self._by_hand("is packed by a method that Python does not know") from None
         except RuntimeError:  # of zipfile
@@ -143,7 +149,7 @@ class Unpacker:
         if members is not None and (safe is None or path not in members):
             return None
         if safe is None or member.link:
-            why = "which is a link" if member.link else "which would be written elsewhere"
+            why = "which would be written elsewhere" if safe is None else "which is a link or device"
             raise self._error(f"holds {member.name[:200]!r}, {why}")
         junk = "__MACOSX" in parts or parts[-1] == ".DS_Store" or parts[-1].startswith("._")
         if len(parts) <= strip or (junk and members is None):
@@ -200,20 +206,27 @@ class Unpacker:
         hasher, size = hashes.Hasher(digest, member.size), 0
         with member.open() as source, open(to, "wb") as target:
             while piece := source.read(1 << 20):
-                if self._stop.is_set():
-                    raise Stopped
                 size += len(piece)
-                self._bytes += len(piece)
-                if self._bytes > self._most:
-                    raise self._error(
-                        f"becomes over {self._most >> 20} MiB, {self._limits.ratio} times its size"
-                    )
-                hasher.update(piece)
+                hasher.update(self._counted(piece))
                 target.write(piece)
         return Entry(size, hasher.hex(), self._file.path)
 
+    def _counted(self, piece: bytes) -> bytes:
+        if self._stop.is_set():
+            raise Stopped
+        self._bytes += len(piece)
+        if self._bytes > self._most:
+            raise self._error(
+                f"becomes over {self._most >> 20} MiB, {self._limits.ratio} times its size"
+            )
+        return piece
+
     def _error(self, what: str) -> ArchiveError:
         return ArchiveError(f"the archive {what}", where=self._file.path, hint="do not use it")
+
+    def _damaged(self, error: Exception) -> DamagedError:
+        what = f"the archive is damaged ({type(error).__name__})"
+        return DamagedError(what, where=self._file.path, hint="start again")
 
     def _by_hand(self, what: str) -> ByHandError:
         hint = "it is kept: unpack it by hand (7z x), then use --check"
@@ -274,6 +287,9 @@ class _Member:
 class _Packed(Protocol):
     def members(self) -> Iterator[_Member]: ...
 
+    def rest(self) -> Iterator[bytes]:
+        """What comes after the members, which has to be read for a checksum at the end."""
+
 
 class _Zip:
     def __init__(self, packed: zipfile.ZipFile):
@@ -285,6 +301,9 @@ class _Zip:
                 link = stat.S_ISLNK(one.external_attr >> 16)
                 opener = functools.partial(self._packed.open, one)
                 yield _Member(one.filename, one.file_size, opener, link)
+
+    def rest(self) -> Iterator[bytes]:
+        return iter(())
 
 
 class _Tar:
@@ -303,6 +322,10 @@ class _Tar:
                 yield _Member(one.name, 0, io.BytesIO, link=True)
                 continue
             yield _Member(one.name, one.size, functools.partial(self._open, one))
+
+    def rest(self) -> Iterator[bytes]:
+        while piece := self._packed.fileobj.read(1 << 20):
+            yield piece
 
     def _open(self, member: tarfile.TarInfo) -> IO[bytes]:
         file = self._packed.extractfile(member)

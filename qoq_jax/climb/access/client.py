@@ -357,7 +357,8 @@ def _reason(error: BaseException) -> str:
         if deeper is None:
             break
         error = deeper
-    return type(error).__name__
+    name = type(error).__name__
+    return "it ended early" if name == "IncompleteRead" else name
 
 
 def _check(url: str, what: str) -> None:

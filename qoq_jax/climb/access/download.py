@@ -259,9 +259,12 @@ class Downloader:
             hint = "start again later; report it to the host if it stays so"
             raise DigestError(wrong, where=file.path, hint=hint)
         if file.zipped:
-            with contextlib.suppress(*archives.DAMAGED):
-                if archives.unwrap(part.path, file.path.rpartition("/")[2]):
-                    size, found = part.size, hashes.of_file(part.path)
+            try:
+                unwrapped = archives.unwrap(part.path, file.path.rpartition("/")[2])
+            except archives.DAMAGED:
+                raise DamagedError("came in a damaged zip", where=file.path) from None
+            if unwrapped:
+                size, found = part.size, hashes.of_file(part.path)
         return Entry(size, found)
 
     def _unpack(self, file: File, part: _Part, entry: Entry) -> None:

@@ -42,7 +42,8 @@ class Entry:
     archive: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {"size": self.size, **self.hashes, **({"from": self.archive} * bool(self.archive))}
+        origin = {"from": self.archive} if self.archive else {}
+        return {"size": self.size, **self.hashes, **origin}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
