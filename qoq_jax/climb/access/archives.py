@@ -149,8 +149,8 @@ class Unpacker:
         if members is not None and (safe is None or path not in members):
             return None
         if safe is None or member.link:
-            why = "which would be written elsewhere" if safe is None else "which is a link or device"
-            raise self._error(f"holds {member.name[:200]!r}, {why}")
+            why = "would be written elsewhere" if safe is None else "is a link or device"
+            raise self._error(f"holds {member.name[:200]!r}, which {why}")
         junk = "__MACOSX" in parts or parts[-1] == ".DS_Store" or parts[-1].startswith("._")
         if len(parts) <= strip or (junk and members is None):
             return None

@@ -14,6 +14,7 @@ import datetime
 import email.utils
 import http.client
 import ipaddress
+import logging
 import random
 import re
 import threading
@@ -37,6 +38,8 @@ _MOST_TEXT = 1 << 30  # bytes of a listing; MIMIC-CXR-JPG's is 53 MB
 _AGAIN = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
 _LOGIN_PAGE = re.compile(r"/(log-?in|sign-?in|accounts/login)(/|$)", re.I)
 T = TypeVar("T")
+# At DEBUG it writes addresses, whose queries may be signatures.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.WARNING)
 
 
 @dataclasses.dataclass(frozen=True)

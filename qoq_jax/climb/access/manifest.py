@@ -157,7 +157,8 @@ class Manifest:
             try:
                 one = json.loads(line)
                 table = self.archives if one.pop("archive", False) else self.files
-                table[one.pop("path")] = Entry.from_json(one)
+                path = one.pop("path")
+                table[path] = Entry.from_json(one)
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue  # cut off by the end of the process
 

@@ -39,7 +39,7 @@ def listing(access: Access, client: Client, wanted: Sequence[str]) -> Listing:
         )
     except (KeyError, TypeError, ValueError):
         raise moved("lacks addresses", "the list of images") from None
-    return Listing(listed, texts={METADATA: _table(chosen.values())})
+    return Listing(listed, texts={METADATA: _table(images.values())})
 
 
 def _images(access: Access, client: Client) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _images(access: Access, client: Client) -> dict[str, Any]:
 
 
 def _table(rows: Any) -> bytes:
-    """metadata.csv: isic_id, attribution, licence, and all that is said of the images."""
+    """metadata.csv: all that is said of the images of the collection."""
     flat = [
         {
             "isic_id": row["isic_id"],

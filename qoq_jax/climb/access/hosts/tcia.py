@@ -65,7 +65,7 @@ def listing(access: Access, client: Client, wanted: Sequence[str]) -> Listing:
         )
         for folder, row in chosen.items()
     )
-    return Listing(listed, texts={METADATA: _table(chosen)}, total=_bytes(chosen))
+    return Listing(listed, texts={METADATA: _table(folders)}, total=_bytes(chosen))
 
 
 def _folder(access: Access, row: Mapping[str, Any]) -> str:
@@ -86,7 +86,7 @@ def _bytes(rows: Mapping[str, Mapping[str, Any]]) -> int:
 
 
 def _table(rows: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """metadata.csv, which says for each series where it lies."""
+    """metadata.csv: for each series of the collection where it lies, if it was wanted."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_COLUMNS, "File Location"])
