@@ -119,7 +119,7 @@ def from_table(name: str, table: Mapping[str, Any], **row: str) -> Access:
     return Access(name=name, **values)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class File:
     """One file of a host.
 

@@ -35,6 +35,7 @@ from qoq_jax.climb.access.manifest import WORK, Entry, Manifest
 from qoq_jax.climb.access.progress import Progress
 
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_LARGE = 1 << 20  # bytes from which on a file is worth continuing after the end of the process
 _RESERVE = 256 << 20  # bytes of the disk that are left alone
 
 
@@ -75,6 +76,8 @@ class _Part:
         self.reached = self.size
 
     def save(self) -> None:
+        if self.total is not None and self.total < _LARGE:
+            return
         told = {name: getattr(self, name) for name in ("etag", "modified", "total", "digest")}
         base_files.write_json(self.note, told)
 
@@ -111,14 +114,25 @@ class Downloader:
         check_free(self._root, space - partial, str(self._root))
         self._progress.begin(wanted, missing)
         with concurrent.futures.ThreadPoolExecutor(self._client.site.limit) as pool:
-            running = [pool.submit(self._one, file) for file in missing]
             try:
-                for done in concurrent.futures.as_completed(running):
-                    done.result()
+                self._in_turn(pool, missing)
             except BaseException:
                 self._client.stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+    def _in_turn(self, pool: concurrent.futures.Executor, files: Sequence[File]) -> None:
+        """A few files wait for each thread, not all of a million."""
+        waiting: set[concurrent.futures.Future[None]] = set()
+        for file in files:
+            waiting.add(pool.submit(self._one, file))
+            if len(waiting) >= 4 * self._client.site.limit:
+                done, waiting = concurrent.futures.wait(
+                    waiting, return_when=concurrent.futures.FIRST_COMPLETED
+                )
+                for one in done:
+                    one.result()
+        for one in concurrent.futures.as_completed(waiting):
+            one.result()
 
     def _one(self, file: File) -> None:
         if self._client.stop.is_set():
@@ -168,8 +182,9 @@ class Downloader:
     def _keep(self, file: File, part: _Part) -> None:
         target = self._root / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(part.path, "rb+") as written:
-            os.fsync(written.fileno())
+        if part.size >= _LARGE:
+            with open(part.path, "rb+") as written:
+                os.fsync(written.fileno())
         os.replace(part.path, target)
 
     def _attempt(self, file: File, part: _Part) -> Entry:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import threading
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ WORK = ".download"  # partial files and the journal; gone when all is done
 _SAME = ("name", "kind", "source", "version")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
     """A file that is there.
 
@@ -113,6 +114,7 @@ class Manifest:
 
     def save(self) -> None:
         """Writes manifest.json and ends the journal."""
+        os.sync()  # small files are not each waited for
         with self._lock:
             content = {
                 **self._same,

@@ -320,6 +320,7 @@ def test_a_full_disk_is_noticed_before_the_first_byte(server, run, monkeypatch, 
 
 
 def test_a_disk_that_fills_up_is_an_error_and_the_bytes_stay(server, run, monkeypatch):
+    monkeypatch.setattr(engine, "_LARGE", len(BODY))
     faulty(server)
     keep = engine.Downloader._keep
 

@@ -19,7 +19,7 @@ from qoq_jax.climb.access.access import Access, Check, from_table
 from qoq_jax.climb.access.errors import LoginError
 from qoq_jax.climb.access.hosts import kaggle, physionet
 
-BODY = random.Random(1).randbytes(200_000)
+BODY = random.Random(1).randbytes(2_000_000)
 ROOT = pathlib.Path(__file__).parents[3]
 
 
@@ -49,7 +49,7 @@ def test_the_command(server, tmp_path, qoq):
     code, out, err = qoq(access, "--root", tmp_path / "x")
     assert (code, err) == (0, "")
     assert "licence: CC-BY-4.0 (https://a.example)" in out
-    assert f"a-set: 2 files, 200.0 kB, in {tmp_path / 'x'}" in out
+    assert f"a-set: 2 files, 2.0 MB, in {tmp_path / 'x'}" in out
     assert (tmp_path / "x" / "a.bin").read_bytes() == BODY
 
 
@@ -84,9 +84,9 @@ def test_a_dry_run_says_all_and_writes_nothing(server, tmp_path, qoq):
     code, out, _ = qoq(access, "--root", tmp_path / "x", "--dry-run")
     free = shutil.disk_usage(tmp_path).free / 1e9
     assert code == 0
-    for line in ("a-set 2: https", "licence: CC0", "a.bin  200.0 kB", "files: 2", "not needed"):
+    for line in ("a-set 2: https", "licence: CC0", "a.bin  2.0 MB", "files: 2", "not needed"):
         assert line in out
-    assert "disk: about 200.0 kB" in out and f"{free:.0f}."[:2] in out
+    assert "disk: about 2.0 MB" in out and f"{free:.0f}."[:2] in out
     assert not (tmp_path / "x").exists()
     assert len(server.asked("/a.bin")) == 1, "its headers"
 
@@ -139,9 +139,9 @@ def wait_for_part(server, process, root, size):
 def test_killed_in_the_middle_and_continued(server, tmp_path, fast):
     """SIGKILL leaves no time for anything."""
     server.put("/done.bin", b"done")
-    page = server.put("/a.bin", BODY, faults=[("none",), ("gate", 150_000)])
+    page = server.put("/a.bin", BODY, faults=[("none",), ("gate", 1_500_000)])
     process = start(server, tmp_path / "x", "done.bin", "a.bin")
-    wait_for_part(server, process, tmp_path / "x", 150_000)
+    wait_for_part(server, process, tmp_path / "x", 1_500_000)
     while not (tmp_path / "x" / "done.bin").exists():
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
@@ -152,13 +152,13 @@ def test_killed_in_the_middle_and_continued(server, tmp_path, fast):
     access = Access("a-set", "https", f"{server.base}/", files=("done.bin", "a.bin"))
     get.download(access, tmp_path / "x", policy=fast)
     assert (tmp_path / "x" / "a.bin").read_bytes() == BODY
-    assert server.asked("/a.bin")[-1]["Range"] == f"bytes={150_000}-"
+    assert server.asked("/a.bin")[-1]["Range"] == f"bytes={1_500_000}-"
     assert len(server.asked("/done.bin")) == before + 1, "only its size"
     assert sorted(os.listdir(tmp_path / "x")) == ["a.bin", "done.bin", "manifest.json"]
 
 
 def test_ctrl_c_ends_it_with_130_and_it_continues(server, tmp_path, fast, monkeypatch):
-    page = server.put("/a.bin", BODY, faults=[("none",), ("gate", 150_000)])
+    page = server.put("/a.bin", BODY, faults=[("none",), ("gate", 1_500_000)])
     program = f"""
 import sys
 from qoq_jax.climb.access import access
@@ -172,7 +172,7 @@ sys.exit(main.main(["data", "download", "a-set", "--root", "{tmp_path}/x"]))
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for_part(server, process, tmp_path / "x", 140_000)
+    wait_for_part(server, process, tmp_path / "x", 1_400_000)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -83,6 +83,37 @@ def test_physionet(project, run):
     assert run(OPEN)[0] == {**PROJECT, "SHA256SUMS.txt": sums}
 
 
+def test_a_project_of_many_files_comes_as_one_zip(project, server, run, monkeypatch):
+    sums = project()
+    monkeypatch.setattr(physionet, "_MANY", 3)
+    top = "a-long-title-1.0.3"
+    packed = zipped({f"{top}/{path}": body for path, body in PROJECT.items()})
+    server.put("/content/proj/get-zip/1.0.3/", packed, faults=[("none",), ("cut", 300)])
+    found, said = run(OPEN)
+    assert found == {**PROJECT, "SHA256SUMS.txt": sums}
+    assert "4 files in one zip" in said
+    count = len(server.requests)
+    assert run(OPEN)[0] == found
+    assert len(server.requests) == count + 2, "the sums, and the size of the zip"
+    monkeypatch.setattr(physionet, "_LARGEST_ZIP", 10)
+    assert run(OPEN)[0] == found
+    assert not [path for _, path, _ in server.requests if path.endswith(".dat")], "all were there"
+
+
+def test_a_zip_with_other_files_than_the_sums_say(project, server, run, monkeypatch):
+    project()
+    monkeypatch.setattr(physionet, "_MANY", 3)
+    server.put("/content/proj/get-zip/1.0.3/", zipped({f"t/{path}": b"?" for path in PROJECT}))
+    with pytest.raises(DigestError, match=r"proj-1\.0\.3\.zip: RECORDS\.txt: SHA256 is"):
+        run(OPEN)
+
+
+def test_a_project_without_a_zip(project, run, monkeypatch):
+    sums = project()
+    monkeypatch.setattr(physionet, "_MANY", 3)
+    assert run(OPEN)[0] == {**PROJECT, "SHA256SUMS.txt": sums}
+
+
 def test_some_files_of_physionet(project, run):
     project()
     assert set(run(OPEN, ["x/*", "y/1.d?t"])[0]) == set(PROJECT) - {"RECORDS.txt"} | {
