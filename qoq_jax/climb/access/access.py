@@ -9,9 +9,11 @@ import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from qoq_jax.base.errors import ConfigError, did_you_mean
 from qoq_jax.climb.access.credentials import Place
+from qoq_jax.climb.access.errors import NoFileError
 
 Kind = Literal[
     "physionet-open",
@@ -55,8 +57,9 @@ class Access:
         address that `files` begin from. request: the page with the form.
       version: PhysioNet: "1.0.3"; Kaggle: a number, "" for the newest; git: commit, branch or tag.
       files: which of the host's files belong to the data set, as patterns (`*` also stands for
-        "/") or folders (with "/" at the end); () for all. For https and folders of ISIC: each file,
-        as the rest of its address, which may end with "#sha256=HEX" or "#md5=HEX".
+        "/") or folders (with "/" at the end); none for all. Whole addresses (https://...) are files
+        that lie elsewhere, beside the others. For https and folders of ISIC: each file, as the rest
+        of its address. An address may end with "#sha256=HEX" or "#md5=HEX".
       bytes: size as a whole, for hosts that do not say it; 0 when not known.
       steps: what a person has to do, one sentence each.
       checks: what a complete folder has.
@@ -74,7 +77,21 @@ class Access:
     licence: str = ""
     homepage: str = ""
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The entries of `files` that are of the host."""
+        return tuple(one for one in self.files if "://" not in one)
+
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """The entries of `files` that are addresses."""
+        return tuple(one for one in self.files if "://" in one)
+
     def __post_init__(self) -> None:
+        if any("@" in urlsplit(one).netloc for one in (self.source, *self.files)):
+            raise ConfigError(
+                "an address has a login in it", where=self.name, hint="put it into ~/.netrc"
+            )
         if self.kind not in KINDS:
             raise ConfigError(
                 f"unknown kind of access {self.kind!r}",
@@ -201,15 +218,15 @@ def select(access: Access, paths: Sequence[str], wanted: Sequence[str]) -> set[s
     """Those of a host's paths that belong to the data set and that the user wants.
 
     Raises:
-      ConfigError: there are none.
+      NoFileError: there are none.
     """
-    kept = {one for one in paths if matches(one, access.files) and matches(one, wanted)}
+    kept = {one for one in paths if matches(one, access.patterns) and matches(one, wanted)}
     if kept:
         return kept
     if not paths:
-        raise ConfigError("the host lists no files", where=access.name)
-    raise ConfigError(
-        f"no file fits {' '.join([*wanted, *access.files])}",
+        raise NoFileError("the host lists no files", where=access.name)
+    raise NoFileError(
+        f"no file fits {' '.join([*wanted, *access.patterns])}",
         where=access.name,
         hint=f"there are {len(paths)} files, such as {', '.join(sorted(paths)[:3])}",
     )

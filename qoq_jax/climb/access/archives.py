@@ -265,6 +265,10 @@ def unwrap(path: pathlib.Path, name: str) -> bool:
     with zipfile.ZipFile(path) as packed:
         if packed.namelist() != [name]:
             return False
+        limits = Limits()
+        most = max(limits.small, limits.ratio * path.stat().st_size)
+        if packed.getinfo(name).file_size > most:
+            raise zipfile.BadZipFile
         with packed.open(name) as source, open(inner, "wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
     os.replace(inner, path)

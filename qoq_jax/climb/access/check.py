@@ -81,7 +81,7 @@ def _lists(access: Access, root: pathlib.Path) -> Iterator[tuple[str, dict[str, 
             {
                 path: (-1, digest)
                 for path, digest in from_host.items()
-                if path not in listed and safe_path(path) and matches(path, access.files)
+                if path not in listed and safe_path(path) and matches(path, access.patterns)
             },
         )
 

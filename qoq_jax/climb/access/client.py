@@ -369,9 +369,7 @@ def _check(url: str, what: str) -> None:
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise DownloadError(f"is at {parts.scheme or 'no'} address, not https", where=what)
     if "@" in parts.netloc:
-        raise ConfigError(
-            "has a login in its address", where=what, hint="put it into ~/.netrc (mode 0600)"
-        )
+        raise ConfigError("has a login in its address", where=what, hint="put it into ~/.netrc")
 
 
 def _is_private(url: str) -> bool:

@@ -293,7 +293,6 @@ class Downloader:
             stop=self._client.stop,
         )
         unpacker.run(part.path)
-        os.sync()  # the next line is to mean that the members are on the disk
         self._manifest.add_archive(file.path, entry)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qoq_jax.base.errors import DataError
+from qoq_jax.base.errors import ConfigError, DataError
 
 
 class DownloadError(DataError):
@@ -27,6 +27,10 @@ class DamagedError(ArchiveError):
 
 class ByHandError(ArchiveError):
     """An archive that needs another program or a password; it is kept."""
+
+
+class NoFileError(ConfigError):
+    """A choice of files that leaves none."""
 
 
 def moved(what: str, where: str) -> DownloadError:

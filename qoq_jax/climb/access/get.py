@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,8 +15,9 @@ from qoq_jax.climb.access.access import Access, Listing, Site, safe_path
 from qoq_jax.climb.access.check import counts
 from qoq_jax.climb.access.client import Client, Policy, where_logins_are
 from qoq_jax.climb.access.download import Downloader, free_space, needed
-from qoq_jax.climb.access.errors import DownloadError, LoginError
+from qoq_jax.climb.access.errors import DownloadError, LoginError, NoFileError
 from qoq_jax.climb.access.hashes import of_file
+from qoq_jax.climb.access.hosts import https
 from qoq_jax.climb.access.manifest import NAME, WORK, Entry, Manifest
 from qoq_jax.climb.access.progress import Progress, gigabytes
 
@@ -47,16 +49,15 @@ def download(
         return _by_hand(access, root, log)
     for line in _licence(access):
         log(line)
-    host = hosts.of(access)
-    site = host.site(access)
+    site = hosts.of(access).site(access)
     with Client(site, _login(access, site), policy) as client, _alone(root):
-        with Manifest(root, access) as manifest, Progress(access.name, log=log) as progress:
-            listing = host.listing(access, client, wanted)
-            _refuse_names(listing)
+        size = 0 if wanted else access.bytes
+        with Manifest(root, access) as manifest, Progress(access.name, size, log) as progress:
+            listing = _list(access, client, wanted)
             if listing.note:
                 log(f"{access.name}: {listing.note}")
             downloader = Downloader(client, root, manifest, progress)
-            estimate = 0 if manifest else listing.total or (0 if wanted else access.bytes)
+            estimate = 0 if manifest else listing.total or size
             downloader.all(listing.files, estimate)
             more = listing.more(root) if listing.more else ()
             downloader.all(more)
@@ -86,8 +87,7 @@ def dry_run(
         _say_steps(access, log)
         log(f"disk: {_about(access.bytes)}, {free} free at {root}")
         return
-    host = hosts.of(access)
-    site = host.site(access)
+    site = hosts.of(access).site(access)
     login = credentials.first(site.places)
     for place in site.places:
         log(f"login: {place.text}")
@@ -101,7 +101,7 @@ def dry_run(
         if site.needs_login and login is None:
             raise LoginError("no login was found", where=site.host)
         with Client(site, login, policy) as client:
-            listing = host.listing(access, client, wanted)
+            listing = _list(access, client, wanted)
     except DownloadError as error:
         log(f"files: not listed: {error}")
     else:
@@ -113,6 +113,20 @@ def dry_run(
         total = needed(listing.files, site.limit, estimate)
         log(f"files: {len(listing.files):,}" + (f" ({listing.note})" if listing.note else ""))
     log(f"disk: {_about(total)}, {free} free at {root}")
+
+
+def _list(access: Access, client: Client, wanted: Sequence[str]) -> Listing:
+    """What the host lists, and what lies elsewhere."""
+    extra = https.elsewhere(access, client, wanted)
+    try:
+        listing = hosts.of(access).listing(access, client, wanted)
+    except NoFileError:
+        if not extra:
+            raise
+        listing = Listing(())
+    listing = dataclasses.replace(listing, files=(*listing.files, *extra))
+    _refuse_names(listing)
+    return listing
 
 
 def _about(size: int) -> str:

@@ -146,10 +146,22 @@ def _response():
     return response
 
 
-def test_a_login_in_an_address_is_refused(tmp_path, fast):
-    access = Access("a", "https", f"https://me:{CANARY}@a.example/", files=("b",))
+def test_a_login_in_an_address_is_refused():
+    for source, file in (
+        (f"https://me:{CANARY}@a.example/", "b"),
+        ("https://a.example", f"https://{CANARY}@c.example/d"),
+    ):
+        with pytest.raises(ConfigError, match="an address has a login in it") as caught:
+            Access("a", "https", source, files=(file,))
+        assert CANARY not in str(caught.value)
+
+
+def test_a_redirect_to_an_address_with_a_login_is_refused(server, tmp_path, fast):
+    server.put("/a", redirect=f"https://me:{CANARY}@a.example/")
     with pytest.raises(ConfigError, match="has a login in its address") as caught:
-        get.download(access, tmp_path / "root", policy=fast)
+        get.download(
+            Access("s", "https", server.base, files=("a",)), tmp_path / "root", policy=fast
+        )
     assert CANARY not in str(caught.value)
 
 

@@ -313,6 +313,17 @@ def test_one_patient_of_tcia(at_tcia, run):
     ]
 
 
+def test_tables_that_lie_beside_a_collection(at_tcia, other, run):
+    """Their host is another one, and they are part of the data set."""
+    other.put("/uploads/cases.csv", b"patient_id\n")
+    address = f"{other.base}/uploads/cases.csv#sha256={sha256(b'patient_id' + bytes([10]))}"
+    access = Access("a-set", "tcia", "SET-1", files=(address,))
+    assert set(run(access, ["*.csv"])[0]) == {"cases.csv"}
+    found, _ = run(access)
+    assert found["cases.csv"] == b"patient_id\n"
+    assert len([path for path in found if path.endswith(".dcm")]) == 2
+
+
 def test_a_collection_that_is_not_there(at_tcia, server, run):
     server.put("/v4/getSeries?Collection=OTHER", b"[]")
     with pytest.raises(DownloadError, match="no collection 'OTHER'"):

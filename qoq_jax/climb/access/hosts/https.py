@@ -31,13 +31,21 @@ def listing(access: Access, client: Client, wanted: Sequence[str]) -> Listing:
                 hint="name files below that address with --files",
             )
         names, wanted = tuple(wanted), ()
-    files = [_file(access, client, name) for name in names if matches(name, wanted)]
+    files = [file_at(access, client, name) for name in names if matches(name, wanted)]
     if not files:
         select(access, [urldefrag(name).url for name in names], wanted)
     return Listing(tuple(files), note=foreign_note(files))
 
 
-def _file(access: Access, client: Client, name: str) -> File:
+def elsewhere(access: Access, client: Client, wanted: Sequence[str]) -> tuple[File, ...]:
+    """The files of a data set that do not lie at its host, but at addresses of their own."""
+    if access.kind == "https" or (not access.source.isdigit() and access.kind == "isic"):
+        return ()
+    names = {name: urlsplit(name).path.rpartition("/")[2] for name in access.elsewhere}
+    return tuple(file_at(access, client, one) for one in names if matches(names[one], wanted))
+
+
+def file_at(access: Access, client: Client, name: str) -> File:
     """A file with the size that its server says, and its name where the address has none."""
     address, fragment = urldefrag(name)
     url = urljoin(access.source, address)

@@ -66,7 +66,7 @@ def listing(access: Access, client: Client, wanted: Sequence[str]) -> Listing:
         pages, names = f"{api}/datasets/list/{name}", "datasetFiles"
         version = {"datasetVersionNumber": access.version} if access.version else {}
     query = f"?{urlencode(version)}" if version else ""
-    if not wanted and not access.files:
+    if not wanted and not access.patterns:
         archive = f"{access.source.rpartition('/')[2]}.zip"
         return Listing((File(archive, whole + query, unpack=""),))
     listed = list(_files(client, pages, names, version))

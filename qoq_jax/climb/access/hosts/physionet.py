@@ -1,9 +1,10 @@
 """PhysioNet: a project is a folder of files with SHA256SUMS.txt at its top.
 
 https://physionet.org/files/PROJECT/VERSION/PATH. All of it is also one zip, much faster for many
-small files, as of ECGs; its members are compared with the same sums. Credentialed projects take HTTP
-basic authentication from programs that they know by the beginning of the User-Agent, "Wget/" and
-"libwfdb/" (MIT-LCP/physionet-build, project/utility.py); ours begins so and then says who we are.
+small files, as of ECGs; its members are compared with the same sums. Credentialed projects take
+HTTP basic authentication from programs that they know by the beginning of the User-Agent, "Wget/"
+and "libwfdb/" (MIT-LCP/physionet-build, project/utility.py); ours begins so and then says who we
+are.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def listing(access: Access, client: Client, wanted: Sequence[str]) -> Listing:
     if not sums:
         raise DownloadError("is no list of SHA-256 sums", where=SUMS)
     texts = {SUMS: body}
-    if not wanted and not access.files and len(sums) > _MANY:
+    if not wanted and not access.patterns and len(sums) > _MANY:
         name = f"{access.source}-{access.version}.zip"
         url = f"{BASE}/content/{access.source}/get-zip/{access.version}/"
         size = _zip_size(client, url, name)
