@@ -80,6 +80,8 @@ setup(
         "tokenizers>=0.21",
         "pillow>=11",
         "rich>=13",  # progress and tables in the terminal
+        "requests>=2.32",  # downloads; tensorflow-datasets brings it
+        "urllib3>=2.2",  # read1 of a body; requests brings it
         *READERS,
         "tensorboardX>=2.6.2",
     ],

