@@ -4,7 +4,9 @@ again, in the background and as seldom as its size asks for.
 
 from __future__ import annotations
 
-import atexit
+import os
+import shutil
+import tempfile
 import threading
 import time
 import weakref
@@ -14,7 +16,7 @@ from qoq_jax.base import objects
 OFTEN = 1.0  # seconds between two writes of a text, at least ...
 SHARE = 20  # ... and this many times as long as the last one took
 
-_open: weakref.WeakSet[Lines] = weakref.WeakSet()
+_open: weakref.WeakSet[Lines | Folder] = weakref.WeakSet()
 
 
 class Lines:
@@ -82,9 +84,42 @@ class Lines:
             raise error
 
 
-@atexit.register
+class Folder:
+    """A folder in which a library appends to files of this process (TensorBoard's events).
+
+    Attributes:
+      path: of the folder to write to; for a URL one of this machine, whose files are uploaded by
+        `flush` when they have grown.
+    """
+
+    def __init__(self, path: str):
+        self.path, self._url, self._sent = path, path, {}
+        if objects.is_url(path):
+            self.path = tempfile.mkdtemp(prefix="qoq_")
+            weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+            _open.add(self)
+
+    def flush(self) -> None:
+        """Returns when the files are uploaded.
+
+        Raises:
+          OSError: they cannot be written.
+        """
+        if self.path == self._url:
+            return
+        for name in os.listdir(self.path):
+            file = os.path.join(self.path, name)
+            if self._sent.get(name) != (size := os.path.getsize(file)):
+                objects.upload(file, f"{self._url}/{name}")
+                self._sent[name] = size
+
+
 def flush_all() -> None:
-    """`flush` of all files of this process."""
+    """`flush` of all files and folders of this process.
+
+    A run calls it at its end. When Python itself ends it is too late: no client can make a request
+    then.
+    """
     for one in list(_open):
         one.flush()
 

@@ -124,6 +124,9 @@ def _acquire(lock: str, mine: Holder, folder: str) -> None:
         _put(lock, mine)
         for path, _ in chain[1:]:
             _remove(path)
+        if storage.is_url(lock):
+            for _, holder in chain[:-1]:
+                _remove(_beat_of(lock, holder))
         return
 
 

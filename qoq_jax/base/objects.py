@@ -17,6 +17,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -65,10 +66,11 @@ def system(url: str) -> Any:
         raise ConfigError("names no bucket", where=url, hint=f"write {scheme}://BUCKET/PATH")
     key = scheme, os.getpid()  # a forked child has none of the threads behind its parent's
     if key not in _systems:
-        import fsspec  # slow to import, and of no use for local paths
-
         package, extra = EXTRAS[scheme]
         try:
+            importlib.import_module(package)  # slow, and of no use for local paths
+            import fsspec
+
             found = fsspec.filesystem(scheme, skip_instance_cache=True, **_OPTIONS[scheme])
         except ImportError:
             raise ConfigError(
@@ -126,8 +128,8 @@ def _failed(error: Exception, url: str) -> OSError | None:
         return IsADirectoryError(errno.EISDIR, "is a folder of objects", url)
     if name in ("ParamValidationError", "NoRegionError"):
         return OSError(errno.EINVAL, " ".join(str(error).split())[:160], url)
-    said = " ".join(str(error).split())[:160] or name
-    return OSError(error.errno or errno.EIO if isinstance(error, OSError) else errno.EIO, said, url)
+    said = " ".join(str(getattr(error, "strerror", None) or error).split())[:160] or name
+    return OSError(getattr(error, "errno", None) or errno.EIO, said, url)
 
 
 def info(url: str) -> dict[str, Any]:

@@ -29,16 +29,11 @@ class MetricWriter:
         self._lines = append.Lines(self._path)
         self._board = self._wandb = None
         self._writes = hosts.is_main()
-        if tensorboard and storage.is_url(workdir):
-            raise ConfigError(
-                "log.tensorboard appends to files, which an object store cannot",
-                where=workdir,
-                hint="set log.tensorboard=false; metrics.jsonl has all that it would show",
-            )
         if tensorboard and self._writes:
             from tensorboardX import SummaryWriter  # imported here: it is slow to load
 
-            self._board = SummaryWriter(os.path.join(workdir, "tensorboard"))
+            self._events = append.Folder(os.path.join(workdir, "tensorboard"))
+            self._board = SummaryWriter(self._events.path)
         if wandb and self._writes:
             try:
                 import wandb as wandb_module
@@ -80,6 +75,7 @@ class MetricWriter:
         self._lines.flush()
         if self._board is not None:
             self._board.close()
+            self._events.flush()
         if self._wandb is not None:
             self._wandb.finish()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from qoq_jax.base import files, lock, storage
+from qoq_jax.base import append, files, lock, storage
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.evaluation import few, runner
 from qoq_jax.models import spec, vlm
@@ -49,6 +49,8 @@ def run(cfg: Config) -> int:
             if claimed and hosts.is_main():
                 run_config.release(cfg.workdir)
             raise
+        finally:
+            append.flush_all()
 
 
 def _run(cfg: Config) -> int:
