@@ -1,6 +1,8 @@
 """Files that are whole or not there: a temporary file in the same folder, fsync, then a rename.
 
-A reader never sees half a file, and a crash or a full disk leaves the one before.
+A reader never sees half a file, and a crash or a full disk leaves the one before. Where a path is a
+URL (gs://, s3://) the file is an object that is written with one request, which has the same
+effect (base/objects.py).
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+from qoq_jax.base import objects
 from qoq_jax.base.errors import DataError, QoqError
 
 Path = str | os.PathLike
@@ -24,6 +28,12 @@ def replacing(path: Path) -> Iterator[str]:
 
     The folder is made when it is missing; an exception leaves `path` as it was.
     """
+    if objects.is_url(path):
+        with tempfile.TemporaryDirectory(prefix="qoq_") as folder:
+            partial = os.path.join(folder, os.path.basename(path))
+            yield partial
+            objects.upload(partial, path)
+        return
     folder, name = os.path.split(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
     partial = os.path.join(folder, f".{name}.{os.getpid()}-{threading.get_ident()}.partial")
@@ -40,6 +50,9 @@ def replacing(path: Path) -> Iterator[str]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all."""
+    if objects.is_url(path):
+        objects.write(path, content)
+        return
     with replacing(path) as partial, open(partial, "wb") as file:
         file.write(content)
 
@@ -52,6 +65,14 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, value: Any, indent: int | None = 1, *, ascii_only: bool = True) -> None:
     """Writes JSON whole or not at all; a value that JSON has no form for leaves no file."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=ascii_only))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file."""
+    if objects.is_url(path):
+        return objects.read(path)
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -89,8 +110,7 @@ def read_json(
       error: the file cannot be read, or is not JSON.
     """
     try:
-        with open(path, "rb") as file:
-            content = file.read()
+        content = read_bytes(path)
         return parse_json(content) if finite else json.loads(content)
     except (OSError, ValueError, RecursionError) as found:
         if isinstance(found, FileNotFoundError) and missing is not _REQUIRED:

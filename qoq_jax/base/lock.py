@@ -14,6 +14,12 @@ dead holder's. No clocks are compared.
 Taking over the lock of a dead process with token X means to be the one who creates LOCK.after-X.
 Whoever did is the holder from that moment on, for all who follow the chain, and then puts its own
 file in the lock's place.
+
+In an object store there is neither a link nor an exclusive open, and fcntl does not reach it.
+"Write this object unless there is one" takes their place, which S3 and Google Cloud Storage decide
+for all their clients. The protocol is the same. A holder shows that it lives by writing an object
+of its own, LOCK.beat-X, each OBJECT_BEAT seconds: writing the lock itself again could undo a
+takeover.
 """
 
 from __future__ import annotations
@@ -31,10 +37,12 @@ import time
 import uuid
 from collections.abc import Iterator
 
+from qoq_jax.base import files, objects, storage
 from qoq_jax.base.errors import ConfigError
 
 NAME = "lock"
 BEAT = 2.0  # seconds between two signs of life
+OBJECT_BEAT = 15.0  # ... of a lock in an object store, where each is a paid request
 PATIENCE = 60.0  # seconds without one after which a process of another machine counts as dead
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES)
 
@@ -70,7 +78,7 @@ def hold(folder: str) -> Iterator[None]:
     Raises:
       ConfigError: to another process, which is named.
     """
-    lock, mine = os.path.join(os.path.abspath(folder), NAME), _this_process()
+    lock, mine = os.path.join(storage.absolute(folder), NAME), _this_process()
     _acquire(lock, mine, folder)
     ended = threading.Event()
     beat = threading.Thread(
@@ -84,7 +92,9 @@ def hold(folder: str) -> Iterator[None]:
         beat.join(BEAT)
         # Not in a forked child, which the lock does not belong to.
         if os.getpid() == mine.pid and _read(lock) == mine:
-            os.remove(lock)
+            storage.remove(lock)
+            if storage.is_url(lock):
+                storage.remove(_beat_of(lock, mine))
 
 
 # --------------------------------------------------------------------------------------- taking it
@@ -109,11 +119,14 @@ def _acquire(lock: str, mine: Holder, folder: str) -> None:
             continue  # another process was faster
         chain = _chain(lock)
         if not chain or chain[-1][1] != mine:  # another took over and is done with it
-            os.remove(marker)
+            storage.remove(marker)
             continue
         _put(lock, mine)
         for path, _ in chain[1:]:
             _remove(path)
+        if storage.is_url(lock):
+            for _, holder in chain[:-1]:
+                _remove(_beat_of(lock, holder))
         return
 
 
@@ -129,6 +142,8 @@ def _chain(lock: str) -> list[tuple[str, Holder]]:
 
 def _create(path: str, mine: Holder) -> bool:
     """Creates the file unless it is there; one of several callers gets True."""
+    if storage.is_url(path):
+        return objects.create(path, json.dumps(dataclasses.asdict(mine)).encode())
     unique = f"{path}.{mine.token}"
     with open(unique, "w", encoding="utf-8") as file:
         json.dump(dataclasses.asdict(mine), file)
@@ -156,6 +171,9 @@ def _create(path: str, mine: Holder) -> bool:
 
 
 def _put(path: str, mine: Holder) -> None:
+    if storage.is_url(path):
+        objects.write(path, json.dumps(dataclasses.asdict(mine)).encode())
+        return
     unique = f"{path}.{mine.token}"
     with open(unique, "w", encoding="utf-8") as file:
         json.dump(dataclasses.asdict(mine), file)
@@ -166,8 +184,7 @@ def _read(path: str) -> Holder | None:
     """Who holds the lock; None when there is no file, an unknown holder when it says nothing."""
     try:
         # opened, not stat'ed: opening makes an NFS client ask its server
-        with open(path, encoding="utf-8") as file:
-            return Holder(**json.load(file))
+        return Holder(**json.loads(files.read_bytes(path)))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):
@@ -176,7 +193,7 @@ def _read(path: str) -> Holder | None:
 
 def _remove(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
+        storage.remove(path)
 
 
 # ----------------------------------------------------------------------------------- signs of life
@@ -187,9 +204,9 @@ def _beat(lock: str, mine: Holder, ended: threading.Event) -> None:
 
     That is safe at any moment, and continuing would let two processes write into one folder.
     """
-    while not ended.wait(BEAT):
+    while not ended.wait(OBJECT_BEAT if storage.is_url(lock) else BEAT):
         try:
-            os.utime(lock)
+            _show_life(lock, mine)
             holder = _read(lock)
         except OSError:  # the folder is gone, or its server does not answer: try again
             continue
@@ -203,10 +220,21 @@ def _beat(lock: str, mine: Holder, ended: threading.Event) -> None:
             os._exit(1)
 
 
+def _show_life(lock: str, mine: Holder) -> None:
+    if storage.is_url(lock):
+        objects.write(_beat_of(lock, mine), uuid.uuid4().hex.encode())
+    else:
+        os.utime(lock)
+
+
+def _beat_of(path: str, holder: Holder) -> str:
+    return f"{path.partition('.after-')[0]}.beat-{holder.token}"
+
+
 def _alive(path: str, holder: Holder, folder: str) -> bool:
     if holder.machine and holder.machine == _machine():
         return _ticks(holder.pid) == holder.ticks and _exists(holder.pid)
-    before, end = _changed(path), time.monotonic() + PATIENCE
+    before, end = _changed(path, holder), time.monotonic() + PATIENCE
     if before is not None:
         print(
             f"qoq: {folder}: the last run here was {holder}; checking whether it still runs "
@@ -216,7 +244,7 @@ def _alive(path: str, holder: Holder, folder: str) -> bool:
         )
     while before is not None and time.monotonic() < end:
         time.sleep(BEAT / 4)
-        now = _changed(path)
+        now = _changed(path, holder)
         if now is None or _read(path) != holder:
             return False  # released or taken over; the caller looks again
         if now != before:
@@ -224,7 +252,15 @@ def _alive(path: str, holder: Holder, folder: str) -> bool:
     return False
 
 
-def _changed(path: str) -> int | None:
+def _changed(path: str, holder: Holder) -> int | str | None:
+    """What is another one after each sign of life; None when the lock is gone."""
+    if storage.is_url(path):
+        if _read(path) is None:
+            return None
+        try:
+            return objects.read(_beat_of(path, holder)).decode()
+        except FileNotFoundError:
+            return ""
     try:
         with open(path, "rb") as file:
             return os.fstat(file.fileno()).st_mtime_ns

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qoq_jax.base import files
+from qoq_jax.base import files, storage
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.sample import ProcessConfig
@@ -38,10 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
     source, dest, dtype = arguments.source, arguments.dest, arguments.dtype
     limit = shard_bytes(arguments.shard_size)
     if source.endswith(PICKLED):
-        if not os.path.isfile(source):
+        if not storage.is_file(source):
             raise ConfigError("no such file", where=source)
         ecg_files.convert(source, dest)
-    elif os.path.isdir(os.path.join(source, "checkpoints")):
+    elif storage.is_dir(os.path.join(source, "checkpoints")):
         from qoq_jax.train import run as loop  # the trainer is needed for runs only
         from qoq_jax.train.setup import tokenizer_source
 
@@ -127,6 +127,8 @@ def files_of_run(name: str, folder: str, cfg: VlmConfig, process: ProcessConfig)
         }
         files.write_json(os.path.join(folder, template.TOKENIZER_CONFIG), content, indent=2)
     else:
+        if storage.is_url(name):
+            name = resolve(name.removesuffix("/tokenizer.json"))
         source = name if os.path.isdir(name) else os.path.dirname(os.path.abspath(name))
         # One template and one image processor: those of the training, below.
         left_out = (template.JSON, config_lib.PROCESSOR)

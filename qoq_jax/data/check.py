@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from qoq_jax.base import terminal
+from qoq_jax.base import storage, terminal
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import rows as schema
 from qoq_jax.data import sources, tfds_rows
@@ -29,7 +29,7 @@ def run(file: str) -> int:
     rows = open_rows(file)
     faults = [str(fault) for fault in rows.index.faults]
     unlisted = rows.index.fault_count - len(faults)  # of very many, the first are described
-    root, tokenizer = os.path.dirname(os.path.abspath(file)), tokenizer_lib.load("nano")
+    root, tokenizer = os.path.dirname(storage.absolute(file)), tokenizer_lib.load("nano")
     small = ProcessConfig.for_model(
         variants.get("nano"),
         min_pixels=56 * 56,
@@ -58,7 +58,7 @@ def run(file: str) -> int:
 
 def _split_faults(file: str, rows: Rows) -> list[str]:
     """Rows of another split, and patients that are in a sibling file too."""
-    folder, name = os.path.split(os.path.abspath(file))
+    folder, name = os.path.split(storage.absolute(file))
     split = tfds_rows.split_of(name)
     if split not in schema.SPLITS or sources.find(folder, split) is None:
         return []
@@ -75,8 +75,8 @@ def _split_faults(file: str, rows: Rows) -> list[str]:
         shared = np.intersect1d(patients[patients != 0], open_rows(path).column("patient"))
         named = (rows[int(np.flatnonzero(patients == patient)[0])].patient for patient in shared)
         faults += [
-            f"patient {patient!r} is in {path.name} too (hint: keep all rows of a patient in "
-            "one split)"
+            f"patient {patient!r} is in {os.path.basename(path)} too (hint: keep all rows of a "
+            "patient in one split)"
             for patient in sorted(named)
         ]
     return faults

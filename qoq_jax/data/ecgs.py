@@ -22,8 +22,9 @@ from typing import Any
 import grain
 import numpy as np
 
+from qoq_jax.base import storage
 from qoq_jax.base.errors import ConfigError, DataError
-from qoq_jax.data import paths, readers, sources
+from qoq_jax.data import media, paths, readers, sources
 from qoq_jax.data.pipeline import Reading
 from qoq_jax.data.readers import ecg_arrays
 
@@ -68,19 +69,19 @@ def find(folder: str | os.PathLike, split: str) -> list[Recording]:
     Raises:
       DataError: no such folder, a broken row file, or no ECG where there should be one.
     """
-    root = pathlib.Path(folder)
-    if not root.is_dir():
+    root = folder if storage.is_url(folder) else str(pathlib.Path(folder))
+    if not storage.is_dir(root):
         raise DataError("no such folder", where=str(folder), hint="name a folder of ECGs")
     if sources.has_rows(root):
         if not sources.find(root, split):
             return []
         return [
             Recording(
-                str(root / path),
+                os.path.join(root, path),
                 row.patient,
                 tuple(row.answers),
                 tuple(row.labels),
-                root=str(root),
+                root=root,
                 from_row=True,
             )
             for row in sources.load(root, split)
@@ -90,15 +91,14 @@ def find(folder: str | os.PathLike, split: str) -> list[Recording]:
         return []
     # Sorted at every level: the order of a directory is the file system's own.
     found = []
-    for parent, folders, names in os.walk(root):
-        folders.sort()
-        for name in sorted(names):
+    for parent, names in storage.walk(root):
+        for name in names:
             path = os.path.join(parent, name)
             part = _PART.fullmatch(name)
             if name.lower().endswith(SUFFIXES) and not (part and f"{part[1]}_layout.hea" in names):
-                found.append(Recording(path, root=str(root)))
+                found.append(Recording(path, root=root))
             elif name.lower().endswith(ARCHIVES):
-                found += [Recording(member, root=str(root)) for member in _members(path, root)]
+                found += [Recording(member, root=root) for member in _members(path, root)]
     if not found:
         raise DataError(
             "has no ECG files",
@@ -152,9 +152,9 @@ class EcgBatches:
                 "patient": recording.patient,
                 "labels": recording.labels,
                 "vocabulary": recording.vocabulary,
-                "bytes": sources.file_size(recording.path),
+                "bytes": size,
             }
-            for recording in recordings
+            for recording, size in zip(recordings, _sizes(recordings), strict=True)
         ]
         self._fingerprint = hashlib.sha256(
             json.dumps([names, seed, batch] + ([] if length == "refuse" else [length])).encode()
@@ -238,13 +238,25 @@ def read_all(recordings: Sequence[Recording], length: readers.EcgLength = "refus
     return np.stack(read)
 
 
-def _members(path: str, root: pathlib.Path) -> list[str]:
+def _members(path: str, root: str) -> list[str]:
     """The recordings of an HDF5 file that is described by a JSON file beside it."""
-    file = pathlib.Path(path)
-    if not ecg_arrays.has_facts(file):
-        return []
-    count = ecg_arrays.count(file, root)
+    with media.opened(root) as folder:
+        file = pathlib.Path(folder, os.path.relpath(path, root))
+        if not ecg_arrays.has_facts(file):
+            return []
+        count = ecg_arrays.count(file, folder)
     return [path] if count is None else [f"{path}#{i}" for i in range(count)]
+
+
+def _sizes(recordings: Sequence[Recording]) -> list[int]:
+    """Bytes of their files; those of a URL are listed, since a request for each would take long."""
+    of = {root: storage.sizes(root) for root in {one.root for one in recordings}}
+    return [
+        of[one.root](os.path.relpath(paths.split_member(one.path)[0], one.root))
+        if storage.is_url(one.root)
+        else sources.file_size(one.path)
+        for one in recordings
+    ]
 
 
 def _short(path: str) -> str:
@@ -257,15 +269,18 @@ def _read(recording: Recording, length: readers.EcgLength) -> tuple[np.ndarray |
     a map raises.
     """
     lengths: list[str] = []
-    root = recording.root or None
     try:
-        if recording.from_row and not paths.is_inside(recording.path, recording.root):
-            raise DataError(
-                "leads out of the data folder",
-                where=recording.path,
-                hint="copy the file into the data folder",
-            )
-        signal = readers.read_ecg(recording.path, root=root, length=length, note=lengths.append)
+        with media.opened(recording.root) as root:
+            path = recording.path
+            if root != recording.root:
+                path = os.path.join(root, os.path.relpath(path, recording.root))
+            if recording.from_row and not paths.is_inside(path, root):
+                raise DataError(
+                    "leads out of the data folder",
+                    where=path,
+                    hint="copy the file into the data folder",
+                )
+            signal = readers.read_ecg(path, root=root or None, length=length, note=lengths.append)
     except DataError as error:
         return error, ""
     return signal, ", ".join(lengths)

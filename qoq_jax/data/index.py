@@ -3,8 +3,10 @@ says where each row begins.
 
 The first time a row file is opened, every row is parsed and validated (index_build.py), and the
 result is kept in `.{name}.index` beside the file, or below $XDG_CACHE_HOME/qoq_jax/rows (~/.cache)
-when that folder is read-only. Later only the index is opened. Subsets, repeats and edits are views:
-arrays of row numbers, and functions that run on a row after it was parsed; none reads the file.
+when that folder is read-only. A row file at a URL is copied to this machine first
+(base/objects.py), and its index is beside the copy. Later only the index is opened. Subsets,
+repeats and edits are views: arrays of row numbers, and functions that run on a row after it was
+parsed; none reads the file.
 
     index file: magic, 8 bytes length of the header, header (JSON), arrays (mapped, not read)
 
@@ -29,9 +31,9 @@ from typing import Any, Self, overload
 
 import numpy as np
 
-from qoq_jax.base import files
+from qoq_jax.base import files, storage
 from qoq_jax.base.errors import DataError
-from qoq_jax.data import index_build, row_files
+from qoq_jax.data import index_build, row_files, tfds_rows
 from qoq_jax.data import rows as schema
 
 _MAGIC = b"qoq rows 1\n"
@@ -190,16 +192,16 @@ def open_index(path: str | os.PathLike) -> Index:
       DataError: the file cannot be read, is no JSON, has no rows, or changes while it is read.
         Broken rows raise nothing here: they are in `faults`.
     """
-    path = pathlib.Path(path)
+    path, root = _on_this_machine(path)
     if not path.is_file():
         raise DataError("cannot be read (no such file)", where=str(path), hint="check the path")
     folders = _folders(path)
     for folder in folders:
-        found = _load(folder, path)
+        found = _load(folder, path, root)
         if found:
             return found
     folder = next((folder for folder in folders if _writable(folder)), None)
-    body, header, columns = index_build.build(path, folder)
+    body, header, columns = index_build.build(path, folder, root)
     if folder:
         try:
             _save(_file(folder, path), header, columns)
@@ -208,6 +210,23 @@ def open_index(path: str | os.PathLike) -> Index:
                 f"the index of {path} is not kept ({error.strerror}), so it is made again"
             )
     return _index(path, body, header, columns)
+
+
+def _on_this_machine(path: str | os.PathLike) -> tuple[pathlib.Path, str | os.PathLike]:
+    """(the row file, folder of its media); of a URL the file is a copy and the folder a URL."""
+    if not storage.is_url(path):
+        return pathlib.Path(path), pathlib.Path(path).parent
+    root, _, name = path.rpartition("/")
+    wanted = [name]
+    if tfds_rows.is_shard(pathlib.Path(name)):  # the others of the split, and what describes them
+        wanted = [name, *tfds_rows.companions(storage.names(root), name)]
+    try:
+        copies = [storage.local(f"{root}/{one}") for one in wanted]
+        return pathlib.Path(copies[0]), root
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror})", where=path, hint="check the URL and your rights"
+        ) from error
 
 
 def _folders(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
@@ -243,7 +262,7 @@ def _save(file: pathlib.Path, header: dict[str, Any], columns: dict[str, np.ndar
             out.write(b"\0" * (-column.nbytes % 8))
 
 
-def _load(folder: pathlib.Path, path: pathlib.Path) -> Index | None:
+def _load(folder: pathlib.Path, path: pathlib.Path, root: str | os.PathLike) -> Index | None:
     """The index that is kept there, if it holds for the file and its media as they are now."""
     file = _file(folder, path)
     try:
@@ -263,7 +282,7 @@ def _load(folder: pathlib.Path, path: pathlib.Path) -> Index | None:
     body = path if header["body"] is None else folder / f".{path.name}.rows"
     if header["body"] is not None and index_build.file_size(body) != header["body"]:
         return None
-    if not index_build.Media.unchanged(path.parent, header["media"]):
+    if not index_build.Media.unchanged(root, header["media"]):
         return None
     return _index(path, body, header, columns)
 

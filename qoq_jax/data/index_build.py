@@ -24,12 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from qoq_jax.base import files, terminal
+from qoq_jax.base import files, storage, terminal
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import paths, row_files, tfds_rows
 from qoq_jax.data import rows as schema
 
 _MEDIA = 8192
+_OBJECTS = 512
 _FAULTS = 10_000  # described one by one; more are only counted
 _SLOW = 256 << 20  # bytes of a file whose first reading is announced
 # Columns: typecode of array.array while it grows, dtype in the file.
@@ -44,7 +45,7 @@ COLUMNS = {
 
 
 def build(
-    path: pathlib.Path, folder: pathlib.Path | None
+    path: pathlib.Path, folder: pathlib.Path | None, root: str | os.PathLike | None = None
 ) -> tuple[pathlib.Path, dict[str, Any], dict[str, np.ndarray]]:
     """(body, header, columns) of an index, after every row was parsed and validated.
 
@@ -52,12 +53,13 @@ def build(
       path: the row file.
       folder: where an unpacked copy of its rows may lie; None: none, and a copy is made where it
         lasts as long as this process.
+      root: folder of the media, or its URL; None: that of the row file.
     """
     before = identity(path)
     if before["size"] > _SLOW:
         say(f"checking and indexing {path} ({before['size'] / 1e9:.1f} GB), once")
     kind, body = _unpack(path, folder)
-    scan = _Scan(path, kind, body)
+    scan = _Scan(path, kind, body, path.parent if root is None else root)
     if not scan.columns["start"] and not scan.faults:
         raise schema.no_rows(path)
     after = identity(path)
@@ -82,12 +84,12 @@ def build(
 class _Scan:
     """One pass over all rows of a file: the columns of the index, faults, fingerprint."""
 
-    def __init__(self, path: pathlib.Path, kind: str, body: pathlib.Path):
+    def __init__(self, path: pathlib.Path, kind: str, body: pathlib.Path, root: str | os.PathLike):
         self.columns = {name: array.array(code) for name, (code, _) in COLUMNS.items()}
         self.faults: list[DataError] = []
         self.fault_count = 0
         self.digest = hashlib.sha256()
-        self.media = Media(path.parent)
+        self.media = Media(root)
         self._name, self._kind = path.name, kind
         self._seen: set[int] = set()
         self._ids = array.array("Q")
@@ -142,8 +144,9 @@ class _Scan:
 class Media:
     """Sizes of media while all rows pass, and a sample of them, evenly spread."""
 
-    def __init__(self, root: pathlib.Path):
-        self._root, self._count, self._stride = os.fspath(root), 0, 1
+    def __init__(self, root: str | os.PathLike):
+        self._size = storage.sizes(os.fspath(root))
+        self._count, self._stride = 0, 1
         self._last: dict[str, int] = {}
         self.sample: list[tuple[str, int]] = []
 
@@ -152,7 +155,7 @@ class Media:
         if found is None:
             if len(self._last) >= _MEDIA:
                 self._last.clear()
-            found = self._last[path] = file_size(os.path.join(self._root, path))
+            found = self._last[path] = self._size(paths.split_member(path)[0])
             if self._count % self._stride == 0:
                 self.sample.append((path, found))
                 if len(self.sample) >= 2 * _MEDIA:
@@ -161,8 +164,13 @@ class Media:
         return found
 
     @staticmethod
-    def unchanged(root: pathlib.Path, sample: list[tuple[str, int]]) -> bool:
-        """Whether sampled media still have their sizes; asked in parallel, for network folders."""
+    def unchanged(root: str | os.PathLike, sample: list[tuple[str, int]]) -> bool:
+        """Whether sampled media still have their sizes; asked in parallel, for network folders.
+
+        Of objects, where each is a request, up to 512 of the sample are asked for.
+        """
+        if storage.is_url(root):
+            sample = sample[:: -(-len(sample) // _OBJECTS) or 1]
 
         def same(part: list[tuple[str, int]]) -> bool:
             return all(file_size(os.path.join(root, path)) == size for path, size in part)
@@ -188,10 +196,7 @@ def file_size(path: str | os.PathLike) -> int:
     """Bytes of a file, -1 when it is not there: a missing file is for the one who reads it. Of a
     recording inside of a file, those of the file.
     """
-    try:
-        return os.stat(paths.split_member(path)[0]).st_size
-    except OSError:
-        return -1
+    return storage.size(os.fspath(paths.split_member(path)[0]))
 
 
 def short_hash(text: str) -> int:

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from qoq_jax.base import files
 from qoq_jax.base.errors import DataError, did_you_mean
-from qoq_jax.data import row_files
+from qoq_jax.data import media, row_files
 from qoq_jax.data.labels import listed_labels, split_labels
 from qoq_jax.data.paths import is_inside, split_member
 
@@ -545,4 +545,4 @@ def resolve(root: str | os.PathLike, relative: str) -> pathlib.Path:
             where=relative,
             hint="fetch it with: datalad get",
         )
-    return pathlib.Path(target)
+    return media.fetched(target)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from qoq_jax.base.errors import ConfigError, DataError
-from qoq_jax.data import chat, images, positions, readers
+from qoq_jax.data import chat, images, media, positions, readers
 from qoq_jax.data import rows as schema
 from qoq_jax.data.answer_format import PIXELS, RELATIVE_1000
 from qoq_jax.data.meta import SampleMeta
@@ -141,7 +141,7 @@ def process(
 
     Args:
       row: validated row.
-      root: folder that the row's paths are relative to.
+      root: folder that the row's paths are relative to, or its URL.
       with_answer: append the gold answer and the end-of-turn token (supervised training).
 
     Returns a dict:
@@ -157,7 +157,17 @@ def process(
     Raises:
       DataError: whatever is wrong with the row or its media.
     """
+    with media.opened(root) as folder:
+        return _process(row, folder, tokenizer, cfg, with_answer)
 
+
+def _process(
+    row: schema.Row,
+    root: str | os.PathLike,
+    tokenizer: Tokenizer,
+    cfg: ProcessConfig,
+    with_answer: bool,
+) -> dict[str, Any]:
     def here(field: str) -> str:
         return f"row {row.id!r}, {field}"
 

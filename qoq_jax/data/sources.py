@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from qoq_jax.base import storage
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import rows as schema
 from qoq_jax.data import tfds_rows
@@ -19,23 +20,38 @@ from qoq_jax.data.index_build import add_to_fingerprint, file_size
 SUFFIXES = (".jsonl", ".jsonl.gz", ".array_record")
 
 
-def find(root: str | os.PathLike, split: str) -> pathlib.Path | None:
+def find(root: str | os.PathLike, split: str) -> pathlib.Path | str | None:
     """The row file of a split: {split}.jsonl, .jsonl.gz or .array_record, or the first file of a
-    split that tensorflow-datasets has prepared; None when there is none.
+    split that tensorflow-datasets has prepared; None when there is none. Of a URL it is a URL.
 
     Raises:
       DataError: there are two.
     """
-    found = [
-        path for suffix in SUFFIXES if (path := pathlib.Path(root) / f"{split}{suffix}").is_file()
-    ] + tfds_rows.find(root, split)
+    found = _find_objects(root, split) if storage.is_url(root) else _find_files(root, split)
     if len(found) > 1:
+        first, second = (os.path.basename(path) for path in found[:2])
         raise DataError(
-            f"{found[0].name} and {found[1].name} are both there",
+            f"{first} and {second} are both there",
             where=str(root),
             hint="keep one row file per split",
         )
     return found[0] if found else None
+
+
+def _find_files(root: str | os.PathLike, split: str) -> list[pathlib.Path]:
+    return [
+        path for suffix in SUFFIXES if (path := pathlib.Path(root) / f"{split}{suffix}").is_file()
+    ] + tfds_rows.find(root, split)
+
+
+def _find_objects(root: str, split: str) -> list[str]:
+    names = {f"{split}{suffix}" for suffix in SUFFIXES}
+    return [
+        os.path.join(root, name)
+        for name in storage.names(root)
+        if name in names
+        or (tfds_rows.is_shard(pathlib.Path(name)) and tfds_rows.split_of(name) == split)
+    ]
 
 
 def has_rows(root: str | os.PathLike) -> bool:
@@ -62,7 +78,7 @@ def load(root: str | os.PathLike, split: str, faults: list[str] | None = None) -
     if path is None:
         raise DataError(
             "no such row file",
-            where=str(pathlib.Path(root) / f"{split}.jsonl"),
+            where=os.path.join(root, f"{split}.jsonl"),
             hint="build or fetch the data set first (qoq data)",
         )
     rows = open_rows(path)
@@ -75,7 +91,7 @@ def load(root: str | os.PathLike, split: str, faults: list[str] | None = None) -
         raise DataError(
             f"row {row.id!r} says split {row.split!r}",
             where=str(path),
-            hint=f"move it to {path.name.replace(split, row.split, 1)}",
+            hint=f"move it to {os.path.basename(path).replace(split, row.split, 1)}",
         )
     return rows
 

@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any, Self
 
 from qoq_jax.base.errors import ConfigError, DataError
@@ -67,6 +68,12 @@ def split_of(path: str | os.PathLike) -> str:
     name = os.path.basename(path)
     shard = _FIRST.fullmatch(name)
     return shard["split"] if shard else name.split(".")[0]
+
+
+def companions(names: Iterable[str], first: str) -> list[str]:
+    """Of the files of a folder those that are read with the first file of a split."""
+    stem = first[: -len("00000-of-00000")]
+    return [name for name in names if name.startswith(stem) or name.endswith(".json")]
 
 
 def find(root: str | os.PathLike, split: str) -> list[pathlib.Path]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import tokenizers
 
+from qoq_jax.base import files, storage
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.models.sizes import SPECIAL_TOKENS
 
@@ -163,12 +164,15 @@ def _is_special(token: Mapping) -> bool:
 
 def load(source: str | Path) -> Tokenizer:
     """The tokenizer "nano" of this package, or that of a Hugging Face model directory or
-    tokenizer.json.
+    tokenizer.json, or at the URL of one.
     """
-    path = NANO_PATH if str(source) == NANO else Path(source)
-    path = path / "tokenizer.json" if path.is_dir() else path
+    path = NANO_PATH if str(source) == NANO else source
+    if storage.is_url(path):
+        path = path if path.endswith(".json") else f"{path.rstrip('/')}/tokenizer.json"
+    elif Path(path).is_dir():
+        path = Path(path) / "tokenizer.json"
     try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
+        spec = json.loads(files.read_bytes(path).decode())
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"cannot read the tokenizer ({type(error).__name__})",

@@ -8,7 +8,6 @@ A published file is {"encoder": state dict, "epoch": ...}; "predictor" is read t
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from qoq_jax.base import storage
 from qoq_jax.base.errors import CheckpointError, ConfigError
 from qoq_jax.base.files import replacing
 from qoq_jax.hf import safetensors as files
@@ -36,7 +36,7 @@ def convert(source: str, path: str) -> None:
       ConfigError: torch is not installed. CheckpointError: not a file of ECG-JEPA, or it is
         incomplete.
     """
-    if os.path.exists(path):
+    if storage.exists(path):
         raise CheckpointError("already exists", where=path, hint="name a new file")
     tensors = _read(source)
     plan = {
@@ -63,7 +63,7 @@ def _read(source: str) -> dict[str, np.ndarray]:
             "torch is not installed", where=source, hint="pip install -e '.[parity]'"
         ) from error
     try:
-        content = torch.load(source, map_location="cpu", weights_only=True)
+        content = torch.load(storage.local(source), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own words recommend to load it all the same
         raise CheckpointError(
             "it is damaged, or holds more than tensors", where=source, hint="give a file of tensors"
@@ -111,7 +111,7 @@ def load(
         numbers of heads that `save` wrote differently.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(storage.local(path), framework="numpy") as file:
             written = json.loads((file.metadata() or {}).get("heads", "{}"))
             names = file.keys()
             tensors = {name.removeprefix(ecg.VLM_PREFIX): file.get_tensor(name) for name in names}

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from qoq_jax.base import storage
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.base.files import read_json, write_text
 from qoq_jax.hf import adapter, architectures
@@ -76,9 +77,6 @@ def save(
     Raises:
       CheckpointError: the directory is taken, or parameters that do not fit cfg (all are named).
     """
-    target = os.path.abspath(directory)
-    if os.path.exists(target) and (not os.path.isdir(target) or os.listdir(target)):
-        raise CheckpointError("already exists", where=directory, hint="name a new directory")
     specs, leaves = spec_lib.flatten(vlm.param_specs(cfg)), spec_lib.flatten(params)
     wrong = sorted(
         path
@@ -91,18 +89,10 @@ def save(
             hint="use the config of the parameters",
         )
     plan = _plan(cfg, specs, leaves, dtype)
-    partial = f"{target}.partial-{os.getpid()}"
-    if hosts.is_main():
-        os.makedirs(partial)
-    try:
+    with storage.new_folder(directory, config_lib.CONFIG, hosts.is_main()) as partial:
         _write_weights(partial, cfg, plan, _tensors(cfg, specs, leaves, dtype, plan), shard_size)
         if hosts.is_main():
             _write_companions(partial, cfg, source, _main_dtype(plan))
-            if os.path.isdir(target):
-                os.rmdir(target)
-            os.rename(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def to_tensors(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from qoq_jax.base import storage
 from qoq_jax.base.files import write_json
-from qoq_jax.data import readers
+from qoq_jax.data import media, readers
 from qoq_jax.data import rows as schema
 from qoq_jax.report import gallery
 
@@ -34,18 +34,28 @@ def write_cases(
       most: cases that are written.
       ecg_length: `data.ecg_length` of the config.
     """
+    with storage.filling(folder) as made:
+        _write_cases(made, gallery.choose(records, most), rows, roots, ecg_length)
+
+
+def _write_cases(
+    folder: str,
+    records: Sequence[dict],
+    rows: Mapping[str, Sequence[schema.Row]],
+    roots: Mapping[str, str],
+    ecg_length: str,
+) -> None:
     found = {(source, row.id): row for source, of_source in rows.items() for row in of_source}
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
-    for i, record in enumerate(gallery.choose(records, most)):
-        row, root = found[record["source"], record["id"]], roots[record["source"]]
+    for i, record in enumerate(records):
+        row = found[record["source"], record["id"]]
         case = record | {"prompt": row.problem, "reasoning": row.reasoning or ""}
-        case |= _write_pictures(folder, f"case_{i:02d}", row, root, record["frame_sizes"])
-        if row.time_series:
-            case["ecg"] = f"case_{i:02d}.npz"
-            path = schema.resolve(root, row.time_series[0])
-            signal = readers.read_ecg(path, root=root, length=ecg_length)
-            np.savez(os.path.join(folder, case["ecg"]), signal=signal)
+        with media.opened(roots[record["source"]]) as root:
+            case |= _write_pictures(folder, f"case_{i:02d}", row, root, record["frame_sizes"])
+            if row.time_series:
+                case["ecg"] = f"case_{i:02d}.npz"
+                path = schema.resolve(root, row.time_series[0])
+                signal = readers.read_ecg(path, root=root, length=ecg_length)
+                np.savez(os.path.join(folder, case["ecg"]), signal=signal)
         write_json(os.path.join(folder, f"case_{i:02d}.json"), case, indent=None)
 
 

@@ -25,7 +25,7 @@ import datetime
 import os
 import pathlib
 
-from qoq_jax.base import files
+from qoq_jax.base import files, storage
 from qoq_jax.evaluation import metrics
 from qoq_jax.report import by_domain, sections, style
 from qoq_jax.report import real as real_samples
@@ -38,18 +38,17 @@ MAX_BYTES = 8_000_000
 
 def write_report(
     workdir: str | os.PathLike, out_html: str | os.PathLike | None = None
-) -> pathlib.Path:
+) -> pathlib.Path | str:
     """Writes workdir/report.html (or out_html) and returns its path; what has no file is left out.
 
     Raises:
       DataError: there is nothing to report on, or one of the files is damaged.
     """
-    folder = pathlib.Path(workdir)
-    run = Run.read(folder)
-    page = render(run)
-    out = pathlib.Path(out_html) if out_html is not None else folder / "report.html"
+    with storage.local_folder(workdir, leave_out=("checkpoints", "compile_cache")) as folder:
+        page = render(Run.read(pathlib.Path(folder)))
+    out = os.path.join(workdir, "report.html") if out_html is None else out_html
     files.write_text(out, page)
-    return out
+    return out if storage.is_url(out) else pathlib.Path(out)
 
 
 def render(run: Run) -> str:

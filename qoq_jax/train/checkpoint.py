@@ -16,17 +16,18 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import sys
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from qoq_jax.base import files
+from qoq_jax.base import append, files, storage
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.models.sizes import EcgConfig, VlmConfig
 from qoq_jax.parallel import hosts
+from qoq_jax.train import checkpoint_store
+from qoq_jax.train.checkpoint_store import CHECKSUMS, has_checkpoint
 
 # Orbax raises a failed write and also logs its traceback from each of its threads; the raised one
 # becomes our one line.
@@ -34,7 +35,7 @@ logging.getLogger("absl").addFilter(
     lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname
 )
 
-CHECKSUMS = "sha256.json"
+__all__ = ["Checkpointer", "damage", "has_checkpoint", "model_fingerprint", "write_checksums"]
 _RUNTIME_FIELDS = ("compute_dtype", "remat", "attention")  # do not change what a checkpoint holds
 
 
@@ -50,8 +51,8 @@ def model_fingerprint(cfg: VlmConfig | EcgConfig) -> str:
 
 
 def write_checksums(folder: str) -> None:
-    """Writes the SHA-256 of every file of a checkpoint, {path in it: hex}, to its sha256.json."""
-    sums = {name: files.sha256(os.path.join(folder, name)) for name in _files(folder)}
+    """Writes what a change of any file shows in, {path in it: SHA-256}, to its sha256.json."""
+    sums = checkpoint_store.digests(folder)
     files.write_json(os.path.join(folder, CHECKSUMS), sums, indent=0)
 
 
@@ -61,33 +62,19 @@ def damage(folder: str) -> str | None:
     Without sha256.json (an older checkpoint) nothing is known.
     """
     path = os.path.join(folder, CHECKSUMS)
-    if not os.path.exists(path):
-        return None
     try:
-        sums = files.read_json(path, error=CheckpointError)
+        sums = files.read_json(path, None, error=CheckpointError)
+        if sums is None:
+            return None
+        found = checkpoint_store.digests(folder)
         for name, wanted in sums.items():
-            if not os.path.isfile(os.path.join(folder, name)):
+            if name not in found:
                 return f"{name} is missing"
-            if files.sha256(os.path.join(folder, name)) != wanted:
+            if found[name] != wanted:
                 return f"{name} has changed since it was written"
     except (CheckpointError, OSError, AttributeError) as error:
         return f"{CHECKSUMS} cannot be read ({type(error).__name__})"
     return None
-
-
-def _files(folder: str) -> list[str]:
-    """Relative paths, without those that Orbax writes at the commit."""
-    return sorted(
-        os.path.relpath(os.path.join(where, name), folder)
-        for where, _, names in os.walk(folder)
-        for name in names
-        if name not in (CHECKSUMS, "_CHECKPOINT_METADATA", "commit_success.txt")
-    )
-
-
-def has_checkpoint(folder: str) -> bool:
-    """Whether a stage's folder holds a committed step."""
-    return os.path.isdir(folder) and any(entry.isdigit() for entry in os.listdir(folder))
 
 
 class Checkpointer:
@@ -100,7 +87,8 @@ class Checkpointer:
     """
 
     def __init__(self, folder: str, model: VlmConfig | EcgConfig, keep: int = 2):
-        self._folder = os.path.abspath(folder)
+        self._place = checkpoint_store.place(folder)
+        self._folder = self._place.folder
         self._model = model
         self._saving: int | None = None
         options = ocp.CheckpointManagerOptions(
@@ -125,7 +113,8 @@ class Checkpointer:
         """
         record = {"model": model_fingerprint(self._model), "step": step}
         try:
-            self._manager.wait_until_finished()
+            append.flush_all()  # no row of a step before a checkpoint may be lost
+            self.wait()
             self._saving = step
             self._manager.save(
                 step,
@@ -144,14 +133,16 @@ class Checkpointer:
         """
         if not hosts.is_main():
             return
-        for name in os.listdir(self._folder):
+        for name in storage.names(self._folder):
             if name == str(self._saving) or name.startswith(f"{self._saving}.orbax-checkpoint-tmp"):
                 write_checksums(os.path.join(self._folder, name))
+                self._place.commit(self._saving, os.path.join(self._folder, name))
 
     def wait(self) -> None:
         """Blocks until the running save is committed."""
         try:
             self._manager.wait_until_finished()
+            self._place.keep_only(self._manager.all_steps())
         except (OSError, ValueError) as error:
             raise self._failed(None, error) from error
 
@@ -175,6 +166,7 @@ class Checkpointer:
             )
         for step, before in zip(steps, [*steps[1:], None]):
             folder = os.path.join(self._folder, str(step))
+            self._place.fetch(step)
             wrong = damage(folder)
             if wrong is None:
                 try:
@@ -188,7 +180,7 @@ class Checkpointer:
                         f"{str(error).partition(chr(10))[0][:160]}"
                     )
                     # its files are as they were written: nothing is damaged
-                    if os.path.exists(os.path.join(folder, CHECKSUMS)):
+                    if storage.exists(os.path.join(folder, CHECKSUMS)):
                         raise CheckpointError(
                             f"the checkpoint {wrong}",
                             where=folder,
@@ -198,9 +190,7 @@ class Checkpointer:
                 break
             kept = folder
             if resume and hosts.is_main():
-                kept = os.path.join(self._folder, f"damaged-{step}")
-                shutil.rmtree(kept, ignore_errors=True)
-                os.rename(folder, kept)
+                kept = self._place.set_aside(step)
             print(
                 f"qoq: {kept}: the checkpoint is damaged ({wrong}); the one of step {before} is "
                 "used "

@@ -12,9 +12,10 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from qoq_jax.base import files
+from qoq_jax.base import files, storage
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.climb.mini import build as synthetic
 from qoq_jax.climb.samples import fetch as real_samples
@@ -37,9 +38,7 @@ class Record:
     def __init__(self, workdir: str, training: bool):
         self._path, self._training = os.path.join(workdir, "data.json"), training
         stages = os.path.join(workdir, "checkpoints")
-        began = os.path.isdir(stages) and any(
-            has_checkpoint(os.path.join(stages, name)) for name in os.listdir(stages)
-        )
+        began = any(has_checkpoint(os.path.join(stages, name)) for name in storage.names(stages))
         self._known = (files.read_json(self._path, None) if began else None) or {
             "sources": {},
             "notes": [],
@@ -167,12 +166,15 @@ def prepare(
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         wanted = data.real and not began_without_real
         fetching = (
-            pool.submit(real_samples.fetch, os.path.join(data.root, "real")) if wanted else None
+            pool.submit(_ready_or, real_samples.fetch, os.path.join(data.root, "real"))
+            if wanted
+            else None
         )
         if data.mini_rows:
             name = f"climb-mini-{data.mini_imbalance}-{data.mini_rows}-seed{data.mini_seed}"
             roots["climb-mini"] = os.path.join(data.root, name)
-            synthetic.build(
+            _ready_or(
+                synthetic.build,
                 roots["climb-mini"],
                 seed=data.mini_seed,
                 size=data.mini_rows,
@@ -200,6 +202,18 @@ def prepare(
         if not any(sources.find(root, split) for root in roots.values()):
             raise no_split(split)
     return roots, notes
+
+
+def _ready_or(make: Callable[..., Any], root: str, **arguments: Any) -> None:
+    """Makes a data set; one at a URL must be there, since files are made on this machine alone."""
+    if not storage.is_url(root):
+        make(root, **arguments)
+    elif not sources.has_rows(root):
+        raise DataError(
+            "no such data set there, and it is made on a disk alone",
+            where=root,
+            hint="make it with qoq data on this machine and copy the folder there",
+        )
 
 
 def no_split(split: str) -> DataError:

@@ -27,6 +27,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from qoq_jax.base import append
 from qoq_jax.base.errors import QoqError
 from qoq_jax.parallel import hosts
 from qoq_jax.train.checkpoint import Checkpointer
@@ -141,7 +142,7 @@ class CountSkippedUpdates(Hook):
     """
 
     def __init__(self, workdir: str):
-        self._path = os.path.join(workdir, "skipped_updates.jsonl")
+        self._lines = append.Lines(os.path.join(workdir, "skipped_updates.jsonl"))
         self._window: list[tuple[int, jax.Array, Sequence[str]]] = []
 
     def after_step(self, loop: Loop) -> None:
@@ -156,8 +157,7 @@ class CountSkippedUpdates(Hook):
             if value < 1
         ]
         if dropped and hosts.is_main():
-            with open(self._path, "a", encoding="utf-8") as f:
-                f.writelines(json.dumps(line) + "\n" for line in dropped)
+            self._lines.write("".join(json.dumps(line) + "\n" for line in dropped))
         loop.row["skipped_updates"], self._window = len(dropped), []
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from flax import struct
 
+from qoq_jax.base import storage
 from qoq_jax.base.errors import CheckpointError, DataError
 from qoq_jax.climb.mini import ecg_set
 from qoq_jax.data import ecgs
@@ -202,7 +203,7 @@ def run(cfg: Config) -> int:
         if hosts.is_main():
             ecg_files.save(path, whole, sizes)
         print(f"ecg encoder: {path}")
-        if not os.path.exists(os.path.join(cfg.workdir, "eval", "ecg.json")):
+        if not storage.exists(os.path.join(cfg.workdir, "eval", "ecg.json")):
             encoders = {
                 "before": initial["encoder"],
                 "after": final["encoder"],

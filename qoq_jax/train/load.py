@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qoq_jax.base import files
+from qoq_jax.base import files, storage
 from qoq_jax.base.errors import ConfigError, DataError, did_you_mean
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec, vlm
@@ -35,7 +35,7 @@ def load(
     name = os.fspath(source)
     if dtype is not None and jnp.dtype(dtype).name not in ("float32", "bfloat16"):
         raise ConfigError(f"dtype={jnp.dtype(dtype).name}", hint="use 'float32' or 'bfloat16'")
-    if os.path.isdir(name):
+    if storage.is_dir(name):
         return (models.of_published if _is_hf(name) else _of_run)(name, mesh, dtype)
     if name in variants.NAMES:
         return models.of_variant(name, mesh, dtype)
@@ -53,7 +53,7 @@ def _is_hf(directory: str) -> bool:
     """A config.json with a model_type is Hugging Face's; a run has its own, or none (restore_run
     then says so). An adapter_config.json is PEFT's.
     """
-    if os.path.exists(os.path.join(directory, "adapter_config.json")):
+    if storage.exists(os.path.join(directory, "adapter_config.json")):
         return True
     try:
         content = files.read_json(os.path.join(directory, "config.json"), {}, finite=False)

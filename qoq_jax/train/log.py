@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from qoq_jax.base import files, terminal
+from qoq_jax.base import append, files, storage, terminal
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.parallel import hosts
 from qoq_jax.train.config import Config
@@ -26,12 +26,14 @@ class MetricWriter:
 
     def __init__(self, workdir: str, *, tensorboard: bool, wandb: bool, config: dict[str, Any]):
         self._path = os.path.join(workdir, "metrics.jsonl")
+        self._lines = append.Lines(self._path)
         self._board = self._wandb = None
         self._writes = hosts.is_main()
         if tensorboard and self._writes:
             from tensorboardX import SummaryWriter  # imported here: it is slow to load
 
-            self._board = SummaryWriter(os.path.join(workdir, "tensorboard"))
+            self._events = append.Folder(os.path.join(workdir, "tensorboard"))
+            self._board = SummaryWriter(self._events.path)
         if wandb and self._writes:
             try:
                 import wandb as wandb_module
@@ -39,19 +41,19 @@ class MetricWriter:
                 raise ConfigError(
                     "log.wandb needs the package wandb", hint="pip install 'qoq_jax[wandb]'"
                 ) from None
-            self._wandb = wandb_module.init(project="qoq_jax", dir=workdir, config=config)
+            folder = None if storage.is_url(workdir) else workdir  # None: where wandb keeps its own
+            self._wandb = wandb_module.init(project="qoq_jax", dir=folder, config=config)
 
     def resume(self, stage: str, step: int) -> None:
         """Drops rows of `stage` after `step`, and a last line that a kill left half-written."""
-        if not self._writes or not os.path.exists(self._path):
+        if not self._writes or not storage.exists(self._path):
             return
         kept = []
-        with open(self._path, encoding="utf-8") as f:
-            for line in f:
-                if line.endswith("\n"):
-                    row = json.loads(line)
-                    if row["stage"] != stage or row["step"] <= step:
-                        kept.append(line)
+        for line in files.read_bytes(self._path).decode().splitlines(keepends=True):
+            if line.endswith("\n"):
+                row = json.loads(line)
+                if row["stage"] != stage or row["step"] <= step:
+                    kept.append(line)
         files.write_text(self._path, "".join(kept))
 
     def write(self, stage: str, step: int, values: dict[str, Any]) -> None:
@@ -59,8 +61,7 @@ class MetricWriter:
         if not self._writes:
             return
         row = {"stage": stage, "step": step, "time": time.time(), **values}
-        with open(self._path, "a", encoding="utf-8") as f:
-            f.write(json.dumps(row) + "\n")
+        self._lines.write(json.dumps(row) + "\n")
         values = {name: x for name, x in values.items() if not isinstance(x, dict)}
         for name, value in values.items():
             if self._board is not None:
@@ -71,8 +72,10 @@ class MetricWriter:
             )
 
     def close(self) -> None:
+        self._lines.flush()
         if self._board is not None:
             self._board.close()
+            self._events.flush()
         if self._wandb is not None:
             self._wandb.finish()
 

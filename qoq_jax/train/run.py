@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from qoq_jax.base import files, lock
+from qoq_jax.base import append, files, lock, storage
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.evaluation import few, runner
 from qoq_jax.models import spec, vlm
@@ -24,7 +24,7 @@ from qoq_jax.report import report
 from qoq_jax.report.cases import write_cases
 from qoq_jax.rewards import custom
 from qoq_jax.rl import algorithms
-from qoq_jax.train import jepa, rl, run_config, run_record, sft, stages
+from qoq_jax.train import checkpoint_store, jepa, rl, run_config, run_record, sft, stages
 from qoq_jax.train.config import Config
 from qoq_jax.train.plan import Plan, plan
 from qoq_jax.train.setup import Setup, assemble
@@ -39,7 +39,8 @@ ALONE: dict[str, Callable[[Config], int]] = {"jepa": jepa.run}
 
 def run(cfg: Config) -> int:
     """`qoq train`. Returns the exit code."""
-    os.makedirs(cfg.workdir, exist_ok=True)
+    checkpoint_store.check(cfg.workdir)
+    storage.make_folder(cfg.workdir)
     with lock.hold(cfg.workdir) if hosts.is_main() else contextlib.nullcontext():
         claimed = run_config.claim(cfg)
         try:
@@ -48,13 +49,15 @@ def run(cfg: Config) -> int:
             if claimed and hosts.is_main():
                 run_config.release(cfg.workdir)
             raise
+        finally:
+            append.flush_all()
 
 
 def _run(cfg: Config) -> int:
     # Private to the run, since a compile cache is code: a restart then begins without compiling
     # again.
     cache = cfg.compile_cache or os.path.join(cfg.workdir, "compile_cache")
-    jax.config.update("jax_compilation_cache_dir", os.path.abspath(cache))
+    jax.config.update("jax_compilation_cache_dir", storage.absolute(cache))
     if stages.is_alone(cfg.stages):
         return ALONE[stages.get(cfg.stages[0]).program](cfg)
 
@@ -70,7 +73,7 @@ def _run(cfg: Config) -> int:
             for stage in cfg.stages:
                 weights = run_stage(setup, stage, weights)
                 totals.keep(setup.quarantined)
-                if not os.path.exists(_eval_file(cfg.workdir, stage, cfg.eval.split)):
+                if not storage.exists(_eval_file(cfg.workdir, stage, cfg.eval.split)):
                     evaluate_stage(setup, stage, weights, cfg.eval.split, totals)
     finally:
         totals.keep(setup.quarantined)

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from typing import Any
 
-from qoq_jax.base import files
+from qoq_jax.base import files, storage
 from qoq_jax.base.errors import CheckpointError, ConfigError, DataError
 from qoq_jax.data.answer_format import PIXELS
 from qoq_jax.parallel import hosts
@@ -24,7 +24,7 @@ def claim(cfg: Config) -> bool:
       CheckpointError: the file is damaged.
     """
     path = _path(cfg.workdir)
-    if not os.path.exists(path):
+    if not storage.exists(path):
         if hosts.is_main():
             files.write_json(path, config_lib.as_json(cfg))
         return True
@@ -40,8 +40,8 @@ def claim(cfg: Config) -> bool:
 
 def release(workdir: str) -> None:
     """Takes the claim back, if nothing was trained: the corrected config may have the workdir."""
-    if not os.path.exists(os.path.join(workdir, "metrics.jsonl")):
-        os.remove(_path(workdir))
+    if not storage.exists(os.path.join(workdir, "metrics.jsonl")):
+        storage.remove(_path(workdir))
 
 
 def read(workdir: str) -> Config:
@@ -52,7 +52,7 @@ def read(workdir: str) -> Config:
       ConfigError: the folder is a Hugging Face model.
     """
     path = _path(workdir)
-    if not os.path.exists(path):
+    if not storage.exists(path):
         raise CheckpointError(
             "no run here (config.json is missing)",
             where=workdir,

@@ -11,17 +11,17 @@ A resumed run drops the scores after its checkpoint and finds them again with th
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from qoq_jax.base import files
+from qoq_jax.base import files, storage
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.evaluation import runner
 from qoq_jax.parallel import hosts
+from qoq_jax.train import checkpoint_store
 from qoq_jax.train.checkpoint import damage, write_checksums
 from qoq_jax.train.config import EvalConfig
 from qoq_jax.train.loop import Hook, Loop
@@ -38,7 +38,7 @@ class Validation:
 
     def __init__(self, workdir: str, stage: str, cfg: EvalConfig, start: int | None = None):
         self._path = os.path.join(workdir, f"validation-{stage}.json")
-        self._folder = os.path.abspath(os.path.join(workdir, "checkpoints", f"{stage}-best"))
+        self._folder = storage.absolute(os.path.join(workdir, "checkpoints", f"{stage}-best"))
         self._cfg = cfg
         found = files.read_json(self._path, [], finite=False)
         self.scores = [(step, score) for step, score in found if start is None or step <= start]
@@ -51,7 +51,7 @@ class Validation:
         taken the place of its best.
         """
         kept = [
-            item for item in self.scores if os.path.isdir(os.path.join(self._folder, str(item[0])))
+            item for item in self.scores if storage.is_dir(os.path.join(self._folder, str(item[0])))
         ]
         return max(kept, key=lambda item: item[1])[0] if kept else None
 
@@ -77,15 +77,16 @@ class Validation:
         self.scores.append((step, score))
         if best is None or score > best:
             path = os.path.join(self._folder, str(step))
-            with ocp.StandardCheckpointer() as saver:
-                saver.save(path, trained, force=True)
-            if hosts.is_main():
-                write_checksums(path)
+            with checkpoint_store.writing(path) as made:
+                with ocp.StandardCheckpointer() as saver:
+                    saver.save(made, trained, force=True)
+                if hosts.is_main():
+                    write_checksums(made)
         if hosts.is_main():
             files.write_json(self._path, self.scores, indent=None)
-            for name in os.listdir(self._folder):
+            for name in storage.names(self._folder):
                 if name != str(self.best_step):
-                    shutil.rmtree(os.path.join(self._folder, name))
+                    storage.remove_tree(os.path.join(self._folder, name))
         return {"validation/macro_f1": score, "validation/best_step": float(self.best_step)}
 
     def restore_best(self, layout: Any) -> Any:
@@ -104,11 +105,12 @@ class Validation:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), layout
         )
         folder = os.path.join(self._folder, str(self.best_step))
-        wrong = damage(folder)
         try:
-            if wrong is None:
-                with ocp.StandardCheckpointer() as saver:
-                    return saver.restore(folder, shapes)
+            with checkpoint_store.reading(folder) as read:
+                wrong = damage(read)
+                if wrong is None:
+                    with ocp.StandardCheckpointer() as saver:
+                        return saver.restore(read, shapes)
         except Exception as error:  # Orbax and TensorStore raise whatever their parsers meet
             wrong = (
                 f"cannot be read: {type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"

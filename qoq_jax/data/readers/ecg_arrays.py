@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.data import paths
+from qoq_jax.data import media, paths
 from qoq_jax.data.readers import ecg_tables, files, hdf5, matlab
 from qoq_jax.data.readers.recording import Recording, millivolts
 
@@ -55,7 +55,8 @@ class Facts:
 
 def has_facts(path: pathlib.Path) -> bool:
     """Whether a JSON file that describes it lies beside it."""
-    return any(path.with_name(name).is_file() for name in (f"{path.name}.json", FOLDER_FACTS))
+    names = (f"{path.name}.json", FOLDER_FACTS)
+    return any(media.fetched(path.with_name(name)).is_file() for name in names)
 
 
 def read(path: files.Path, root: files.Path | None = None) -> Recording:
@@ -102,7 +103,7 @@ def read_facts(path: pathlib.Path, root: files.Path | None = None) -> Facts:
       DataError: not a JSON object, an unknown field or a value of another kind.
     """
     names = (f"{path.name}.json", FOLDER_FACTS)
-    name = next((name for name in names if path.with_name(name).is_file()), None)
+    name = next((name for name in names if media.fetched(path.with_name(name)).is_file()), None)
     if name is None:
         return Facts()
     source = files.beside(path, name, root)

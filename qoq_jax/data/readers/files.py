@@ -17,10 +17,9 @@ from typing import TypeVar
 import numpy as np
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.data import paths
+from qoq_jax.data import media, paths
 from qoq_jax.data.readers import kinds
 
-MAX_FILE_BYTES = 2 << 30
 MAX_ARRAY_BYTES = 1 << 30  # of one decoded volume, video or signal
 MAX_PIXELS = 100_000_000  # of one picture
 _DEFLATE_RATIO = 1032  # the best that deflate can do: a larger declared size is a lie
@@ -31,7 +30,7 @@ T = TypeVar("T")
 
 def check_file(path: Path) -> pathlib.Path:
     """The path, once it is known to be a regular file of a sane size."""
-    path = pathlib.Path(path)
+    path = media.fetched(path)
     if not path.is_file():
         raise DataError(
             "no such file", where=str(path), hint="check the path in the row and the data folder"
@@ -39,7 +38,7 @@ def check_file(path: Path) -> pathlib.Path:
     size = path.stat().st_size
     if size == 0:
         raise DataError("the file is empty", where=str(path), hint="fetch or build it again")
-    if size > MAX_FILE_BYTES:
+    if size > media.MAX_FILE_BYTES:
         raise DataError("the file is over 2 GiB", where=str(path), hint="crop or split it")
     return path
 
@@ -60,7 +59,7 @@ def beside(path: pathlib.Path, name: str, root: Path | None = None) -> pathlib.P
         raise DataError(
             f"names an unsafe file {name!r}", where=str(path), hint="all files lie beside it"
         )
-    found = path.parent / name
+    found = media.fetched(path.parent / name)
     if not paths.is_inside(found, path.parent if root is None else root):
         raise DataError(
             f"names a file outside its folder: {name!r}",

@@ -15,6 +15,7 @@ import re
 import numpy as np
 
 from qoq_jax.base.errors import DataError
+from qoq_jax.data import media
 from qoq_jax.data.readers import files, leads
 from qoq_jax.data.readers.recording import (
     MAX_RATE,
@@ -84,10 +85,11 @@ def find_header(path: files.Path) -> pathlib.Path | None:
     path = pathlib.Path(path)
     if path.suffix.lower() == ".hea":
         return path
-    names = [path.name + ".hea"] if not path.exists() else []
+    names = [path.name + ".hea"] if not media.fetched(path).exists() else []
     if path.suffix.lower() in SIGNAL_SUFFIXES:
         names.append(path.with_suffix(".hea").name)
-    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+    found = (media.fetched(path.with_name(name)) for name in names)
+    return next((one for one in found if one.is_file()), None)
 
 
 def read_record(path: files.Path, root: files.Path | None = None) -> Recording:

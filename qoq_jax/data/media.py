@@ -1,0 +1,108 @@
+"""Media of a data folder that is a URL: the objects that a sample needs, as files while it is made.
+
+Readers and the libraries below them take paths. `opened` gives a folder of its own to each sample;
+a file of it is fetched, whole and with one request, when a reader first asks for it, and all are
+gone when the sample is made. Containers of many recordings (HDF5, .mat, .npy) are kept on this
+machine instead (base/objects.py). Of a local root nothing of this happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+
+from qoq_jax.base import objects, storage
+from qoq_jax.base.errors import DataError
+from qoq_jax.data.paths import split_member
+
+MAX_FILE_BYTES = 2 << 30
+_KEPT = (".h5", ".hdf5", ".mat", ".npy")
+_OLD = 24 * 3600.0  # seconds after which a folder is what a killed process left
+_urls: dict[str, str] = {}  # folder of a sample that is being made -> URL of its data folder
+_scratch: dict[int, str] = {}
+
+
+@contextlib.contextmanager
+def opened(root: str | os.PathLike) -> Iterator[str | os.PathLike]:
+    """Yields the folder that media paths are relative to, for `schema.resolve` and the readers.
+
+    Raises:
+      DataError: what the block raises, with URLs where it names files of the folder.
+    """
+    if not storage.is_url(root):
+        yield root
+        return
+    with tempfile.TemporaryDirectory(dir=_scratch_folder()) as folder:
+        _urls[folder] = root.rstrip("/")
+        try:
+            yield folder
+        except DataError as error:
+            what, where, hint = (
+                text and text.replace(folder, root.rstrip("/"))
+                for text in (error.what, error.where, error.hint)
+            )
+            raise type(error)(what, where=where, hint=hint) from error
+        finally:
+            del _urls[folder]
+
+
+def fetched(path: str | os.PathLike) -> pathlib.Path:
+    """The path, after the object that it stands for was fetched if there is one.
+
+    Raises:
+      DataError: the object is there and cannot be read, or is over 2 GiB.
+    """
+    file = pathlib.Path(path)
+    if not _urls or file.exists():
+        return file
+    name = os.path.abspath(split_member(path)[0])
+    for folder, url in list(_urls.items()):
+        if name.startswith(folder + os.sep):
+            _fetch(f"{url}/{os.path.relpath(name, folder).replace(os.sep, '/')}", name)
+    return file
+
+
+def _fetch(url: str, target: str) -> None:
+    try:
+        facts = objects.info(url)
+        if facts["type"] != "file" or os.path.exists(target):
+            return
+        if facts["size"] > MAX_FILE_BYTES:
+            raise DataError("the file is over 2 GiB", where=url, hint="crop or split it")
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if target.lower().endswith(_KEPT):
+            _link(objects.local(url), target)
+        else:
+            with open(target, "wb") as file:
+                file.write(objects.read(url))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror})", where=url, hint="check the store and its rights"
+        ) from error
+
+
+def _link(kept: str, target: str) -> None:
+    try:
+        os.link(kept, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(kept, target)
+
+
+def _scratch_folder() -> str:
+    """Where the folders of samples are: beside the kept objects, which files are linked to."""
+    if os.getpid() not in _scratch:
+        parent = objects.cache_folder("media")
+        for name in os.listdir(parent):
+            old = os.path.join(parent, name)
+            with contextlib.suppress(OSError):
+                if time.time() - os.stat(old).st_mtime > _OLD:
+                    shutil.rmtree(old, ignore_errors=True)
+        _scratch[os.getpid()] = parent
+    return _scratch[os.getpid()]

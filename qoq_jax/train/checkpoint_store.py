@@ -1,0 +1,197 @@
+"""Where the checkpoints of a stage lie: a folder of this machine, gs:// or another object store.
+
+Orbax writes to a folder and to gs:// itself. To s3:// it cannot write (google/orbax issue 359), so
+its checkpoints are made in a folder of this machine and uploaded in its background thread:
+
+    all files of the step with sha256.json, then commit_success.txt, which makes it a checkpoint,
+    as Orbax has it on gs://
+
+The store is what counts: on another machine the small files of its steps are fetched first, so that
+Orbax knows the steps and their scores, and the arrays of one step when it is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+
+from qoq_jax.base import files, objects, storage
+from qoq_jax.base.errors import ConfigError
+from qoq_jax.parallel import hosts
+
+COMMIT = "commit_success.txt"
+CHECKSUMS = "sha256.json"
+_ARRAYS = "state/"  # what of a step is not fetched until it is read
+_AT_COMMIT = (CHECKSUMS, "_CHECKPOINT_METADATA", COMMIT)  # what Orbax writes at the commit
+
+
+def check(workdir: str) -> None:
+    """Raises ConfigError when checkpoints cannot be written there."""
+    if _is_staged(workdir) and hosts.process_count() > 1:
+        raise ConfigError(
+            f"{hosts.process_count()} processes cannot write checkpoints there: Orbax writes to "
+            "gs:// and to shared folders alone",
+            where=workdir,
+            hint="use gs://, or a folder that all hosts share (NFS, FSx, Filestore)",
+        )
+
+
+def place(folder: str) -> Place:
+    """The place of the numbered steps of a stage."""
+    return Staged(folder) if _is_staged(folder) else Place(folder)
+
+
+def has_checkpoint(folder: str) -> bool:
+    """Whether a stage's folder holds a committed step."""
+    if storage.is_url(folder):
+        return bool(_committed(folder))
+    return any(name.isdigit() for name in storage.names(folder))
+
+
+class Place:
+    """A folder that Orbax writes to.
+
+    Attributes:
+      folder: where Orbax reads and writes the steps.
+    """
+
+    def __init__(self, folder: str):
+        self.folder = storage.absolute(folder)
+
+    def commit(self, step: int, folder: str) -> None:
+        """Called in Orbax's thread when all files of a step are in `folder`, before it commits."""
+
+    def fetch(self, step: int) -> None:
+        """Called before a step is read."""
+
+    def keep_only(self, steps: Iterable[int]) -> None:
+        """Called with the steps that Orbax keeps, when no save is under way."""
+
+    def set_aside(self, step: int) -> str:
+        """Takes the number from a damaged step; returns where its files are now."""
+        return _set_aside(self.folder, step)
+
+
+class Staged(Place):
+    """Steps of an object store that Orbax does not write to."""
+
+    def __init__(self, url: str):
+        self._url = storage.absolute(url)
+        name = hashlib.sha256(self._url.encode()).hexdigest()[:16]
+        self.folder = objects.cache_folder("checkpoints", name)
+        steps = _committed(self._url)
+        for name in os.listdir(self.folder):
+            if name not in map(str, steps) or not self._is_same(name):
+                shutil.rmtree(os.path.join(self.folder, name), ignore_errors=True)
+        for step in steps:
+            self._copy(step, arrays=False)
+
+    def commit(self, step: int, folder: str) -> None:
+        target = f"{self._url}/{step}"
+        objects.remove(f"{target}/{COMMIT}")  # of a damaged one that has the same number
+        objects.remove_tree(target)
+        objects.upload_tree(folder, target)
+        objects.write(f"{target}/{COMMIT}", b"uploaded whole")
+
+    def fetch(self, step: int) -> None:
+        self._copy(step, arrays=True)
+
+    def keep_only(self, steps: Iterable[int]) -> None:
+        kept = set(steps)
+        for step in _committed(self._url):
+            if kept and step not in kept:
+                objects.remove(f"{self._url}/{step}/{COMMIT}")
+                objects.remove_tree(f"{self._url}/{step}")
+
+    def set_aside(self, step: int) -> str:
+        shutil.rmtree(os.path.join(self.folder, str(step)), ignore_errors=True)
+        return _set_aside(self._url, step)
+
+    def _is_same(self, step: str) -> bool:
+        """Whether the step of this machine is the one of the store: another run may have had it."""
+        try:
+            here = files.read_bytes(os.path.join(self.folder, step, CHECKSUMS))
+            return here == files.read_bytes(f"{self._url}/{step}/{CHECKSUMS}")
+        except FileNotFoundError:
+            return False
+
+    def _copy(self, step: int, arrays: bool) -> None:
+        found = objects.tree(f"{self._url}/{step}")
+        for name, facts in found.items():
+            target = os.path.join(self.folder, str(step), name)
+            if name == COMMIT or (name.startswith(_ARRAYS) and not arrays):
+                continue
+            if storage.size(target) != facts["size"]:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                objects.download(f"{self._url}/{step}/{name}", target)
+
+
+@contextlib.contextmanager
+def writing(folder: str) -> Iterator[str]:
+    """Yields where Orbax writes a single checkpoint, which is in `folder` when the block ends."""
+    if not _is_staged(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(dir=objects.cache_folder("checkpoints")) as made:
+        yield os.path.join(made, "0")
+        objects.remove_tree(folder)
+        objects.upload_tree(os.path.join(made, "0"), folder, last=CHECKSUMS)
+
+
+@contextlib.contextmanager
+def reading(folder: str) -> Iterator[str]:
+    """Yields where Orbax reads a single checkpoint."""
+    if not _is_staged(folder):
+        yield folder
+        return
+    with storage.local_folder(folder) as made:
+        yield made
+
+
+def digests(folder: str) -> dict[str, str]:
+    """What a change of a file of a checkpoint shows in, by relative path, without the files that
+    Orbax writes at the commit.
+
+    Of a local file its SHA-256. Of an object the size and checksum that the store has computed of
+    what arrived: nothing is read back, and the store itself watches over the bytes.
+    """
+    if storage.is_url(folder):
+        return {
+            name: f"{facts['size']} {facts.get('crc32c') or objects.version(facts)}"
+            for name, facts in sorted(objects.tree(folder).items())
+            if os.path.basename(name) not in _AT_COMMIT
+        }
+    names = sorted(
+        os.path.relpath(os.path.join(where, name), folder)
+        for where, names in storage.walk(folder)
+        for name in names
+        if name not in _AT_COMMIT
+    )
+    return {name: files.sha256(os.path.join(folder, name)) for name in names}
+
+
+def _is_staged(folder: str) -> bool:
+    return storage.is_url(folder) and not folder.startswith("gs://")
+
+
+def _committed(url: str) -> list[int]:
+    steps = [int(name) for name in storage.names(url) if name.isdigit()]
+    return [step for step in sorted(steps) if storage.is_file(f"{url}/{step}/{COMMIT}")]
+
+
+def _set_aside(folder: str, step: int) -> str:
+    source, kept = os.path.join(folder, str(step)), os.path.join(folder, f"damaged-{step}")
+    storage.remove_tree(kept)
+    if not storage.is_url(folder):
+        os.rename(source, kept)
+        return kept
+    # No rename in an object store: without the mark it is no checkpoint, whatever comes after.
+    objects.remove(f"{source}/{COMMIT}")
+    for name in objects.tree(source):
+        objects.copy(f"{source}/{name}", f"{kept}/{name}")
+    objects.remove_tree(source)
+    return kept
