@@ -52,7 +52,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["qoq_jax", "qoq_jax.*"]),
-    package_data={"qoq_jax": ["data/assets/*.json", "climb/mini/*.safetensors"]},
+    package_data={
+        "qoq_jax": [
+            "data/assets/*.json",
+            "climb/mini/*.safetensors",
+            "climb/catalogue/*.toml",
+            "climb/catalogue/*.bib",
+            "climb/catalogue/sets/*.toml",
+            "climb/labels/tables/*.csv",
+        ]
+    },
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12,<0.14",
