@@ -58,6 +58,10 @@ setup(
             "climb/mini/*.safetensors",
             "plan/*.json",
             "plan/*.textproto",
+            "climb/catalogue/*.toml",
+            "climb/catalogue/*.bib",
+            "climb/catalogue/sets/*.toml",
+            "climb/labels/tables/*.csv",
         ]
     },
     install_requires=[

@@ -1,18 +1,19 @@
-"""`qoq data`: make, fetch, check and describe data sets."""
+"""`qoq data`: list, make, fetch, check and describe data sets."""
 
 from __future__ import annotations
 
 import argparse
 
 from qoq_jax.base import interrupt
-from qoq_jax.cli import climb, download
+from qoq_jax.cli import catalogue, climb, download
 from qoq_jax.cli.parser import Commands, command
 
 
 def add(commands: Commands) -> None:
     """Adds the command to the parser of `qoq`."""
-    data = commands.add_parser("data", help="Make, fetch, check and describe data sets.")
+    data = commands.add_parser("data", help="List, make, fetch, check and describe data sets.")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    catalogue.add(actions)
     build = command(actions, "build", _build, "Generate climb-mini.")
     build.add_argument("root", help="folder of the data set")
     build.add_argument("--rows", type=int, default=6000, help="training rows; default: 6000")

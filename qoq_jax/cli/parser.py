@@ -15,6 +15,8 @@ EXAMPLES = """examples:
   qoq train --config=configs/ecg_jepa.py
   qoq evaluate runs/quickstart --split validation
   qoq generate runs/quickstart --image scan.png --ask "Answer with one of: Normal, Pneumonia."
+  qoq data list --domain ecg,ct --licence commercial
+  qoq data info ptb-xl
   qoq data build data_cache/climb-mini --rows 6000
   qoq data samples data_cache/real
   qoq data validate data_cache/climb-mini/train.jsonl

@@ -1,0 +1,203 @@
+"""The catalogue as text: lines of `qoq data list`, pages of `qoq data info`, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from qoq_jax.climb.catalogue import citations, select
+from qoq_jax.climb.catalogue.table import Dataset, Source, licences
+
+COLUMNS = (
+    "name",
+    "domain",
+    "records",
+    "train",
+    "test",
+    "labels",
+    "licence",
+    "commercial",
+    "access",
+)
+LICENCE_COLUMNS = ("name", "licence", "commercial", "pass on", "share alike", "why")
+
+
+def cells(row: Dataset) -> tuple[str, ...]:
+    """One line of the list; a star marks counts of the paper that do not add up."""
+    return (
+        row.name,
+        row.domain,
+        _count(row.records) + ("" if row.adds_up else "*"),
+        _count(row.train),
+        _count(row.test),
+        str(len(row.labels) or ""),
+        row.licence.removeprefix("LicenseRef-"),
+        select.permission(row),
+        row.access.kind,
+    )
+
+
+def licence_cells(row: Dataset) -> tuple[str, ...]:
+    """One line of the licence view."""
+    return (
+        row.name,
+        row.licence.removeprefix("LicenseRef-"),
+        select.permission(row),
+        select.permission(row, "redistribution"),
+        "yes" if licences()[row.licence].share_alike else "no",
+        select.reason(row),
+    )
+
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns of one width; numbers stand to the right."""
+    table = [columns, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    right = [
+        all(not cell or cell[0].isdigit() for cell in column) for column in zip(*rows, strict=True)
+    ]
+    return [
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(line, widths, right or [False] * len(line), strict=False)
+        ).rstrip()
+        for line in table
+    ]
+
+
+def page(row: Dataset, width: int) -> str:
+    """Everything about one data set, in lines of at most `width` where words allow it."""
+    licence = licences()[row.licence]
+    facts = [
+        ("domain", f"{row.domain}: {row.modality}"),
+        ("dimensions", row.dimensionality),
+        ("task", row.task),
+        ("labels", ", ".join(row.labels)),
+        ("in the source", "; ".join(row.source_labels)),
+        ("also", "; ".join(row.also)),
+        ("regions", ", ".join(row.regions)),
+        ("windows", "; ".join(f"{w.name} {w.level} / {w.width} HU" for w in row.windows)),
+        ("records", _records(row)),
+        ("", row.records_note),
+        ("patients", f"{row.patients:,}" if row.patients else "not known"),
+        ("grouped by", row.patient_key),
+        ("split", f"{_SPLITS[row.split]}: {row.split_note}"),
+        ("QoQ-Med", "one of its thirty classification sets" if row.qoq_med else "no"),
+        ("licence", f"{licence.title} ({licence.id}), {licence.url}"),
+        ("", f"in CLIMB: {row.climb_licence}" if row.climb_licence else ""),
+        ("commercial", f"{select.permission(row)}: {select.reason(row)}"),
+        ("passing on", select.permission(row, "redistribution") + _share_alike(row)),
+        ("homepage", row.homepage),
+    ]
+    facts += [("not certain", f"{field}: {why}") for field, why in row.unsure.items()]
+    lines = [f"{row.name}: {row.title}", ""]
+    for name, value in facts:
+        if value:
+            lines += _fact(name, value, width)
+    lines += ["", "How to get it", *_access(row, width), "", "Citation", ""]
+    lines += [citations.load()[key] for key in row.citation]
+    return "\n".join(lines)
+
+
+_SPLITS = {"source": "the source's own", "patient": "seeded, grouped"}
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _records(row: Dataset) -> str:
+    if row.records is None:
+        return f"not counted ({row.unit})"
+    parts = "" if row.train is None else f" (train {row.train:,}, test {row.test or 0:,})"
+    wrong = "" if row.adds_up else ", which do not add up"
+    return f"{row.records:,}{parts}{wrong}, unit: {row.unit}"
+
+
+def _share_alike(row: Dataset) -> str:
+    return ", under the same licence" if licences()[row.licence].share_alike else ""
+
+
+def _fact(name: str, value: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        value,
+        max(width, 40),
+        initial_indent=f"  {name:<14}",
+        subsequent_indent=" " * 16,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _access(row: Dataset, width: int) -> list[str]:
+    access = row.access
+    lines = _fact("route", _route(access), width)
+    if access.files:
+        lines += _fact("files", ", ".join(access.files), width)
+    if access.bytes:
+        lines += _fact("size", size(access.bytes), width)
+    for number, step in enumerate(access.steps, 1):
+        lines += _fact(f"{number}.", step, width)
+    if access.kind != "request":
+        lines += _fact("then", f"qoq data download {row.name} --root DIR", width)
+    for check in access.checks:
+        files = "" if check.count is None else f" ({check.count:,})"
+        lines += _fact("complete with", f"{check.path}{files}", width)
+    return lines
+
+
+def _route(access: Source) -> str:
+    version = f", version {access.version}" if access.version else ""
+    return f"{access.kind}: {access.source}{version}"
+
+
+def size(count: int) -> str:
+    """Bytes in a unit that a person reads: "1.7 GB"."""
+    for unit, power in (("TB", 12), ("GB", 9), ("MB", 6)):
+        if count >= 10**power:
+            return f"{count / 10**power:.3g} {unit}"
+    return f"{count:,} bytes"
+
+
+# ----------------------------------------------------------------------------- for other programs
+
+
+def as_dict(row: Dataset) -> dict[str, Any]:
+    """All fields, with what the licence allows and the BibTeX text."""
+    fields = dataclasses.asdict(dataclasses.replace(row, unsure=dict(row.unsure)))
+    fields["adds_up"] = row.adds_up
+    fields["commercial"] = select.permission(row)
+    fields["redistribution"] = select.permission(row, "redistribution")
+    fields["share_alike"] = licences()[row.licence].share_alike
+    fields["bibtex"] = [citations.load()[key] for key in row.citation]
+    return fields
+
+
+def to_json(rows: Iterable[Dataset]) -> str:
+    return json.dumps([as_dict(row) for row in rows], indent=2, ensure_ascii=False)
+
+
+def to_csv(rows: Iterable[Dataset]) -> str:
+    """One line per data set; lists are joined by "; ", access and unsure are JSON."""
+    table = [as_dict(row) for row in rows]
+    out = io.StringIO()
+    names = [field.name for field in dataclasses.fields(Dataset)]
+    names += ["adds_up", "commercial", "redistribution", "share_alike"]
+    writer = csv.DictWriter(out, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for fields in table:
+        writer.writerow({name: _cell(value) for name, value in fields.items()})
+    return out.getvalue().rstrip("\n")
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list | tuple) and all(isinstance(one, str) for one in value):
+        return "; ".join(value)
+    return (
+        json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list | tuple) else value
+    )
