@@ -29,6 +29,38 @@ def _side(side: str) -> Callable[[str], None]:
     return lambda path: make_dicom(path, np.full((48, 48), 9, np.uint8), ImageLaterality=side)
 
 
+_LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
+
+
+def _record(codes: str | None, ending: str = ".mat") -> Callable[[str], None]:
+    """A WFDB record of 10 s at 500 Hz, header and signals; codes: of its line #Dx, None for no such
+    line.
+    """
+
+    def write(path: str) -> None:
+        stem = path.removesuffix(".hea")
+        name = os.path.basename(stem)
+        offset = 24 if ending == ".mat" else 0
+        lines = [
+            f"{name}{ending} 16{f'+{offset}' if offset else ''} 1000/mV 16 0 0 0 0 {lead}"
+            for lead in _LEADS
+        ]
+        comments = [] if codes is None else ["#Age: 61", f"#Dx: {codes}"]
+        with open(path, "w", encoding="ascii") as file:
+            file.write("\n".join([f"{name} 12 500 5000", *lines, *comments]) + "\n")
+        wave = 500 * np.sin(np.arange(5000)[:, None] / 40 + np.arange(12))
+        with open(stem + ending, "wb") as file:
+            file.write(bytes(offset) + wave.astype("<i2").tobytes())
+
+    return write
+
+
+def _header_alone(path: str) -> None:
+    _record("426783006")(path)
+    os.remove(path.removesuffix(".hea") + ".mat")
+
+
+_PTB = "ecg_id,patient_id,scp_codes,strat_fold,filename_lr,filename_hr\n"
 _HAM = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\n"
 _CBIS = "patient_id,left or right breast,image view,assessment,pathology,image file path\n"
 _KITS = [
@@ -40,6 +72,25 @@ _VINDR = "Aortic enlargement,COPD,Lung tumor,Pneumonia,Tuberculosis"
 _STUDY = "study_id,series_id,image_id,laterality,breast_birads,breast_density,split\n"
 
 LAYOUTS: dict[str, dict[str, str | Callable[[str], None] | None]] = {
+    "ptb-xl": {
+        "ptbxl_database.csv": f"{_PTB}"
+        "1,15709.0,\"{'NORM': 100.0, 'SR': 0.0}\",3,records100/00000/1_lr,records500/00000/1_hr\n"
+        "2,13243.0,\"{'IMI': 50.0, 'STD_': 0.0, 'SR': 0.0}\",10,,records500/00000/2_hr\n"
+        "3,20372.0,\"{'NEW': 0.0}\",1,,records500/00000/3_hr\n"
+        "4,20372.0,NORM,1,,records500/00000/4_hr\n"
+        "5,13243.0,\"{'AFIB': 0.0}\",9,,records500/00000/5_hr\n",
+        "records500/00000/1_hr.hea": _record(None, ".dat"),
+        "records500/00000/2_hr.hea": _record(None, ".dat"),
+        "records500/00000/5_hr.hea": _record(None, ".dat"),
+    },
+    "chapman-shaoxing": {"WFDBRecords/01/010/JS00001.hea": _record("164889003,39732003,164917005")},
+    "georgia": {
+        "g1/E00001.hea": _record("426783006"),
+        "g1/E00002.hea": _record(None),
+        "g1/E00003.hea": _header_alone,
+        "g1/E00004.hea": _record("426783006,123"),
+    },
+    "cpsc2018": {"g1/A0001.hea": _record("59118001")},
     "mimic-cxr": {
         "mimic-cxr-2.0.0-split.csv": "dicom_id,study_id,subject_id,split\n"
         "d1,50000001,10000032,train\nd2,50000001,10000032,train\nd3,50000002,10000764,validate\n"

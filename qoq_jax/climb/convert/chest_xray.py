@@ -3,54 +3,40 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
-from qoq_jax.climb.convert.folder import Folder, number
+from qoq_jax.climb.convert.folder import Folder
 from qoq_jax.climb.convert.folders import person
+from qoq_jax.climb.labels import chest_xray as labels
 from qoq_jax.climb.qa import Question
 
-CHEXPERT = (
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-)
-VINDR = ("Lung tumor", "Pneumonia", "Tuberculosis", "COPD", "Other diseases", "No finding")
 CORONAHACK = ("Normal", "Bacterial Pneumonia", "Viral Pneumonia")
-_UNMARKED = "no finding is marked as present"
+_CHEXPERT = labels.CHEXPERT
 
 
-def present(row: Mapping[str, str], where: str) -> tuple[str, ...]:
-    """CheXpert labels that a row marks with 1; uncertain (-1) and empty ones are absent, as in
-    CLIMB.
+def _findings(row: dict[str, str]) -> tuple[str, ...] | str:
+    """CheXpert labels that a row marks as present, or why there are none; uncertain ones count as
+    absent, as in CLIMB.
     """
-    return tuple(label for label in CHEXPERT if number(row, label, where) == 1)
+    try:
+        return labels.chexpert(row).labels or "no finding is marked as present"
+    except DataError as error:
+        return error.what
 
 
 def mimic_cxr(folder: Folder) -> Found:
     """One question per picture, with the labels of its study; the published split."""
     name = "*mimic-cxr-2.0.0-split.csv*"
-    base, labels = folder.parent(name), {}
-    studies = folder.table("*mimic-cxr-2.0.0-chexpert.csv*", "subject_id", "study_id", *CHEXPERT)
+    base, of_study = folder.parent(name), {}
+    studies = folder.table("*mimic-cxr-2.0.0-chexpert.csv*", "subject_id", "study_id", *_CHEXPERT)
     for row in studies:
-        labels[row["subject_id"], row["study_id"]] = present(row, "mimic-cxr-2.0.0-chexpert.csv")
+        of_study[row["subject_id"], row["study_id"]] = _findings(row)
     for row in folder.table(name, "dicom_id", "study_id", "subject_id", "split"):
         subject, study, dicom = row["subject_id"], row["study_id"], row["dicom_id"]
-        found = labels.get((subject, study))
-        if not found:
-            yield Dropped(dicom, "its study has no labels" if found is None else _UNMARKED)
+        found = of_study.get((subject, study), "its study has no labels")
+        if isinstance(found, str):
+            yield Dropped(dicom, found)
             continue
         yield Example(
             id=dicom,
@@ -70,12 +56,12 @@ def chexpert(folder: Folder) -> Found:
         if split == "test" and not folder.match(*pattern):
             continue
         base = folder.parent(*pattern)
-        for row in folder.table(pattern, "Path", *CHEXPERT):
+        for row in folder.table(pattern, "Path", *_CHEXPERT):
             # CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg
             _, _, path = row["Path"].partition("/")
-            found = present(row, f"{name}.csv")
-            if not found:
-                yield Dropped(path, _UNMARKED)
+            found = _findings(row)
+            if isinstance(found, str):
+                yield Dropped(path, found)
                 continue
             parts = path.split("/")
             if len(parts) != 4:
@@ -83,21 +69,6 @@ def chexpert(folder: Folder) -> Found:
             yield Example(
                 id=path, labels=found, patient=parts[1], split=split, images=(base + path,)
             )
-
-
-def majority(marks: Iterable[Mapping[str, str]], labels: Mapping[str, str]) -> tuple[str, ...]:
-    """Labels that more than half of the readers marked with 1.
-
-    Args:
-      marks: a row per reader.
-      labels: {column: label}.
-    """
-    readers = list(marks)
-    return tuple(
-        label
-        for column, label in labels.items()
-        if 2 * sum(row[column] in ("1", "1.0") for row in readers) > len(readers)
-    )
 
 
 def vindr_cxr(folder: Folder) -> Found:
@@ -108,14 +79,10 @@ def vindr_cxr(folder: Folder) -> Found:
         pattern = f"*image_labels_{split}.csv"
         base = folder.parent(pattern).removesuffix("annotations/")
         readers: dict[str, list[dict[str, str]]] = defaultdict(list)
-        for row in folder.table(pattern, "image_id", *VINDR[:4], VINDR[5]):
+        for row in folder.table(pattern, "image_id"):
             readers[row["image_id"]].append(row)
         for image, rows in readers.items():
-            other = next((c for c in ("Other diseases", "Other disease") if c in rows[0]), None)
-            if other is None:
-                raise DataError("there is no column 'Other diseases'", where=pattern)
-            columns = {(other if label == VINDR[4] else label): label for label in VINDR}
-            found = majority(rows, columns)
+            found = labels.vindr(rows).labels
             if not found:
                 yield Dropped(image, "its readers agree on no label")
                 continue
@@ -147,8 +114,8 @@ def coronahack(folder: Folder) -> Found:
 _XRAY = Question("a chest X-ray of a patient")
 _FINDINGS = Question("a chest X-ray of a patient", "the diagnosis, with all findings", many=True)
 CONVERTERS = (
-    Converter("mimic-cxr", "chest_xray", CHEXPERT, _FINDINGS, mimic_cxr),
-    Converter("chexpert", "chest_xray", CHEXPERT, _FINDINGS, chexpert),
-    Converter("vindr-cxr", "chest_xray", VINDR, _FINDINGS, vindr_cxr),
+    Converter("mimic-cxr", "chest_xray", _CHEXPERT, _FINDINGS, mimic_cxr),
+    Converter("chexpert", "chest_xray", _CHEXPERT, _FINDINGS, chexpert),
+    Converter("vindr-cxr", "chest_xray", labels.VINDR, _FINDINGS, vindr_cxr),
     Converter("coronahack", "chest_xray", CORONAHACK, _XRAY, coronahack),
 )

@@ -8,34 +8,22 @@ from qoq_jax.base import files
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
 from qoq_jax.climb.convert.folder import Folder, number
+from qoq_jax.climb.labels import ct as labels
 from qoq_jax.climb.qa import Question
-
-RSPECT = ("No PE", "Chronic PE", "Acute PE")
-INSPECT = (
-    "No PE",
-    "Acute Subsegmental-only PE",
-    "Acute PE",
-    "Subsegmental-only PE",
-    "Chronic PE",
-)
 
 
 def rspect(folder: Folder) -> Found:
     """One question per slice; a study, which is one patient's, is in one split (the released CLIMB
-    draws slices). Slices with acute and chronic emboli count as acute, as there.
+    draws slices). Slices of an examination with acute and chronic emboli have both labels.
     """
     table = ("train.csv", "*/train.csv")
     base = folder.parent(*table)
     study, series, slice_ = "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"
-    columns = (study, series, slice_, "pe_present_on_image", "chronic_pe")
+    columns = (study, series, slice_, "pe_present_on_image", "chronic_pe", "acute_and_chronic_pe")
     for row in folder.table(table, *columns):
-        label = "No PE"
-        if number(row, "pe_present_on_image", "train.csv") == 1:
-            chronic = number(row, "chronic_pe", "train.csv") == 1
-            label = "Chronic PE" if chronic else "Acute PE"
         yield Example(
             id=row[slice_],
-            labels=(label,),
+            labels=labels.rspect(row),
             patient=row[study],
             images=(f"{base}train/{row[study]}/{row[series]}/{row[slice_]}.dcm",),
         )
@@ -66,17 +54,10 @@ def inspect(folder: Folder) -> Found:
     table = "*Final_Impressions_labels.csv"
     for row in folder.table(table, "impression_id", *kinds):
         key = row["impression_id"]
-        positive, acute, subsegmental = (number(row, kind, "impressions") == 1 for kind in kinds)
-        if not positive:
-            label = "No PE"
-        elif acute:
-            label = "Acute Subsegmental-only PE" if subsegmental else "Acute PE"
-        else:
-            label = "Subsegmental-only PE" if subsegmental else "Chronic PE"
         name = images.get(key, key)
         yield Example(
             id=key,
-            labels=(label,),
+            labels=(labels.inspect(row),),
             patient=patients.get(key, key),
             split=own.get(key, ""),
             videos=(volumes.get(name, f"{name}.nii.gz"),),
@@ -125,9 +106,19 @@ def hemorrhage(folder: Folder) -> Found:
 
 _PE = "the kind of pulmonary embolism"
 CONVERTERS = (
-    Converter("rspect", "ct", RSPECT, Question("a slice of a CT pulmonary angiogram", _PE), rspect),
     Converter(
-        "inspect", "ct", INSPECT, Question("a CT pulmonary angiogram of a patient", _PE), inspect
+        "rspect",
+        "ct",
+        labels.RSPECT,
+        Question("a slice of a CT pulmonary angiogram", "the kinds of pulmonary embolism", True),
+        rspect,
+    ),
+    Converter(
+        "inspect",
+        "ct",
+        labels.INSPECT,
+        Question("a CT pulmonary angiogram of a patient", _PE),
+        inspect,
     ),
     Converter(
         "kits23",

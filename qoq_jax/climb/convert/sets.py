@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from qoq_jax.base.errors import ConfigError, did_you_mean
-from qoq_jax.climb.convert import chest_xray, ct, folders, mammography, photographs, ultrasound
+from qoq_jax.climb.convert import chest_xray, ct, ecg, folders, mammography, photographs, ultrasound
 from qoq_jax.climb.convert.example import Converter
 
 CONVERTERS: dict[str, Converter] = {
     converter.name: converter
-    for module in (chest_xray, mammography, photographs, ct, ultrasound, folders)
+    for module in (ecg, chest_xray, mammography, photographs, ct, ultrasound, folders)
     for converter in module.CONVERTERS
 }
 

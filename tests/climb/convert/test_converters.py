@@ -12,6 +12,14 @@ from tests.helpers import original_layouts
 
 # name -> {id of a row: (answer, own split or "", patient)}
 EXPECTED = {
+    "ptb-xl": {
+        "1": ("Normal", "train", "15709"),
+        "2": ("MI, STTC", "test", "13243"),
+        "5": ("A. Fib/Aflutter", "test", "13243"),  # of a patient who is in test
+    },
+    "chapman-shaoxing": {"JS00001": ("HYP, A. Fib/Aflutter, Other", "", "JS00001")},
+    "georgia": {"E00001": ("Normal", "", "E00001")},
+    "cpsc2018": {"A0001": ("CD", "", "A0001")},
     "mimic-cxr": {
         "d1": ("Cardiomegaly, Pleural Effusion", "train", "p10000032"),
         "d2": ("Cardiomegaly, Pleural Effusion", "train", "p10000032"),
@@ -82,7 +90,7 @@ EXPECTED = {
     "rspect": {
         "1.3": ("No PE", "", "1.1"),
         "1.4": ("Chronic PE", "", "1.1"),
-        "2.3": ("Acute PE", "", "2.1"),
+        "2.3": ("Chronic PE, Acute PE", "", "2.1"),
     },
     "inspect": {
         "100": ("No PE", "train", "7"),
@@ -126,6 +134,8 @@ EXPECTED = {
     },
 }
 DROPPED = {
+    "ptb-xl": {"unknown code 'NEW'": 1, "scp_codes is not a dictionary of codes": 1},
+    "georgia": {"no code": 1, "its signals are not there": 1, "unknown code '123'": 1},
     "mimic-cxr": {"no finding is marked as present": 1, "its study has no labels": 1},
     "chexpert": {"no finding is marked as present": 1},
     "vindr-cxr": {"its readers agree on no label": 1},

@@ -1,0 +1,92 @@
+"""12-lead ECGs: PTB-XL, and Chapman-Shaoxing, Georgia and CPSC 2018 in the form of the
+PhysioNet/CinC Challenge 2021.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+
+from qoq_jax.base.errors import DataError
+from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
+from qoq_jax.climb.convert.folder import Folder
+from qoq_jax.climb.labels import ecg as labels
+from qoq_jax.climb.qa import Question
+
+_FOLDS = {"9": "validation", "10": "test"}
+_MOST_HEADER = 1 << 16  # bytes; a header of 12 leads has about 1,000
+
+
+def ptb_xl(folder: Folder) -> Found:
+    """One question per record of 500 Hz; the recommended folds: 9 validates, 10 tests."""
+    table = "*ptbxl_database.csv"
+    base = folder.parent(table)
+    columns = ("ecg_id", "patient_id", "scp_codes", "strat_fold", "filename_hr")
+    for row in folder.table(table, *columns):
+        identity = row["ecg_id"]
+        try:
+            found = labels.scp_classes(_statements(row["scp_codes"]), identity)
+        except DataError as error:
+            yield Dropped(identity, error.what)
+            continue
+        yield Example(
+            id=identity,
+            labels=found,
+            patient=row["patient_id"].partition(".")[0],
+            split=_FOLDS.get(row["strat_fold"].partition(".")[0], "train"),
+            time_series=(f"{base}{row['filename_hr']}.hea",),
+        )
+
+
+def _statements(text: str) -> dict[str, float]:
+    """{code: likelihood} of a cell as "{'NORM': 100.0, 'SR': 0.0}".
+
+    Raises:
+      DataError: it is none.
+    """
+    try:
+        found = ast.literal_eval(text[:4096])
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(code, str) for code in found):
+        raise DataError("scp_codes is not a dictionary of codes")
+    return found
+
+
+def challenge(folder: Folder) -> Found:
+    """One question per record; its diagnoses stand in the header, after "#Dx:". Records name no
+    patient.
+    """
+    for path in folder.match("*.hea"):
+        stem = path.removesuffix(".hea")
+        name = stem.rpartition("/")[2]
+        if f"{stem}.mat" not in folder.files and f"{stem}.dat" not in folder.files:
+            yield Dropped(name, "its signals are not there")
+            continue
+        try:
+            found = labels.snomed_classes(_diagnoses(os.path.join(folder.root, path)), name)
+        except DataError as error:
+            yield Dropped(name, error.what)
+            continue
+        yield Example(id=name, labels=found, patient=name, time_series=(path,))
+
+
+def _diagnoses(path: str) -> list[str]:
+    """SNOMED CT codes of a Challenge header."""
+    with open(path, encoding="latin-1") as file:
+        lines = file.read(_MOST_HEADER).splitlines()
+    for line in lines:
+        mark, _, codes = line.removeprefix("#").strip().partition(":")
+        if mark.strip() == "Dx":
+            return [code.strip() for code in codes.split(",") if code.strip()]
+    return []
+
+
+_ECG = Question("a 12-lead ECG of a patient", "the diagnosis, with all that applies", many=True)
+CONVERTERS = (
+    Converter("ptb-xl", "ecg", labels.CLASSES, _ECG, ptb_xl),
+    *(
+        Converter(name, "ecg", labels.CLASSES, _ECG, challenge)
+        for name in ("chapman-shaoxing", "georgia", "cpsc2018")
+    ),
+)
