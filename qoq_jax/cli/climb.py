@@ -26,11 +26,13 @@ def add(actions: Commands) -> None:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from qoq_jax.base.errors import ConfigError
+    from qoq_jax.climb.catalogue import table
     from qoq_jax.climb.convert import sets, write
 
     if arguments.name == "list":
-        for converter in sets.CONVERTERS.values():
-            print(f"{converter.name:16} {converter.domain:13} {', '.join(converter.labels)}")
+        for name in sets.CONVERTERS:
+            row = table.find(name)
+            print(f"{name:16} {row.domain:13} {', '.join(row.labels)}")
         return 0
     converter = sets.get(arguments.name)
     if arguments.root is None:

@@ -220,7 +220,7 @@ LAYOUTS: dict[str, dict[str, str | Callable[[str], None] | None]] = {
         "IMAGES/IM004832.JPG": None,
         "IMAGES/IM004833.JPG": None,
     },
-    "aptos-2019": {
+    "aptos2019": {
         "train.csv": "id_code,diagnosis\n000c,2\n001a,0\n",
         "train_images/000c.png": None,
         "train_images/001a.png": None,

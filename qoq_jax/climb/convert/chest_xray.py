@@ -11,7 +11,6 @@ from qoq_jax.climb.convert.folders import person
 from qoq_jax.climb.labels import chest_xray as labels
 from qoq_jax.climb.qa import Question
 
-CORONAHACK = ("Normal", "Bacterial Pneumonia", "Viral Pneumonia")
 _CHEXPERT = labels.CHEXPERT
 
 
@@ -114,8 +113,8 @@ def coronahack(folder: Folder) -> Found:
 _XRAY = Question("a chest X-ray of a patient")
 _FINDINGS = Question("a chest X-ray of a patient", "the diagnosis, with all findings", many=True)
 CONVERTERS = (
-    Converter("mimic-cxr", "chest_xray", _CHEXPERT, _FINDINGS, mimic_cxr),
-    Converter("chexpert", "chest_xray", _CHEXPERT, _FINDINGS, chexpert),
-    Converter("vindr-cxr", "chest_xray", labels.VINDR, _FINDINGS, vindr_cxr),
-    Converter("coronahack", "chest_xray", CORONAHACK, _XRAY, coronahack),
+    Converter("mimic-cxr", _FINDINGS, mimic_cxr),
+    Converter("chexpert", _FINDINGS, chexpert),
+    Converter("vindr-cxr", _FINDINGS, vindr_cxr),
+    Converter("coronahack", _XRAY, coronahack),
 )

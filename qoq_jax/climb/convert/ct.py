@@ -9,6 +9,7 @@ from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
 from qoq_jax.climb.convert.folder import Folder, number
 from qoq_jax.climb.labels import ct as labels
+from qoq_jax.climb.labels.read import value
 from qoq_jax.climb.qa import Question
 
 
@@ -78,7 +79,7 @@ def kits23(folder: Folder) -> Found:
             continue
         yield Example(
             id=name,
-            labels=("Malignant" if malignant else "Benign",),
+            labels=(value("kits23", malignant),),
             patient=name,
             videos=(f"{base}{name}/imaging.nii.gz",),
         )
@@ -97,7 +98,7 @@ def hemorrhage(folder: Folder) -> Found:
         mask = f"{brain}_HGE_Seg.jpg"
         yield Example(
             id=f"{patient}-{number_}",
-            labels=("No Hemorrhage" if none else "Has Hemorrhage",),
+            labels=(value("hemorrhage", row["No_Hemorrhage"]),),
             patient=patient,
             images=(f"{brain}.jpg",),
             mask=mask if not none and mask in folder.files else None,
@@ -108,29 +109,21 @@ _PE = "the kind of pulmonary embolism"
 CONVERTERS = (
     Converter(
         "rspect",
-        "ct",
-        labels.RSPECT,
         Question("a slice of a CT pulmonary angiogram", "the kinds of pulmonary embolism", True),
         rspect,
     ),
     Converter(
         "inspect",
-        "ct",
-        labels.INSPECT,
         Question("a CT pulmonary angiogram of a patient", _PE),
         inspect,
     ),
     Converter(
         "kits23",
-        "ct",
-        ("Benign", "Malignant"),
         Question("an abdominal CT of a patient with a kidney tumor", "the kind of tumor"),
         kits23,
     ),
     Converter(
         "hemorrhage",
-        "ct",
-        ("No Hemorrhage", "Has Hemorrhage"),
         Question("a slice of a head CT of a patient"),
         hemorrhage,
     ),

@@ -84,9 +84,6 @@ def _diagnoses(path: str) -> list[str]:
 
 _ECG = Question("a 12-lead ECG of a patient", "the diagnosis, with all that applies", many=True)
 CONVERTERS = (
-    Converter("ptb-xl", "ecg", labels.CLASSES, _ECG, ptb_xl),
-    *(
-        Converter(name, "ecg", labels.CLASSES, _ECG, challenge)
-        for name in ("chapman-shaoxing", "georgia", "cpsc2018")
-    ),
+    Converter("ptb-xl", _ECG, ptb_xl),
+    *(Converter(name, _ECG, challenge) for name in ("chapman-shaoxing", "georgia", "cpsc2018")),
 )

@@ -67,15 +67,11 @@ class Converter:
     """How the records of one data set become examples.
 
     Attributes:
-      name: of the data set in the catalogue.
-      domain: one of `data.rows.DOMAINS`.
-      labels: the vocabulary.
+      name: of the data set in the catalogue, which has its domain and its labels.
       question: what is asked.
       examples: the function; it takes the folder and yields what it finds.
     """
 
     name: str
-    domain: str
-    labels: tuple[str, ...]
     question: Question
     examples: Callable[[Folder], Found]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
 from qoq_jax.climb.convert.folder import Folder
+from qoq_jax.climb.labels.read import values
 from qoq_jax.climb.qa import Question
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
@@ -24,21 +25,21 @@ def person(name: str) -> str:
 
 
 def by_folder(
-    labels: Mapping[str, str],
+    dataset: str,
     splits: Mapping[str, str] | None = None,
     patient: Callable[[str], str] | None = None,
 ) -> Callable[[Folder], Found]:
     """A converter's function for pictures in folders named after their label.
 
     Args:
-      labels: {name of a folder: label}.
+      dataset: whose table of values has the names of the folders.
       splits: {name of a folder further up: split, "" for none}; pictures below none of them are
         other copies and are passed over. None: there is no such folder.
       patient: of a file's name, "" for one of its own. None: every picture is one of its own.
     """
 
     def examples(folder: Folder) -> Found:
-        seen = set()
+        seen, labels = set(), values(dataset)
         for path in folder.match("*"):
             *above, name = path.split("/")
             if not name.lower().endswith(_PICTURES) or not above or above[-1] not in labels:
@@ -66,56 +67,28 @@ def by_folder(
     return examples
 
 
-_BRAIN_TUMOR = {
-    "no_tumor": "No Tumor",
-    "pituitary_tumor": "Pituitary Tumor",
-    "glioma_tumor": "Glioma Tumor",
-    "meningioma_tumor": "Meningioma Tumor",
-}
-_LC25000 = {
-    "colon_aca": "Colon adenocarcinoma",
-    "colon_n": "Benign colonic tissue",
-    "lung_aca": "Lung adenocarcinoma",
-    "lung_scc": "Lung squamous cell carcinoma",
-    "lung_n": "Benign lung tissue",
-}
-_COVID = {
-    "Normal": "Normal",
-    "BacterialPneumonia": "Bacterial Pneumonia",
-    "COVID-19": "COVID-19",
-    "ViralPneumonia": "Viral Pneumonia",
-}
-
 CONVERTERS = (
     Converter(
         "brain-tumor",
-        "mri",
-        tuple(_BRAIN_TUMOR.values()),
         Question("a brain MRI slice of a patient", "the type of tumor"),
-        by_folder(_BRAIN_TUMOR, {"Training": "train", "Testing": "test"}),
+        by_folder("brain-tumor", {"Training": "train", "Testing": "test"}),
     ),
     Converter(
         "brain-tumor-2",
-        "mri",
-        ("yes", "no"),
         Question("a brain MRI slice of a patient", "the state of the finding 'tumor'"),
-        by_folder({"yes": "yes", "no": "no"}),
+        by_folder("brain-tumor-2"),
     ),
     Converter(
         # 1,250 tiles augmented twentyfold without saying which copy is of which tile: copies of a
         # tile are in several splits, as in the released CLIMB.
         "lc25000",
-        "pathology",
-        tuple(_LC25000.values()),
         Question("a histopathology tile of a patient", "the type of tissue"),
-        by_folder(_LC25000),
+        by_folder("lc25000"),
     ),
     Converter(
         # TrainData holds augmented copies; NonAugmentedTrain has the originals.
         "covid-19",
-        "chest_xray",
-        tuple(_COVID.values()),
         Question("a chest X-ray of a patient"),
-        by_folder(_COVID, {"NonAugmentedTrain": "train", "ValData": "test"}, person),
+        by_folder("covid-19", {"NonAugmentedTrain": "train", "ValData": "test"}, person),
     ),
 )

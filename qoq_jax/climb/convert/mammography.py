@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.example import Box, Converter, Dropped, Example, Found
 from qoq_jax.climb.convert.folder import Folder, number
+from qoq_jax.climb.labels.read import value, values
 from qoq_jax.climb.qa import Question
 
-BIRADS = tuple(f"BI-RADS {grade}" for grade in range(1, 6))
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -30,7 +30,7 @@ def vindr_mammo(folder: Folder) -> Found:
             boxes[row["image_id"], row["finding_birads"]].append(box)
     for row in folder.table(table, "study_id", "image_id", "breast_birads", "split"):
         image, category = row["image_id"], row["breast_birads"]
-        if category not in BIRADS:
+        if category not in values("vindr-mammo"):
             yield Dropped(image, f"its category is {category or 'not given'}")
             continue
         yield Example(
@@ -44,8 +44,8 @@ def vindr_mammo(folder: Folder) -> Found:
 
 
 def cbis_ddsm(folder: Folder) -> Found:
-    """One question per full mammogram: the highest assessment of its lesions; 0 (incomplete) is
-    left out, as in the released CLIMB.
+    """One question per full mammogram: the highest assessment of its lesions; 0 (incomplete) where
+    there is no other, which the released CLIMB leaves out.
 
     The paths in the tables of lesions are not those of a download from TCIA: the folder of a
     picture is found by the first part, which is its Subject ID in metadata.csv. A patient who is in
@@ -75,12 +75,6 @@ def cbis_ddsm(folder: Folder) -> Found:
                     about[picture] = (subject if before is None else before[0], split)
     for picture, grade in sorted(grades.items()):
         subject, split = about[picture]
-        if grade == 0:
-            yield Dropped(picture, "its assessment is 0, incomplete")
-            continue
-        if grade > 5:
-            yield Dropped(picture, f"its assessment is {grade}")
-            continue
         place = where.get(subject)
         found = [path for path in folder.directly_in(place or "?") if path.endswith(".dcm")]
         if len(found) != 1:
@@ -88,7 +82,7 @@ def cbis_ddsm(folder: Folder) -> Found:
             continue
         yield Example(
             id=picture,
-            labels=(BIRADS[grade - 1],),
+            labels=(value("cbis-ddsm", grade),),
             patient="_".join(picture.split("_")[:2]),
             split=split,
             images=(found[0],),
@@ -123,7 +117,7 @@ def cmmd(folder: Folder) -> Found:
             continue
         yield Example(
             id=identity,
-            labels=(row["classification"].capitalize(),),
+            labels=(value("cmmd", row["classification"]),),
             patient=person,
             images=tuple(found),
         )
@@ -179,12 +173,10 @@ def _sheet(path: str, *columns: str) -> Iterator[dict[str, str]]:
 
 _MAMMOGRAM = Question("a mammogram of a patient", "the BI-RADS category of the breast")
 CONVERTERS = (
-    Converter("vindr-mammo", "mammography", BIRADS, _MAMMOGRAM, vindr_mammo),
-    Converter("cbis-ddsm", "mammography", BIRADS, _MAMMOGRAM, cbis_ddsm),
+    Converter("vindr-mammo", _MAMMOGRAM, vindr_mammo),
+    Converter("cbis-ddsm", _MAMMOGRAM, cbis_ddsm),
     Converter(
         "cmmd",
-        "mammography",
-        ("Benign", "Malignant"),
         Question("the mammograms of one breast of a patient"),
         cmmd,
     ),

@@ -9,23 +9,10 @@ from collections.abc import Iterator
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
 from qoq_jax.climb.convert.folder import Folder, number
+from qoq_jax.climb.labels.read import value
 from qoq_jax.climb.qa import Question
 
-SKIN = ("MEL", "NV", "BCC", "AKIEC", "OTHER")
-_HAM = {"MEL": "MEL", "NV": "NV", "BCC": "BCC", "AKIEC": "AKIEC"} | dict.fromkeys(
-    ("BKL", "DF", "VASC"), "OTHER"
-)
-_PAD = {
-    "MEL": "MEL",
-    "NEV": "NV",
-    "BCC": "BCC",
-    "ACK": "AKIEC",
-    "SCC": "AKIEC",
-    "SEK": "OTHER",
-}
-MESSIDOR = ("None", "Mild DR", "Moderate DR", "Severe DR", "PDR")
-APTOS = ("No DR", "Mild", "Moderate", "Severe", "Proliferative DR")
-JICHI = {"sdr": "SDR", "ppdr": "PPDR", "pdr": "PDR"}
+_HAM = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
 
 def by_name(folder: Folder, *patterns: str) -> dict[str, str]:
@@ -47,7 +34,7 @@ def isic_2020(folder: Folder) -> Found:
         image = row["image_name"]
         yield Example(
             id=image,
-            labels=("Malignant" if number(row, "target", "target") == 1 else "Benign",),
+            labels=(value("isic-2020", row["target"]),),
             patient=row["patient_id"] or image,
             images=(pictures.get(image.lower(), f"{image}.jpg"),),
         )
@@ -58,29 +45,29 @@ def ham10000(folder: Folder) -> Found:
     are grouped by lesion, since patients are not given.
     """
     pictures = by_name(folder, "*.jpg")
-    for image, kind, lesion in _ham_rows(folder):
+    for image, label, lesion in _ham_rows(folder):
         yield Example(
             id=image,
-            labels=(_HAM[kind],),
+            labels=(label,),
             patient=lesion,
             images=(pictures.get(image.lower(), f"{image}.jpg"),),
         )
 
 
 def _ham_rows(folder: Folder) -> Iterator[tuple[str, str, str]]:
-    """(picture, class, lesion) of each picture of HAM10000."""
+    """(picture, label, lesion) of each picture of HAM10000."""
     if folder.match("*HAM10000_metadata*"):
         metadata = ("*HAM10000_metadata.csv", "*HAM10000_metadata")
         for row in folder.table(metadata, "image_id", "lesion_id", "dx"):
-            yield row["image_id"], _known(row["dx"].upper(), _HAM), row["lesion_id"]
+            yield row["image_id"], value("ham10000", row["dx"]), row["lesion_id"]
         return
     groups = folder.table("*LesionGroupings.csv", "image", "lesion_id")
     lesions = {row["image"]: row["lesion_id"] for row in groups}
     for row in folder.table("*Task3_Training_GroundTruth.csv", "image", *_HAM):
-        marked = [kind for kind in _HAM if number(row, kind, "GroundTruth") == 1]
+        marked = [kind for kind in _HAM if number(row, kind, "GroundTruth.csv") == 1]
         if len(marked) != 1:
             raise DataError(f"{len(marked)} classes", where=f"GroundTruth.csv: {row['image']}")
-        yield row["image"], marked[0], lesions.get(row["image"], row["image"])
+        yield row["image"], value("ham10000", marked[0]), lesions.get(row["image"], row["image"])
 
 
 def pad_ufes_20(folder: Folder) -> Found:
@@ -90,16 +77,10 @@ def pad_ufes_20(folder: Folder) -> Found:
         image = row["img_id"]
         yield Example(
             id=image,
-            labels=(_PAD[_known(row["diagnostic"], _PAD)],),
+            labels=(value("pad-ufes-20", row["diagnostic"]),),
             patient=row["patient_id"],
             images=(pictures.get(image.rpartition(".")[0].lower(), image),),
         )
-
-
-def _known(kind: str, classes: dict[str, str]) -> str:
-    if kind not in classes:
-        raise DataError(f"unknown class {kind[:40]!r}", hint=f"known: {', '.join(classes)}")
-    return kind
 
 
 # ------------------------------------------------------------------------------------------- fundus
@@ -122,13 +103,12 @@ def messidor_2(folder: Folder) -> Found:
     )
     for row in folder.table(table, image, grade):
         name = _stem(row[image])
-        value = number(row, grade, "messidor_data.csv")
-        if value is None:
+        if not row[grade]:
             yield Dropped(name, "it is not gradable")
             continue
         yield Example(
             id=name,
-            labels=(MESSIDOR[int(value)],),
+            labels=(value("messidor-2", row[grade]),),
             patient=examination.get(name, name),
             images=(pictures.get(name, row[image]),),
         )
@@ -145,26 +125,21 @@ def aptos(folder: Folder) -> Found:
         image = row["id_code"]
         yield Example(
             id=image,
-            labels=(APTOS[int(number(row, "diagnosis", "train.csv") or 0)],),
+            labels=(value("aptos2019", row["diagnosis"]),),
             patient=image,
             images=(f"{base}train_images/{image}.png",),
         )
 
 
 def jichi(folder: Folder) -> Found:
-    """One question per picture: the modified Davis grade of this picture; pictures without
-    retinopathy are left out, as in the paper's three classes.
-    """
+    """One question per picture: the modified Davis grade of this picture."""
     pictures = by_name(folder, "*.jpg", "*.JPG")
     column = "Davis_grading_of_one_figure"
     for row in folder.table("*list.csv", "Image", column):
-        name, grade = _stem(row["Image"]), row[column].lower()
-        if grade not in JICHI:
-            yield Dropped(name, f"its grade is {grade or 'not given'}")
-            continue
+        name = _stem(row["Image"])
         yield Example(
             id=name,
-            labels=(JICHI[grade],),
+            labels=(value("jichi", row[column]),),
             patient=name.partition("_")[0],  # patient_picture_side
             images=(pictures.get(name, row["Image"]),),
         )
@@ -173,16 +148,14 @@ def jichi(folder: Folder) -> Found:
 _LESION = Question("a dermoscopic image of a skin lesion of a patient")
 _FUNDUS = Question("a fundus photograph of a patient", "the grade of diabetic retinopathy")
 CONVERTERS = (
-    Converter("isic-2020", "dermoscopy", ("Malignant", "Benign"), _LESION, isic_2020),
-    Converter("ham10000", "dermoscopy", SKIN, _LESION, ham10000),
+    Converter("isic-2020", _LESION, isic_2020),
+    Converter("ham10000", _LESION, ham10000),
     Converter(
         "pad-ufes-20",
-        "dermoscopy",
-        SKIN,
         Question("a photograph of a skin lesion of a patient"),
         pad_ufes_20,
     ),
-    Converter("messidor-2", "fundus", MESSIDOR, _FUNDUS, messidor_2),
-    Converter("aptos-2019", "fundus", APTOS, _FUNDUS, aptos),
-    Converter("jichi", "fundus", tuple(JICHI.values()), _FUNDUS, jichi),
+    Converter("messidor-2", _FUNDUS, messidor_2),
+    Converter("aptos2019", _FUNDUS, aptos),
+    Converter("jichi", _FUNDUS, jichi),
 )

@@ -6,12 +6,11 @@ import re
 
 from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
 from qoq_jax.climb.convert.folder import Folder, number
+from qoq_jax.climb.labels.read import value, values
 from qoq_jax.climb.qa import Question
 
-_BUSI = {"normal": "Normal", "benign": "Benign", "malignant": "Malignant"}
 _PICTURE = re.compile(r"(normal|benign|malignant) \(\d+\)\.png")
 _CLIP = re.compile(r"patient_(?P<patient>\w+?)_[LR]\d(_\d+)?\.mp4")
-_COVID_US = {"covid": "covid", "pneumonia": "pneumonia", "normal": "normal"}
 
 
 def busi(folder: Folder) -> Found:
@@ -29,7 +28,7 @@ def busi(folder: Folder) -> Found:
         lesion = found[1] != "normal" and not several and mask in folder.files
         yield Example(
             id=name.removesuffix(".png"),
-            labels=(_BUSI[found[1]],),
+            labels=(value("busi", found[1]),),
             patient=name.removesuffix(".png"),
             images=(path,),
             mask=mask if lesion else None,
@@ -51,7 +50,7 @@ def covid_blues(folder: Folder) -> Found:
             continue
         yield Example(
             id=name.removesuffix(".mp4"),
-            labels=("Has COVID" if result == 1 else "No COVID",),
+            labels=(value("covid-blues", result),),
             patient=found["patient"],
             videos=(path,),
         )
@@ -64,15 +63,15 @@ def covid_us(folder: Folder) -> Found:
     videos = {path.rpartition("/")[2]: path for path in folder.match("*.mp4")}
     table = ("*COVIDx-US*_4class.csv", "*COVIDx-US*_3class.csv")
     for row in folder.table(table, "id", "source", "class"):
-        kind, source = row["class"].lower(), row["source"].lower()
-        name = f"{row['id']}_{source}_{kind}.mp4"
-        if kind not in _COVID_US:
+        kind, source = row["class"], row["source"].lower()
+        name = f"{row['id']}_{source}_{kind.lower()}.mp4"
+        if kind not in values("covid-us"):
             yield Dropped(name, f"its class is {kind or 'not given'}")
             continue
         patient = row.get("patient", "")
         yield Example(
             id=name.removesuffix(".mp4"),
-            labels=(_COVID_US[kind],),
+            labels=(value("covid-us", kind),),
             patient=f"{source}-{patient}" if patient else row["id"],
             videos=(videos.get(name, name),),
         )
@@ -82,11 +81,9 @@ _LUNG = "a lung ultrasound video of a patient"
 CONVERTERS = (
     Converter(
         "busi",
-        "ultrasound",
-        ("Normal", "Malignant", "Benign"),
         Question("a breast ultrasound image of a patient"),
         busi,
     ),
-    Converter("covid-blues", "ultrasound", ("Has COVID", "No COVID"), Question(_LUNG), covid_blues),
-    Converter("covid-us", "ultrasound", tuple(_COVID_US.values()), Question(_LUNG), covid_us),
+    Converter("covid-blues", Question(_LUNG), covid_blues),
+    Converter("covid-us", Question(_LUNG), covid_us),
 )

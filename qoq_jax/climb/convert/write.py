@@ -11,6 +11,7 @@ from typing import Any
 from qoq_jax.base import files
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb import qa
+from qoq_jax.climb.catalogue import table
 from qoq_jax.climb.convert import splits
 from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
 from qoq_jax.climb.convert.folder import Folder
@@ -21,7 +22,7 @@ _SHOWN = 5  # ids per reason in the report
 
 
 def to_row(converter: Converter, example: Example, split: str, seed: int) -> schema.Row:
-    """The row of an example; nothing else decides it.
+    """The row of an example; nothing but the catalogue and these arguments decides it.
 
     Raises:
       DataError: the example breaks a rule of rows (a label out of the vocabulary, a box without
@@ -32,13 +33,14 @@ def to_row(converter: Converter, example: Example, split: str, seed: int) -> sch
         + "<video>" * len(example.videos)
         + "<ecg>" * len(example.time_series)
     )
+    dataset = table.find(converter.name)
     fields: dict[str, Any] = {
         "id": example.id,
         "dataset": converter.name,
-        "domain": converter.domain,
-        "problem": qa.problem(converter.question, converter.labels, marks, seed, example.id),
+        "domain": dataset.domain,
+        "problem": qa.problem(converter.question, dataset.labels, marks, seed, example.id),
         "answer": ", ".join(example.labels),
-        "labels": list(converter.labels),
+        "labels": list(dataset.labels),
         "patient": example.patient,
         "split": split,
         "images": list(example.images),

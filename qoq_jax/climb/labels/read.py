@@ -31,7 +31,12 @@ def column(table: str, key: str, value: str) -> Mapping[str, str]:
 
 
 @functools.cache
-def _values(dataset: str) -> Mapping[str, str]:
+def values(dataset: str) -> Mapping[str, str]:
+    """{value: label} of a data set.
+
+    Raises:
+      DataError: it has no such table.
+    """
     found = {row["value"]: row["label"] for row in rows("values") if row["dataset"] == dataset}
     if not found:
         known = {row["dataset"] for row in rows("values")}
@@ -47,7 +52,7 @@ def value(dataset: str, raw: str | int | float | bool) -> str:
     Raises:
       DataError: a value that the table does not have; nothing is guessed.
     """
-    known, text = _values(dataset), _text(raw)
+    known, text = values(dataset), _text(raw)
     if text not in known:
         raise DataError(
             f"no label for {text[:60]!r}", where=dataset, hint=did_you_mean(text, known)

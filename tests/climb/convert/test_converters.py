@@ -5,6 +5,8 @@ import json
 import pytest
 
 from qoq_jax.base.errors import DataError
+from qoq_jax.climb.access import access
+from qoq_jax.climb.catalogue import table
 from qoq_jax.climb.convert import sets, write
 from qoq_jax.data import check
 from qoq_jax.data import rows as schema
@@ -82,11 +84,15 @@ EXPECTED = {
         "PAT_2_12_6.png": ("NV", "", "PAT_2"),
     },
     "messidor-2": {
-        "20051020_43808_0100_pp": ("None", "", "20051020_43808_0100_pp"),
-        "im004832": ("PDR", "", "20051020_43808_0100_pp"),
+        "20051020_43808_0100_pp": ("No DR", "", "20051020_43808_0100_pp"),
+        "im004832": ("Proliferative DR", "", "20051020_43808_0100_pp"),
     },
-    "aptos-2019": {"000c": ("Moderate", "", "000c"), "001a": ("No DR", "", "001a")},
-    "jichi": {"1_1_r": ("SDR", "", "1"), "1_2_l": ("PDR", "", "1")},
+    "aptos2019": {"000c": ("Moderate DR", "", "000c"), "001a": ("No DR", "", "001a")},
+    "jichi": {
+        "1_1_r": ("SDR", "", "1"),
+        "1_2_l": ("PDR", "", "1"),
+        "2_1_r": ("No DR", "", "2"),
+    },
     "rspect": {
         "1.3": ("No PE", "", "1.1"),
         "1.4": ("Chronic PE", "", "1.1"),
@@ -129,8 +135,8 @@ EXPECTED = {
         "no/1 no.jpeg": ("no", "", "no/1 no.jpeg"),
     },
     "lc25000": {
-        "lung_aca/lungaca1.jpeg": ("Lung adenocarcinoma", "", "lung_aca/lungaca1.jpeg"),
-        "colon_n/colonn1.jpeg": ("Benign colonic tissue", "", "colon_n/colonn1.jpeg"),
+        "lung_aca/lungaca1.jpeg": ("lung adenocarcinoma", "", "lung_aca/lungaca1.jpeg"),
+        "colon_n/colonn1.jpeg": ("benign colon", "", "colon_n/colonn1.jpeg"),
     },
 }
 DROPPED = {
@@ -141,16 +147,12 @@ DROPPED = {
     "vindr-cxr": {"its readers agree on no label": 1},
     "coronahack": {"its class is Stress-Smoking": 1},
     "vindr-mammo": {"its category is not given": 1},
-    "cbis-ddsm": {
-        "its assessment is 0, incomplete": 1,
-        "0 files of its series are there": 1,
-    },
+    "cbis-ddsm": {"0 files of its series are there": 2},
     "cmmd": {"no picture of this side is there": 1},
     "messidor-2": {"it is not gradable": 1},
-    "jichi": {"its grade is ndr": 1},
     "kits23": {"whether it is malignant is not known": 1},
     "covid-blues": {"the table has no test of its patient": 1},
-    "covid-us": {"its class is other": 1},
+    "covid-us": {"its class is Other": 1},
     "brain-tumor-2": {"a second copy of the same picture": 2},
 }
 PICTURES = tuple(  # sets whose media in miniature can be opened
@@ -171,6 +173,14 @@ def converted(root, name):
 
 def test_every_converter_is_tested():
     assert set(EXPECTED) == set(sets.CONVERTERS) == set(original_layouts.LAYOUTS)
+
+
+def test_converters_and_ways_to_a_set_are_those_of_the_catalogue():
+    rows = table.load()
+    assert set(sets.CONVERTERS) < set(rows)
+    without = {name for name, row in rows.items() if row.qoq_med} - set(sets.CONVERTERS)
+    assert without == {"bcss", "lndb"}  # docs/convert.md
+    assert all(access.access_of(name).name == name for name in rows)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -224,9 +234,9 @@ def test_a_second_layout_of_ham10000(tmp_path):
 
 
 def test_a_medium_that_is_not_there_is_reported(tmp_path):
-    original_layouts.build(tmp_path, "aptos-2019")
+    original_layouts.build(tmp_path, "aptos2019")
     (tmp_path / "train_images" / "000c.png").unlink()
-    report = write.convert(sets.get("aptos-2019"), tmp_path)
+    report = write.convert(sets.get("aptos2019"), tmp_path)
     assert report["dropped"] == {
         "a file that the tables name is not there": {"records": 1, "as": ["000c"]}
     }
@@ -247,18 +257,18 @@ def test_the_same_folder_gives_the_same_bytes(tmp_path):
     [
         ("train.csv", "id_code,diagnose\n1,2\n", "there is no column 'diagnosis'"),
         ("train.csv", "id_code,diagnosis\n1,2,3\n", "line 2 has 3 fields, the header 2"),
-        ("train.csv", "id_code,diagnosis\n000c,two\n", "diagnosis is 'two', not a number"),
+        ("train.csv", "id_code,diagnosis\n000c,two\n", "no label for 'two'"),
         ("train.csv", b"id_code,diagnosis\n\xff\xfe,1\n", "is not a table of text"),
         ("train.csv", "", "there is no column 'id_code'"),
-        ("train.csv", "id_code,diagnosis\n", "no record of aptos-2019 gives a row"),
+        ("train.csv", "id_code,diagnosis\n", "no record of aptos2019 gives a row"),
         ("else.csv", "", "train.csv or */train.csv is not there"),
     ],
 )
 def test_a_table_that_is_not_as_published_is_named(tmp_path, table, content, said):
-    original_layouts.build(tmp_path, "aptos-2019")
+    original_layouts.build(tmp_path, "aptos2019")
     (tmp_path / "train.csv").unlink()
     (tmp_path / table).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(DataError, match="hint") as raised:
-        write.convert(sets.get("aptos-2019"), tmp_path)
+        write.convert(sets.get("aptos2019"), tmp_path)
     assert said in str(raised.value)
     assert not list(tmp_path.glob("*.jsonl"))
