@@ -12,6 +12,7 @@ and the one before it is used.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -26,7 +27,7 @@ import orbax.checkpoint as ocp
 from qoq_jax.base import files
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.models.sizes import EcgConfig, VlmConfig
-from qoq_jax.parallel import hosts
+from qoq_jax.parallel import hosts, messages
 
 # Orbax raises a failed write and also logs its traceback from each of its threads; the raised one
 # becomes our one line.
@@ -85,6 +86,11 @@ def _files(folder: str) -> list[str]:
     )
 
 
+def _move(folder: str, to: str) -> None:
+    shutil.rmtree(to, ignore_errors=True)
+    os.rename(folder, to)
+
+
 def has_checkpoint(folder: str) -> bool:
     """Whether a stage's folder holds a committed step."""
     return os.path.isdir(folder) and any(entry.isdigit() for entry in os.listdir(folder))
@@ -113,7 +119,7 @@ class Checkpointer:
 
     def latest(self) -> int | None:
         """The last committed step, or None."""
-        return self._manager.latest_step()
+        return messages.from_main("latest step", self._manager.latest_step)
 
     def save(self, step: int, state: Any, data_state: dict) -> None:
         """Starts an asynchronous save; a failure of this or the previous one is raised here or in
@@ -168,14 +174,17 @@ class Checkpointer:
         Raises:
           CheckpointError: there is none, all are damaged, or it belongs to another model.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        # What the files say is decided by process 0 for all; each reads its own parts.
+        steps = messages.from_main(
+            "steps", lambda: sorted(map(int, self._manager.all_steps()), reverse=True)
+        )
         if not steps:
             raise CheckpointError(
                 "no checkpoint", where=self._folder, hint="train first, or name another workdir"
             )
         for step, before in zip(steps, [*steps[1:], None]):
             folder = os.path.join(self._folder, str(step))
-            wrong = damage(folder)
+            wrong = messages.from_main("damage", functools.partial(damage, folder))
             if wrong is None:
                 try:
                     return *self._read(step, abstract), step
@@ -197,16 +206,15 @@ class Checkpointer:
             if before is None:
                 break
             kept = folder
-            if resume and hosts.is_main():
+            if resume:
                 kept = os.path.join(self._folder, f"damaged-{step}")
-                shutil.rmtree(kept, ignore_errors=True)
-                os.rename(folder, kept)
-            print(
-                f"qoq: {kept}: the checkpoint is damaged ({wrong}); the one of step {before} is "
-                "used "
-                "(hint: delete that folder)",
-                file=sys.stderr,
-            )
+                messages.from_main("rename", functools.partial(_move, folder, kept))
+            if hosts.is_main():
+                print(
+                    f"qoq: {kept}: the checkpoint is damaged ({wrong}); the one of step {before} "
+                    "is used (hint: delete that folder)",
+                    file=sys.stderr,
+                )
             if resume:
                 self._manager.reload()
         raise CheckpointError(

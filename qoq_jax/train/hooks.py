@@ -138,10 +138,13 @@ class CountSkippedSamples(Hook):
 class CountSkippedUpdates(Hook):
     """Adds "skipped_updates": steps since the row before that dropped an update because it was not
     finite. WORKDIR/skipped_updates.jsonl gets the ids of their data rows.
+
+    Args:
+      share: the rows of this process.
     """
 
-    def __init__(self, workdir: str):
-        self._path = os.path.join(workdir, "skipped_updates.jsonl")
+    def __init__(self, workdir: str, share: hosts.Share = hosts.WHOLE):
+        self._path, self._share = os.path.join(workdir, "skipped_updates.jsonl"), share
         self._window: list[tuple[int, jax.Array, Sequence[str]]] = []
 
     def after_step(self, loop: Loop) -> None:
@@ -151,7 +154,7 @@ class CountSkippedUpdates(Hook):
             return
         values = hosts.gather([finite for _, finite, _ in self._window])
         dropped = [
-            {"stage": loop.name, "step": step, "ids": ids}
+            {"stage": loop.name, "step": step, "ids": self._of_all(ids)}
             for (step, _, ids), value in zip(self._window, values, strict=True)
             if value < 1
         ]
@@ -159,6 +162,9 @@ class CountSkippedUpdates(Hook):
             with open(self._path, "a", encoding="utf-8") as f:
                 f.writelines(json.dumps(line) + "\n" for line in dropped)
         loop.row["skipped_updates"], self._window = len(dropped), []
+
+    def _of_all(self, ids: Sequence[str]) -> list[str]:
+        return [name for part in self._share.join("ids", list(ids)) for name in part]
 
 
 class WriteRow(Hook):

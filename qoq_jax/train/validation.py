@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from qoq_jax.base import files
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.evaluation import runner
-from qoq_jax.parallel import hosts
+from qoq_jax.parallel import hosts, messages
 from qoq_jax.train.checkpoint import damage, write_checksums
 from qoq_jax.train.config import EvalConfig
 from qoq_jax.train.loop import Hook, Loop
@@ -40,8 +40,16 @@ class Validation:
         self._path = os.path.join(workdir, f"validation-{stage}.json")
         self._folder = os.path.abspath(os.path.join(workdir, "checkpoints", f"{stage}-best"))
         self._cfg = cfg
-        found = files.read_json(self._path, [], finite=False)
+
+        def read() -> list[list]:
+            scores = files.read_json(self._path, [], finite=False)
+            kept = [step for step, _ in scores if os.path.isdir(self._of(step))]
+            return [scores, kept]
+
+        # What the files say decides when a stage stops: one process reads them for all.
+        found, kept = messages.from_main("scores", read)
         self.scores = [(step, score) for step, score in found if start is None or step <= start]
+        self._kept = set(kept)
 
     @property
     def best_step(self) -> int | None:
@@ -50,9 +58,7 @@ class Validation:
         A run that continues from a checkpoint may find that better weights of a later step have
         taken the place of its best.
         """
-        kept = [
-            item for item in self.scores if os.path.isdir(os.path.join(self._folder, str(item[0])))
-        ]
+        kept = [item for item in self.scores if item[0] in self._kept]
         return max(kept, key=lambda item: item[1])[0] if kept else None
 
     @property
@@ -72,11 +78,12 @@ class Validation:
         returns what to log.
         """
         records = runner.answer(setup, weights, "validation", self._cfg.validation_rows)
-        score = runner.macro_f1(records)
+        score = messages.from_main("score", lambda: runner.macro_f1(records))
         best = dict(self.scores).get(self.best_step)
         self.scores.append((step, score))
         if best is None or score > best:
-            path = os.path.join(self._folder, str(step))
+            path = self._of(step)
+            self._kept.add(step)
             with ocp.StandardCheckpointer() as saver:
                 saver.save(path, trained, force=True)
             if hosts.is_main():
@@ -86,6 +93,7 @@ class Validation:
             for name in os.listdir(self._folder):
                 if name != str(self.best_step):
                     shutil.rmtree(os.path.join(self._folder, name))
+        self._kept &= {self.best_step}
         return {"validation/macro_f1": score, "validation/best_step": float(self.best_step)}
 
     def restore_best(self, layout: Any) -> Any:
@@ -103,8 +111,8 @@ class Validation:
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), layout
         )
-        folder = os.path.join(self._folder, str(self.best_step))
-        wrong = damage(folder)
+        folder = self._of(self.best_step)
+        wrong = messages.from_main("damage of the best", lambda: damage(folder))
         try:
             if wrong is None:
                 with ocp.StandardCheckpointer() as saver:
@@ -118,6 +126,9 @@ class Validation:
             where=folder,
             hint="restore the folder from a copy; the last weights are in the other checkpoints",
         )
+
+    def _of(self, step: int) -> str:
+        return os.path.join(self._folder, str(step))
 
 
 class Validate(Hook):
@@ -151,7 +162,7 @@ class StopEarly(Hook):
     def after_step(self, loop: Loop) -> None:
         if self._validation.stopped:
             loop.stop = True
-            print(
+            hosts.say(
                 f"{loop.name}: no better validation since step {self._validation.best_step}, "
                 f"stopped at step {loop.done}"
             )
