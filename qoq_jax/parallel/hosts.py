@@ -49,11 +49,24 @@ def join(detect: bool = False, environment: Mapping[str, str] = os.environ) -> N
     Raises:
       ConfigError: it tells half of it, or nonsense.
     """
+    place = told(environment)
+    if place is not None:
+        # For one process too: on CPUs it then adds up in the order in which several processes do.
+        initialize(*place, _heartbeat(environment))
+    elif detect:
+        initialize(heartbeat=_heartbeat(environment))
+
+
+def told(environment: Mapping[str, str] = os.environ) -> tuple[str, int, int] | None:
+    """(HOST:PORT of process 0, number of processes, this one's) as the environment says, or None
+    where it says nothing.
+
+    Raises:
+      ConfigError: it tells half of it, or nonsense.
+    """
     given = [environment.get(name, "") for name in (COORDINATOR, COUNT, INDEX)]
     if not any(given):
-        if detect:
-            initialize(heartbeat=_heartbeat(environment))
-        return
+        return None
     if not all(given):
         raise ConfigError(
             f"of {COORDINATOR}, {COUNT} and {INDEX} some are set and some are not",
@@ -69,8 +82,18 @@ def join(detect: bool = False, environment: Mapping[str, str] = os.environ) -> N
             f"{COORDINATOR}={given[0]} {COUNT}={given[1]} {INDEX}={given[2]}",
             hint="give HOST:PORT of process 0, the number of processes, and a number below it",
         )
-    # For one process too: on CPUs it then adds up in the order in which several processes do.
-    initialize(given[0], count, index, _heartbeat(environment))
+    return given[0], count, index
+
+
+def environment_of_job(number: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment for the n-th of several runs one after the other (from 1): each has a port
+    of its own, so that no process joins the run before.
+    """
+    place = told(environment)
+    if place is None:
+        return dict(environment)
+    host, _, port = place[0].rpartition(":")
+    return {**environment, COORDINATOR: f"{host}:{int(port) + number}"}
 
 
 def initialize(

@@ -186,7 +186,7 @@ def informative_groups(
         new = _groups(
             host, setup.own((responses.tokens, responses.mask, responses.logprobs)), budget
         )
-        refill.add(_sizes(new, len(groups), budget, share))
+        refill.add(sizes(new, len(groups), budget, share))
         groups += new
         if refill.full or count == limit:
             break
@@ -221,7 +221,7 @@ def informative_groups(
     return informative, (tokens, mask, logprobs)
 
 
-def _sizes(groups: list[Group], before: int, budget: Budget, share: hosts.Share) -> list[Size]:
+def sizes(groups: list[Group], before: int, budget: Budget, share: hosts.Share) -> list[Size]:
     """Those of the groups of all shares, in the order of their rows.
 
     Args:

@@ -18,8 +18,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from helpers.train import tiny_model
 
+from helpers.train import tiny_model
 from qoq_jax.evaluation import runner
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import hosts
