@@ -163,8 +163,9 @@ class StageRun:
 
     def feed(self, data: pipeline.BatchIterator) -> None:
         """Gives the stage its batches, from where the checkpoint left them."""
-        check_same_rows(data)
         self.data, self._whole_data = data, WholeData(data, self.setup.share)
+        if not self.finished:
+            check_same_rows(data)
         if self._data_state is None:
             return
         if self.finished:

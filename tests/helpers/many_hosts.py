@@ -1,14 +1,16 @@
 """One process of a run with the tiny model: `python -m helpers.many_hosts WORKDIR JSON`.
 
 The JSON says what to do, in order: [{"stage": "rl", "algorithm": "drpo", "steps": 2, ...}, ...].
-Each part has a workdir of its own below WORKDIR, named by its place, or by "name"; "evaluate" adds
-an evaluation of the weights reached. Process 0 writes WORKDIR/result.json: of each part the SHA-256
-of all weights, the rows of metrics.jsonl without times, and the evaluation.
+Each part has a workdir of its own below WORKDIR, named by its place, or by "name". "evaluate" adds
+an evaluation of the weights reached; "until" ends the work on it after so many steps, as if it had
+been stopped then, and the same part again goes on. Process 0 writes WORKDIR/result.json: of each
+part the SHA-256 of all weights, the rows of metrics.jsonl without times, and the evaluation.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -24,8 +26,10 @@ from qoq_jax.evaluation import runner
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import hosts
 from qoq_jax.train import config as config_lib
+from qoq_jax.train import loop as loop_lib
 from qoq_jax.train import run as run_lib
 from qoq_jax.train import setup as setup_lib
+from qoq_jax.train import stage_run
 
 CONFIG = {
     "data": {
@@ -73,6 +77,7 @@ def run(workdir: pathlib.Path, parts: list[dict[str, Any]]) -> int:
     for number, part in enumerate(parts):
         folder = workdir / part.pop("name", str(number))
         stage, evaluates = part.pop("stage"), part.pop("evaluate", False)
+        stage_run.loop_lib.run = functools.partial(_run_until, part.pop("until", None))
         sections = {name: CONFIG[name] | part.pop(name, {}) for name in CONFIG}
         sections["data"]["root"] = str(workdir.parent / "data")
         sections[stage] = sections[stage] | part
@@ -100,6 +105,18 @@ def run(workdir: pathlib.Path, parts: list[dict[str, Any]]) -> int:
     if hosts.is_main():
         (workdir / "result.json").write_text(json.dumps(results))
     return 0
+
+
+class _Stop(loop_lib.Hook):
+    def __init__(self, until: int):
+        self._until = until
+
+    def after_step(self, loop: loop_lib.Loop) -> None:
+        loop.stop = loop.done >= self._until
+
+
+def _run_until(until: int | None, loop: Any, step: Any, hooks: Any, run: Any = loop_lib.run) -> Any:
+    return run(loop, step, hooks if until is None else [_Stop(until), *hooks])
 
 
 def digest(weights: Any) -> str:
