@@ -53,15 +53,27 @@ def environment(count: int, index: int, devices: int, port: int, cache: str = ""
 class Processes:
     """Starts `python ARGUMENTS` so many times; ends whatever is left of them at the end.
 
+    Args:
+      arguments: of all processes, or a list for each.
+      count, devices: processes, and devices of each.
+      cache: folder of compiled programs, or none.
+
     Attributes:
       all: the processes, by index; their output goes to a pipe, stderr too.
     """
 
-    def __init__(self, arguments: Sequence[str], count: int, devices: int, cache: str = ""):
+    def __init__(
+        self,
+        arguments: Sequence[str] | Sequence[Sequence[str]],
+        count: int,
+        devices: int,
+        cache: str = "",
+    ):
         port = free_port()
+        each = [arguments] * count if isinstance(arguments[0], str) else arguments
         self.all = [
             subprocess.Popen(
-                [sys.executable, *arguments],
+                [sys.executable, *each[index]],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
