@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from qoq_jax.cli.parser import Commands, command
+from qoq_jax.cli.parser import Commands, command, may_be_distributed
 from qoq_jax.train.stages import MODEL_STAGES
 
 
@@ -20,6 +20,7 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--split", choices=("validation", "test"), default="test", help="default: test"
     )
+    may_be_distributed(evaluate)
 
 
 def run(arguments: argparse.Namespace) -> int:

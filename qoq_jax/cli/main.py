@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import errno
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from qoq_jax.base import interrupt
@@ -20,6 +21,7 @@ from qoq_jax.train.stages import MODEL_STAGES
 
 COMMANDS = (train, evaluate, generate, data, report, sweep, plan)
 _TAKE_OVERRIDES = ("train", "sweep", "plan")
+_SEVERAL = ("train", "evaluate")  # may run as several processes (docs/pods.md)
 _CONTINUES = {
     "train": "; the same command resumes from the last checkpoint",
     "data": "; the same command continues where it stopped",
@@ -35,8 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parse(argv)
     compiler.prepare()
+    if arguments.command not in _SEVERAL:
+        return _run(arguments)
+    from qoq_jax.parallel import hosts  # imports JAX
+
+    return hosts.leave(
+        lambda: _run(arguments, functools.partial(hosts.join, arguments.distributed))
+    )
+
+
+def _run(arguments: argparse.Namespace, join: Callable[[], None] = lambda: None) -> int:
     try:
         with interrupt.quick(f"stopped{_CONTINUES.get(arguments.command, '')}"):
+            join()
             return arguments.run(arguments) or 0
     except QoqError as error:
         print(f"qoq: {error}", file=sys.stderr)

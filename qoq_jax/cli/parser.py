@@ -38,6 +38,16 @@ def make() -> argparse.ArgumentParser:
     )
 
 
+def may_be_distributed(parser: argparse.ArgumentParser) -> None:
+    """Adds --distributed."""
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes that JAX finds by itself (SLURM, Cloud TPU pods, "
+        "Kubernetes); elsewhere set QOQ_COORDINATOR, QOQ_PROCESS_COUNT and QOQ_PROCESS_INDEX",
+    )
+
+
 def command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str
 ) -> argparse.ArgumentParser:

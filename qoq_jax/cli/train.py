@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from qoq_jax.cli.parser import Commands, command
+from qoq_jax.cli.parser import Commands, command, may_be_distributed
 
 
 def add(commands: Commands) -> None:
@@ -21,6 +21,7 @@ def add(commands: Commands) -> None:
         help="configs/NAME.py or configs/NAME.py:ARG; override fields with "
         "--config.section.field=value",
     )
+    may_be_distributed(train)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ import numpy as np
 from qoq_jax.base import storage
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.data import media, paths, readers, sources
-from qoq_jax.data.pipeline import Reading
+from qoq_jax.data.pipeline import Reading, count_ecg_lengths
 from qoq_jax.data.readers import ecg_arrays
 
 SUFFIXES = (".hea", ".npz", ".dcm")  # of a WFDB record only the header is listed
@@ -122,7 +122,8 @@ class EcgBatches:
 
     Attributes:
       quarantined: path -> reason, of the files left out so far.
-      lengths: path -> what was done to a recording that is not 10 s long, since this process began.
+      ecg_lengths: path -> what was done to a recording that is not 10 s long, since this process
+        began.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class EcgBatches:
         ).hexdigest()
         self._limit = max(1, int(max_bad * len(recordings))) if on_error == "skip" else 0
         self._on_error, self.quarantined = on_error, {}
-        self.lengths: dict[str, str] = {}
+        self.ecg_lengths: dict[str, str] = {}
         share = batch // process_count
         own = slice(process_index * share, (process_index + 1) * share)
         read = functools.partial(_read, length=length)
@@ -185,26 +186,27 @@ class EcgBatches:
 
     def __next__(self) -> np.ndarray:
         batch, bad, lengths = next(self._iterator)
-        self.lengths |= lengths
+        self.ecg_lengths |= lengths
         if bad and self._on_error == "raise":
             raise next(iter(bad.values()))
         self.quarantined |= {path: str(error) for path, error in bad.items()}
-        if len(self.quarantined) > self._limit:
-            path, reason = list(self.quarantined.items())[-1]
+        self.check_limit(self.quarantined)
+        return batch
+
+    def check_limit(self, quarantined: Mapping[str, str]) -> None:
+        """Raises DataError when these are more files than a run may leave out."""
+        if len(quarantined) > self._limit:
+            path, reason = list(quarantined.items())[-1]
             raise DataError(
-                f"{len(self.quarantined)} ECGs could not be read, the limit is {self._limit}; "
+                f"{len(quarantined)} ECGs could not be read, the limit is {self._limit}; "
                 f"the last: {reason}",
                 where=path,
                 hint="correct the data, or raise data.max_bad_fraction",
             )
-        return batch
 
     def count_ecg_lengths(self) -> dict[str, int]:
         """Recordings that were cut or repeated, since this process began."""
-        return {
-            "ecgs_cut": sum(text == readers.CUT for text in self.lengths.values()),
-            "ecgs_repeated": sum(text == readers.REPEATED for text in self.lengths.values()),
-        }
+        return count_ecg_lengths(self.ecg_lengths)
 
     def get_state(self) -> dict[str, Any]:
         """JSON-able: the next batch after `set_state` equals the next batch now."""

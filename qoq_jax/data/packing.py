@@ -58,6 +58,12 @@ class Budget:
                 hint=f"patches must be a multiple of {MERGE_UNIT}",
             )
 
+    def part(self, count: int) -> Budget:
+        """That of one of `count` equal parts of the batch."""
+        return dataclasses.replace(
+            self, rows=self.rows // count, media_rows=self.media_rows // count
+        )
+
     @property
     def rows_per_media_row(self) -> int:
         return self.rows // self.media_rows

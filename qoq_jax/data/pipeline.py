@@ -156,20 +156,27 @@ class BatchIterator(grain.DatasetIterator):
 
     def count_ecg_lengths(self) -> dict[str, int]:
         """Rows with an ECG that was cut or repeated, since this process began."""
-        return {
-            "ecgs_cut": sum(readers.CUT in text for text in self.ecg_lengths.values()),
-            "ecgs_repeated": sum(readers.REPEATED in text for text in self.ecg_lengths.values()),
-        }
+        return count_ecg_lengths(self.ecg_lengths)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that decides a batch: rows, media, tokenizer and config."""
+        return self._fingerprint.value
 
     def _reject(self, bad: Bad) -> None:
         if self._tolerance.on_error == "raise":
             raise bad.error
         self.quarantined[bad.key] = str(bad.error)
-        if len(self.quarantined) > self._tolerance.most:
+        self.check_limit(self.quarantined)
+
+    def check_limit(self, quarantined: Mapping[str, str]) -> None:
+        """Raises DataError when these are more bad samples than a run may skip."""
+        if len(quarantined) > self._tolerance.most:
+            key, reason = list(quarantined.items())[-1]
             raise DataError(
-                f"{len(self.quarantined)} samples could not be made, the limit is "
-                f"{self._tolerance.most}; the last: {bad.error}",
-                where=bad.key,
+                f"{len(quarantined)} samples could not be made, the limit is "
+                f"{self._tolerance.most}; the last: {reason}",
+                where=key,
                 hint="correct the data, or raise data.max_bad_fraction",
             )
 
@@ -212,19 +219,30 @@ class BatchIterator(grain.DatasetIterator):
         return f"BatchIterator(streams={list(self._streams)})"
 
 
+def count_ecg_lengths(found: Mapping[str, str]) -> dict[str, int]:
+    """{"ecgs_cut", "ecgs_repeated"}: how many of what was done to ECGs that are not 10 s long."""
+    return {
+        "ecgs_cut": sum(readers.CUT in text for text in found.values()),
+        "ecgs_repeated": sum(readers.REPEATED in text for text in found.values()),
+    }
+
+
 def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """One state out of those of all processes at the same batch, to resume on any number of
-    processes.
+    processes; of a `BatchIterator`, or of ecgs.EcgBatches, which has no streams of its own.
     """
     states = list(states)
-    merged = {**states[0], "streams": {}, "quarantined": {}}
+    merged = {**states[0], "quarantined": {}}
     for state in states:
-        if (state["fingerprint"], state["batches"]) != (merged["fingerprint"], merged["batches"]):
+        if any(
+            state.get(name) != merged.get(name) for name in ("fingerprint", "batches", "iterator")
+        ):
             raise DataError(
                 "the data states are of different runs or batches",
                 hint="use the states of one checkpoint",
             )
-        merged["streams"].update(state["streams"])
+        if "streams" in state:
+            merged["streams"] = merged["streams"] | state["streams"]
         merged["quarantined"].update(state["quarantined"])
     return merged
 
@@ -460,9 +478,7 @@ def _iterator(
     rows = sum(len(source.rows) for source in recipe.sources)
     return BatchIterator(
         {index: iter(s.to_iter_dataset(options_of_grain)) for index, s in streams.items()},
-        dataclasses.replace(
-            budget, rows=budget.rows // count, media_rows=budget.media_rows // count
-        ),
+        budget.part(count),
         _Fingerprint(recipe, options),
         Tolerance(reading.on_error, max(1, int(reading.max_bad * rows))),
         exactly,

@@ -12,6 +12,7 @@ from qoq_jax.data.pipeline import BatchIterator
 from qoq_jax.data.tokenizer import Tokenizer
 from qoq_jax.evaluation import few, metrics
 from qoq_jax.models.sizes import VlmConfig
+from qoq_jax.parallel.hosts import Share
 from qoq_jax.rewards import score as rewards
 from qoq_jax.sampling.sampler import PackedBatch, make_sampler
 from qoq_jax.sampling.schedule import Settings
@@ -22,13 +23,14 @@ class Evaluable(Protocol):
 
     Attributes:
       config: with the sections data, eval and rl.reward. model: VlmConfig. mesh: of the parameters.
-      banned: bool [V], tokens that are never sampled.
+      banned: bool [V], tokens that are never sampled. share: the rows of this process.
     """
 
     config: Any
     model: VlmConfig
     tokenizer: Tokenizer
     mesh: jax.sharding.Mesh
+    share: Share
 
     @property
     def banned(self) -> jax.Array: ...
@@ -52,9 +54,11 @@ def evaluate(setup: Evaluable, params: Any, split: str) -> dict:
 
     Returns:
       {"split", "summary": metrics.summarize(records), "records"}, and with real samples "real":
-      few.summarize of their records.
+      few.summarize of their records. Of several processes only process 0 gets them; {} elsewhere.
     """
     records = answer(setup, params, split, setup.config.eval.limit_per_domain)
+    if records is None:
+        return {}
     real = [r for r in records if r["source"] == "real"]
     return {
         "split": split,
@@ -64,27 +68,51 @@ def evaluate(setup: Evaluable, params: Any, split: str) -> dict:
     }
 
 
-def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict]:
-    """Records of greedy responses to at most `limit` rows per domain of each source (0 = all)."""
+def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict] | None:
+    """Records of greedy responses to at most `limit` rows per domain of each source (0 = all), in
+    the order of the rows.
+
+    Each process scores the responses to its own rows; process 0 gets all records, the others None.
+    """
     cfg = setup.config
     settings = Settings(cfg.data.max_response_tokens, rows=cfg.eval.rows)
     sampler = make_sampler(setup.model, settings, setup.mesh)
-    data = setup.evaluation_iterator(split, limit)
-    metas = []  # in the order of the prompts
+    data, share = setup.evaluation_iterator(split, limit), setup.share
+    metas: dict[int, Any] = {}  # number of the prompt -> of this process's prompts
+    count = 0
 
     def batches() -> Iterator[PackedBatch]:
+        """The prompts are numbered as if one process had read them."""
+        nonlocal count
         for batch, samples in data:
-            metas.extend(placed.meta for placed in samples)
-            yield setup.put(batch), [placed.row for placed in samples]
+            mine, size = [placed.row for placed in samples], len(batch["tokens"])
+            parts = share.join("prompts", mine)
+            first = count + sum(map(len, parts[: share.index]))
+            metas.update(enumerate((placed.meta for placed in samples), first))
+            count += sum(map(len, parts))
+            yield (
+                setup.put(batch),
+                [i * size + row for i, of_it in enumerate(parts) for row in of_it],
+            )
 
     records = {}
     for response in sampler.greedy(params, batches(), setup.banned):
-        meta, text = metas[response.prompt], setup.tokenizer.decode(response.token_ids)
-        records[response.prompt] = metrics.record(
-            text, meta, rewards.score(text, meta, cfg.rl.reward)
-        )
-    setup.remember_quarantined(data.quarantined)
-    return [records[i] for i in range(len(metas))]
+        if response.prompt in metas:
+            meta, text = metas[response.prompt], setup.tokenizer.decode(response.token_ids)
+            records[response.prompt] = metrics.record(
+                text, meta, rewards.score(text, meta, cfg.rl.reward)
+            )
+    for quarantined in share.join("skipped", data.quarantined):
+        setup.remember_quarantined(quarantined)
+    # Rows of a later batch come after all rows of this one: joined by number, not by part.
+    parts = share.to_main("records", sorted(records.items()))
+    if parts is None:
+        return None
+    return [record for _, record in sorted((pair for part in parts for pair in part), key=_number)]
+
+
+def _number(pair: tuple[int, dict]) -> int:
+    return pair[0]
 
 
 def macro_f1(records: list[dict]) -> float:

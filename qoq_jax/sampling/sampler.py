@@ -23,6 +23,7 @@ import numpy as np
 
 from qoq_jax.models import vlm
 from qoq_jax.models.sizes import VlmConfig
+from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.sampling import loop, rollout
 from qoq_jax.sampling import tokens as sampling
@@ -114,7 +115,7 @@ class Sampler:
             mask[at] = 1
             logprobs[at] = np.concatenate(response.logprobs)
         over_rows = None if self._mesh is None else mesh_lib.batch_sharding(self._mesh)
-        return jax.device_put(Rollout(tokens, mask, logprobs), over_rows)
+        return hosts.place(Rollout(tokens, mask, logprobs), over_rows)
 
     def greedy(
         self, params: Any, batches: Iterator[PackedBatch], banned: jax.Array

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from qoq_jax.base import files, terminal
 from qoq_jax.base.errors import ConfigError, QoqError
+from qoq_jax.parallel import hosts
 from qoq_jax.sweep import tables as sweep_report
 from qoq_jax.sweep.plan import Sweep
 from qoq_jax.train import config as config_lib
@@ -83,15 +84,27 @@ def run(
       side_by_side: runs at a time.
       overrides: `--config.a.b=value` for every run.
 
+    Of several processes (docs/pods.md) each starts its process of every run, one run after the
+    other, and the first one writes the report.
+
     Raises:
-      ConfigError: a finished run was trained with another config.
+      ConfigError: a finished run was trained with another config, or several processes are to do
+        several runs at a time.
     """
+    place = hosts.told()
+    writes = place is None or place[2] == 0
+    if place is not None and side_by_side > 1:
+        raise ConfigError(
+            f"--jobs {side_by_side} in a sweep of {place[1]} processes",
+            hint="each run takes all processes; leave --jobs out",
+        )
     sweep = load(file)
     sweep = dataclasses.replace(sweep, seeds=seeds or sweep.seeds)
     starts, others = jobs(sweep, out, only)
     os.makedirs(out, exist_ok=True)
     for job in (*starts, *others):
         _check_finished(file, job, out, overrides)
+    numbers = {job: number for number, job in enumerate((*starts, *others), 1)}
     lock, failed = threading.Lock(), []
     shares: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
 
@@ -99,19 +112,20 @@ def run(
         if not os.path.exists(os.path.join(job.folder, "run.json")):
             cores = shares.get()
             try:
-                code = _train(file, job, out, cores, overrides)
+                code = _train(file, job, out, cores, overrides, numbers[job])
             finally:
                 shares.put(cores)
             if code:
                 with lock:
                     failed.append(job)
                     print(
-                        f"{job.folder} failed with exit code {code}; its output is in "
-                        f"{job.folder}.log",
+                        f"{job.folder} failed with exit code {code}; its output is in {_log(job)}",
                         flush=True,
                     )
                 return
         with lock:
+            if not writes:
+                return
             sweep_report.write(sweep, out)
             done = sum(os.path.exists(os.path.join(j.folder, "run.json")) for j in others)
             print(f"{job.folder}  ({done} of {len(others)} runs)", flush=True)
@@ -127,6 +141,8 @@ def run(
                 list(pool.map(one, group))
             if failed and group is not others:
                 break
+    if not writes:
+        return 1 if failed else 0
     sweep_report.show(sweep, out)
     print(f"report: {os.path.join(out, 'report.md')}")
     return 1 if failed else 0
@@ -204,8 +220,17 @@ def _check_finished(file: str, job: Job, out: str, overrides: Sequence[str]) -> 
         )
 
 
-def _train(file: str, job: Job, out: str, cores: Sequence[int], overrides: Sequence[str]) -> int:
-    """`qoq train` of a job in a process of its own on its cores; its output goes to FOLDER.log."""
+def _log(job: Job) -> str:
+    """Where the output of a run goes: FOLDER.log, or FOLDER.process1.log of a second process."""
+    place = hosts.told()
+    of_process = f".process{place[2]}" if place is not None and place[2] else ""
+    return f"{job.folder}{of_process}.log"
+
+
+def _train(
+    file: str, job: Job, out: str, cores: Sequence[int], overrides: Sequence[str], number: int
+) -> int:
+    """`qoq train` of a job, the n-th of the sweep, in a process of its own on its cores."""
     os.makedirs(os.path.dirname(job.folder), exist_ok=True)
     command = [
         sys.executable,
@@ -217,10 +242,14 @@ def _train(file: str, job: Job, out: str, cores: Sequence[int], overrides: Seque
     ]
     if cores and shutil.which("taskset"):
         command = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
-    with open(f"{job.folder}.log", "a", encoding="utf-8") as log:
+    with open(_log(job), "a", encoding="utf-8") as log:
         try:
             return subprocess.run(
-                command, stdout=log, stderr=subprocess.STDOUT, check=False
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                check=False,
+                env=hosts.environment_of_job(number),
             ).returncode
         except OSError as error:
             raise QoqError(f"cannot start a run: {error.strerror}", where=job.folder) from error

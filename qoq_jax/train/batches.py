@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from qoq_jax.data.index import Rows
 from qoq_jax.data.packing import Budget
 from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.models import sizes as variants
-from qoq_jax.parallel import hosts
+from qoq_jax.parallel import hosts, messages
 from qoq_jax.train import budgets, datasets, stages
 from qoq_jax.train.config import Config
 
@@ -33,6 +34,7 @@ class Batches:
       prepared: the data sets, being built or fetched in the background; `roots` and `notes` wait
         for them.
       record: the data sets that the run began with; the rows are checked against it.
+      share: the rows of each batch that this process makes.
       quarantined: bad samples that were skipped, {"where", "reason"}, each once.
     """
 
@@ -42,6 +44,7 @@ class Batches:
     process: ProcessConfig
     prepared: concurrent.futures.Future[tuple[dict[str, str], list[str]]]
     record: datasets.Record | None = None
+    share: hosts.Share = hosts.WHOLE
     quarantined: list[dict[str, str]] = dataclasses.field(default_factory=list)
 
     @property
@@ -145,8 +148,8 @@ class Batches:
     def _reading(self) -> pipeline.Reading:
         data = self.config.data
         return pipeline.Reading(
-            process_index=hosts.process_index(),
-            process_count=hosts.process_count(),
+            process_index=self.share.index,
+            process_count=self.share.count,
             on_error=data.on_error,
             max_bad=data.max_bad_fraction,
         )
@@ -178,6 +181,73 @@ class Batches:
             if key not in known:
                 known.add(key)
                 self.quarantined.append(entry)
+
+
+class Iterator(Protocol):
+    """What `WholeData` asks of the data iterator of a process: pipeline.BatchIterator or
+    ecgs.EcgBatches.
+    """
+
+    quarantined: dict[str, str]
+    ecg_lengths: dict[str, str]
+
+    def check_limit(self, quarantined: Mapping[str, str]) -> None: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+
+class WholeData:
+    """The data of a stage as the run sees it, out of what its processes know of theirs; for the
+    hooks of the loop (hooks.Batches). All processes must ask the same at the same time.
+    """
+
+    def __init__(self, data: Iterator, share: hosts.Share):
+        self._data, self._share = data, share
+        self._found: dict[str, dict[str, str]] = {"quarantined": {}, "ecg_lengths": {}}
+        self._told: dict[str, set[str]] = {name: set() for name in self._found}
+
+    @property
+    def quarantined(self) -> dict[str, str]:
+        """Bad samples that were left out, name -> reason.
+
+        Raises:
+          DataError: there are more than a run may skip.
+        """
+        found = self._all("quarantined")
+        self._data.check_limit(found)
+        return found
+
+    def count_ecg_lengths(self) -> dict[str, int]:
+        """{"ecgs_cut": n, "ecgs_repeated": n}, since these processes began."""
+        return pipeline.count_ecg_lengths(self._all("ecg_lengths"))
+
+    def get_state(self) -> dict[str, Any]:
+        """The state to continue from, on any number of processes; JSON."""
+        return pipeline.merge_states(self._share.join("data state", self._data.get_state()))
+
+    def _all(self, name: str) -> dict[str, str]:
+        """One of the two dicts of all processes; each tells what is new since the last time."""
+        mine, told = getattr(self._data, name), self._told[name]
+        new = {key: text for key, text in mine.items() if key not in told}
+        told.update(new)
+        for part in self._share.join(name, new):
+            self._found[name] |= part
+        return dict(self._found[name])
+
+
+def check_same_rows(data: pipeline.BatchIterator) -> None:
+    """Checks that all processes read the same rows: each may have a folder of its own.
+
+    Raises:
+      DataError: they do not.
+    """
+    prints = messages.exchange("fingerprint", data.fingerprint)
+    for index, theirs in enumerate(prints):
+        if theirs != prints[0]:
+            raise DataError(
+                f"process {index} has other rows, media or tokenizers than process 0",
+                hint="give all machines the same data, or one shared folder as data.root",
+            )
 
 
 def _of_domains(rows: Mapping[str, Rows], domains: tuple[str, ...]) -> dict[str, Rows]:

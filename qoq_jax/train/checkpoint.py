@@ -12,6 +12,7 @@ and the one before it is used.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -25,7 +26,7 @@ import orbax.checkpoint as ocp
 from qoq_jax.base import append, files, storage
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.models.sizes import EcgConfig, VlmConfig
-from qoq_jax.parallel import hosts
+from qoq_jax.parallel import hosts, messages
 from qoq_jax.train import checkpoint_store
 from qoq_jax.train.checkpoint_store import CHECKSUMS, has_checkpoint
 
@@ -101,7 +102,7 @@ class Checkpointer:
 
     def latest(self) -> int | None:
         """The last committed step, or None."""
-        return self._manager.latest_step()
+        return messages.from_main("latest step", self._manager.latest_step)
 
     def save(self, step: int, state: Any, data_state: dict) -> None:
         """Starts an asynchronous save; a failure of this or the previous one is raised here or in
@@ -159,7 +160,10 @@ class Checkpointer:
         Raises:
           CheckpointError: there is none, all are damaged, or it belongs to another model.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        # What the files say is decided by process 0 for all; each reads its own parts.
+        steps = messages.from_main(
+            "steps", lambda: sorted(map(int, self._manager.all_steps()), reverse=True)
+        )
         if not steps:
             raise CheckpointError(
                 "no checkpoint", where=self._folder, hint="train first, or name another workdir"
@@ -167,7 +171,7 @@ class Checkpointer:
         for step, before in zip(steps, [*steps[1:], None]):
             folder = os.path.join(self._folder, str(step))
             self._place.fetch(step)
-            wrong = damage(folder)
+            wrong = messages.from_main("damage", functools.partial(damage, folder))
             if wrong is None:
                 try:
                     return *self._read(step, abstract), step
@@ -189,14 +193,15 @@ class Checkpointer:
             if before is None:
                 break
             kept = folder
-            if resume and hosts.is_main():
-                kept = self._place.set_aside(step)
-            print(
-                f"qoq: {kept}: the checkpoint is damaged ({wrong}); the one of step {before} is "
-                "used "
-                "(hint: delete that folder)",
-                file=sys.stderr,
-            )
+            if resume:
+                aside = functools.partial(self._place.set_aside, step)
+                kept = messages.from_main("set aside", aside)
+            if hosts.is_main():
+                print(
+                    f"qoq: {kept}: the checkpoint is damaged ({wrong}); the one of step {before} "
+                    "is used (hint: delete that folder)",
+                    file=sys.stderr,
+                )
             if resume:
                 self._manager.reload()
         raise CheckpointError(

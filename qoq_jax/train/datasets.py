@@ -10,6 +10,8 @@ A split is written down when it is first read. The record binds as soon as the r
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,9 +23,11 @@ from qoq_jax.climb.mini import build as synthetic
 from qoq_jax.climb.samples import fetch as real_samples
 from qoq_jax.data import sources, tfds_rows
 from qoq_jax.data.index import Rows
-from qoq_jax.parallel import hosts
+from qoq_jax.parallel import hosts, messages
 from qoq_jax.train.checkpoint import has_checkpoint
 from qoq_jax.train.config import Config, DataConfig
+
+LIMIT = 4 * 3600.0  # seconds that a process waits for another to build or fetch data sets
 
 
 class Record:
@@ -157,19 +161,65 @@ def prepare(
       record: what the run began with. Real samples that it began without are not fetched later.
       splits: that must be there, each in one of the data sets at least.
 
+    Of several processes the first makes them, then the first of every other machine: nothing is
+    made twice where all see the same folder.
+
     Returns:
       (source name -> folder, notes). Real samples that cannot be fetched at the start of a run are
       a note, not an error.
+
+    Raises:
+      PeerError: another process has failed, or took over LIMIT.
     """
+    roots, notes = messages.from_main("data sets", lambda: _make(cfg, record), LIMIT)
+    if hosts.process_count() > 1:
+
+        def again() -> None:
+            """The same on another machine; its rows are indexed while the others wait."""
+            if not hosts.is_main():
+                _build(cfg, "real" in roots)
+            for split, root in itertools.product(splits, roots.values()):
+                # What is wrong with rows is said where they are used.
+                with contextlib.suppress(DataError):
+                    if sources.find(root, split):
+                        sources.load(root, split, [])
+
+        hosts.once_per_machine("data sets of a machine", again, LIMIT)
+    if record:
+        record.begin(roots, notes)
+    for split in splits:
+        if not any(sources.find(root, split) for root in roots.values()):
+            raise no_split(split)
+    return roots, notes
+
+
+def _make(cfg: Config, record: Record | None) -> tuple[dict[str, str], list[str]]:
+    """Builds and fetches on the main process, which decides what data sets the run has."""
     began_without_real = bool(record and record.names) and "real" not in record.names
-    data, roots, notes = cfg.data, {}, record.notes if began_without_real else []
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        wanted = data.real and not began_without_real
-        fetching = (
-            pool.submit(_ready_or, real_samples.fetch, os.path.join(data.root, "real"))
-            if wanted
-            else None
+    data, notes = cfg.data, record.notes if began_without_real else []
+    roots, error = _build(cfg, data.real and not began_without_real, needed=False)
+    if error:
+        notes.append(
+            f"The real samples could not be fetched, so this run used generated data alone: {error}"
         )
+        print(notes[-1])
+    for entry in data.extra:
+        roots[tfds_rows.source_name(entry)] = tfds_rows.folder(entry)
+    if not roots:
+        raise DataError(
+            "no data source", hint="set data.mini_rows above 0, data.real, or data.extra"
+        )
+    return roots, notes
+
+
+def _build(cfg: Config, real: bool, needed: bool = True) -> tuple[dict[str, str], DataError | None]:
+    """(source name -> folder, why the real samples could not be fetched). `needed`: then that is
+    raised.
+    """
+    data, roots, failed = cfg.data, {}, None
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        folder = os.path.join(data.root, "real")
+        fetching = pool.submit(_ready_or, real_samples.fetch, folder) if real else None
         if data.mini_rows:
             name = f"climb-mini-{data.mini_imbalance}-{data.mini_rows}-seed{data.mini_seed}"
             roots["climb-mini"] = os.path.join(data.root, name)
@@ -183,25 +233,12 @@ def prepare(
         if fetching:
             try:
                 fetching.result()
-                roots["real"] = os.path.join(data.root, "real")
+                roots["real"] = folder
             except DataError as error:
-                notes.append(
-                    "The real samples could not be fetched, so this run used generated data alone: "
-                    f"{error}"
-                )
-                print(notes[-1])
-    for entry in data.extra:
-        roots[tfds_rows.source_name(entry)] = tfds_rows.folder(entry)
-    if not roots:
-        raise DataError(
-            "no data source", hint="set data.mini_rows above 0, data.real, or data.extra"
-        )
-    if record:
-        record.begin(roots, notes)
-    for split in splits:
-        if not any(sources.find(root, split) for root in roots.values()):
-            raise no_split(split)
-    return roots, notes
+                if needed:
+                    raise
+                failed = error
+    return roots, failed
 
 
 def _ready_or(make: Callable[..., Any], root: str, **arguments: Any) -> None:

@@ -138,6 +138,30 @@ def add_labels(parts: Iterable[Labels]) -> Labels:
     return total
 
 
+def labels_to_json(labels: Labels) -> dict[str, Any]:
+    """Counts as JSON, for another process; the order of labels is kept."""
+    return {
+        domain: {
+            "responses": counts.responses,
+            "sampled": dict(counts.sampled),
+            "gold": dict(counts.gold),
+        }
+        for domain, counts in labels.items()
+    }
+
+
+def labels_from_json(found: dict[str, Any]) -> Labels:
+    """The inverse of `labels_to_json`."""
+    return {
+        domain: LabelCounts(
+            of_it["responses"],
+            collections.Counter(of_it["sampled"]),
+            collections.Counter(of_it["gold"]),
+        )
+        for domain, of_it in found.items()
+    }
+
+
 def row(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What a log row says of some steps: for each domain that was sampled in them
 
@@ -147,9 +171,8 @@ def row(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
         domain/NAME/top_label        share of its responses that name its most frequent label
 
     and "labels": {NAME: {"responses": n, "sampled": {label: responses}, "gold": {...}}}, the most
-    frequent first; {} for steps of other stages. Labels are those of this process's prompts, as all
-    that is logged of rewards. Sums over the steps are divided once, so that a step counts by its
-    responses.
+    frequent first; {} for steps of other stages. Sums over the steps are divided once, so that a
+    step counts by its responses.
 
     Of a domain whose groups DAPO has left out, all of them, the policy learns nothing: it has no
     entropy and no KL, and an advantage share of 0.

@@ -50,7 +50,7 @@ def run(
         split: [r for r in rows if set(r.vocabulary) == set(names)] for split, rows in found.items()
     }
     if not labelled["train"] or not labelled["test"]:
-        print(
+        hosts.say(
             "ecg probe: left out, since no labelled train and test ECGs of the seven classes "
             "are there (ecg.rows is 0)"
         )
@@ -108,7 +108,7 @@ def _write(cfg: Config, result: dict[str, Any]) -> None:
         writer.write("ecg_probe", cfg.ecg.steps, row)
         writer.close()
         files.write_json(os.path.join(cfg.workdir, "eval", "ecg.json"), result)
-    print(
+    hosts.say(
         f"ecg probe, {result['test_ecgs']} held-out ECGs of {result['test_patients']} patients: "
         "macro AUROC "
         f"{row['probe/before/auroc']:.3f} before, {row['probe/after/auroc']:.3f} after; macro-F1 "
@@ -130,7 +130,7 @@ def features(
         part = signals[first : first + batch]
         # one shape, one compilation
         whole = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
-        made.append(hosts.gather(encode(params, jax.device_put(whole, sharding)))[: len(part)])
+        made.append(hosts.gather(encode(params, hosts.place(whole, sharding)))[: len(part)])
     return np.concatenate(made)
 
 

@@ -1,7 +1,9 @@
 """The host's part of a rollout batch: where its prompts stand, and what the responses earned.
 
-The device's part is `rl.batches.GroupBatch`. Letters: Q text rows (one prompt each), N prompts that
-are there (a row may be empty), G responses of a prompt, S response positions.
+The device's part is `rl.batches.GroupBatch`. Of several processes each knows its own rows
+(`HostGroups`), scores their responses, and tells the others what the log needs (`Summary`).
+Letters: Q text rows (one prompt each), N prompts that are there (a row may be empty), G responses
+of a prompt, S response positions.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy as np
 from qoq_jax.base.errors import QoqError
 from qoq_jax.data.packing import Placed
 from qoq_jax.data.tokenizer import Tokenizer
+from qoq_jax.parallel import hosts
 from qoq_jax.rewards import score as rewards_lib
 from qoq_jax.rewards.pool import RewardPool
 from qoq_jax.rl import algorithms
@@ -26,7 +29,7 @@ Terms = dict[str, np.ndarray]
 
 @dataclasses.dataclass
 class HostGroups:
-    """Q groups on the host.
+    """Q groups on the host: those of this process.
 
     Attributes:
       prompts: the packed prompts, as data/packing.py describes them.
@@ -35,8 +38,8 @@ class HostGroups:
         is what advantages see.
       tokens: float [Q], response tokens of each group.
       lost: responses whose reward missed its deadline.
-      labels: how often each label was named and is right, per domain; of all responses sampled,
-        those of groups that DAPO leaves out too.
+      labels: how often each label was named and is right, per domain; one entry for each batch
+        that was sampled, so that responses of groups that DAPO leaves out count too.
       greedy: float32 [N], reward of the greedy response to each prompt, or None.
       facts: more for the log.
     """
@@ -46,7 +49,7 @@ class HostGroups:
     terms: Terms
     tokens: np.ndarray
     lost: int = 0
-    labels: domains.Labels = dataclasses.field(default_factory=dict)
+    labels: Sequence[domains.Labels] = ()
     greedy: np.ndarray | None = None
     facts: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -64,6 +67,56 @@ class HostGroups:
         """int32 [Q]: index of each prompt's domain in `names`."""
         return self.by_row(np.array([names.index(s.meta.domain) for s in self.samples], np.int32))
 
+    def summary(self, share: hosts.Share) -> Summary:
+        """What is logged of the groups of all processes; all must call it."""
+        mine = {
+            "terms": {name: value.tolist() for name, value in self.terms.items()},
+            "domains": [sample.meta.domain for sample in self.samples],
+            "tokens": self.tokens.tolist(),
+            "lost": self.lost,
+            "labels": [domains.labels_to_json(labels) for labels in self.labels],
+        }
+        parts = share.join("groups", mine)
+        responses = self.terms["total"].shape[1]
+
+        def join(name: str) -> np.ndarray:
+            rows = [row for part in parts for row in part["terms"][name]]
+            return np.array(rows, np.float32).reshape(-1, responses)
+
+        # Draw by draw, and in each in the order of the rows: as one process counts them.
+        labels = [
+            domains.labels_from_json(part["labels"][draw])
+            for draw in range(len(self.labels))
+            for part in parts
+        ]
+        return Summary(
+            terms={name: join(name) for name in self.terms},
+            domains=[name for part in parts for name in part["domains"]],
+            tokens=np.concatenate([part["tokens"] for part in parts]),
+            lost=sum(part["lost"] for part in parts),
+            labels=domains.add_labels(labels),
+            facts=self.facts,
+        )
+
+
+@dataclasses.dataclass
+class Summary:
+    """What all processes know of a rollout batch: Q rows and N prompts are those of all of them.
+
+    Attributes:
+      terms: each term of the reward, float32 [N, G]; NaN where a sample has no such term.
+      domains: of the N prompts.
+      tokens: float [Q], response tokens of each group.
+      lost, labels, facts: as in HostGroups; labels of all batches that were sampled.
+    """
+
+    terms: Terms
+    domains: list[str]
+    tokens: np.ndarray
+    lost: int
+    labels: domains.Labels
+    facts: dict[str, float]
+
     def log_facts(self) -> dict[str, float]:
         """What is logged of the rewards: means of terms and domains, groups without spread."""
         facts = {
@@ -72,8 +125,8 @@ class HostGroups:
             if name not in ("coherence", "custom") or np.isfinite(value).any()
         }
         total = self.terms["total"]
-        for domain in sorted({sample.meta.domain for sample in self.samples}):
-            members = [i for i, s in enumerate(self.samples) if s.meta.domain == domain]
+        for domain in sorted(set(self.domains)):
+            members = [i for i, name in enumerate(self.domains) if name == domain]
             facts[f"reward/domain/{domain}"] = _finite_mean(total[members])
         equal = (total.std(axis=1) < 1e-6).astype(np.float32)
         return facts | {"zero_variance_groups": _finite_mean(equal)} | self.facts

@@ -139,10 +139,14 @@ class CountSkippedSamples(Hook):
 class CountSkippedUpdates(Hook):
     """Adds "skipped_updates": steps since the row before that dropped an update because it was not
     finite. WORKDIR/skipped_updates.jsonl gets the ids of their data rows.
+
+    Args:
+      share: the rows of this process.
     """
 
-    def __init__(self, workdir: str):
+    def __init__(self, workdir: str, share: hosts.Share = hosts.WHOLE):
         self._lines = append.Lines(os.path.join(workdir, "skipped_updates.jsonl"))
+        self._share = share
         self._window: list[tuple[int, jax.Array, Sequence[str]]] = []
 
     def after_step(self, loop: Loop) -> None:
@@ -152,13 +156,16 @@ class CountSkippedUpdates(Hook):
             return
         values = hosts.gather([finite for _, finite, _ in self._window])
         dropped = [
-            {"stage": loop.name, "step": step, "ids": ids}
+            {"stage": loop.name, "step": step, "ids": self._of_all(ids)}
             for (step, _, ids), value in zip(self._window, values, strict=True)
             if value < 1
         ]
         if dropped and hosts.is_main():
             self._lines.write("".join(json.dumps(line) + "\n" for line in dropped))
         loop.row["skipped_updates"], self._window = len(dropped), []
+
+    def _of_all(self, ids: Sequence[str]) -> list[str]:
+        return [name for part in self._share.join("ids", list(ids)) for name in part]
 
 
 class WriteRow(Hook):

@@ -30,9 +30,10 @@ from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec
 from qoq_jax.models.encoders import ecg as model
 from qoq_jax.models.encoders import ecg_jepa
-from qoq_jax.parallel import hosts
+from qoq_jax.parallel import hosts, messages
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.train import ecg_probe, hooks, loop, run_record, stages
+from qoq_jax.train import datasets, ecg_probe, hooks, loop, run_record, stages
+from qoq_jax.train.batches import WholeData
 from qoq_jax.train.checkpoint import Checkpointer
 from qoq_jax.train.config import Config, EcgPretrainConfig
 from qoq_jax.train.log import open_writer
@@ -164,9 +165,12 @@ def run(cfg: Config) -> int:
     mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     # a batch that does not divide is an error before any work
     mesh_lib.partition_spec(mesh, ("batch",), (pre.batch,))
-    folders = ([ecg_set.build(cfg.data.root, pre.rows, pre.data_seed)] if pre.rows else []) + list(
-        pre.folders
-    )
+    share = hosts.Share.of(mesh)
+    folders = list(pre.folders)
+    if pre.rows:
+        build = functools.partial(ecg_set.build, cfg.data.root, pre.rows, pre.data_seed)
+        hosts.once_per_machine("ecg set", lambda: build() and None, datasets.LIMIT)
+        folders.insert(0, build())
     if not folders:
         raise DataError("no ECGs", hint="set ecg.rows above 0 or name folders in ecg.folders")
     found = {
@@ -179,22 +183,23 @@ def run(cfg: Config) -> int:
         seed=cfg.seed + stages.get(STAGE).data_seed,
         length=cfg.data.ecg_length,
         reading=Reading(
-            process_index=hosts.process_index(),
-            process_count=hosts.process_count(),
+            process_index=share.index,
+            process_count=share.count,
             on_error=cfg.data.on_error,
             max_bad=cfg.data.max_bad_fraction,
             threads=2,
             cache=cfg.data.cache,
         ),
     )
-    print(
+    hosts.say(
         f"ecg: {len(found['train'])} training ECGs, "
         f"{spec.count(param_specs(sizes)['encoder']):,} encoder parameters"
     )
     with jax.set_mesh(mesh):
         # --------------------------------------------------------------------------------- training
         initial = initial_params(cfg, sizes, mesh, cfg.seed)
-        state = _train(cfg, sizes, mesh, data, initial)
+        whole_data = WholeData(data, share)
+        state = _train(cfg, sizes, mesh, data, whole_data, initial)
         final = state.train.params
         # ------------------------------------------------------------------------- export and probe
         path = os.path.join(cfg.workdir, WEIGHTS)
@@ -202,15 +207,17 @@ def run(cfg: Config) -> int:
         whole |= _pooled_moments(cfg, sizes, mesh, found["train"], final["encoder"])
         if hosts.is_main():
             ecg_files.save(path, whole, sizes)
-        print(f"ecg encoder: {path}")
-        if not storage.exists(os.path.join(cfg.workdir, "eval", "ecg.json")):
+        hosts.say(f"ecg encoder: {path}")
+        probed = os.path.join(cfg.workdir, "eval", "ecg.json")
+        if not messages.from_main("evaluated", lambda: storage.exists(probed)):
             encoders = {
                 "before": initial["encoder"],
                 "after": final["encoder"],
                 "random": _random_encoders(cfg, sizes, mesh),
             }
             ecg_probe.run(cfg, sizes, mesh, found, encoders)
-    totals.keep({"where": where, "reason": reason} for where, reason in data.quarantined.items())
+    skipped = whole_data.quarantined
+    totals.keep({"where": where, "reason": reason} for where, reason in skipped.items())
     run_record.write_run(
         cfg.workdir, totals, title=f"ECG-JEPA, {cfg.model.variant}", model=cfg.model.variant
     )
@@ -232,7 +239,7 @@ def _pooled_moments(
     try:
         signals = ecgs.read_all(recordings[:MOMENTS_ECGS], cfg.data.ecg_length)
     except DataError as error:  # the weights are worth more than a whitened projection
-        print(f"ecg encoder: without moments of its representation: {error}")
+        hosts.say(f"ecg encoder: without moments of its representation: {error}")
         return {}
     pooled = ecg_probe.features(encoder, sizes, signals, mesh, cfg.ecg.batch)
     return {"pooled": {"mean": pooled.mean(axis=0), "covariance": np.cov(pooled, rowvar=False)}}
@@ -302,7 +309,7 @@ def _read_encoder(
 
 
 def _put_as(new: np.ndarray, old: jax.Array) -> jax.Array:
-    return jax.device_put(np.asarray(new, old.dtype), old.sharding)
+    return hosts.place(np.asarray(new, old.dtype), old.sharding)
 
 
 def with_ecg_weights(params: dict[str, Any], setup: Any) -> dict[str, Any]:
@@ -327,6 +334,7 @@ def _train(
     sizes: variants.EcgConfig,
     mesh: jax.sharding.Mesh,
     data: ecgs.EcgBatches,
+    whole_data: WholeData,
     initial: Any,
 ) -> JepaState:
     """The loop around the step, from the last checkpoint to the end."""
@@ -362,11 +370,11 @@ def _train(
             hooks.GuardTransfers(),
             hooks.MeanRow(cfg.log.every, functools.partial(_summarise, batch=pre.batch)),
             hooks.CountCompilations(),
-            hooks.CountSkippedSamples(data),
+            hooks.CountSkippedSamples(whole_data),
             hooks.WriteRow(functools.partial(open_writer, cfg)),
             hooks.ShowProgress(_headline),
             hooks.StopWhenNotFinite(cfg.optimizer.max_skipped),
-            hooks.SaveCheckpoints(checkpoints, pre.save_every, data),
+            hooks.SaveCheckpoints(checkpoints, pre.save_every, whole_data),
         ],
     )
 

@@ -94,24 +94,27 @@ class Progress:
     """Stage, step, time left and what is worth watching, and the reward of each domain.
 
     On a terminal a bar, of which one line stays when the stage ends; elsewhere a line each time,
-    and that of the domains every fifth time.
+    and that of the domains every fifth time. Of several processes only the main one shows it.
     """
 
     def __init__(self, stage: str, steps: int, start: int = 0):
         self._stage, self._steps, self._start = stage, steps, start
         self._began = time.monotonic()
         self._on_terminal = terminal.is_terminal()
-        self._bar = terminal.Bar(stage, steps, start)
+        self._bar = terminal.Bar(stage, steps, start) if hosts.is_main() else None
         self._shown, self._last = 0, ""
 
     def advance(self, step: int) -> None:
         """Moves the bar; says nothing elsewhere."""
-        self._bar.update(step)
+        if self._bar is not None:
+            self._bar.update(step)
 
     def show(
         self, step: int, facts: dict[str, str], domains: dict[str, float] | None = None
     ) -> None:
         """Tells of the step that is done."""
+        if self._bar is None:
+            return
         done, elapsed = step - self._start, time.monotonic() - self._began
         left = elapsed / max(done, 1) * (self._steps - step)
         said = "  ".join(f"{k} {v}" for k, v in facts.items())
@@ -129,7 +132,8 @@ class Progress:
 
     def close(self) -> None:
         """Takes the bar away; its last line stays."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
         if self._last:
             print(self._last, flush=True)
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from qoq_jax.parallel import hosts
 from qoq_jax.train.checkpoint import Checkpointer
 
 Row = dict[str, Any]  # numbers, and the label counts of train/domains.py
@@ -27,7 +28,7 @@ class StepResult(NamedTuple):
       metrics: scalars on the device, fetched when a row is logged; "update_finite" among them. In
         RL also the sums of train/domains.py.
       facts: numbers of the host for the log, and in RL label counts.
-      ids: of the data rows that the step learned from.
+      ids: of the data rows that the step learned from; those of this process.
     """
 
     state: Any
@@ -124,5 +125,5 @@ def resume(
         return state, None, 0
     state, data_state, start = checkpoints.restore(state, resume=True)
     if start < steps:
-        print(f"{name}: resuming from step {start} of {steps}")
+        hosts.say(f"{name}: resuming from step {start} of {steps}")
     return state, data_state, start

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qoq_jax.base.errors import ConfigError
-from qoq_jax.parallel import hosts, offload
+from qoq_jax.parallel import offload
 from qoq_jax.rl.algorithms import Estimate
 from qoq_jax.rl.batches import GroupBatch, UpdateBatch, update_batch
 from qoq_jax.sampling.layout import Layout
@@ -23,7 +23,7 @@ from qoq_jax.sampling.rollout import Rollout, make_scorer
 from qoq_jax.sampling.sampler import make_sampler
 from qoq_jax.sampling.schedule import Settings
 from qoq_jax.train import domains, minibatches, policy, refill
-from qoq_jax.train.groups import HostGroups, ResponseScorer
+from qoq_jax.train.groups import HostGroups, ResponseScorer, Summary
 from qoq_jax.train.log import Clock
 from qoq_jax.train.loop import Row, StepResult
 from qoq_jax.train.plan import Plan
@@ -103,7 +103,8 @@ class RlStep:
 
         # ------------------------------------------------------------------------------ update
         batch = update_batch(groups, estimate.advantages, estimate.returns)
-        state, metrics = self._updates(state, batch, host.tokens, number)
+        whole = host.summary(stage.setup.share)
+        state, metrics = self._updates(state, batch, whole.tokens, number)
         jax.block_until_ready(metrics)
         clock.mark("update")
 
@@ -111,7 +112,7 @@ class RlStep:
         # Numbers of the device stay there until a row is logged.
         metrics = metrics | self._diagnostics(estimate, kl, state)
         metrics[domains.SUMS] = domains.domain_sums(groups, estimate.advantages)
-        facts = self._facts(host) | clock.seconds()
+        facts = self._facts(whole) | clock.seconds()
         return StepResult(state, metrics, facts, [sample.meta.id for sample in host.samples])
 
     def _put(self, host: HostGroups, prompts: Batch, responses: Rollout) -> GroupBatch:
@@ -163,7 +164,8 @@ class RlStep:
             if parts > 1:
                 rng = np.random.default_rng([config.seed, number, epoch]) if epoch else None
                 order = minibatches.deal_rows(tokens, parts, rng)
-                batch, tokens = minibatches.reorder(batch, jax.device_put(order)), tokens[order]
+                batch = minibatches.reorder(batch, stage.setup.everywhere(order))
+                tokens = tokens[order]
             for part in minibatches.split(batch, rl.minibatches):
                 state, metrics = self._update(state, part, stage.base)
                 found.append(metrics)
@@ -179,18 +181,18 @@ class RlStep:
         adaptive = {} if coefficient is None else {"kl_coefficient": coefficient}
         return {"kl_answer": kl} | adaptive | found
 
-    def _facts(self, host: HostGroups) -> dict[str, Any]:
+    def _facts(self, whole: Summary) -> dict[str, Any]:
         """What of the rollout is logged, on the host."""
-        rl, tokens, valid = self._plan.rl, int(host.tokens.sum()), len(host.samples)
-        lost = {"reward/lost": float(host.lost)} if rl.reward_workers else {}
+        rl, tokens, valid = self._plan.rl, int(whole.tokens.sum()), len(whole.domains)
+        lost = {"reward/lost": float(whole.lost)} if rl.reward_workers else {}
         return (
-            host.log_facts()
+            whole.log_facts()
             | lost
             | {
                 "response_length": float(tokens / max(valid * rl.rollouts, 1)),
                 "tokens": float(tokens),
                 "samples": valid,
-                domains.LABELS: host.labels,
+                domains.LABELS: whole.labels,
             }
         )
 
@@ -217,7 +219,9 @@ class GroupSampler:
         self._scorer.close()
 
     def draw(self, weights: Any, key: jax.Array, clock: Clock) -> tuple[HostGroups, Batch, Rollout]:
-        """(groups on the host with their rewards, prompts and responses on the device)."""
+        """(this process's groups on the host with their rewards; prompts and responses of all on
+        the device).
+        """
         weights = self._layout.weights(weights)
         if self._layout.moves:
             jax.block_until_ready(weights)
@@ -229,8 +233,9 @@ class GroupSampler:
                 found = self._sample_greedily(
                     weights, self._layout.prompts(prompts), key, self._banned
                 )
+            found = self._layout.responses(found)
             host.greedy, lost = self._scorer.greedy(
-                host.samples, *hosts.gather((found.tokens, found.mask))
+                host.samples, *self._setup.own((found.tokens, found.mask))
             )
             host.lost += lost
             clock.mark("greedy")
@@ -241,9 +246,12 @@ class GroupSampler:
             number = jax.device_put(np.uint32(1 << 16 | count))
             return self._draw_once(weights, jax.random.fold_in(key, number), clock)
 
-        budget = self._setup.training_budget(self._plan.name, answers=False)
         host, arrays = refill.informative_groups(
-            (host, prompts, responses), draw_again, budget, self._plan.rl.max_refills
+            (host, prompts, responses),
+            draw_again,
+            self._setup.training_budget(self._plan.name, answers=False),
+            self._plan.rl.max_refills,
+            self._setup,
         )
         prompts, responses = self._setup.put(host.prompts), Rollout(*self._setup.put(arrays))
         clock.mark("data")
@@ -259,11 +267,11 @@ class GroupSampler:
         with self._layout.on_mesh():
             responses = self._sample(weights, self._layout.prompts(prompts), key, self._banned)
         responses = self._layout.responses(responses)
-        tokens, mask = hosts.gather((responses.tokens, responses.mask))
+        tokens, mask = self._setup.own((responses.tokens, responses.mask))
         clock.mark("rollout")
         terms, lost, labels = self._scorer.sampled(samples, tokens, mask)
         clock.mark("reward")
-        host = HostGroups(host_prompts, samples, terms, mask.sum(axis=(1, 2)), lost, labels)
+        host = HostGroups(host_prompts, samples, terms, mask.sum(axis=(1, 2)), lost, [labels])
         return host, prompts, responses
 
 

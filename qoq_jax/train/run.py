@@ -9,6 +9,7 @@ left alone.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ from qoq_jax.base import append, files, lock, storage
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.evaluation import few, runner
 from qoq_jax.models import spec, vlm
-from qoq_jax.parallel import hosts
+from qoq_jax.parallel import hosts, messages
 from qoq_jax.report import report
 from qoq_jax.report.cases import write_cases
 from qoq_jax.rewards import custom
@@ -40,9 +41,15 @@ ALONE: dict[str, Callable[[Config], int]] = {"jepa": jepa.run}
 def run(cfg: Config) -> int:
     """`qoq train`. Returns the exit code."""
     checkpoint_store.check(cfg.workdir)
-    storage.make_folder(cfg.workdir)
-    with lock.hold(cfg.workdir) if hosts.is_main() else contextlib.nullcontext():
-        claimed = run_config.claim(cfg)
+    run_config.check_alike(cfg)
+    with contextlib.ExitStack() as held:
+
+        def claim() -> bool:
+            storage.make_folder(cfg.workdir)
+            held.enter_context(lock.hold(cfg.workdir))
+            return run_config.claim(cfg)
+
+        claimed = messages.from_main("workdir", claim)
         try:
             return _run(cfg)
         except ConfigError:
@@ -73,7 +80,10 @@ def _run(cfg: Config) -> int:
             for stage in cfg.stages:
                 weights = run_stage(setup, stage, weights)
                 totals.keep(setup.quarantined)
-                if not storage.exists(_eval_file(cfg.workdir, stage, cfg.eval.split)):
+                written = functools.partial(
+                    storage.exists, _eval_file(cfg.workdir, stage, cfg.eval.split)
+                )
+                if not messages.from_main("evaluated", written):
                     evaluate_stage(setup, stage, weights, cfg.eval.split, totals)
     finally:
         totals.keep(setup.quarantined)
@@ -139,8 +149,9 @@ def evaluate_stage(
         write_cases(folder, result["records"], setup.rows(split), setup.roots, most, length)
     if totals:  # before the file that says that this evaluation is done
         totals.keep(setup.quarantined)
-    if hosts.is_main():
-        files.write_json(_eval_file(workdir, stage, split), result, indent=None)
+    if not hosts.is_main():
+        return
+    files.write_json(_eval_file(workdir, stage, split), result, indent=None)
     print(f"{stage} on {split}: " + runner.headline(result["summary"]))
     if "real" in result:
         print("real samples, " + few.line(result["real"]))

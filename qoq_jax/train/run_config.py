@@ -9,10 +9,25 @@ from typing import Any
 from qoq_jax.base import files, storage
 from qoq_jax.base.errors import CheckpointError, ConfigError, DataError
 from qoq_jax.data.answer_format import PIXELS
-from qoq_jax.parallel import hosts
+from qoq_jax.parallel import messages
 from qoq_jax.train import config as config_lib
 from qoq_jax.train.checkpoint import has_checkpoint
 from qoq_jax.train.config import Config
+
+
+def check_alike(cfg: Config) -> None:
+    """Checks that all processes of the run were started with the same config.
+
+    Raises:
+      ConfigError: they were not.
+    """
+    for index, theirs in enumerate(messages.exchange("config", config_lib.as_json(cfg))):
+        changed = config_lib.differences(cfg, theirs)
+        if changed or theirs["workdir"] != cfg.workdir:
+            raise ConfigError(
+                f"process {index} was started with another {', '.join(changed[:5]) or 'workdir'}",
+                hint="start all processes of a run with the same command",
+            )
 
 
 def claim(cfg: Config) -> bool:
@@ -25,8 +40,7 @@ def claim(cfg: Config) -> bool:
     """
     path = _path(cfg.workdir)
     if not storage.exists(path):
-        if hosts.is_main():
-            files.write_json(path, config_lib.as_json(cfg))
+        files.write_json(path, config_lib.as_json(cfg))
         return True
     changed = config_lib.differences(cfg, _content(path))
     if changed:

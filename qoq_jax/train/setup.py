@@ -44,13 +44,20 @@ class Setup(Batches):
     def banned(self) -> jax.Array:
         banned = np.zeros(self.model.decoder.vocab_size, bool)
         banned[list(self.tokenizer.banned_ids(self.model.decoder.vocab_size))] = True
-        return jax.device_put(
-            banned, jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
-        )
+        return self.everywhere(banned)
 
     def put(self, batch: Any) -> Any:
         """This process's arrays -> arrays of the mesh with rows (axis 0) over data and fsdp."""
         return hosts.to_global(batch, mesh_lib.batch_sharding(self.mesh))
+
+    def everywhere(self, tree: Any) -> Any:
+        """Host arrays that all processes have -> arrays of the mesh, whole on every device."""
+        whole = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
+        return hosts.place(tree, whole)
+
+    def own(self, tree: Any) -> Any:
+        """The inverse of `put`: this process's rows of arrays of the mesh, as numpy arrays."""
+        return hosts.own_rows(tree, mesh_lib.batch_sharding(self.mesh))
 
 
 def model_config(cfg: Config) -> variants.VlmConfig:
@@ -197,4 +204,5 @@ def assemble(cfg: Config, prepare: bool = True, training: bool = False) -> Setup
         prepared=prepared,
         record=record,
         mesh=mesh,
+        share=hosts.Share.of(mesh),
     )

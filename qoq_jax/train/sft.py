@@ -52,7 +52,8 @@ def run(setup: Setup, plan: Plan, weights: Any) -> Any:
     )
     # compiled before the data are asked for, which may still be on their way
     if not stage.finished:
-        empty = setup.put(empty_batch(setup.training_budget(plan.name, answers=True)))
+        budget = setup.training_budget(plan.name, answers=True)
+        empty = setup.put(empty_batch(budget.part(setup.share.count)))
         update = update.lower(stage.layout, empty, stage.base).compile()
     stage.feed(setup.training_iterator(plan.name, answers=True, domains=plan.domains))
 
@@ -60,8 +61,7 @@ def run(setup: Setup, plan: Plan, weights: Any) -> Any:
         del number  # nothing is sampled
         batch, samples = next(stage.data)
         state, metrics = update(stage.on_device(state), setup.put(batch), stage.base)
-        facts = {"tokens": float(batch["loss_mask"].sum()), "samples": len(samples)}
-        return StepResult(stage.offloaded(state), metrics, facts, [s.meta.id for s in samples])
+        return StepResult(stage.offloaded(state), metrics, {}, [s.meta.id for s in samples])
 
     return stage.loop(step, _headline)
 
@@ -105,6 +105,11 @@ def make_sft_step(
 
         (loss, metrics), grads = accumulated_gradients(loss_fn, state.params, batch, accumulate)
         state, applied = apply_gradients(state, grads, loss, optimizer)
-        return state, metrics | applied
+        # Of the whole batch, which no process knows.
+        counts = {
+            "tokens": batch["loss_mask"].sum(),
+            "samples": batch["segment_ids"].max(axis=1).sum(),
+        }
+        return state, metrics | applied | counts
 
     return jit_update(step, layout)

@@ -19,6 +19,7 @@ from qoq_jax.models import lora as lora_lib
 from qoq_jax.parallel import offload
 from qoq_jax.train import domains, hooks
 from qoq_jax.train import loop as loop_lib
+from qoq_jax.train.batches import WholeData, check_same_rows
 from qoq_jax.train.checkpoint import Checkpointer
 from qoq_jax.train.log import open_writer
 from qoq_jax.train.loop import Loop, Row, StepResult
@@ -162,7 +163,9 @@ class StageRun:
 
     def feed(self, data: pipeline.BatchIterator) -> None:
         """Gives the stage its batches, from where the checkpoint left them."""
-        self.data = data
+        self.data, self._whole_data = data, WholeData(data, self.setup.share)
+        if not self.finished:
+            check_same_rows(data)
         if self._data_state is None:
             return
         if self.finished:
@@ -219,7 +222,7 @@ class StageRun:
         began = Loop(plan.name, self.start, plan.steps, self.offloaded(self.state))
         self.state = None  # the first update donates it
         state = loop_lib.run(began, step, self._hooks(headline))
-        self.setup.remember_quarantined(self.data.quarantined)
+        self.setup.remember_quarantined(self._whole_data.quarantined)
         return self._weights_to_go_on_with(state)
 
     def _hooks(self, headline: Callable[[Row], dict[str, str]]) -> list[loop_lib.Hook]:
@@ -232,15 +235,15 @@ class StageRun:
             hooks.GuardTransfers(),
             hooks.MeanRow(cfg.log.every, summarise, also_due=validate.due),
             hooks.CountCompilations(),
-            hooks.CountSkippedSamples(self.data),
-            hooks.CountSkippedUpdates(cfg.workdir),
+            hooks.CountSkippedSamples(self._whole_data),
+            hooks.CountSkippedUpdates(cfg.workdir, self.setup.share),
             validate,
             hooks.WriteRow(functools.partial(open_writer, cfg)),
             hooks.ShowProgress(lambda row: headline(row) | _speed(row)),
             hooks.StopWhenNotFinite(cfg.optimizer.max_skipped),
             StopEarly(self._validation),
             hooks.SaveCheckpoints(
-                self._checkpoints, self.plan.save_every, self.data, to_save=self.on_device
+                self._checkpoints, self.plan.save_every, self._whole_data, to_save=self.on_device
             ),
         ]
 
@@ -259,7 +262,7 @@ def summarise(steps: list[Row], seconds: float) -> Row:
         {name: x for name, x in step.items() if name not in domains.JOINED} for step in steps
     ]
     row = hooks.mean_of_steps(numbers, MAXIMA) | by_domain
-    row["tokens_per_second"] = sum(step["tokens"] for step in steps) / seconds
+    row["tokens_per_second"] = sum(float(step["tokens"]) for step in steps) / seconds
     row["seconds/step"] = seconds / len(steps)
     return row
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
 from qoq_jax.models import spec, vlm
 from qoq_jax.models.sizes import VlmConfig
+from qoq_jax.parallel import hosts
 from qoq_jax.rl import drpo
 
 
@@ -72,10 +74,10 @@ def start(
         optimizer.init, out_shardings=_opt_shardings(optimizer, params, replicated)
     )(params)
     # Two separate zeros: a donated buffer must not appear twice in the state.
-    step, skipped = (jax.device_put(jnp.zeros((), jnp.int32), replicated) for _ in range(2))
-    history = None if history is None else jax.device_put(history, replicated)
+    step, skipped = (hosts.place(np.zeros((), np.int32), replicated) for _ in range(2))
+    history = None if history is None else hosts.place(history, replicated)
     if kl_coefficient is not None:
-        kl_coefficient = jax.device_put(jnp.asarray(kl_coefficient, jnp.float32), replicated)
+        kl_coefficient = hosts.place(np.float32(kl_coefficient), replicated)
     return TrainState(
         step=step,
         params=params,

@@ -10,6 +10,7 @@ A resumed run drops the scores after its checkpoint and finds them again with th
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,7 @@ import orbax.checkpoint as ocp
 from qoq_jax.base import files, storage
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.evaluation import runner
-from qoq_jax.parallel import hosts
+from qoq_jax.parallel import hosts, messages
 from qoq_jax.train import checkpoint_store
 from qoq_jax.train.checkpoint import damage, write_checksums
 from qoq_jax.train.config import EvalConfig
@@ -40,8 +41,16 @@ class Validation:
         self._path = os.path.join(workdir, f"validation-{stage}.json")
         self._folder = storage.absolute(os.path.join(workdir, "checkpoints", f"{stage}-best"))
         self._cfg = cfg
-        found = files.read_json(self._path, [], finite=False)
+
+        def read() -> list[list]:
+            scores = files.read_json(self._path, [], finite=False)
+            kept = [step for step, _ in scores if storage.is_dir(self._of(step))]
+            return [scores, kept]
+
+        # What the files say decides when a stage stops: one process reads them for all.
+        found, kept = messages.from_main("scores", read)
         self.scores = [(step, score) for step, score in found if start is None or step <= start]
+        self._kept = set(kept)
 
     @property
     def best_step(self) -> int | None:
@@ -50,9 +59,7 @@ class Validation:
         A run that continues from a checkpoint may find that better weights of a later step have
         taken the place of its best.
         """
-        kept = [
-            item for item in self.scores if storage.is_dir(os.path.join(self._folder, str(item[0])))
-        ]
+        kept = [item for item in self.scores if item[0] in self._kept]
         return max(kept, key=lambda item: item[1])[0] if kept else None
 
     @property
@@ -72,11 +79,12 @@ class Validation:
         returns what to log.
         """
         records = runner.answer(setup, weights, "validation", self._cfg.validation_rows)
-        score = runner.macro_f1(records)
+        score = messages.from_main("score", lambda: runner.macro_f1(records))
         best = dict(self.scores).get(self.best_step)
         self.scores.append((step, score))
         if best is None or score > best:
-            path = os.path.join(self._folder, str(step))
+            path = self._of(step)
+            self._kept.add(step)
             with checkpoint_store.writing(path) as made:
                 with ocp.StandardCheckpointer() as saver:
                     saver.save(made, trained, force=True)
@@ -87,6 +95,7 @@ class Validation:
             for name in storage.names(self._folder):
                 if name != str(self.best_step):
                     storage.remove_tree(os.path.join(self._folder, name))
+        self._kept &= {self.best_step}
         return {"validation/macro_f1": score, "validation/best_step": float(self.best_step)}
 
     def restore_best(self, layout: Any) -> Any:
@@ -104,10 +113,10 @@ class Validation:
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), layout
         )
-        folder = os.path.join(self._folder, str(self.best_step))
+        folder = self._of(self.best_step)
         try:
             with checkpoint_store.reading(folder) as read:
-                wrong = damage(read)
+                wrong = messages.from_main("damage of the best", functools.partial(damage, read))
                 if wrong is None:
                     with ocp.StandardCheckpointer() as saver:
                         return saver.restore(read, shapes)
@@ -120,6 +129,9 @@ class Validation:
             where=folder,
             hint="restore the folder from a copy; the last weights are in the other checkpoints",
         )
+
+    def _of(self, step: int) -> str:
+        return os.path.join(self._folder, str(step))
 
 
 class Validate(Hook):
@@ -153,7 +165,7 @@ class StopEarly(Hook):
     def after_step(self, loop: Loop) -> None:
         if self._validation.stopped:
             loop.stop = True
-            print(
+            hosts.say(
                 f"{loop.name}: no better validation since step {self._validation.best_step}, "
                 f"stopped at step {loop.done}"
             )

@@ -274,7 +274,7 @@ def test_batches_count_what_was_cut_and_repeated(tmp_path):
     found = ecgs.find(tmp_path, "train")
     data = ecgs.EcgBatches(found, batch=3, seed=0, length="repeat")
     next(data)
-    assert sorted(data.lengths.values()) == [readers.CUT, readers.REPEATED]
+    assert sorted(data.ecg_lengths.values()) == [readers.CUT, readers.REPEATED]
 
 
 def test_the_length_is_part_of_what_a_resumed_run_compares(tmp_path):

@@ -86,15 +86,16 @@ def test_resume_is_bit_equal(source, weights):
     assert straight.get_state() == resumed.get_state()
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_the_global_batch_does_not_depend_on_the_number_of_processes(source, count):
-    whole = take(train(source), 4)
-    parts = [train(source, process_index=p, process_count=count) for p in range(count)]
+    budget = dataclasses.replace(BUDGET, rows=2 * BUDGET.rows, media_rows=2 * BUDGET.media_rows)
+    whole = take(train(source, budget), 4)
+    parts = [train(source, budget, process_index=p, process_count=count) for p in range(count)]
     for batch, placed in whole:
         steps = [next(part) for part in parts]
         for key, value in batch.items():
             np.testing.assert_array_equal(np.concatenate([b[key] for b, _ in steps]), value)
-        rows = BUDGET.rows // count
+        rows = budget.rows // count
         moved = [
             (q.meta.id, q.row + p * rows, q.segment)
             for p, (_, local) in enumerate(steps)

@@ -71,6 +71,11 @@ def pseudo_reward(text, meta) -> float:
     )
 
 
+def rare_reward(text, meta) -> float:
+    """1 for a quarter of all texts, else 0: many groups have no variance."""
+    return float(zlib.crc32(f"{meta.id}{text}".encode()) % 4 == 0)
+
+
 def rising_reward(text, meta) -> float:
     """1 for every answer: groups without variance."""
     return 1.0

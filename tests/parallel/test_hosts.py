@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import pathlib
-import socket
-import subprocess
-import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import processes
 
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.parallel import hosts
 from qoq_jax.parallel.mesh import batch_sharding, make_mesh
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
 # Each process has two of the four devices, and four of the eight rows.
 CHILD = """
-import sys, time
+import time
 import jax, numpy as np
 from qoq_jax.parallel import hosts
 from qoq_jax.parallel.mesh import batch_sharding, make_mesh
 
-index = int(sys.argv[2])
-hosts.initialize(sys.argv[1], 2, index)
-assert (hosts.process_count(), hosts.process_index()) == (2, index)
+hosts.join()
+index = hosts.process_index()
+assert hosts.process_count() == 2
 assert hosts.is_main() == (index == 0)
 
 mesh = make_mesh(data=2, fsdp=2)
@@ -40,6 +38,15 @@ found = hosts.gather({"x": double, "n": batch["n"], "host": 7, "sum": total})
 np.testing.assert_array_equal(found["x"], 2 * whole)
 np.testing.assert_array_equal(found["n"], np.arange(8))
 assert found["host"] == 7 and found["sum"] == whole.sum()
+
+mine = hosts.own_rows({"x": double}, batch_sharding(mesh))["x"]
+np.testing.assert_array_equal(mine, 2 * share)
+shape = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+placed = hosts.place({"x": whole}, shape)["x"]
+np.testing.assert_array_equal(hosts.gather(placed), whole)
+share = hosts.Share.of(mesh)
+assert (share.index, share.count) == (index, 2)
+assert share.join("numbers", index) == [0, 1]
 
 begin = time.monotonic()
 if hosts.is_main():
@@ -79,29 +86,86 @@ def test_one_process_is_the_main_one_and_does_not_wait():
     hosts.barrier("alone")
 
 
+def test_own_rows_and_place_in_one_process_are_plain(batch):
+    sharding = batch_sharding(make_mesh(data=1, devices=jax.devices()[:1]))
+    found = hosts.own_rows(hosts.place(batch, sharding), sharding)
+    for name, value in batch.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
 @pytest.mark.slow
 def test_two_processes():
     """Real processes with gloo between them."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, address, str(index)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=REPOSITORY,
-            env=environment | {"PATH": "/usr/bin:/bin"},
-        )
-        for index in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for index, (process, text) in enumerate(zip(processes, said, strict=True)):
-        assert process.returncode == 0, text
+    for index, text in enumerate(processes.run(["-c", CHILD], count=2, devices=2, limit=120)):
         assert f"well {index}" in text
+
+
+# ----------------------------------------------------------------------------------------- shares
+
+
+def mesh_of(processes_of_devices) -> types.SimpleNamespace:
+    """A mesh [data, fsdp, tensor] whose devices belong to these processes."""
+    owners = np.asarray(processes_of_devices)
+    devices = np.empty(owners.shape, object)
+    for place, owner in np.ndenumerate(owners):
+        devices[place] = types.SimpleNamespace(process_index=int(owner))
+    shape = dict(zip(("data", "fsdp", "tensor"), owners.shape, strict=True))
+    return types.SimpleNamespace(devices=devices, shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("owners", "index", "wanted"),
+    [
+        ([[[0], [0], [1], [1]]], 1, (1, 2, (0, 1))),  # fsdp between processes
+        ([[[0, 0]], [[1, 1]]], 0, (0, 2, (0, 1))),  # data between, tensor within
+        ([[[0, 1]], [[2, 3]]], 3, (1, 2, (0, 2))),  # tensor between: 2 and 3 hold the same rows
+        ([[[1], [1]], [[0], [0]]], 0, (1, 2, (1, 0))),  # devices in another order
+        ([[[0, 0, 1, 1]]], 1, (0, 1, (0,))),  # no rows are cut
+    ],
+)
+def test_the_rows_of_a_process_follow_the_mesh(monkeypatch, owners, index, wanted):
+    monkeypatch.setattr(hosts, "process_index", lambda: index)
+    share = hosts.Share.of(mesh_of(owners))
+    assert (share.index, share.count, share.holders) == wanted
+
+
+@pytest.mark.parametrize("owners", [[[[0], [1], [0], [1]]], [[[0], [0], [0], [1]]]])
+def test_rows_in_pieces_are_refused(monkeypatch, owners):
+    monkeypatch.setattr(hosts, "process_index", lambda: 0)
+    with pytest.raises(ConfigError, match="process . holds the rows of . of 4 devices"):
+        hosts.Share.of(mesh_of(owners))
+
+
+# ------------------------------------------------------------------------------------ environment
+
+
+def variables(coordinator="", count="", index="") -> dict[str, str]:
+    return {hosts.COORDINATOR: coordinator, hosts.COUNT: count, hosts.INDEX: index}
+
+
+def test_an_environment_that_says_nothing_is_a_run_of_one():
+    assert hosts.told({}) is None
+    hosts.join(environment={})
+    assert hosts.environment_of_job(3, {"A": "b"}) == {"A": "b"}
+
+
+def test_the_environment_names_the_processes_and_each_job_has_a_port():
+    environment = variables("10.0.0.5:8476", "4", "2")
+    assert hosts.told(environment) == ("10.0.0.5:8476", 4, 2)
+    assert hosts.environment_of_job(3, environment)[hosts.COORDINATOR] == "10.0.0.5:8479"
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (variables("10.0.0.5:8476", "4"), "some are set and some are not"),
+        (variables("10.0.0.5", "4", "2"), "give HOST:PORT"),
+        (variables("10.0.0.5:8476", "4", "4"), "a number below it"),
+        (variables("10.0.0.5:8476", "four", "0"), "the number of processes"),
+        (variables("192.0.2.1:8476", "2", "0"), "is no address of this machine"),
+        (variables("127.0.0.1:1", "2", "0") | {hosts.HEARTBEAT: "soon"}, "give whole seconds"),
+    ],
+)
+def test_an_environment_that_cannot_be_is_one_line(environment, message):
+    with pytest.raises(ConfigError, match=message):
+        hosts.join(environment=environment)

@@ -61,7 +61,7 @@ def finish(folder: str, stage: str, score: float, seed: int = 0) -> None:
 def test_every_run_is_made_once_from_its_start(tmp_path, monkeypatch):
     made = []
 
-    def train(file, job, out, cores, overrides):
+    def train(file, job, out, cores, overrides, number):
         assert set(cores) <= os.sched_getaffinity(0)
         made.append(job)
         finish(
@@ -134,7 +134,7 @@ def test_finished_runs_of_another_config_are_refused(tmp_path):
 
 def test_a_failed_start_ends_the_sweep(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sweep, "load", lambda file: PLAN)
-    monkeypatch.setattr(sweep, "_train", lambda file, job, out, cores, overrides: 1)
+    monkeypatch.setattr(sweep, "_train", lambda *arguments: 1)
     assert sweep.run("evidence.py", str(tmp_path)) == 1
     assert capsys.readouterr().out.count("failed with exit code 1") == 1
 

@@ -17,8 +17,8 @@ import pytest
 from qoq_jax.base.errors import QoqError
 from qoq_jax.models import spec, vlm
 from qoq_jax.models.lora import LoraConfig
+from qoq_jax.parallel import hosts, offload
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.parallel import offload
 from qoq_jax.rewards import pool as workers
 from qoq_jax.rewards.score import RewardConfig
 from qoq_jax.rl import algorithms
@@ -283,11 +283,12 @@ def test_a_step_sends_nothing_but_rewards_to_the_host_and_back(tiny, tmp_path, m
         lambda self, tree: sent.append(jax.tree.map(np.shape, tree)) or put(self, tree),
     )
 
-    def gather(tree):
-        read.extend(x.shape for x in jax.tree.leaves(tree))
-        return jax.device_get(tree)
-
-    monkeypatch.setattr(rl_lib, "hosts", types.SimpleNamespace(gather=gather))
+    own = setup_lib.Setup.own
+    monkeypatch.setattr(
+        setup_lib.Setup,
+        "own",
+        lambda self, tree: read.extend(x.shape for x in jax.tree.leaves(tree)) or own(self, tree),
+    )
     train(tiny, tmp_path, algorithm="drpo", steps=1)
     q, g, s = TINY.rl.questions, TINY.rl.rollouts, TINY.rl.response_tokens
     assert read == [(q, g, s)] * 2, "tokens and mask"
@@ -400,25 +401,47 @@ def test_refill_fills_free_places_with_informative_questions(tiny):
         setup.training_iterator("rl", answers=False),
     )
     pool = refill.Refill(budget)
+    groups = []
     while not pool.full:
         batch, placed = next(data)
-        pool.add(
-            [
-                refill.Group(
-                    refill.unpack(batch, place, budget),
-                    place,
-                    (np.full((3, 6), pool.seen + i),),
-                    {"total": np.array([0, 0, i % 2], np.float32)},
-                )
-                for i, place in enumerate(placed)
-            ]
-        )
-    batch, placed, kept = pool.batch()
+        new = [
+            refill.Group(
+                refill.unpack(batch, place, budget),
+                place,
+                (np.full((3, 6), pool.seen + i),),
+                {"total": np.array([0, 0, i % 2], np.float32)},
+            )
+            for i, place in enumerate(placed)
+        ]
+        pool.add(refill.sizes(new, len(groups), budget, hosts.WHOLE))
+        groups += new
+    batch, placed, kept = refill.assemble(pool, groups, budget, hosts.WHOLE)
     assert len(placed) == budget.rows and pool.seen > pool.informative >= budget.rows
     for place, item in zip(placed, kept):
         assert place.meta is item.placed.meta and item.informative
         length = len(item.sample["input_ids"])
         np.testing.assert_array_equal(batch["tokens"][place.row, :length], item.sample["input_ids"])
+
+
+def test_a_group_comes_through_a_message_as_it_was(tiny):
+    setup = tiny[0]
+    batch, placed = next(setup.training_iterator("rl", answers=False))
+    budget, rng = setup.training_budget("rl", answers=False), np.random.default_rng(0)
+    for place in placed:
+        group = refill.Group(
+            refill.unpack(batch, place, budget),
+            place,
+            (rng.integers(0, 9, (3, 6)), rng.random((3, 6), np.float32)),
+            {"total": np.array([0, np.nan, 1], np.float32)},
+        )
+        found = refill.from_json(json.loads(json.dumps(refill.to_json(group))))
+        assert found.placed.row == place.row and found.placed.meta.id == place.meta.id
+        assert found.sample.keys() == group.sample.keys()
+        for name, value in found.sample.items():
+            if name != "meta":
+                np.testing.assert_array_equal(value, group.sample[name], err_msg=name)
+        assert equal(found.responses, group.responses)
+        np.testing.assert_array_equal(found.rewards["total"], group.rewards["total"])
 
 
 @pytest.mark.slow

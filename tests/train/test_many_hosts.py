@@ -1,0 +1,136 @@
+"""One run as one, two and four processes on the same four devices: the same bits.
+
+benchmarks/many_hosts.py is the long form.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+from helpers import processes
+
+from qoq_jax.train.batches import WholeData
+
+LIMIT = 560.0  # seconds: what hangs fails
+REWARD = {"accuracy": 0.0, "iou": 0.0, "format": 0.0, "custom": "helpers.train:rare_reward"}
+PARTS = {
+    "drpo": {"stage": "rl", "algorithm": "drpo", "steps": 3, "evaluate": True},
+    "refill": {
+        "stage": "rl",
+        "algorithm": "dapo",
+        "steps": 2,
+        "max_refills": 2,
+        "reward": REWARD,
+    },
+    "critic": {
+        "stage": "rl",
+        "algorithm": "ppo",
+        "steps": 2,
+        "minibatches": 2,
+        "epochs": 2,
+        "data": {"media_rows": 8},
+        "sft": {"rows": 8},
+    },
+    # slots with refill, greedy baselines, validation with the best weights kept
+    "slots": {
+        "stage": "rl",
+        "algorithm": "remax",
+        "steps": 2,
+        "rollout_rows": 8,
+        "eval": {"every": 1, "best": True, "validation_rows": 2},
+    },
+    "sft": {"stage": "sft", "steps": 2},
+}
+
+
+def run(folder: pathlib.Path, parts: list[dict], count: int, cache: str) -> list[dict]:
+    """The result of each part, as `count` processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = ["-m", "helpers.many_hosts", str(folder), json.dumps(parts)]
+    processes.run(arguments, count, devices=4 // count, limit=LIMIT, cache=cache)
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("many-hosts")
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    """Of one process and of two: part -> result."""
+    parts = [part | {"name": name} for name, part in PARTS.items()]
+    found = [
+        run(folder / f"as-{count}", parts, count, str(folder / "compiled")) for count in (1, 2)
+    ]
+    return [dict(zip(PARTS, result, strict=True)) for result in found]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
+def test_two_processes_reach_the_bits_of_one(results, part):
+    one, two = (result[part] for result in results)
+    assert one["rows"] == two["rows"]
+    assert one["weights"] == two["weights"]
+    assert one["evaluation"] == two["evaluation"]
+
+
+@pytest.mark.slow
+def test_the_refill_has_left_groups_out_and_filled_their_places(results):
+    rows = results[1]["refill"]["rows"]
+    assert any(row["dapo/refills"] > 0 and row["dapo/informative"] < 1 for row in rows)
+
+
+@pytest.mark.slow
+def test_all_rows_are_evaluated_once_in_order(results):
+    one, two = (result["drpo"]["evaluation"]["records"] for result in results)
+    assert len(two) == len({record["id"] for record in two}) == 20
+    assert [record["id"] for record in one] == [record["id"] for record in two]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_numbers_of_processes(results, folder):
+    """Two processes do the first step, four the second, one the third."""
+    part = PARTS["drpo"] | {"name": "drpo"}
+    for count, until in ((2, 1), (4, 2), (1, None)):
+        found = run(folder / "again", [part | {"until": until}], count, str(folder / "compiled"))
+    whole = results[0]["drpo"]
+    assert found[0]["weights"] == whole["weights"]
+    assert found[0]["evaluation"] == whole["evaluation"]
+    assert [row["reward/total"] for row in found[0]["rows"]] == [
+        row["reward/total"] for row in whole["rows"]
+    ]
+
+
+class Data:
+    """A data iterator that has left samples out."""
+
+    def __init__(self, bad: dict[str, str]):
+        self.quarantined, self.ecg_lengths, self.limit = bad, {}, 3
+
+    def check_limit(self, quarantined):
+        assert len(quarantined) <= self.limit
+
+
+class TwoShares:
+    """Stands for two processes: this one, and one that tells what it is given."""
+
+    def __init__(self, other: list[dict[str, str]]):
+        self.other, self.told = other, []
+
+    def join(self, name, mine):
+        self.told.append(mine)
+        return [mine, self.other.pop(0)]
+
+
+def test_skipped_samples_of_all_processes_count_and_each_is_told_once():
+    data, share = Data({"a": "torn"}), TwoShares([{"b": "grey"}, {}, {"a": "torn", "c": "x"}])
+    whole = WholeData(data, share)
+    assert whole.quarantined == {"a": "torn", "b": "grey"}
+    assert whole.quarantined == {"a": "torn", "b": "grey"}
+    data.quarantined["d"] = "late"
+    data.limit = 4
+    assert set(whole.quarantined) == {"a", "b", "c", "d"}
+    assert share.told == [{"a": "torn"}, {}, {"d": "late"}]

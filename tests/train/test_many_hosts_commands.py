@@ -1,0 +1,112 @@
+"""Whole commands as two processes and as one, on the same four devices: the same files and numbers.
+
+test_many_hosts.py looks at single stages.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+from helpers import many_hosts, processes
+
+from qoq_jax.base import files
+
+LIMIT = 560.0  # seconds: what hangs fails
+QUICKSTART = {
+    "data.real": "False",
+    "data.mini_rows": "40",
+    "data.media_rows": "4",
+    "model.ecg_weights": "",  # they are nano's; the tests' model is smaller
+    "mesh.data": "2",
+    "mesh.fsdp": "2",
+    "sft.steps": "3",
+    "sft.warmup": "1",
+    "rl.steps": "2",
+    "rl.questions": "8",
+    "rl.rollouts": "3",
+    "rl.response_tokens": "8",
+    "eval.rows": "8",
+    "eval.limit_per_domain": "2",
+    "eval.every": "2",
+    "eval.validation_rows": "2",
+    "log.tensorboard": "False",
+}
+ECG = {
+    "mesh.data": "4",
+    "ecg.rows": "60",
+    "ecg.steps": "3",
+    "ecg.warmup": "1",
+    "ecg.batch": "8",
+    "log.every": "1",
+    "log.tensorboard": "False",
+}
+COMMANDS = {"configs/quickstart.py:smoke": QUICKSTART, "configs/ecg_jepa.py": ECG}
+COUNTS = (1, 2)
+
+
+@pytest.fixture(scope="module", params=COMMANDS)
+def runs(request, tmp_path_factory):
+    """The workdirs of `qoq train` as one process and as two."""
+    folder = tmp_path_factory.mktemp("commands")
+    shared = {"data.root": folder / "data", "compile_cache": folder / "compiled"}
+    found = []
+    for count in COUNTS:
+        options = COMMANDS[request.param] | shared | {"workdir": folder / f"as-{count}"}
+        command = ["-m", "helpers.tiny_cli", "train", f"--config={request.param}"]
+        command += [f"--config.{name}={value}" for name, value in options.items()]
+        processes.run(command, count, 4 // count, LIMIT, str(folder / "compiled"))
+        found.append(folder / f"as-{count}")
+    return found
+
+
+def names(workdir: pathlib.Path) -> set[str]:
+    return {
+        str(path.relative_to(workdir))
+        for path in workdir.rglob("*")
+        if path.is_file() and "checkpoints" not in path.parts
+    }
+
+
+@pytest.mark.slow
+def test_files_metrics_and_evaluations_are_the_same(runs):
+    one, two = runs
+    assert names(one) == names(two) and "lock" not in names(two)
+    assert many_hosts.rows(one) == many_hosts.rows(two)
+    evaluations = sorted(path.name for path in (one / "eval").iterdir())
+    assert evaluations in (["ecg.json"], ["rl.json", "sft.json"])
+    for name in evaluations:
+        assert files.read_json(one / "eval" / name) == files.read_json(two / "eval" / name)
+    encoder = "ecg_encoder.safetensors"
+    if (one / encoder).exists():
+        assert (one / encoder).read_bytes() == (two / encoder).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_evaluated_by_two_processes(runs):
+    """`qoq evaluate`; a run of ECGs has nothing to evaluate, and both processes say so."""
+    workdir = runs[1]
+    command = ["-m", "helpers.tiny_cli", "evaluate", str(workdir), "--split", "validation"]
+    with processes.Processes(command, 2, 2, str(workdir.parent / "compiled")) as started:
+        found = started.wait(LIMIT)
+    if "ecg" in json.loads((workdir / "config.json").read_text())["stages"]:
+        assert all(code == 2 and "answers no questions" in text for code, text in found), found
+        return
+    assert [code for code, _ in found] == [0, 0], found
+    content = files.read_json(workdir / "eval" / "rl-validation.json")
+    assert content["split"] == "validation" and len(content["records"]) > 10
+    assert found[1][1].count("macro-F1") == 0, "process 0 alone prints"
+
+
+@pytest.mark.slow
+def test_processes_with_other_configs_are_told(tmp_path):
+    """Two commands that differ in one field: both end with code 2 and name it."""
+    command = ["-m", "helpers.tiny_cli", "train", "--config=configs/quickstart.py:smoke"]
+    command += [f"--config.workdir={tmp_path / 'run'}", "--config.rl.lr=1e-3"]
+    other = [*command[:-1], "--config.rl.lr=2e-3"]
+    with processes.Processes([command, other], count=2, devices=2) as started:
+        found = started.wait(60)
+    assert [code for code, _ in found] == [2, 2], found
+    assert all("was started with another rl.lr" in text for _, text in found)
+    assert not (tmp_path / "run").exists()
