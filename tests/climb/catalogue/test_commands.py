@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from qoq_jax.cli import main
+from qoq_jax.climb.catalogue import show, table
 
 
 def run(capsys, *arguments):
@@ -46,6 +47,29 @@ def test_list_of_nothing(capsys):
     assert code == 0 and "0 data sets" in out
 
 
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_words():
+    rows = [("ptb-xl", "ecg", "21,837", "1", "2", "7", "CC-BY-4.0", "yes", "physionet-open")]
+    assert show.fitting(show.COLUMNS, rows, 200) == (list(show.COLUMNS), [list(rows[0])])
+    columns, lines = show.fitting(show.COLUMNS, rows, 60)
+    assert columns == ["name", "records", "licence", "commercial"]
+    widths = [max(len(a), len(b)) for a, b in zip(columns, lines[0], strict=True)]
+    assert sum(widths) + 3 * len(widths) + 1 <= 60
+    assert show.fitting(show.COLUMNS, rows, 10)[0] == ["name", "records", "commercial"]
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    """As `| head`: the pipe is closed before all is written."""
+    code = "from qoq_jax.cli import main; raise SystemExit(main.main(['data', 'list', '--json']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 0
+
+
 def test_json_and_csv_have_the_same_rows(capsys):
     _, text = run(capsys, "list", "--domain", "mri", "--json")
     objects = json.loads(text)
@@ -71,7 +95,7 @@ brain-tumor-2: Brain MRI images for brain tumor detection
   records       253 (train 202, test 51), unit: slice
   patients      not known
   grouped by    file
-  split         seeded, grouped: seeded, by picture: no patient is given
+  split         our own: seeded, by picture: no patient is given
   QoQ-Med       one of its thirty classification sets
   licence       No licence given (LicenseRef-None), https://choosealicense.com/no-permission/
   commercial    ask: without a licence no right is granted: ask the authors
@@ -110,8 +134,6 @@ def test_info_fits_a_narrow_terminal(capsys, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["physionet-open", "tcia", "request"])
 def test_info_says_how_to_get_every_kind(kind, capsys):
-    from qoq_jax.climb.catalogue import table
-
     for row in table.load().values():
         if row.access.kind == kind:
             _, out = run(capsys, "info", row.name)
