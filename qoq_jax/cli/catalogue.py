@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import os
 import shutil
+import sys
+from collections.abc import Callable, Sequence
 
 from qoq_jax.base import terminal
 from qoq_jax.cli.parser import Commands, command
@@ -67,6 +71,26 @@ def _selected(arguments: argparse.Namespace, licence: str = "") -> tuple:
     )
 
 
+def _to_pipe(
+    run: Callable[[argparse.Namespace], int],
+) -> Callable[[argparse.Namespace], int]:
+    """A command that ends quietly when its reader has read enough, as `head`."""
+
+    @functools.wraps(run)
+    def quiet(arguments: argparse.Namespace) -> int:
+        try:
+            code = run(arguments)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Python flushes once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return code
+
+    return quiet
+
+
+@_to_pipe
 def _list(arguments: argparse.Namespace) -> int:
     from qoq_jax.climb.catalogue import show
 
@@ -74,7 +98,13 @@ def _list(arguments: argparse.Namespace) -> int:
     if arguments.json or arguments.csv:
         print(show.to_json(rows) if arguments.json else show.to_csv(rows))
         return 0
-    _table(f"{len(rows)} data sets", show.COLUMNS, [show.cells(row) for row in rows])
+    columns, lines = show.COLUMNS, [show.cells(row) for row in rows]
+    if terminal.is_terminal():
+        columns, lines = show.fitting(columns, lines, shutil.get_terminal_size().columns)
+    _table("Data sets of CLIMB", columns, lines)
+    if len(columns) < len(show.COLUMNS):
+        left_out = [name for name in show.COLUMNS if name not in columns]
+        print(f"left out for want of room: {', '.join(left_out)}; --csv has all")
     print(f"\n{len(rows)} data sets, {sum(row.records or 0 for row in rows):,} records.")
     if not all(row.adds_up for row in rows):
         print("* train and test of the paper do not add up to its total: qoq data info NAME")
@@ -82,6 +112,7 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@_to_pipe
 def _info(arguments: argparse.Namespace) -> int:
     from qoq_jax.climb.catalogue import show, table
 
@@ -91,6 +122,7 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@_to_pipe
 def _licences(arguments: argparse.Namespace) -> int:
     from qoq_jax.climb.catalogue import show
 
@@ -102,11 +134,12 @@ def _licences(arguments: argparse.Namespace) -> int:
         f"\n{counts['yes']} may train a model that is sold, {counts['no']} may not, "
         f"{counts['ask']} only if their owners agree."
     )
+    print("(SA): copies and what is derived carry the same licence.")
     print("This is how we read the licences, no legal advice; each set's own terms decide.")
     return 0
 
 
-def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from qoq_jax.climb.catalogue import show
 
     if rows:

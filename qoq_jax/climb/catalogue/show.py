@@ -24,7 +24,7 @@ COLUMNS = (
     "commercial",
     "access",
 )
-LICENCE_COLUMNS = ("name", "licence", "commercial", "pass on", "share alike", "why")
+LICENCE_COLUMNS = ("name", "licence", "commercial", "pass on", "why")
 
 
 def cells(row: Dataset) -> tuple[str, ...]:
@@ -43,13 +43,13 @@ def cells(row: Dataset) -> tuple[str, ...]:
 
 
 def licence_cells(row: Dataset) -> tuple[str, ...]:
-    """One line of the licence view."""
+    """One line of the licence view; (SA): under the same licence only."""
     return (
         row.name,
         row.licence.removeprefix("LicenseRef-"),
         select.permission(row),
-        select.permission(row, "redistribution"),
-        "yes" if licences()[row.licence].share_alike else "no",
+        select.permission(row, "redistribution")
+        + (" (SA)" if licences()[row.licence].share_alike else ""),
         select.reason(row),
     )
 
@@ -68,6 +68,23 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for line in table
     ]
+
+
+# Left out of the list one after the other where a terminal is too narrow.
+_SPARE = ("test", "train", "labels", "domain", "access", "licence")
+
+
+def fitting(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> tuple[list[str], list[list[str]]]:
+    """The columns and rows of a list without those of `_SPARE` that `width` has no room for."""
+    kept = list(range(len(columns)))
+    for name in ("", *_SPARE):
+        kept = [i for i in kept if columns[i] != name]
+        widest = [max(len(line[i]) for line in (columns, *rows)) for i in kept]
+        if sum(widest) + 3 * len(kept) + 1 <= width:
+            break
+    return [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def page(row: Dataset, width: int) -> str:
@@ -104,7 +121,7 @@ def page(row: Dataset, width: int) -> str:
     return "\n".join(lines)
 
 
-_SPLITS = {"source": "the source's own", "patient": "seeded, grouped"}
+_SPLITS = {"source": "the source's own", "patient": "our own"}
 
 
 def _count(number: int | None) -> str:

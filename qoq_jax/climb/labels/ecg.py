@@ -3,9 +3,10 @@
     snomed_classes(["426783006", "164865005"])        # ("MI",)
     scp_classes({"NORM": 100.0, "SR": 0.0})           # ("Normal",)
 
-"Normal" is the label of a record without any other class: sinus rhythm stands beside every other
-finding, so the released code's "Normal" covers records with infarctions. An unknown code is an
-error and never a silent "no label"; the released code drew a class at random for such records.
+"Normal" yields to CD, HYP, MI, STTC and A. Fib/Aflutter, and stays beside "Other": sinus rhythm is
+written beside every other finding, so the released code's "Normal" covers records with infarctions.
+An unknown code is an error and never a silent "no label"; the released code drew a class at random
+for such records.
 """
 
 from __future__ import annotations
@@ -50,6 +51,6 @@ def _classes(codes: Iterable[str], table: str, where: str) -> tuple[str, ...]:
         found.add(known[code])
     if not found:
         raise DataError("no code", where=where)
-    if len(found) > 1:
+    if found - {"Normal", "Other"}:
         found.discard("Normal")
     return tuple(name for name in CLASSES if name in found)
