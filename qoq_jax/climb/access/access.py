@@ -194,7 +194,6 @@ class Site:
       places: where a login is looked for, first found first used.
       needs_login: nothing can be had without.
       limit: files at the same time.
-      agent: the User-Agent; "" for our own.
       hints: what to do about an HTTP status, by number.
     """
 
@@ -202,7 +201,6 @@ class Site:
     places: tuple[Place, ...] = ()
     needs_login: bool = False
     limit: int = 4
-    agent: str = ""
     hints: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 

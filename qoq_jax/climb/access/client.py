@@ -129,7 +129,7 @@ class Client:
             host = urlsplit(url).netloc
             self._wait_for(host)
             sent = {
-                "User-Agent": self.site.agent or AGENT,
+                "User-Agent": AGENT,
                 # Ranges and hashes are of the bytes as they are.
                 "Accept-Encoding": "identity",
                 **(headers or {}),

@@ -12,6 +12,7 @@ import pytest
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.climb.access import get
 from qoq_jax.climb.access.access import Access
+from qoq_jax.climb.access.client import AGENT
 from qoq_jax.climb.access.errors import DigestError, DownloadError, LoginError
 from qoq_jax.climb.access.hosts import git, huggingface, isic, kaggle, physionet, tcia, zenodo
 
@@ -142,15 +143,15 @@ def test_a_credentialed_project(project, server, run, monkeypatch):
     monkeypatch.setenv("PHYSIONET_PASSWORD", "secret")
     assert run(CLOSED)[0] == {**PROJECT, "SHA256SUMS.txt": sums}
     agents = {headers["User-Agent"] for _, _, headers in server.requests}
-    assert [agent.split("/")[0] for agent in agents] == ["Wget"], "what PhysioNet lets log in"
-    assert "qoq_jax/" in agents.pop()
+    assert agents == {AGENT}, "our own name, never that of a program on PhysioNet's list"
 
 
 @pytest.mark.parametrize(
     ("status", "message"),
     [
         (401, r"check user name and password"),
-        (403, r"sign the data use agreement .*/proj/1\.0\.3/"),
+        (403, r"sign the data use agreement .*/content/proj/1\.0\.3/"),
+        (403, r"wget .*--cut-dirs=3 .*/files/proj/1\.0\.3/, then use --check"),
     ],
 )
 def test_a_project_that_refuses(project, server, run, monkeypatch, status, message):

@@ -1,10 +1,12 @@
 """PhysioNet: a project is a folder of files with SHA256SUMS.txt at its top.
 
 https://physionet.org/files/PROJECT/VERSION/PATH. All of it is also one zip, much faster for many
-small files, as of ECGs; its members are compared with the same sums. Credentialed projects take
-HTTP basic authentication from programs that they know by the beginning of the User-Agent, "Wget/"
-and "libwfdb/" (MIT-LCP/physionet-build, project/utility.py); ours begins so and then says who we
-are.
+small files, as of ECGs; its members are compared with the same sums.
+
+Credentialed projects take HTTP basic authentication from programs on a list only, by their
+User-Agent: wget and the WFDB library (MIT-LCP/physionet-build, project/utility.py). It asks others
+to send a name of their own, so that it can be added, and so we do. Until ours is on the list they
+refuse it, and the error gives their own wget command; `--check` then does the rest.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from qoq_jax.climb.access import credentials
 from qoq_jax.climb.access.access import Access, File, Listing, Site, select
-from qoq_jax.climb.access.client import AGENT, Client
+from qoq_jax.climb.access.client import Client
 from qoq_jax.climb.access.errors import DownloadError, LoginError
 
 BASE = "https://physionet.org"
@@ -29,9 +31,14 @@ def site(access: Access) -> Site:
     host = urlsplit(BASE).netloc
     closed = access.kind == "physionet-credentialed"
     page = f"{BASE}/content/{access.source}/{access.version}/"
+    by_hand = (
+        "wget -r -N -c -np -nH --cut-dirs=3 -P DIR --user NAME --ask-password "
+        f"{BASE}/files/{access.source}/{access.version}/"
+    )
     hints = {
         401: f"check user name and password at {BASE}/login/",
-        403: f"log in, and sign the data use agreement at the foot of {page}",
+        403: f"sign the data use agreement at the foot of {page}; if it is signed, PhysioNet does "
+        f"not take passwords from this program yet: {by_hand}, then use --check",
         404: f"look at {page} for the versions that there are",
     }
     places = (
@@ -43,7 +50,6 @@ def site(access: Access) -> Site:
         places if closed else (),
         needs_login=closed,
         limit=4,
-        agent=f"Wget/1.21 (compatible; {AGENT})" if closed else "",
         hints=hints,
     )
 
