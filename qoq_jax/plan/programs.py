@@ -49,14 +49,6 @@ def lower(case: Case, name: str, mesh: Mesh) -> jax.stages.Lowered:
         return _decode(case, there.mesh, {"decoder": weights["decoder"]})
 
 
-def state_bytes(case: Case, mesh: Mesh) -> tuple[int, int]:
-    """(weights, moments and counters) of the train state on a device, of the state that the update
-    is lowered for.
-    """
-    state, _ = state_on(case.model, case.stage, mesh)
-    return memory.device_bytes(state.params), memory.device_bytes(state.opt_state)
-
-
 def _responses(
     case: Case, mesh: Mesh, rows: int
 ) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:

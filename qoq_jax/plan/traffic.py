@@ -25,7 +25,7 @@ from qoq_jax.parallel.mesh import partition_spec
 from qoq_jax.plan import flops, memory
 from qoq_jax.plan.case import Case
 
-FUSION = {"tpu": 1.0, "gpu": 1.45}
+FUSION = {"tpu": 1.06, "gpu": 1.45}
 BACKWARD = 4  # passes of a layer in an update, in forward passes
 SCORE_PASSES = 6  # over the scores of attention without a kernel, float32
 KEPT_PASSES = 5  # over what remat=none keeps

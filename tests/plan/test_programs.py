@@ -22,6 +22,7 @@ def test_every_program_of_a_step_is_lowered(name, mesh):
     assert "func.func public @main" in programs.lower(CASE, name, mesh).as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "changes"),
     [
@@ -37,9 +38,12 @@ def test_other_updates_are_lowered(stage, changes, mesh):
     assert "func.func public @main" in programs.lower(case, "update", there).as_text()
 
 
-def test_the_state_of_the_update_is_the_planned_one(mesh):
-    planned = memory.parameters(CASE), memory.moments(CASE)
-    assert programs.state_bytes(CASE, mesh) == planned
+@pytest.mark.slow
+def test_arguments_of_a_compiled_update_are_the_planned_bytes(mesh):
+    """Within 1 %: the state, and the batch but for what the loss does not read."""
+    case = nano_case("sft", model__attention="einsum")
+    facts = programs.lower(case, "update", mesh).compile().memory_analysis()
+    assert facts.argument_size_in_bytes == pytest.approx(compiled.update_arguments(case), rel=0.01)
 
 
 def test_arguments_of_a_compiled_program_are_the_planned_bytes(mesh):
