@@ -47,7 +47,7 @@ def pair(row: dict) -> Pair:
     name = {"sft": "update", "policy": "update"}.get(arguments.program, arguments.program)
     plan = instant.plan_stage(pod_programs.case_of(arguments))
     one = next(program for program in plan.programs if program.name == name)
-    phase = plan.phases[{"prefill": "rollout", "decode": "rollout"}.get(name, name)]
+    phase = plan.phases[name]
     peak = sum(phase.values()) - compiled.resident(plan, name)
     if name == "scorer":  # rows so far were compiled with weights in bfloat16, not float32
         peak -= phase["reference"] / 2 + phase["weights as computed with"]

@@ -20,7 +20,7 @@ from qoq_jax.train.config import load_module
 TOPOLOGIES = {
     "v5p-4x4x8": dict(fsdp=128, rollout_tensor=8, accumulate=1, rows=0),
     "v5p-4x4x4": dict(fsdp=64, rollout_tensor=8, accumulate=1, rows=0),
-    "h100-8x8": dict(fsdp=64, rollout_tensor=8, accumulate=1, rows=0, attention="flash"),
+    "h100-8x8": dict(fsdp=64, rollout_tensor=8, accumulate=1, rows=1280, attention="flash"),
 }
 
 

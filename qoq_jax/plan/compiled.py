@@ -156,26 +156,30 @@ def _times(case: Case, counted: instant.Program, moved: hlo.Traffic) -> dict[str
 
 def resident(plan: StagePlan, name: str) -> float:
     """Bytes that lie on a device beside a program: what its phase keeps and it does not take."""
-    phase = plan.phases[{"prefill": "rollout", "decode": "rollout"}.get(name, name)]
+    phase = plan.phases[name]
     kept = {
         "update": ("reference",),
         "scorer": ("moments", "parameters"),
         "reshard": ("moments", "reference", "base"),
-        "prefill": ("parameters", "moments", "reference", "base"),
-        "decode": ("parameters", "moments", "reference", "base"),
-    }[name]
+    }.get(name, ("parameters", "moments", "reference", "base"))
     if name == "scorer" and "reference" not in phase and "base" not in phase:
         kept = ("moments",)
-    return sum(phase.get(part, 0.0) for part in kept)
+    padding = phase.get("tile padding", 0.0)
+    if name == "update":
+        padding = memory.reference_padding(plan.case) if "reference" in phase else 0
+    return sum(phase.get(part, 0.0) for part in kept) + padding
 
 
 def update_arguments(case: Case) -> float:
     """Bytes that an update takes, by the instant level: the train state, its part of the batch, and
     what adapters are added to.
     """
-    base = memory.reference(case) if case.stage.lora.rank else 0
+    base = 0
+    if case.stage.lora.rank:
+        base = memory.reference(case) + memory.reference_padding(case)
     parts = case.stage.rl.minibatches if case.is_rl else 1
-    return memory.device_bytes(case.state) + memory.batch(case) / parts + base
+    state = memory.device_bytes(case.state) + memory.state_padding(case)
+    return state + memory.batch(case) / parts + base
 
 
 def describe(plan: StagePlan, one: Compiled) -> str:
