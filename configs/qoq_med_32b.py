@@ -3,7 +3,7 @@ Qwen2.5-VL-32B-Instruct.
 
     qoq plan --config=configs/qoq_med_32b.py:v5p-4x4x8 --topology v5p:4x4x8
     qoq train --config=configs/qoq_med_32b.py:v5p-4x4x8 --config.data.extra=PATH_OF_ROWS
-                                        500 hours on 128 chips at 40 % of their peak, by `qoq plan`;
+                                        520 hours on 128 chips at 40 % of their peak, by `qoq plan`;
                                         not yet run on any accelerator, and no score is known
     qoq train --config=configs/qoq_med_32b.py:v5p-4x4x4 --config.data.extra=PATH_OF_ROWS
     qoq train --config=configs/qoq_med_32b.py:h100-8x8 --config.data.extra=PATH_OF_ROWS
@@ -20,7 +20,7 @@ from qoq_jax.train.config import load_module
 TOPOLOGIES = {
     "v5p-4x4x8": dict(fsdp=128, rollout_tensor=8, accumulate=1, rows=0),
     "v5p-4x4x4": dict(fsdp=64, rollout_tensor=8, accumulate=1, rows=0),
-    "h100-8x8": dict(fsdp=64, rollout_tensor=8, accumulate=1, rows=0, attention="flash"),
+    "h100-8x8": dict(fsdp=64, rollout_tensor=8, accumulate=1, rows=1280, attention="flash"),
 }
 
 

@@ -38,7 +38,6 @@ class Compiled:
       program: the instant counts of the same program, with the same FLOPs.
       seconds: of compiling.
       arguments, temporaries, peak: bytes of a device.
-      state: of a device, of the train state that the update was lowered for; 0 for other programs.
       traffic: what the optimised program moves.
       times: of the roofline with these counts.
       text: the optimised program.
@@ -49,7 +48,6 @@ class Compiled:
     arguments: int
     temporaries: int
     peak: int
-    state: int
     traffic: hlo.Traffic
     times: Mapping[str, float]
     text: str
@@ -131,7 +129,6 @@ def measure(case: Case, name: str) -> Compiled:
         arguments=facts.argument_size_in_bytes,
         temporaries=facts.temp_size_in_bytes,
         peak=facts.peak_memory_in_bytes,
-        state=sum(programs.state_bytes(case, mesh)) if name == "update" else 0,
         traffic=moved,
         times=_times(case, counted, moved),
         text=text,
@@ -159,27 +156,39 @@ def _times(case: Case, counted: instant.Program, moved: hlo.Traffic) -> dict[str
 
 def resident(plan: StagePlan, name: str) -> float:
     """Bytes that lie on a device beside a program: what its phase keeps and it does not take."""
-    phase = plan.phases[{"prefill": "rollout", "decode": "rollout"}.get(name, name)]
+    phase = plan.phases[name]
     kept = {
         "update": ("reference",),
         "scorer": ("moments", "parameters"),
         "reshard": ("moments", "reference", "base"),
-        "prefill": ("parameters", "moments", "reference", "base"),
-        "decode": ("parameters", "moments", "reference", "base"),
-    }[name]
+    }.get(name, ("parameters", "moments", "reference", "base"))
     if name == "scorer" and "reference" not in phase and "base" not in phase:
         kept = ("moments",)
-    return sum(phase.get(part, 0.0) for part in kept)
+    padding = phase.get("tile padding", 0.0)
+    if name == "update":
+        padding = memory.reference_padding(plan.case) if "reference" in phase else 0
+    return sum(phase.get(part, 0.0) for part in kept) + padding
+
+
+def update_arguments(case: Case) -> float:
+    """Bytes that an update takes, by the instant level: the train state, its part of the batch, and
+    what adapters are added to.
+    """
+    base = 0
+    if case.stage.lora.rank:
+        base = memory.reference(case) + memory.reference_padding(case)
+    parts = case.stage.rl.minibatches if case.is_rl else 1
+    state = memory.device_bytes(case.state) + memory.state_padding(case)
+    return state + memory.batch(case) / parts + base
 
 
 def describe(plan: StagePlan, one: Compiled) -> str:
     """What was found, in a few lines."""
     beside = resident(plan, one.program.name)
     whole, capacity = one.peak + beside, plan.capacity
-    state = ""
-    if one.state:
-        counted = memory.parameters(plan.case) + memory.moments(plan.case)
-        state = f"; state {one.state / GIB:.3f} GiB, instant {counted / GIB:.3f}"
+    state = f"; arguments {one.arguments / GIB:.3f} GiB"
+    if one.program.name == "update":
+        state += f", instant {update_arguments(plan.case) / GIB:.3f}"
     times = ", ".join(f"{name} {seconds:.4g}" for name, seconds in one.times.items())
     collectives = ", ".join(
         f"{kind} {amount / 1e9:.2f}" for kind, amount in one.traffic.collectives.most_common()
@@ -202,7 +211,6 @@ def as_json(plan: StagePlan, one: Compiled) -> dict[str, Any]:
         "temporaries": one.temporaries,
         "peak": one.peak,
         "beside": resident(plan, one.program.name),
-        "state": one.state,
         "hbm_bytes": one.traffic.hbm,
         "collective_bytes": dict(one.traffic.collectives),
         "seconds": dict(one.times),

@@ -44,7 +44,8 @@ class Load:
 def forward(model: VlmConfig, load: Load, program: str) -> dict[str, float]:
     """FLOPs of one forward pass over all rows, by part of the model: decoder, vision, ecg.
 
-    program: sft, policy, scorer; prefill; or decode, one token of every response with a full cache.
+    program: sft, policy, scorer; prefill; embed, the towers alone; or decode, one token of every
+      response with a full cache.
     """
     decoder, vision = model.decoder, model.vision
     specs = vlm.param_specs(model)
@@ -55,7 +56,9 @@ def forward(model: VlmConfig, load: Load, program: str) -> dict[str, float]:
     if program == "decode":
         keys = load.prompt + length
         return {"decoder": load.rows * branches * (2 * (dense + head) + channels * keys)}
-    if program == "prefill":
+    if program == "embed":
+        tokens = scored = pairs = 0
+    elif program == "prefill":
         tokens, scored, pairs = load.prompt, 1, load.prompt**2 / 2
     elif program == "sft":
         tokens = scored = load.prompt

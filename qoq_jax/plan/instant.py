@@ -23,7 +23,8 @@ class Program:
     """One program of a step.
 
     Attributes:
-      name: update, scorer, reshard, prefill or decode.
+      name: update, scorer, reshard, embed, prefill or decode. Where responses wait for places,
+        embed is the towers over all prompts, and prefill a chunk of them.
       calls: in a step.
       model_flops, hardware_flops: of a call, on all devices: what the mathematics asks for, and
         with what is computed again.
@@ -143,7 +144,8 @@ def _calls(case: Case) -> dict[str, int]:
     rollouts = 1 + (1 if algorithm.greedy else 0)
     return {
         **({"reshard": 1} if case.config.mesh.rollout_tensor else {}),
-        "prefill": rollouts,
+        **({"embed": rollouts} if memory.waits(case) else {}),
+        "prefill": rollouts * math.ceil(rl.questions / memory.chunk(case)),
         "decode": (waves + rollouts - 1) * rl.response_tokens,
         "scorer": 1 + again + bool(algorithm.critic),
         "update": case.updates,
@@ -156,16 +158,19 @@ def load_of(case: Case, name: str) -> flops.Load:
     if name == "update" and case.is_rl:
         parts = case.stage.rl.minibatches
     rows, responses, length = budget.rows // parts, 0, 0
+    media_rows = budget.media_rows // parts
     if case.is_rl:
         responses, length = case.stage.rl.rollouts, case.stage.rl.response_tokens
     if name == "decode":
         rows, responses = memory.slots(case)
+    if name == "prefill" and memory.waits(case):
+        rows, media_rows = memory.chunk(case), 0
     return flops.Load(
         rows=rows,
         prompt=budget.tokens,
         response=length,
         responses=responses,
-        media_rows=budget.media_rows // parts,
+        media_rows=media_rows,
         patches=budget.patches,
         ecgs=budget.ecgs,
     )

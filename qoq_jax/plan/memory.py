@@ -1,8 +1,9 @@
 """Bytes of a device, part by part, for each program of a step.
 
 Weights, moments, base, reference, cache and batch are exact: shapes of the package's own
-declarations, cut by its own shardings. What a program makes on its way is a formula, fitted to
-programs that were compiled; docs/plan.md has both side by side. Per token of a device, with width
+declarations, cut by its own shardings, with the padding of a TPU's tiles beside them. What a
+program makes on its way is a formula, fitted to programs that were compiled; docs/plan.md has both
+side by side. Per token of a device, with width
 D, q and kv channels of queries and keys that a device computes, b bytes of the compute dtype:
 
   backward pass of one layer   (12 + 6 b) D + 9 b (q + 2 kv) bytes
@@ -29,6 +30,7 @@ from qoq_jax.models import mlp, spec
 from qoq_jax.models.attention import QUERY_BLOCK
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.plan import tiles
 from qoq_jax.plan.case import Case, Mesh, batch_on, device_bytes, rows_on
 from qoq_jax.sampling import loop
 from qoq_jax.sampling.sampler import CHUNKS
@@ -46,7 +48,7 @@ def phases(case: Case) -> dict[str, Parts]:
     found["scorer"] = _scorer(case)
     if case.config.mesh.rollout_tensor:
         found["reshard"] = _reshard(case)
-    found["rollout"] = _rollout(case)
+    found |= _sampling(case)
     return {name: _without_nothing(parts) for name, parts in found.items()}
 
 
@@ -83,6 +85,25 @@ def moments(case: Case) -> int:
 def reference(case: Case) -> int:
     """The reference policy, or what adapters are added to, in float32."""
     return sum(4 * _shard(case, one) for one in spec.flatten(case.specs).values())
+
+
+def state_padding(case: Case) -> int:
+    """Padding of weights and moments on a TPU (plan/tiles.py)."""
+    if case.topology.device.kind != "tpu":
+        return 0
+    shards = [(x, x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(case.state)]
+    return sum((tiles.padded(at) - math.prod(at)) * x.dtype.itemsize for x, at in shards)
+
+
+def reference_padding(case: Case) -> int:
+    """Padding of `reference` on a TPU."""
+    if case.topology.device.kind != "tpu":
+        return 0
+    found = 0
+    for one in spec.flatten(case.specs).values():
+        at = mesh_lib.named_sharding(case.mesh, one.axes, one.shape).shard_shape(one.shape)
+        found += 4 * (tiles.padded(at) - math.prod(at))
+    return found
 
 
 def offloads_reference(case: Case) -> bool:
@@ -143,11 +164,23 @@ def sampling_weights(case: Case) -> int:
     return found
 
 
+def waits(case: Case) -> bool:
+    """Whether fewer responses are sampled at the same time than a step asks for."""
+    rl = case.stage.rl
+    return 0 < rl.rollout_rows < rl.questions * rl.rollouts
+
+
+def chunk(case: Case) -> int:
+    """Prompts that are prefilled together (sampling/sampler.py)."""
+    prompts, ways = slots(case)[0], case.rollout_ways
+    return -(-prompts // (CHUNKS * ways)) * ways if waits(case) else prompts
+
+
 def slots(case: Case) -> tuple[int, int]:
     """(prompts, responses of each) that are sampled at the same time."""
     rl = case.stage.rl
     settings = Settings(rl.response_tokens, num_samples=rl.rollouts, rows=rl.rollout_rows)
-    if not 0 < rl.rollout_rows < rl.questions * rl.rollouts:
+    if not waits(case):
         return rl.questions, rl.rollouts
     return settings.slots(rl.questions, case.rollout_ways)
 
@@ -291,11 +324,14 @@ def _kept(case: Case, moments_on_device: bool) -> Parts:
     found = {"parameters": float(parameters(case))}
     if moments_on_device or not case.stage.optimizer.offload:
         found["moments"] = float(moments(case))
+    padding = state_padding(case) * (1.0 if "moments" in found else 1 / 3)
     if case.stage.lora.rank:
         found["base"] = float(reference(case))
+        padding += reference_padding(case)
     elif case.is_rl and not offloads_reference(case):
         found["reference"] = float(reference(case))
-    return found
+        padding += reference_padding(case)
+    return found | {"tile padding": padding}
 
 
 def _update(case: Case) -> Parts:
@@ -330,34 +366,31 @@ def _reshard(case: Case) -> Parts:
     }
 
 
-def _rollout(case: Case) -> Parts:
+def _sampling(case: Case) -> dict[str, Parts]:
     """Prefill and decoding. With fewer places than responses (rl.rollout_rows) the prompts of the
     whole batch are embedded first, and wait for places (sampling/sampler.py).
     """
     (prompts, width), ways, rl = slots(case), case.rollout_ways, case.stage.rl
     decoder, b, ring = case.model.decoder, case.compute_bytes, float(cache_bytes(case))
-    waits = prompts * width < rl.questions * rl.rollouts
+    common = _kept(case, False)
+    common["merged weights"] = float(merged(case))
+    common["weights of the sampler"] = float(sampling_weights(case))
+    common["batch"] = float(device_bytes(batch_on(case.budget, case.rollout_mesh)))
     inputs = rl.questions / ways * case.budget.tokens * decoder.width * b
-    chunk = -(-prompts // CHUNKS) if waits else prompts
-    n = chunk / ways * case.budget.tokens
-    embedding = towers_at_work(case) + (0.0 if waits else inputs)
-    filling = layer_at_work(case, n, backward=False, tensor=case.rollout_tensor)
-    filling += decoder.num_layers * n * 2 * channels(case, case.rollout_tensor)[1] * b
+    n = chunk(case) / ways * case.budget.tokens
+    layer = layer_at_work(case, n, backward=False, tensor=case.rollout_tensor)
+    keys = decoder.num_layers * n * 2 * channels(case, case.rollout_tensor)[1] * b
     # a few arrays of the logits of a token
     logits = 6 * 4 * prompts / ways * width * decoder.vocab_size / case.rollout_tensor
-    found = _kept(case, False)
-    found["merged weights"] = float(merged(case))
-    found["weights of the sampler"] = float(sampling_weights(case))
-    found["batch"] = float(device_bytes(batch_on(case.budget, case.rollout_mesh)))
-    if waits:
-        found["prompts"] = inputs
-        moments_of_it = {"prefill": ring + filling, "decode": ring + logits, "towers": embedding}
-    else:  # the ring is made behind the prefill
-        moments_of_it = {"prefill": embedding + filling, "decode": ring + logits}
-    fullest = max(moments_of_it, key=moments_of_it.__getitem__)
-    ring = 0.0 if moments_of_it[fullest] < ring + logits or fullest == "towers" else ring
-    found["KV cache"] = ring
-    found[f"at work ({fullest})"] = moments_of_it[fullest] - ring
+    found = {}
+    if waits(case):
+        common["prompts"] = inputs
+        found["embed"] = common | {"at work": towers_at_work(case)}
+        work = keys + layer
+    else:  # the ring is made while the prompts' own arrays go
+        work = max(keys + layer / 2, towers_at_work(case) + inputs + keys + layer - ring)
+    found["prefill"] = common | {"KV cache": ring, "at work": work}
+    found["decode"] = common | {"KV cache": ring, "at work": logits}
     return found
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,23 +40,40 @@ def lower(case: Case, name: str, mesh: Mesh) -> jax.stages.Lowered:
     dtype = jnp.dtype(case.model.compute_dtype)
     weights = weights_on(vlm.sampling_specs(case.model), there.mesh, dtype)
     with jax.set_mesh(there.mesh):
-        if name == "prefill":
-            if not there.moves:
-                weights = weights_on(case.specs, mesh, jnp.float32)
-            rl = case.stage.rl
-            run = functools.partial(
-                loop.start_slots, case.model, rows=rl.rollouts, places=rl.response_tokens
-            )
-            return jax.jit(run).lower(weights, batch_on(case.budget, there.mesh))
-        return _decode(case, there.mesh, {"decoder": weights["decoder"]})
+        if name == "decode":
+            return _decode(case, there.mesh, {"decoder": weights["decoder"]})
+        if not there.moves:
+            weights = weights_on(case.specs, mesh, jnp.float32)
+        batch, embed = batch_on(case.budget, there.mesh), _embed(case)
+        if name == "embed":
+            return jax.jit(embed).lower(weights, batch)
+        if memory.waits(case):
+            return _admit(case, there.mesh, weights, jax.eval_shape(embed, weights, batch))
+        rl = case.stage.rl
+        run = functools.partial(
+            loop.start_slots, case.model, rows=rl.rollouts, places=rl.response_tokens
+        )
+        return jax.jit(run).lower(weights, batch)
 
 
-def state_bytes(case: Case, mesh: Mesh) -> tuple[int, int]:
-    """(weights, moments and counters) of the train state on a device, of the state that the update
-    is lowered for.
-    """
-    state, _ = state_on(case.model, case.stage, mesh)
-    return memory.device_bytes(state.params), memory.device_bytes(state.opt_state)
+def _embed(case: Case) -> Callable[..., loop.Prompts]:
+    """Towers and embeddings of all prompts of a step."""
+    return functools.partial(loop.embed_prompts, case.model)
+
+
+def _admit(case: Case, mesh: Mesh, weights: Any, prompts: loop.Prompts) -> jax.stages.Lowered:
+    """A chunk of the prompts on its way to its slots."""
+    whole = mesh_lib.named_sharding(mesh, (None,), (1,))
+    where = jax.ShapeDtypeStruct((memory.chunk(case),), jnp.int32, sharding=whole)
+    rows = rows_on(prompts.replace(features=None), mesh)
+    if prompts.features is not None:  # [J,R,M,D]
+        x = prompts.features
+        at = mesh_lib.named_sharding(mesh, (None, "media", None, None), x.shape)
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at)
+        rows = rows.replace(features=shape)
+    slots = memory.slot_shapes(case.model, mesh, memory.slot_sizes(case))
+    admit = functools.partial(loop.admit_rows, case.model)
+    return jax.jit(admit, donate_argnums=1).lower(weights, slots, rows, where, where)
 
 
 def _responses(

@@ -25,7 +25,7 @@ from qoq_jax.parallel.mesh import partition_spec
 from qoq_jax.plan import flops, memory
 from qoq_jax.plan.case import Case
 
-FUSION = {"tpu": 1.0, "gpu": 1.45}
+FUSION = {"tpu": 1.06, "gpu": 1.45}
 BACKWARD = 4  # passes of a layer in an update, in forward passes
 SCORE_PASSES = 6  # over the scores of attention without a kernel, float32
 KEPT_PASSES = 5  # over what remat=none keeps
@@ -64,7 +64,7 @@ def moved(case: Case, program: str, load: flops.Load) -> Moved:
 
 def _pass(case: Case, program: str, load: flops.Load, found: Moved) -> None:
     """Rows of tokens through towers, decoder and, but for a prefill, the head."""
-    training, prefill = program in flops.UPDATES, program == "prefill"
+    training, prefill = program in flops.UPDATES, program in ("prefill", "embed")
     ways = case.rollout_ways if prefill else case.batch_ways
     tensor = case.rollout_tensor if prefill else case.tensor
     micro = case.stage.accumulate if training else 1
@@ -74,7 +74,7 @@ def _pass(case: Case, program: str, load: flops.Load, found: Moved) -> None:
     n = load.rows / ways / micro * length  # tokens of a micro-batch on a device
     scored *= load.rows / ways / micro
 
-    layers = decoder.num_layers * layer_bytes(case, n, tensor)
+    layers = 0.0 if program == "embed" else decoder.num_layers * layer_bytes(case, n, tensor)
     towers = tower_bytes(case, load, ways * micro, tensor)
     found.hbm = (layers + towers) * (BACKWARD if training else 1)
     if training and case.model.remat == "none":
@@ -89,7 +89,8 @@ def _pass(case: Case, program: str, load: flops.Load, found: Moved) -> None:
 
     if not (prefill and case.config.mesh.rollout_tensor):
         _weights_over_fsdp(case, training, micro, bool(scored), found)
-    _activations_over_tensor(case, n * micro, load, (ways, tensor), training, found)
+    at_layers = 0.0 if program == "embed" else n * micro
+    _activations_over_tensor(case, at_layers, load, (ways, tensor), training, found)
     if case.mesh.shape["fsdp"] > 1 and not prefill:  # embeddings of tokens
         amount = n * decoder.width * (b + (4 if training else 0))
         _over(case, "fsdp", amount * micro, found)

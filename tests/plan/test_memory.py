@@ -99,7 +99,7 @@ def test_where_things_lie():
     moved = memory.phases(nano_case(rl__offload_reference=True, optimizer__offload=True))
     assert "reference" not in moved["update"]
     assert moved["scorer"]["reference"] == usual["scorer"]["reference"]
-    assert "moments" not in moved["rollout"]
+    assert "moments" not in moved["decode"]
     assert moved["update"]["moments"] == usual["update"]["moments"]
     assert "reference" not in memory.phases(nano_case(lora__rank=4))["update"]
 

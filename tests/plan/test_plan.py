@@ -37,8 +37,9 @@ def stage_of(cfg, topology="v5e:4x4"):
 def test_the_programs_of_a_step():
     plan = stage_of(config_7b())
     calls = {one.name: one.calls for one in plan.programs}
-    # 64 prompts x 5 responses in two waves of 160, one update
-    assert calls == {"reshard": 1, "prefill": 1, "decode": 8000, "scorer": 1, "update": 1}
+    # 64 prompts, 8 at a time, x 5 responses in two waves of 160; one update
+    sampled = {"reshard": 1, "embed": 1, "prefill": 8, "decode": 8000}
+    assert calls == {**sampled, "scorer": 1, "update": 1}
     assert plan.step_seconds == sum(one.calls * one.bound for one in plan.programs)
     assert [one.name for one in stage_of(nano_config(stages=("sft",)), "v5e:2x4").programs] == [
         "update"
