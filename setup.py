@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 READERS = ["pydicom>=3.0,<4", "nibabel>=5.3"]
 TORCH = "torch>=2.8"
 H5PY = "h5py>=3.11"
+S3FS = "s3fs>=2025.3"
+GCS = "google-cloud-storage>=2.14"  # Orbax asks it about a bucket that it writes to
 EXTRAS = {
     # Accelerators: the same code, another jaxlib.
     "tpu": ["jax[tpu]"],
@@ -23,6 +25,9 @@ EXTRAS = {
     "video": ["opencv-python-headless>=4.9"],
     "ecg": [H5PY],  # ECGs in HDF5 and MATLAB 7.3
     "wandb": ["wandb>=0.17"],
+    # Paths that are URLs (docs/remote.md).
+    "gcs": ["gcsfs>=2025.3", GCS],
+    "s3": [S3FS],
     # The reference implementations that tests and benchmarks compare with; never needed to run.
     "parity": [TORCH],
     "benchmarks": [TORCH, "scikit-learn>=1.5"],
@@ -34,6 +39,10 @@ EXTRAS = {
     ],
     "dev": [
         H5PY,
+        S3FS,
+        "moto[s3]>=5.1",  # an S3 server for the tests
+        "flask>=3",
+        "flask-cors>=5",
         "pytest>=8",
         "pytest-xdist>=3.5",
         "hypothesis>=6.100",
@@ -74,6 +83,7 @@ setup(
         "importlib_resources>=6",  # tensorflow-datasets imports it and does not ask for it
         "transformers>=5.0,<6",
         "huggingface_hub>=1.0",
+        "fsspec>=2025.3",
         "ml_dtypes>=0.5",
         "jinja2>=3.1.6",  # transformers runs chat templates with it, and does not bring it
         "einops>=0.8",

@@ -34,8 +34,8 @@ AT_ONCE = 8  # requests of a download, or of an upload of a folder
 EXTRAS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3"), "memory": ("fsspec", None)}
 _OPTIONS = {
     # One layer repeats requests, the one below here; botocore's own three attempts stay.
-    "s3": {"use_listings_cache": False, "config_kwargs": {"retries": {"mode": "standard"}}},
-    "gs": {"use_listings_cache": False},
+    "s3": {"config_kwargs": {"retries": {"mode": "standard"}}},
+    "gs": {},
     "memory": {},
 }
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError)
@@ -71,6 +71,9 @@ def system(url: str) -> Any:
             importlib.import_module(package)  # slow, and of no use for local paths
             import fsspec
 
+            # Also for the clients that Orbax and JAX make through etils.epath: a list that is kept
+            # shows neither what another host nor what this file has written.
+            fsspec.config.conf.setdefault(scheme, {}).setdefault("use_listings_cache", False)
             found = fsspec.filesystem(scheme, skip_instance_cache=True, **_OPTIONS[scheme])
         except ImportError:
             raise ConfigError(

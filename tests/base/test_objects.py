@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from etils import epath
 from helpers import object_store
 
 from qoq_jax.base import files, objects, storage
@@ -172,6 +173,14 @@ def test_a_server_that_throttles_is_asked_again(s3, status, monkeypatch):
     objects.write(f"{s3}/a", b"content")
     with object_store.refusing(status, times=5):
         assert objects.read(f"{s3}/a") == b"content"
+
+
+def test_the_clients_of_orbax_and_jax_see_what_others_write(s3):
+    objects.write(f"{s3}/seen/a", b"1")
+    folder = epath.Path(f"{s3}/seen")
+    assert [one.name for one in folder.iterdir()] == ["a"]
+    objects.write(f"{s3}/seen/b", b"2")
+    assert sorted(one.name for one in folder.iterdir()) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
