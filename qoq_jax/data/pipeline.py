@@ -270,8 +270,8 @@ class Reading:
 
     Attributes:
       process_index, process_count: this process, and how many share the global batch.
-      on_error: "raise" or "skip"; at most max_bad of the rows (at least one) may be skipped by a
-        process.
+      on_error: "raise" or "skip"; at most max_bad of the rows (at least one) may be skipped. A
+        process counts its own; see BatchIterator.check_limit for those of all.
       threads, prefetch: of each media row of this process; 0 threads reads in the caller's thread.
       cache: keep processed samples in memory, for data sets of some thousand small samples.
     """

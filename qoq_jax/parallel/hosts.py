@@ -32,6 +32,7 @@ from qoq_jax.parallel import messages
 COORDINATOR, COUNT, INDEX = "QOQ_COORDINATOR", "QOQ_PROCESS_COUNT", "QOQ_PROCESS_INDEX"
 HEARTBEAT = "QOQ_HEARTBEAT_SECONDS"  # without a sign of life for so long, a process is dead
 _HEARTBEAT, _JOIN, _LEAVE = 60, 600, 600  # seconds
+_OTHERS = "qoq: see the output of the other processes: one may have failed before"
 
 # ------------------------------------------------------------------------------ joining and leaving
 
@@ -130,7 +131,8 @@ def initialize(
         )
     except ValueError as error:  # no cluster was found
         raise ConfigError(
-            f"--distributed: {error}", hint=f"set {COORDINATOR}, {COUNT} and {INDEX}"
+            f"--distributed: JAX finds no cluster here ({error})",
+            hint=f"set {COORDINATOR}, {COUNT} and {INDEX}",
         ) from None
     finally:
         joined.set()
@@ -146,6 +148,8 @@ def leave(command: Callable[[], int]) -> int:
         if not jax.distributed.is_initialized() or isinstance(error, SystemExit):
             raise
         traceback.print_exc()
+        if process_count() > 1:
+            print(_OTHERS, file=sys.stderr)
         code = 1
     if code == 0 or not jax.distributed.is_initialized() or process_count() == 1:
         return code

@@ -183,8 +183,10 @@ class Checkpointer:
                         f"cannot be read: {type(error).__name__}: "
                         f"{str(error).partition(chr(10))[0][:160]}"
                     )
-                    # its files are as they were written: nothing is damaged
-                    if storage.exists(os.path.join(folder, CHECKSUMS)):
+                    # its files are as they were written: nothing is damaged; and of several
+                    # processes none goes back alone
+                    checked = storage.exists(os.path.join(folder, CHECKSUMS))
+                    if checked or hosts.process_count() > 1:
                         raise CheckpointError(
                             f"the checkpoint {wrong}",
                             where=folder,

@@ -101,6 +101,33 @@ def test_a_process_that_fails_ends_those_that_wait_for_it(failing):
 
 
 @pytest.mark.slow
+def test_a_process_that_fails_ends_those_that_compute_with_it():
+    """Within the heartbeat: a collective waits for it."""
+    body = """
+        import jax
+        import numpy as np
+        from qoq_jax.parallel.mesh import batch_sharding, make_mesh
+
+        def main():
+            mesh = make_mesh(data=2)
+            x = hosts.to_global(np.ones((1, 4), np.float32), batch_sharding(mesh))
+            total = jax.jit(lambda x: x.sum())
+            assert total(x) == 8
+            if index == 1:
+                return 1
+            total(x).block_until_ready()
+            return 0
+    """
+    with processes.Processes(program(body), count=2, devices=1) as started:
+        found = started.wait(60)
+    assert found[1][0] == 1, found
+    code, text = found[0]
+    ours = code == 1 and "see the output of the other processes" in text
+    of_jax = code == -6 and "another task died" in text  # whichever notices first
+    assert ours or of_jax, text
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dying", [0, 1])
 def test_a_process_that_is_killed_ends_the_others(dying):
     """Within the heartbeat, which is ten seconds here, while they wait for data sets that it was to

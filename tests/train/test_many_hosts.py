@@ -5,6 +5,7 @@ benchmarks/many_hosts.py is the long form.
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 
@@ -42,7 +43,16 @@ PARTS = {
         "eval": {"every": 1, "best": True, "validation_rows": 2},
     },
     "sft": {"stage": "sft", "steps": 2},
+    # four processes, of which two hold the same rows
+    "tensor": {
+        "stage": "rl",
+        "algorithm": "grpo",
+        "steps": 1,
+        "evaluate": True,
+        "mesh": {"data": 2, "fsdp": 1, "tensor": 2},
+    },
 }
+SEVERAL = {"tensor": 4}  # processes; else two
 
 
 def run(folder: pathlib.Path, parts: list[dict], count: int, cache: str) -> list[dict]:
@@ -60,18 +70,21 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(folder):
-    """Of one process and of two: part -> result."""
-    parts = [part | {"name": name} for name, part in PARTS.items()]
-    found = [
-        run(folder / f"as-{count}", parts, count, str(folder / "compiled")) for count in (1, 2)
-    ]
-    return [dict(zip(PARTS, result, strict=True)) for result in found]
+    """Part -> its results as one process and as several; each part is run once."""
+
+    @functools.cache
+    def of(name: str) -> list[dict]:
+        part, cache = PARTS[name] | {"name": name}, str(folder / "compiled")
+        counts = 1, SEVERAL.get(name, 2)
+        return [run(folder / f"{name}-{count}", [part], count, cache)[0] for count in counts]
+
+    return of
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
-def test_two_processes_reach_the_bits_of_one(results, part):
-    one, two = (result[part] for result in results)
+def test_several_processes_reach_the_bits_of_one(results, part):
+    one, two = results(part)
     assert one["rows"] == two["rows"]
     assert one["weights"] == two["weights"]
     assert one["evaluation"] == two["evaluation"]
@@ -79,13 +92,13 @@ def test_two_processes_reach_the_bits_of_one(results, part):
 
 @pytest.mark.slow
 def test_the_refill_has_left_groups_out_and_filled_their_places(results):
-    rows = results[1]["refill"]["rows"]
+    rows = results("refill")[1]["rows"]
     assert any(row["dapo/refills"] > 0 and row["dapo/informative"] < 1 for row in rows)
 
 
 @pytest.mark.slow
 def test_all_rows_are_evaluated_once_in_order(results):
-    one, two = (result["drpo"]["evaluation"]["records"] for result in results)
+    one, two = (result["evaluation"]["records"] for result in results("drpo"))
     assert len(two) == len({record["id"] for record in two}) == 20
     assert [record["id"] for record in one] == [record["id"] for record in two]
 
@@ -96,7 +109,7 @@ def test_a_run_goes_on_with_other_numbers_of_processes(results, folder):
     part = PARTS["drpo"] | {"name": "drpo"}
     for count, until in ((2, 1), (4, 2), (1, None)):
         found = run(folder / "again", [part | {"until": until}], count, str(folder / "compiled"))
-    whole = results[0]["drpo"]
+    whole = results("drpo")[0]
     assert found[0]["weights"] == whole["weights"]
     assert found[0]["evaluation"] == whole["evaluation"]
     assert [row["reward/total"] for row in found[0]["rows"]] == [
