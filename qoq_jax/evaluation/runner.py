@@ -8,10 +8,12 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from qoq_jax.base import progress
 from qoq_jax.data.pipeline import BatchIterator
 from qoq_jax.data.tokenizer import Tokenizer
 from qoq_jax.evaluation import few, metrics
 from qoq_jax.models.sizes import VlmConfig
+from qoq_jax.parallel import preemption
 from qoq_jax.rewards import score as rewards
 from qoq_jax.sampling.sampler import PackedBatch, make_sampler
 from qoq_jax.sampling.schedule import Settings
@@ -64,6 +66,7 @@ def evaluate(setup: Evaluable, params: Any, split: str) -> dict:
     }
 
 
+@progress.phase("evaluation")
 def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict]:
     """Records of greedy responses to at most `limit` rows per domain of each source (0 = all)."""
     cfg = setup.config
@@ -74,6 +77,7 @@ def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict]:
 
     def batches() -> Iterator[PackedBatch]:
         for batch, samples in data:
+            preemption.poll(within_loop=False)
             metas.extend(placed.meta for placed in samples)
             yield setup.put(batch), [placed.row for placed in samples]
 

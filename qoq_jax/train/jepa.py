@@ -31,11 +31,13 @@ from qoq_jax.models.encoders import ecg as model
 from qoq_jax.models.encoders import ecg_jepa
 from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.train import ecg_probe, hooks, loop, run_record, stages
+from qoq_jax.train import ecg_probe, hooks, loop, run_record, session, stages
 from qoq_jax.train.checkpoint import Checkpointer
 from qoq_jax.train.config import Config, EcgPretrainConfig
+from qoq_jax.train.goodput import AccountSeconds
 from qoq_jax.train.log import open_writer
 from qoq_jax.train.optim import make_optimizer, schedule
+from qoq_jax.train.profiling import ProfileSteps
 from qoq_jax.train.state import TrainState, apply_gradients, keep_finite, start
 
 STAGE = "ecg"
@@ -333,7 +335,9 @@ def _train(
     optimizer = make_optimizer(
         cfg.optimizer, schedule(pre.schedule, pre.lr, pre.warmup, pre.steps), param_specs(sizes)
     )
-    checkpoints = Checkpointer(os.path.join(cfg.workdir, "checkpoints", STAGE), sizes)
+    checkpoints = Checkpointer(
+        os.path.join(cfg.workdir, "checkpoints", STAGE), sizes, cfg.checkpoint
+    )
     state, data_state, begin = loop.resume(
         checkpoints, create(jax.tree.map(jnp.copy, initial), optimizer, mesh), STAGE, pre.steps
     )
@@ -358,6 +362,8 @@ def _train(
         step,
         [
             hooks.TraceSteps(),
+            ProfileSteps(cfg.workdir, cfg.profile),
+            AccountSeconds(session.account_of(cfg.workdir), pre.save_every),
             hooks.GuardTransfers(),
             hooks.MeanRow(cfg.log.every, functools.partial(_summarise, batch=pre.batch)),
             hooks.CountCompilations(),
@@ -365,7 +371,7 @@ def _train(
             hooks.WriteRow(functools.partial(open_writer, cfg)),
             hooks.ShowProgress(_headline),
             hooks.StopWhenNotFinite(cfg.optimizer.max_skipped),
-            hooks.SaveCheckpoints(checkpoints, pre.save_every, data),
+            hooks.SaveCheckpoints(checkpoints, pre.save_every, data, grace=cfg.faults.grace),
         ],
     )
 

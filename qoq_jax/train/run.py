@@ -24,7 +24,7 @@ from qoq_jax.report import report
 from qoq_jax.report.cases import write_cases
 from qoq_jax.rewards import custom
 from qoq_jax.rl import algorithms
-from qoq_jax.train import jepa, rl, run_config, run_record, sft, stages
+from qoq_jax.train import jepa, rl, run_config, run_record, session, sft, stages
 from qoq_jax.train.config import Config
 from qoq_jax.train.plan import Plan, plan
 from qoq_jax.train.setup import Setup, assemble
@@ -43,7 +43,8 @@ def run(cfg: Config) -> int:
     with lock.hold(cfg.workdir) if hosts.is_main() else contextlib.nullcontext():
         claimed = run_config.claim(cfg)
         try:
-            return _run(cfg)
+            with session.running(cfg):
+                return _run(cfg)
         except ConfigError:
             if claimed and hosts.is_main():
                 run_config.release(cfg.workdir)
