@@ -29,7 +29,7 @@ from benchmarks.small_run import SmallRun, committed
 
 PHASES = ("rollout", "reward", "train", "save", "evaluate")
 FAULTS = ("SIGTERM", "SIGKILL", "SIGSTOP", "sleep")
-OVERRIDES = {"rl.steps": 4, "sft.steps": 4, "faults.watchdog": 20, "faults.watchdog_compile": 40}
+OVERRIDES = {"rl.steps": 4, "sft.steps": 4, "faults.watchdog": 30, "faults.watchdog_compile": 90}
 PAUSE = 4.0  # seconds in which a signal is sent
 PATIENCE = 240.0  # seconds for the processes to end: start, limit of the watchdog, end
 # Last step that is committed after SIGTERM. The update of step 4 cannot be left in its middle, and
@@ -112,7 +112,8 @@ def prepare(folder: pathlib.Path, processes: int) -> None:
     if (folder / "prepared").exists():
         return
     (folder / "shared").mkdir(parents=True, exist_ok=True)
-    run = SmallRun(folder / "shared", folder / "making", OVERRIDES, processes)
+    unwatched = OVERRIDES | {"faults.watchdog": 0}  # it compiles everything
+    run = SmallRun(folder / "shared", folder / "making", unwatched, processes)
     assert run.start().wait(4 * PATIENCE) == [0] * processes, run.said()
     shutil.rmtree(run.workdir / "checkpoints" / "rl" / "4")
     for name in ("eval/rl.json", "run.json", "report.html", "log-0.txt"):

@@ -81,6 +81,12 @@ def beat() -> None:
         _now.beat += 1
 
 
+def start_over(name: str) -> None:
+    """The phase gets other programs, which are compiled in its first `FRESH` beats."""
+    if _on_main_thread():
+        _now.beats[name] = 0
+
+
 def charge(name: str, seconds: float) -> None:
     """Moves seconds of the present phase to one of which only the end is told: compiling."""
     if _on_main_thread():
@@ -105,5 +111,5 @@ def beats() -> int:
 
 
 def is_fresh() -> bool:
-    """Whether the present phase has not come round `FRESH` times: its programs may be compiling."""
+    """Whether the present phase has had less than `FRESH` beats: its programs may be compiling."""
     return _now.beats[_now.phases[-1]] < FRESH

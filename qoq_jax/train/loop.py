@@ -108,6 +108,7 @@ def run(loop: Loop, step: Callable[[Any, int], StepResult], hooks: Sequence[Hook
       Preempted: the process has to leave; what could be saved is saved.
     """
     loop.done, loop.window_began = loop.start, time.perf_counter()
+    progress.start_over("step")
     for hook in hooks:
         hook.begin(loop)
     try:
