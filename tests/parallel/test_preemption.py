@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 
@@ -34,15 +35,19 @@ except Preempted as error:
 """
 
 
-def start(*arguments):
+def popen(*arguments):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "XLA_FLAGS": ""}
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def start(*arguments):
+    process = popen(*arguments)
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     return process
 
@@ -93,3 +98,38 @@ def test_a_process_that_stands_still_ends_with_42_and_its_stacks(tmp_path):
     assert process.returncode == 42 and "no progress for" in error and "in phase step" in error
     stacks = (tmp_path / "stacks-0.txt").read_text()
     assert "a_collective_that_nobody_joins" in stacks and "a_collective_that_nobody_joins" in error
+
+
+PEER = """
+import sys, time
+from qoq_jax.base.errors import Preempted
+from qoq_jax.parallel import hosts, preemption
+
+index = int(sys.argv[2])
+hosts.initialize(sys.argv[1], 2, index)
+try:
+    with preemption.listen(grace=60):
+        hosts.barrier("begin")
+        print("ready", flush=True)
+        for number in range(1000):
+            if preemption.is_noticed():
+                print(number, flush=True)
+                assert preemption.is_noticed()  # it stays so
+                raise Preempted("saved")
+            time.sleep(0.05)
+except Preempted as error:
+    sys.exit(error.exit_code)
+"""
+
+
+def test_sigterm_on_one_process_is_a_notice_to_all_at_the_same_poll():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    peers = [popen("-c", PEER, address, str(index)) for index in range(2)]
+    for peer in peers:  # gloo says something first
+        assert "ready\n" in iter(peer.stdout.readline, ""), peer.stderr.read()
+    peers[1].send_signal(signal.SIGTERM)
+    numbers = [peer.communicate(timeout=60)[0] for peer in peers]
+    assert [peer.returncode for peer in peers] == [143, 143]
+    assert numbers[0] == numbers[1] and int(numbers[0]) < 999
