@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from qoq_jax.base import exit_codes
+
 
 class QoqError(Exception):
     """Base of all errors that are the input's fault, not the program's.
@@ -19,7 +21,7 @@ class QoqError(Exception):
       hint: what the user can do about it.
     """
 
-    exit_code = 1
+    exit_code = exit_codes.FAILED
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None):
         self.what, self.where, self.hint = what, where, hint
@@ -42,7 +44,19 @@ def _rebuild(cls: type[QoqError], what: str, where: str | None, hint: str | None
 class ConfigError(QoqError):
     """A mistake in a config, an override or the command line (exit code 2)."""
 
-    exit_code = 2
+    exit_code = exit_codes.MISTAKE
+
+
+class RetryError(QoqError):
+    """The machine failed, not the run: the same command may succeed (exit code 42)."""
+
+    exit_code = exit_codes.RETRY
+
+
+class Preempted(QoqError):
+    """The run was asked to leave, and what could be saved is saved (exit code 143)."""
+
+    exit_code = exit_codes.PREEMPTED
 
 
 class DataError(QoqError):

@@ -17,14 +17,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from qoq_jax.base import terminal
+from qoq_jax.base import exit_codes, terminal
 
-CODE = 130
+CODE = exit_codes.INTERRUPTED
 GRACE = 1.0  # seconds that the main thread has to end by itself
 _children: set[subprocess.Popen] = set()
+_acts: dict[int, Callable[[], None]] = {}  # signal number -> what the thread below calls
+_watching_since: list[float] = []  # when the thread below was started, while it is there
+_last_words: list[Callable[[int], None]] = []
 
 
 @contextlib.contextmanager
@@ -35,7 +38,45 @@ def quick(message: str) -> Iterator[None]:
     wherever its threads are. Outside the main thread, where signals cannot be handled, this does
     nothing.
     """
+
+    def end_soon() -> None:
+        time.sleep(GRACE)
+        leave(CODE, message)
+
+    try:
+        with handling(signal.SIGINT, end_soon):
+            yield
+    except KeyboardInterrupt:
+        say(message)
+        raise
+
+
+@contextlib.contextmanager
+def handling(number: int, act: Callable[[], None]) -> Iterator[None]:
+    """Inside, a thread calls `act` as soon as the signal comes, wherever the main thread is.
+
+    Python must have a handler of the signal (`signal.signal`), which runs as ever. Outside the main
+    thread this does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _watching():
+        before = _acts.get(number)
+        _acts[number] = act
+        try:
+            yield
+        finally:
+            if before is None:
+                del _acts[number]
+            else:
+                _acts[number] = before
+
+
+@contextlib.contextmanager
+def _watching() -> Iterator[None]:
+    """One thread for all signals, which are bytes that Python writes as they come."""
+    if _watching_since:
         yield
         return
     read, write = os.pipe()
@@ -44,18 +85,17 @@ def quick(message: str) -> Iterator[None]:
 
     def watch() -> None:
         while byte := os.read(read, 1):
-            if byte[0] == signal.SIGINT:
-                time.sleep(GRACE)
-                _end(message)
+            if act := _acts.get(byte[0]):
+                # A thread of its own: a second signal may come while it works.
+                threading.Thread(target=act, name="signal", daemon=True).start()
         os.close(read)
 
     threading.Thread(target=watch, name="interrupt", daemon=True).start()
+    _watching_since.append(time.monotonic())
     try:
         yield
-    except KeyboardInterrupt:
-        say(message)
-        raise
     finally:
+        _watching_since.clear()
         signal.set_wakeup_fd(before)
         os.close(write)  # ends the thread, unless a signal has come
 
@@ -118,7 +158,20 @@ def run(command: Sequence[str], timeout: float, **options: Any) -> subprocess.Co
     return subprocess.CompletedProcess(command, child.returncode, out, err)
 
 
-def _end(message: str) -> None:
+@contextlib.contextmanager
+def last_words(call: Callable[[int], None]) -> Iterator[None]:
+    """Inside, `leave` calls `call(exit code)`, and waits a moment for it."""
+    _last_words.append(call)
+    try:
+        yield
+    finally:
+        _last_words.remove(call)
+
+
+def leave(code: int, message: str) -> None:
+    """Ends this process at once, and its children; waits for no thread and runs no clean-up but
+    `last_words`.
+    """
     for child in list(_children):
         child.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -131,6 +184,10 @@ def _end(message: str) -> None:
     unlink = threading.Thread(target=multiprocessing.util._run_finalizers, args=(0,), daemon=True)
     unlink.start()
     unlink.join(GRACE / 4)
+    for call in list(_last_words):
+        speak = threading.Thread(target=call, args=(code,), daemon=True)
+        speak.start()
+        speak.join(GRACE / 2)  # a file system may stand still
     say(message)
     sys.stdout.flush()
-    os._exit(CODE)
+    os._exit(code)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from qoq_jax.base import interrupt
+from qoq_jax.base import exit_codes, interrupt
 from qoq_jax.base.errors import QoqError
 from qoq_jax.cli import data, evaluate, generate, parser, plan, report, sweep, train
 from qoq_jax.cli.parser import Commands, command
@@ -33,7 +33,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
-    0 done, 1 a run or a data set failed, 2 a mistake in the config or the arguments, 130 Ctrl-C.
+    base/exit_codes.py lists them.
     """
     arguments = _parse(argv)
     compiler.prepare()
@@ -50,11 +50,15 @@ def _run(arguments: argparse.Namespace, join: Callable[[], None] = lambda: None)
     try:
         with interrupt.quick(f"stopped{_CONTINUES.get(arguments.command, '')}"):
             join()
-            return arguments.run(arguments) or 0
+            return arguments.run(arguments) or exit_codes.DONE
     except QoqError as error:
         print(f"qoq: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
+        if exit_codes.is_transient(error):
+            what = error.filename or "storage or network"
+            print(f"qoq: {what}: {error.strerror} (hint: try again)", file=sys.stderr)
+            return exit_codes.RETRY
         if error.errno in _DISK_FULL:
             hint = "free disk space, or choose another data.root or workdir"
             what = error.filename or "cannot write"
@@ -63,7 +67,7 @@ def _run(arguments: argparse.Namespace, join: Callable[[], None] = lambda: None)
         else:
             hint, what = "check the path and its rights", error.filename
         print(f"qoq: {what}: {error.strerror} (hint: {hint})", file=sys.stderr)
-        return 1
+        return exit_codes.FAILED
     except KeyboardInterrupt:
         return interrupt.CODE
 

@@ -22,7 +22,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from qoq_jax.base import storage
+from qoq_jax.base import progress, storage
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.data import media, paths, readers, sources
 from qoq_jax.data.pipeline import Reading, count_ecg_lengths
@@ -184,6 +184,7 @@ class EcgBatches:
     def __iter__(self) -> EcgBatches:
         return self
 
+    @progress.phase("input")
     def __next__(self) -> np.ndarray:
         batch, bad, lengths = next(self._iterator)
         self.ecg_lengths |= lengths

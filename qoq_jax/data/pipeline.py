@@ -25,6 +25,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from qoq_jax.base import progress
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.data import packing, readers
 from qoq_jax.data import rows as schema
@@ -132,6 +133,7 @@ class BatchIterator(grain.DatasetIterator):
         self.ecg_lengths: dict[str, str] = {}
         self.batches = 0
 
+    @progress.phase("input")
     def __next__(self) -> tuple[Batch, list[Placed]]:
         self._assert_not_closed()
         before = self.get_state()

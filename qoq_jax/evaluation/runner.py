@@ -8,10 +8,12 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from qoq_jax.base import progress
 from qoq_jax.data.pipeline import BatchIterator
 from qoq_jax.data.tokenizer import Tokenizer
 from qoq_jax.evaluation import few, metrics
 from qoq_jax.models.sizes import VlmConfig
+from qoq_jax.parallel import preemption
 from qoq_jax.parallel.hosts import Share
 from qoq_jax.rewards import score as rewards
 from qoq_jax.sampling.sampler import PackedBatch, make_sampler
@@ -68,6 +70,7 @@ def evaluate(setup: Evaluable, params: Any, split: str) -> dict:
     }
 
 
+@progress.phase("evaluation")
 def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict] | None:
     """Records of greedy responses to at most `limit` rows per domain of each source (0 = all), in
     the order of the rows.
@@ -85,6 +88,7 @@ def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict] 
         """The prompts are numbered as if one process had read them."""
         nonlocal count
         for batch, samples in data:
+            preemption.poll(within_loop=False)
             mine, size = [placed.row for placed in samples], len(batch["tokens"])
             parts = share.join("prompts", mine)
             first = count + sum(map(len, parts[: share.index]))

@@ -11,6 +11,7 @@ directory.
   eval/rl.json         the same after RL
   gallery/STAGE/case_*.json  cases, see gallery.py; those of the last stage are shown
   config.json          the run's config
+  goodput.json         "seconds": {part: s}, "starts", "lost_steps", see train/goodput.py
   run.json             "title", "name", "started", "model", "algorithm", "parameters", "command",
                        "notes": [text], "versions": {}, "hardware": text or {}, "seconds": {phase:
                        s}, "skipped": [{"where", "reason"} or text]

@@ -13,7 +13,8 @@ from qoq_jax.report.gallery import read_cases, read_json
 class Run:
     """What a working directory holds.
 
-    curves, cases, config, facts: contents of metrics.jsonl, the gallery, config.json and run.json.
+    curves, cases, config, facts, goodput: contents of metrics.jsonl, the gallery, config.json,
+      run.json and goodput.json.
     records: {"before": [...], "after": [...]}, the records before and after RL.
     main_source: where most rows that are not real come from; the headline and the charts are about
       those.
@@ -27,9 +28,10 @@ class Run:
         cases: list[dict],
         config: dict,
         facts: dict,
+        goodput: dict | None = None,
     ) -> None:
         self.curves, self.cases, self.config, self.facts = curves, cases, config, facts
-        self.records = records
+        self.records, self.goodput = records, goodput or {}
         rows = records["after"] or records["before"]
         sources = [r["source"] for r in rows if r["source"] != "real"]
         self.main_source = (
@@ -59,7 +61,8 @@ class Run:
                 hint="give the working directory of a run",
             )
         records = {"before": sft, "after": rl}
-        return cls(curves, records, cases, optional("config.json", {}), optional("run.json", {}))
+        known = (optional(name, {}) for name in ("config.json", "run.json", "goodput.json"))
+        return cls(curves, records, cases, *known)
 
     @property
     def other_sources(self) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from qoq_jax.report import charts
+from qoq_jax.report import seconds as seconds_of
 from qoq_jax.report.gallery import case_html, choose, escape, is_right, title
 from qoq_jax.report.run import Run
 
@@ -337,17 +338,12 @@ def facts(run: Run) -> str:
     seconds = {k: v for k, v in (known.pop("seconds", None) or {}).items() if is_number(v)}
     pairs |= {k: v for k, v in known.items() if isinstance(v, (str, int, float)) and k != "title"}
     spent = {name: f"{value:,.1f} s" for name, value in seconds.items()}
-    rl = [line for line in run.curves if line.get("stage") == "rl"]
-    phases = dict.fromkeys(key for line in rl for key in line if key.startswith("seconds/"))
-    means = {
-        key.removeprefix("seconds/"): f"{np.mean(values):.3f} s"
-        for key in phases
-        if (values := [line[key] for line in rl if is_number(line.get(key))])
-    }
-    tables = (("Run", pairs), ("Time", spent), ("One RL step, mean", means))
+    tables = (("Run", pairs), ("Time", spent))
     columns = "".join(
         f"<div><h3>{name}</h3>{_pairs(table)}</div>" for name, table in tables if table
     )
+    times = seconds_of.goodput(run)
+    columns += (times and f"<div>{times}</div>") + seconds_of.steps(run)
     out += columns and f'<div class="grid2">{columns}</div>'
     out += "".join(f'<p class="note">{escape(note)}</p>' for note in known.get("notes") or [])
     if run.config:

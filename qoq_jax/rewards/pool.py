@@ -8,6 +8,7 @@ worker that misses a deadline, or dies, is replaced; its response gets reward 0.
 
 from __future__ import annotations
 
+import atexit
 import collections
 import contextlib
 import dataclasses
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+from qoq_jax.base import progress
 from qoq_jax.base.errors import QoqError
 from qoq_jax.rewards import custom
 from qoq_jax.rewards import score as rewards
@@ -31,8 +33,10 @@ def _work(connection: Connection, cfg: RewardConfig) -> None:
     """A worker: receives lists of (text, meta), sends one Reward or QoqError each, ends when the
     trainer does.
     """
-    # the terminal's Ctrl-C is for the trainer, which ends its workers
+    # The terminal's Ctrl-C, and SIGTERM that a scheduler sends to all processes of a job, are for
+    # the trainer, which ends its workers: a worker that is gone costs a response its reward.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         if cfg.custom:
             custom.load(cfg.custom)  # before the clock runs: a user's module may take seconds
@@ -70,6 +74,8 @@ class RewardPool:
         # Not fork: a child of a process that runs JAX's threads may hang.
         self._context = multiprocessing.get_context("spawn")
         self._workers = [self._start() for _ in range(workers)]
+        # before Python's own end, which would wait for workers that ignore its SIGTERM
+        atexit.register(self.close)
         for worker in self._workers:
             self._await_start(worker)
 
@@ -114,6 +120,7 @@ class RewardPool:
         for worker in self._workers:
             _end(worker)
         self._workers = []
+        atexit.unregister(self.close)
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
@@ -151,6 +158,7 @@ class RewardPool:
         if isinstance(result, QoqError):
             raise result
         results[worker.todo.popleft()[0]] = result
+        progress.beat()
         worker.alive_since = time.monotonic()
         return 0
 

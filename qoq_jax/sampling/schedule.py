@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from qoq_jax.base import progress
 from qoq_jax.parallel import hosts
 from qoq_jax.sampling.loop import Decoded, Orders, Slots
 
@@ -198,6 +199,7 @@ class Schedule:
             steps = min(device.call, places - longest)
             slots, decoded = device.decode(slots, self._orders(start, working, keys, steps))
             decoded = to_host(decoded)
+            progress.beat()
             self.steps += int(decoded.steps)
             for p, g, response in working:
                 count = decoded.count[p, g]

@@ -18,17 +18,20 @@ import json
 import logging
 import os
 import sys
+import time
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
 
-from qoq_jax.base import append, files, storage
-from qoq_jax.base.errors import CheckpointError
+from qoq_jax.base import append, exit_codes, files, progress, storage
+from qoq_jax.base.errors import CheckpointError, QoqError, RetryError
 from qoq_jax.models.sizes import EcgConfig, VlmConfig
 from qoq_jax.parallel import hosts, messages
 from qoq_jax.train import checkpoint_store
 from qoq_jax.train.checkpoint_store import CHECKSUMS, has_checkpoint
+from qoq_jax.train.sections import CheckpointConfig
 
 # Orbax raises a failed write and also logs its traceback from each of its threads; the raised one
 # becomes our one line.
@@ -37,6 +40,7 @@ logging.getLogger("absl").addFilter(
 )
 
 __all__ = ["Checkpointer", "damage", "has_checkpoint", "model_fingerprint", "write_checksums"]
+SCORE = "macro_f1"  # of the validation rows, by which `keep_best` ranks
 _RUNTIME_FIELDS = ("compute_dtype", "remat", "attention")  # do not change what a checkpoint holds
 
 
@@ -78,47 +82,112 @@ def damage(folder: str) -> str | None:
     return None
 
 
+_KEEP = CheckpointConfig()
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which leaves JAX's preemption service to parallel/preemption.py: it would ask with
+    numbers of steps, and the service counts one kind of numbers alone.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
+
+
+def _kept(keep: CheckpointConfig) -> checkpoint_managers.PreservationPolicy:
+    """Which of the saved steps stay."""
+    policies: list[Any] = [checkpoint_managers.LatestN(keep.keep_last)]
+    if keep.keep_every:
+        policies.append(checkpoint_managers.EveryNSteps(keep.keep_every))
+    if keep.keep_best:
+        best = checkpoint_managers.BestN(
+            get_metric_fn=_score, n=keep.keep_best, keep_checkpoints_without_metrics=False
+        )
+        policies.append(best)
+    return checkpoint_managers.AnyPreservationPolicy(policies)
+
+
+def _score(metrics: dict[str, float]) -> float:
+    return metrics[SCORE]
+
+
+@dataclasses.dataclass(frozen=True)
+class SaveSpeed:
+    """How long the last committed save took.
+
+    Attributes:
+      bytes: of all its files; 0 in processes that do not write the manifest.
+      seconds: from the call of `save` to the commit.
+    """
+
+    bytes: int
+    seconds: float
+
+
 class Checkpointer:
     """Saves and restores one stage of a run.
 
     Args:
       folder: where the numbered step folders live; made when missing.
       model: configuration whose fingerprint guards against a checkpoint of another model.
-      keep: how many steps to keep.
+      keep: which steps are kept.
+
+    Attributes:
+      speed: of the last committed save, or None.
     """
 
-    def __init__(self, folder: str, model: VlmConfig | EcgConfig, keep: int = 2):
+    def __init__(
+        self,
+        folder: str,
+        model: VlmConfig | EcgConfig,
+        keep: CheckpointConfig = _KEEP,
+    ):
         self._place = checkpoint_store.place(folder)
         self._folder = self._place.folder
         self._model = model
         self._saving: int | None = None
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+        self._began = 0.0
+        self.speed: SaveSpeed | None = None
+        options = checkpoint_managers.CheckpointManagerOptions(
+            preservation_policy=_kept(keep),
+            best_fn=_score if keep.keep_best else None,
             create=True,
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = _Manager(self._folder, options=options)
 
     def latest(self) -> int | None:
         """The last committed step, or None."""
         return messages.from_main("latest step", self._manager.latest_step)
 
-    def save(self, step: int, state: Any, data_state: dict) -> None:
-        """Starts an asynchronous save; a failure of this or the previous one is raised here or in
-        `wait`.
+    @property
+    def is_saving(self) -> bool:
+        """Whether a save has begun that is not committed yet."""
+        return self._manager.is_saving_in_progress()
+
+    @progress.phase("save")
+    def save(self, step: int, state: Any, data_state: dict, score: float | None = None) -> None:
+        """Starts an asynchronous save; a failure of this or the previous one is raised here, in
+        `check` or in `wait`.
+
+        Args:
+          score: of this step's validation, by which the best steps are kept; None = not validated.
 
         Raises:
           CheckpointError: the disk is full or cannot be written; the last committed step stays
             readable.
+          RetryError: the storage did not answer.
         """
         record = {"model": model_fingerprint(self._model), "step": step}
         try:
             append.flush_all()  # no row of a step before a checkpoint may be lost
             self.wait()
-            self._saving = step
+            self._saving, self._began = step, time.monotonic()
             self._manager.save(
                 step,
+                metrics=None if score is None else {SCORE: score},
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
                     data=ocp.args.JsonSave(data_state),
@@ -136,9 +205,24 @@ class Checkpointer:
             return
         for name in storage.names(self._folder):
             if name == str(self._saving) or name.startswith(f"{self._saving}.orbax-checkpoint-tmp"):
-                write_checksums(os.path.join(self._folder, name))
-                self._place.commit(self._saving, os.path.join(self._folder, name))
+                folder = os.path.join(self._folder, name)
+                write_checksums(folder)
+                size = sum(
+                    storage.size(os.path.join(where, file))
+                    for where, found in storage.walk(folder)
+                    for file in found
+                )
+                self._place.commit(self._saving, folder)
+                self.speed = SaveSpeed(size, time.monotonic() - self._began)
 
+    def check(self) -> None:
+        """Raises what a save in the background has met since; else nothing happens."""
+        try:
+            self._manager.check_for_errors()
+        except (OSError, ValueError) as error:
+            raise self._failed(self._saving, error) from error
+
+    @progress.phase("save")
     def wait(self) -> None:
         """Blocks until the running save is committed."""
         try:
@@ -239,13 +323,19 @@ class Checkpointer:
         self.wait()
         self._manager.close()
 
-    def _failed(self, step: int | None, error: Exception) -> CheckpointError:
+    def _failed(self, step: int | None, error: Exception) -> QoqError:
         what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
         cause = (
             "the disk is full"
             if "No space left on device" in str(error)
             else str(error).partition("\n")[0]
         )
+        if exit_codes.is_transient(error):
+            return RetryError(
+                f"cannot write {what}: {cause}",
+                where=self._folder,
+                hint="start the same command again; the last committed step is intact",
+            )
         return CheckpointError(
             f"cannot write {what}: {cause}",
             where=self._folder,

@@ -35,11 +35,17 @@ from qoq_jax.rl.config import RlConfig
 from qoq_jax.train import stages
 from qoq_jax.train.sections import (
     AlignConfig,
+    CheckpointConfig,
     EcgPretrainConfig,
+    FaultsConfig,
     LogConfig,
     OptimizerConfig,
+    ProfileConfig,
     SftConfig,
 )
+
+# A run may go on with other values of these.
+_CHANGE_NO_RESULT = ("workdir", "compile_cache", "checkpoint", "faults", "profile", "log")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +67,9 @@ class Config:
     rl: RlConfig = field(default_factory=RlConfig)
     ecg: EcgPretrainConfig = field(default_factory=EcgPretrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    faults: FaultsConfig = field(default_factory=FaultsConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
 
@@ -175,7 +184,7 @@ def differences(config: Config, other: dict) -> list[str]:
     def compare(mine: dict, theirs: dict, default: dict, prefix: str) -> Iterator[str]:
         for key in mine.keys() | theirs.keys():
             a, b, usual = mine.get(key), theirs.get(key, default.get(key)), default.get(key)
-            if prefix + key in ("workdir", "compile_cache", "log"):
+            if prefix + key in _CHANGE_NO_RESULT:
                 continue
             # Runs from before this field wrote pixels, whatever the family.
             if prefix + key == "model.box_coordinates" and key not in theirs and a == PIXELS:

@@ -1,6 +1,8 @@
 """The hooks of the training loop. A list of them keeps this order:
 
     TraceSteps         names the step in a profile
+    ProfileSteps       (train/profiling.py) traces some steps
+    AccountSeconds     (train/goodput.py) adds the seconds of what is beside the steps
     GuardTransfers     forbids unseen copies to the device
     MeanRow            makes the row of a step that is due to be logged
     CountCompilations  adds "recompiles"
@@ -19,7 +21,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -28,9 +32,9 @@ import jax
 import numpy as np
 
 from qoq_jax.base import append
-from qoq_jax.base.errors import QoqError
-from qoq_jax.parallel import hosts
-from qoq_jax.train.checkpoint import Checkpointer
+from qoq_jax.base.errors import Preempted, QoqError
+from qoq_jax.parallel import hosts, preemption
+from qoq_jax.train.checkpoint import Checkpointer, SaveSpeed
 from qoq_jax.train.log import CompileCounter, MetricWriter, Progress
 from qoq_jax.train.loop import Hook, Loop, Row
 
@@ -235,13 +239,16 @@ class StopWhenNotFinite(Hook):
 
 
 class SaveCheckpoints(Hook):
-    """Saves the state and that of the data iterator every `every` steps and after the last one.
+    """Saves the state and that of the data iterator every `every` steps, after the last one, and
+    when the process has to leave.
 
     Args:
       checkpoints: closed at the end, when the last one is committed.
       every: steps between checkpoints.
       data: the iterator.
       to_save: what of a state is saved.
+      score: loop -> the score of the last step's validation, None when there was none.
+      grace: seconds that a process has to leave (parallel/preemption.py).
     """
 
     def __init__(
@@ -250,17 +257,68 @@ class SaveCheckpoints(Hook):
         every: int,
         data: Batches,
         to_save: Callable[[Any], Any] = lambda state: state,
+        score: Callable[[Loop], float | None] = lambda loop: None,
+        grace: float = math.inf,
     ):
         self._checkpoints, self._every, self._data = checkpoints, every, data
-        self._to_save = to_save
+        self._to_save, self._score, self._grace = to_save, score, grace
+        self._warned = False
+
+    def begin(self, loop: Loop) -> None:
+        self._saved = loop.start
+        self._lost = lambda: loop.done > self._saved or self._checkpoints.is_saving
+        preemption.keep(self._lost)
+
+    def around_step(self, loop: Loop) -> contextlib.AbstractContextManager[Any]:
+        """Remembers where the data stood: a step that is left half-way has read its batch."""
+        self._before = self._data.get_state()
+        return contextlib.nullcontext()
 
     def after_step(self, loop: Loop) -> None:
-        if loop.done % self._every == 0 or loop.is_last:
-            self._checkpoints.save(loop.done, self._to_save(loop.state), self._data.get_state())
+        leaving = preemption.is_noticed()
+        if loop.done % self._every == 0 or loop.is_last or leaving:
+            self._save(loop, self._data.get_state())
+        else:
+            self._checkpoints.check()
+            self._warn_of_grace()
+        if leaving:
+            raise Preempted("SIGTERM")
+
+    def preempted(self, loop: Loop) -> None:
+        speed = self._checkpoints.speed
+        if self._saved < loop.done:
+            if speed is not None and hosts.is_main():
+                print(f"{loop.name}: saving step {loop.done}, which takes about {_said(speed)}")
+            self._save(loop, self._before)
+        self._checkpoints.wait()
+        preemption.forget(self._lost)
 
     def end(self, loop: Loop) -> None:
-        del loop
         self._checkpoints.close()
+        preemption.forget(self._lost)
+
+    def _save(self, loop: Loop, data_state: dict[str, Any]) -> None:
+        state = self._to_save(loop.state)
+        self._checkpoints.save(loop.done, state, data_state, self._score(loop))
+        self._saved = loop.done
+
+    def _warn_of_grace(self) -> None:
+        """Once, as soon as a save has taken longer than the process will have."""
+        speed = self._checkpoints.speed
+        if self._warned or speed is None or speed.seconds <= self._grace:
+            return
+        self._warned = True
+        print(
+            f"qoq: a save takes {_said(speed)}, and faults.grace is {self._grace:g} s: a preempted "
+            "run goes back to the last checkpoint (hint: raise faults.grace and the scheduler's "
+            "own limit, or save more often)",
+            file=sys.stderr,
+        )
+
+
+def _said(speed: SaveSpeed) -> str:
+    rate = speed.bytes / max(speed.seconds, 1e-3) / 1e6
+    return f"{speed.seconds:.1f} s ({speed.bytes / 1e6:,.0f} MB at {rate:,.0f} MB/s)"
 
 
 def mean_of_steps(steps: list[Row], maxima: Sequence[str] = ()) -> Row:

@@ -32,12 +32,14 @@ from qoq_jax.models.encoders import ecg as model
 from qoq_jax.models.encoders import ecg_jepa
 from qoq_jax.parallel import hosts, messages
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.train import datasets, ecg_probe, hooks, loop, run_record, stages
+from qoq_jax.train import datasets, ecg_probe, hooks, loop, run_record, session, stages
 from qoq_jax.train.batches import WholeData
 from qoq_jax.train.checkpoint import Checkpointer
 from qoq_jax.train.config import Config, EcgPretrainConfig
+from qoq_jax.train.goodput import AccountSeconds
 from qoq_jax.train.log import open_writer
 from qoq_jax.train.optim import make_optimizer, schedule
+from qoq_jax.train.profiling import ProfileSteps
 from qoq_jax.train.state import TrainState, apply_gradients, keep_finite, start
 
 STAGE = "ecg"
@@ -342,7 +344,9 @@ def _train(
     optimizer = make_optimizer(
         cfg.optimizer, schedule(pre.schedule, pre.lr, pre.warmup, pre.steps), param_specs(sizes)
     )
-    checkpoints = Checkpointer(os.path.join(cfg.workdir, "checkpoints", STAGE), sizes)
+    checkpoints = Checkpointer(
+        os.path.join(cfg.workdir, "checkpoints", STAGE), sizes, cfg.checkpoint
+    )
     state, data_state, begin = loop.resume(
         checkpoints, create(jax.tree.map(jnp.copy, initial), optimizer, mesh), STAGE, pre.steps
     )
@@ -367,6 +371,8 @@ def _train(
         step,
         [
             hooks.TraceSteps(),
+            ProfileSteps(cfg.workdir, cfg.profile),
+            AccountSeconds(session.account_of(cfg.workdir), pre.save_every),
             hooks.GuardTransfers(),
             hooks.MeanRow(cfg.log.every, functools.partial(_summarise, batch=pre.batch)),
             hooks.CountCompilations(),
@@ -374,7 +380,7 @@ def _train(
             hooks.WriteRow(functools.partial(open_writer, cfg)),
             hooks.ShowProgress(_headline),
             hooks.StopWhenNotFinite(cfg.optimizer.max_skipped),
-            hooks.SaveCheckpoints(checkpoints, pre.save_every, whole_data),
+            hooks.SaveCheckpoints(checkpoints, pre.save_every, whole_data, grace=cfg.faults.grace),
         ],
     )
 

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from qoq_jax.parallel import hosts
+from qoq_jax.base import progress
+from qoq_jax.base.errors import Preempted
+from qoq_jax.parallel import hosts, preemption
 from qoq_jax.train.checkpoint import Checkpointer
 
 Row = dict[str, Any]  # numbers, and the label counts of train/domains.py
@@ -74,7 +76,8 @@ class Hook:
     """What happens beside the steps. All methods do nothing here; a hook overrides those it needs.
 
     Hooks are called in the order of the list that `run` is given, `around_step` from the outside
-    in. An exception in a hook or a step ends the loop at once, without `end`.
+    in. An exception in a hook or a step ends the loop at once, without `end`; but for the notice
+    that the process has to leave, which `preempted` is told.
     """
 
     def begin(self, loop: Loop) -> None:
@@ -91,25 +94,48 @@ class Hook:
     def end(self, loop: Loop) -> None:
         """After the last step of a stage that came to its end."""
 
+    def preempted(self, loop: Loop) -> None:
+        """The process has to leave, after `loop.done` steps or in the middle of the next one, whose
+        update has not begun: `loop.state` is that after `loop.done`.
+        """
 
+
+@progress.phase("step")
 def run(loop: Loop, step: Callable[[Any, int], StepResult], hooks: Sequence[Hook]) -> Any:
-    """Runs `step(state, number from 0)` until the loop's last step; returns the state reached."""
+    """Runs `step(state, number from 0)` until the loop's last step; returns the state reached.
+
+    Raises:
+      Preempted: the process has to leave; what could be saved is saved.
+    """
     loop.done, loop.window_began = loop.start, time.perf_counter()
+    progress.start_over("step")
     for hook in hooks:
         hook.begin(loop)
-    while not loop.is_last:
-        with contextlib.ExitStack() as around:
-            for hook in hooks:
-                around.enter_context(hook.around_step(loop))
-            result = step(loop.state, loop.done)
-        loop.state, loop.last, loop.row = result.state, result._replace(state=None), None
-        del result  # the next step donates its state
-        loop.done += 1
+    try:
+        while not loop.is_last:
+            _step(loop, step, hooks)
+    except Preempted:
         for hook in hooks:
-            hook.after_step(loop)
+            hook.preempted(loop)
+        where = f"{loop.name} step {loop.done}"
+        raise Preempted("SIGTERM: left", where=where, hint=preemption.AGAIN) from None
     for hook in hooks:
         hook.end(loop)
     return loop.state
+
+
+def _step(loop: Loop, step: Callable[[Any, int], StepResult], hooks: Sequence[Hook]) -> None:
+    """One step, and what is beside it."""
+    with contextlib.ExitStack() as around:
+        for hook in hooks:
+            around.enter_context(hook.around_step(loop))
+        result = step(loop.state, loop.done)
+    loop.state, loop.last, loop.row = result.state, result._replace(state=None), None
+    del result  # the next step donates its state
+    loop.done += 1
+    progress.beat()
+    for hook in hooks:
+        hook.after_step(loop)
 
 
 def resume(

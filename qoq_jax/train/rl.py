@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qoq_jax.base.errors import ConfigError
-from qoq_jax.parallel import offload
+from qoq_jax.parallel import offload, preemption
 from qoq_jax.rl.algorithms import Estimate
 from qoq_jax.rl.batches import GroupBatch, UpdateBatch, update_batch
 from qoq_jax.sampling.layout import Layout
@@ -89,10 +89,12 @@ class RlStep:
 
         # ------------------------------------------------------------------- rollout and reward
         host, prompts, responses = self._groups.draw(weights, stage.key(number), clock)
+        preemption.poll()
 
         # ---------------------------------------------------------- log-probabilities and values
         groups = self._with_scores(self._put(host, prompts, responses), state, weights)
         clock.mark("score")
+        preemption.poll()  # the last place in a step where the state is still whole
 
         # --------------------------------------------------------------------------- advantage
         groups = groups.replace(history=state.history)

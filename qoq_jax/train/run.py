@@ -25,7 +25,7 @@ from qoq_jax.report import report
 from qoq_jax.report.cases import write_cases
 from qoq_jax.rewards import custom
 from qoq_jax.rl import algorithms
-from qoq_jax.train import checkpoint_store, jepa, rl, run_config, run_record, sft, stages
+from qoq_jax.train import checkpoint_store, jepa, rl, run_config, run_record, session, sft, stages
 from qoq_jax.train.config import Config
 from qoq_jax.train.plan import Plan, plan
 from qoq_jax.train.setup import Setup, assemble
@@ -51,7 +51,8 @@ def run(cfg: Config) -> int:
 
         claimed = messages.from_main("workdir", claim)
         try:
-            return _run(cfg)
+            with session.running(cfg):
+                return _run(cfg)
         except ConfigError:
             if claimed and hosts.is_main():
                 run_config.release(cfg.workdir)

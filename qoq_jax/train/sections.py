@@ -1,4 +1,6 @@
-"""Sections optimizer, sft, align, ecg and log of a config: the training sections."""
+"""Sections optimizer, sft, align, ecg, checkpoint, faults, profile and log of a config: the
+training sections.
+"""
 
 from __future__ import annotations
 
@@ -113,6 +115,38 @@ class EcgPretrainConfig:
             )
         if not 0 <= self.momentum <= 1:
             raise ConfigError(f"ecg.momentum = {self.momentum} must be in [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """Which saved steps of a stage are kept; how often it saves is the stage's `save_every`."""
+
+    keep_last: Positive[int] = 2  # the newest ones; one alone has none to fall back on
+    # of the steps that were saved after a validation, so many with the highest macro-F1
+    keep_best: NotNegative[int] = 0
+    keep_every: NotNegative[int] = 0  # steps divisible by it stay for good; 0 = none
+
+
+@dataclasses.dataclass(frozen=True)
+class FaultsConfig:
+    """When a run gives up waiting (docs/reliability.md). 0 turns a limit off."""
+
+    # seconds from SIGTERM to the end of the process. Kubernetes, SLURM and preempted TPU VMs give
+    # 30 by default
+    grace: Positive[float] = 25.0
+    # seconds without progress after which the process ends with code 42 and its stacks
+    watchdog: NotNegative[float] = 1800.0
+    # the same while the programs of a phase may be compiling
+    watchdog_compile: NotNegative[float] = 3600.0
+    max_restarts: NotNegative[int] = 8  # starts in a row without a new checkpoint, then code 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+    """A trace of some steps of each stage, for xprof: WORKDIR/profile/STAGE."""
+
+    start: NotNegative[int] = 10  # finished steps before the first one traced
+    steps: NotNegative[int] = 0  # that are traced; 0 = no trace
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,14 +17,16 @@ from qoq_jax.data import pipeline
 from qoq_jax.models import critic, spec, vlm
 from qoq_jax.models import lora as lora_lib
 from qoq_jax.parallel import offload
-from qoq_jax.train import domains, hooks
+from qoq_jax.train import domains, hooks, session
 from qoq_jax.train import loop as loop_lib
 from qoq_jax.train.batches import WholeData, check_same_rows
 from qoq_jax.train.checkpoint import Checkpointer
+from qoq_jax.train.goodput import AccountSeconds
 from qoq_jax.train.log import open_writer
 from qoq_jax.train.loop import Loop, Row, StepResult
 from qoq_jax.train.optim import check_frozen, make_optimizer, schedule
 from qoq_jax.train.plan import Plan, root_key, step_key
+from qoq_jax.train.profiling import ProfileSteps
 from qoq_jax.train.setup import Setup
 from qoq_jax.train.state import TrainState, create, empty_history, layout
 from qoq_jax.train.step import full_weights, model_weights
@@ -121,7 +123,8 @@ def _draw(specs: Any, key: jax.Array, mesh: jax.sharding.Mesh) -> Any:
 
 def checkpointer(setup: Setup, name: str) -> Checkpointer:
     """The checkpoints of a stage."""
-    return Checkpointer(os.path.join(setup.config.workdir, "checkpoints", name), setup.model)
+    folder = os.path.join(setup.config.workdir, "checkpoints", name)
+    return Checkpointer(folder, setup.model, setup.config.checkpoint)
 
 
 # ---------------------------------------------------------------------------------------------- run
@@ -232,6 +235,8 @@ class StageRun:
         )
         return [
             hooks.TraceSteps(),
+            ProfileSteps(cfg.workdir, cfg.profile),
+            AccountSeconds(session.account_of(cfg.workdir), self.plan.save_every),
             hooks.GuardTransfers(),
             hooks.MeanRow(cfg.log.every, summarise, also_due=validate.due),
             hooks.CountCompilations(),
@@ -243,7 +248,12 @@ class StageRun:
             hooks.StopWhenNotFinite(cfg.optimizer.max_skipped),
             StopEarly(self._validation),
             hooks.SaveCheckpoints(
-                self._checkpoints, self.plan.save_every, self._whole_data, to_save=self.on_device
+                self._checkpoints,
+                self.plan.save_every,
+                self._whole_data,
+                to_save=self.on_device,
+                score=lambda loop: dict(self._validation.scores).get(loop.done),
+                grace=cfg.faults.grace,
             ),
         ]
 

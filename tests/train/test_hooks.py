@@ -178,10 +178,16 @@ class Checkpoints:
     """What `SaveCheckpoints` asks of a Checkpointer."""
 
     def __init__(self):
-        self.saved = []
+        self.saved, self.is_saving, self.speed = [], False, None
 
-    def save(self, step, state, data_state):
+    def save(self, step, state, data_state, score=None):
         self.saved.append((step, state, data_state))
+
+    def check(self):
+        pass
+
+    def wait(self):
+        self.saved.append("committed")
 
     def close(self):
         self.saved.append("closed")

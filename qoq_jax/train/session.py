@@ -1,0 +1,87 @@
+"""What surrounds a training run: SIGTERM, the watchdog, the count of restarts, the account of its
+seconds, and a last word for the other processes when this one fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+from qoq_jax.base import exit_codes, interrupt, progress
+from qoq_jax.base.errors import Preempted, QoqError, RetryError
+from qoq_jax.parallel import hosts, preemption, watchdog
+from qoq_jax.train import restarts
+from qoq_jax.train.config import Config
+from qoq_jax.train.goodput import Goodput
+from qoq_jax.train.profiling import CompileLog
+
+_accounts: dict[str, Goodput] = {}
+
+
+@contextlib.contextmanager
+def running(cfg: Config) -> Iterator[None]:
+    """Inside is one start of the run of a config; see docs/reliability.md.
+
+    Raises:
+      QoqError: the run has died here too often.
+      RetryError: another process of the run is gone.
+    """
+    account = Goodput(cfg.workdir, progress.seconds() if _accounts else None)
+    _accounts[cfg.workdir] = account
+    with contextlib.ExitStack() as around:
+        around.enter_context(restarts.counted(cfg.workdir, cfg.faults.max_restarts))
+        around.enter_context(interrupt.last_words(lambda code: account.write()))
+        around.enter_context(CompileLog.open(cfg.workdir))
+        limits = cfg.faults.watchdog, cfg.faults.watchdog_compile
+        around.enter_context(watchdog.watching(cfg.workdir, *limits))
+        around.enter_context(preemption.listen(cfg.faults.grace))
+        around.enter_context(_failing_together())
+        try:
+            yield
+        finally:
+            account.write()
+            if hosts.is_main():
+                print(account.line(), flush=True)
+
+
+def account_of(workdir: str) -> Goodput:
+    """The account of the run that is open there, or a new one: a loop that is run by itself."""
+    if workdir not in _accounts:
+        _accounts[workdir] = Goodput(workdir, progress.seconds())
+    return _accounts[workdir]
+
+
+@contextlib.contextmanager
+def _failing_together() -> Iterator[None]:
+    """In a run of several processes, one that fails leaves at once: at its usual end JAX would wait
+    for the others, which wait for it in a collective. They find its connections closed.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    try:
+        yield
+    except Preempted:
+        raise
+    except QoqError as error:
+        interrupt.leave(error.exit_code, f"qoq: {error}")
+    except jax.errors.JaxRuntimeError as error:
+        if not is_lost_peer(error):
+            raise
+        found = RetryError(
+            "another process of the run is gone",
+            where=f"process {jax.process_index()}",
+            hint="see its log; the same command resumes from the last checkpoint",
+        )
+        interrupt.leave(exit_codes.RETRY, f"qoq: {found}")
+
+
+# What gloo, gRPC and JAX's coordination service write when a process does not answer.
+_GONE = ("Gloo", "closed by peer", "heartbeat", "coordination service", "UNAVAILABLE", "ABORTED")
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Whether a collective failed since another process is gone."""
+    return exit_codes.is_transient(error) or any(word in str(error) for word in _GONE)
