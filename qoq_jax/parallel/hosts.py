@@ -25,6 +25,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, Sharding
 
+from qoq_jax.base import exit_codes
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.parallel import messages
 
@@ -150,7 +151,7 @@ def leave(command: Callable[[], int]) -> int:
         traceback.print_exc()
         if process_count() > 1:
             print(_OTHERS, file=sys.stderr)
-        code = 1
+        code = exit_codes.FAILED
     if code == 0 or not jax.distributed.is_initialized() or process_count() == 1:
         return code
     # The messages end with process 0, and the others look for them every other second.
@@ -158,7 +159,7 @@ def leave(command: Callable[[], int]) -> int:
     ending.daemon = True
     ending.start()
     with contextlib.suppress(Exception):  # there may be nobody to tell
-        messages.report_failure(f"exit code {code}")
+        messages.report_failure(code)
         if is_main():
             time.sleep(3 * messages.LOOK)
     sys.stdout.flush()

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from qoq_jax.base import errors
+from qoq_jax.base import errors, exit_codes
 from qoq_jax.base.errors import QoqError
 
 LIMIT = 3600.0  # seconds to wait for a process; one that died is noticed before, by its heartbeat
@@ -31,7 +31,13 @@ _numbers: dict[str, Iterator[int]] = collections.defaultdict(itertools.count)
 
 
 class PeerError(QoqError):
-    """Another process of the run has failed, or does not answer."""
+    """Another process of the run has failed, or does not answer.
+
+    The exit code is that of the process that failed, so that a scheduler sees one reason, and of a
+    silent one RETRY: its machine may be gone.
+    """
+
+    exit_code = exit_codes.RETRY
 
 
 def exchange(name: str, value: Any, limit: float = LIMIT) -> list[Any]:
@@ -97,9 +103,11 @@ def from_main(name: str, make: Callable[[], _T], limit: float = LIMIT) -> _T:
     return value
 
 
-def report_failure(line: str) -> None:
-    """Tells the other processes that this one ends, and why: whoever waits for it ends too."""
-    _send(f"{_FAILED}{jax.process_index()}/", line)
+def report_failure(code: int) -> None:
+    """Tells the other processes that this one ends, and its exit code: whoever waits for it ends
+    with the same one.
+    """
+    _send(f"{_FAILED}{jax.process_index()}/", code)
 
 
 def _error(kind: str, what: str, where: str | None, hint: str | None) -> QoqError:
@@ -140,10 +148,12 @@ def _receive(key: str, limit: float, index: int) -> Any:
         for place, line in _client().key_value_dir_get(_FAILED):
             if not place.endswith("/pieces"):
                 failed = place.removeprefix(_FAILED).partition("/")[0]
-                raise PeerError(
-                    f"process {failed} has failed: {json.loads(line)}",
+                error = PeerError(
+                    f"process {failed} has ended with exit code {json.loads(line)}",
                     hint="its own output says more",
                 )
+                error.exit_code = json.loads(line)
+                raise error
         if time.monotonic() > end:
             raise _lost(index, f"nothing from it for {limit:.0f} s")
     pieces = [_client().blocking_key_value_get_bytes(f"{key}{i}", 60_000) for i in range(count)]

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import jax
 
-from qoq_jax.base import progress
+from qoq_jax.base import append, progress
 from qoq_jax.parallel import hosts
 from qoq_jax.train.loop import Hook, Loop
 from qoq_jax.train.sections import ProfileConfig
@@ -63,7 +63,7 @@ class ProfileSteps(Hook):
 class CompileLog:
     """Tells `progress` of compilations, and writes them down while a run is open."""
 
-    _path: str | None = None
+    _lines: append.Lines | None = None
     _listening = False
 
     @classmethod
@@ -74,11 +74,11 @@ class CompileLog:
             jax.monitoring.register_event_duration_secs_listener(cls._on_event)
             cls._listening = True
         if hosts.is_main():
-            cls._path = os.path.join(workdir, "compile_log.jsonl")
+            cls._lines = append.Lines(os.path.join(workdir, "compile_log.jsonl"))
         try:
             yield
         finally:
-            cls._path = None
+            cls._lines = None
 
     @classmethod
     def _on_event(cls, event: str, duration: float, **facts: object) -> None:
@@ -91,6 +91,6 @@ class CompileLog:
             "seconds": round(duration, 4),
         }
         progress.charge("compile", duration)
-        if cls._path is not None:
-            with contextlib.suppress(OSError), open(cls._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+        if cls._lines is not None:
+            with contextlib.suppress(OSError):
+                cls._lines.write(json.dumps(row) + "\n")

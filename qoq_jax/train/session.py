@@ -1,5 +1,5 @@
 """What surrounds a training run: SIGTERM, the watchdog, the count of restarts, the account of its
-seconds, and a last word for the other processes when this one fails.
+seconds, and a line when another process is gone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import jax
 
 from qoq_jax.base import exit_codes, interrupt, progress
-from qoq_jax.base.errors import Preempted, QoqError, RetryError
+from qoq_jax.base.errors import RetryError
 from qoq_jax.parallel import hosts, preemption, watchdog
 from qoq_jax.train import restarts
 from qoq_jax.train.config import Config
@@ -37,7 +37,7 @@ def running(cfg: Config) -> Iterator[None]:
         limits = cfg.faults.watchdog, cfg.faults.watchdog_compile
         around.enter_context(watchdog.watching(cfg.workdir, *limits))
         around.enter_context(preemption.listen(cfg.faults.grace))
-        around.enter_context(_failing_together())
+        around.enter_context(_naming_a_lost_peer())
         try:
             yield
         finally:
@@ -54,28 +54,20 @@ def account_of(workdir: str) -> Goodput:
 
 
 @contextlib.contextmanager
-def _failing_together() -> Iterator[None]:
-    """In a run of several processes, one that fails leaves at once: at its usual end JAX would wait
-    for the others, which wait for it in a collective. They find its connections closed.
+def _naming_a_lost_peer() -> Iterator[None]:
+    """In a run of several processes, a collective that fails since another one is gone is no fault
+    of this one: a line, and the code for another try. (`hosts.leave` ends a process that fails.)
     """
-    if jax.process_count() == 1:
-        yield
-        return
     try:
         yield
-    except Preempted:
-        raise
-    except QoqError as error:
-        interrupt.leave(error.exit_code, f"qoq: {error}")
     except jax.errors.JaxRuntimeError as error:
-        if not is_lost_peer(error):
+        if jax.process_count() == 1 or not is_lost_peer(error):
             raise
-        found = RetryError(
+        raise RetryError(
             "another process of the run is gone",
             where=f"process {jax.process_index()}",
             hint="see its log; the same command resumes from the last checkpoint",
-        )
-        interrupt.leave(exit_codes.RETRY, f"qoq: {found}")
+        ) from error
 
 
 # What gloo, gRPC and JAX's coordination service write when a process does not answer.

@@ -96,7 +96,7 @@ def test_a_process_that_fails_ends_those_that_wait_for_it(failing):
     with processes.Processes(program(body), count=2, devices=1) as started:
         found = started.wait(60)
     assert [code for code, _ in found] == [1, 1], found
-    assert f"process {failing} has failed: exit code 1" in found[1 - failing][1]
+    assert f"process {failing} has ended with exit code 1" in found[1 - failing][1]
     assert time.monotonic() - began < 50
 
 
