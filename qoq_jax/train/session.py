@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import jax
 
-from qoq_jax.base import exit_codes, interrupt, progress
+from qoq_jax.base import append, exit_codes, interrupt, progress
 from qoq_jax.base.errors import RetryError
 from qoq_jax.parallel import hosts, preemption, watchdog
 from qoq_jax.train import restarts
@@ -33,6 +33,8 @@ def running(cfg: Config) -> Iterator[None]:
     with contextlib.ExitStack() as around:
         around.enter_context(restarts.counted(cfg.workdir, cfg.faults.max_restarts))
         around.enter_context(interrupt.last_words(lambda code: account.write()))
+        # Rows after the last checkpoint, where the workdir is a URL.
+        around.enter_context(interrupt.last_words(lambda code: append.flush_all()))
         around.enter_context(CompileLog.open(cfg.workdir))
         limits = cfg.faults.watchdog, cfg.faults.watchdog_compile
         around.enter_context(watchdog.watching(cfg.workdir, *limits))
