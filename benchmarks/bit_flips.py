@@ -4,8 +4,8 @@
 
 Half of the bits are taken from all bytes alike, which is from the arrays, the others from a file
 that is taken from all files alike, which is from the small ones. Orbax writes
-`_CHECKPOINT_METADATA` after the manifest is made, so no hash is of it: a flip there must do no
-harm. docs/reliability.md has the result.
+`_CHECKPOINT_METADATA` and `commit_success.txt` after the manifest is made, so no hash is of them: a
+flip there must do no harm. docs/reliability.md has the result.
 """
 
 from __future__ import annotations
