@@ -9,6 +9,7 @@ TORCH = "torch>=2.8"
 H5PY = "h5py>=3.11"
 S3FS = "s3fs>=2025.3"
 GCS = "google-cloud-storage>=2.14"  # Orbax asks it about a bucket that it writes to
+NUMBA = "numba>=0.63"
 EXTRAS = {
     # Accelerators: the same code, another jaxlib.
     "tpu": ["jax[tpu]"],
@@ -22,6 +23,7 @@ EXTRAS = {
         "pylibjpeg-openjpeg>=2.3",  # high-throughput JPEG 2000
         "pyjpegls>=1.4",  # JPEG-LS
     ],
+    "fast": [NUMBA],  # resizes pictures in a third of the time, pixel for pixel as Pillow
     "video": ["opencv-python-headless>=4.9"],
     "ecg": [H5PY],  # ECGs in HDF5 and MATLAB 7.3
     "wandb": ["wandb>=0.17"],
@@ -43,6 +45,7 @@ EXTRAS = {
         "moto[s3]>=5.1",  # an S3 server for the tests
         "flask>=3",
         "flask-cors>=5",
+        NUMBA,
         "pytest>=8",
         "pytest-xdist>=3.5",
         "hypothesis>=6.100",

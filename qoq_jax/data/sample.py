@@ -381,6 +381,8 @@ def resize(stack: np.ndarray, cfg: ProcessConfig, max_pixels: int, where: str) -
                 f"an image of {height} x {width} does not fit in {max_pixels} pixels",
                 hint="crop it, or raise data.max_pixels (images) or data.frame_max_pixels (frames)",
             )
+    if len(stack) == 1:  # np.stack would copy it
+        return images.resize(stack[0], h, w)[None]
     return np.stack([images.resize(frame, h, w) for frame in stack])
 
 

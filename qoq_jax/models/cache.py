@@ -15,6 +15,48 @@ from qoq_jax.parallel.mesh import constrain
 
 
 @flax.struct.dataclass
+class Int8:
+    """Keys or values in 8 bits: `quantised` * `scale` is within scale / 2 of what was stored.
+
+    One scale for each token and head, the largest of its channels / 127.
+
+    Attributes:
+      quantised: int8, axes as the array that it stands for.
+      scale: float32, the same axes, of size 1 along the channels.
+    """
+
+    quantised: jax.Array
+    scale: jax.Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array that it stands for."""
+        return self.quantised.shape
+
+
+Stored = jax.Array | Int8
+
+
+def store(x: jax.Array, channels: int, dtype: str) -> Stored:
+    """x as the cache holds it: itself ("auto"), or an `Int8` ("int8") over its axis `channels`."""
+    if dtype == "auto":
+        return x
+    if dtype != "int8":
+        raise ValueError(f"kv_cache_dtype {dtype!r} is neither auto nor int8")
+    wide = x.astype(jnp.float32)
+    scale = jnp.abs(wide).max(axis=channels, keepdims=True) / 127
+    scale = jnp.maximum(scale, jnp.finfo(jnp.float32).tiny)  # a token of zeros
+    return Int8(jnp.round(wide / scale).astype(jnp.int8), scale)
+
+
+def read(x: Stored, dtype: jnp.dtype) -> jax.Array:
+    """What was stored, in the dtype of the products that read it."""
+    if not isinstance(x, Int8):
+        return x
+    return (x.quantised.astype(jnp.float32) * x.scale).astype(dtype)
+
+
+@flax.struct.dataclass
 class KVCache:
     """Keys (rotated) and values of B prompts and of G responses each, written in place.
 
@@ -26,6 +68,8 @@ class KVCache:
     Each layer has arrays of its own: a slice of one array of all layers would be copied before it
     is multiplied, the whole cache once per token.
 
+    With `init(dtype="int8")` each of them is an `Int8` of the same axes.
+
     Attributes:
       prompt_k: L of [B, K, h, Tp] and prompt_v: L of [B, K, Tp, h], read by all G responses of a
         row, never repeated.
@@ -36,11 +80,11 @@ class KVCache:
         finished row keeps writing pad tokens that nothing reads.
     """
 
-    prompt_k: tuple[jax.Array, ...]
-    prompt_v: tuple[jax.Array, ...]
+    prompt_k: tuple[Stored, ...]
+    prompt_v: tuple[Stored, ...]
     prompt_mask: jax.Array
-    response_k: tuple[jax.Array, ...]
-    response_v: tuple[jax.Array, ...]
+    response_k: tuple[Stored, ...]
+    response_v: tuple[Stored, ...]
     step: jax.Array
     length: jax.Array
 
@@ -57,6 +101,7 @@ def init(
     *,
     rollouts: int,
     max_new_tokens: int,
+    dtype: str = "auto",
 ) -> KVCache:
     """An empty ring beside the prompts' keys and values.
 
@@ -64,41 +109,52 @@ def init(
       prompt_k, prompt_v: [L, B, Tp, K, h], as `decoder.forward` returns them.
       prompt_mask: bool [B, Tp].
       rollouts: G. max_new_tokens: S.
+      dtype: of keys and values: "auto" (that of prompt_k) or "int8".
     """
     L, B, _, K, h = prompt_k.shape
 
     def cut(x: jax.Array) -> jax.Array:
         return constrain(x, ("batch", "kv_heads", *[None] * (x.ndim - 2)))
 
-    def empty(*shape: int) -> tuple[jax.Array, ...]:
-        return tuple(cut(jnp.zeros(shape, prompt_k.dtype)) for _ in range(L))
+    def stored(x: jax.Array, channels: int) -> Stored:
+        return jax.tree.map(cut, store(x, channels, dtype))
+
+    def empty(*shape: int, channels: int) -> tuple[Stored, ...]:
+        return tuple(stored(jnp.zeros(shape, prompt_k.dtype), channels) for _ in range(L))
 
     return KVCache(
-        prompt_k=tuple(cut(jnp.transpose(layer, (0, 2, 3, 1))) for layer in prompt_k),
-        prompt_v=tuple(cut(jnp.transpose(layer, (0, 2, 1, 3))) for layer in prompt_v),
+        prompt_k=tuple(stored(jnp.transpose(layer, (0, 2, 3, 1)), 2) for layer in prompt_k),
+        prompt_v=tuple(stored(jnp.transpose(layer, (0, 2, 1, 3)), 3) for layer in prompt_v),
         prompt_mask=prompt_mask,
-        response_k=empty(B, K, rollouts, h, max_new_tokens),
-        response_v=empty(B, K, rollouts, max_new_tokens, h),
+        response_k=empty(B, K, rollouts, h, max_new_tokens, channels=3),
+        response_v=empty(B, K, rollouts, max_new_tokens, h, channels=4),
         step=jnp.zeros((), jnp.int32),
         length=jnp.zeros((B, rollouts), jnp.int32),
     )
 
 
-def append(cache: KVCache, layer: int, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+def append(cache: KVCache, layer: int, k: jax.Array, v: jax.Array) -> tuple[Stored, Stored]:
     """The ring of one layer with a token more for each response: k, v [B, K, G, h].
 
     Returns (response_k, response_v) of that layer; `advance` puts those of all layers back.
     """
     place = cache.step % cache.places
+
+    def write(ring: Stored, token: jax.Array, channels: int, at: tuple) -> Stored:
+        dtype = "int8" if isinstance(ring, Int8) else "auto"
+        return jax.tree.map(
+            lambda ring, token: jax.lax.dynamic_update_slice(ring, token, at),
+            ring,
+            store(token, channels, dtype),
+        )
+
     return (
-        jax.lax.dynamic_update_slice(cache.response_k[layer], k[..., None], (0, 0, 0, 0, place)),
-        jax.lax.dynamic_update_slice(
-            cache.response_v[layer], v[:, :, :, None], (0, 0, 0, place, 0)
-        ),
+        write(cache.response_k[layer], k[..., None], 3, (0, 0, 0, 0, place)),
+        write(cache.response_v[layer], v[:, :, :, None], 4, (0, 0, 0, place, 0)),
     )
 
 
-def advance(cache: KVCache, keys: Sequence[jax.Array], values: Sequence[jax.Array]) -> KVCache:
+def advance(cache: KVCache, keys: Sequence[Stored], values: Sequence[Stored]) -> KVCache:
     """The cache after a step in which every layer was appended to."""
     return cache.replace(
         response_k=tuple(keys),
@@ -132,13 +188,11 @@ def refill(cache: KVCache, new: KVCache, at: jax.Array) -> KVCache:
     length = new.prompt_mask.shape[1]
     mask = jnp.pad(new.prompt_mask, [(0, 0), (0, cache.prompt_mask.shape[1] - length)])
     return cache.replace(
-        prompt_k=tuple(
-            x.at[at, :, :, :length].set(y, mode="drop")
-            for x, y in zip(cache.prompt_k, new.prompt_k, strict=True)
+        prompt_k=jax.tree.map(
+            lambda x, y: x.at[at, :, :, :length].set(y, mode="drop"), cache.prompt_k, new.prompt_k
         ),
-        prompt_v=tuple(
-            x.at[at, :, :length].set(y, mode="drop")
-            for x, y in zip(cache.prompt_v, new.prompt_v, strict=True)
+        prompt_v=jax.tree.map(
+            lambda x, y: x.at[at, :, :length].set(y, mode="drop"), cache.prompt_v, new.prompt_v
         ),
         prompt_mask=cache.prompt_mask.at[at].set(mask, mode="drop"),
     )
@@ -153,7 +207,7 @@ def grow(cache: KVCache, places: int) -> KVCache:
         return jnp.pad(jnp.roll(x, -(cache.step % old), axis), widths)
 
     return cache.replace(
-        response_k=tuple(longer(x, 4) for x in cache.response_k),
-        response_v=tuple(longer(x, 3) for x in cache.response_v),
+        response_k=jax.tree.map(lambda x: longer(x, 4), cache.response_k),
+        response_v=jax.tree.map(lambda x: longer(x, 3), cache.response_v),
         step=jnp.full((), old, jnp.int32),
     )

@@ -318,8 +318,8 @@ def decode_step(
         q, k, v = _qkv(layer, x, angles, dec)
         q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B,K,G,N,h], [B,K,G,h]
         prompt = KeySet(
-            cache.prompt_k[i],
-            cache.prompt_v[i],
+            cache_lib.read(cache.prompt_k[i], x.dtype),
+            cache_lib.read(cache.prompt_v[i], x.dtype),
             valid=cache.prompt_mask,
             k_axes="bkhs",
             v_axes="bksh",
@@ -330,10 +330,17 @@ def decode_step(
             # On a TPU the token is a set of its own, and is written after the ring was read: what
             # is fetched to be read need not be sent back whole, a fifth of a step's HBM traffic.
             # XLA on the CPU would copy the ring for this order.
-            before = ring(cache.response_k[i], cache.response_v[i], valid=written & ~now)
+            ring_k, ring_v = cache.response_k[i], cache.response_v[i]
+            before = ring(
+                cache_lib.read(ring_k, x.dtype),
+                cache_lib.read(ring_v, x.dtype),
+                valid=written & ~now,
+            )
             own = [before, ring(k[..., None], v[..., None, :])]
         else:
-            own = [ring(keys, values, valid=written)]
+            own = [
+                ring(cache_lib.read(keys, x.dtype), cache_lib.read(values, x.dtype), valid=written)
+            ]
         attended = attention(q, [prompt, *own], axes="bkgnh")
         x = x + _output(layer, attended.swapaxes(1, 2))
         x = x + _mlp(layer, x, dec)

@@ -239,6 +239,7 @@ class VlmConfig:
     compute_dtype: str = "bfloat16"
     remat: str = "full"
     attention: str = "einsum"  # a kernel of models/attention.py, one of ATTENTION_KERNELS
+    kv_cache_dtype: str = "auto"  # of sampling: that of the products, or "int8" (models/cache.py)
 
     def __post_init__(self):
         if self.ecg and self.ecg_tokens not in (
@@ -257,6 +258,10 @@ class VlmConfig:
         if self.remat not in REMAT_POLICIES:
             raise ConfigError(
                 f"remat={self.remat!r}", hint=f"use one of {', '.join(REMAT_POLICIES)}"
+            )
+        if self.kv_cache_dtype not in ("auto", "int8"):
+            raise ConfigError(
+                f"kv_cache_dtype={self.kv_cache_dtype!r}", hint="use 'auto' or 'int8'"
             )
         if self.attention not in ATTENTION_KERNELS:
             raise ConfigError(

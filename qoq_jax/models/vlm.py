@@ -249,7 +249,12 @@ def prefill_embedded(
     last = jnp.where(prompt_mask, index[None], 0).max(axis=1)
     last_hidden = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
     return last_hidden, cache_lib.init(
-        keys, values, prompt_mask, rollouts=rollouts, max_new_tokens=max_new_tokens
+        keys,
+        values,
+        prompt_mask,
+        rollouts=rollouts,
+        max_new_tokens=max_new_tokens,
+        dtype=cfg.kv_cache_dtype,
     )
 
 

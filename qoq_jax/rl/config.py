@@ -52,6 +52,9 @@ class RlConfig:
     response_tokens: Positive[int] = 40
     # most responses that are sampled at the same time (their cache takes memory); 0 = all
     rollout_rows: NotNegative[int] = 0
+    # keys and values of rollouts: auto (as model.compute_dtype), or int8 in half the memory of
+    # bfloat16; docs/generation.md says what it does to the log-probabilities
+    kv_cache_dtype: Literal["auto", "int8"] = "auto"
     minibatches: Positive[int] = 1  # updates per pass over a rollout batch; divides media_rows
     # passes over a rollout batch; from the second on its media rows are shuffled
     epochs: Positive[int] = 1

@@ -217,7 +217,12 @@ def empty_slots(cfg: VlmConfig, slots: int, rows: int, prompt: int, places: int)
         (None, "batch", None, "kv_heads", None),
     )
     cache = cache_lib.init(
-        keys, keys, jnp.zeros((slots, prompt), bool), rollouts=rows, max_new_tokens=places
+        keys,
+        keys,
+        jnp.zeros((slots, prompt), bool),
+        rollouts=rows,
+        max_new_tokens=places,
+        dtype=cfg.kv_cache_dtype,
     )
     return _pinned(
         Slots(
@@ -321,8 +326,10 @@ def _pinned(slots: Slots) -> Slots:
     def rows(x: jax.Array) -> jax.Array:
         return constrain(x, ("batch", *[None] * (x.ndim - 1)))
 
-    def heads(arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        return tuple(constrain(x, ("batch", "kv_heads", *[None] * (x.ndim - 2))) for x in arrays)
+    def heads(arrays: tuple[cache_lib.Stored, ...]) -> tuple[cache_lib.Stored, ...]:
+        return jax.tree.map(
+            lambda x: constrain(x, ("batch", "kv_heads", *[None] * (x.ndim - 2))), arrays
+        )
 
     cache = slots.cache
     return Slots(

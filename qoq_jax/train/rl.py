@@ -204,7 +204,8 @@ class GroupSampler:
 
     def __init__(self, stage: StageRun):
         self._stage, self._setup, self._plan = stage, stage.setup, stage.plan
-        rl, model = stage.plan.rl, stage.setup.model
+        rl = stage.plan.rl
+        model = dataclasses.replace(stage.setup.model, kv_cache_dtype=rl.kv_cache_dtype)
         self._banned = stage.setup.banned
         greedy = Settings(rl.response_tokens, rows=rl.rollout_rows)
         sampled = dataclasses.replace(

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.data import images
+from qoq_jax.data import images, resample
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "qwen_vision.npz")
 
@@ -75,3 +76,33 @@ def test_resized_mask_never_loses_a_region():
     mask[70, 90] = True
     assert images.resize_mask(mask, 28, 56).sum() == 1
     assert not images.resize_mask(np.zeros((200, 300), bool), 28, 56).any()
+
+
+@pytest.mark.parametrize(
+    "size, new",
+    [
+        ((1024, 1280), (644, 784)),
+        ((400, 90), (196, 56)),  # much higher than wide: Pillow 13 begins with the height
+        ((30, 17), (448, 448)),
+        ((97, 140), (28, 168)),
+        ((97, 140), (168, 28)),
+        ((64, 80), (64, 28)),
+        ((64, 80), (28, 80)),
+        ((1, 1), (28, 28)),
+        ((3, 600), (28, 56)),
+    ],
+)
+@pytest.mark.parametrize("levels", [2, 256])
+def test_resample_equals_pillow_bit_for_bit(size, new, levels):
+    """Two levels make overshoots at every edge, which are clipped."""
+    rng = np.random.default_rng(0)
+    image = (rng.integers(0, levels, (*size, 3)) * (255 // (levels - 1))).astype(np.uint8)
+    pillow = Image.fromarray(image).resize(new[::-1], Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(resample.bicubic(image, *new), pillow)
+
+
+def test_pixels_are_the_same_without_numba(monkeypatch):
+    image = np.random.default_rng(1).integers(0, 256, (90, 70, 3), np.uint8)
+    fast = images.resize(image, 56, 28)
+    monkeypatch.setattr(images, "_resample", lambda: None)
+    np.testing.assert_array_equal(images.resize(image, 56, 28), fast)

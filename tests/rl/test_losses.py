@@ -157,3 +157,37 @@ def test_unknown_names_and_ranks_are_refused():
         losses.kl(NEW, REF, "k3")
     with pytest.raises(ValueError, match="advantages of shape"):
         losses.policy_loss(NEW, OLD, ADV[:, 0], MASK)
+
+
+def test_importance_weights_make_the_gradient_of_another_sampler_unbiased():
+    """One token of five words: the expectation over the sampler's words, weighed, is that over the
+    policy's; without weights it is not.
+    """
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(0, 1, 5), jnp.float32)
+    sampler = jax.nn.log_softmax(logits + jnp.asarray(rng.normal(0, 0.3, 5), jnp.float32))
+    advantages = jnp.asarray(rng.normal(0, 1, 5), jnp.float32)
+    old, words = jax.nn.log_softmax(logits), jnp.ones((5, 1))
+
+    def expected(logits, drawn_from, weights):
+        """The loss of each word, times the probability that it is drawn."""
+        new = jax.nn.log_softmax(logits)[:, None]
+        each = [
+            losses.policy_loss(
+                new[i : i + 1],
+                old[i : i + 1, None],
+                jnp.broadcast_to(advantages[i], (1, 1)),
+                words[:1],
+                clip_low=0.2,
+                clip_high=0.2,
+                weights=weights[i : i + 1],
+            )[0]
+            for i in range(5)
+        ]
+        return (jnp.exp(drawn_from) * jnp.stack(each)).sum()
+
+    weights = losses.truncated_importance_weights(old[:, None], sampler[:, None], words, 100.0)
+    gradient = jax.grad(expected)
+    wanted = gradient(logits, old, words)
+    np.testing.assert_allclose(gradient(logits, sampler, weights), wanted, atol=1e-6)
+    assert np.abs(gradient(logits, sampler, words) - wanted).max() > 1e-2

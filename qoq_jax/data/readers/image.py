@@ -17,6 +17,7 @@ _KINDS = tuple(f"a {name} picture" for name in ("PNG", "JPEG", "TIFF", "BigTIFF"
 _KIND = "a picture (PNG, JPEG, TIFF, BMP or WebP)"
 _MAX_PAGES = 20_000
 _SUBFILE_TYPE, _OLD_SUBFILE_TYPE, _PHOTOMETRIC = 254, 255, 262  # tags of TIFF
+_ORIENTATION = 274  # tag of EXIF
 
 
 def read_image(path: files.Path) -> np.ndarray:
@@ -208,7 +209,8 @@ def _levels(picture: Image.Image, where: files.Path, levels: bool) -> np.ndarray
     # Pillow inverts 8-bit TIFFs whose zero is white; the deeper ones are left to us.
     white_is_zero = picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == 0
     picture.load()
-    picture = ImageOps.exif_transpose(picture)
+    if picture.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied for nothing
+        picture = ImageOps.exif_transpose(picture)
     if _is_deep(picture):
         values = grey.check_finite(np.asarray(picture), where)
         if white_is_zero and not levels:
@@ -223,7 +225,7 @@ def _levels(picture: Image.Image, where: files.Path, levels: bool) -> np.ndarray
         raise DataError(
             f"has colours in {picture.mode}", where=str(where), hint="save it as RGB in PNG"
         )
-    return np.array(picture.convert("RGB"))
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _is_deep(picture: Image.Image) -> bool:
