@@ -23,7 +23,7 @@ EXTRAS = {
         "pylibjpeg-openjpeg>=2.3",  # high-throughput JPEG 2000
         "pyjpegls>=1.4",  # JPEG-LS
     ],
-    "fast": [NUMBA],  # resizes pictures in a third of the time, pixel for pixel as Pillow
+    "fast": [NUMBA],  # resizes pictures in half the time, pixel for pixel as Pillow
     "video": ["opencv-python-headless>=4.9"],
     "ecg": [H5PY],  # ECGs in HDF5 and MATLAB 7.3
     "wandb": ["wandb>=0.17"],
