@@ -65,7 +65,7 @@ def storm(folder: pathlib.Path, kills: int, saving: int, seed: int) -> Tally:
             run.start()
             if not wait_for_the_moment(run, rng, in_save, life):
                 break  # it came to its end
-            tally.saving += is_saving(run.workdir)
+            tally.saving += is_saving(run.workdir, run.started)
             run.kill()
             tally.kills += 1
             tally.lost += steps_lost(run.said()[start:], before)
@@ -94,12 +94,12 @@ def wait_for_the_moment(run: SmallRun, rng: random.Random, in_save: bool, life: 
     skip = rng.randrange(3)  # saves that are let through
     seen = False
     while process.poll() is None:
-        saving = is_saving(run.workdir)
+        saving = is_saving(run.workdir, run.started)
         skip -= saving and not seen
         seen = saving
         if saving and skip < 0:
             time.sleep(rng.uniform(0, 0.05))
-            if is_saving(run.workdir):
+            if is_saving(run.workdir, run.started):
                 return process.poll() is None
             skip = 0
         time.sleep(0.001)

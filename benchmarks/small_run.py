@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,6 +64,7 @@ class SmallRun:
         self._program = program
         self._fields = OVERRIDES | (overrides or {})
         self.processes: list[subprocess.Popen] = []
+        self.started = 0.0  # time.time() of the last start
 
     def command(self) -> list[str]:
         """The same for all processes."""
@@ -94,7 +96,7 @@ class SmallRun:
         }
         port = _free_port()
         self.workdir.mkdir(parents=True, exist_ok=True)
-        self.processes = []
+        self.processes, self.started = [], time.time()
         for index in range(self._count):
             with self.log(index).open("ab") as log:
                 self.processes.append(
@@ -141,9 +143,15 @@ def committed(workdir: pathlib.Path, stage: str) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def is_saving(workdir: pathlib.Path) -> bool:
-    """Whether a save of any stage is in flight, by the folders on disk."""
-    return any((workdir / "checkpoints").glob("*/*.orbax-checkpoint-tmp*"))
+def is_saving(workdir: pathlib.Path, since: float) -> bool:
+    """Whether a save of any stage is in flight, by folders on disk that are younger than `since`
+    (time.time): a process that was killed leaves its own there.
+    """
+    for folder in (workdir / "checkpoints").glob("*/*.orbax-checkpoint-tmp*"):
+        with contextlib.suppress(FileNotFoundError):  # it has just been committed
+            if folder.stat().st_mtime > since:
+                return True
+    return False
 
 
 def final_state(workdir: pathlib.Path, stage: str = "rl") -> dict[str, np.ndarray]:
