@@ -221,9 +221,13 @@ class WholeData:
         """{"ecgs_cut": n, "ecgs_repeated": n}, since these processes began."""
         return pipeline.count_ecg_lengths(self._all("ecg_lengths"))
 
-    def get_state(self) -> dict[str, Any]:
-        """The state to continue from, on any number of processes; JSON."""
-        return pipeline.merge_states(self._share.join("data state", self._data.get_state()))
+    def position(self) -> dict[str, Any]:
+        """Where the data of this process stands; JSON."""
+        return self._data.get_state()
+
+    def state_of(self, position: dict[str, Any]) -> dict[str, Any]:
+        """The state to continue from there, on any number of processes; JSON."""
+        return pipeline.merge_states(self._share.join("data state", position))
 
     def _all(self, name: str) -> dict[str, str]:
         """One of the two dicts of all processes; each tells what is new since the last time."""

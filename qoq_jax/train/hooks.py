@@ -52,8 +52,11 @@ class Batches(Protocol):
     def count_ecg_lengths(self) -> dict[str, int]:
         """{"ecgs_cut": n, "ecgs_repeated": n}, since this process began."""
 
-    def get_state(self) -> dict[str, Any]:
-        """What `set_state` needs to continue from here; JSON."""
+    def position(self) -> dict[str, Any]:
+        """Where the data of this process stands; JSON."""
+
+    def state_of(self, position: dict[str, Any]) -> dict[str, Any]:
+        """What `set_state` needs to continue from there; all processes must ask."""
 
 
 class TraceSteps(Hook):
@@ -271,13 +274,13 @@ class SaveCheckpoints(Hook):
 
     def around_step(self, loop: Loop) -> contextlib.AbstractContextManager[Any]:
         """Remembers where the data stood: a step that is left half-way has read its batch."""
-        self._before = self._data.get_state()
+        self._before = self._data.position()
         return contextlib.nullcontext()
 
     def after_step(self, loop: Loop) -> None:
         leaving = preemption.is_noticed()
         if loop.done % self._every == 0 or loop.is_last or leaving:
-            self._save(loop, self._data.get_state())
+            self._save(loop, self._data.position())
         else:
             self._checkpoints.check()
             self._warn_of_grace()
@@ -297,8 +300,8 @@ class SaveCheckpoints(Hook):
         self._checkpoints.close()
         preemption.forget(self._lost)
 
-    def _save(self, loop: Loop, data_state: dict[str, Any]) -> None:
-        state = self._to_save(loop.state)
+    def _save(self, loop: Loop, position: dict[str, Any]) -> None:
+        state, data_state = self._to_save(loop.state), self._data.state_of(position)
         self._checkpoints.save(loop.done, state, data_state, self._score(loop))
         self._saved = loop.done
 

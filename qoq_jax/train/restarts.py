@@ -11,13 +11,9 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
-
-from qoq_jax.base import exit_codes, files, interrupt
+from qoq_jax.base import exit_codes, files, interrupt, storage
 from qoq_jax.base.errors import QoqError
-from qoq_jax.parallel import hosts
+from qoq_jax.parallel import hosts, messages
 
 FILE = "restarts.json"
 _FORGIVEN = (exit_codes.DONE, exit_codes.MISTAKE, exit_codes.INTERRUPTED, exit_codes.PREEMPTED)
@@ -33,16 +29,17 @@ def counted(workdir: str, limit: int) -> Iterator[None]:
     Raises:
       QoqError: there have been so many.
     """
-    path, here = os.path.join(workdir, FILE), _position(workdir)
-    starts = 1
-    if hosts.is_main():
+    path = os.path.join(workdir, FILE)
+
+    def count() -> tuple[int, str]:
+        here = _position(workdir)
         found = files.read_json(path, {}, finite=False)
-        if found.get("position") == here:
-            starts += int(found["starts"])
+        starts = 1 + (int(found["starts"]) if found.get("position") == here else 0)
         if not limit or starts <= limit:
             files.write_json(path, {"position": here, "starts": starts})
-    if jax.process_count() > 1:  # all processes decide the same
-        starts = int(multihost_utils.broadcast_one_to_all(np.int32(starts)))
+        return starts, here
+
+    starts, here = messages.from_main("restarts", count)
     if limit and starts > limit:
         raise QoqError(
             f"started {limit} times without progress after {here or 'the start'}",
@@ -53,7 +50,7 @@ def counted(workdir: str, limit: int) -> Iterator[None]:
     def forgive(code: int) -> None:
         if code in _FORGIVEN and hosts.is_main():
             with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
+                storage.remove(path)
 
     with interrupt.last_words(forgive):
         try:
@@ -71,14 +68,10 @@ def _position(workdir: str) -> str:
     """How far the run has come: the last checkpoint of each stage, and the evaluations."""
     checkpoints, evaluations = (os.path.join(workdir, name) for name in ("checkpoints", "eval"))
     found = []
-    for stage in sorted(os.listdir(checkpoints)) if os.path.isdir(checkpoints) else []:
-        steps = [
-            int(name) for name in os.listdir(os.path.join(checkpoints, stage)) if name.isdigit()
-        ]
+    for stage in sorted(storage.names(checkpoints)):
+        names = storage.names(os.path.join(checkpoints, stage))
+        steps = [int(name) for name in names if name.isdigit()]
         if steps:
             found.append(f"{stage} step {max(steps)}")
-    if os.path.isdir(evaluations):
-        found += [
-            f"evaluation {name}" for name in sorted(os.listdir(evaluations)) if name[0] != "."
-        ]
+    found += [f"evaluation {name}" for name in sorted(storage.names(evaluations)) if name[0] != "."]
     return ", ".join(found)

@@ -31,8 +31,11 @@ class Data:
     def __init__(self):
         self.batches = 0
 
-    def get_state(self):
+    def position(self):
         return {"batches": self.batches}
+
+    def state_of(self, position):
+        return position
 
 
 class Checkpoints:

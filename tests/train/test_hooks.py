@@ -194,7 +194,10 @@ class Checkpoints:
 
 
 def test_checkpoints_are_saved_every_n_steps_and_after_the_last():
-    kept, data = Checkpoints(), types.SimpleNamespace(get_state=lambda: {"at": 1})
+    kept, data = (
+        Checkpoints(),
+        types.SimpleNamespace(position=lambda: 1, state_of=lambda position: {"at": position}),
+    )
     save = hooks.SaveCheckpoints(kept, 2, data, to_save=lambda state: state.total)
     run(loop_of(5), count, [save])
     assert kept.saved == [(n, n, {"at": 1}) for n in (2, 4, 5)] + ["closed"]
