@@ -23,8 +23,10 @@ class Served:
       headers: more of them.
       faults: what to do to the next requests, one each: ("status", code, headers), ("cut", n) and
         ("reset", n) after n bytes, ("late", seconds) before the headers, ("stall", n, seconds) and
-        ("gate", n) after n bytes, ("swap", body) from now on.
-      ranges: whether Range is understood. validator: "etag", "date" or "".
+        ("gate", n) after n bytes, ("trickle", n, seconds) n single bytes, ("swap", body) from now
+        on.
+      ranges, conditions: whether Range and If-Range are understood.
+      validator: "etag", "date" or "".
       chunked: no Content-Length. login: "user:password". redirect: to there.
     """
 
@@ -32,6 +34,7 @@ class Served:
     headers: dict = dataclasses.field(default_factory=dict)
     faults: list = dataclasses.field(default_factory=list)
     ranges: bool = True
+    conditions: bool = True
     validator: str = "etag"
     chunked: bool = False
     login: str = ""
@@ -130,7 +133,8 @@ class Server:
         else:
             etag = None
         asked = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
-        if asked and page.ranges and handler.headers.get("If-Range", etag) == etag:
+        same = handler.headers.get("If-Range", etag) == etag or not page.conditions
+        if asked and page.ranges and same:
             start = int(asked[1])
             if start >= len(body):
                 return _send(handler, 416, {"Content-Range": f"bytes */{len(body)}"}, b"")
@@ -152,6 +156,12 @@ class Server:
             handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
             handler.wfile.flush()
 
+        if fault[0] == "trickle":
+            for at in range(fault[1]):
+                write(body[at : at + 1])
+                self.gate.wait(fault[2])
+            handler.close_connection = True
+            return
         if fault[0] in ("cut", "reset", "stall", "gate"):
             write(body[: fault[1]])
             if fault[0] == "reset":

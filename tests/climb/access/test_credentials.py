@@ -156,6 +156,14 @@ def test_a_login_in_an_address_is_refused():
         assert CANARY not in str(caught.value)
 
 
+def test_netrc_is_read_for_no_other_host(server, tmp_path, nobody, fast):
+    """As the client library would by itself, from a file of any mode."""
+    write(nobody / ".netrc", f"machine 127.0.0.1 login me password {CANARY}\n", 0o644)
+    server.put("/a", b"data")
+    get.download(Access("s", "https", server.base, files=("a",)), tmp_path / "x", policy=fast)
+    assert not [headers for _, _, headers in server.requests if "Authorization" in headers]
+
+
 def test_a_redirect_to_an_address_with_a_login_is_refused(server, tmp_path, fast):
     server.put("/a", redirect=f"https://me:{CANARY}@a.example/")
     with pytest.raises(ConfigError, match="has a login in its address") as caught:

@@ -12,7 +12,9 @@ from qoq_jax.base.errors import ConfigError
 from qoq_jax.climb.access import download as engine
 from qoq_jax.climb.access import get
 from qoq_jax.climb.access.access import Access
+from qoq_jax.climb.access.client import Client
 from qoq_jax.climb.access.errors import DigestError, DownloadError, LoginError
+from qoq_jax.climb.access.hosts import https
 
 BODY = random.Random(0).randbytes(40_000)
 HALF = len(BODY) // 2
@@ -115,6 +117,24 @@ def test_a_file_that_changes_in_between_is_whole(server, run, validator):
     assert (root / "a.bin").read_bytes() == new
 
 
+@pytest.mark.parametrize("validator", ["etag", "date"])
+def test_a_host_that_ignores_the_condition_is_found_out(server, run, validator):
+    """It sends the rest of another file, and says so in its headers."""
+    new = BODY[::-1] + b"more"
+    page = server.put("/a.bin", BODY, validator=validator, conditions=False, chunked=True)
+    page.faults = [("none",), ("cut", HALF), ("swap", new)]
+    root, _ = run(files_at(server, "a.bin"))
+    assert (root / "a.bin").read_bytes() == new
+
+
+def test_a_redirect_that_gives_up_encryption_is_refused(server, fast):
+    access = files_at(server, "a.bin")
+    with Client(https.site(access), None, fast) as client:
+        with pytest.raises(DownloadError, match=r"a\.bin: .*b\.example/c, without encryption"):
+            client._follow("https://a.example/a", "http://b.example/c?sign=1", "a.bin")
+        assert client._follow("https://a.example/a", "/c", "a.bin") == "https://a.example/c"
+
+
 def test_a_weak_etag_is_no_promise(server, run):
     faulty(server, ("cut", HALF), validator="", headers={"ETag": 'W/"same"'})
     run(files_at(server, "a.bin"))
@@ -169,10 +189,13 @@ def test_progress_is_what_keeps_a_bad_line_alive(server, run):
     assert (root / "a.bin").read_bytes() == BODY
 
 
-def test_a_trickle_is_cut_and_continued(server, run, fast):
-    faulty(server, ("stall", 8, 0.3))
+def test_a_trickle_is_cut_and_continued(server, run):
+    """Each byte comes in time, and all of them would take an hour; the server would send 80."""
+    faulty(server, ("trickle", 80, 0.1))
     root, _ = run(files_at(server, "a.bin"))
     assert (root / "a.bin").read_bytes() == BODY
+    start = fetches(server, "/a.bin")[1]["Range"].removeprefix("bytes=").removesuffix("-")
+    assert 0 < int(start) < 60
 
 
 def test_all_threads_leave_a_host_alone_that_asks_for_it(server, run):
