@@ -132,9 +132,7 @@ def _names(job: Job) -> Iterator[ConfigError]:
 
 
 def _secrets(job: Job) -> Iterator[ConfigError]:
-    hint = (
-        "give its variable's name in secrets; the value stays in your shell or the engine's store"
-    )
+    hint = "give its variable's name in secrets; your shell or the engine's store has the value"
     for field in ("name", "command", "image", "workdir", "reservation"):
         value = getattr(job, field)
         if _SECRET.search(value) or _ASSIGNED.search(value):

@@ -44,7 +44,7 @@ def line(job: Job, distributed: bool = False) -> str:
 
 
 def environment(job: Job) -> dict[str, str]:
-    """Variables of every process, sorted: the compiler's flags, and those of the job. No secrets."""
+    """Variables of every process, sorted: the compiler's flags and the job's own. No secrets."""
     return dict(sorted({**flags.flags_for(job), **job.env}.items()))
 
 

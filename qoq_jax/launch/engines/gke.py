@@ -44,6 +44,15 @@ class _Dumper(yaml.SafeDumper):
         super().increase_indent(flow, False)
 
 
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    """Text of several lines as such."""
+    style = "|" if "\n" in value else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def to_yaml(content: dict[str, Any]) -> str:
     """YAML in the order given."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)
@@ -60,10 +69,7 @@ def render(job: Job) -> str:
             f"  kubectl create secret generic {SECRET} {files}",
         ]
     if at.kind == "tpu" and at.device in tpu_vm.DEVICES:
-        head += [
-            "The same with xpk, without the secrets and the environment:",
-            f"  {_xpk(job, at)}",
-        ]
+        head += ["With xpk, without the secrets and the environment:", f"  {_xpk(job, at)}"]
     return "".join(f"# {line}\n" for line in head) + to_yaml(job_set(job))
 
 
@@ -120,7 +126,7 @@ def commands(job: Job, action: str) -> list[list[str]]:
     if action == "submit":
         login = ["gcloud", "container", "clusters", "get-credentials", job.cluster]
         where = [f"--project={job.project}", f"--location={job.zone}"]
-        return [[*login, *where], [*kubectl, "apply", f"--filename={process.FILE}"]]
+        return [[*login, *where], [*kubectl, "apply", "--filename", process.FILE]]
     if action == "status":
         return [
             [*kubectl, "get", "jobset", job.name],

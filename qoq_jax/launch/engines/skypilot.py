@@ -44,10 +44,8 @@ def commands(job: Job, action: str) -> list[list[str]]:
     """Command lines of an action; process.FILE stands for the rendered YAML."""
     if action == "submit":
         secrets = [word for name in job.secrets for word in ("--secret", name)]
-        return [
-            ["sky", "jobs", "launch", "--yes", "--detach-run", "--name", job.name]
-            + [*secrets, process.FILE]
-        ]
+        launch = ["sky", "jobs", "launch", "--yes", "--detach-run", "--name", job.name]
+        return [[*launch, *secrets, process.FILE]]
     if action == "status":
         return [["sky", "jobs", "queue"]]
     if action == "logs":
@@ -80,7 +78,7 @@ def _run(job: Job, at: Place) -> str:
     if several and at.kind == "gpu":
         lines += [
             # The first address, of the private network.
-            f'export QOQ_COORDINATOR="$(head -n 1 <<< "$SKYPILOT_NODE_IPS"):{process.PORT}"',
+            f"export QOQ_COORDINATOR=\"${{SKYPILOT_NODE_IPS%%$'\\n'*}}:{process.PORT}\"",
             'export QOQ_PROCESS_COUNT="$SKYPILOT_NUM_NODES"',
             'export QOQ_PROCESS_INDEX="$SKYPILOT_NODE_RANK"',
         ]

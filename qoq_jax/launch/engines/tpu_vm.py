@@ -26,6 +26,47 @@ _TYPE = {"v4": ("v4", 2), "v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v
 DEVICES = tuple(_TYPE)
 
 
+# Functions of the script.
+_FUNCTIONS = r"""state() {
+  "${tpus[@]}" queued-resources describe "$name" "${where[@]}" \
+    --format='value(state.state)' 2> /dev/null || true
+}
+
+on_all() { # NODE COMMAND
+  "${tpus[@]}" tpu-vm ssh "$1" "${where[@]}" --worker=all --command="$2"
+}
+
+install() {
+  local node
+  for node in "${nodes[@]}"; do
+    on_all "$node" 'mkdir -p -m 700 ~/.qoq' || return 255
+    "${tpus[@]}" tpu-vm scp "$private"/* "$node:.qoq/" "${where[@]}" --worker=all || return 255
+    on_all "$node" 'bash ~/.qoq/install.sh' || return 255
+  done
+}
+
+# The exit code is that of a failure where there is one, else of a process to start again.
+run() {
+  local node pid one code=0 pids=()
+  for node in "${nodes[@]}"; do
+    on_all "$node" 'bash ~/.qoq/job.sh' &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do
+    one=0
+    wait "$pid" || one=$?
+    case $one in
+      0) ;;
+      1 | 2) code=$one; break ;;
+      *) code=$one ;;
+    esac
+  done
+  wait
+  return "$code"
+}
+"""
+
+
 def accelerator_type(at: Place) -> str:
     """ "v5litepod-16" of v5e:4x4."""
     name, count = _TYPE[at.device]
@@ -96,11 +137,7 @@ cd ~/qoq_jax
 {process.exports(job)}{_run(job, at)} 2>&1 | tee -a ~/.qoq/log
 JOB
 
-state() {{
-  "${{tpus[@]}}" queued-resources describe "$name" "${{where[@]}}" \\
-    --format='value(state.state)' 2> /dev/null || true
-}}
-
+{_FUNCTIONS}
 # Creates the machines where there are none, and waits until they are ready.
 provision() {{
   while true; do
@@ -113,39 +150,6 @@ provision() {{
       *) sleep 30 ;;
     esac
   done
-}}
-
-on_all() {{ # NODE COMMAND
-  "${{tpus[@]}}" tpu-vm ssh "$1" "${{where[@]}}" --worker=all --command="$2"
-}}
-
-install() {{
-  local node
-  for node in "${{nodes[@]}}"; do
-    on_all "$node" 'mkdir -p -m 700 ~/.qoq' || return 255
-    "${{tpus[@]}}" tpu-vm scp "$private"/* "$node:.qoq/" "${{where[@]}}" --worker=all || return 255
-    on_all "$node" 'bash ~/.qoq/install.sh' || return 255
-  done
-}}
-
-# The exit code is that of a failure where there is one, else of a process to start again.
-run() {{
-  local node pid one code=0 pids=()
-  for node in "${{nodes[@]}}"; do
-    on_all "$node" 'bash ~/.qoq/job.sh' &
-    pids+=($!)
-  done
-  for pid in "${{pids[@]}}"; do
-    one=0
-    wait "$pid" || one=$?
-    case $one in
-      0) ;;
-      {" | ".join(map(str, process.FAIL))}) code=$one; break ;;
-      *) code=$one ;;
-    esac
-  done
-  wait
-  return "$code"
 }}
 
 for ((attempt = 0; attempt <= {job.max_restarts}; attempt++)); do
@@ -195,6 +199,6 @@ def _secrets(job: Job) -> str:
     if not job.secrets:
         return ': > "$private/secrets.sh"\n'
     return f"""for secret in {" ".join(job.secrets)}; do
-  printf 'export %s=%q\\n' "$secret" "${{!secret:?must be set in this shell}}"
+  printf 'export %s=%q\\n' "$secret" "${{!secret:?$secret must be set in this shell}}"
 done > "$private/secrets.sh"
 """
