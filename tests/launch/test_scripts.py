@@ -165,6 +165,15 @@ def test_machines_that_were_taken_away_are_created_again(cloud):
     assert calls.index("queued-resources delete") < calls.index("queued-resources create")
 
 
+def test_code_1_of_gcloud_without_machines_is_no_failure_of_the_job(cloud):
+    lost = GCLOUD.replace(
+        "code=$(next codes);", 'code=$(next codes); ((code)) && echo > "$HERE/state";'
+    )
+    cloud("gcloud", lost)
+    assert cloud.job(TPU, 1, 0) == 0
+    assert cloud.calls().count("queued-resources create") == 2
+
+
 def test_a_request_that_failed_ends_the_script(cloud):
     assert cloud.job(TPU, 0, state="FAILED") == 1
     assert "job.sh" not in cloud.calls()

@@ -157,6 +157,8 @@ for ((attempt = 0; attempt <= {job.max_restarts}; attempt++)); do
   code=0
   install || code=$?
   if ((code == 0)); then run || code=$?; fi
+  # gcloud ends with 1 too, when the machines are gone.
+  if ((code == 1)) && [[ $(state) != ACTIVE ]]; then code=255; fi
   case $code in
     {restart}) echo "qoq: ended with code $code; attempt $attempt of {job.max_restarts}" >&2 ;;
     *) exit "$code" ;;
