@@ -3,9 +3,9 @@
     python launch/flag_names.py PYTHON...     # of environments with jax, or with jax[tpu]
 
 A flag that the library does not know ends the process when JAX starts, so `qoq launch` looks names
-up before anything is paid for. The libraries hold the names of their flags as strings; where several
-environments are given, a name must be in all of them. Names of fields that are no flags slip
-through, names that do not exist do not.
+up before anything is paid for. The libraries hold the names of their flags as strings; where
+several environments are given, a name must be in all of them. Names of fields that are no flags
+slip through, names that do not exist do not.
 """
 
 import json

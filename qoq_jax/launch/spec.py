@@ -48,7 +48,7 @@ class Job:
       spot: preemptible accelerators.
       reservation: name of a reservation, or "".
       project, zone: of Google Cloud. cluster: of GKE. partition, account: of SLURM.
-      runtime: TPU software version of tpu-vm, as "v2-alpha-tpuv5-lite"; "" = that of the generation.
+      runtime: TPU software version of tpu-vm, as "v2-alpha-tpuv6e"; "" = the generation's.
       hours: limit of the run; 0 = none.
     """
 
