@@ -210,12 +210,13 @@ class _Attempt:
 
 
 def _copy(index: int, output: BinaryIO) -> None:
-    for line in output:
-        # Whoever read our output may be gone; the process must not wait for a full pipe.
-        with contextlib.suppress(BrokenPipeError):
-            text = line.decode(errors="replace").rstrip("\n")
-            sys.stdout.write(f"[{index}] {text}\n")
-            sys.stdout.flush()
+    with output:
+        for line in output:
+            # Whoever read our output may be gone; the process must not wait for a full pipe.
+            with contextlib.suppress(BrokenPipeError):
+                text = line.decode(errors="replace").rstrip("\n")
+                sys.stdout.write(f"[{index}] {text}\n")
+                sys.stdout.flush()
 
 
 def _say(line: str) -> None:
