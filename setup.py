@@ -73,7 +73,6 @@ setup(
             "plan/*.textproto",
             "launch/*.json",
             "launch/*.toml",
-            "launch/Dockerfile",
             "climb/catalogue/*.toml",
             "climb/catalogue/*.bib",
             "climb/catalogue/sets/*.toml",

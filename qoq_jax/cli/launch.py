@@ -17,7 +17,8 @@ from typing import Any
 from qoq_jax.base import exit_codes
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.cli.parser import Commands, command
-from qoq_jax.launch import check, place, process
+from qoq_jax.launch import check, place, placeholders, process
+from qoq_jax.launch.engines import local
 from qoq_jax.launch.spec import ENGINES, Job
 
 
@@ -44,11 +45,13 @@ def run(arguments: argparse.Namespace) -> int:
     job = load(arguments.job)
     mistakes = check.check(job, arguments.engine)
     if not mistakes and arguments.action == "submit":
-        mistakes = check_config(job)
+        mistakes = [*check_config(job), *([] if arguments.dry_run else placeholders.check(job))]
     for mistake in mistakes:
         print(f"qoq: {arguments.job}: {mistake}", file=sys.stderr)
     if mistakes:
         return exit_codes.MISTAKE
+    if arguments.engine == "local":
+        return _local(job, arguments)
     engine = importlib.import_module(f"qoq_jax.launch.engines.{arguments.engine.replace('-', '_')}")
     for note in check.notes(job, arguments.engine):
         print(f"qoq: note: {note}", file=sys.stderr)
@@ -62,6 +65,19 @@ def run(arguments: argparse.Namespace) -> int:
     return _run(job, engine, lines)
 
 
+def _local(job: Job, arguments: argparse.Namespace) -> int:
+    """The processes run here, to their end: there is nothing to ask or to delete later."""
+    if arguments.action != "submit":
+        raise ConfigError(
+            f"engine local has no --action {arguments.action}",
+            hint="a local run stays in its terminal; Ctrl-C ends it",
+        )
+    if arguments.dry_run:
+        print(local.render(job), end="")
+        return exit_codes.DONE
+    return local.run(job)
+
+
 def load(path: str) -> Job:
     """The job that a job file defines.
 
@@ -71,7 +87,7 @@ def load(path: str) -> Job:
     from qoq_jax.train import config
 
     if not pathlib.Path(path).is_file():
-        raise ConfigError(f"no job file {path}", hint="see qoq_jax/launch/jobs")
+        raise ConfigError(f"no job file {path}", hint="see launch/jobs")
     make = getattr(config.load_module(path), "get_job", None)
     if make is None:
         raise ConfigError("no get_job()", where=path, hint="it returns a qoq_jax.launch.spec.Job")

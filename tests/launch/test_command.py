@@ -141,3 +141,36 @@ def test_the_config_fits_the_accelerators(command, topology, message, tmp_path):
     found = [str(one) for one in launch.check_config(launch.load(str(path)))]
     assert bool(found) == bool(message), found
     assert all(message in one for one in found), found
+
+
+LOCAL = """
+from qoq_jax.launch.spec import Job
+def get_job():
+    return Job(name="two", topology="cpu:2", max_restarts=0, grace=5,
+               command='''sh -c 'echo "$QOQ_PROCESS_INDEX of $QOQ_PROCESS_COUNT"; {then}' ''')
+"""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_local_runs_the_processes(code, tmp_path, capfd):
+    path = tmp_path / "job.py"
+    path.write_text(LOCAL.format(then=f"exit {code}"))
+    assert main(["launch", str(path), "local"]) == code
+    out = capfd.readouterr().out
+    assert {"[0] 0 of 2", "[1] 1 of 2"} >= set(out.splitlines())
+    assert out
+
+
+def test_local_shows_what_it_would_start(tmp_path, capsys):
+    path = tmp_path / "job.py"
+    path.write_text(LOCAL.format(then=f"touch {tmp_path}/ran"))
+    assert main(["launch", str(path), "local", "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("QOQ_COORDINATOR=localhost:FREE_PORT") == 2
+    assert not (tmp_path / "ran").exists()
+
+
+def test_local_has_nothing_to_ask_later(tmp_path, capsys):
+    path = tmp_path / "job.py"
+    path.write_text(LOCAL.format(then="exit 0"))
+    assert main(["launch", str(path), "local", "--action", "logs"]) == 2
+    assert "Ctrl-C" in capsys.readouterr().err

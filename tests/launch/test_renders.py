@@ -109,7 +109,7 @@ def test_a_skypilot_task_has_these_fields(job):
     assert task["secrets"] == dict.fromkeys(job.secrets)
     assert task["envs"] == dict(job.env)
     assert task["num_nodes"] == (at.hosts if at.kind == "gpu" else 1)
-    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == list(process.RESTART)
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [42, 134, 143]
 
 
 def test_names_of_slices():

@@ -18,7 +18,10 @@ from qoq_jax.launch.spec import Job
 SUFFIX = ".yaml"
 _GPU = {"a100": "A100-80GB", "h100": "H100", "h200": "H200", "b200": "B200"}
 DEVICES = (*tpu_vm.DEVICES, *_GPU)
-IMAGE_FOLDER = "/opt/qoq_jax"  # the repository in the image (qoq_jax/launch/Dockerfile)
+# Not 137: SkyPilot gives that code to the other processes when one has failed, whatever the reason
+# (CANCELLED_RETURN_CODE of its job driver), and a mistake in the config would come again for ever.
+RESTART = tuple(code for code in process.RESTART if code != 137)
+IMAGE_FOLDER = "/opt/qoq_jax"  # the repository in the image (launch/Dockerfile)
 
 
 def render(job: Job) -> str:
@@ -67,7 +70,7 @@ def _resources(job: Job, at: Place) -> dict[str, Any]:
     # Lost machines are always replaced; a process that failed only by these codes.
     found["job_recovery"] = {
         "max_restarts_on_errors": 0,
-        "recover_on_exit_codes": list(process.RESTART),
+        "recover_on_exit_codes": list(RESTART),
     }
     return found
 
