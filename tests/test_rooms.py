@@ -26,6 +26,7 @@ ROOMS = (
     "report",
     "train",
     "plan",
+    "launch",
     "sweep",
     "cli",
 )

@@ -1,0 +1,29 @@
+"""QoQ-Med-7B, stage 1 (align) and stage 2 (DRPO), on 16 v5e chips (4 hosts), what a small
+TPU grant has.
+
+    qoq launch launch/jobs/qoq_med_7b_v5e_4x4.py tpu-vm --dry-run
+
+Engines: tpu-vm, gke, skypilot. With 64 prompts a step instead of 512: see the config.
+Replace all that begins with "my-": until then the job is refused.
+"""
+
+from qoq_jax.launch.spec import Job
+
+
+def get_job() -> Job:
+    return Job(
+        name="qoq-med-7b-v5e-16",
+        command="qoq train --config=configs/qoq_med_7b.py:v5e-4x4"
+        " --config.data.extra=gs://my-bucket/rows"
+        " --config.faults.grace=160",  # 20 s below `grace`, for the exit
+        topology="v5e:4x4",
+        image="europe-docker.pkg.dev/my-project/qoq/qoq_jax:1",
+        project="my-project",
+        zone="us-west4-a",
+        cluster="my-cluster",
+        workdir="gs://my-bucket/runs/qoq-med-7b-v5e-16",
+        secrets=("HF_TOKEN",),
+        # Parameters and both moments in float32, by `qoq plan`.
+        checkpoint_gib=94,
+        grace=180,
+    )

@@ -1,0 +1,171 @@
+"""`qoq launch`: a job on Cloud TPU, GKE, SkyPilot, SLURM or this machine."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from types import ModuleType
+from typing import Any
+
+from qoq_jax.base import exit_codes
+from qoq_jax.base.errors import ConfigError
+from qoq_jax.cli.parser import Commands, command
+from qoq_jax.launch import check, place, placeholders, process
+from qoq_jax.launch.engines import local
+from qoq_jax.launch.spec import ENGINES, Job
+
+
+def add(commands: Commands) -> None:
+    """Adds the command to the parser of `qoq`."""
+    launch = command(
+        commands,
+        "launch",
+        run,
+        "Run a job file on Cloud TPU VMs, GKE, SkyPilot, SLURM or this machine (docs/launch.md).",
+    )
+    launch.add_argument("job", help="Python file that defines get_job() (qoq_jax/launch/spec.py)")
+    launch.add_argument("engine", choices=ENGINES)
+    launch.add_argument(
+        "--action", choices=process.ACTIONS, default="submit", help="default: submit"
+    )
+    launch.add_argument(
+        "--dry-run", action="store_true", help="print what would be sent and run, and stop"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Checks the job, renders it and runs the engine's commands; the first failure ends it."""
+    job = load(arguments.job)
+    mistakes = check.check(job, arguments.engine)
+    if not mistakes and arguments.action == "submit":
+        mistakes = [*check_config(job), *([] if arguments.dry_run else placeholders.check(job))]
+    for mistake in mistakes:
+        print(f"qoq: {arguments.job}: {mistake}", file=sys.stderr)
+    if mistakes:
+        return exit_codes.MISTAKE
+    if arguments.engine == "local":
+        return _local(job, arguments)
+    engine = importlib.import_module(f"qoq_jax.launch.engines.{arguments.engine.replace('-', '_')}")
+    for note in check.notes(job, arguments.engine):
+        print(f"qoq: note: {note}", file=sys.stderr)
+    lines = engine.commands(job, arguments.action)
+    if arguments.dry_run:
+        if arguments.action == "submit":
+            print(engine.render(job))
+        for line in lines:
+            print("$ " + shlex.join(_with_file(line, f"{job.name}{engine.SUFFIX}")))
+        return exit_codes.DONE
+    return _run(job, engine, lines)
+
+
+def _local(job: Job, arguments: argparse.Namespace) -> int:
+    """The processes run here, to their end: there is nothing to ask or to delete later."""
+    if arguments.action != "submit":
+        raise ConfigError(
+            f"engine local has no --action {arguments.action}",
+            hint="a local run stays in its terminal; Ctrl-C ends it",
+        )
+    if arguments.dry_run:
+        print(local.render(job), end="")
+        return exit_codes.DONE
+    return local.run(job)
+
+
+def load(path: str) -> Job:
+    """The job that a job file defines.
+
+    Raises:
+      ConfigError: no file, no get_job(), or something else than a Job.
+    """
+    from qoq_jax.train import config
+
+    if not pathlib.Path(path).is_file():
+        raise ConfigError(f"no job file {path}", hint="see launch/jobs")
+    make = getattr(config.load_module(path), "get_job", None)
+    if make is None:
+        raise ConfigError("no get_job()", where=path, hint="it returns a qoq_jax.launch.spec.Job")
+    try:
+        job = make()
+    except TypeError as error:  # a field that Job does not have
+        raise ConfigError(str(error), where=path, hint="see qoq_jax/launch/spec.py") from None
+    if not isinstance(job, Job):
+        raise ConfigError("get_job() returns no Job", where=path)
+    return job
+
+
+def check_config(job: Job) -> list[ConfigError]:
+    """Whether the mesh of the command's config is that of the accelerators, and its batch divides
+    over them. A config that is not on this machine, as inside the image, is not looked at.
+    """
+    words = shlex.split(job.command)
+    if words[:2] != ["qoq", "train"]:
+        return []
+    file, overrides = "", []
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--config=") or word == "--config":
+            file = word.removeprefix("--config=") if "=" in word else after
+        elif word.startswith("--config."):
+            overrides.append(word)
+    if not pathlib.Path(file.partition(":")[0]).is_file():
+        print(f"qoq: note: {file or 'the config'} is not here; see qoq plan", file=sys.stderr)
+        return []
+    # Configs import JAX; no accelerator is asked for.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from qoq_jax.train import config
+
+    try:
+        cfg = config.parse(config.override(config.load(file), overrides))
+        return _mesh_and_batch(job, cfg)
+    except ConfigError as error:
+        return [error]
+
+
+def _mesh_and_batch(job: Job, cfg: Any) -> list[ConfigError]:
+    """By the instant plan: what `qoq plan` says of the same config and topology."""
+    from qoq_jax.plan import case, devices, instant
+    from qoq_jax.train import stages
+
+    at = place.of(job)
+    if at.kind == "cpu":
+        return []
+    topology = devices.parse(str(at))
+    case.resolved(cfg.mesh, topology)
+    if any(stages.get(name).alone for name in cfg.stages):
+        return []  # the plan knows multimodal models
+    return [
+        ConfigError(
+            f"stage {plan.case.stage.name} needs {plan.peak / 2**30:.1f} GiB of a device of "
+            f"{at}, which has {plan.capacity / 2**30:.1f}",
+            hint=f"qoq plan --config=... --topology={at} --search",
+        )
+        for plan in instant.plan(cfg, topology)
+        if plan.verdict == "does not fit"
+    ]
+
+
+def _with_file(line: list[str], path: str) -> list[str]:
+    return [path if word == process.FILE else word for word in line]
+
+
+def _run(job: Job, engine: ModuleType, lines: list[list[str]]) -> int:
+    missing = sorted({line[0] for line in lines if not shutil.which(line[0])})
+    if missing:
+        raise ConfigError(
+            f"{missing[0]} is not installed here",
+            hint="--dry-run prints what it would get; docs/launch.md says how to install it",
+        )
+    with tempfile.TemporaryDirectory(prefix="qoq-") as folder:  # of this user alone
+        path = pathlib.Path(folder) / f"{job.name}{engine.SUFFIX}"
+        path.write_text(engine.render(job), encoding="utf-8")
+        for line in lines:
+            code = subprocess.run(_with_file(line, str(path))).returncode
+            if code:
+                return code if code > 0 else 128 - code
+    return exit_codes.DONE

@@ -1,0 +1,227 @@
+"""What is wrong with a job, found before anything is paid for. No JAX is imported: whether the
+mesh and the batch of the command's config fit the accelerators is `qoq launch`'s and `qoq plan`'s
+to see (cli/launch.py).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Iterator
+
+from qoq_jax.base.errors import ConfigError, did_you_mean
+from qoq_jax.launch import place, process
+from qoq_jax.launch.engines import gke, skypilot, slurm, tpu_vm
+from qoq_jax.launch.place import Place
+from qoq_jax.launch.spec import ENGINES, Job
+
+# Assumed GiB/s that one host writes to object storage; measure yours (docs/launch.md).
+WRITE_RATE = 0.25
+# Seconds beside the writing: the step or phase in flight, hashes, and the commit.
+SAVE_MARGIN = 30
+GOOGLE_SPOT_NOTICE = 30  # seconds (docs.cloud.google.com/compute/docs/instances/spot)
+
+_NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")  # of a label and of a service (RFC 1035)
+_MOST_NAME = 40  # Kubernetes adds to it, up to 63
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")  # names of projects, zones, images, ...
+_OPERATORS = frozenset(";&|<>()")
+_DEVICES = {
+    "tpu-vm": tpu_vm.DEVICES,
+    "gke": gke.DEVICES,
+    "skypilot": skypilot.DEVICES,
+    "slurm": slurm.DEVICES,
+}
+_NEEDED = {
+    "tpu-vm": ("project", "zone"),
+    "gke": ("project", "zone", "cluster", "image"),
+    "slurm": ("partition",),
+}
+_SET_BY_ENGINES = ("QOQ_COORDINATOR", "QOQ_PROCESS_COUNT", "QOQ_PROCESS_INDEX")
+# Forms that secrets are known by, and names that they are given by.
+_SECRETS = (
+    r"\bhf_[A-Za-z0-9]{16,}",  # Hugging Face
+    r"\b(AKIA|ASIA)[A-Z0-9]{16}\b",  # AWS
+    r"\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}",
+    r"\bAIza[\w-]{30,}|\bya29\.[\w-]{10,}",  # Google
+    r"\bsk-[A-Za-z0-9_-]{16,}",
+    r"-----BEGIN [A-Z ]*PRIVATE KEY",
+    r"://[^/\s:@]+:[^/\s@]+@",  # user:password in a URL
+    r"(?i)(password|passwd|pwd|token|secret|api[-_]?key|access[-_]?key)[\"']?\s*[=:]\s*[\"']?[^\s\"'$]",
+)
+_SECRET = re.compile("|".join(f"(?:{one})" for one in _SECRETS[:-1]))
+_ASSIGNED = re.compile(_SECRETS[-1])
+_SECRET_NAME = re.compile(r"(?i)(password|passwd|token|secret|api_?key|access_?key)$")
+
+
+def check(job: Job, engine: str) -> list[ConfigError]:
+    """Everything that is wrong with a job on an engine, one line each; none of them shows a value
+    that may be a secret.
+    """
+    if engine not in ENGINES:
+        return [ConfigError(f"unknown engine {engine!r}", hint=did_you_mean(engine, ENGINES))]
+    found = [*_names(job), *_secrets(job), *_numbers(job), *_command(job)]
+    try:
+        at = place.of(job)
+        process.environment(job)
+    except ConfigError as error:
+        return [*found, error]
+    found += [*_engine(job, engine, at), *_workdir(job, at)]
+    if job.grace > 0 and job.checkpoint_gib >= 0:
+        found += _grace(job, at)
+    return found
+
+
+def save_seconds(job: Job, at: Place) -> int:
+    """Seconds that the last save needs: every host writes its part at once,
+
+        checkpoint_gib / hosts / WRITE_RATE + SAVE_MARGIN
+
+    0 where the checkpoint's size is not known.
+    """
+    if not job.checkpoint_gib:
+        return 0
+    return math.ceil(job.checkpoint_gib / at.all_hosts / WRITE_RATE + SAVE_MARGIN)
+
+
+def notes(job: Job, engine: str) -> list[str]:
+    """What is no mistake and should be known, one line each; of a job that `check` passes."""
+    found = []
+    needed = save_seconds(job, place.of(job))
+    if job.spot and engine != "slurm" and needed > GOOGLE_SPOT_NOTICE:
+        found.append(
+            f"spot machines of Google Cloud are gone after {GOOGLE_SPOT_NOTICE} s and a save takes "
+            f"about {needed} s: the steps since the last checkpoint are lost"
+        )
+    if engine == "skypilot":
+        found.append("SkyPilot does not count restarts: max_restarts is not a limit there")
+    return found
+
+
+def _names(job: Job) -> Iterator[ConfigError]:
+    if not _NAME.fullmatch(job.name) or len(job.name) > _MOST_NAME:
+        yield ConfigError(
+            f"name {job.name!r}",
+            hint=f"lower case letters, digits and '-', a letter first, at most {_MOST_NAME}",
+        )
+    for field in ("image", "project", "zone", "cluster", "partition", "account", "runtime"):
+        value = getattr(job, field)
+        if value and not _PLAIN.fullmatch(value):
+            yield ConfigError(f"{field} has characters that none of its kind has")
+    if job.reservation and not _PLAIN.fullmatch(job.reservation):
+        yield ConfigError("reservation has characters that none of its kind has")
+    for name in [*job.env, *job.secrets]:
+        if not _VARIABLE.fullmatch(name):
+            yield ConfigError(
+                "an environment variable's name is not one",
+                hint="letters, digits and _, no digit first; a secret is given by its name",
+            )
+    for name in _SET_BY_ENGINES:
+        if name in job.env:
+            yield ConfigError(
+                f"env sets {name}",
+                hint="leave it out: the engine gives all processes an address of their private "
+                "network",
+            )
+    for name in sorted({*job.env} & {*job.secrets}):
+        yield ConfigError(f"{name} is in env and in secrets", hint="leave it in secrets")
+    if job.xla_flags != "none":
+        for name in sorted({"XLA_FLAGS", "LIBTPU_INIT_ARGS"} & {*job.env}):
+            yield ConfigError(f"env sets {name}", hint='with xla_flags="none"')
+
+
+def _secrets(job: Job) -> Iterator[ConfigError]:
+    hint = "give its variable's name in secrets; your shell or the engine's store has the value"
+    for field in ("name", "command", "image", "workdir", "reservation"):
+        value = getattr(job, field)
+        if _SECRET.search(value) or _ASSIGNED.search(value):
+            yield ConfigError(f"{field} seems to hold a secret", hint=hint)
+    for name, value in job.env.items():
+        named = _SECRET_NAME.search(name) and value
+        if named or _SECRET.search(value) or _ASSIGNED.search(value):
+            known = name if _VARIABLE.fullmatch(name) else "a variable"
+            yield ConfigError(f"env: {known} seems to hold a secret", hint=hint)
+
+
+def _numbers(job: Job) -> Iterator[ConfigError]:
+    for field, least in (("grace", 1), ("max_restarts", 0), ("checkpoint_gib", 0), ("hours", 0)):
+        value = getattr(job, field)
+        if not least <= value < math.inf:
+            yield ConfigError(f"{field} = {value}", hint=f"at least {least}")
+    if job.spot and job.reservation:
+        yield ConfigError("spot and reservation", hint="a reservation is not preemptible")
+
+
+def _command(job: Job) -> Iterator[ConfigError]:
+    hint = "one command; what needs more goes into a script, variables into env"
+    if set("\n#`") & set(job.command):
+        yield ConfigError("command has a line break, a '#' or a '`'", hint=hint)
+        return
+    try:
+        lexer = shlex.shlex(job.command, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words = list(lexer)
+    except ValueError as error:
+        yield ConfigError(f"command: {str(error).lower()}", hint="close the quotation")
+        return
+    if not words:
+        yield ConfigError("command is empty", hint="as 'qoq train --config=...'")
+    elif any(_OPERATORS.issuperset(word) for word in words if word):
+        # The engines put `exec` before it, so that SIGTERM reaches it.
+        yield ConfigError("command is more than one", hint=hint)
+    elif _VARIABLE.fullmatch(words[0].partition("=")[0]) and "=" in words[0]:
+        yield ConfigError("command begins with a variable", hint=hint)
+
+
+def _engine(job: Job, engine: str, at: Place) -> Iterator[ConfigError]:
+    if engine == "local":
+        return
+    if at.device not in _DEVICES[engine]:
+        others = [name for name, devices in _DEVICES.items() if at.device in devices]
+        yield ConfigError(
+            f"{engine} has no {at.device}",
+            hint=f"engine {' or '.join(others)}" if others else "engine local",
+        )
+        return
+    needed = _NEEDED.get(engine, ())
+    if engine == "skypilot" and at.kind == "gpu":
+        needed = ("image",)
+    for field in needed:
+        if not getattr(job, field):
+            yield ConfigError(f"engine {engine} needs {field}")
+    if engine == "skypilot" and at.slices > 1:
+        yield ConfigError("SkyPilot joins no TPU slices", hint="engine gke or tpu-vm")
+    if engine == "skypilot" and job.reservation:
+        yield ConfigError(
+            "SkyPilot takes reservations from ~/.sky/config.yaml",
+            hint="gcp.specific_reservations there, and no reservation here",
+        )
+    if engine == "slurm" and job.spot:
+        yield ConfigError("SLURM has no spot machines", hint="name a preemptible partition")
+    detected = at.kind == "tpu" or engine == "slurm"
+    if detected and at.all_hosts > 1 and not process.finds_the_others(job.command):
+        yield ConfigError(
+            f"on several hosts of {engine} only qoq train and qoq evaluate run",
+            hint="these take --distributed (docs/pods.md)",
+        )
+
+
+def _workdir(job: Job, at: Place) -> Iterator[ConfigError]:
+    hint = "a gs:// or s3:// URL, or the absolute path of a folder that all hosts share"
+    if job.workdir and not re.match(r"(gs|s3)://[^/\s]+|/", job.workdir):
+        yield ConfigError(f"workdir {job.workdir!r}", hint=hint)
+    elif re.search(r"[\s,:]", job.workdir.partition("://")[2] or job.workdir):
+        yield ConfigError(f"workdir {job.workdir!r}", hint="no spaces, commas or colons")
+    elif not job.workdir and at.all_hosts > 1:
+        yield ConfigError(f"workdir is not set, and {at} has {at.all_hosts} hosts", hint=hint)
+
+
+def _grace(job: Job, at: Place) -> Iterator[ConfigError]:
+    needed = save_seconds(job, at)
+    if needed > job.grace:
+        yield ConfigError(
+            f"grace = {job.grace} s, and a checkpoint of {job.checkpoint_gib:g} GiB on "
+            f"{at.all_hosts} hosts takes about {needed} s to save",
+            hint=f"grace={needed}",
+        )

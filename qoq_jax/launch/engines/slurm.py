@@ -1,0 +1,100 @@
+"""SLURM: a batch script (slurm.schedmd.com/sbatch.html).
+
+On several nodes each GPU has a process of its own, and JAX reads from SLURM's environment who the
+others are; on one node a single process has all GPUs. The script puts the job back into the queue
+when it ends with a code of process.RESTART.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+
+from qoq_jax.launch import place, process
+from qoq_jax.launch.spec import Job
+
+SUFFIX = ".sbatch"
+DEVICES = ("a100", "h100", "h200", "b200")
+
+
+def render(job: Job) -> str:
+    """The batch script. Submit it in the repository; secrets come from the submitting shell."""
+    at = place.of(job)
+    tasks = at.per_host if at.hosts > 1 else 1
+    options = {
+        "job-name": job.name,
+        "partition": job.partition,
+        "account": job.account,
+        "reservation": job.reservation,
+        "nodes": at.hosts,
+        "ntasks-per-node": tasks,
+        "gpus-per-node": at.per_host,
+        "time": _time(job.hours) if job.hours else "",
+        "signal": f"TERM@{job.grace}",  # before the time is up, to the processes
+        "output": f"{job.name}.log",
+        "open-mode": "append",
+    }
+    head = "".join(f"#SBATCH --{name}={value}\n" for name, value in options.items() if value != "")
+    head += "#SBATCH --requeue\n" + "#SBATCH --exclusive\n" * (at.hosts > 1)
+    secrets = "".join(f': "${{{name}:?must be set where sbatch runs}}"\n' for name in job.secrets)
+    codes = " | ".join(map(str, process.RESTART))
+    return f"""#!/usr/bin/env bash
+{head}
+# {process.headline(job, "slurm")}.
+set -uo pipefail
+cd "$SLURM_SUBMIT_DIR" || exit {process.FAIL[1]}
+{secrets}{process.exports(job)}
+# scancel and preemption signal this script too: SLURM then knows what comes next, and the script
+# asks for nothing. The limit of time reaches the processes alone.
+stopped=
+trap 'stopped=yes' TERM
+
+# No task is bound to one CPU: the data pipeline has workers.
+srun {_srun(job)}{process.line(job, at.hosts > 1)} &
+step=$!
+wait "$step"
+code=$?
+if [[ $stopped ]]; then # the wait was cut short; the processes may still save
+  wait "$step"
+  exit {process.RESTART[-1]}
+fi
+case $code in
+  {codes})
+    if ((${{SLURM_RESTART_COUNT:-0}} < {job.max_restarts})); then
+      echo "qoq: ended with code $code; back into the queue"
+      scontrol requeue "$SLURM_JOB_ID"
+    fi
+    ;;
+esac
+exit "$code"
+"""
+
+
+def commands(job: Job, action: str) -> list[list[str]]:
+    """Command lines of an action; process.FILE stands for the rendered script."""
+    return [
+        {
+            "submit": ["sbatch", process.FILE],
+            "status": ["squeue", "--me", f"--name={job.name}"],
+            "logs": ["tail", "-n", "200", "-F", f"{job.name}.log"],
+            "delete": ["scancel", "--me", f"--name={job.name}"],
+        }[action]
+    ]
+
+
+def _time(hours: float) -> str:
+    """HOURS:MINUTES:00."""
+    minutes = math.ceil(hours * 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:00"
+
+
+def _srun(job: Job) -> str:
+    """Options of srun; an image runs through Pyxis (github.com/NVIDIA/pyxis)."""
+    words = ["--cpu-bind=none", "--kill-on-bad-exit=0"]
+    if job.image:
+        words += [f"--container-image={job.image}", "--container-workdir=/mnt"]
+        mounts = "$SLURM_SUBMIT_DIR:/mnt"
+        if job.workdir.startswith("/"):
+            mounts += f",{job.workdir}:{job.workdir}"
+        return f'{shlex.join(words)} --container-mounts="{mounts}" \\\n  '
+    return shlex.join(words) + " "

@@ -1,0 +1,206 @@
+"""Cloud TPU VMs through queued resources: a shell script of gcloud commands.
+
+It creates the machines, copies the repository's last commit to them, runs the command on all, and
+starts again what was preempted (docs.cloud.google.com/tpu/docs/queued-resources). The machines
+stay until they are deleted.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from qoq_jax.launch import place, process
+from qoq_jax.launch.place import Place
+from qoq_jax.launch.spec import Job
+
+SUFFIX = ".sh"
+# TPU software of a generation (docs.cloud.google.com/tpu/docs/runtimes), the accelerator type, and
+# what its number counts: cores of v4 and v5p, two a chip, and chips of the others.
+_RUNTIME = {
+    "v4": "tpu-ubuntu2204-base",
+    "v5e": "v2-alpha-tpuv5-lite",
+    "v5p": "v2-alpha-tpuv5",
+    "v6e": "v2-alpha-tpuv6e",
+}
+_TYPE = {"v4": ("v4", 2), "v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
+DEVICES = tuple(_TYPE)
+
+
+# Functions of the script.
+_FUNCTIONS = r"""state() {
+  "${tpus[@]}" queued-resources describe "$name" "${where[@]}" \
+    --format='value(state.state)' 2> /dev/null || true
+}
+
+on_all() { # NODE COMMAND
+  "${tpus[@]}" tpu-vm ssh "$1" "${where[@]}" --worker=all --command="$2"
+}
+
+install() {
+  local node
+  for node in "${nodes[@]}"; do
+    on_all "$node" 'mkdir -p -m 700 ~/.qoq' || return 255
+    "${tpus[@]}" tpu-vm scp "$private"/* "$node:.qoq/" "${where[@]}" --worker=all || return 255
+    on_all "$node" 'bash ~/.qoq/install.sh' || return 255
+  done
+}
+
+# The exit code is that of a failure where there is one, else of a process to start again.
+run() {
+  local node pid one code=0 pids=()
+  for node in "${nodes[@]}"; do
+    on_all "$node" 'bash ~/.qoq/job.sh' &
+    pids+=($!)
+  done
+  for pid in "${pids[@]}"; do
+    one=0
+    wait "$pid" || one=$?
+    case $one in
+      0) ;;
+      1 | 2) code=$one; break ;;
+      *) code=$one ;;
+    esac
+  done
+  wait
+  return "$code"
+}
+"""
+
+
+def accelerator_type(at: Place) -> str:
+    """ "v5litepod-16" of v5e:4x4."""
+    name, count = _TYPE[at.device]
+    return f"{name}-{at.slice_chips * count}"
+
+
+def runtime(job: Job, at: Place) -> str:
+    """TPU software version: the job's, or that of the generation."""
+    return job.runtime or _RUNTIME[at.device]
+
+
+def nodes(job: Job) -> list[str]:
+    """Names of the TPU nodes, one a slice."""
+    if job.slices == 1:
+        return [job.name]
+    return [f"{job.name}-{i}" for i in range(job.slices)]
+
+
+def install(extras: str) -> str:
+    """Lines of a shell that install the repository in the current folder; the Python of a TPU's
+    image (3.10) is too old.
+    """
+    return f"""python3 -m pip install --quiet --user uv
+test -d .venv || ~/.local/bin/uv venv --quiet --python 3.12
+~/.local/bin/uv pip install --quiet --python .venv/bin/python --editable '.[{extras}]'
+"""
+
+
+def render(job: Job) -> str:
+    """The script. Run it from the repository, in tmux or screen: it stays until the job ends."""
+    at = place.of(job)
+    create = [f"--accelerator-type={accelerator_type(at)}", f"--runtime-version={runtime(job, at)}"]
+    if job.slices == 1:
+        create.append(f"--node-id={job.name}")
+    else:
+        create += [f"--node-count={job.slices}", f"--node-prefix={job.name}"]
+    create += ["--spot"] * job.spot + ["--reserved"] * bool(job.reservation)
+    restart = " | ".join(map(str, (*process.RESTART, 255)))
+    return f"""#!/usr/bin/env bash
+# {process.headline(job, "tpu-vm")}.
+# Run it at the root of the repository, in tmux or screen: it stays until the job ends. The machines
+# stay too, and cost, until `qoq launch ... --action delete`.
+set -euo pipefail
+
+name={job.name}
+nodes=({" ".join(nodes(job))})
+where=(--project={shlex.quote(job.project)} --zone={shlex.quote(job.zone)} --quiet)
+tpus=(gcloud compute tpus)
+
+private=$(mktemp -d)  # for this user alone
+trap 'rm -rf "$private"' EXIT
+git archive --format=tar.gz --output="$private/source.tar.gz" HEAD
+{_secrets(job)}
+# What every host installs, once ...
+cat > "$private/install.sh" <<'INSTALL'
+set -euo pipefail
+mkdir -p ~/qoq_jax
+tar -xzf ~/.qoq/source.tar.gz -C ~/qoq_jax
+cd ~/qoq_jax
+{install("tpu,gcs")}INSTALL
+
+# ... and runs. The lock waits for a process that a lost connection left behind.
+cat > "$private/job.sh" <<'JOB'
+set -euo pipefail
+cd ~/qoq_jax
+. .venv/bin/activate
+. ~/.qoq/secrets.sh
+{process.exports(job)}{_run(job, at)} 2>&1 | tee -a ~/.qoq/log
+JOB
+
+{_FUNCTIONS}
+# Creates the machines where there are none, and waits until they are ready.
+provision() {{
+  while true; do
+    case $(state) in
+      ACTIVE) return ;;
+      '') "${{tpus[@]}}" queued-resources create "$name" "${{where[@]}}" \\
+        {" ".join(map(shlex.quote, create))} ;;
+      FAILED) echo "qoq: the request for $name failed" >&2; exit 1 ;;
+      SUSPENDED) "${{tpus[@]}}" queued-resources delete "$name" "${{where[@]}}" --force ;;
+      *) sleep 30 ;;
+    esac
+  done
+}}
+
+for ((attempt = 0; attempt <= {job.max_restarts}; attempt++)); do
+  provision
+  code=0
+  install || code=$?
+  if ((code == 0)); then run || code=$?; fi
+  # gcloud ends with 1 too, when the machines are gone.
+  if ((code == 1)) && [[ $(state) != ACTIVE ]]; then code=255; fi
+  case $code in
+    {restart}) echo "qoq: ended with code $code; attempt $attempt of {job.max_restarts}" >&2 ;;
+    *) exit "$code" ;;
+  esac
+  sleep 30 # until a preemption shows in the state
+done
+exit "$code"
+"""
+
+
+def commands(job: Job, action: str) -> list[list[str]]:
+    """Command lines of an action; process.FILE stands for the rendered script."""
+    tpus, where = (
+        ["gcloud", "compute", "tpus"],
+        [f"--project={job.project}", f"--zone={job.zone}"],
+    )
+    if action == "submit":
+        return [["bash", process.FILE]]
+    if action == "status":
+        return [[*tpus, "queued-resources", "describe", job.name, *where]]
+    if action == "logs":
+        tail = "--command=tail -n 200 -F ~/.qoq/log"
+        return [[*tpus, "tpu-vm", "ssh", nodes(job)[0], *where, "--worker=0", tail]]
+    return [[*tpus, "queued-resources", "delete", job.name, *where, "--force", "--quiet"]]
+
+
+def _run(job: Job, at: Place) -> str:
+    limit = f"timeout --signal=TERM --kill-after={job.grace} {limit_seconds(job)} "
+    wait = f"flock --wait {job.grace} --conflict-exit-code {process.RESTART[0]} ~/.qoq/lock \\\n  "
+    return wait + (limit if job.hours else "") + process.line(job, at.all_hosts > 1)
+
+
+def limit_seconds(job: Job) -> str:
+    """Of the run, as `timeout` reads them."""
+    return f"{round(job.hours * 3600)}s"
+
+
+def _secrets(job: Job) -> str:
+    """Lines that write the secrets of this shell into a file for this user alone."""
+    if not job.secrets:
+        return ': > "$private/secrets.sh"\n'
+    return f"""for secret in {" ".join(job.secrets)}; do
+  printf 'export %s=%q\\n' "$secret" "${{!secret:?$secret must be set in this shell}}"
+done > "$private/secrets.sh"
+"""

@@ -1,0 +1,58 @@
+"""What every process of a job runs: its command line, its environment, and its exit codes."""
+
+from __future__ import annotations
+
+import shlex
+
+from qoq_jax.base import exit_codes
+from qoq_jax.launch import flags, place
+from qoq_jax.launch.spec import Job
+
+PORT = 8476  # of the coordinator, as JAX has it on Cloud TPU
+# Stands for the rendered file in the commands of an engine.
+FILE = "JOB_FILE"
+ACTIONS = ("submit", "status", "logs", "delete")
+# A job that ends so is started again: the machine's fault, or it was stopped from outside. 134
+# is JAX's own end when a peer is gone (docs/pods.md), 137 SIGKILL.
+RESTART = (exit_codes.RETRY, 134, 137, exit_codes.PREEMPTED)
+# A job that ends so comes again with the same input, and is not started again.
+FAIL = (exit_codes.FAILED, exit_codes.MISTAKE)
+_DISTRIBUTED = (["qoq", "train"], ["qoq", "evaluate"])
+
+
+def finds_the_others(command: str) -> bool:
+    """Whether the command takes --distributed."""
+    return command.split()[:2] in _DISTRIBUTED
+
+
+def line(job: Job, distributed: bool = False) -> str:
+    """The command as a line of a shell.
+
+    `--config.workdir` is added where the command has a config and no workdir yet.
+
+    Args:
+      distributed: JAX finds the other processes by itself (`--distributed`).
+    """
+    words = shlex.split(job.command)
+    added = ""
+    if distributed and "--distributed" not in words:
+        added += " --distributed"
+    has_config = any(word == "--config" or word.startswith("--config=") for word in words)
+    if job.workdir and has_config and not any("--config.workdir" in word for word in words):
+        added += f" --config.workdir={shlex.quote(job.workdir)}"
+    return job.command + added
+
+
+def environment(job: Job) -> dict[str, str]:
+    """Variables of every process, sorted: the compiler's flags and the job's own. No secrets."""
+    return dict(sorted({**flags.flags_for(job), **job.env}.items()))
+
+
+def exports(job: Job) -> str:
+    """`environment` as lines of a shell."""
+    return "".join(f"export {name}={shlex.quote(v)}\n" for name, v in environment(job).items())
+
+
+def headline(job: Job, engine: str) -> str:
+    """What the file is: the first line of every rendering."""
+    return f"{job.name} on {place.of(job)}, engine {engine}; made by `qoq launch`"

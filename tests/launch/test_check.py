@@ -1,0 +1,161 @@
+"""Mistakes in jobs: each is found, named in one line, and shows no secret."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+from helpers.jobs import GPU, ONE_HOST, SLICES, TPU
+
+from qoq_jax.launch import check, place
+
+CANARY = "zqcanary7391"
+
+
+def errors(job, engine="gke", **changes):
+    return [str(one) for one in check.check(dataclasses.replace(job, **changes), engine)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "QoQ_Med"}, "lower case letters"),
+        ({"name": "7b"}, "a letter first"),
+        ({"name": "x" * 41}, "at most 40"),
+        ({"name": "x-"}, "lower case letters"),
+        ({"topology": "v5x:4x4"}, "unknown device 'v5x'"),
+        ({"topology": "v5e:4x4x4"}, "write 2 sizes"),
+        ({"topology": "2*v5e:4x4"}, "write slices=2"),
+        ({"topology": "v5e:3x3"}, "no whole machines of 4"),
+        ({"topology": "cpu:2"}, "gke has no cpu"),
+        ({"topology": "h100:4x8", "slices": 2}, "h100 has no slices"),
+        ({"slices": 0}, "slices = 0"),
+        ({"grace": 0}, "grace = 0"),
+        ({"hours": -1.0}, "hours = -1"),
+        ({"checkpoint_gib": float("nan")}, "checkpoint_gib = nan"),
+        ({"max_restarts": -1}, "max_restarts = -1"),
+        ({"spot": True, "reservation": "ours"}, "not preemptible"),
+        ({"workdir": ""}, "workdir is not set, and v5e:16x16 has 64 hosts"),
+        ({"workdir": "runs/one"}, "workdir 'runs/one'"),
+        ({"workdir": "gs://"}, "workdir 'gs://'"),
+        ({"workdir": "gs://bucket/a b"}, "no spaces"),
+        ({"image": ""}, "engine gke needs image"),
+        ({"project": ""}, "engine gke needs project"),
+        ({"zone": ""}, "engine gke needs zone"),
+        ({"cluster": ""}, "engine gke needs cluster"),
+        ({"cluster": "x; rm -rf /"}, "cluster has characters"),
+        ({"env": {"MY-NAME": "1"}}, "variable's name is not one"),
+        ({"secrets": ("HF_TOKEN=x",)}, "variable's name is not one"),
+        ({"env": {"QOQ_COORDINATOR": "203.0.113.5:8476"}}, "private network"),
+        ({"env": {"A": "1"}, "secrets": ("A",)}, "A is in env and in secrets"),
+        ({"xla_flags": "", "env": {"XLA_FLAGS": "--xla_x"}}, 'with xla_flags="none"'),
+        ({"command": ""}, "command is empty"),
+        ({"command": "qoq train --config=x.py; reboot"}, "more than one"),
+        ({"command": "qoq train --config=x.py | tee log"}, "more than one"),
+        ({"command": "qoq train $(id)"}, "more than one"),
+        ({"command": "qoq train\nreboot"}, "line break"),
+        ({"command": "A=1 qoq train"}, "begins with a variable"),
+        ({"command": "qoq train 'x"}, "close the quotation"),
+        ({"command": "qoq sweep configs/evidence.py"}, "only qoq train and qoq evaluate"),
+        ({"topology": "v5e:4x4"}, "on 4 hosts takes about 121 s"),
+    ],
+)
+def test_mistakes(changes, message):
+    found = errors(TPU, checkpoint_gib=changes.pop("checkpoint_gib", 90.1), **changes)
+    assert any(message in one for one in found), found
+    assert not any("\n" in one for one in found)
+
+
+@pytest.mark.parametrize(
+    ("job", "engine", "changes", "message"),
+    [
+        (TPU, "tpu-vm", {"zone": ""}, "engine tpu-vm needs zone"),
+        (TPU, "tpu-vm", {"topology": "tpu7x:2x2x2"}, "tpu-vm has no tpu7x (hint: engine gke)"),
+        (TPU, "slurm", {}, "slurm has no v5e"),
+        (GPU, "tpu-vm", {}, "tpu-vm has no h100"),
+        (GPU, "slurm", {"partition": ""}, "engine slurm needs partition"),
+        (GPU, "slurm", {"spot": True}, "preemptible partition"),
+        (GPU, "slurm", {"command": "python x.py"}, "only qoq train and qoq evaluate"),
+        (GPU, "skypilot", {"image": ""}, "engine skypilot needs image"),
+        (GPU, "skypilot", {"reservation": "ours"}, "~/.sky/config.yaml"),
+        (SLICES, "skypilot", {}, "joins no TPU slices"),
+        (TPU, "skypilt", {}, "did you mean 'skypilot'?"),
+    ],
+)
+def test_mistakes_of_an_engine(job, engine, changes, message):
+    found = errors(job, engine, **changes)
+    assert any(message in one for one in found), found
+
+
+SECRETS = [
+    f"hf_{CANARY}abcdefgh",
+    "AKIAIOSFODNN7EXAMPLE",
+    f"ghp_{CANARY}abcdefghijkl",
+    f"password={CANARY}",
+    f"--token={CANARY}",
+    f"api_key: {CANARY}",
+    f"https://me:{CANARY}@example.org/x",
+    f"sk-{CANARY}abcdefgh",
+    "-----BEGIN RSA PRIVATE KEY-----",
+]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("field", ["command", "env"])
+def test_secrets_are_found_and_not_shown(field, secret):
+    changed = {"env": {"NOTE": secret}, "command": f"qoq train --x {secret!r}"}[field]
+    found = errors(TPU, **{field: changed})
+    assert any(f"{field}" in one and "hold a secret" in one for one in found), found
+    assert not any(CANARY in one for one in found)
+
+
+def test_a_secret_by_its_variable_is_found():
+    found = errors(TPU, env={"GITHUB_TOKEN": CANARY})
+    assert len(found) == 1
+    assert found[0].startswith("env: GITHUB_TOKEN seems to hold a secret")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "qoq train --config=x.py --config.data.tokenizer=hf/one --config.rl.max_tokens=512",
+        "qoq train --config=x.py --token=$HF_TOKEN",
+    ],
+)
+def test_what_is_no_secret_passes(command):
+    assert errors(TPU, command=command) == []
+
+
+def test_grace_is_bytes_by_hosts_and_rate():
+    """90 GiB on 4 hosts at 0.25 GiB/s, and 30 s."""
+    job = dataclasses.replace(TPU, topology="v5e:4x4")
+    assert check.save_seconds(job, place.of(job)) == 120
+
+
+def test_spot_machines_may_be_gone_before_the_save():
+    assert "the steps since the last checkpoint are lost" in check.notes(SLICES, "gke")[0]
+    assert check.notes(TPU, "gke") == []
+
+
+@pytest.mark.parametrize(
+    ("topology", "slices", "hosts", "per_host", "devices"),
+    [
+        ("v5e:1x1", 1, 1, 1, 1),
+        ("v5e:2x4", 1, 1, 8, 8),
+        ("v5e:4x4", 1, 4, 4, 16),
+        ("v6e:16x16", 2, 64, 4, 512),
+        ("v5p:2x2x1", 1, 1, 4, 4),
+        ("v5p:2x2x4", 1, 4, 4, 16),
+        ("tpu7x:2x2x2", 1, 2, 4, 16),
+        ("h100:4x8", 1, 4, 8, 32),
+        ("cpu:2", 1, 1, 0, 2),
+    ],
+)
+def test_hosts_of_a_topology(topology, slices, hosts, per_host, devices):
+    found = place.of(dataclasses.replace(ONE_HOST, topology=topology, slices=slices))
+    assert (found.hosts, found.per_host, found.devices) == (hosts, per_host, devices)
+
+
+def test_checking_imports_no_jax():
+    code = "import sys, qoq_jax.launch.check; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,176 @@
+"""`qoq launch`: job files, --dry-run, and the engine's programs."""
+
+import stat
+
+import pytest
+
+from qoq_jax.cli import launch
+from qoq_jax.cli.main import main
+
+JOB = """
+from qoq_jax.launch.spec import Job
+def get_job():
+    return Job(name="one", command="python x.py", topology="{topology}", image="i", workdir="/w",
+               project="p", zone="z-a", cluster="c", partition="gpu", xla_flags="none"{more})
+"""
+
+
+@pytest.fixture
+def job_file(tmp_path):
+    def write(topology="h100:1x8", more=""):
+        path = tmp_path / "job.py"
+        path.write_text(JOB.format(topology=topology, more=more))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """The only programs there are: these. Each writes its arguments into `calls`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def add(name, code=0):
+        path = folder / name
+        path.write_text(
+            f'#!/bin/bash\necho "{name} $*" >> {tmp_path}/calls\n'
+            f'for one; do if [[ -f $one ]]; then /bin/cat "$one" >> {tmp_path}/sent; fi; done\n'
+            f"exit {code}\n"
+        )
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+    add.calls = (tmp_path / "calls").read_text
+    add.sent = (tmp_path / "sent").read_text
+    return add
+
+
+@pytest.mark.parametrize(
+    ("engine", "topology", "line"),
+    [
+        ("tpu-vm", "v5e:2x4", "$ bash one.sh"),
+        ("gke", "v5e:2x4", "$ kubectl --context=gke_p_z-a_c apply --filename one.yaml"),
+        ("skypilot", "h100:1x8", "$ sky jobs launch --yes --detach-run --name one one.yaml"),
+        ("slurm", "h100:1x8", "$ sbatch one.sbatch"),
+    ],
+)
+def test_dry_run_prints_and_runs_nothing(engine, topology, line, job_file, programs, capsys):
+    assert main(["launch", job_file(topology), engine, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert line in out.splitlines()
+    assert "python x.py" in out
+
+
+def test_submit_hands_over_the_rendering(job_file, programs, capfd):
+    programs("sbatch")
+    file = job_file()
+    assert main(["launch", file, "slurm", "--dry-run"]) == 0
+    shown = capfd.readouterr().out
+    assert main(["launch", file, "slurm"]) == 0
+    assert programs.calls().startswith("sbatch /")
+    assert programs.sent() == shown.rpartition("\n$ sbatch")[0]
+
+
+@pytest.mark.parametrize("action", ["status", "logs", "delete"])
+def test_other_actions_submit_nothing(action, job_file, programs):
+    for name in ("squeue", "tail", "scancel"):
+        programs(name)
+    assert main(["launch", job_file(), "slurm", "--action", action]) == 0
+    assert "one" in programs.calls()
+
+
+def test_the_first_command_that_fails_ends_it(job_file, programs):
+    programs("gcloud", code=7)
+    programs("kubectl")
+    assert main(["launch", job_file(), "gke"]) == 7
+    assert "kubectl" not in programs.calls()
+
+
+def test_a_program_that_is_not_there_is_named(job_file, programs, capsys):
+    assert main(["launch", job_file(), "slurm"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("qoq: sbatch is not installed here (hint: ")
+    assert err.count("\n") == 1
+
+
+def test_all_mistakes_are_told(job_file, programs, capsys):
+    assert main(["launch", job_file(more=", grace=0, hours=-1"), "slurm"]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 2
+    assert "grace = 0" in err[0]
+    assert "hours = -1" in err[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "no get_job()"),
+        ("def get_job(): return 3", "returns no Job"),
+        ("from qoq_jax.launch.spec import Job\ndef get_job(): return Job(nam='x')", "'nam'"),
+        ("def get_job(:", "cannot be read (SyntaxError"),
+    ],
+)
+def test_a_file_that_is_no_job(text, message, tmp_path, capsys):
+    path = tmp_path / "job.py"
+    path.write_text(text)
+    assert main(["launch", str(path), "slurm"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_no_file(capsys):
+    assert main(["launch", "nothing.py", "slurm"]) == 2
+    assert "no job file nothing.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "topology", "message"),
+    [
+        ("qoq train --config={c}", "h100:1x1", ""),
+        ("qoq train --config={c}", "h100:1x8", "data.media_rows = 1 does not divide over 8"),
+        ("qoq train --config={c} --config.mesh.data=1", "h100:1x8", "does not fit the 8 devices"),
+        ("qoq train --config {c} --config.mesh.data=1", "h100:1x8", "does not fit the 8 devices"),
+        ("qoq train --config={c} --config.model.variant=72b", "h100:1x1", "GiB of a device"),
+        ("qoq train --config=elsewhere.py", "h100:1x8", ""),
+    ],
+)
+def test_the_config_fits_the_accelerators(command, topology, message, tmp_path):
+    path = tmp_path / "job.py"
+    text = JOB.format(topology=topology, more="")
+    path.write_text(text.replace("python x.py", command.format(c="configs/quickstart.py")))
+    found = [str(one) for one in launch.check_config(launch.load(str(path)))]
+    assert bool(found) == bool(message), found
+    assert all(message in one for one in found), found
+
+
+LOCAL = """
+from qoq_jax.launch.spec import Job
+def get_job():
+    return Job(name="two", topology="cpu:2", max_restarts=0, grace=5,
+               command='''sh -c 'echo "$QOQ_PROCESS_INDEX of $QOQ_PROCESS_COUNT"; {then}' ''')
+"""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_local_runs_the_processes(code, tmp_path, capfd):
+    path = tmp_path / "job.py"
+    path.write_text(LOCAL.format(then=f"exit {code}"))
+    assert main(["launch", str(path), "local"]) == code
+    out = capfd.readouterr().out
+    assert {"[0] 0 of 2", "[1] 1 of 2"} >= set(out.splitlines())
+    assert out
+
+
+def test_local_shows_what_it_would_start(tmp_path, capsys):
+    path = tmp_path / "job.py"
+    path.write_text(LOCAL.format(then=f"touch {tmp_path}/ran"))
+    assert main(["launch", str(path), "local", "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("QOQ_COORDINATOR=localhost:FREE_PORT") == 2
+    assert not (tmp_path / "ran").exists()
+
+
+def test_local_has_nothing_to_ask_later(tmp_path, capsys):
+    path = tmp_path / "job.py"
+    path.write_text(LOCAL.format(then="exit 0"))
+    assert main(["launch", str(path), "local", "--action", "logs"]) == 2
+    assert "Ctrl-C" in capsys.readouterr().err

@@ -1,0 +1,199 @@
+"""Rendered scripts run with the programs of their engines replaced: what is started again, and
+what is not.
+"""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from helpers.jobs import GPU, SLICES, TPU
+
+from qoq_jax.base import exit_codes
+from qoq_jax.launch.engines import slurm, tpu_vm
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Puts programs before all others; returns (add, run, calls)."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def add(name, body):
+        path = folder / name
+        path.write_text(f'#!/bin/bash\necho "{name} $*" >> "$HERE/calls"\n{body}\n')
+        path.chmod(0o755)
+
+    def start(text, **env):
+        script = tmp_path / "script.sh"
+        script.write_text(text)
+        around = {
+            **os.environ,
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "HERE": str(tmp_path),
+            "SLURM_SUBMIT_DIR": str(tmp_path),
+            "SLURM_JOB_ID": "17",
+            "HF_TOKEN": "a b'c",
+            "WANDB_API_KEY": "d",
+            **env,
+        }
+        return subprocess.Popen(["bash", str(script)], env=around, stderr=subprocess.PIPE)
+
+    def run(text, **env):
+        process = start(text, **env)
+        process.communicate(timeout=60)
+        return process.returncode
+
+    def calls():
+        path = tmp_path / "calls"
+        return path.read_text() if path.exists() else ""
+
+    (tmp_path / "sent").mkdir()
+    add.start, add.run, add.calls, add.folder = start, run, calls, tmp_path
+    return add
+
+
+# ------------------------------------------------------------------------------------------- SLURM
+
+
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [
+        (exit_codes.DONE, False),
+        (exit_codes.FAILED, False),
+        (exit_codes.MISTAKE, False),
+        (exit_codes.RETRY, True),
+        (134, True),
+        (137, True),
+        (exit_codes.PREEMPTED, True),
+    ],
+)
+def test_slurm_requeues_by_the_exit_code(code, again, machine):
+    machine("srun", f"exit {code}")
+    machine("scontrol", "")
+    assert machine.run(slurm.render(GPU)) == code
+    assert ("scontrol requeue 17" in machine.calls()) == again
+
+
+def test_slurm_stops_at_max_restarts(machine):
+    machine("srun", "exit 42")
+    machine("scontrol", "")
+    job = dataclasses.replace(GPU, max_restarts=3)
+    assert machine.run(slurm.render(job), SLURM_RESTART_COUNT="3") == 42
+    assert "scontrol" not in machine.calls()
+
+
+def test_a_cancelled_job_is_not_requeued_and_may_save(machine):
+    """scancel signals the script too."""
+    machine("srun", 'touch "$HERE/started"; sleep 1; touch "$HERE/saved"; exit 143')
+    machine("scontrol", "")
+    process = machine.start(slurm.render(GPU))
+    while not (machine.folder / "started").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == exit_codes.PREEMPTED
+    assert (machine.folder / "saved").exists()
+    assert "scontrol" not in machine.calls()
+
+
+def test_slurm_wants_the_secrets(machine):
+    machine("srun", "")
+    assert machine.run(slurm.render(GPU), HF_TOKEN="") != 0
+    assert "srun" not in machine.calls()
+
+
+# ------------------------------------------------------------------------------------------ TPU VM
+
+# States of the machines, and exit codes of the job, are read from files, a line at a time.
+GCLOUD = r"""
+next() { head -n 1 "$HERE/$1"; sed -i 1d "$HERE/$1"; }
+case "$*" in
+  *describe*) cat "$HERE/state" 2> /dev/null ;;
+  *" create "*) echo ACTIVE > "$HERE/state" ;;
+  *" delete "*) rm "$HERE/state" ;;
+  *scp*) cp "${@:5:4}" "$HERE/sent" ;;
+  *job.sh*) (flock 9; code=$(next codes); exit "$code") 9> "$HERE/lock" ;;
+esac
+"""
+
+
+@pytest.fixture
+def cloud(machine):
+    machine("gcloud", GCLOUD)
+    machine("git", 'touch "${3#--output=}"')
+    machine("sleep", "")
+
+    def run(job, *codes, state=""):
+        (machine.folder / "codes").write_text("".join(f"{code}\n" for code in codes))
+        if state:
+            (machine.folder / "state").write_text(state)
+        return machine.run(tpu_vm.render(job))
+
+    machine.job = run
+    return machine
+
+
+@pytest.mark.parametrize("code", [exit_codes.FAILED, exit_codes.MISTAKE, 124])
+def test_a_failure_ends_the_script(code, cloud):
+    assert cloud.job(TPU, code, 0) == code
+    assert cloud.calls().count("bash ~/.qoq/job.sh") == 1
+
+
+@pytest.mark.parametrize("code", [exit_codes.RETRY, 134, 137, exit_codes.PREEMPTED, 255])
+def test_a_lost_machine_is_tried_again(code, cloud):
+    assert cloud.job(TPU, code, 0) == 0
+    assert cloud.calls().count("bash ~/.qoq/job.sh") == 2
+
+
+def test_restarts_are_counted(cloud):
+    job = dataclasses.replace(TPU, max_restarts=2)
+    assert cloud.job(job, *[42] * 5) == 42
+    assert cloud.calls().count("bash ~/.qoq/job.sh") == 3
+
+
+def test_machines_are_created_once(cloud):
+    assert cloud.job(TPU, 42, 0) == 0
+    assert cloud.calls().count("queued-resources create") == 1
+
+
+def test_machines_that_were_taken_away_are_created_again(cloud):
+    assert cloud.job(TPU, 0, state="SUSPENDED") == 0
+    calls = cloud.calls()
+    assert calls.index("queued-resources delete") < calls.index("queued-resources create")
+
+
+def test_code_1_of_gcloud_without_machines_is_no_failure_of_the_job(cloud):
+    lost = GCLOUD.replace(
+        "code=$(next codes);", 'code=$(next codes); ((code)) && echo > "$HERE/state";'
+    )
+    cloud("gcloud", lost)
+    assert cloud.job(TPU, 1, 0) == 0
+    assert cloud.calls().count("queued-resources create") == 2
+
+
+def test_a_request_that_failed_ends_the_script(cloud):
+    assert cloud.job(TPU, 0, state="FAILED") == 1
+    assert "job.sh" not in cloud.calls()
+
+
+def test_all_slices_run_and_a_failure_counts_more_than_a_restart(cloud):
+    assert cloud.job(SLICES, 42, 1) == 1
+    assert cloud.calls().count("bash ~/.qoq/job.sh") == 2
+
+
+def test_secrets_go_by_file_and_arrive_as_they_are(cloud):
+    assert cloud.job(TPU, 0) == 0
+    assert "a b'c" not in cloud.calls()
+    read = f'. {cloud.folder}/sent/secrets.sh; printf %s "$HF_TOKEN"'
+    assert subprocess.run(["bash", "-c", read], capture_output=True, text=True).stdout == "a b'c"
+
+
+def test_a_secret_that_is_not_there_is_named_before_anything_is_created(cloud):
+    process = cloud.start(tpu_vm.render(TPU), WANDB_API_KEY="")
+    _, err = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert b"WANDB_API_KEY must be set in this shell" in err
+    assert "gcloud" not in cloud.calls()
