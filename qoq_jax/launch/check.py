@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator
 
 from qoq_jax.base.errors import ConfigError, did_you_mean
-from qoq_jax.launch import place, process
+from qoq_jax.launch import flags, place, process
 from qoq_jax.launch.engines import gke, skypilot, slurm, tpu_vm
 from qoq_jax.launch.place import Place
 from qoq_jax.launch.spec import ENGINES, Job
@@ -62,6 +62,7 @@ def check(job: Job, engine: str) -> list[ConfigError]:
     if engine not in ENGINES:
         return [ConfigError(f"unknown engine {engine!r}", hint=did_you_mean(engine, ENGINES))]
     found = [*_names(job), *_secrets(job), *_numbers(job), *_command(job)]
+    found += [ConfigError(fault) for fault in flags.check(job)]
     try:
         at = place.of(job)
         process.environment(job)

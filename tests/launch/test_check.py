@@ -30,6 +30,10 @@ def errors(job, engine="gke", **changes):
         ({"topology": "cpu:2"}, "gke has no cpu"),
         ({"topology": "h100:4x8", "slices": 2}, "h100 has no slices"),
         ({"slices": 0}, "slices = 0"),
+        (
+            {"env": {"LIBTPU_INIT_ARGS": "--xla_tpu_scoped_vmem_limit_kb=65536"}},
+            "did you mean 'xla_tpu_scoped_vmem_limit_kib'?",
+        ),
         ({"grace": 0}, "grace = 0"),
         ({"hours": -1.0}, "hours = -1"),
         ({"checkpoint_gib": float("nan")}, "checkpoint_gib = nan"),

@@ -210,7 +210,7 @@ def test_batches_from_wfdb_are_shuffled_shared_and_resumable(wfdb_folder):
     make = functools.partial(ecgs.EcgBatches, found, batch=8, seed=3)
     whole = make()
     batches = [next(whole) for _ in range(3)]
-    state = json.loads(json.dumps(whole.state_of(whole.position())))
+    state = json.loads(json.dumps(whole.get_state()))
     after = [next(whole) for _ in range(3)]
     assert batches[0].shape == (8, 8, 2500) and batches[0].dtype == np.float32
     resumed = make(reading=Reading(cache=True))
