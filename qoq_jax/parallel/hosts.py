@@ -116,10 +116,11 @@ def initialize(
     Raises:
       ConfigError: process 0 has no interface of the coordinator's address, or JAX finds no cluster.
     """
+    bind = None if coordinator is None or index else _interface(coordinator)
     joined = threading.Event()
     # JAX ends the process with a C++ stack trace when it cannot join in time; this comes before.
-    threading.Thread(target=_give_up, args=(joined, coordinator, count, index), daemon=True).start()
-    bind = None if coordinator is None or index else _interface(coordinator)
+    waited = joined, coordinator, count, index
+    threading.Thread(target=_give_up, args=waited, name="joining", daemon=True).start()
     try:
         jax.distributed.initialize(
             coordinator,

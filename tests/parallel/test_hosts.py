@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import types
 
 import jax
@@ -169,3 +170,5 @@ def test_the_environment_names_the_processes_and_each_job_has_a_port():
 def test_an_environment_that_cannot_be_is_one_line(environment, message):
     with pytest.raises(ConfigError, match=message):
         hosts.join(environment=environment)
+    # It would end this process ten minutes later.
+    assert "joining" not in [thread.name for thread in threading.enumerate()]
