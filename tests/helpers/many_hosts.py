@@ -62,7 +62,7 @@ CONFIG = {
     "eval": {"rows": 8, "limit_per_domain": 2},
     "mesh": {"data": 2, "fsdp": 2},
 }
-TIMES = ("time", "seconds", "tokens_per_second", "recompiles")
+TIMES = ("time", "seconds", "tokens_per_second", "recompiles", "ecgs_per_second")
 
 
 def main(workdir: str, parts: list[dict[str, Any]]) -> int:
