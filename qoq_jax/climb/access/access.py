@@ -4,43 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import importlib
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from qoq_jax.base.errors import ConfigError, did_you_mean
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.climb.access.credentials import Place
 from qoq_jax.climb.access.errors import NoFileError
-
-Kind = Literal[
-    "physionet-open",
-    "physionet-credentialed",
-    "kaggle-dataset",
-    "kaggle-competition",
-    "tcia",
-    "zenodo",
-    "isic",
-    "git",
-    "https",
-    "request",
-]
-KINDS: tuple[str, ...] = get_args(Kind)
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """What a complete folder has: a pattern below the root, and how many files fit it at least.
-
-    Attributes:
-      path: `*` stands for all but "/".
-      count: None for one.
-    """
-
-    path: str
-    count: int | None = None
+from qoq_jax.climb.catalogue import table
+from qoq_jax.climb.catalogue.table import Check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +40,7 @@ class Access:
     """
 
     name: str
-    kind: Kind
+    kind: table.Access
     source: str = ""
     version: str = ""
     files: tuple[str, ...] = ()
@@ -92,12 +65,6 @@ class Access:
             raise ConfigError(
                 "an address has a login in it", where=self.name, hint="put it into ~/.netrc"
             )
-        if self.kind not in KINDS:
-            raise ConfigError(
-                f"unknown kind of access {self.kind!r}",
-                where=self.name,
-                hint=did_you_mean(self.kind, KINDS),
-            )
 
 
 def access_of(name: str) -> Access:
@@ -106,34 +73,13 @@ def access_of(name: str) -> Access:
     Raises:
       ConfigError: there is none of that name.
     """
-    try:
-        catalogue = importlib.import_module("qoq_jax.climb.catalogue.table")
-    except ModuleNotFoundError:
-        raise ConfigError("this version has no catalogue of data sets", where=name) from None
-    row = catalogue.find(name)
-    licence = catalogue.licences()[row.licence].title if row.licence else ""
-    return from_table(
-        row.name, dataclasses.asdict(row.access), licence=licence, homepage=row.homepage
-    )
-
-
-def from_table(name: str, table: Mapping[str, Any], **row: str) -> Access:
-    """An Access from a sub-table of the catalogue.
-
-    Raises:
-      ConfigError: an unknown key or kind.
-    """
-    known = {field.name for field in dataclasses.fields(Access)} - {"name"}
-    for key in table:
-        if key not in known:
-            raise ConfigError(
-                f"unknown key {key!r} of access", where=name, hint=did_you_mean(key, known)
-            )
-    values: dict[str, Any] = {**row, **table}
-    values["bytes"] = values.get("bytes") or 0
-    values["files"], values["steps"] = (tuple(values.get(key, ())) for key in ("files", "steps"))
-    values["checks"] = tuple(Check(**check) for check in values.get("checks", ()))
-    return Access(name=name, **values)
+    row = table.find(name)
+    source = {
+        field.name: getattr(row.access, field.name) for field in dataclasses.fields(row.access)
+    }
+    source["bytes"] = row.access.bytes or 0
+    licence = table.licences()[row.licence].title if row.licence else ""
+    return Access(name, **source, licence=licence, homepage=row.homepage)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -77,8 +77,8 @@ class Check:
     """What a complete folder holds.
 
     Attributes:
-      path: a path or glob relative to the data set's folder.
-      count: how many files match; None for at least one.
+      path: a pattern relative to the data set's folder; `*` stands for all but "/".
+      count: how many files fit it at least; None for one.
     """
 
     path: str

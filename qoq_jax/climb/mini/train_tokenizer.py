@@ -25,6 +25,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from qoq_jax.climb.labels import chest_xray, ecg
 from qoq_jax.climb.mini import build as synthetic
 from qoq_jax.climb.samples import convert as samples_convert
 from qoq_jax.data import chat
@@ -48,27 +49,8 @@ FIXED = (
 
 # Labels of data sets, one an entry: a label is never cut at the end of a line.
 LABELS = (
-    "Normal",
-    "CD",
-    "HYP",
-    "MI",
-    "STTC",
-    "A. Fib/Aflutter",
-    "Other",
-    "No Finding",
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
+    *ecg.CLASSES,
+    *chest_xray.CHEXPERT,
     "Lung tumor",
     "Tuberculosis",
     "COPD",

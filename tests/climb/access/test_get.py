@@ -15,9 +15,10 @@ from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.cli import main
 from qoq_jax.climb.access import access as access_module
 from qoq_jax.climb.access import check, get
-from qoq_jax.climb.access.access import Access, Check, from_table
+from qoq_jax.climb.access.access import Access
 from qoq_jax.climb.access.errors import LoginError
 from qoq_jax.climb.access.hosts import kaggle, physionet
+from qoq_jax.climb.catalogue.table import Check
 
 BODY = random.Random(1).randbytes(2_000_000)
 ROOT = pathlib.Path(__file__).parents[3]
@@ -299,21 +300,3 @@ def test_what_a_download_leaves_to_be_done_by_hand_is_said(server, tmp_path, qoq
     code, out, _ = qoq(access, "--root", tmp_path / "x")
     assert code == 0
     assert "not complete yet: c.npy: 0 of 1 files\n1. Unpack it.\n" in out
-
-
-# ------------------------------------------------------------------------------------- the table
-
-
-def test_an_access_of_a_table():
-    table = {"kind": "https", "source": "s", "files": ["a"], "bytes": None}
-    found = from_table("a-set", {**table, "checks": [{"path": "a", "count": 2}]}, licence="CC0")
-    assert found == Access(
-        "a-set", "https", "s", files=("a",), checks=(Check("a", 2),), licence="CC0"
-    )
-
-
-def test_a_mistake_in_a_table():
-    with pytest.raises(ConfigError, match="did you mean 'source'"):
-        from_table("a-set", {"kind": "https", "sorce": "s"})
-    with pytest.raises(ConfigError, match="did you mean 'zenodo'"):
-        from_table("a-set", {"kind": "zenod"})
