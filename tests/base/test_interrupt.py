@@ -13,12 +13,16 @@ import pytest
 # A main thread that does not come back to Python (a compilation), or that waits for a build which
 # nothing stops.
 SCRIPT = """
-import concurrent.futures, sys, time
+import concurrent.futures, os, sys, time
 from qoq_jax.base import interrupt
 
 def build():
     sleep = "import sys, time; open(sys.argv[1], 'w'); time.sleep(60)"
     interrupt.run([sys.executable, "-c", sleep, sys.argv[1]], timeout=60)
+
+if sys.argv[2] == "overtaken":  # the main thread is faster than the thread of signals
+    read = os.read
+    interrupt.os.read = lambda *wanted: (read(*wanted), time.sleep(0.5))[0]
 
 try:
     with interrupt.quick("stopped"):
@@ -42,7 +46,7 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("where", ["compiled", "waiting"])
+@pytest.mark.parametrize("where", ["compiled", "waiting", "overtaken"])
 def test_an_interrupt_ends_the_command_at_once(where, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "child"), where],
