@@ -47,8 +47,8 @@ def quick(message: str) -> Iterator[None]:
         with handling(signal.SIGINT, end_soon):
             yield
     except KeyboardInterrupt:
-        # The main thread may have come here before the thread of signals took the byte: then nothing
-        # else would end a process whose other threads do not.
+        # The main thread may have come here before the thread of signals took the byte: then
+        # nothing else would end a process whose other threads do not.
         threading.Thread(target=end_soon, name="interrupt", daemon=True).start()
         say(message)
         raise
