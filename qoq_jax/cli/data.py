@@ -30,13 +30,27 @@ def add(commands: Commands) -> None:
     download.add(actions)
     validate = command(actions, "validate", _validate, "Check a row file and the media it names.")
     validate.add_argument("file", help="a row file, as train.jsonl")
-    describe = command(
+    stats = command(
         actions,
-        "describe",
-        _describe,
+        "stats",
+        _stats,
         "Count the rows of a data set by split, domain, data set and label.",
     )
-    describe.add_argument("root", help="folder of the data set")
+    stats.add_argument("root", help="folder of the data set")
+    stats.add_argument(
+        "--html",
+        metavar="PAGE",
+        help="also write a page: labels, patients, sizes of pictures, boxes, a contact sheet",
+    )
+    stats.add_argument(
+        "--samples", type=int, default=6, help="rows per domain of the sheet; default: 6"
+    )
+    stats.add_argument(
+        "--looked-at",
+        type=int,
+        default=200,
+        help="rows per domain and split whose pictures are measured; default: 200",
+    )
     climb.add(actions)
 
 
@@ -51,14 +65,14 @@ def _build(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             imbalance=arguments.imbalance,
         )
-    return _describe(arguments)
+    return _describe(arguments.root)
 
 
 def _samples(arguments: argparse.Namespace) -> int:
     from qoq_jax.climb.samples import fetch
 
     fetch.fetch(arguments.root)
-    return _describe(arguments)
+    return _describe(arguments.root)
 
 
 def _validate(arguments: argparse.Namespace) -> int:
@@ -67,7 +81,19 @@ def _validate(arguments: argparse.Namespace) -> int:
     return check.run(arguments.file)
 
 
-def _describe(arguments: argparse.Namespace) -> int:
+def _describe(root: str) -> int:
     from qoq_jax.data import check
 
-    return check.describe(arguments.root)
+    return check.describe(root)
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    code = _describe(arguments.root)
+    if arguments.html:
+        from qoq_jax.report import dataset
+
+        dataset.write_page(
+            arguments.root, arguments.html, arguments.looked_at, shown=arguments.samples
+        )
+        print(f"page: {arguments.html}")
+    return code

@@ -1,4 +1,4 @@
-"""`qoq data validate` and `qoq data describe`: is a data set sound, and what is in it."""
+"""`qoq data validate` and `qoq data stats`: is a data set sound, and what is in it."""
 
 from __future__ import annotations
 
