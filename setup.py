@@ -9,6 +9,7 @@ TORCH = "torch>=2.8"
 H5PY = "h5py>=3.11"
 S3FS = "s3fs>=2025.3"
 GCS = "google-cloud-storage>=2.14"  # Orbax asks it about a bucket that it writes to
+DATASETS = "datasets>=4"
 NUMBA = "numba>=0.63"
 EXTRAS = {
     # Accelerators: the same code, another jaxlib.
@@ -26,6 +27,7 @@ EXTRAS = {
     "fast": [NUMBA],  # resizes pictures in half the time, pixel for pixel as Pillow
     "video": ["opencv-python-headless>=4.9"],
     "ecg": [H5PY],  # ECGs in HDF5 and MATLAB 7.3
+    "datasets": [DATASETS],  # data sets of Hugging Face to rows
     "wandb": ["wandb>=0.17"],
     # Paths that are URLs (docs/remote.md).
     "gcs": ["gcsfs>=2025.3", GCS],
@@ -40,6 +42,7 @@ EXTRAS = {
         "mkdocs-api-autonav>=0.2",
     ],
     "dev": [
+        DATASETS,
         H5PY,
         S3FS,
         "moto[s3]>=5.1",  # an S3 server for the tests

@@ -1,4 +1,4 @@
-"""`qoq data convert`: a data set of CLIMB, as its publisher's archives unpack, to rows."""
+"""`qoq data convert` and `qoq data import`: a data set of CLIMB, or one's own data, to rows."""
 
 from __future__ import annotations
 
@@ -22,6 +22,49 @@ def add(actions: Commands) -> None:
     convert.add_argument(
         "--seed", type=int, default=0, help="of splits, wordings and label order; default: 0"
     )
+    _add_import(actions)
+
+
+def _add_import(actions: Commands) -> None:
+    own = command(
+        actions,
+        "import",
+        _import,
+        "Write rows for your own data: a folder of pictures by label, a table, or a Hugging Face "
+        "data set.",
+    )
+    own.add_argument("root", help="folder of the media; rows are written into it")
+    own.add_argument("--domain", required=True, help="as dermoscopy or chest_xray (docs/data.md)")
+    own.add_argument("--name", help="of the data set; default: that of the folder")
+    own.add_argument("--table", metavar="CSV", help="table of paths and labels, below the folder")
+    own.add_argument(
+        "--huggingface",
+        metavar="SOURCE",
+        help="folder of datasets.save_to_disk, of parquet files, or a hub id; pictures are written "
+        "below the folder",
+    )
+    own.add_argument(
+        "--media",
+        default="image",
+        help="columns of files or pictures, with commas; default: image",
+    )
+    own.add_argument("--label", default="label", help="column; default: label")
+    own.add_argument("--patient", default="", help="column of the patient")
+    own.add_argument("--split", default="", help="column of the split")
+    own.add_argument("--id", default="", help="column of the row's id")
+    own.add_argument(
+        "--files", default="{}", help="path of a file for a cell of the table: images/{}.png"
+    )
+    own.add_argument(
+        "--patient-pattern",
+        default="",
+        help=r"of a folder: regular expression whose group is the patient: '(patient\d+)_'",
+    )
+    own.add_argument("--labels", default="", help="the allowed ones, with commas; default: all")
+    own.add_argument("--many", action="store_true", help="several labels per row, by ';' in a cell")
+    own.add_argument("--asked", default="the diagnosis", help="default: the diagnosis")
+    own.add_argument("--shown", default="", help="the media in words: 'a photograph of a tongue'")
+    own.add_argument("--seed", type=int, default=0, help="default: 0")
 
 
 def _convert(arguments: argparse.Namespace) -> int:
@@ -39,4 +82,41 @@ def _convert(arguments: argparse.Namespace) -> int:
         raise ConfigError("no folder is given", hint=f"qoq data convert {converter.name} FOLDER")
     report = write.convert(converter, arguments.root, arguments.seed)
     print(write.summary(report))
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    import os
+
+    from qoq_jax.base.errors import ConfigError
+    from qoq_jax.climb.own import huggingface, tables
+    from qoq_jax.climb.own import write as own
+
+    if arguments.table and arguments.huggingface:
+        raise ConfigError("--table and --huggingface are both given", hint="give one")
+    task = own.Task(
+        arguments.name or os.path.basename(os.path.abspath(arguments.root)),
+        arguments.domain,
+        arguments.shown,
+        arguments.asked,
+        tuple(label.strip() for label in arguments.labels.split(",") if label.strip()),
+        arguments.many,
+        arguments.seed,
+    )
+    columns = own.Columns(
+        tuple(arguments.media.split(",")),
+        arguments.label,
+        arguments.patient,
+        arguments.split,
+        arguments.id,
+        arguments.files,
+    )
+    if arguments.table:
+        report = tables.from_table(arguments.root, arguments.table, task, columns)
+    elif arguments.huggingface:
+        source = huggingface.load_huggingface(arguments.huggingface)
+        report = huggingface.from_huggingface(source, arguments.root, task, columns)
+    else:
+        report = tables.from_folder(arguments.root, task, arguments.patient_pattern)
+    print(own.summary(report))
     return 0

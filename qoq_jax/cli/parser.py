@@ -21,6 +21,8 @@ EXAMPLES = """examples:
   qoq data samples data_cache/real
   qoq data validate data_cache/climb-mini/train.jsonl
   qoq data convert ham10000 data/ham10000
+  qoq data import photos --domain dermoscopy --patient-pattern '(p\\d+)_'
+  qoq data stats photos --html photos.html
   qoq report runs/quickstart
   qoq plan --config=configs/qoq_med_7b.py:v5e-4x4 --topology v5e:4x4
   qoq launch launch/jobs/qoq_med_7b_v5e_4x4.py tpu-vm --dry-run

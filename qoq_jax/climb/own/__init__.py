@@ -1,0 +1,1 @@
+"""Data of one's own to rows: `qoq data import`."""

@@ -1,0 +1,182 @@
+"""Data of one's own becomes rows: folders by label, tables, data sets of Hugging Face."""
+
+import io
+import json
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from qoq_jax.base.errors import ConfigError, DataError
+from qoq_jax.cli import main
+from qoq_jax.climb.own import huggingface, tables
+from qoq_jax.climb.own.write import Columns, Task
+from qoq_jax.data import check, sources
+
+SKIN = Task("skin", "dermoscopy")
+
+
+def picture(path, shade=90, size=(40, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*size[::-1], 3), shade, np.uint8)).save(path)
+
+
+def rows_of(root):
+    return {
+        s: list(sources.load(root, s))
+        for s in ("train", "validation", "test")
+        if sources.find(root, s)
+    }
+
+
+def test_a_folder_of_labels(tmp_path, capsys):
+    for patient in range(20):
+        for number in range(2):
+            picture(tmp_path / ("Nevus", "Melanoma")[patient % 2] / f"p{patient}_{number}.png")
+    picture(tmp_path / "stray.png")
+    (tmp_path / "Nevus/notes.txt").write_text("not a picture")
+    command = ["data", "import", str(tmp_path), "--domain", "dermoscopy", "--name", "skin"]
+    assert main.main([*command, "--patient-pattern", r"(p\d+)_"]) == 0
+    out = capsys.readouterr().out
+    assert "20 patients" in out and "left out: 1, lies in no folder of a label (stray.png)" in out
+    rows = rows_of(tmp_path)
+    assert sum(map(len, rows.values())) == 40 and set(rows) == {"train", "validation", "test"}
+    people = {split: {row.patient for row in found} for split, found in rows.items()}
+    assert not people["train"] & people["test"] and not people["train"] & people["validation"]
+    row = rows["train"][0]
+    assert row.labels == ("Melanoma", "Nevus") and row.images == (row.id,)
+    assert row.id.startswith(row.answer) and "skin lesion" in row.problem
+    assert all(check.run(str(tmp_path / f"{split}.jsonl")) == 0 for split in rows)
+    before = {split: (tmp_path / f"{split}.jsonl").read_bytes() for split in rows}
+    assert main.main([*command, "--patient-pattern", r"(p\d+)_"]) == 0  # over its own files
+    assert before == {split: (tmp_path / f"{split}.jsonl").read_bytes() for split in rows}
+
+
+def test_a_folder_with_splits_keeps_them_and_says_that_no_patients_are_known(tmp_path):
+    for split in ("train", "Valid", "testing"):
+        picture(tmp_path / split / "Nevus" / "a.jpg")
+        picture(tmp_path / split / "Melanoma" / "deeper" / "b.jpg")
+    picture(tmp_path / "train" / "c.jpg")
+    report = tables.from_folder(tmp_path, SKIN)
+    assert report["rows"] == {"train": 2, "validation": 2, "test": 2}
+    assert "no patients are known" in report["patients"]
+    assert rows_of(tmp_path)["validation"][0].id == "Valid/Melanoma/deeper/b.jpg"
+    assert report["dropped"]["lies in no folder of a label"]["as"] == ["train/c.jpg"]
+
+
+TABLE = """code,finding,person,fold
+a,Nevus;Cyst,p1,train
+b,Cyst,p2,val
+c,,p3,test
+d,Nevus,,test
+e,Nevus,p5,holdout
+f,Nevus,p6,test
+g,Nevus,p1,test
+h,Odd,p7,train
+"""
+
+
+def test_a_table(tmp_path):
+    (tmp_path / "list.csv").write_text(TABLE)
+    for code in "abcdegh":
+        picture(tmp_path / "images" / f"{code}.png")
+    columns = Columns(("code",), "finding", "person", "fold", "code", "images/{}.png")
+    task = Task("skin", "dermoscopy", labels=("Nevus", "Cyst"), many=True)
+    report = tables.from_table(tmp_path, "list.csv", task, columns)
+    rows = {row.id: row for found in rows_of(tmp_path).values() for row in found}
+    # Patient p1 is in the source's training and test: all of it goes to the later one.
+    assert {k: (row.split, row.answers) for k, row in rows.items()} == {
+        "a": ("test", ("Nevus", "Cyst")),
+        "g": ("test", ("Nevus",)),
+        "b": ("validation", ("Cyst",)),
+    }
+    assert rows["b"].images == ("images/b.png",) and "one or multiple" in rows["b"].problem
+    assert {reason: found["as"] for reason, found in report["dropped"].items()} == {
+        "has no label": ["c"],
+        "names no patient": ["d"],
+        "names an unknown split": ["e"],
+        "a file is not there": ["f"],
+        "its label is not among those given": ["h"],
+    }
+    assert json.loads((tmp_path / "import.json").read_text()) == report
+
+
+def test_a_table_of_ecgs_and_pictures(tmp_path):
+    (tmp_path / "t.tsv").write_text("film\trecord\tlabel\nx.png\ty.hea\tYes\n\tz.hea\tNo\n")
+    for name in ("x.png", "y.hea", "z.hea"):
+        (tmp_path / name).write_bytes(b"")
+    task = Task("unit", "multimodal", asked="the outcome")
+    tables.from_table(tmp_path, "t.tsv", task, Columns(("film", "record")))
+    rows = {row.answer: row for found in rows_of(tmp_path).values() for row in found}
+    assert rows["Yes"].images == ("x.png",) and rows["Yes"].time_series == ("y.hea",)
+    assert rows["Yes"].problem.startswith("<image><ecg>") and not rows["No"].images
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_data_set_of_hugging_face(tmp_path, saved, capsys, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "dx": datasets.ClassLabel(names=["No DR", "DR"]),
+            "eye_of": datasets.Value("string"),
+        }
+    )
+    drawn = [Image.fromarray(np.full((9, 12, 3), 10 * i, np.uint8)) for i in range(6)]
+    gif = io.BytesIO()
+    drawn[5].save(gif, "GIF")
+    table = {
+        "image": [
+            *drawn[:4],
+            {"bytes": gif.getvalue(), "path": None},
+            {"bytes": b"?", "path": "q"},
+        ],
+        "dx": [0, 1, 0, 1, 1, 0],
+        "eye_of": ["a", "a", "b", "b", "c", "d"],
+    }
+    part = datasets.Dataset.from_dict(table, features=features)
+    source = tmp_path / "source"
+    if saved:
+        datasets.DatasetDict({"train": part}).save_to_disk(source)
+    else:
+        (source / "data").mkdir(parents=True)
+        part.to_parquet(source / "data" / "train-00000-of-00001.parquet")
+    out = tmp_path / "rows"
+    command = ["data", "import", str(out), "--huggingface", str(source), "--domain", "fundus"]
+    assert main.main([*command, "--label", "dx", "--patient", "eye_of"]) == 0
+    assert "1, has a picture that cannot be read (train-0000005)" in capsys.readouterr().out
+    rows = {row.id: row for found in rows_of(out).values() for row in found}
+    assert len(rows) == 5 and rows["train-0000001"].answer == "DR"
+    assert rows["train-0000001"].patient == "a" and rows["train-0000001"].labels == ("DR", "No DR")
+    assert rows["train-0000004"].images == ("media/train/0000004_0.png",)  # a GIF before
+    for number in range(4):
+        with Image.open(out / rows[f"train-{number:07d}"].images[0]) as kept:
+            assert np.array_equal(np.asarray(kept), np.asarray(drawn[number]))
+    found = sources.find(out, "train")
+    assert found and check.run(str(found)) == 0
+
+
+def test_refusals(tmp_path):
+    picture(tmp_path / "Nevus" / "a.png")
+    with pytest.raises(ConfigError, match="has no group"):
+        tables.from_folder(tmp_path, SKIN, r"p\d+")
+    with pytest.raises(ConfigError, match=r"did you mean.*dermoscopy"):
+        Task("skin", "dermascopy")
+    with pytest.raises(DataError, match="nothing becomes a row"):
+        tables.from_folder(tmp_path, Task("x", "fundus", labels=("DR",)))
+    with pytest.raises(DataError, match="no such table"):
+        tables.from_table(tmp_path, "x.csv", SKIN, Columns())
+    (tmp_path / "t.csv").write_text("image,label\n../../etc/passwd.png,Nevus\n")
+    with pytest.raises(DataError, match="1 a file is not there"):
+        tables.from_table(tmp_path, "t.csv", SKIN, Columns())
+    with pytest.raises(DataError, match="column 'picture'"):
+        huggingface.from_huggingface(
+            datasets.Dataset.from_dict({"label": ["x"]}),
+            tmp_path / "hf",
+            SKIN,
+            Columns(("picture",)),
+        )
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match="was not written by an import"):
+        tables.from_folder(tmp_path, SKIN)
