@@ -11,7 +11,7 @@ import numpy as np
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import paths
-from qoq_jax.data.readers import dicom, ecg_arrays, files, leads, wfdb
+from qoq_jax.data.readers import dicom, ecg_arrays, ecg_muse, files, leads, wfdb
 from qoq_jax.data.readers.recording import MAX_RATE, MIN_RATE, WINDOW_SECONDS, Recording
 
 LEADS = leads.NEEDED
@@ -36,8 +36,8 @@ def read_ecg(
 ) -> np.ndarray:
     """float32 [8, 2500]: leads I, II, V1..V6, the first 10 s at 250 Hz, in mV, not standardised.
 
-    Reads WFDB records (by record name, .hea or signal file), DICOM waveforms, .npz ("signal" float
-    [leads, n] in mV, "fs" in Hz, "leads" names), and .h5, .hdf5, .mat, .npy and .csv with the facts
+    Reads WFDB records (by record name, .hea or signal file), DICOM waveforms, XML of GE MUSE, .npz
+    ("signal" float [leads, n] in mV, "fs" in Hz, "leads" names), and .h5, .hdf5, .mat, .npy and .csv with the facts
     that they do not hold in a JSON file beside them (`ecg_arrays`). Other rates are resampled by a
     polyphase filter.
 
@@ -76,10 +76,12 @@ def read_recording(path: files.Path, root: files.Path | None = None) -> Recordin
         return wfdb.read_record(file, root)  # says that the header is missing
     if dicom.is_dicom(checked):
         return _whole(*dicom.read_waveform(checked))
+    if suffix == ".xml" and ecg_muse.is_muse(checked):
+        return ecg_muse.read(checked)
     raise DataError(
         f"unknown type {suffix or 'without extension'} for an ECG",
         where=str(path),
-        hint="use WFDB (.hea), DICOM, .npz, .h5, .mat, .npy or .csv",
+        hint="use WFDB (.hea), DICOM, XML of GE MUSE, .npz, .h5, .mat, .npy or .csv",
     )
 
 
