@@ -37,9 +37,9 @@ def read_ecg(
     """float32 [8, 2500]: leads I, II, V1..V6, the first 10 s at 250 Hz, in mV, not standardised.
 
     Reads WFDB records (by record name, .hea or signal file), DICOM waveforms, XML of GE MUSE, .npz
-    ("signal" float [leads, n] in mV, "fs" in Hz, "leads" names), and .h5, .hdf5, .mat, .npy and .csv with the facts
-    that they do not hold in a JSON file beside them (`ecg_arrays`). Other rates are resampled by a
-    polyphase filter.
+    ("signal" float [leads, n] in mV, "fs" in Hz, "leads" names), and .h5, .hdf5, .mat, .npy and
+    .csv with the facts that they do not hold in a JSON file beside them (`ecg_arrays`). Other rates
+    are resampled by a polyphase filter.
 
     Args:
       path: the file; "exams.hdf5#3" is the fourth recording of a file that holds many.
