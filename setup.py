@@ -10,7 +10,7 @@ H5PY = "h5py>=3.11"
 S3FS = "s3fs>=2025.3"
 GCS = "google-cloud-storage>=2.14"  # Orbax asks it about a bucket that it writes to
 DATASETS = "datasets>=4"
-NUMBA = "numba>=0.63"
+FAST = ["numba>=0.63", "simplejpeg>=1.8"]
 EXTRAS = {
     # Accelerators: the same code, another jaxlib.
     "tpu": ["jax[tpu]"],
@@ -24,7 +24,7 @@ EXTRAS = {
         "pylibjpeg-openjpeg>=2.3",  # high-throughput JPEG 2000
         "pyjpegls>=1.4",  # JPEG-LS
     ],
-    "fast": [NUMBA],  # resizes pictures in half the time, pixel for pixel as Pillow
+    "fast": FAST,  # decodes and resizes pictures in half the time, pixel for pixel as Pillow
     "video": ["opencv-python-headless>=4.9"],
     "ecg": [H5PY],  # ECGs in HDF5 and MATLAB 7.3
     "datasets": [DATASETS],  # data sets of Hugging Face to rows
@@ -48,7 +48,7 @@ EXTRAS = {
         "moto[s3]>=5.1",  # an S3 server for the tests
         "flask>=3",
         "flask-cors>=5",
-        NUMBA,
+        *FAST,
         "pytest>=8",
         "pytest-xdist>=3.5",
         "hypothesis>=6.100",

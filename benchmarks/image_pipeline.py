@@ -2,6 +2,7 @@
 
     pip install -e '.[benchmarks,fast]'
     python benchmarks/image_pipeline.py [--images 20] [--turns 5] [--backend torchvision]
+    python benchmarks/image_pipeline.py --processes 2    # also ours in so many, on a core each
 
 Writes JPEGs of 1024 x 1280 pixels, pins the process to one core, and turns each into patches in
 both ways, in turns. The Hugging Face way is its processor on an RGB picture that PIL has opened; it
@@ -14,9 +15,11 @@ stage, and the bound of any pipeline that decodes and resizes with Pillow.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import pathlib
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -95,6 +98,44 @@ def stages(path: pathlib.Path, repeat: int = 20) -> dict[str, float]:
     }
 
 
+def in_processes(paths: Sequence[pathlib.Path], processes: int, turns: int) -> float:
+    """Pictures per second of time on the clock, of processes that each work through all paths."""
+    cores = sorted(os.sched_getaffinity(0))[:processes]
+    if len(cores) < processes:
+        raise SystemExit(f"{processes} processes need as many cores, there are {len(cores)}")
+    context = multiprocessing.get_context("spawn")
+    barrier, ended = context.Barrier(processes + 1), context.Queue()
+    workers = [
+        context.Process(target=_work, args=(paths, turns, core, barrier, ended)) for core in cores
+    ]
+    for worker in workers:
+        worker.start()
+    barrier.wait()
+    began = time.perf_counter()
+    for _ in workers:
+        ended.get()
+    elapsed = time.perf_counter() - began
+    for worker in workers:
+        worker.join()
+    return processes * turns * len(paths) / elapsed
+
+
+def _work(
+    paths: Sequence[pathlib.Path],
+    turns: int,
+    core: int,
+    barrier: threading.Barrier,
+    ended: multiprocessing.Queue,
+) -> None:
+    os.sched_setaffinity(0, {core})
+    ours(paths[0])  # compiles
+    barrier.wait()
+    for _ in range(turns):
+        for path in paths:
+            ours(path)
+    ended.put(core)
+
+
 def pillow_alone(path: pathlib.Path) -> None:
     """The least of a pipeline that decodes and resizes with Pillow: no array, no patches."""
     height, width = images.smart_resize(HEIGHT, WIDTH, **LIMITS)
@@ -107,7 +148,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--backend", choices=("pil", "torchvision"), default="pil")
+    parser.add_argument("--processes", type=int, default=1)
     args = parser.parse_args()
+    cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     processor = transformers.AutoImageProcessor.from_pretrained(
@@ -136,6 +179,17 @@ def main() -> None:
         for name, value in middle.items():
             ratio = middle["Hugging Face"] / value
             print(f"{name:26s} {1e3 * value:6.2f} ms  {1 / value:5.1f} images/s  {ratio:5.2f} x")
+        if args.processes > 1:
+            began = time.perf_counter()
+            seconds(theirs, paths)
+            plain = len(paths) / (time.perf_counter() - began)
+            os.sched_setaffinity(0, cores)
+            several = in_processes(paths, args.processes, args.turns)
+            print(
+                f"on the clock: Hugging Face in one process {plain:.1f} images/s, qoq_jax in "
+                f"{args.processes} {several:.1f} images/s, {several / plain:.2f} x"
+            )
+            os.sched_setaffinity(0, {min(cores)})
         print("stages, ms:", {name: round(value, 2) for name, value in stages(paths[0]).items()})
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.data.readers import dicom, files, grey, kinds
+from qoq_jax.data.readers import dicom, files, grey, jpeg, kinds
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 _KINDS = tuple(f"a {name} picture" for name in ("PNG", "JPEG", "TIFF", "BigTIFF", "BMP", "WebP"))
@@ -153,7 +153,15 @@ def _open(path: pathlib.Path, levels: bool = False) -> np.ndarray:
         _check_one_page(picture, path, 'list it under "videos": its pages are frames there')
         _check_size(picture, path, 1)
         files.check_declared(picture.width * picture.height // 8, path.stat().st_size, path, True)
+        if picture.format == "JPEG" and picture.mode == "RGB" and not levels and _upright(picture):
+            decoded = jpeg.decode(path, picture.size)
+            if decoded is not None:
+                return decoded
         return _levels(picture, path, levels)
+
+
+def _upright(picture: Image.Image) -> bool:
+    return picture.getexif().get(_ORIENTATION, 1) == 1
 
 
 def _check_size(picture: Image.Image, where: files.Path, pages: int) -> None:
@@ -209,7 +217,7 @@ def _levels(picture: Image.Image, where: files.Path, levels: bool) -> np.ndarray
     # Pillow inverts 8-bit TIFFs whose zero is white; the deeper ones are left to us.
     white_is_zero = picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == 0
     picture.load()
-    if picture.getexif().get(_ORIENTATION, 1) != 1:  # else it would be copied for nothing
+    if not _upright(picture):  # else it would be copied for nothing
         picture = ImageOps.exif_transpose(picture)
     if _is_deep(picture):
         values = grey.check_finite(np.asarray(picture), where)
