@@ -20,6 +20,11 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--split", choices=("validation", "test"), default="test", help="default: test"
     )
+    evaluate.add_argument(
+        "--scores",
+        action="store_true",
+        help="also the likelihood of each allowed label, for AUROC and calibration",
+    )
     may_be_distributed(evaluate)
 
 
@@ -27,4 +32,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluates; see train/run.py."""
     from qoq_jax.train import run as training
 
-    return training.evaluate_run(arguments.workdir, arguments.stage, arguments.split)
+    return training.evaluate_run(
+        arguments.workdir, arguments.stage, arguments.split, arguments.scores
+    )

@@ -14,12 +14,12 @@ from itertools import pairwise
 
 from qoq_jax.base import exit_codes, interrupt
 from qoq_jax.base.errors import QoqError
-from qoq_jax.cli import data, evaluate, generate, launch, parser, plan, report, sweep, train
+from qoq_jax.cli import compare, data, evaluate, generate, launch, parser, plan, report, sweep, train
 from qoq_jax.cli.parser import Commands, command
 from qoq_jax.parallel import compiler
 from qoq_jax.train.stages import MODEL_STAGES
 
-COMMANDS = (train, evaluate, generate, data, report, sweep, plan, launch)
+COMMANDS = (train, evaluate, compare, generate, data, report, sweep, plan, launch)
 _TAKE_OVERRIDES = ("train", "sweep", "plan")
 _SEVERAL = ("train", "evaluate")  # may run as several processes (docs/pods.md)
 _CONTINUES = {

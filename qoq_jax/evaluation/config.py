@@ -16,6 +16,7 @@ class EvalConfig:
     split: Literal["validation", "test"] = "test"
     rows: Positive[int] = 32  # rows per batch
     limit_per_domain: int = 0  # 0 = all
+    scores: bool = False  # the likelihood of each allowed label too: AUROC and calibration
     gallery: int = 24  # cases shown in the report
     every: NotNegative[int] = 0  # steps between validations while training; 0 = none
     validation_rows: Positive[int] = 8  # validation rows per domain

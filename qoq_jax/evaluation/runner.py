@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from qoq_jax.base import progress
+from qoq_jax.data.packing import Placed
 from qoq_jax.data.pipeline import BatchIterator
 from qoq_jax.data.tokenizer import Tokenizer
-from qoq_jax.evaluation import few, metrics
+from qoq_jax.evaluation import calibration, few, likelihood, metrics
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel import preemption
 from qoq_jax.parallel.hosts import Share
@@ -40,6 +41,9 @@ class Evaluable(Protocol):
     def put(self, batch: Any) -> Any:
         """A host batch on the mesh."""
 
+    def own(self, tree: Any) -> Any:
+        """Its inverse: this process's rows as numpy arrays."""
+
     def evaluation_iterator(self, split: str, limit: int) -> BatchIterator:
         """One pass over a split, `limit` rows per domain of each source."""
 
@@ -55,17 +59,20 @@ def evaluate(setup: Evaluable, params: Any, split: str) -> dict:
       split: "validation" or "test".
 
     Returns:
-      {"split", "summary": metrics.summarize(records), "records"}, and with real samples "real":
-      few.summarize of their records. Of several processes only process 0 gets them; {} elsewhere.
+      {"split", "summary": metrics.summarize(records), "records"}; with real samples "real":
+      few.summarize of their records; with eval.scores "calibration": calibration.summarize of all.
+      Of several processes only process 0 gets them; {} elsewhere.
     """
     records = answer(setup, params, split, setup.config.eval.limit_per_domain)
     if records is None:
         return {}
     real = [r for r in records if r["source"] == "real"]
+    sure = calibration.summarize(records)
     return {
         "split": split,
         "summary": metrics.summarize(records),
         **({"real": few.summarize(real)} if real else {}),
+        **({"calibration": sure} if sure else {}),
         "records": records,
     }
 
@@ -82,22 +89,11 @@ def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict] 
     sampler = make_sampler(setup.model, settings, setup.mesh)
     data, share = setup.evaluation_iterator(split, limit), setup.share
     metas: dict[int, Any] = {}  # number of the prompt -> of this process's prompts
-    count = 0
 
     def batches() -> Iterator[PackedBatch]:
-        """The prompts are numbered as if one process had read them."""
-        nonlocal count
-        for batch, samples in data:
-            preemption.poll(within_loop=False)
-            mine, size = [placed.row for placed in samples], len(batch["tokens"])
-            parts = share.join("prompts", mine)
-            first = count + sum(map(len, parts[: share.index]))
-            metas.update(enumerate((placed.meta for placed in samples), first))
-            count += sum(map(len, parts))
-            yield (
-                setup.put(batch),
-                [i * size + row for i, of_it in enumerate(parts) for row in of_it],
-            )
+        for batch, samples, rows in _numbered(data, share):
+            metas.update((number, placed.meta) for number, placed in samples)
+            yield setup.put(batch), rows
 
     records = {}
     for response in sampler.greedy(params, batches(), setup.banned):
@@ -106,6 +102,12 @@ def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict] 
             records[response.prompt] = metrics.record(
                 text, meta, rewards.score(text, meta, cfg.rl.reward)
             )
+    if cfg.eval.scores:
+        again = _numbered(setup.evaluation_iterator(split, limit), share)
+        texts = {number: record["text"] for number, record in records.items()}
+        prompts = ((batch, samples) for batch, samples, _ in again)
+        for number, found in likelihood.scores(setup, params, prompts, texts).items():
+            records[number]["scores"] = found
     for quarantined in share.join("skipped", data.quarantined):
         setup.remember_quarantined(quarantined)
     # Rows of a later batch come after all rows of this one: joined by number, not by part.
@@ -113,6 +115,23 @@ def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict] 
     if parts is None:
         return None
     return [record for _, record in sorted((pair for part in parts for pair in part), key=_number)]
+
+
+def _numbered(
+    data: BatchIterator, share: Share
+) -> Iterator[tuple[dict, list[tuple[int, Placed]], list[int]]]:
+    """Batches of this process, its samples with their numbers, and the rows of all processes that
+    hold a prompt: prompts are numbered as if one process had read them.
+    """
+    count = 0
+    for batch, samples in data:
+        preemption.poll(within_loop=False)
+        size = len(batch["tokens"])
+        parts = share.join("prompts", [placed.row for placed in samples])
+        first = count + sum(map(len, parts[: share.index]))
+        count += sum(map(len, parts))
+        rows = [i * size + row for i, of_it in enumerate(parts) for row in of_it]
+        yield batch, list(enumerate(samples, first)), rows
 
 
 def _number(pair: tuple[int, dict]) -> int:
@@ -142,6 +161,7 @@ def headline(summary: dict) -> str:
     for source, group in summary["sources"].items():
         overall = group["overall"]
         iou = f", IoU {overall['iou']:.3f}" if "iou" in overall else ""
+        iou += f", AUROC {overall['auroc']:.3f}" if "auroc" in overall else ""
         parts.append(
             f"{source} ({group['count']} rows): macro-F1 {overall['macro_f1']:.3f}{iou}, "
             f"format {overall['format']:.3f}"

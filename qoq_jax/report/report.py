@@ -28,7 +28,7 @@ import pathlib
 
 from qoq_jax.base import files, storage
 from qoq_jax.evaluation import metrics
-from qoq_jax.report import by_domain, sections, style
+from qoq_jax.report import by_domain, calibration, sections, style
 from qoq_jax.report import real as real_samples
 from qoq_jax.report.charts import number, range_plot
 from qoq_jax.report.gallery import escape
@@ -60,6 +60,7 @@ def render(run: Run) -> str:
         "training": ("By domain over training", by_domain.over_training(run)),
         "iou": ("Where it looked", sections.localisation(run)),
         "confusion": ("What it mixes up", sections.confusion(run)),
+        "calibration": ("How sure it is", calibration.calibration(run)),
         "real": ("Real samples", real_samples.real(run)),
         "others": ("Other data sets", sections.others(run)),
         "cases": ("Cases", ""),

@@ -9,6 +9,7 @@ left alone.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -158,9 +159,16 @@ def evaluate_stage(
         print("real samples, " + few.line(result["real"]))
 
 
-def evaluate_run(workdir: str, stage: str | None, split: str) -> int:
-    """`qoq evaluate`: restores the last checkpoint of a run and evaluates it."""
+def evaluate_run(workdir: str, stage: str | None, split: str, scores: bool = False) -> int:
+    """`qoq evaluate`: restores the last checkpoint of a run and evaluates it.
+
+    scores: with the likelihood of each label, whatever the run's config says.
+    """
     setup, params, stage = restore_run(workdir, stage)
+    if scores:
+        config = setup.config
+        config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, scores=True))
+        setup = dataclasses.replace(setup, config=config)
     with jax.set_mesh(setup.mesh):
         evaluate_stage(setup, stage, params, split)
     return 0

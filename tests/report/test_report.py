@@ -331,3 +331,15 @@ def test_real_samples_say_how_few_they_are(workdir):
 def test_real_samples_of_an_old_run_have_no_patients(workdir):
     words = " ".join(Reader(report.write_report(workdir).read_text()).words.split())
     assert "2 held-out rows of patients that were not recorded" in words
+
+
+def test_confidence_has_a_section_where_there_are_scores(workdir):
+    assert "How sure it is" not in report.write_report(workdir).read_text()
+    rows = [record(i, "ct", i % 4 > 0, scores={"Normal": 0.3, "Lesion": 0.7}) for i in range(8)]
+    (workdir / "eval/rl.json").write_text(json.dumps({"records": rows}))
+    page = report.write_report(workdir).read_text()
+    reader = Reader(page)
+    assert "How sure it is" in reader.words and "8 rows" in page
+    sure, right = 0.7, sum("Lesion" in r["labels"] for r in rows) / 8
+    assert f"reliability after RL: {sure:.2f} right {right:.2f}" in page
+    assert f"expected calibration error {abs(sure - right):.3f}" in page

@@ -85,10 +85,11 @@ def test_files_metrics_and_evaluations_are_the_same(runs):
 
 @pytest.mark.slow
 def test_a_checkpoint_is_evaluated_by_two_processes(runs):
-    """`qoq evaluate`; a run of ECGs has nothing to evaluate, and both processes say so."""
+    """`qoq evaluate --scores`; a run of ECGs has nothing to evaluate, and both processes say so."""
+    command = ["-m", "helpers.tiny_cli", "evaluate", "--split", "validation", "--scores"]
+    compiled = str(runs[1].parent / "compiled")
     workdir = runs[1]
-    command = ["-m", "helpers.tiny_cli", "evaluate", str(workdir), "--split", "validation"]
-    with processes.Processes(command, 2, 2, str(workdir.parent / "compiled")) as started:
+    with processes.Processes([*command, str(workdir)], 2, 2, compiled) as started:
         found = started.wait(LIMIT)
     if "ecg" in json.loads((workdir / "config.json").read_text())["stages"]:
         assert all(code == 2 and "answers no questions" in text for code, text in found), found
@@ -97,6 +98,11 @@ def test_a_checkpoint_is_evaluated_by_two_processes(runs):
     content = files.read_json(workdir / "eval" / "rl-validation.json")
     assert content["split"] == "validation" and len(content["records"]) > 10
     assert found[1][1].count("macro-F1") == 0, "process 0 alone prints"
+    assert content["calibration"]["count"] == len(content["records"])
+    with processes.Processes([*command, str(runs[0])], 1, 4, compiled) as started:
+        assert [code for code, _ in started.wait(LIMIT)] == [0]
+    alone = files.read_json(runs[0] / "eval" / "rl-validation.json")
+    assert [r["scores"] for r in alone["records"]] == [r["scores"] for r in content["records"]]
 
 
 @pytest.mark.slow

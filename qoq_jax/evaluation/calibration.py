@@ -1,0 +1,98 @@
+"""Is a probability to be trusted, and what is left when the unsure answers go: from records with
+`scores` that sum to one.
+
+The confidence of a row is its largest probability; the row counts as right when that label is among
+the gold ones. Each function takes confidences and that.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+BINS = 10
+
+
+def confidences(records: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """(float [N] confidence, bool [N] whether the likeliest label is a gold one) of the records
+    that have scores.
+    """
+    found = [
+        (max(scores.values()), max(scores, key=scores.__getitem__) in r["labels"])
+        for r in records
+        if (scores := r.get("scores"))
+    ]
+    values = np.array([one[0] for one in found], float)
+    return values, np.array([one[1] for one in found], bool)
+
+
+def bins(confidence: np.ndarray, right: np.ndarray, count: int = BINS) -> list[dict]:
+    """A reliability diagram: {"low", "high", "count", "confidence", "accuracy"} of each bin of
+    equal width that holds a row.
+    """
+    place = np.minimum((confidence * count).astype(int), count - 1)
+    return [
+        {
+            "low": b / count,
+            "high": (b + 1) / count,
+            "count": int(inside.sum()),
+            "confidence": float(confidence[inside].mean()),
+            "accuracy": float(right[inside].mean()),
+        }
+        for b in range(count)
+        if (inside := place == b).any()
+    ]
+
+
+def ece(confidence: np.ndarray, right: np.ndarray, count: int = BINS) -> float:
+    """Expected calibration error, sum over bins of n_b / N |accuracy_b - confidence_b| (Guo et al.,
+    arXiv 1706.04599, eq. 3).
+    """
+    parts = bins(confidence, right, count)
+    gaps = [one["count"] * abs(one["accuracy"] - one["confidence"]) for one in parts]
+    return float(sum(gaps) / len(confidence))
+
+
+def aurc(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Area under the risk-coverage curve: the mean, over k, of the error among the k most confident
+    rows (Geifman and El-Yaniv, arXiv 1705.08500). Rows of equal confidence enter together.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    errors = np.cumsum(~right[order])
+    # Within a tie every order is as good: the errors of the tie are spread evenly over it.
+    _, first = np.unique(-confidence[order], return_index=True)
+    edges = np.append(first, len(order))
+    risk = np.empty(len(order))
+    for begin, end in itertools.pairwise(edges):
+        before = errors[begin - 1] if begin else 0
+        share = np.arange(1, end - begin + 1) / (end - begin)
+        risk[begin:end] = before + share * (errors[end - 1] - before)
+    return float(np.mean(risk / np.arange(1, len(order) + 1)))
+
+
+def summarize(records: Sequence[dict]) -> dict | None:
+    """{"count", "accuracy", "confidence", "ece", "brier", "aurc", "bins"}; None without scores.
+
+    "brier" is the mean over rows of sum_k (p_k - y_k)^2 over the labels of the question, y being
+    shared evenly by several gold labels.
+    """
+    confidence, right = confidences(records)
+    if not len(confidence):
+        return None
+    squares = []
+    for r in records:
+        if scores := r.get("scores"):
+            gold = [label for label in r["labels"] if label in scores]
+            share = 1 / len(gold) if gold else 0.0
+            squares.append(sum((p - share * (k in gold)) ** 2 for k, p in scores.items()))
+    return {
+        "count": len(confidence),
+        "accuracy": float(right.mean()),
+        "confidence": float(confidence.mean()),
+        "ece": ece(confidence, right),
+        "brier": float(np.mean(squares)),
+        "aurc": aurc(confidence, right),
+        "bins": bins(confidence, right),
+    }
