@@ -14,7 +14,18 @@ from itertools import pairwise
 
 from qoq_jax.base import exit_codes, interrupt
 from qoq_jax.base.errors import QoqError
-from qoq_jax.cli import compare, data, evaluate, generate, launch, parser, plan, report, sweep, train
+from qoq_jax.cli import (
+    compare,
+    data,
+    evaluate,
+    generate,
+    launch,
+    parser,
+    plan,
+    report,
+    sweep,
+    train,
+)
 from qoq_jax.cli.parser import Commands, command
 from qoq_jax.parallel import compiler
 from qoq_jax.train.stages import MODEL_STAGES
