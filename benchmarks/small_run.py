@@ -9,6 +9,7 @@ import os
 import pathlib
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -144,12 +145,16 @@ def committed(workdir: pathlib.Path, stage: str) -> list[int]:
 
 
 def is_saving(workdir: pathlib.Path, since: float) -> bool:
-    """Whether a save of any stage is in flight, by folders on disk that are younger than `since`
-    (time.time): a process that was killed leaves its own there.
+    """Whether a save of any stage is in flight, or was when the process was killed: there is a
+    file in a folder that is not committed, and it was written after `since` (time.time).
+
+    The time of the folder itself says nothing. A killed process leaves its folder, and one that
+    starts later deletes files in it.
     """
-    for folder in (workdir / "checkpoints").glob("*/*.orbax-checkpoint-tmp*"):
+    for file in (workdir / "checkpoints").glob("*/*.orbax-checkpoint-tmp*/**/*"):
         with contextlib.suppress(FileNotFoundError):  # it has just been committed
-            if folder.stat().st_mtime > since:
+            found = file.stat()
+            if stat.S_ISREG(found.st_mode) and found.st_mtime > since:
                 return True
     return False
 
