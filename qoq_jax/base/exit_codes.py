@@ -42,4 +42,6 @@ def is_transient(error: BaseException) -> bool:
     """Whether storage or the network failed in a way that may pass."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in TRANSIENT
+    if isinstance(error, (TimeoutError, ConnectionError)):
+        return True
     return any(word in str(error) for word in _WORDS)
