@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import types
+import urllib.error
 
 import jax.numpy as jnp
 import numpy as np
@@ -215,5 +216,11 @@ def test_some_steps_are_traced_for_xprof(tmp_path):
 def test_storage_that_does_not_answer_is_worth_another_try():
     assert exit_codes.is_transient(OSError(errno.EIO, "Input/output error"))
     assert exit_codes.is_transient(ValueError("UNAVAILABLE: 503 from storage"))
+    assert exit_codes.is_transient(urllib.error.HTTPError("https://x", 503, "trouble", {}, None))
+    assert exit_codes.is_transient(TimeoutError())
+    wrapped = ValueError("cannot read")
+    wrapped.__cause__ = OSError(errno.ECONNRESET, "Connection reset by peer")
+    assert exit_codes.is_transient(wrapped)
     assert not exit_codes.is_transient(OSError(errno.ENOSPC, "No space left on device"))
+    assert not exit_codes.is_transient(urllib.error.HTTPError("https://x", 404, "gone", {}, None))
     assert RetryError("x").exit_code == 42
