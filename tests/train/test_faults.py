@@ -165,6 +165,18 @@ def test_the_first_steps_of_each_stage_may_compile():
     assert fresh == 2 * [*progress.FRESH * [True], False]
 
 
+def test_signs_of_life_within_a_step_do_not_say_that_its_programs_are_compiled():
+    def stepping(state, number):
+        for _ in range(100):  # calls of the decode loop, rewards of workers
+            progress.beat()
+        fresh.append(progress.is_fresh())
+        return step(state, number)
+
+    fresh = []
+    run(Loop("rl", 0, progress.FRESH + 1, 0), stepping, [])
+    assert fresh == [*progress.FRESH * [True], False]
+
+
 def test_seconds_of_inner_phases_are_not_those_of_the_outer_one():
     with progress.phase("step"):
         before = progress.seconds()
