@@ -168,7 +168,7 @@ class StageRun:
         """Gives the stage its batches, from where the checkpoint left them."""
         self.data, self._whole_data = data, WholeData(data, self.setup.share)
         if not self.finished:
-            check_same_rows(data)
+            check_same_rows(data.fingerprint)
         if self._data_state is None:
             return
         if self.finished:
