@@ -28,7 +28,7 @@ def running(cfg: Config) -> Iterator[None]:
     _accounts[cfg.workdir] = account
     with contextlib.ExitStack() as around:
         around.enter_context(restarts.counted(cfg.workdir, cfg.faults.max_restarts))
-        around.enter_context(interrupt.last_words(lambda code: account.write()))
+        around.enter_context(interrupt.last_words(lambda code: account.write(wait=True)))
         # Rows after the last checkpoint, where the workdir is a URL.
         around.enter_context(interrupt.last_words(lambda code: append.flush_all()))
         around.enter_context(CompileLog.open(cfg.workdir))
@@ -38,7 +38,7 @@ def running(cfg: Config) -> Iterator[None]:
         try:
             yield
         finally:
-            account.write()
+            account.write(wait=True)
             if hosts.is_main():
                 print(account.line(), flush=True)
 
