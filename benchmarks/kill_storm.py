@@ -65,8 +65,8 @@ def storm(folder: pathlib.Path, kills: int, saving: int, seed: int) -> Tally:
             run.start()
             if not wait_for_the_moment(run, rng, in_save, life):
                 break  # it came to its end
-            tally.saving += is_saving(run.workdir, run.started)
             run.kill()
+            tally.saving += is_saving(run.workdir, run.started)
             tally.kills += 1
             tally.lost += steps_lost(run.said()[start:], before)
             print(f"kill {tally.kills}, saving {tally.saving}: {reached(run.workdir)}", flush=True)

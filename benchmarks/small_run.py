@@ -18,6 +18,7 @@ import numpy as np
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+HEARTBEAT = 10  # seconds without a sign of life after which another process is dead
 OVERRIDES = {
     "data.mini_rows": 80,
     "data.real": False,
@@ -48,7 +49,7 @@ class SmallRun:
       root: folder of the data set and of the compiled programs, which all runs share.
       workdir: of the run.
       overrides: config fields in the place of those above.
-      processes: of the run; several have one device each.
+      processes: of the run, with one device each; the rows of a batch are cut over them.
       program: of Python, before the arguments of `qoq`.
     """
 
@@ -62,7 +63,8 @@ class SmallRun:
     ):
         self._root, self.workdir, self._count = root, workdir, processes
         self._program = program
-        self._fields = OVERRIDES | (overrides or {})
+        several = {"mesh.data": processes, "data.media_rows": processes}
+        self._fields = OVERRIDES | (several if processes > 1 else {}) | (overrides or {})
         self.processes: list[subprocess.Popen] = []
         self.started = 0.0  # time.time() of the last start
 
@@ -82,7 +84,7 @@ class SmallRun:
             "QOQ_COORDINATOR": f"localhost:{port}",
             "QOQ_PROCESS_COUNT": str(self._count),
             "QOQ_PROCESS_INDEX": str(index),
-            "QOQ_HEARTBEAT_SECONDS": "10",
+            "QOQ_HEARTBEAT_SECONDS": str(HEARTBEAT),
         }
 
     def start(self) -> SmallRun:
@@ -144,13 +146,17 @@ def committed(workdir: pathlib.Path, stage: str) -> list[int]:
 
 
 def is_saving(workdir: pathlib.Path, since: float) -> bool:
-    """Whether a save of any stage is in flight, by folders on disk that are younger than `since`
-    (time.time): a process that was killed leaves its own there.
+    """Whether a save of any stage is in flight, or was when the process was killed: there is a
+    file in a folder that is not committed, and it was written after `since` (time.time).
+
+    The time of the folder itself says nothing. A killed process leaves its folder, and one that
+    starts later deletes files in it.
     """
     for folder in (workdir / "checkpoints").glob("*/*.orbax-checkpoint-tmp*"):
-        with contextlib.suppress(FileNotFoundError):  # it has just been committed
-            if folder.stat().st_mtime > since:
-                return True
+        for where, _, names in os.walk(folder):  # which passes over what is gone meanwhile
+            with contextlib.suppress(FileNotFoundError):
+                if any(os.stat(os.path.join(where, name)).st_mtime > since for name in names):
+                    return True
     return False
 
 

@@ -24,6 +24,7 @@ class QoqError(Exception):
     exit_code = exit_codes.FAILED
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None):
+        what, where, hint = (text and _with_urls(text) for text in (what, where, hint))
         self.what, self.where, self.hint = what, where, hint
         super().__init__(f"{where}: {what}" if where else what)
 
@@ -65,6 +66,22 @@ class DataError(QoqError):
 
 class CheckpointError(QoqError):
     """A checkpoint that is damaged, of another model, or cannot be written."""
+
+
+_copies: dict[str, str] = {}  # folder of this machine -> URL that it holds copies of
+
+
+def is_copy(folder: str, url: str) -> None:
+    """From now on, errors name the URL, which the user gave, in the place of the folder of this
+    machine that holds copies of it.
+    """
+    _copies[folder] = url
+
+
+def _with_urls(text: str) -> str:
+    for folder, url in list(_copies.items()):
+        text = text.replace(folder, url) if folder in text else text
+    return text
 
 
 def did_you_mean(

@@ -38,8 +38,20 @@ _WORDS = (
 )
 
 
+# ... and of HTTP: timeouts, throttling, a server that is in trouble.
+_STATUSES = ("408", "429", "500", "502", "503", "504")
+
+
 def is_transient(error: BaseException) -> bool:
-    """Whether storage or the network failed in a way that may pass."""
+    """Whether storage or the network failed in a way that may pass; also where a library has
+    wrapped the exception that says so.
+    """
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in TRANSIENT
-    return any(word in str(error) for word in _WORDS)
+    if isinstance(error, (TimeoutError, ConnectionError)):
+        return True
+    if str(getattr(error, "code", "")) in _STATUSES:  # urllib's, gcsfs's
+        return True
+    if any(word in str(error) for word in _WORDS):
+        return True
+    return error.__cause__ is not None and is_transient(error.__cause__)

@@ -16,8 +16,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from qoq_jax.base import objects
-from qoq_jax.base.errors import DataError, QoqError
+from qoq_jax.base import exit_codes, objects
+from qoq_jax.base.errors import DataError, QoqError, RetryError
 
 Path = str | os.PathLike
 
@@ -108,6 +108,7 @@ def read_json(
 
     Raises:
       error: the file cannot be read, or is not JSON.
+      RetryError: the storage does not answer.
     """
     try:
         content = read_bytes(path)
@@ -115,7 +116,9 @@ def read_json(
     except (OSError, ValueError, RecursionError) as found:
         if isinstance(found, FileNotFoundError) and missing is not _REQUIRED:
             return missing
-        reason = found.strerror if isinstance(found, OSError) else found
+        reason = (found.strerror or found) if isinstance(found, OSError) else found
+        if isinstance(found, OSError) and exit_codes.is_transient(found):
+            error, hint = RetryError, "start the same command again"
         raise error(f"cannot be read ({reason})", where=str(path), hint=hint) from found
 
 

@@ -19,12 +19,14 @@ import fcntl
 import hashlib
 import importlib
 import json
+import logging
 import os
 import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from qoq_jax.base import errors
 from qoq_jax.base.errors import ConfigError
 
 ATTEMPTS = 8
@@ -33,8 +35,8 @@ BLOCK = 16 << 20  # bytes of one request of a download
 AT_ONCE = 8  # requests of a download, or of an upload of a folder
 EXTRAS = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3"), "memory": ("fsspec", None)}
 _OPTIONS = {
-    # One layer repeats requests, the one below here; botocore's own three attempts stay.
-    "s3": {"config_kwargs": {"retries": {"mode": "standard"}}},
+    # One layer repeats requests, the one below here.
+    "s3": {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 1}}},
     "gs": {},
     "memory": {},
 }
@@ -82,6 +84,9 @@ def system(url: str) -> Any:
                 hint=f'pip install "qoq_jax[{extra}]"',
             ) from None
         found.retries = 1
+        if f"{package.upper()}_DEBUG" not in os.environ:
+            # gcsfs logs a traceback when its only attempt fails, though the one here repeats it.
+            logging.getLogger(package).setLevel(logging.CRITICAL)
         _systems[key] = found
     return _systems[key]
 
@@ -191,12 +196,17 @@ def tree(url: str) -> dict[str, dict[str, Any]]:
 def read(url: str, start: int | None = None, end: int | None = None) -> bytes:
     """The bytes of an object, or of a part of it; an answer that is cut short is asked for again.
 
+    With an `end` it takes one request, else two: the store is asked for the size.
+
     Raises:
       OSError: it cannot be read.
     """
 
+    if end is not None and end <= (start or 0):
+        return b""  # a store refuses a range of no bytes
+
     def call(store: Any) -> bytes:
-        wanted = end - start if end is not None else store.info(url)["size"] - (start or 0)
+        wanted = end - (start or 0) if end is not None else store.info(url)["size"] - (start or 0)
         found = store.cat_file(url, start=start, end=end)
         if len(found) != wanted:
             raise OSError(errno.EIO, f"{len(found)} bytes came of {wanted}", url)
@@ -215,11 +225,22 @@ def create(url: str, content: bytes) -> bool:
 
     It asks the store for that (If-None-Match on S3, generation 0 on Google Cloud).
     """
+    attempts = []
+
+    def call(store: Any) -> None:
+        attempts.append(1)
+        store.pipe_file(url, content, mode="create")
+
     try:
-        tried(url, lambda store: store.pipe_file(url, content, mode="create"))
+        tried(url, call)
     except FileExistsError:
-        # An answer may get lost, and the repeated request then finds what the first one wrote.
-        return read(url) == content
+        if len(attempts) == 1:
+            return False
+        # The answer to the first attempt may have got lost, and this one found what it wrote.
+        try:
+            return read(url) == content
+        except FileNotFoundError:
+            return False
     return True
 
 
@@ -318,7 +339,10 @@ def cache_folder(*parts: str) -> str:
 
 def local_folder(url: str) -> str:
     """Where `local` puts the objects of a folder: neighbours stay neighbours."""
-    return cache_folder("objects", hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16])
+    url = url.rstrip("/")
+    folder = cache_folder("objects", hashlib.sha256(url.encode()).hexdigest()[:16])
+    errors.is_copy(folder, url)
+    return folder
 
 
 def local(url: str) -> str:

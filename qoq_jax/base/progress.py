@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 SETUP = "setup"  # until the first loop or evaluation begins
 OTHER = "other"  # outside of all phases, after that
-FRESH = 4  # beats of a phase in which its programs may be compiling: one step of RL has as many
+FRESH = 2  # steps, or times in a phase, in which its programs may be compiling
 
 
 @dataclasses.dataclass
@@ -30,14 +30,14 @@ class _Now:
     Attributes:
       phases: entered and not left, from the outside in; the first is SETUP or OTHER.
       seconds: of each phase, up to `switched`.
-      beats: of each phase since the process began.
+      rounds: how often each phase was done since the process began, or a step of it.
       switched: clock (time.monotonic) of the last change of phase.
       beat: number of beats and changes of phase.
     """
 
     phases: list[str] = dataclasses.field(default_factory=lambda: [SETUP])
     seconds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    beats: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    rounds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     switched: float = dataclasses.field(default_factory=time.monotonic)
     beat: int = 0
 
@@ -70,21 +70,29 @@ def phase(name: str) -> Iterator[None]:
     finally:
         _now.settle()
         _now.phases.pop()
-        _now.beats[name] += 1
+        _now.rounds[name] += 1
         _now.beat += 1
 
 
 def beat() -> None:
     """Says that the phase has come further."""
     if _on_main_thread():
-        _now.beats[_now.phases[-1]] += 1
+        _now.beat += 1
+
+
+def finish_round() -> None:
+    """Says that a step of the phase is done: all programs of it are compiled. However often it has
+    come further within one, others may still be.
+    """
+    if _on_main_thread():
+        _now.rounds[_now.phases[-1]] += 1
         _now.beat += 1
 
 
 def start_over(name: str) -> None:
-    """The phase gets other programs, which are compiled in its first `FRESH` beats."""
+    """The phase gets other programs, which are compiled in its first `FRESH` rounds."""
     if _on_main_thread():
-        _now.beats[name] = 0
+        _now.rounds[name] = 0
 
 
 def charge(name: str, seconds: float) -> None:
@@ -111,5 +119,5 @@ def beats() -> int:
 
 
 def is_fresh() -> bool:
-    """Whether the present phase has had less than `FRESH` beats: its programs may be compiling."""
-    return _now.beats[_now.phases[-1]] < FRESH
+    """Whether the present phase was done less than `FRESH` times: its programs may be compiling."""
+    return _now.rounds[_now.phases[-1]] < FRESH

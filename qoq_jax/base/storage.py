@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 
-from qoq_jax.base import objects
+from qoq_jax.base import errors, objects
 from qoq_jax.base.errors import CheckpointError
 from qoq_jax.base.objects import is_url
 
@@ -182,6 +182,7 @@ def local_folder(folder: str, leave_out: tuple[str, ...] = ()) -> Iterator[str]:
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="qoq_") as made:
+        errors.is_copy(made, folder.rstrip("/"))
         for name, facts in objects.names(folder).items():
             if name in leave_out:
                 continue

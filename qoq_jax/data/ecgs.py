@@ -121,6 +121,7 @@ class EcgBatches:
         twice and it is counted in `quarantined` ("skip"). An ECG in the cache takes 80 KB.
 
     Attributes:
+      fingerprint: of the recordings, their sizes, the seed and the size of a batch.
       quarantined: path -> reason, of the files left out so far.
       ecg_lengths: path -> what was done to a recording that is not 10 s long, since this process
         began.
@@ -147,17 +148,8 @@ class EcgBatches:
             raise ConfigError(
                 f"a batch of {batch} ECGs does not divide over {process_count} processes"
             )
-        names = [
-            {
-                "path": _short(recording.path),
-                "patient": recording.patient,
-                "labels": recording.labels,
-                "vocabulary": recording.vocabulary,
-                "bytes": size,
-            }
-            for recording, size in zip(recordings, _sizes(recordings), strict=True)
-        ]
-        self._fingerprint = hashlib.sha256(
+        names = _names(recordings)
+        self.fingerprint = hashlib.sha256(
             json.dumps([names, seed, batch] + ([] if length == "refuse" else [length])).encode()
         ).hexdigest()
         self._limit = max(1, int(max_bad * len(recordings))) if on_error == "skip" else 0
@@ -212,7 +204,7 @@ class EcgBatches:
     def get_state(self) -> dict[str, Any]:
         """JSON-able: the next batch after `set_state` equals the next batch now."""
         return {
-            "fingerprint": self._fingerprint,
+            "fingerprint": self.fingerprint,
             "iterator": self._iterator.get_state(),
             "quarantined": dict(self.quarantined),
         }
@@ -223,7 +215,7 @@ class EcgBatches:
         Raises:
           DataError: the state belongs to other recordings, another seed or another batch size.
         """
-        if state["fingerprint"] != self._fingerprint:
+        if state["fingerprint"] != self.fingerprint:
             raise DataError(
                 "the saved data state belongs to other ECGs, another seed or another batch size",
                 hint="resume with the data and config of the run, or start a new run",
@@ -249,6 +241,24 @@ def _members(path: str, root: str) -> list[str]:
             return []
         count = ecg_arrays.count(file, folder)
     return [path] if count is None else [f"{path}#{i}" for i in range(count)]
+
+
+def fingerprint(recordings: Sequence[Recording]) -> str:
+    """SHA-256 of paths, patients, labels and sizes of files."""
+    return hashlib.sha256(json.dumps(_names(recordings)).encode()).hexdigest()
+
+
+def _names(recordings: Sequence[Recording]) -> list[dict[str, Any]]:
+    return [
+        {
+            "path": _short(recording.path),
+            "patient": recording.patient,
+            "labels": recording.labels,
+            "vocabulary": recording.vocabulary,
+            "bytes": size,
+        }
+        for recording, size in zip(recordings, _sizes(recordings), strict=True)
+    ]
 
 
 def _sizes(recordings: Sequence[Recording]) -> list[int]:

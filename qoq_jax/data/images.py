@@ -17,6 +17,7 @@ import functools
 import importlib
 import importlib.util
 import math
+import sys
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -67,15 +68,29 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     if image.shape[:2] == (height, width):
         return image
-    if (resample := _resample()) is not None:
+    if (resample := resampler()) is not None:
         return resample.bicubic(image, height, width)
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 @functools.cache
-def _resample() -> ModuleType | None:
-    """The module that needs numba, if that is installed."""
-    return importlib.import_module(RESAMPLE) if importlib.util.find_spec("numba") else None
+def resampler() -> ModuleType | None:
+    """The module that needs numba; None where that is not installed, or cannot be imported, which
+    one line on stderr says. A run asks before its first picture.
+    """
+    if not importlib.util.find_spec("numba"):
+        return None
+    try:
+        return importlib.import_module(RESAMPLE)
+    # What numba raises beside NumPy, Python or LLVM of versions that it does not know.
+    except (ImportError, OSError, RuntimeError) as error:
+        print(
+            f"qoq: numba cannot be used ({str(error).partition(chr(10))[0][:160]}): pictures are "
+            "resized by Pillow, the same pixels in twice the time (hint: install a numba that fits "
+            "this Python and NumPy, or none)",
+            file=sys.stderr,
+        )
+        return None
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Media of a data folder that is a URL: the objects that a sample needs, as files while it is made.
 
 Readers and the libraries below them take paths. `opened` gives a folder of its own to each sample;
-a file of it is fetched, whole and with one request, when a reader first asks for it, and all are
-gone when the sample is made. Containers of many recordings (HDF5, .mat, .npy) are kept on this
-machine instead (base/objects.py). Of a local root nothing of this happens.
+a file of it is fetched whole, with two requests (size, bytes), when a reader first asks for it, and
+all are gone when the sample is made. Containers of many recordings (HDF5, .mat, .npy) are kept on
+this machine instead (base/objects.py). Of a local root nothing of this happens.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _fetch(url: str, target: str) -> None:
             _link(objects.local(url), target)
         else:
             with open(target, "wb") as file:
-                file.write(objects.read(url))
+                file.write(objects.read(url, 0, int(facts["size"])))
     except FileNotFoundError:
         return
     except OSError as error:

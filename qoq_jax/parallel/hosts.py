@@ -8,15 +8,12 @@ with the same bits. What is no array goes through parallel/messages.py.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
 import socket
 import sys
 import threading
-import time
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,17 +22,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, Sharding
 
-from qoq_jax.base import exit_codes
 from qoq_jax.base.errors import ConfigError
-from qoq_jax.parallel import messages
+from qoq_jax.parallel import leaving, messages
+from qoq_jax.parallel.leaving import leave as leave  # the other end of `join`
 
 # How a process is told of the others.
 COORDINATOR, COUNT, INDEX = "QOQ_COORDINATOR", "QOQ_PROCESS_COUNT", "QOQ_PROCESS_INDEX"
 HEARTBEAT = "QOQ_HEARTBEAT_SECONDS"  # without a sign of life for so long, a process is dead
 _HEARTBEAT, _JOIN, _LEAVE = 60, 600, 600  # seconds
-_OTHERS = "qoq: see the output of the other processes: one may have failed before"
 
-# ------------------------------------------------------------------------------ joining and leaving
+# ---------------------------------------------------------------------------------------- joining
 
 
 def join(detect: bool = False, environment: Mapping[str, str] = os.environ) -> None:
@@ -138,34 +134,7 @@ def initialize(
         ) from None
     finally:
         joined.set()
-
-
-def leave(command: Callable[[], int]) -> int:
-    """Runs a command to its end and returns its exit code. A process of several that has failed
-    ends here: it tells the others, and does not wait for them as JAX would.
-    """
-    try:
-        code = command()
-    except BaseException as error:
-        if not jax.distributed.is_initialized() or isinstance(error, SystemExit):
-            raise
-        traceback.print_exc()
-        if process_count() > 1:
-            print(_OTHERS, file=sys.stderr)
-        code = exit_codes.FAILED
-    if code == 0 or not jax.distributed.is_initialized() or process_count() == 1:
-        return code
-    # The messages end with process 0, and the others look for them every other second.
-    ending = threading.Timer(10 * messages.LOOK, os._exit, [code])
-    ending.daemon = True
-    ending.start()
-    with contextlib.suppress(Exception):  # there may be nobody to tell
-        messages.report_failure(code)
-        if is_main():
-            time.sleep(3 * messages.LOOK)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    leaving.watch()
 
 
 def _heartbeat(environment: Mapping[str, str]) -> int:

@@ -110,6 +110,26 @@ def report_failure(code: int) -> None:
     _send(f"{_FAILED}{jax.process_index()}/", code)
 
 
+def are_several() -> bool:
+    """Whether the run has several processes. Unlike `jax.process_count` it starts no device."""
+    return (_state().num_processes or 1) > 1
+
+
+def failure() -> tuple[int, int] | None:
+    """(process, exit code) of another process that has told its failure, or None. Of several the
+    one whose code is not RETRY: the others may have failed since it was gone.
+
+    Raises:
+      jax.errors.JaxRuntimeError: process 0 is gone.
+    """
+    found = []
+    for place, line in _client().key_value_dir_get(_FAILED):
+        process = int(place.removeprefix(_FAILED).partition("/")[0])
+        if not place.endswith("/pieces") and process != _state().process_id:
+            found.append((process, int(json.loads(line))))
+    return min(found, key=lambda one: one[1] == exit_codes.RETRY, default=None)
+
+
 def _error(kind: str, what: str, where: str | None, hint: str | None) -> QoqError:
     found = getattr(errors, kind, QoqError)
     return found(what, where=where, hint=hint)
@@ -119,13 +139,16 @@ def _key(name: str, number: int, index: int) -> str:
     return f"{_ROOT}/{name}/{number}/{index}/"
 
 
-def _client() -> Any:
-    """The client of the coordination service; JAX has no public name for it. Orbax reads it so
-    too.
-    """
+def _state() -> Any:
+    """JAX's state of the distributed run, which has no public name; Orbax reads it so too."""
     from jax._src import distributed
 
-    return distributed.global_state.client
+    return distributed.global_state
+
+
+def _client() -> Any:
+    """The client of the coordination service."""
+    return _state().client
 
 
 def _send(key: str, value: Any) -> None:
@@ -145,15 +168,14 @@ def _receive(key: str, limit: float, index: int) -> Any:
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise _lost(index, str(error).partition("\n")[0]) from None
-        for place, line in _client().key_value_dir_get(_FAILED):
-            if not place.endswith("/pieces"):
-                failed = place.removeprefix(_FAILED).partition("/")[0]
-                error = PeerError(
-                    f"process {failed} has ended with exit code {json.loads(line)}",
-                    hint="its own output says more",
-                )
-                error.exit_code = json.loads(line)
-                raise error
+        if (found := failure()) is not None:
+            failed, code = found
+            error = PeerError(
+                f"process {failed} has ended with exit code {code}",
+                hint="its own output says more",
+            )
+            error.exit_code = code
+            raise error
         if time.monotonic() > end:
             raise _lost(index, f"nothing from it for {limit:.0f} s")
     pieces = [_client().blocking_key_value_get_bytes(f"{key}{i}", 60_000) for i in range(count)]

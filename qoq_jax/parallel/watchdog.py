@@ -13,13 +13,14 @@ import datetime
 import faulthandler
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 
 import jax
 
-from qoq_jax.base import exit_codes, interrupt, progress
+from qoq_jax.base import append, exit_codes, interrupt, progress
 
 WRITING = 5.0  # seconds for the stacks to be written
 
@@ -68,11 +69,12 @@ def _end(path: str, idle: float) -> None:
     faulthandler.dump_traceback(sys.stderr, all_threads=True)
 
     def write() -> None:
-        with contextlib.suppress(OSError), open(path, "a", encoding="utf-8") as file:
-            file.write(f"{when} {what}\n")
-            file.flush()
+        with contextlib.suppress(OSError), tempfile.TemporaryFile("w+", encoding="utf-8") as file:
             faulthandler.dump_traceback(file, all_threads=True)
-            file.write("\n")
+            file.seek(0)
+            lines = append.Lines(path)
+            lines.write(f"{when} {what}\n{file.read()}\n")
+            lines.flush()
 
     writer = threading.Thread(target=write, daemon=True)
     writer.start()

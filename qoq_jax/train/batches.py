@@ -114,7 +114,10 @@ class Batches:
 
     def evaluation_iterator(self, split: str, limit: int) -> pipeline.BatchIterator:
         """One pass in fixed order over a split, over `limit` rows per domain of each source (0 =
-        all).
+        all). All processes must ask for it.
+
+        Raises:
+          DataError: they have other rows than each other.
         """
         cfg = self.config
         rows = self.rows(split)
@@ -124,9 +127,11 @@ class Batches:
                 for name, found in rows.items()
             }
         budget = self.budget(cfg.eval.rows, cfg.data.max_prompt_tokens, largest=True)
-        return pipeline.make_eval_iterator(
+        data = pipeline.make_eval_iterator(
             self._recipe(rows, budget, answers=False), self._reading()
         )
+        check_same_rows(data.fingerprint)
+        return data
 
     def _edited(self, rows: Rows) -> Rows:
         """The rows of supervised fine-tuning, as the config limits and changes them."""
@@ -239,13 +244,17 @@ class WholeData:
         return dict(self._found[name])
 
 
-def check_same_rows(data: pipeline.BatchIterator) -> None:
-    """Checks that all processes read the same rows: each may have a folder of its own.
+def check_same_rows(fingerprint: str) -> None:
+    """Checks that all processes read the same rows: each may have a folder of its own, and of rows
+    that differ some would be read twice and others never.
+
+    Args:
+      fingerprint: of what this process is about to read its share of.
 
     Raises:
       DataError: they do not.
     """
-    prints = messages.exchange("fingerprint", data.fingerprint)
+    prints = messages.exchange("fingerprint", fingerprint)
     for index, theirs in enumerate(prints):
         if theirs != prints[0]:
             raise DataError(

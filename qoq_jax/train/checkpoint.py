@@ -28,7 +28,7 @@ from orbax.checkpoint import checkpoint_managers
 from qoq_jax.base import append, exit_codes, files, progress, storage
 from qoq_jax.base.errors import CheckpointError, QoqError, RetryError
 from qoq_jax.models.sizes import EcgConfig, VlmConfig
-from qoq_jax.parallel import hosts, messages
+from qoq_jax.parallel import hosts, leaving, messages
 from qoq_jax.train import checkpoint_store
 from qoq_jax.train.checkpoint_store import CHECKSUMS, has_checkpoint
 from qoq_jax.train.sections import CheckpointConfig
@@ -66,6 +66,9 @@ def damage(folder: str) -> str | None:
     """What is wrong with the files of a checkpoint, or None.
 
     Without sha256.json (an older checkpoint) nothing is known.
+
+    Raises:
+      RetryError: the storage does not answer, so that nothing is known either.
     """
     path = os.path.join(folder, CHECKSUMS)
     try:
@@ -79,8 +82,28 @@ def damage(folder: str) -> str | None:
             if found[name] != wanted:
                 return f"{name} has changed since it was written"
     except (CheckpointError, OSError, AttributeError) as error:
+        raise_what_may_pass(error, folder)
         return f"{CHECKSUMS} cannot be read ({type(error).__name__})"
     return None
+
+
+def raise_what_may_pass(error: Exception, where: str) -> None:
+    """For whoever takes an exception of reading for a sign of damage: raises it again when it is
+    none, since another process or the storage is what failed.
+
+    Raises:
+      RetryError: the storage does not answer.
+    """
+    if isinstance(error, QoqError) and not isinstance(error, CheckpointError):
+        raise error
+    if hosts.process_count() > 1 and leaving.is_lost_peer(error):
+        raise error
+    if exit_codes.is_transient(error):
+        raise RetryError(
+            f"cannot be read: {str(error).partition(chr(10))[0][:160]}",
+            where=where,
+            hint="start the same command again",
+        ) from error
 
 
 _KEEP = CheckpointConfig()
@@ -133,6 +156,7 @@ class Checkpointer:
       folder: where the numbered step folders live; made when missing.
       model: configuration whose fingerprint guards against a checkpoint of another model.
       keep: which steps are kept.
+      read_only: nothing is written or deleted there, and a run may be training in it meanwhile.
 
     Attributes:
       speed: of the last committed save, or None.
@@ -143,9 +167,11 @@ class Checkpointer:
         folder: str,
         model: VlmConfig | EcgConfig,
         keep: CheckpointConfig = _KEEP,
+        read_only: bool = False,
     ):
-        self._place = checkpoint_store.place(folder)
-        self._folder = self._place.folder
+        self._place = checkpoint_store.place(folder, read_only)
+        self._folder, self._name = self._place.folder, self._place.name
+        self._read_only = read_only
         self._model = model
         self._saving: int | None = None
         self._began = 0.0
@@ -157,6 +183,8 @@ class Checkpointer:
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._before_commit),
         )
+        if read_only:
+            options = checkpoint_managers.CheckpointManagerOptions(read_only=True, create=False)
         self._manager = _Manager(self._folder, options=options)
 
     def latest(self) -> int | None:
@@ -244,6 +272,7 @@ class Checkpointer:
 
         Raises:
           CheckpointError: there is none, all are damaged, or it belongs to another model.
+          RetryError: the storage does not answer, which is no damage.
         """
         # What the files say is decided by process 0 for all; each reads its own parts.
         steps = messages.from_main(
@@ -251,19 +280,20 @@ class Checkpointer:
         )
         if not steps:
             raise CheckpointError(
-                "no checkpoint", where=self._folder, hint="train first, or name another workdir"
+                "no checkpoint", where=self._name, hint="train first, or name another workdir"
             )
         for step, before in zip(steps, [*steps[1:], None]):
-            folder = os.path.join(self._folder, str(step))
+            folder, named = (f"{place}/{step}" for place in (self._folder, self._name))
             self._place.fetch(step)
             wrong = messages.from_main("damage", functools.partial(damage, folder))
             if wrong is None:
                 try:
                     return *self._read(step, abstract), step
-                except CheckpointError:
+                except QoqError:
                     raise
                 # Orbax and TensorStore raise whatever their parsers meet
                 except Exception as error:
+                    raise_what_may_pass(error, named)
                     wrong = (
                         f"cannot be read: {type(error).__name__}: "
                         f"{str(error).partition(chr(10))[0][:160]}"
@@ -274,12 +304,12 @@ class Checkpointer:
                     if checked or hosts.process_count() > 1:
                         raise CheckpointError(
                             f"the checkpoint {wrong}",
-                            where=folder,
+                            where=named,
                             hint="use the config and the version of qoq_jax that wrote it",
                         ) from error
             if before is None:
                 break
-            kept = folder
+            kept = named
             if resume:
                 aside = functools.partial(self._place.set_aside, step)
                 kept = messages.from_main("set aside", aside)
@@ -293,8 +323,8 @@ class Checkpointer:
                 self._manager.reload()
         raise CheckpointError(
             f"the checkpoint is damaged ({wrong}), and there is no intact one before it",
-            where=folder,
-            hint=f"restore the folder from a copy, or delete {self._folder} and start the same "
+            where=named,
+            hint=f"restore the folder from a copy, or delete {self._name} and start the same "
             "command again: the stage then starts from its beginning",
         )
 
@@ -305,7 +335,7 @@ class Checkpointer:
         if record["model"] != model_fingerprint(self._model):
             raise CheckpointError(
                 "the checkpoint holds another model than the config describes",
-                where=os.path.join(self._folder, str(step)),
+                where=f"{self._name}/{step}",
                 hint="use the config it was trained with, or another workdir",
             )
         shapes = jax.tree.map(
@@ -321,24 +351,33 @@ class Checkpointer:
 
     def close(self) -> None:
         """Waits for the running save and frees the manager's threads."""
-        self.wait()
+        if not self._read_only:
+            self.wait()
         self._manager.close()
+        self._place.close()
 
-    def _failed(self, step: int | None, error: Exception) -> QoqError:
+    def _failed(self, step: int | None, error: Exception) -> Exception:
+        if hosts.process_count() > 1 and leaving.is_lost_peer(error):
+            return error
         what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
-        cause = (
-            "the disk is full"
-            if "No space left on device" in str(error)
-            else str(error).partition("\n")[0]
-        )
+        if "No space left on device" in str(error):
+            # Of this machine: where a URL's checkpoints are made before they are uploaded.
+            return CheckpointError(
+                f"cannot write {what}: the disk is full",
+                where=self._folder,
+                hint="free disk space or choose another "
+                + ("workdir" if self._folder == self._name else "QOQ_CACHE")
+                + "; the last committed step is intact",
+            )
+        cause = str(error).partition("\n")[0]
         if exit_codes.is_transient(error):
             return RetryError(
                 f"cannot write {what}: {cause}",
-                where=self._folder,
+                where=self._name,
                 hint="start the same command again; the last committed step is intact",
             )
         return CheckpointError(
             f"cannot write {what}: {cause}",
-            where=self._folder,
+            where=self._name,
             hint="free disk space or choose another workdir; the last committed step is intact",
         )

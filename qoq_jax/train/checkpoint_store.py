@@ -7,7 +7,8 @@ its checkpoints are made in a folder of this machine and uploaded in its backgro
     as Orbax has it on gs://
 
 The store is what counts: on another machine the small files of its steps are fetched first, so that
-Orbax knows the steps and their scores, and the arrays of one step when it is read.
+Orbax knows the steps and their scores, and the arrays of one step when it is read. Whoever only
+reads has a folder of its own, since a run may be training beside it.
 """
 
 from __future__ import annotations
@@ -40,9 +41,16 @@ def check(workdir: str) -> None:
         )
 
 
-def place(folder: str) -> Place:
-    """The place of the numbered steps of a stage."""
-    return Staged(folder) if _is_staged(folder) else Place(folder)
+def place(folder: str, read_only: bool = False) -> Place:
+    """The place of the numbered steps of a stage.
+
+    Args:
+      read_only: for one that writes and deletes nothing; any number of them may be open. Of the
+        others there is one at a time, which the lock of the workdir sees to.
+    """
+    if not _is_staged(folder):
+        return Place(folder)
+    return Copied(folder) if read_only else Staged(folder)
 
 
 def has_checkpoint(folder: str) -> bool:
@@ -57,10 +65,11 @@ class Place:
 
     Attributes:
       folder: where Orbax reads and writes the steps.
+      name: the same as the user knows it, a folder or a URL.
     """
 
     def __init__(self, folder: str):
-        self.folder = storage.absolute(folder)
+        self.folder = self.name = storage.absolute(folder)
 
     def commit(self, step: int, folder: str) -> None:
         """Called in Orbax's thread when all files of a step are in `folder`, before it commits."""
@@ -75,20 +84,53 @@ class Place:
         """Takes the number from a damaged step; returns where its files are now."""
         return _set_aside(self.folder, step)
 
+    def close(self) -> None:
+        """Called when nothing more is read or written."""
 
-class Staged(Place):
-    """Steps of an object store that Orbax does not write to."""
+
+class Copied(Place):
+    """Steps of an object store that Orbax does not write to, for reading."""
 
     def __init__(self, url: str):
-        self._url = storage.absolute(url)
-        name = hashlib.sha256(self._url.encode()).hexdigest()[:16]
-        self.folder = objects.cache_folder("checkpoints", name)
-        steps = _committed(self._url)
-        for name in os.listdir(self.folder):
-            if name not in map(str, steps) or not self._is_same(name):
-                shutil.rmtree(os.path.join(self.folder, name), ignore_errors=True)
-        for step in steps:
+        self.name = self._url = storage.absolute(url)
+        self.folder = self._make_folder()
+        for step in _committed(self._url):
             self._copy(step, arrays=False)
+
+    def _make_folder(self) -> str:
+        return tempfile.mkdtemp(prefix="reading-", dir=objects.cache_folder("checkpoints"))
+
+    def fetch(self, step: int) -> None:
+        self._copy(step, arrays=True)
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _copy(self, step: int, arrays: bool) -> None:
+        found = objects.tree(f"{self._url}/{step}")
+        for name, facts in found.items():
+            target = os.path.join(self.folder, str(step), name)
+            if name == COMMIT or (name.startswith(_ARRAYS) and not arrays):
+                continue
+            if storage.size(target) != facts["size"]:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                objects.download(f"{self._url}/{step}/{name}", target)
+
+
+class Staged(Copied):
+    """The same for the run that writes them. Its folder stays, and holds what it wrote last."""
+
+    def _make_folder(self) -> str:
+        name = hashlib.sha256(self._url.encode()).hexdigest()[:16]
+        folder = objects.cache_folder("checkpoints", name)
+        steps = set(map(str, _committed(self._url)))
+        for name in os.listdir(folder):
+            if name not in steps or not self._is_same(os.path.join(folder, name)):
+                shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+        return folder
+
+    def close(self) -> None:
+        """Nothing: see above."""
 
     def commit(self, step: int, folder: str) -> None:
         target = f"{self._url}/{step}"
@@ -96,9 +138,6 @@ class Staged(Place):
         objects.remove_tree(target)
         objects.upload_tree(folder, target)
         objects.write(f"{target}/{COMMIT}", b"uploaded whole")
-
-    def fetch(self, step: int) -> None:
-        self._copy(step, arrays=True)
 
     def keep_only(self, steps: Iterable[int]) -> None:
         kept = set(steps)
@@ -111,23 +150,13 @@ class Staged(Place):
         shutil.rmtree(os.path.join(self.folder, str(step)), ignore_errors=True)
         return _set_aside(self._url, step)
 
-    def _is_same(self, step: str) -> bool:
+    def _is_same(self, folder: str) -> bool:
         """Whether the step of this machine is the one of the store: another run may have had it."""
+        theirs = f"{self._url}/{os.path.basename(folder)}/{CHECKSUMS}"
         try:
-            here = files.read_bytes(os.path.join(self.folder, step, CHECKSUMS))
-            return here == files.read_bytes(f"{self._url}/{step}/{CHECKSUMS}")
+            return files.read_bytes(os.path.join(folder, CHECKSUMS)) == files.read_bytes(theirs)
         except FileNotFoundError:
             return False
-
-    def _copy(self, step: int, arrays: bool) -> None:
-        found = objects.tree(f"{self._url}/{step}")
-        for name, facts in found.items():
-            target = os.path.join(self.folder, str(step), name)
-            if name == COMMIT or (name.startswith(_ARRAYS) and not arrays):
-                continue
-            if storage.size(target) != facts["size"]:
-                os.makedirs(os.path.dirname(target), exist_ok=True)
-                objects.download(f"{self._url}/{step}/{name}", target)
 
 
 @contextlib.contextmanager

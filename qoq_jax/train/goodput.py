@@ -20,12 +20,14 @@ up to `EVERY` seconds before; the rest counts as down too.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
 from collections import Counter
 from typing import Any, ClassVar
 
-from qoq_jax.base import files, progress
+from qoq_jax.base import files, progress, storage
 from qoq_jax.parallel import hosts
 from qoq_jax.train.loop import Hook, Loop
 
@@ -67,6 +69,7 @@ class Goodput:
         self._open: dict[str, list[list[float]]] = found.get("uncommitted", {})
         self._moved: Counter[str] = Counter()
         self._step_seconds, self._written = 0.0, 0.0
+        self._sending: threading.Thread | None = None
 
     def resumed(self, stage: str, step: int) -> None:
         """The stage goes on after `step`: what came later is lost."""
@@ -109,10 +112,16 @@ class Goodput:
         total.update(self._moved)
         return {part: round(max(total[part], 0.0), 3) for part in PARTS}
 
-    def write(self) -> None:
-        """Writes the file."""
+    def write(self, wait: bool = False) -> None:
+        """Writes the file. A workdir that is a URL gets it in the background, and may miss one: the
+        steps do not wait for the account.
+
+        Args:
+          wait: return when it is written.
+        """
         self._written = time.monotonic()
-        if not hosts.is_main():
+        sending = self._sending
+        if not hosts.is_main() or (sending is not None and sending.is_alive() and not wait):
             return
         content: dict[str, Any] = {
             "goodput": share(self.seconds()),
@@ -123,7 +132,15 @@ class Goodput:
             "time": time.time(),
             "uncommitted": self._open,
         }
-        files.write_json(self._path, content)
+        if not storage.is_url(self._path):
+            files.write_json(self._path, content)
+            return
+        if sending is not None:
+            sending.join()
+        self._sending = threading.Thread(target=_send, args=(self._path, content), daemon=True)
+        self._sending.start()
+        if wait:
+            self._sending.join()
 
     def line(self) -> str:
         """For the log."""
@@ -131,6 +148,11 @@ class Goodput:
         parts = ", ".join(f"{part} {value:.0f} s" for part, value in seconds.items() if value >= 1)
         starts = f", {self.starts} starts, {self.lost_steps} steps done again"
         return f"goodput {share(seconds):.0%}: {parts}{starts if self.starts > 1 else ''}"
+
+
+def _send(path: str, content: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        files.write_json(path, content)
 
 
 def share(seconds: dict[str, float]) -> float:

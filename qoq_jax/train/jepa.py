@@ -33,7 +33,7 @@ from qoq_jax.models.encoders import ecg_jepa
 from qoq_jax.parallel import hosts, messages
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.train import datasets, ecg_probe, hooks, loop, run_record, session, stages
-from qoq_jax.train.batches import WholeData
+from qoq_jax.train.batches import WholeData, check_same_rows
 from qoq_jax.train.checkpoint import Checkpointer
 from qoq_jax.train.config import Config, EcgPretrainConfig
 from qoq_jax.train.goodput import AccountSeconds
@@ -168,31 +168,8 @@ def run(cfg: Config) -> int:
     # a batch that does not divide is an error before any work
     mesh_lib.partition_spec(mesh, ("batch",), (pre.batch,))
     share = hosts.Share.of(mesh)
-    folders = list(pre.folders)
-    if pre.rows:
-        build = functools.partial(ecg_set.build, cfg.data.root, pre.rows, pre.data_seed)
-        hosts.once_per_machine("ecg set", lambda: build() and None, datasets.LIMIT)
-        folders.insert(0, build())
-    if not folders:
-        raise DataError("no ECGs", hint="set ecg.rows above 0 or name folders in ecg.folders")
-    found = {
-        split: [r for folder in folders for r in ecgs.find(folder, split)]
-        for split in ("train", "test")
-    }
-    data = ecgs.EcgBatches(
-        found["train"],
-        batch=pre.batch,
-        seed=cfg.seed + stages.get(STAGE).data_seed,
-        length=cfg.data.ecg_length,
-        reading=Reading(
-            process_index=share.index,
-            process_count=share.count,
-            on_error=cfg.data.on_error,
-            max_bad=cfg.data.max_bad_fraction,
-            threads=2,
-            cache=cfg.data.cache,
-        ),
-    )
+    found = _recordings(cfg)
+    data = _batches(cfg, share, found)
     hosts.say(
         f"ecg: {len(found['train'])} training ECGs, "
         f"{spec.count(param_specs(sizes)['encoder']):,} encoder parameters"
@@ -226,6 +203,47 @@ def run(cfg: Config) -> int:
     return 0
 
 
+def _recordings(cfg: Config) -> dict[str, list[ecgs.Recording]]:
+    """Those of each split; the set of `ecg.rows` is made where it is not there.
+
+    Raises:
+      DataError: there are none, or the processes have others than each other.
+    """
+    pre, folders = cfg.ecg, list(cfg.ecg.folders)
+    if pre.rows:
+        build = functools.partial(ecg_set.build, cfg.data.root, pre.rows, pre.data_seed)
+        hosts.once_per_machine("ecg set", lambda: build() and None, datasets.LIMIT)
+        folders.insert(0, build())
+    if not folders:
+        raise DataError("no ECGs", hint="set ecg.rows above 0 or name folders in ecg.folders")
+    found = {
+        split: [r for folder in folders for r in ecgs.find(folder, split)]
+        for split in ("train", "test")
+    }
+    for recordings in found.values():
+        check_same_rows(ecgs.fingerprint(recordings))
+    return found
+
+
+def _batches(
+    cfg: Config, share: hosts.Share, found: dict[str, list[ecgs.Recording]]
+) -> ecgs.EcgBatches:
+    return ecgs.EcgBatches(
+        found["train"],
+        batch=cfg.ecg.batch,
+        seed=cfg.seed + stages.get(STAGE).data_seed,
+        length=cfg.data.ecg_length,
+        reading=Reading(
+            process_index=share.index,
+            process_count=share.count,
+            on_error=cfg.data.on_error,
+            max_bad=cfg.data.max_bad_fraction,
+            threads=2,
+            cache=cfg.data.cache,
+        ),
+    )
+
+
 def _pooled_moments(
     cfg: Config,
     sizes: variants.EcgConfig,
@@ -238,10 +256,14 @@ def _pooled_moments(
     """
     if len(recordings) <= sizes.width:
         return {}
+    signals, failed = None, ""
     try:
         signals = ecgs.read_all(recordings[:MOMENTS_ECGS], cfg.data.ecg_length)
     except DataError as error:  # the weights are worth more than a whitened projection
-        hosts.say(f"ecg encoder: without moments of its representation: {error}")
+        failed = str(error)
+    # What follows is computed by all processes together, or by none.
+    if failures := [text for text in messages.exchange("moments", failed) if text]:
+        hosts.say(f"ecg encoder: without moments of its representation: {failures[0]}")
         return {}
     pooled = ecg_probe.features(encoder, sizes, signals, mesh, cfg.ecg.batch)
     return {"pooled": {"mean": pooled.mean(axis=0), "covariance": np.cov(pooled, rowvar=False)}}

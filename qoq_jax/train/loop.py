@@ -133,7 +133,7 @@ def _step(loop: Loop, step: Callable[[Any, int], StepResult], hooks: Sequence[Ho
     loop.state, loop.last, loop.row = result.state, result._replace(state=None), None
     del result  # the next step donates its state
     loop.done += 1
-    progress.beat()
+    progress.finish_round()
     for hook in hooks:
         hook.after_step(loop)
 

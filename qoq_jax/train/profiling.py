@@ -13,12 +13,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 
 import jax
 
-from qoq_jax.base import append, progress
+from qoq_jax.base import append, objects, progress, storage
 from qoq_jax.parallel import hosts
 from qoq_jax.train.loop import Hook, Loop
 from qoq_jax.train.sections import ProfileConfig
@@ -27,16 +29,21 @@ COMPILED = "/jax/core/compile/backend_compile_duration"  # the cache's reading i
 
 
 class ProfileSteps(Hook):
-    """Traces the steps that section profile names."""
+    """Traces the steps that section profile names. For a workdir that is a URL the files are made
+    on this machine and uploaded after the last of them.
+    """
 
     def __init__(self, workdir: str, cfg: ProfileConfig):
         self._cfg, self._folder, self._tracing = cfg, os.path.join(workdir, "profile"), False
+        self._made = self._folder
 
     @contextlib.contextmanager
     def around_step(self, loop: Loop) -> Iterator[None]:
         cfg = self._cfg
         if not self._tracing and cfg.start <= loop.done < cfg.start + cfg.steps:
-            jax.profiler.start_trace(os.path.join(self._folder, loop.name))
+            if storage.is_url(self._folder):
+                self._made = tempfile.mkdtemp(prefix="qoq_")
+            jax.profiler.start_trace(os.path.join(self._made, loop.name))
             self._tracing = True
         yield
 
@@ -53,9 +60,13 @@ class ProfileSteps(Hook):
     def _stop(self, loop: Loop) -> None:
         jax.profiler.stop_trace()
         self._tracing = False
-        folder = os.path.join(self._folder, loop.name)
+        made = os.path.join(self._made, loop.name)
         name = f"memory-{hosts.process_index()}.prof"
-        jax.profiler.save_device_memory_profile(os.path.join(folder, name))
+        jax.profiler.save_device_memory_profile(os.path.join(made, name))
+        folder = os.path.join(self._folder, loop.name)
+        if made != folder:
+            objects.upload_tree(made, folder)
+            shutil.rmtree(self._made, ignore_errors=True)
         if hosts.is_main():
             print(f"{loop.name}: a trace of the steps up to {loop.done} is in {folder}")
 

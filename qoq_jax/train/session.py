@@ -1,5 +1,5 @@
 """What surrounds a training run: SIGTERM, the watchdog, the count of restarts, the account of its
-seconds, and a line when another process is gone.
+seconds.
 """
 
 from __future__ import annotations
@@ -7,10 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import jax
-
-from qoq_jax.base import append, exit_codes, interrupt, progress
-from qoq_jax.base.errors import RetryError
+from qoq_jax.base import append, interrupt, progress
 from qoq_jax.parallel import hosts, preemption, watchdog
 from qoq_jax.train import restarts
 from qoq_jax.train.config import Config
@@ -26,24 +23,22 @@ def running(cfg: Config) -> Iterator[None]:
 
     Raises:
       QoqError: the run has died here too often.
-      RetryError: another process of the run is gone.
     """
     account = Goodput(cfg.workdir, progress.seconds() if _accounts else None)
     _accounts[cfg.workdir] = account
     with contextlib.ExitStack() as around:
         around.enter_context(restarts.counted(cfg.workdir, cfg.faults.max_restarts))
-        around.enter_context(interrupt.last_words(lambda code: account.write()))
+        around.enter_context(interrupt.last_words(lambda code: account.write(wait=True)))
         # Rows after the last checkpoint, where the workdir is a URL.
         around.enter_context(interrupt.last_words(lambda code: append.flush_all()))
         around.enter_context(CompileLog.open(cfg.workdir))
         limits = cfg.faults.watchdog, cfg.faults.watchdog_compile
         around.enter_context(watchdog.watching(cfg.workdir, *limits))
         around.enter_context(preemption.listen(cfg.faults.grace))
-        around.enter_context(_naming_a_lost_peer())
         try:
             yield
         finally:
-            account.write()
+            account.write(wait=True)
             if hosts.is_main():
                 print(account.line(), flush=True)
 
@@ -53,29 +48,3 @@ def account_of(workdir: str) -> Goodput:
     if workdir not in _accounts:
         _accounts[workdir] = Goodput(workdir, progress.seconds())
     return _accounts[workdir]
-
-
-@contextlib.contextmanager
-def _naming_a_lost_peer() -> Iterator[None]:
-    """In a run of several processes, a collective that fails since another one is gone is no fault
-    of this one: a line, and the code for another try. (`hosts.leave` ends a process that fails.)
-    """
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1 or not is_lost_peer(error):
-            raise
-        raise RetryError(
-            "another process of the run is gone",
-            where=f"process {jax.process_index()}",
-            hint="see its log; the same command resumes from the last checkpoint",
-        ) from error
-
-
-# What gloo, gRPC and JAX's coordination service write when a process does not answer.
-_GONE = ("Gloo", "closed by peer", "heartbeat", "coordination service", "UNAVAILABLE", "ABORTED")
-
-
-def is_lost_peer(error: Exception) -> bool:
-    """Whether a collective failed since another process is gone."""
-    return exit_codes.is_transient(error) or any(word in str(error) for word in _GONE)

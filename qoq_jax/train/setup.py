@@ -15,6 +15,7 @@ import numpy as np
 from qoq_jax import hf
 from qoq_jax.base import interrupt
 from qoq_jax.base.errors import ConfigError
+from qoq_jax.data import images
 from qoq_jax.data import rows as schema
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.sample import ProcessConfig
@@ -170,6 +171,7 @@ def assemble(cfg: Config, prepare: bool = True, training: bool = False) -> Setup
                 "of the weights of rollouts (devices / mesh.rollout_tensor)",
                 hint=f"set data.media_rows to a multiple of {rows}",
             )
+    images.resampler()  # what resizes pictures is decided, and said, once
     process = ProcessConfig.for_model(
         model,
         min_pixels=cfg.data.min_pixels,

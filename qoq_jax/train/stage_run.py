@@ -121,10 +121,10 @@ def _draw(specs: Any, key: jax.Array, mesh: jax.sharding.Mesh) -> Any:
     return jax.jit(make, out_shardings=spec.shardings(specs, mesh))(key)
 
 
-def checkpointer(setup: Setup, name: str) -> Checkpointer:
-    """The checkpoints of a stage."""
+def checkpointer(setup: Setup, name: str, read_only: bool = False) -> Checkpointer:
+    """The checkpoints of a stage; `read_only` for whoever does not train it."""
     folder = os.path.join(setup.config.workdir, "checkpoints", name)
-    return Checkpointer(folder, setup.model, setup.config.checkpoint)
+    return Checkpointer(folder, setup.model, setup.config.checkpoint, read_only)
 
 
 # ---------------------------------------------------------------------------------------------- run
@@ -168,7 +168,7 @@ class StageRun:
         """Gives the stage its batches, from where the checkpoint left them."""
         self.data, self._whole_data = data, WholeData(data, self.setup.share)
         if not self.finished:
-            check_same_rows(data)
+            check_same_rows(data.fingerprint)
         if self._data_state is None:
             return
         if self.finished:

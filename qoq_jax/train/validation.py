@@ -19,11 +19,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from qoq_jax.base import files, storage
-from qoq_jax.base.errors import CheckpointError
+from qoq_jax.base.errors import CheckpointError, QoqError
 from qoq_jax.evaluation import runner
 from qoq_jax.parallel import hosts, messages
 from qoq_jax.train import checkpoint_store
-from qoq_jax.train.checkpoint import damage, write_checksums
+from qoq_jax.train.checkpoint import damage, raise_what_may_pass, write_checksums
 from qoq_jax.train.config import EvalConfig
 from qoq_jax.train.loop import Hook, Loop
 
@@ -103,6 +103,7 @@ class Validation:
 
         Raises:
           CheckpointError: there are none, or they are damaged.
+          PeerError: another process has failed. RetryError: the storage does not answer.
         """
         if self.best_step is None:
             raise CheckpointError(
@@ -120,7 +121,10 @@ class Validation:
                 if wrong is None:
                     with ocp.StandardCheckpointer() as saver:
                         return saver.restore(read, shapes)
+        except QoqError:
+            raise
         except Exception as error:  # Orbax and TensorStore raise whatever their parsers meet
+            raise_what_may_pass(error, folder)
             wrong = (
                 f"cannot be read: {type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
             )

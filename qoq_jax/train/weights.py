@@ -92,10 +92,13 @@ def load_weights(setup: Setup, name: str, before: Any) -> dict[str, Any]:
         raise CheckpointError(
             "no checkpoint", where=folder, hint="train this stage first, or name another"
         )
-    checkpoints = checkpointer(setup, name)
     if stage.lora.rank and before is None:
         before = random_weights(setup, name)
-    trained = checkpoints.restore(state_layout(setup, stage))[0].params
+    checkpoints = checkpointer(setup, name, read_only=True)
+    try:
+        trained = checkpoints.restore(state_layout(setup, stage))[0].params
+    finally:
+        checkpoints.close()
     if setup.config.eval.best:
         trained = Validation(setup.config.workdir, name, setup.config.eval).restore_best(trained)
     return full_weights(trained, before, stage.lora)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import pathlib
 import subprocess
 import sys
+import types
 
+import fsspec
 import pytest
 from etils import epath
 from helpers import object_store
 
 from qoq_jax.base import files, objects, storage
-from qoq_jax.base.errors import CheckpointError, ConfigError, DataError
+from qoq_jax.base.errors import CheckpointError, ConfigError, DataError, RetryError
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +90,43 @@ def test_one_of_several_creates_an_object(folder):
     assert objects.read(f"{folder}/lock") == b"1"
 
 
+def test_of_two_that_create_the_same_content_one_succeeds(folder):
+    assert objects.create(f"{folder}/lock", b"1") and not objects.create(f"{folder}/lock", b"1")
+
+
+def test_an_answer_that_got_lost_is_still_a_success(monkeypatch):
+    def lost(_):
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    failing(monkeypatch, "pipe_file", [lost])
+    assert objects.create("memory://bucket/lock", b"mine")
+
+
+def test_an_object_that_is_gone_again_was_not_created(monkeypatch):
+    exists = FileExistsError(errno.EEXIST, "exists already")
+    failing(monkeypatch, "pipe_file", [ConnectionResetError(errno.ECONNRESET, "reset"), exists])
+    assert not objects.create("memory://bucket/lock", b"mine")
+
+
+def test_errors_name_the_url_of_what_is_read_from_a_copy(folder):
+    copy = objects.local(f"{folder}/b/c")
+    error = DataError("line 3 is no JSON", where=copy, hint=f"see {copy}")
+    assert str(error) == f"{folder}/b/c: line 3 is no JSON (hint: see {folder}/b/c)"
+    with storage.local_folder(folder) as made:
+        assert DataError("no", where=f"{made}/b/c").where == f"{folder}/b/c"
+
+
+def test_a_library_does_not_log_what_is_tried_again(monkeypatch, caplog):
+    memory = objects.system("memory://x")
+    monkeypatch.setitem(sys.modules, "gcsfs", types.ModuleType("gcsfs"))
+    monkeypatch.setattr(fsspec, "filesystem", lambda *_, **__: memory)
+    monkeypatch.setattr(objects, "_systems", {})
+    objects.system("gs://bucket")
+    logging.getLogger("gcsfs.retry").error("_call out of retries", exc_info=OSError("503"))
+    logging.getLogger("gcsfs").error("_call out of retries", exc_info=OSError("503"))
+    assert not caplog.records
+
+
 def test_files_are_written_whole_and_json_is_read_strictly(folder):
     files.write_json(f"{folder}/x.json", {"é": [1]})
     assert files.read_json(f"{folder}/x.json") == {"é": [1]}
@@ -144,7 +184,8 @@ def test_what_does_not_pass_is_one_line_that_names_the_object(monkeypatch):
     objects.write("memory://bucket/a.json", b"{}")
     calls = failing(monkeypatch, "cat_file", [lambda x: x[:-1]] * 100)
     with pytest.raises(
-        DataError, match=r"^memory://bucket/a\.json: cannot be read \(1 bytes came of 2\)$"
+        RetryError,
+        match=r"^memory://bucket/a\.json: cannot be read \(1 bytes came of 2\) \(hint: st",
     ):
         files.read_json("memory://bucket/a.json")
     assert len(calls) == objects.ATTEMPTS

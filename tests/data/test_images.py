@@ -5,6 +5,7 @@ golden/qwen_vision.npz holds the outputs of transformers 5.23.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -104,5 +105,20 @@ def test_resample_equals_pillow_bit_for_bit(size, new, levels):
 def test_pixels_are_the_same_without_numba(monkeypatch):
     image = np.random.default_rng(1).integers(0, 256, (90, 70, 3), np.uint8)
     fast = images.resize(image, 56, 28)
-    monkeypatch.setattr(images, "_resample", lambda: None)
+    monkeypatch.setattr(images, "resampler", lambda: None)
     np.testing.assert_array_equal(images.resize(image, 56, 28), fast)
+
+
+@pytest.mark.parametrize("kind", [ImportError, OSError])
+def test_a_numba_that_cannot_be_imported_is_told_once_and_pillow_resizes(kind, monkeypatch, capsys):
+    def refuse(name):
+        raise kind("Numba needs NumPy 2.4 or less")
+
+    monkeypatch.setattr(images, "resampler", functools.cache(images.resampler.__wrapped__))
+    monkeypatch.setattr(images.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(images.importlib, "import_module", refuse)
+    pixels = np.zeros((20, 20, 3), np.uint8)
+    for _ in range(3):
+        assert images.resize(pixels, 10, 10).shape == (10, 10, 3)
+    said = capsys.readouterr().err
+    assert said.count("numba cannot be used (Numba needs NumPy 2.4 or less)") == 1

@@ -104,7 +104,18 @@ def test_media_that_changed_make_another_fingerprint(url):
     assert sources.load(url, "train").fingerprint != before
 
 
-def test_a_medium_is_read_with_one_request_and_not_kept(url, monkeypatch):
+def test_a_medium_costs_two_requests(folder):
+    """Its size, which may be too much, and its bytes."""
+    with object_store.s3_server():
+        object_store.make_bucket("bucket")
+        objects.upload_tree(str(folder), "s3://bucket/data")
+        rows = sources.load("s3://bucket/data", "train")
+        with object_store.counting() as requests:
+            made("s3://bucket/data", rows[2])
+    assert requests == [f"{method} /bucket/data/media/b.png" for method in ("HEAD", "GET")]
+
+
+def test_a_medium_is_read_once_and_not_kept(url, monkeypatch):
     rows, reads, read = sources.load(url, "train"), [], objects.read
     monkeypatch.setattr(objects, "read", lambda name, *part: (reads.append(name), read(name))[1])
     made(url, rows[2])

@@ -27,6 +27,7 @@ ENVIRONMENT = {
     "NO_PROXY": "127.0.0.1",
 }
 _refuse = {"status": 0, "times": 0}
+_requests = []  # METHOD PATH of each since the server began
 _clients = []  # kept alive: their ends would warn
 
 
@@ -37,6 +38,7 @@ class _Refusing:
         self._served = served
 
     def __call__(self, environ, start_response):
+        _requests.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
         if not _refuse["times"]:
             return self._served(environ, start_response)
         _refuse["times"] -= 1
@@ -53,6 +55,14 @@ def refusing(status, times):
         assert not _refuse["times"], "too few requests"
     finally:
         _refuse["times"] = 0
+
+
+@contextlib.contextmanager
+def counting():
+    """Yields a list that has, after the block, the requests that the server got in it."""
+    found, before = [], len(_requests)
+    yield found
+    found += _requests[before:]
 
 
 @contextlib.contextmanager

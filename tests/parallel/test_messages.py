@@ -12,7 +12,7 @@ import pytest
 from helpers import processes
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.parallel import messages
+from qoq_jax.parallel import leaving, messages
 
 HEAD = """
 import os, sys, time
@@ -100,31 +100,79 @@ def test_a_process_that_fails_ends_those_that_wait_for_it(failing):
     assert time.monotonic() - began < 50
 
 
-@pytest.mark.slow
-def test_a_process_that_fails_ends_those_that_compute_with_it():
-    """Within the heartbeat: a collective waits for it."""
-    body = """
-        import jax
-        import numpy as np
-        from qoq_jax.parallel.mesh import batch_sharding, make_mesh
+COMPUTE = """
+    import jax
+    import numpy as np
+    from qoq_jax.parallel.mesh import batch_sharding, make_mesh
 
-        def main():
-            mesh = make_mesh(data=2)
-            x = hosts.to_global(np.ones((1, 4), np.float32), batch_sharding(mesh))
-            total = jax.jit(lambda x: x.sum())
-            assert total(x) == 8
-            if index == 1:
-                return 1
+    def compute(times):
+        mesh = make_mesh(data=2)
+        x = hosts.to_global(np.ones((1, 4), np.float32), batch_sharding(mesh))
+        total = jax.jit(lambda x: x.sum())
+        assert total(x) == 8
+        for _ in range(times):
             total(x).block_until_ready()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_process_that_fails_ends_those_that_compute_with_it_with_its_code(failing):
+    body = f"""
+        def main():
+            compute(0)
+            if index == {failing}:
+                raise ValueError("no such data")
+            compute(1000)
             return 0
     """
+    body = textwrap.dedent(COMPUTE) + textwrap.dedent(body)
     with processes.Processes(program(body), count=2, devices=1) as started:
         found = started.wait(60)
-    assert found[1][0] == 1, found
-    code, text = found[0]
-    ours = code == 1 and "see the output of the other processes" in text
+    assert [code for code, _ in found] == [1, 1], found
+    assert "ValueError: no such data" in found[failing][1]
+    text = found[1 - failing][1]
+    assert f"process {failing} has ended with exit code 1" in text and "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_a_process_that_is_gone_without_a_word_is_worth_another_try():
+    body = """
+        def main():
+            compute(0)
+            if index == 1:
+                os._exit(9)
+            compute(1000)
+            return 0
+    """
+    body = textwrap.dedent(COMPUTE) + textwrap.dedent(body)
+    with processes.Processes(program(body), count=2, devices=1) as started:
+        code, text = started.wait(60)[0]
+    ours = code == 42 and "another process of the run is gone" in text
     of_jax = code == -6 and "another task died" in text  # whichever notices first
     assert ours or of_jax, text
+    assert of_jax or "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_a_process_that_is_left_in_a_wait_without_end_leaves_with_the_code_of_the_failure():
+    """As in a collective of GPUs or TPUs, which does not fail when a process is gone."""
+    body = """
+        def main():
+            if index == 1:
+                return 2
+            time.sleep(600)
+    """
+    with processes.Processes(program(body), count=2, devices=1) as started:
+        (code, text), _ = started.wait(30)
+    assert code == 2 and "process 1 has ended with exit code 2" in text
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError])
+def test_a_collective_that_failed_is_known_by_its_text(kind):
+    gone = "[external/gloo/transport/tcp/pair.cc:547] Read error: Connection closed by peer"
+    assert leaving.is_lost_peer(kind(f"UNKNOWN: Gloo all-reduce failed: {gone}"))
+    assert not leaving.is_lost_peer(kind("no such data"))
 
 
 @pytest.mark.slow
@@ -150,6 +198,6 @@ def test_a_process_that_is_killed_ends_the_others(dying):
         found = started.wait(60)
     assert found[dying][0] == -9
     code, text = found[1 - dying]
-    assert code in (1, -6), text  # our line, or JAX's own end of the process
+    assert code in (42, -6), text  # our line, or JAX's own end of the process
     assert "Traceback" not in text or "another task died" in text, text
     assert "Timeout" not in text

@@ -86,7 +86,7 @@ def a_collective_that_nobody_joins():
 with watchdog.watching(sys.argv[1], limit=1.0, first_limit=2.0), progress.phase("step"):
     print("ready", flush=True)
     for _ in range(30):
-        progress.beat()
+        progress.finish_round()
         time.sleep(0.1)
     a_collective_that_nobody_joins()
 """

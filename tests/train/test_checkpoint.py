@@ -2,15 +2,20 @@
 used.
 """
 
+import errno
 import subprocess
 import sys
 
 import jax.numpy as jnp
 import pytest
 
-from qoq_jax.base.errors import CheckpointError
+from qoq_jax.base.errors import CheckpointError, RetryError
 from qoq_jax.models import sizes as variants
+from qoq_jax.parallel import messages
+from qoq_jax.train import checkpoint_store
 from qoq_jax.train.checkpoint import CHECKSUMS, Checkpointer
+from qoq_jax.train.config import EvalConfig
+from qoq_jax.train.validation import Validation
 
 # A limit on file size stands for a full disk: the write fails in Orbax's own threads in the same
 # way.
@@ -119,3 +124,54 @@ def test_without_a_sound_checkpoint_the_error_is_one_line(tmp_path):
         and error.value.exit_code == 1
         and "\n" not in str(error.value)
     )
+
+
+def timed_out(*_, **__):
+    raise OSError(errno.ETIMEDOUT, "Connection timed out")
+
+
+def unavailable(*_, **__):
+    raise ValueError("UNAVAILABLE: Error reading state/d/x: HTTP response code: 503")
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+@pytest.mark.parametrize("failing", ["digests", "arrays"])
+def test_storage_that_does_not_answer_is_no_damage(failing, checksums, tmp_path, monkeypatch):
+    written(tmp_path, 2, 4)
+    if not checksums:
+        (tmp_path / "4" / CHECKSUMS).unlink()
+    checkpoints = Checkpointer(str(tmp_path), variants.get("nano"))
+    with monkeypatch.context() as patch:
+        if failing == "digests" and checksums:
+            patch.setattr(checkpoint_store, "digests", timed_out)
+        else:
+            patch.setattr(checkpoints._manager, "restore", unavailable)
+        with pytest.raises(RetryError, match="cannot be read") as error:
+            checkpoints.restore(tree(0), resume=True)
+    assert error.value.exit_code == 42
+    assert (tmp_path / "4").is_dir() and not (tmp_path / "damaged-4").exists()
+    assert checkpoints.restore(tree(0), resume=True)[2] == 4
+    checkpoints.close()
+
+
+def test_whoever_reads_writes_and_deletes_nothing(tmp_path):
+    written(tmp_path, 2, 4)
+    unfinished = tmp_path / "6.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    reader = Checkpointer(str(tmp_path), variants.get("nano"), read_only=True)
+    assert reader.restore(tree(0))[2] == 4
+    reader.close()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_lost_process_does_not_damage_the_best_weights(tmp_path, monkeypatch):
+    validation = Validation(str(tmp_path), "sft", EvalConfig())
+    validation.scores, validation._kept = [(4, 0.5)], {4}
+
+    def lost(*_):
+        raise messages.PeerError("process 1 has ended with exit code 1")
+
+    monkeypatch.setattr(messages, "from_main", lost)
+    with pytest.raises(messages.PeerError):
+        validation.restore_best(tree(0))

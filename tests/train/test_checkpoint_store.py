@@ -144,6 +144,32 @@ def test_a_folder_that_another_run_left_on_this_machine_is_not_mistaken_for_it(f
     assert Checkpointer(folder, NANO).latest() is None and not storage.names(kept)
 
 
+def test_whoever_reads_leaves_the_run_beside_it_alone(folder, cache):
+    writer = Checkpointer(folder, NANO)
+    unfinished = cache / "checkpoints" / storage.names(str(cache / "checkpoints"))[0] / "5.tmp"
+    unfinished.mkdir()
+    reader = Checkpointer(folder, NANO, read_only=True)
+    writer.save(4, state(4), {"step": 4})
+    writer.wait()
+    assert reader.restore(state(0))[2] == 3
+    reader.close()
+    assert unfinished.is_dir() and storage.names(folder) == ["3", "4"]
+    assert not list((cache / "checkpoints").glob("reading-*"))
+    writer.close()
+
+
+def test_messages_name_the_url_and_not_the_copy(folder, cache):
+    for step in (2, 3):
+        objects.write(f"{folder}/{step}/record/metadata", b"{")
+    shutil.rmtree(cache)
+    with pytest.raises(CheckpointError) as error:
+        Checkpointer(folder, NANO).restore(state(0))
+    assert f"{folder}/2: " in str(error.value) and f"or delete {folder} and" in str(error.value)
+    assert str(cache) not in str(error.value)
+    with pytest.raises(CheckpointError, match=f"{folder}-none: no checkpoint"):
+        Checkpointer(f"{folder}-none", NANO).restore(state(0))
+
+
 def test_single_checkpoints_are_whole_and_their_damage_is_seen(bucket):
     url = f"{bucket}/best/7"
     with checkpoint_store.writing(url) as made:

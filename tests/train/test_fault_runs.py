@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from benchmarks import kill_storm, signal_matrix
@@ -28,3 +30,29 @@ def prepared(tmp_path_factory):
 def test_a_phase_meets_a_fault(phase, fault, prepared):
     case = signal_matrix.try_case(prepared, phase, fault, processes=1)
     assert case.is_right(), case
+
+
+@pytest.mark.slow
+def test_two_processes_meet_the_death_of_one(tmp_path):
+    signal_matrix.prepare(tmp_path, processes=2)
+    case = signal_matrix.try_case(tmp_path, "train", "SIGKILL", processes=2)
+    assert case.is_right(), case
+
+
+RIGHT = signal_matrix.Case("train", "SIGKILL", (42, -9), 9.0, 2, (0, 0))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"codes": (1, -9)},  # the other one would not be started again
+        {"again": (0, 42)},
+        {"seconds": 500.0},
+        {"fault": "SIGTERM"},
+        {"phase": "save"},  # in which the first process is hit
+    ],
+)
+def test_the_matrix_sees_what_is_not_as_documented(wrong):
+    assert RIGHT.is_right() and "| 42, -9, then 0, 0 |" in RIGHT.row()
+    case = dataclasses.replace(RIGHT, **wrong)
+    assert not case.is_right() and "WRONG" in case.row()

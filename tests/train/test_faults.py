@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import threading
 import types
+import urllib.error
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import object_store
 
 from benchmarks import bit_flips
-from qoq_jax.base import exit_codes, progress
+from qoq_jax.base import exit_codes, objects, progress
 from qoq_jax.base.errors import ConfigError, Preempted, QoqError, RetryError
 from qoq_jax.models import sizes
-from qoq_jax.parallel import preemption
+from qoq_jax.parallel import preemption, watchdog
 from qoq_jax.train import goodput, hooks, profiling, restarts
 from qoq_jax.train.checkpoint import Checkpointer
 from qoq_jax.train.loop import Loop, StepResult, run
@@ -164,6 +168,18 @@ def test_the_first_steps_of_each_stage_may_compile():
     assert fresh == 2 * [*progress.FRESH * [True], False]
 
 
+def test_signs_of_life_within_a_step_do_not_say_that_its_programs_are_compiled():
+    def stepping(state, number):
+        for _ in range(100):  # calls of the decode loop, rewards of workers
+            progress.beat()
+        fresh.append(progress.is_fresh())
+        return step(state, number)
+
+    fresh = []
+    run(Loop("rl", 0, progress.FRESH + 1, 0), stepping, [])
+    assert fresh == [*progress.FRESH * [True], False]
+
+
 def test_seconds_of_inner_phases_are_not_those_of_the_outer_one():
     with progress.phase("step"):
         before = progress.seconds()
@@ -201,12 +217,55 @@ def test_a_slow_save_is_told_before_it_matters(capsys):
     assert "40.0 s (2,000 MB at 50 MB/s)" in said and said.count("faults.grace is 25 s") == 1
 
 
-def test_some_steps_are_traced_for_xprof(tmp_path):
+def traced(workdir):
     def stepping(state, number):
         return StepResult(state + 1, {"x": jnp.ones(3) * number}, {})
 
     cfg = ProfileConfig(start=1, steps=2)
-    run(Loop("sft", 0, 4, 0), stepping, [profiling.ProfileSteps(str(tmp_path), cfg)])
+    run(Loop("sft", 0, 4, 0), stepping, [profiling.ProfileSteps(workdir, cfg)])
+
+
+def test_the_trace_of_a_workdir_that_is_a_url_is_uploaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    object_store.empty_memory()
+    traced("memory://bucket/run")
+    names = [os.path.basename(name) for name in objects.tree("memory://bucket/run/profile/sft")]
+    assert "memory-0.prof" in names and sum(name.endswith(".xplane.pb") for name in names) == 1
+    assert "is in memory://bucket/run/profile/sft" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir()), "no folder of this machine is called memory:"
+
+
+def test_the_stacks_of_a_workdir_that_is_a_url_are_objects(monkeypatch):
+    object_store.empty_memory()
+    left = []
+    monkeypatch.setattr(watchdog.interrupt, "leave", lambda *said: left.append(said))
+    for _ in range(2):
+        watchdog._end("memory://bucket/run/stacks-0.txt", 60.0)
+    stacks = objects.read("memory://bucket/run/stacks-0.txt").decode()
+    assert stacks.count("no progress for 60 s") == 2 and stacks.count("most recent call first") > 1
+    assert [code for code, _ in left] == [42, 42]
+
+
+def test_the_account_of_a_url_is_written_beside_the_steps(monkeypatch):
+    object_store.empty_memory()
+    account, free = goodput.Goodput("memory://bucket/run"), threading.Event()
+    write = objects.write
+    monkeypatch.setattr(objects, "write", lambda *args: (free.wait(30), write(*args)))
+    account.write()  # these return, though the store does not
+    account.write()
+    free.set()
+    account.write(wait=True)
+    assert goodput.Goodput("memory://bucket/run").starts == 2
+
+    def refuse(*_):
+        raise OSError(errno.ETIMEDOUT, "timed out")
+
+    monkeypatch.setattr(objects, "write", refuse)
+    account.write(wait=True)  # no reason to end a run
+
+
+def test_some_steps_are_traced_for_xprof(tmp_path):
+    traced(str(tmp_path))
     folder = tmp_path / "profile" / "sft"
     assert len(list(folder.glob("plugins/profile/*/*.xplane.pb"))) == 1
     assert (folder / "memory-0.prof").stat().st_size > 0
@@ -215,5 +274,11 @@ def test_some_steps_are_traced_for_xprof(tmp_path):
 def test_storage_that_does_not_answer_is_worth_another_try():
     assert exit_codes.is_transient(OSError(errno.EIO, "Input/output error"))
     assert exit_codes.is_transient(ValueError("UNAVAILABLE: 503 from storage"))
+    assert exit_codes.is_transient(urllib.error.HTTPError("https://x", 503, "trouble", {}, None))
+    assert exit_codes.is_transient(TimeoutError())
+    wrapped = ValueError("cannot read")
+    wrapped.__cause__ = OSError(errno.ECONNRESET, "Connection reset by peer")
+    assert exit_codes.is_transient(wrapped)
     assert not exit_codes.is_transient(OSError(errno.ENOSPC, "No space left on device"))
+    assert not exit_codes.is_transient(urllib.error.HTTPError("https://x", 404, "gone", {}, None))
     assert RetryError("x").exit_code == 42

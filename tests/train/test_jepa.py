@@ -23,6 +23,7 @@ from qoq_jax.hf import ecg as ecg_files
 from qoq_jax.models import sizes as variants
 from qoq_jax.models import spec
 from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.parallel import messages
 from qoq_jax.train import jepa as ecg_jepa
 from qoq_jax.train import run as loop
 from qoq_jax.train.config import (
@@ -264,7 +265,7 @@ def config(workdir, folder, root, **changes) -> Config:
         mesh=MeshConfig(data=4, fsdp=2),
         log=LogConfig(every=1, tensorboard=False),
         data=DataConfig(root=str(root), cache=True),
-        ecg=dataclasses.replace(PRE, rows=60, folders=(str(folder),), **changes),
+        ecg=dataclasses.replace(PRE, **{"rows": 60, "folders": (str(folder),)} | changes),
     )
 
 
@@ -403,3 +404,20 @@ def test_an_ecg_that_cannot_be_read_costs_the_moments_and_not_the_weights(monkey
     assert ecg_jepa._pooled_moments(Config(), SIZES, None, recordings, None) == {}
     assert "without moments" in capsys.readouterr().out
     assert ecg_jepa._pooled_moments(Config(), SIZES, None, recordings[:3], None) == {}
+
+
+def test_moments_are_computed_by_all_processes_or_by_none(monkeypatch, capsys):
+    monkeypatch.setattr(ecgs, "read_all", lambda *_: np.zeros((1, 8, 2500), np.float32))
+    monkeypatch.setattr(messages, "exchange", lambda name, mine: [mine, "x.npz: is damaged"])
+    recordings = [None] * (SIZES.width + 1)
+    assert ecg_jepa._pooled_moments(Config(), SIZES, None, recordings, None) == {}
+    assert "without moments of its representation: x.npz: is damaged" in capsys.readouterr().out
+
+
+def test_processes_with_other_ecgs_than_each_other_stop(wfdb_folder, tmp_path, monkeypatch):
+    cfg = config(tmp_path / "run", wfdb_folder, tmp_path, rows=0)
+    found = ecg_jepa._recordings(cfg)
+    others = ecgs.fingerprint(found["train"][1:])
+    monkeypatch.setattr(messages, "exchange", lambda name, mine: [mine, others])
+    with pytest.raises(DataError, match="process 1 has other rows, media"):
+        ecg_jepa._recordings(cfg)

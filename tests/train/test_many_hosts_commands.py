@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
+import shlex
 
 import pytest
 from helpers import many_hosts, processes
 
 from qoq_jax.base import files
+from qoq_jax.train import config
 
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "pods.md"
 LIMIT = 560.0  # seconds: what hangs fails
 QUICKSTART = {
     "data.real": "False",
@@ -44,6 +48,20 @@ ECG = {
 }
 COMMANDS = {"configs/quickstart.py:smoke": QUICKSTART, "configs/ecg_jepa.py": ECG}
 COUNTS = (1, 2)
+
+
+def test_the_commands_of_the_page_fit_their_processes():
+    """Each block of docs/pods.md, with one device a process."""
+    page = PAGE.read_text().replace("\\\n", "")
+    for block in page.split("\n\n"):
+        counts = re.findall(r"(?:--ntasks|QOQ_PROCESS_COUNT)=(\d+)", block)
+        for command in re.findall(r"qoq train .*", block):
+            words = [word for word in shlex.split(command) if word.startswith("--config")]
+            raw = config.load(words[0].partition("=")[2])
+            cfg = config.parse(config.override(raw, words[1:]))
+            assert [str(cfg.mesh.data)] == sorted(set(counts)), command
+            assert cfg.data.media_rows % cfg.mesh.data == 0, command
+    assert page.count("qoq train --config") + page.count("qoq train --distributed") == 3
 
 
 @pytest.fixture(scope="module", params=COMMANDS)

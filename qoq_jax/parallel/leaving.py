@@ -1,0 +1,109 @@
+"""How a process of several ends: with which exit code, and how the others come to know.
+
+A process that fails tells the others its exit code before it ends. Whoever waits for its message
+finds it there (parallel/messages.py); a process inside a collective, which waits for good on some
+devices and fails on others, is ended by a thread. So all leave with the code of the failure itself,
+and a scheduler that restarts on RETRY does not start what would fail again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+import jax
+
+from qoq_jax.base import exit_codes, interrupt
+from qoq_jax.parallel import messages
+
+_leaving = threading.Event()  # this process has failed by itself
+
+
+def leave(command: Callable[[], int]) -> int:
+    """Runs a command to its end and returns its exit code. A process of several that has failed
+    ends here: it tells the others, and does not wait for them as JAX would.
+
+    A collective that failed since another process is gone is no failure of this one: the code is
+    that of the other, or RETRY where it has told none.
+    """
+    try:
+        code = command()
+    except BaseException as error:
+        if not jax.distributed.is_initialized() or isinstance(error, SystemExit):
+            raise
+        code = _code_of(error)
+    if code == exit_codes.DONE or not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return code
+    _leaving.set()
+    # The messages end with process 0, and the others look for them every other second.
+    ending = threading.Timer(10 * messages.LOOK, os._exit, [code])
+    ending.daemon = True
+    ending.start()
+    with contextlib.suppress(Exception):  # there may be nobody to tell
+        found = messages.failure() if code == exit_codes.RETRY else None
+        if found is not None:
+            print(f"qoq: {_said(*found)}", file=sys.stderr)
+            code = found[1]
+        messages.report_failure(code)
+        if jax.process_index() == 0:
+            time.sleep(4 * messages.LOOK)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def watch() -> None:
+    """From now on, this process ends when another one tells that it has failed. After joining.
+
+    A process that was asked to leave (SIGTERM) tells so too; the others then save by themselves.
+    """
+    if messages.are_several():
+        threading.Thread(target=_watch, name="peers", daemon=True).start()
+
+
+def _watch() -> None:
+    while not _leaving.wait(messages.LOOK):
+        try:
+            found = messages.failure()
+        except jax.errors.JaxRuntimeError:  # process 0 is gone, which JAX itself notices
+            return
+        if found is None or found[1] == exit_codes.PREEMPTED:
+            continue
+        if not _leaving.wait(messages.LOOK):  # the main thread may say more
+            interrupt.leave(found[1], f"qoq: {_said(*found)}")
+        return
+
+
+def _code_of(error: BaseException) -> int:
+    """The exit code for an exception that nobody has caught, after printing it."""
+    if jax.process_count() == 1 or not is_lost_peer(error):
+        traceback.print_exception(error)
+        return exit_codes.FAILED
+    print(
+        f"qoq: process {jax.process_index()}: another process of the run is gone "
+        f"({str(error).partition(chr(10))[0][:160]}) "
+        "(hint: see its log; the same command resumes from the last checkpoint)",
+        file=sys.stderr,
+    )
+    return exit_codes.RETRY
+
+
+# What gloo, gRPC and JAX's coordination service write when a process does not answer. The type of
+# the exception says nothing: gloo's come as JaxRuntimeError or as ValueError, by where JAX waits.
+_GONE = ("Gloo", "closed by peer", "heartbeat", "coordination service", "UNAVAILABLE", "ABORTED")
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether a collective failed since another process is gone."""
+    if not isinstance(error, Exception):
+        return False
+    return exit_codes.is_transient(error) or any(word in str(error) for word in _GONE)
+
+
+def _said(process: int, code: int) -> str:
+    return f"process {process} has ended with exit code {code} (hint: its own output says more)"
