@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -13,6 +14,13 @@ from helpers.jobs import GPU, SLICES, TPU
 
 from qoq_jax.base import exit_codes
 from qoq_jax.launch.engines import slurm, tpu_vm
+
+# Starts a command in a process group of its own, whose number is in the file `group`.
+ALONE = (
+    f"exec {sys.executable} -c 'import os, pathlib, sys; os.setpgrp(); "
+    'pathlib.Path(os.environ["HERE"], "group").write_text(str(os.getpid())); '
+    "os.execvp(sys.argv[1], sys.argv[1:])'"
+)
 
 
 @pytest.fixture
@@ -75,6 +83,53 @@ def test_slurm_requeues_by_the_exit_code(code, again, machine):
     machine("scontrol", "")
     assert machine.run(slurm.render(GPU)) == code
     assert ("scontrol requeue 17" in machine.calls()) == again
+
+
+# Runs the job's shell once for each of $CODES, and ends with the highest code, as srun does.
+SRUN = """
+until [[ $1 == bash ]]; do shift; done
+highest=0
+for one in $CODES; do
+  CODE=$one "$@"
+  code=$?
+  ((code > highest)) && highest=$code
+done
+exit "$highest"
+"""
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "again"),
+    [
+        ("0 0", 0, False),
+        ("1 134", exit_codes.FAILED, False),  # JAX ends those that lost the one that failed
+        ("2 143 42", exit_codes.MISTAKE, False),
+        ("42 143", exit_codes.PREEMPTED, True),
+        ("137 134", 137, True),
+    ],
+)
+def test_slurm_knows_a_failure_among_those_that_lost_a_peer(codes, code, again, machine):
+    machine("srun", SRUN)
+    machine("qoq", "exit $CODE")
+    machine("scontrol", "")
+    assert machine.run(slurm.render(GPU), CODES=codes) == code
+    assert ("scontrol requeue 17" in machine.calls()) == again
+
+
+def test_slurm_gives_a_process_the_time_to_save(machine):
+    """SLURM signals all processes of a task, the shell around it too."""
+    machine("srun", f'until [[ $1 == bash ]]; do shift; done; {ALONE} "$@"')
+    stop = 'trap \'sleep 1; touch "$HERE/saved"; exit 143\' TERM; touch "$HERE/started"'
+    machine("qoq", f"{stop}; while true; do sleep 0.1; done")
+    machine("scontrol", "")
+    process = machine.start(slurm.render(GPU))
+    while not (machine.folder / "started").exists():
+        time.sleep(0.02)
+    os.killpg(int((machine.folder / "group").read_text()), signal.SIGTERM)
+    with process.stderr:
+        assert process.wait(30) == exit_codes.PREEMPTED
+    assert (machine.folder / "saved").exists()
+    assert "scontrol requeue 17" in machine.calls()
 
 
 def test_slurm_stops_at_max_restarts(machine):
