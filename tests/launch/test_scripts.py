@@ -49,17 +49,21 @@ def machine(tmp_path):
         }
         return subprocess.Popen(["bash", str(script)], env=around, stderr=subprocess.PIPE)
 
-    def run(text, **env):
+    def words(text, **env):
+        """(exit code, what it says on standard error)."""
         process = start(text, **env)
-        process.communicate(timeout=60)
-        return process.returncode
+        _, said = process.communicate(timeout=60)
+        return process.returncode, said.decode()
+
+    def run(text, **env):
+        return words(text, **env)[0]
 
     def calls():
         path = tmp_path / "calls"
         return path.read_text() if path.exists() else ""
 
     (tmp_path / "sent").mkdir()
-    add.start, add.run, add.calls, add.folder = start, run, calls, tmp_path
+    add.start, add.run, add.run_words, add.calls, add.folder = start, run, words, calls, tmp_path
     return add
 
 
@@ -166,7 +170,10 @@ def test_slurm_wants_the_secrets(machine):
 GCLOUD = r"""
 next() { head -n 1 "$HERE/$1"; sed -i 1d "$HERE/$1"; }
 case "$*" in
-  *describe*) cat "$HERE/state" 2> /dev/null ;;
+  *describe*)
+    echo "describe" >> "$HERE/asked"
+    if [[ -e $HERE/silent ]]; then echo "ERROR: Reauthentication failed." >&2; exit 1; fi
+    cat "$HERE/state" 2> /dev/null || { echo "ERROR: NOT_FOUND: one" >&2; exit 1; } ;;
   *" create "*) echo ACTIVE > "$HERE/state" ;;
   *" delete "*) rm "$HERE/state" ;;
   *scp*) cp "${@:5:4}" "$HERE/sent" ;;
@@ -181,13 +188,13 @@ def cloud(machine):
     machine("git", 'touch "${3#--output=}"')
     machine("sleep", "")
 
-    def run(job, *codes, state=""):
+    def words(job, *codes, state=""):
         (machine.folder / "codes").write_text("".join(f"{code}\n" for code in codes))
         if state:
             (machine.folder / "state").write_text(state)
-        return machine.run(tpu_vm.render(job))
+        return machine.run_words(tpu_vm.render(job))
 
-    machine.job = run
+    machine.job, machine.words = lambda *job, **state: words(*job, **state)[0], words
     return machine
 
 
@@ -221,12 +228,36 @@ def test_machines_that_were_taken_away_are_created_again(cloud):
 
 
 def test_code_1_of_gcloud_without_machines_is_no_failure_of_the_job(cloud):
-    lost = GCLOUD.replace(
-        "code=$(next codes);", 'code=$(next codes); ((code)) && echo > "$HERE/state";'
-    )
-    cloud("gcloud", lost)
+    ends = "code=$(next codes);"
+    cloud("gcloud", GCLOUD.replace(ends, ends + ' ((code)) && rm "$HERE/state";'))
     assert cloud.job(TPU, 1, 0) == 0
     assert cloud.calls().count("queued-resources create") == 2
+
+
+def test_a_preemption_may_show_in_the_state_later_than_in_the_code(cloud):
+    """gcloud ends with 1 at once; half a minute later the machines are known to be gone."""
+    ends = "code=$(next codes);"
+    cloud("gcloud", GCLOUD.replace(ends, ends + ' ((code)) && touch "$HERE/taken";'))
+    cloud("sleep", 'rm "$HERE/taken" 2> /dev/null && echo SUSPENDED > "$HERE/state"')
+    assert cloud.job(TPU, 1, 0, state="ACTIVE") == 0
+    assert cloud.calls().count("bash ~/.qoq/job.sh") == 2
+
+
+def test_an_expired_login_is_not_taken_for_machines_that_are_gone(cloud):
+    (cloud.folder / "silent").touch()
+    code, said = cloud.words(TPU, 0)
+    assert code == 1
+    assert "Reauthentication failed" in said
+    assert "nothing is known of qoq-med-7b" in said
+    assert "create" not in cloud.calls()
+    assert (cloud.folder / "asked").read_text().count("describe") == 10
+
+
+def test_a_state_that_is_told_the_next_time_is_waited_for(cloud):
+    (cloud.folder / "silent").touch()
+    cloud("sleep", 'rm -f "$HERE/silent"')
+    assert cloud.job(TPU, 0, state="ACTIVE") == 0
+    assert "create" not in cloud.calls()
 
 
 def test_a_request_that_failed_ends_the_script(cloud):
