@@ -197,16 +197,27 @@ def resolved(cfg: MeshConfig, topology: Topology) -> MeshConfig:
     return dataclasses.replace(cfg, data=shape[0], fsdp=shape[1], tensor=shape[2])
 
 
+def check_stages(cfg: Config) -> None:
+    """Checks that all stages of a config are of the multimodal model.
+
+    Raises:
+      ConfigError: one is not.
+    """
+    for stage in cfg.stages:
+        if stages.get(stage).alone:
+            raise ConfigError(
+                f"stage {stage} trains no multimodal model",
+                hint="plan a config of sft, align or rl",
+            )
+
+
 def make(cfg: Config, topology: Topology, stage: str) -> Case:
     """A stage of a config on a topology.
 
     Raises:
       ConfigError: the mesh does not fit the topology, or batches do not divide over it.
     """
-    if stages.get(stage).alone:
-        raise ConfigError(
-            f"stage {stage} trains no multimodal model", hint="plan a config of sft, align or rl"
-        )
+    check_stages(cfg)
     cfg = dataclasses.replace(cfg, mesh=resolved(cfg.mesh, topology))
     mesh = _abstract(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     case = Case(cfg, model_of(cfg, topology.device.kind), topology, mesh, plan_lib.plan(cfg, stage))
