@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             show.show_stage(plan)
             if plan.verdict != "fits":
-                show.show_advice(ideas)
+                show.show_advice(ideas, topology)
         if arguments.compile is not None:
             content["compiled"] = _compile(plan, wanted, arguments)
     paid = cost.cost(plans, arguments.mfu, prices)

@@ -53,12 +53,12 @@ def verdict(plan: StagePlan) -> str:
     )
 
 
-def show_advice(found: Sequence[Proposal], most: int = 8) -> None:
-    """What to change, with what it would give."""
+def show_advice(found: Sequence[Proposal], topology: Topology, most: int = 8) -> None:
+    """What to change of a config on a topology, with what it would give."""
     rows = []
     for one in found[:most] if len(found) <= most else [*found[: most - 1], found[-1]]:
         what = overrides(one.changes) or "no change"
-        if one.costs == "twice the devices":
+        if one.topology != topology:
             what = f"--topology {one.topology} {what}"
         rows.append(
             (

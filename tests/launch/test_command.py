@@ -133,8 +133,8 @@ def test_no_file(capsys):
     [
         ("qoq train --config={c}", "h100:1x1", ""),
         ("qoq train --config={c}", "h100:1x8", "data.media_rows = 1 does not divide over 8"),
-        ("qoq train --config={c} --config.mesh.data=1", "h100:1x8", "does not fit the 8 devices"),
-        ("qoq train --config {c} --config.mesh.data=1", "h100:1x8", "does not fit the 8 devices"),
+        ("qoq train --config={c} --config.mesh.data=1", "h100:1x8", "does not fit 8 devices"),
+        ("qoq train --config {c} --config.mesh.data=1", "h100:1x8", "does not fit 8 devices"),
         ("qoq train --config={c} --config.model.variant=72b", "h100:1x1", "GiB of a device"),
         ("qoq train --config=elsewhere.py", "h100:1x8", ""),
     ],

@@ -126,7 +126,7 @@ def test_an_update_moves_each_weight_three_times():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mesh.fsdp": 8}, "does not fit the 16 devices of v5e:4x4"),
+        ({"mesh.fsdp": 8}, "v5e:4x4: mesh data=1 fsdp=8 tensor=1 does not fit 16 devices"),
         ({"mesh.fsdp": 4, "mesh.tensor": 4, "rl.accumulate": 64}, "set data.media_rows"),
         ({"mesh.rollout_tensor": 3}, "does not divide 16 devices"),
         ({"model.variant": "Qwen/Qwen9"}, "planned without a download"),
@@ -140,7 +140,7 @@ def test_mistakes_are_named(changes, message):
 
 def test_a_mesh_over_slices_needs_data():
     cfg = config_7b(**{"mesh.data": 1, "mesh.fsdp": 32})
-    with pytest.raises(ConfigError, match="make data a multiple of 2"):
+    with pytest.raises(ConfigError, match="make mesh.data a multiple of 2"):
         stage_of(cfg, "2*v5e:4x4")
 
 
