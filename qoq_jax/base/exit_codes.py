@@ -13,6 +13,7 @@ FAILED = 1  # a run or a data set failed, and would fail again
 MISTAKE = 2  # in the config or the arguments
 RETRY = 42  # the machine's fault: stuck, a peer lost, storage that did not answer
 INTERRUPTED = 130  # Ctrl-C
+READER_GONE = 141  # SIGPIPE: nobody reads the output any more, as behind `| head`
 PREEMPTED = 143  # SIGTERM; what could be saved is saved
 
 # Storage and networks that may answer the next time.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import select
 import sys
 import threading
 import time
@@ -18,6 +19,24 @@ from typing import Any, Self
 def is_terminal() -> bool:
     """Whether a person looks at standard output."""
     return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def reader_is_gone() -> bool:
+    """Whether nobody reads standard output or standard error any more, as behind `| head`.
+
+    What is still to be written there then goes nowhere: Python flushes once more at its end.
+    """
+    gone = False
+    for number in (1, 2):
+        asked = select.poll()
+        asked.register(number, 0)
+        # An error is reported unasked. A full file or a terminal has none.
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0)):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
+            gone = True
+    return gone
 
 
 _OFTEN = 0.1  # seconds between two moves of a bar; rows pass by faster

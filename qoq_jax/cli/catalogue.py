@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import functools
-import os
 import shutil
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from qoq_jax.base import terminal
 from qoq_jax.cli.parser import Commands, command
@@ -71,26 +68,6 @@ def _selected(arguments: argparse.Namespace, licence: str = "") -> tuple:
     )
 
 
-def _to_pipe(
-    run: Callable[[argparse.Namespace], int],
-) -> Callable[[argparse.Namespace], int]:
-    """A command that ends quietly when its reader has read enough, as `head`."""
-
-    @functools.wraps(run)
-    def quiet(arguments: argparse.Namespace) -> int:
-        try:
-            code = run(arguments)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # Python flushes once more at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        return code
-
-    return quiet
-
-
-@_to_pipe
 def _list(arguments: argparse.Namespace) -> int:
     from qoq_jax.climb.catalogue import show
 
@@ -112,7 +89,6 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
-@_to_pipe
 def _info(arguments: argparse.Namespace) -> int:
     from qoq_jax.climb.catalogue import show, table
 
@@ -122,7 +98,6 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
-@_to_pipe
 def _licences(arguments: argparse.Namespace) -> int:
     from qoq_jax.climb.catalogue import show
 

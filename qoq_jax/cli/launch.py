@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -43,6 +44,9 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Checks the job, renders it and runs the engine's commands; the first failure ends it."""
     job = load(arguments.job)
+    # What is started later gets the environment as it is here: below configs are read, with JAX
+    # on the CPU, which must not become the job's.
+    environment = dict(os.environ)
     mistakes = check.check(job, arguments.engine)
     if not mistakes and arguments.action == "submit":
         mistakes = [*check_config(job), *([] if arguments.dry_run else placeholders.check(job))]
@@ -51,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     if mistakes:
         return exit_codes.MISTAKE
     if arguments.engine == "local":
-        return _local(job, arguments)
+        return _local(job, arguments, environment)
     engine = importlib.import_module(f"qoq_jax.launch.engines.{arguments.engine.replace('-', '_')}")
     for note in check.notes(job, arguments.engine):
         print(f"qoq: note: {note}", file=sys.stderr)
@@ -62,10 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
         for line in lines:
             print("$ " + shlex.join(_with_file(line, f"{job.name}{engine.SUFFIX}")))
         return exit_codes.DONE
-    return _run(job, engine, lines)
+    return _run(job, engine, lines, environment)
 
 
-def _local(job: Job, arguments: argparse.Namespace) -> int:
+def _local(job: Job, arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
     """The processes run here, to their end: there is nothing to ask or to delete later."""
     if arguments.action != "submit":
         raise ConfigError(
@@ -75,7 +79,7 @@ def _local(job: Job, arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(local.render(job), end="")
         return exit_codes.DONE
-    return local.run(job)
+    return local.run(job, environment)
 
 
 def load(path: str) -> Job:
@@ -93,8 +97,13 @@ def load(path: str) -> Job:
         raise ConfigError("no get_job()", where=path, hint="it returns a qoq_jax.launch.spec.Job")
     try:
         job = make()
+    except ConfigError:
+        raise
     except TypeError as error:  # a field that Job does not have
         raise ConfigError(str(error), where=path, hint="see qoq_jax/launch/spec.py") from None
+    except Exception as error:
+        said = f"get_job() fails ({type(error).__name__}: {error})"
+        raise ConfigError(said, where=path, hint="correct the job file") from error
     if not isinstance(job, Job):
         raise ConfigError("get_job() returns no Job", where=path)
     return job
@@ -154,7 +163,9 @@ def _with_file(line: list[str], path: str) -> list[str]:
     return [path if word == process.FILE else word for word in line]
 
 
-def _run(job: Job, engine: ModuleType, lines: list[list[str]]) -> int:
+def _run(
+    job: Job, engine: ModuleType, lines: list[list[str]], environment: Mapping[str, str]
+) -> int:
     missing = sorted({line[0] for line in lines if not shutil.which(line[0])})
     if missing:
         raise ConfigError(
@@ -165,7 +176,7 @@ def _run(job: Job, engine: ModuleType, lines: list[list[str]]) -> int:
         path = pathlib.Path(folder) / f"{job.name}{engine.SUFFIX}"
         path.write_text(engine.render(job), encoding="utf-8")
         for line in lines:
-            code = subprocess.run(_with_file(line, str(path))).returncode
+            code = subprocess.run(_with_file(line, str(path)), env=environment).returncode
             if code:
                 return code if code > 0 else 128 - code
     return exit_codes.DONE

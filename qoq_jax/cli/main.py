@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from qoq_jax.base import exit_codes, interrupt
+from qoq_jax.base import exit_codes, interrupt, terminal
 from qoq_jax.base.errors import QoqError
 from qoq_jax.cli import (
     compare,
@@ -46,6 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     base/exit_codes.py lists them.
     """
+    try:
+        try:
+            return _main(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not terminal.reader_is_gone():
+            raise
+        return exit_codes.READER_GONE
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = _parse(argv)
     compiler.prepare()
     if arguments.command not in _SEVERAL:
@@ -65,6 +77,10 @@ def _run(arguments: argparse.Namespace, join: Callable[[], None] = lambda: None)
     except QoqError as error:
         print(f"qoq: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        if not terminal.reader_is_gone():
+            raise
+        return exit_codes.READER_GONE
     except OSError as error:
         if exit_codes.is_transient(error):
             what = error.filename or "storage or network"

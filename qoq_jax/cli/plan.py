@@ -6,9 +6,10 @@ import argparse
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
-from qoq_jax.base.errors import ConfigError
+from qoq_jax.base.errors import ConfigError, did_you_mean
 from qoq_jax.cli.parser import Commands, command
 
 MFU = 0.4  # of the hours, unless --mfu says another
@@ -48,34 +49,43 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Plans; exit code 1 when a stage does not fit."""
+    """Plans; exit code 1 when a stage does not fit. All arguments are checked first: searching and
+    compiling take minutes.
+    """
     # No accelerator is asked for, and none is needed; both before JAX is imported.
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-    from qoq_jax.plan import advice, cost, devices, instant, show
+    from qoq_jax.plan import advice, case, cost, devices, instant, show
     from qoq_jax.plan import search as search_lib
     from qoq_jax.train import config
 
-    if not 0 < arguments.mfu <= 1:
-        raise ConfigError(f"--mfu {arguments.mfu:g}", hint="give a share of the peak, as 0.4")
     topology = devices.parse(arguments.topology)
+    _check(arguments, topology)
     prices = cost.read_prices(arguments.prices) if arguments.prices else None
+    if prices is not None:
+        cost.price_of(topology.device.name, prices)
     raw = config.override(config.load(arguments.config), arguments.overrides)
     cfg = config.parse(raw)
+    case.check_stages(cfg)
     if arguments.mesh:
         cfg = dataclasses.replace(cfg, mesh=_mesh(cfg.mesh, arguments.mesh))
     found: dict[str, Any] = {}
 
     if arguments.search:
         layouts = search_lib.search(cfg, topology)
-        if not arguments.json:
-            show.show_layouts(layouts)
         found["layouts"] = [show.layout_json(one) for one in layouts[:5]]
         if not layouts:
+            least = search_lib.smallest(cfg, topology)
+            found["smallest"] = least and show.layout_json(least)
+            if not arguments.json:
+                show.show_none(cfg, topology, least)
             return _done(arguments, found, False)
+        if not arguments.json:
+            show.show_layouts(layouts)
         plans = list(layouts[0].plans)
     else:
         plans = instant.plan(cfg, topology)
+    wanted = _programs(plans, arguments)
     found["stages"] = [show.stage_json(plan) for plan in plans]
     for plan, content in zip(plans, found["stages"], strict=True):
         ideas = []
@@ -85,9 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             show.show_stage(plan)
             if plan.verdict != "fits":
-                show.show_advice(ideas)
+                show.show_advice(ideas, topology)
         if arguments.compile is not None:
-            content["compiled"] = _compile(plan, arguments)
+            content["compiled"] = _compile(plan, wanted, arguments)
     paid = cost.cost(plans, arguments.mfu, prices)
     found["cost"] = dataclasses.asdict(paid)
     if not arguments.json:
@@ -95,20 +105,53 @@ def run(arguments: argparse.Namespace) -> int:
     return _done(arguments, found, all(plan.spare >= 0 for plan in plans))
 
 
-def _compile(plan: Any, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def _check(arguments: argparse.Namespace, topology: Any) -> None:
+    """What is wrong with the arguments by themselves.
+
+    Raises:
+      ConfigError: something is.
+    """
+    from qoq_jax.plan import compiled, instant
+
+    if not 0 < arguments.mfu <= 1:
+        raise ConfigError(f"--mfu {arguments.mfu:g}", hint="give a share of the peak, as 0.4")
+    if arguments.search and arguments.mesh:
+        raise ConfigError("--search and --mesh", hint="--search tries all meshes: leave one out")
+    if arguments.compile is None:
+        return
+    for name in arguments.compile.split(",") if arguments.compile else []:
+        if name not in instant.PROGRAMS:
+            hint = did_you_mean(name, instant.PROGRAMS)
+            raise ConfigError(f"--compile {name}: no program of a step", hint=hint)
+    compiled.check(topology)
+
+
+def _programs(plans: Sequence[Any], arguments: argparse.Namespace) -> list[str]:
+    """The names to compile, each a program of a stage.
+
+    Raises:
+      ConfigError: one is of no stage.
+    """
+    names = list(dict.fromkeys(one.name for plan in plans for one in plan.programs))
+    wanted = arguments.compile.split(",") if arguments.compile else names
+    for name in wanted:
+        if name not in names:
+            stages = " or ".join(plan.case.stage.name for plan in plans)
+            raise ConfigError(
+                f"--compile {name}: no program of stage {stages} of this config",
+                hint=f"one of {', '.join(names)}",
+            )
+    return wanted
+
+
+def _compile(
+    plan: Any, wanted: Sequence[str], arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
     """Compiles programs of a stage; prints each as soon as it is there."""
     from qoq_jax.plan import compiled
 
-    names = [one.name for one in plan.programs]
-    wanted = arguments.compile.split(",") if arguments.compile else names
-    compiled.check(plan.case.topology)
-    results = []
-    for name in wanted:
-        if name not in names:
-            raise ConfigError(
-                f"--compile {name}: no program of stage {plan.case.stage.name}",
-                hint=f"one of {', '.join(names)}",
-            )
+    names, results = [one.name for one in plan.programs], []
+    for name in (one for one in wanted if one in names):
         one = compiled.measure(plan.case, name)
         if not arguments.json:
             print(compiled.describe(plan, one), flush=True)

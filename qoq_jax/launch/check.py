@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from qoq_jax.base.errors import ConfigError, did_you_mean
 from qoq_jax.launch import flags, place, process
@@ -38,7 +40,16 @@ _NEEDED = {
     "gke": ("project", "zone", "cluster", "image"),
     "slurm": ("partition",),
 }
-_SET_BY_ENGINES = ("QOQ_COORDINATOR", "QOQ_PROCESS_COUNT", "QOQ_PROCESS_INDEX")
+_SET_BY_ENGINES = (process.COORDINATOR, process.COUNT, process.INDEX)
+# The kinds of Job's fields, as an error says them.
+_KINDS: dict[Any, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    tuple[str, ...]: 'names of variables: ("HF_TOKEN",)',
+    Mapping[str, str]: 'texts by name: {"NAME": "value"}',
+}
 # Forms that secrets are known by, and names that they are given by.
 _SECRETS = (
     r"\bhf_[A-Za-z0-9]{16,}",  # Hugging Face
@@ -61,6 +72,8 @@ def check(job: Job, engine: str) -> list[ConfigError]:
     """
     if engine not in ENGINES:
         return [ConfigError(f"unknown engine {engine!r}", hint=did_you_mean(engine, ENGINES))]
+    if wrong := list(_types(job)):
+        return wrong
     found = [*_names(job), *_secrets(job), *_numbers(job), *_command(job)]
     found += [ConfigError(fault) for fault in flags.check(job)]
     try:
@@ -69,6 +82,8 @@ def check(job: Job, engine: str) -> list[ConfigError]:
     except ConfigError as error:
         return [*found, error]
     found += [*_engine(job, engine, at), *_workdir(job, at)]
+    if not any(one.what.startswith("command") for one in found):
+        found += _object_store(job, engine, at)
     if job.grace > 0 and job.checkpoint_gib >= 0:
         found += _grace(job, at)
     return found
@@ -98,6 +113,30 @@ def notes(job: Job, engine: str) -> list[str]:
     if engine == "skypilot":
         found.append("SkyPilot does not count restarts: max_restarts is not a limit there")
     return found
+
+
+def _types(job: Job) -> Iterator[ConfigError]:
+    """Fields that are of another kind than spec.py says; no value is shown, since it may be a
+    secret.
+    """
+    for name, kind in typing.get_type_hints(Job).items():
+        value = getattr(job, name)
+        if not _fits(value, kind):
+            given = type(value).__name__
+            yield ConfigError(f"{name} is of type {given}", hint=f"{name} is {_KINDS[kind]}")
+
+
+def _fits(value: object, kind: object) -> bool:
+    """Whether a value is of a field's kind; True and False are no numbers."""
+    if kind == Mapping[str, str]:
+        texts = [*value.keys(), *value.values()] if isinstance(value, Mapping) else [None]
+        return all(isinstance(one, str) for one in texts)
+    if kind == tuple[str, ...]:
+        return isinstance(value, tuple | list) and all(isinstance(one, str) for one in value)
+    if kind in (int, float):
+        numbers = int if kind is int else int | float
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    return isinstance(value, kind)
 
 
 def _names(job: Job) -> Iterator[ConfigError]:
@@ -216,6 +255,18 @@ def _workdir(job: Job, at: Place) -> Iterator[ConfigError]:
         yield ConfigError(f"workdir {job.workdir!r}", hint="no spaces, commas or colons")
     elif not job.workdir and at.all_hosts > 1:
         yield ConfigError(f"workdir is not set, and {at} has {at.all_hosts} hosts", hint=hint)
+
+
+def _object_store(job: Job, engine: str, at: Place) -> Iterator[ConfigError]:
+    """A run of several processes has no checkpoints on s3:// (docs/remote.md). On all engines a
+    machine of several is a process at least.
+    """
+    several = at.devices > 1 if engine == "local" else at.all_hosts > 1
+    if several and process.workdir(job).startswith("s3://"):
+        yield ConfigError(
+            "a workdir on s3:// is for one process",
+            hint="a gs:// URL, or the absolute path of a folder that all hosts share",
+        )
 
 
 def _grace(job: Job, at: Place) -> Iterator[ConfigError]:

@@ -9,8 +9,7 @@ from qoq_jax.base.errors import ConfigError
 from qoq_jax.launch.spec import Job
 from qoq_jax.plan import devices
 
-_SINGLE_HOST = 8  # chips of the largest v5e or v6e slice that is one machine
-_MULTI_HOST = 4  # chips of a machine in all larger ones, and in v4, v5p and tpu7x
+_MULTI_HOST = 4  # chips of a machine in slices of several (device.per_host: of one alone)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,9 @@ def of(job: Job) -> Place:
     if job.slices < 1:
         raise ConfigError(f"slices = {job.slices}", hint="at least 1")
     name, _, rest = job.topology.partition(":")
-    if name == "cpu" and rest.isascii() and rest.isdigit() and int(rest):
+    if name == "cpu":
+        if not (rest.isascii() and rest.isdigit() and int(rest)):
+            raise ConfigError(f"topology {job.topology!r}", hint="write cpu:2 for two processes")
         if job.slices > 1:
             raise ConfigError("CPU processes have no slices", hint="leave slices at 1")
         return Place("cpu", "cpu", (int(rest),), 1, 1, 0, int(rest))
@@ -85,8 +86,12 @@ def of(job: Job) -> Place:
             )
         return Place("gpu", device.name, shape, 1, shape[0], shape[1], topology.size)
     chips = math.prod(shape)
-    small = device.axes == 2 and chips <= _SINGLE_HOST
-    per_host = chips if small else min(chips, _MULTI_HOST)
+    if device.slices and "x".join(map(str, shape)) not in device.slices:
+        raise ConfigError(
+            f"topology {job.topology!r}: no such slice is for hire",
+            hint=f"one of {', '.join(device.slices)}",
+        )
+    per_host = chips if chips <= device.per_host else _MULTI_HOST
     if chips % per_host:
         raise ConfigError(
             f"topology {job.topology!r}: {chips} chips are no whole machines of {per_host}"

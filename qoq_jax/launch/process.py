@@ -9,6 +9,8 @@ from qoq_jax.launch import flags, place
 from qoq_jax.launch.spec import Job
 
 PORT = 8476  # of the coordinator, as JAX has it on Cloud TPU
+# What a process is told of the others, as parallel/hosts.py reads it; that file imports JAX.
+COORDINATOR, COUNT, INDEX = "QOQ_COORDINATOR", "QOQ_PROCESS_COUNT", "QOQ_PROCESS_INDEX"
 # Stands for the rendered file in the commands of an engine.
 FILE = "JOB_FILE"
 ACTIONS = ("submit", "status", "logs", "delete")
@@ -38,9 +40,25 @@ def line(job: Job, distributed: bool = False) -> str:
     if distributed and "--distributed" not in words:
         added += " --distributed"
     has_config = any(word == "--config" or word.startswith("--config=") for word in words)
-    if job.workdir and has_config and not any("--config.workdir" in word for word in words):
+    if job.workdir and has_config and _given(words) is None:
         added += f" --config.workdir={shlex.quote(job.workdir)}"
     return job.command + added
+
+
+def workdir(job: Job) -> str:
+    """The workdir of the run: of the command where it names one, else of the job; "" for none."""
+    given = _given(shlex.split(job.command))
+    return job.workdir if given is None else given
+
+
+def _given(words: list[str]) -> str | None:
+    """The workdir in the words of a command; the last one counts."""
+    found = None
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == "--config.workdir":
+            found = value if equals else after
+    return found
 
 
 def environment(job: Job) -> dict[str, str]:

@@ -53,6 +53,46 @@ class MeshConfig:
     rollout_tensor: NotNegative[int] = 0
 
 
+def resolved_sizes(sizes: Sequence[int], devices: int, slices: int = 1) -> tuple[int, ...]:
+    """Sizes of data, fsdp and tensor for so many devices, -1 taken as what is left.
+
+    Raises:
+      ConfigError: they do not multiply to the number of devices, or data is no multiple of the
+        slices that these lie in.
+    """
+    shape = list(sizes)
+    if shape.count(-1) == 1:
+        known = math.prod(size for size in shape if size != -1)
+        shape[shape.index(-1)] = max(devices // max(known, 1), 1)
+    if min(shape) < 1 or math.prod(shape) != devices:
+        data, fsdp, tensor = sizes
+        raise ConfigError(
+            f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {devices} devices",
+            hint="choose sizes whose product is the number of devices; one of them may be -1",
+        )
+    if shape[0] % slices:
+        raise ConfigError(
+            f"mesh data={shape[0]} over {slices} slices",
+            hint=f"make mesh.data a multiple of {slices}: weights are gathered within a slice, and "
+            "only gradients cross the network between slices",
+        )
+    return tuple(shape)
+
+
+def rollout_sizes(devices: int, tensor: int) -> tuple[int, int, int]:
+    """Sizes of data, fsdp and tensor for rollouts, `tensor` devices for each copy of the weights.
+
+    Raises:
+      ConfigError: that does not divide the devices.
+    """
+    if devices % tensor:
+        raise ConfigError(
+            f"mesh.rollout_tensor = {tensor} does not divide {devices} devices",
+            hint="use a divisor; 0 samples on the mesh of training",
+        )
+    return devices // tensor, 1, tensor
+
+
 def make_mesh(
     data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
@@ -66,16 +106,9 @@ def make_mesh(
     multiple of the slices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    shape = [data, fsdp, tensor]
-    if shape.count(-1) == 1:
-        known = math.prod(size for size in shape if size != -1)
-        shape[shape.index(-1)] = max(len(devices) // max(known, 1), 1)
-    if min(shape) < 1 or math.prod(shape) != len(devices):
-        raise ConfigError(
-            f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {len(devices)} devices",
-            hint="choose sizes whose product is the number of devices; one of them may be -1",
-        )
-    if len({slice_of(device) for device in devices}) > 1:
+    slices = len({slice_of(device) for device in devices})
+    shape = resolved_sizes((data, fsdp, tensor), len(devices), slices)
+    if slices > 1:
         arranged = across_slices(shape, devices)
         return Mesh(arranged, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
     if len(devices) == jax.device_count():
@@ -93,19 +126,11 @@ def slice_of(device: jax.Device) -> int:
 
 
 def across_slices(shape: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
-    """Devices [data, fsdp, tensor] with the slices outermost along data.
-
-    Raises:
-      ConfigError: data is no multiple of the number of slices.
+    """Devices [data, fsdp, tensor] with the slices outermost along data, which is a multiple of
+    their number.
     """
     data, fsdp, tensor = shape
     slices = len({slice_of(device) for device in devices})
-    if data % slices:
-        raise ConfigError(
-            f"mesh data={data} over {slices} slices",
-            hint=f"make mesh.data a multiple of {slices}: weights are gathered within a slice, and "
-            "only gradients cross the network between slices",
-        )
     return mesh_utils.create_hybrid_device_mesh(
         (data // slices, fsdp, tensor),
         (slices, 1, 1),
@@ -119,13 +144,9 @@ def rollout_mesh(mesh: Mesh, tensor: int) -> Mesh:
 
     Raises ConfigError when that does not divide them.
     """
-    if mesh.size % tensor:
-        raise ConfigError(
-            f"mesh.rollout_tensor = {tensor} does not divide {mesh.size} devices",
-            hint="use a divisor; 0 samples on the mesh of training",
-        )
+    shape = rollout_sizes(mesh.size, tensor)
     # One order: moving between both meshes is a program of one set of devices.
-    return Mesh(mesh.devices.reshape(-1, 1, tensor), mesh.axis_names, axis_types=mesh.axis_types)
+    return Mesh(mesh.devices.reshape(shape), mesh.axis_names, axis_types=mesh.axis_types)
 
 
 def partition_spec(

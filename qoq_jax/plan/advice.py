@@ -110,11 +110,12 @@ def _ideas(
     if case.is_rl:
         yield from _of_sampling(plan, topology)
     if larger := topology.larger():
-        fit = {"mesh.data": mesh.data, "mesh.fsdp": mesh.fsdp * 2, "mesh.tensor": mesh.tensor}
-        wanted = case.batch_ways * 2 * case.parts
+        times = larger.size // topology.size
+        fit = {"mesh.data": mesh.data, "mesh.fsdp": mesh.fsdp * times, "mesh.tensor": mesh.tensor}
+        wanted = case.batch_ways * times * case.parts
         if case.config.data.media_rows % wanted:
-            fit["mesh.fsdp"], fit["mesh.tensor"] = mesh.fsdp, mesh.tensor * 2
-        yield fit, larger, "twice the devices"
+            fit["mesh.fsdp"], fit["mesh.tensor"] = mesh.fsdp, mesh.tensor * times
+        yield fit, larger, f"{times} times the devices"
 
 
 def _of_sampling(plan: StagePlan, topology: Topology) -> Iterator[tuple[Changes, Topology, str]]:

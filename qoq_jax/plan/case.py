@@ -84,7 +84,7 @@ class Case:
         ways = self.config.mesh.rollout_tensor
         if not ways:
             return self.mesh
-        return _abstract(self.mesh.size // ways, 1, ways)
+        return _abstract(*mesh_lib.rollout_sizes(self.mesh.size, ways))
 
     @property
     def rollout_ways(self) -> int:
@@ -173,28 +173,29 @@ def resolved(cfg: MeshConfig, topology: Topology) -> MeshConfig:
       ConfigError: it does not multiply to the number of devices, or weights would be gathered over
         the network between slices.
     """
-    shape = [cfg.data, cfg.fsdp, cfg.tensor]
-    if shape.count(-1) == 1:
-        known = math.prod(n for n in shape if n != -1)
-        shape[shape.index(-1)] = max(topology.size // max(known, 1), 1)
-    if min(shape) < 1 or math.prod(shape) != topology.size:
-        raise ConfigError(
-            f"mesh data={cfg.data} fsdp={cfg.fsdp} tensor={cfg.tensor} does not fit the "
-            f"{topology.size} devices of {topology}",
-            hint=f"give --mesh with sizes whose product is {topology.size}, or use --search",
-        )
-    if shape[0] % topology.slices:
-        raise ConfigError(
-            f"mesh data={shape[0]} over {topology.slices} slices",
-            hint=f"make data a multiple of {topology.slices}: only gradients cross the network",
-        )
-    ways = cfg.rollout_tensor
-    if ways and topology.size % ways:
-        raise ConfigError(
-            f"mesh.rollout_tensor = {ways} does not divide {topology.size} devices",
-            hint="use a divisor; 0 samples on the mesh of training",
-        )
-    return dataclasses.replace(cfg, data=shape[0], fsdp=shape[1], tensor=shape[2])
+    try:
+        sizes = (cfg.data, cfg.fsdp, cfg.tensor)
+        data, fsdp, tensor = mesh_lib.resolved_sizes(sizes, topology.size, topology.slices)
+        if cfg.rollout_tensor:
+            mesh_lib.rollout_sizes(topology.size, cfg.rollout_tensor)
+    except ConfigError as error:
+        hint = f"{error.hint}; qoq plan --search tries all"
+        raise ConfigError(error.what, where=str(topology), hint=hint) from None
+    return dataclasses.replace(cfg, data=data, fsdp=fsdp, tensor=tensor)
+
+
+def check_stages(cfg: Config) -> None:
+    """Checks that all stages of a config are of the multimodal model.
+
+    Raises:
+      ConfigError: one is not.
+    """
+    for stage in cfg.stages:
+        if stages.get(stage).alone:
+            raise ConfigError(
+                f"stage {stage} trains no multimodal model",
+                hint="plan a config of sft, align or rl",
+            )
 
 
 def make(cfg: Config, topology: Topology, stage: str) -> Case:
@@ -203,10 +204,7 @@ def make(cfg: Config, topology: Topology, stage: str) -> Case:
     Raises:
       ConfigError: the mesh does not fit the topology, or batches do not divide over it.
     """
-    if stages.get(stage).alone:
-        raise ConfigError(
-            f"stage {stage} trains no multimodal model", hint="plan a config of sft, align or rl"
-        )
+    check_stages(cfg)
     cfg = dataclasses.replace(cfg, mesh=resolved(cfg.mesh, topology))
     mesh = _abstract(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
     case = Case(cfg, model_of(cfg, topology.device.kind), topology, mesh, plan_lib.plan(cfg, stage))

@@ -8,6 +8,7 @@ as the compiler assigns it, bytes moved as its optimised program says.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.resources
 import importlib.util
 import time
@@ -27,6 +28,7 @@ from qoq_jax.plan.instant import StagePlan
 from qoq_jax.plan.memory import GIB
 
 _DESCRIBED = {"h100": "h100.textproto"}  # GPUs whose compiler is told of here
+_HOST_CHIPS = 4  # of the hosts that libtpu takes a topology to have, if nothing else is said
 _EXTRA = {"v4": {"chip_config_name": "megacore"}}  # both cores of a chip as one device
 
 
@@ -59,11 +61,17 @@ class Compiled:
 
 
 def check(topology: Topology) -> None:
-    """Checks that the compiler of a topology is installed.
+    """Checks that the compiler of a topology is installed and knows it.
 
     Raises:
-      ConfigError: it is not, or there is no description of the GPU.
+      ConfigError: it is not, there is no description of the GPU, or the compiler refuses the
+        topology.
     """
+    _check_installed(topology)
+    described(topology)
+
+
+def _check_installed(topology: Topology) -> None:
     device = topology.device
     if device.kind == "tpu":
         if importlib.util.find_spec("libtpu") is None:
@@ -84,23 +92,46 @@ def check(topology: Topology) -> None:
         )
 
 
+@functools.cache
+def described(topology: Topology) -> tuple[Any, ...]:
+    """The devices of a topology, as its compiler describes them.
+
+    Raises:
+      ConfigError: the compiler refuses the topology.
+    """
+    shape, extra = "x".join(map(str, topology.shape)), {}
+    try:
+        if topology.device.kind == "gpu":
+            file = _DESCRIBED[topology.device.name]
+            text = importlib.resources.files("qoq_jax.plan").joinpath(file).read_text("utf-8")
+            found = topologies.get_topology_desc(
+                platform="cuda", target_config=text, topology=f"1x{shape}"
+            )
+        else:
+            extra |= _EXTRA.get(topology.device.name, {})
+            if topology.slices > 1:
+                extra["num_slices"] = topology.slices
+            if topology.chips < _HOST_CHIPS:
+                extra["chips_per_host_bounds"] = [*topology.shape, 1, 1][:3]
+            found = topologies.get_topology_desc(
+                platform="tpu", topology_name=f"{topology.device.name}:{shape}", **extra
+            )
+    except jax.errors.JaxRuntimeError as error:
+        raise ConfigError(
+            f"the compiler knows no {topology}: {_first_line(error)}",
+            hint="give a topology that is for hire, as v5e:2x4, or plan without --compile",
+        ) from error
+    return tuple(found.devices)
+
+
 def mesh_of(case: Case) -> jax.sharding.Mesh:
     """The mesh of a case over described devices."""
-    topology, shape = case.topology, "x".join(map(str, case.topology.shape))
-    if topology.device.kind == "gpu":
-        text = importlib.resources.files("qoq_jax.plan").joinpath(_DESCRIBED[topology.device.name])
-        described = topologies.get_topology_desc(
-            platform="cuda", target_config=text.read_text("utf-8"), topology=f"1x{shape}"
-        )
-    else:
-        extra: dict[str, Any] = dict(_EXTRA.get(topology.device.name, {}))
-        if topology.slices > 1:
-            extra["num_slices"] = topology.slices
-        described = topologies.get_topology_desc(
-            platform="tpu", topology_name=f"{topology.device.name}:{shape}", **extra
-        )
-    sizes = case.config.mesh
-    return mesh_lib.make_mesh(sizes.data, sizes.fsdp, sizes.tensor, devices=described.devices)
+    sizes, there = case.config.mesh, described(case.topology)
+    return mesh_lib.make_mesh(sizes.data, sizes.fsdp, sizes.tensor, devices=there)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), "")[:300]
 
 
 def measure(case: Case, name: str) -> Compiled:
@@ -115,11 +146,12 @@ def measure(case: Case, name: str) -> Compiled:
         lowered = programs.lower(case, name, mesh)
         built = lowered.compile(compiler_options=compiler.TPU_OPTIONS if tpu else {})
     except jax.errors.JaxRuntimeError as error:
-        said = next((line for line in str(error).splitlines() if line.strip()), "")
+        section = "rl" if case.is_rl else "sft"
         raise QoqError(
-            f"{name} does not compile: {said[:300]}",
+            f"{name} does not compile: {_first_line(error)}",
             where=str(case.topology),
-            hint="see what `qoq plan` proposes without --compile",
+            hint=f"where it is out of memory: model.remat=offload, a larger {section}.accumulate, "
+            "or more devices",
         ) from error
     seconds, facts, text = time.monotonic() - begun, built.memory_analysis(), built.as_text()
     moved, counted = hlo.traffic(text), instant.program(case, name)

@@ -67,6 +67,19 @@ def read_prices(path: str) -> Prices:
     return Prices(str(content.get("currency", "")), {k: float(v) for k, v in prices.items()})
 
 
+def price_of(device: str, prices: Prices) -> float:
+    """The price of a chip of a device for an hour.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    if device not in prices.chip_hour:
+        raise ConfigError(
+            f"no price of {device}", hint=f"add it to chip_hour: {', '.join(prices.chip_hour)}"
+        )
+    return prices.chip_hour[device]
+
+
 def step_seconds(plan: StagePlan, mfu: float) -> float:
     """Seconds of a step where its products reach `mfu` of the peak: of each program, its model
     FLOPs at that speed, or its bound where that is slower. Decoding is bound by memory: its bound
@@ -90,10 +103,6 @@ def cost(plans: Sequence[StagePlan], mfu: float, prices: Prices | None) -> Cost:
     hours = sum(one.steps * step_seconds(one, mfu) for one in plans) / 3600
     price, currency = None, ""
     if prices is not None:
-        name = topology.device.name
-        if name not in prices.chip_hour:
-            raise ConfigError(
-                f"no price of {name}", hint=f"add it to chip_hour: {', '.join(prices.chip_hour)}"
-            )
-        price, currency = hours * topology.chips * prices.chip_hour[name], prices.currency
+        one = price_of(topology.device.name, prices)
+        price, currency = hours * topology.chips * one, prices.currency
     return Cost(hours, hours * topology.chips, price, currency, mfu)

@@ -34,8 +34,9 @@ class Device:
       source: where the numbers are from.
       axes: dimensions of a TPU's topology; 0 for GPUs.
       wraps_at: a dimension that is a multiple of it is a ring, with a link at each end.
-      per_host: chips of a host, or GPUs of a node.
+      per_host: chips of the largest slice that is one host, or GPUs of a node.
       per_chip: devices of a chip.
+      slices: those for hire, the smallest first, where they are few: of two dimensions.
     """
 
     name: str
@@ -50,13 +51,18 @@ class Device:
     axes: int = 0
     wraps_at: int = 0
     per_chip: int = 1
+    slices: tuple[str, ...] = ()
 
 
 @functools.cache
 def table() -> dict[str, Device]:
     """All devices by their names."""
     text = importlib.resources.files("qoq_jax.plan").joinpath("devices.json").read_text("utf-8")
-    return {name: Device(name, **row) for name, row in json.loads(text).items()}
+    rows = json.loads(text)
+    return {
+        name: Device(name, **row | {"slices": tuple(row.get("slices", ()))})
+        for name, row in rows.items()
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +117,22 @@ class Topology:
         return device.link * max(ways, 1)
 
     def larger(self) -> Topology | None:
-        """The next larger one of the kind: one dimension doubled, or a slice more."""
+        """The next larger one of the kind that is for hire, of as many slices; None: there is none.
+
+        A node is filled before a second one is taken. Slices of three dimensions have their
+        shortest one doubled.
+        """
         if self.device.kind == "gpu":
-            return dataclasses.replace(self, shape=(self.shape[0] * 2, self.shape[1]))
+            nodes, gpus = self.shape
+            if gpus * 2 <= self.device.per_host:
+                return dataclasses.replace(self, shape=(nodes, gpus * 2))
+            return dataclasses.replace(self, shape=(nodes * 2, gpus))
+        if self.device.slices:
+            chips = math.prod(self.shape)
+            shapes = (tuple(map(int, one.split("x"))) for one in self.device.slices)
+            found = (one for one in shapes if math.prod(one) > chips)
+            shape = next((one for one in found if math.prod(one) % chips == 0), None)
+            return shape and dataclasses.replace(self, shape=shape)
         at = self.shape.index(min(self.shape))
         shape = tuple(n * 2 if i == at else n for i, n in enumerate(self.shape))
         if math.prod(shape) > _LARGEST_SLICE[self.device.axes]:

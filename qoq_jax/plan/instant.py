@@ -18,12 +18,16 @@ from qoq_jax.train.config import Config
 MARGIN = 0.05
 
 
+# In the order of a step.
+PROGRAMS = ("reshard", "embed", "prefill", "decode", "scorer", "update")
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """One program of a step.
 
     Attributes:
-      name: update, scorer, reshard, embed, prefill or decode. Where responses wait for places,
+      name: one of PROGRAMS. Where responses wait for places,
         embed is the towers over all prompts, and prefill a chunk of them.
       calls: in a step.
       model_flops, hardware_flops: of a call, on all devices: what the mathematics asks for, and

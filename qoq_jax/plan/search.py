@@ -54,7 +54,11 @@ class Layout:
 def search(cfg: Config, topology: Topology) -> list[Layout]:
     """Layouts that fit, the fastest first; without any, those that are tight. Where none fits, the
     reference goes to the host's memory, then the optimiser's moments too.
+
+    Raises:
+      ConfigError: a stage is not of the multimodal model.
     """
+    case_lib.check_stages(cfg)
     tight: list[Layout] = []
     for extra in _EXTRAS:
         found = []
@@ -65,6 +69,22 @@ def search(cfg: Config, topology: Topology) -> list[Layout]:
         if found:
             return sorted(found, key=_rank)
     return sorted(tight, key=_rank)
+
+
+def smallest(cfg: Config, topology: Topology) -> Layout | None:
+    """The layout with the lowest peak, whether it fits or not: as much as possible in the host's
+    memory, and as many micro-batches as go. None where no mesh divides the rows.
+    """
+    found = []
+    for changes in _layouts(cfg, topology):
+        if changes["model.remat"] != REMAT[-1]:
+            continue
+        changes = changes | _EXTRAS[-1]
+        for section in dict.fromkeys(SECTION[name] for name in cfg.stages):
+            changes[f"{section}.accumulate"] = max(_parts(cfg, changes, section), default=1)
+        if plans := _plans(cfg, topology, changes, list(cfg.stages)):
+            found.append(Layout(changes, tuple(plans)))
+    return min(found, key=lambda one: one.peak, default=None)
 
 
 def _rank(layout: Layout) -> tuple:
@@ -99,13 +119,10 @@ def _layouts(cfg: Config, topology: Topology) -> Iterator[dict]:
 def _best_parts(cfg: Config, topology: Topology, changes: Changes) -> Layout | None:
     """The layout with as few micro-batches as fit; None where no number does."""
     changes, plans = dict(changes), []
-    ways = changes["mesh.data"] * changes["mesh.fsdp"]
     for section in dict.fromkeys(SECTION[name] for name in cfg.stages):
         names = [name for name in cfg.stages if SECTION[name] == section]
-        updates = cfg.rl.minibatches if section == "rl" else 1
-        parts = [n for n in range(1, 65) if cfg.data.media_rows % (n * updates * ways) == 0]
         chosen: list[StagePlan] | None = None
-        for number in parts:
+        for number in _parts(cfg, changes, section):
             tried = changes | {f"{section}.accumulate": number}
             new = _plans(cfg, topology, tried, names)
             if new is None:
@@ -119,6 +136,13 @@ def _best_parts(cfg: Config, topology: Topology, changes: Changes) -> Layout | N
             return None
         plans += chosen
     return Layout(changes, tuple(plans))
+
+
+def _parts(cfg: Config, changes: Changes, section: str) -> list[int]:
+    """Numbers of micro-batches that the rows of a mesh can be cut into."""
+    ways = changes["mesh.data"] * changes["mesh.fsdp"]
+    ways *= cfg.rl.minibatches if section == "rl" else 1
+    return [n for n in range(1, 65) if cfg.data.media_rows % (n * ways) == 0]
 
 
 def _plans(

@@ -9,9 +9,11 @@ from qoq_jax.base import terminal
 from qoq_jax.plan.advice import Proposal
 from qoq_jax.plan.change import overrides
 from qoq_jax.plan.cost import Cost
+from qoq_jax.plan.devices import Topology
 from qoq_jax.plan.instant import Program, StagePlan
 from qoq_jax.plan.memory import GIB
 from qoq_jax.plan.search import Layout
+from qoq_jax.train.config import Config
 
 
 def show_stage(plan: StagePlan) -> None:
@@ -51,12 +53,12 @@ def verdict(plan: StagePlan) -> str:
     )
 
 
-def show_advice(found: Sequence[Proposal], most: int = 8) -> None:
-    """What to change, with what it would give."""
+def show_advice(found: Sequence[Proposal], topology: Topology, most: int = 8) -> None:
+    """What to change of a config on a topology, with what it would give."""
     rows = []
     for one in found[:most] if len(found) <= most else [*found[: most - 1], found[-1]]:
         what = overrides(one.changes) or "no change"
-        if one.costs == "twice the devices":
+        if one.topology != topology:
             what = f"--topology {one.topology} {what}"
         rows.append(
             (
@@ -75,9 +77,6 @@ def show_advice(found: Sequence[Proposal], most: int = 8) -> None:
 
 def show_layouts(found: Sequence[Layout], most: int = 5) -> None:
     """The best layouts, as overrides that can be pasted."""
-    if not found:
-        print("no layout of this topology fits")
-        return
     print(f"\n{len(found)} layouts that fit; the fastest:")
     for one in found[:most]:
         each = ", ".join(
@@ -86,6 +85,24 @@ def show_layouts(found: Sequence[Layout], most: int = 5) -> None:
             for plan in one.plans
         )
         print(f"  {each}\n    {overrides(one.changes)}")
+
+
+def show_none(cfg: Config, topology: Topology, least: Layout | None) -> None:
+    """Why no layout fits, with the one that needs least, if there is any."""
+    if least is None:
+        wanted = topology.size * cfg.rl.minibatches
+        print(
+            f"no mesh of the {topology.size} devices of {topology} divides data.media_rows = "
+            f"{cfg.data.media_rows}: make it {wanted} or a multiple"
+        )
+        return
+    plan = max(least.plans, key=lambda one: one.peak)
+    print(
+        f"no layout of {topology} fits: stage {plan.case.stage.name} needs at least "
+        f"{plan.peak / GIB:.2f} of {plan.capacity / GIB:.2f} GiB, in phase {plan.fullest}, with\n"
+        f"    {overrides(least.changes)}\n"
+        "take more devices, a smaller model, fewer or shorter rows, or adapters (lora.rank)"
+    )
 
 
 def show_cost(cost: Cost, plans: Sequence[StagePlan]) -> None:

@@ -1,6 +1,7 @@
 """Mistakes in jobs: each is found, named in one line, and shows no secret."""
 
 import dataclasses
+import pathlib
 import subprocess
 import sys
 
@@ -8,12 +9,60 @@ import pytest
 from helpers.jobs import GPU, ONE_HOST, SLICES, TPU
 
 from qoq_jax.launch import check, place
+from qoq_jax.launch.spec import Job
 
 CANARY = "zqcanary7391"
 
 
 def errors(job, engine="gke", **changes):
     return [str(one) for one in check.check(dataclasses.replace(job, **changes), engine)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grace": "120"}, "grace is of type str (hint: grace is a whole number)"),
+        ({"grace": 1.5}, "grace is of type float"),
+        ({"max_restarts": True}, "max_restarts is of type bool"),
+        ({"hours": "24"}, "hours is of type str (hint: hours is a number)"),
+        ({"slices": None}, "slices is of type NoneType"),
+        ({"topology": 16}, "topology is of type int (hint: topology is a text)"),
+        ({"workdir": pathlib.Path("/w")}, "workdir is of type"),
+        ({"spot": "no"}, "spot is of type str (hint: spot is True or False)"),
+        ({"secrets": "HF_TOKEN"}, "secrets is of type str"),
+        ({"secrets": ("HF_TOKEN", 3)}, "secrets is of type tuple"),
+        ({"env": {"A": 1}}, "env is of type dict"),
+        ({"env": [("A", "1")]}, "env is of type list"),
+    ],
+)
+def test_kinds_of_fields(changes, message):
+    (found,) = errors(TPU, **changes)
+    assert message in found
+
+
+@pytest.mark.parametrize("changes", [{"hours": 24}, {"checkpoint_gib": 90.5}, {"secrets": ["A"]}])
+def test_what_is_nearly_the_kind_passes(changes):
+    assert errors(TPU, **changes) == []
+
+
+@pytest.mark.parametrize(
+    ("job", "engine", "several"),
+    [(TPU, "gke", True), (GPU, "slurm", True), (ONE_HOST, "tpu-vm", False)],
+)
+@pytest.mark.parametrize("by_command", [True, False])
+def test_several_processes_have_no_workdir_on_s3(job, engine, several, by_command):
+    where = "s3://bucket/run"
+    changes = {"workdir": where}
+    if by_command:
+        changes = {"command": f"{job.command} --config.workdir={where}"}
+    found = errors(job, engine, **changes)
+    assert any("s3:// is for one process" in one for one in found) == several, found
+
+
+def test_local_processes_have_no_workdir_on_s3():
+    job = Job(name="a", command="qoq train --config=c.py", topology="cpu:1", workdir="s3://b/r")
+    assert errors(job, "local") == []
+    assert "s3:// is for one process" in errors(job, "local", topology="cpu:2")[0]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +75,9 @@ def errors(job, engine="gke", **changes):
         ({"topology": "v5x:4x4"}, "unknown device 'v5x'"),
         ({"topology": "v5e:4x4x4"}, "write 2 sizes"),
         ({"topology": "2*v5e:4x4"}, "write slices=2"),
-        ({"topology": "v5e:3x3"}, "no whole machines of 4"),
+        ({"topology": "v5e:3x3"}, "no such slice is for hire (hint: one of 1x1, 2x2, 2x4"),
+        ({"topology": "v5e:8x4"}, "no such slice"),
+        ({"topology": "v5p:3x3x3"}, "no whole machines of 4"),
         ({"topology": "cpu:2"}, "gke has no cpu"),
         ({"topology": "h100:4x8", "slices": 2}, "h100 has no slices"),
         ({"slices": 0}, "slices = 0"),

@@ -1,5 +1,6 @@
 """`qoq launch`: job files, --dry-run, and the engine's programs."""
 
+import pathlib
 import stat
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from qoq_jax.cli import launch
 from qoq_jax.cli.main import main
 
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 JOB = """
 from qoq_jax.launch.spec import Job
 def get_job():
@@ -37,12 +39,14 @@ def programs(tmp_path, monkeypatch):
         path.write_text(
             f'#!/bin/bash\necho "{name} $*" >> {tmp_path}/calls\n'
             f'for one; do if [[ -f $one ]]; then /bin/cat "$one" >> {tmp_path}/sent; fi; done\n'
+            f'echo "<${{JAX_PLATFORMS-}}>" > {tmp_path}/platforms\n'
             f"exit {code}\n"
         )
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
     add.calls = (tmp_path / "calls").read_text
     add.sent = (tmp_path / "sent").read_text
+    add.platforms = (tmp_path / "platforms").read_text
     return add
 
 
@@ -109,6 +113,7 @@ def test_all_mistakes_are_told(job_file, programs, capsys):
         ("def get_job(): return 3", "returns no Job"),
         ("from qoq_jax.launch.spec import Job\ndef get_job(): return Job(nam='x')", "'nam'"),
         ("def get_job(:", "cannot be read (SyntaxError"),
+        ("def get_job(): return {}['x']", "get_job() fails (KeyError: 'x')"),
     ],
 )
 def test_a_file_that_is_no_job(text, message, tmp_path, capsys):
@@ -128,8 +133,8 @@ def test_no_file(capsys):
     [
         ("qoq train --config={c}", "h100:1x1", ""),
         ("qoq train --config={c}", "h100:1x8", "data.media_rows = 1 does not divide over 8"),
-        ("qoq train --config={c} --config.mesh.data=1", "h100:1x8", "does not fit the 8 devices"),
-        ("qoq train --config {c} --config.mesh.data=1", "h100:1x8", "does not fit the 8 devices"),
+        ("qoq train --config={c} --config.mesh.data=1", "h100:1x8", "does not fit 8 devices"),
+        ("qoq train --config {c} --config.mesh.data=1", "h100:1x8", "does not fit 8 devices"),
         ("qoq train --config={c} --config.model.variant=72b", "h100:1x1", "GiB of a device"),
         ("qoq train --config=elsewhere.py", "h100:1x8", ""),
     ],
@@ -141,6 +146,23 @@ def test_the_config_fits_the_accelerators(command, topology, message, tmp_path):
     found = [str(one) for one in launch.check_config(launch.load(str(path)))]
     assert bool(found) == bool(message), found
     assert all(message in one for one in found), found
+
+
+@pytest.mark.parametrize(
+    ("engine", "topology", "program"),
+    [("slurm", "h100:1x1", "sbatch"), ("local", "cpu:1", "qoq")],
+)
+def test_reading_the_config_leaves_no_platform_to_the_job(
+    engine, topology, program, job_file, programs, monkeypatch
+):
+    """Configs are read with JAX on the CPU; the job is to have its accelerators."""
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    programs(program)
+    file = pathlib.Path(job_file(topology))
+    command = f"qoq train --config={CONFIGS / 'quickstart.py'}"
+    file.write_text(file.read_text().replace("python x.py", command))
+    assert main(["launch", str(file), engine]) == 0
+    assert programs.platforms() == "<>\n"
 
 
 LOCAL = """

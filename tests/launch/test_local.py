@@ -14,6 +14,7 @@ import time
 import pytest
 
 from qoq_jax.base.errors import ConfigError
+from qoq_jax.launch import process
 from qoq_jax.launch.engines import local
 from qoq_jax.launch.spec import Job
 
@@ -47,7 +48,7 @@ def test_the_processes_are_told_of_one_another(capfd):
 
 
 def test_one_process_is_a_plain_run(capfd, monkeypatch):
-    for name in (local.COORDINATOR, local.COUNT, local.INDEX):
+    for name in (process.COORDINATOR, process.COUNT, process.INDEX):
         monkeypatch.delenv(name, raising=False)
     assert local.run(job("print(index)", count=1)) == 0
     assert capfd.readouterr().out == "[0] None\n"
@@ -146,23 +147,26 @@ def test_a_run_that_was_stopped_is_not_started_again():
     assert "restart" not in text
 
 
-def test_the_workdir_is_added_to_a_config():
-    one = Job(name="a", command="qoq train --config=c.py", topology="cpu:1", workdir="gs://b/r")
-    assert local.command(one) == "qoq train --config=c.py --config.workdir=gs://b/r"
-
-
-def test_a_workdir_in_the_command_stays():
-    command = "qoq train --config=c.py --config.workdir=runs/x"
-    one = Job(name="a", command=command, topology="cpu:1", workdir="gs://b/r")
-    assert local.command(one) == command
-
-
 def test_render_shows_each_process():
     lines = local.render(job("pass", env={"A": "b c"})).splitlines()
     assert len(lines) == 2
     assert lines[1].startswith(
         "A='b c' QOQ_COORDINATOR=localhost:FREE_PORT QOQ_PROCESS_COUNT=2 QOQ_PROCESS_INDEX=1 "
     )
+
+
+def test_the_workdir_goes_to_each_process_and_flags_of_the_compiler_too():
+    workdir = "gs://b/r"
+    one = Job(
+        name="a",
+        command="qoq train --config=c.py",
+        topology="cpu:2",
+        workdir=workdir,
+        xla_flags="h100",
+    )
+    for line in local.render(one).splitlines():
+        assert line.endswith(f"qoq train --config=c.py --config.workdir={workdir}")
+        assert "XLA_FLAGS=" in line
 
 
 def test_secrets_are_not_rendered(monkeypatch):

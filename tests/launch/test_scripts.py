@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -13,6 +14,13 @@ from helpers.jobs import GPU, SLICES, TPU
 
 from qoq_jax.base import exit_codes
 from qoq_jax.launch.engines import slurm, tpu_vm
+
+# Starts a command in a process group of its own, whose number is in the file `group`.
+ALONE = (
+    f"exec {sys.executable} -c 'import os, pathlib, sys; os.setpgrp(); "
+    'pathlib.Path(os.environ["HERE"], "group").write_text(str(os.getpid())); '
+    "os.execvp(sys.argv[1], sys.argv[1:])'"
+)
 
 
 @pytest.fixture
@@ -41,17 +49,21 @@ def machine(tmp_path):
         }
         return subprocess.Popen(["bash", str(script)], env=around, stderr=subprocess.PIPE)
 
-    def run(text, **env):
+    def words(text, **env):
+        """(exit code, what it says on standard error)."""
         process = start(text, **env)
-        process.communicate(timeout=60)
-        return process.returncode
+        _, said = process.communicate(timeout=60)
+        return process.returncode, said.decode()
+
+    def run(text, **env):
+        return words(text, **env)[0]
 
     def calls():
         path = tmp_path / "calls"
         return path.read_text() if path.exists() else ""
 
     (tmp_path / "sent").mkdir()
-    add.start, add.run, add.calls, add.folder = start, run, calls, tmp_path
+    add.start, add.run, add.run_words, add.calls, add.folder = start, run, words, calls, tmp_path
     return add
 
 
@@ -75,6 +87,53 @@ def test_slurm_requeues_by_the_exit_code(code, again, machine):
     machine("scontrol", "")
     assert machine.run(slurm.render(GPU)) == code
     assert ("scontrol requeue 17" in machine.calls()) == again
+
+
+# Runs the job's shell once for each of $CODES, and ends with the highest code, as srun does.
+SRUN = """
+until [[ $1 == bash ]]; do shift; done
+highest=0
+for one in $CODES; do
+  CODE=$one "$@"
+  code=$?
+  ((code > highest)) && highest=$code
+done
+exit "$highest"
+"""
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "again"),
+    [
+        ("0 0", 0, False),
+        ("1 134", exit_codes.FAILED, False),  # JAX ends those that lost the one that failed
+        ("2 143 42", exit_codes.MISTAKE, False),
+        ("42 143", exit_codes.PREEMPTED, True),
+        ("137 134", 137, True),
+    ],
+)
+def test_slurm_knows_a_failure_among_those_that_lost_a_peer(codes, code, again, machine):
+    machine("srun", SRUN)
+    machine("qoq", "exit $CODE")
+    machine("scontrol", "")
+    assert machine.run(slurm.render(GPU), CODES=codes) == code
+    assert ("scontrol requeue 17" in machine.calls()) == again
+
+
+def test_slurm_gives_a_process_the_time_to_save(machine):
+    """SLURM signals all processes of a task, the shell around it too."""
+    machine("srun", f'until [[ $1 == bash ]]; do shift; done; {ALONE} "$@"')
+    stop = 'trap \'sleep 1; touch "$HERE/saved"; exit 143\' TERM; touch "$HERE/started"'
+    machine("qoq", f"{stop}; while true; do sleep 0.1; done")
+    machine("scontrol", "")
+    process = machine.start(slurm.render(GPU))
+    while not (machine.folder / "started").exists():
+        time.sleep(0.02)
+    os.killpg(int((machine.folder / "group").read_text()), signal.SIGTERM)
+    with process.stderr:
+        assert process.wait(30) == exit_codes.PREEMPTED
+    assert (machine.folder / "saved").exists()
+    assert "scontrol requeue 17" in machine.calls()
 
 
 def test_slurm_stops_at_max_restarts(machine):
@@ -111,7 +170,10 @@ def test_slurm_wants_the_secrets(machine):
 GCLOUD = r"""
 next() { head -n 1 "$HERE/$1"; sed -i 1d "$HERE/$1"; }
 case "$*" in
-  *describe*) cat "$HERE/state" 2> /dev/null ;;
+  *describe*)
+    echo "describe" >> "$HERE/asked"
+    if [[ -e $HERE/silent ]]; then echo "ERROR: Reauthentication failed." >&2; exit 1; fi
+    cat "$HERE/state" 2> /dev/null || { echo "ERROR: NOT_FOUND: one" >&2; exit 1; } ;;
   *" create "*) echo ACTIVE > "$HERE/state" ;;
   *" delete "*) rm "$HERE/state" ;;
   *scp*) cp "${@:5:4}" "$HERE/sent" ;;
@@ -126,13 +188,13 @@ def cloud(machine):
     machine("git", 'touch "${3#--output=}"')
     machine("sleep", "")
 
-    def run(job, *codes, state=""):
+    def words(job, *codes, state=""):
         (machine.folder / "codes").write_text("".join(f"{code}\n" for code in codes))
         if state:
             (machine.folder / "state").write_text(state)
-        return machine.run(tpu_vm.render(job))
+        return machine.run_words(tpu_vm.render(job))
 
-    machine.job = run
+    machine.job, machine.words = lambda *job, **state: words(*job, **state)[0], words
     return machine
 
 
@@ -166,12 +228,36 @@ def test_machines_that_were_taken_away_are_created_again(cloud):
 
 
 def test_code_1_of_gcloud_without_machines_is_no_failure_of_the_job(cloud):
-    lost = GCLOUD.replace(
-        "code=$(next codes);", 'code=$(next codes); ((code)) && echo > "$HERE/state";'
-    )
-    cloud("gcloud", lost)
+    ends = "code=$(next codes);"
+    cloud("gcloud", GCLOUD.replace(ends, ends + ' ((code)) && rm "$HERE/state";'))
     assert cloud.job(TPU, 1, 0) == 0
     assert cloud.calls().count("queued-resources create") == 2
+
+
+def test_a_preemption_may_show_in_the_state_later_than_in_the_code(cloud):
+    """gcloud ends with 1 at once; half a minute later the machines are known to be gone."""
+    ends = "code=$(next codes);"
+    cloud("gcloud", GCLOUD.replace(ends, ends + ' ((code)) && touch "$HERE/taken";'))
+    cloud("sleep", 'rm "$HERE/taken" 2> /dev/null && echo SUSPENDED > "$HERE/state"')
+    assert cloud.job(TPU, 1, 0, state="ACTIVE") == 0
+    assert cloud.calls().count("bash ~/.qoq/job.sh") == 2
+
+
+def test_an_expired_login_is_not_taken_for_machines_that_are_gone(cloud):
+    (cloud.folder / "silent").touch()
+    code, said = cloud.words(TPU, 0)
+    assert code == 1
+    assert "Reauthentication failed" in said
+    assert "nothing is known of qoq-med-7b" in said
+    assert "create" not in cloud.calls()
+    assert (cloud.folder / "asked").read_text().count("describe") == 10
+
+
+def test_a_state_that_is_told_the_next_time_is_waited_for(cloud):
+    (cloud.folder / "silent").touch()
+    cloud("sleep", 'rm -f "$HERE/silent"')
+    assert cloud.job(TPU, 0, state="ACTIVE") == 0
+    assert "create" not in cloud.calls()
 
 
 def test_a_request_that_failed_ends_the_script(cloud):

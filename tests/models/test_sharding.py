@@ -94,7 +94,7 @@ def test_slices_are_outermost_along_data():
     assert slices.shape == (4, 2, 2)
     assert (slices[:2] == 0).all() and (slices[2:] == 1).all()
     with pytest.raises(ConfigError, match="data=1 over 2 slices"):
-        mesh_lib.across_slices((1, 8, 2), devices)
+        mesh_lib.make_mesh(1, 8, 2, devices)
 
 
 def test_mesh_sizes_must_multiply_to_the_devices():

@@ -55,11 +55,22 @@ def test_links_of_the_worst_placed_device(text, links):
     assert found.links == links * found.device.link
 
 
-def test_a_larger_topology_has_twice_the_devices():
-    for text in ("v5e:4x4", "v5p:2x2x4", "h100:1x8"):
-        found = devices.parse(text)
-        assert found.larger().size == 2 * found.size
-    assert devices.parse("v5e:16x16").larger() is None
+@pytest.mark.parametrize(
+    ("text", "larger"),
+    [
+        ("v5e:1x1", "v5e:2x2"),  # there is none of two chips
+        ("v5e:2x4", "v5e:4x4"),
+        ("2*v5e:4x4", "2*v5e:4x8"),
+        ("v5e:16x16", None),
+        ("v5p:2x2x1", "v5p:2x2x2"),
+        ("v5p:2x2x4", "v5p:2x4x4"),
+        ("h100:1x4", "h100:1x8"),
+        ("h100:1x8", "h100:2x8"),
+    ],
+)
+def test_the_next_larger_topology_is_one_for_hire(text, larger):
+    found = devices.parse(text).larger()
+    assert found == (larger and devices.parse(larger))
 
 
 def test_every_row_says_where_it_is_from():

@@ -3,15 +3,16 @@
 import types
 
 import jax
-import jax.numpy as jnp
 import pytest
 from helpers.plan import nano_case
 
 from qoq_jax.models import spec, vlm
+from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.plan import case as case_lib
 from qoq_jax.plan import memory
 from qoq_jax.sampling import layout, loop
+from qoq_jax.train import setup as setup_lib
 from qoq_jax.train import stage_run
 
 
@@ -29,6 +30,12 @@ def mesh_of(case):
     return mesh_lib.make_mesh(sizes.data, sizes.fsdp, sizes.tensor)
 
 
+SMALL_ROWS = {
+    "data__max_patches": 72,
+    "data__mean_patches": 64,
+    "data__max_prompt_tokens": 76,
+    "data__frame_max_pixels": 84 * 84,
+}
 VARIANTS = {
     "all weights": {},
     "a critic": {"rl__algorithm": "ppo"},
@@ -83,11 +90,19 @@ def test_the_weights_of_the_sampler():
     assert bytes_of_devices(weights) == {memory.reference(case)}
 
 
-def test_a_batch():
-    case = nano_case()
-    shapes = case_lib.empty_shapes(case.budget)
-    rows = mesh_lib.batch_sharding(mesh_of(case))
-    real = jax.device_put({name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}, rows)
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_a_batch(stage, data_root):
+    """Of the training rows, as the loader makes it and the trainer lays it over the devices."""
+    data = {"data__root": data_root, "data__real": False, "data__mini_rows": 24}
+    case = nano_case(stage, **data, **SMALL_ROWS)
+    setup = setup_lib.assemble(case.config)
+    batch, _ = next(setup.training_iterator(stage, answers=stage == "sft"))
+    real = hosts.to_global(batch, mesh_lib.batch_sharding(mesh_of(case)))
     assert bytes_of_devices(real) == {
         memory.device_bytes(case_lib.batch_on(case.budget, case.mesh))
     }

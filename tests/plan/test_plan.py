@@ -3,11 +3,13 @@
 import json
 import pathlib
 
+import jax
 import pytest
 from helpers.plan import nano_case, nano_config
 
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.cli.main import main
-from qoq_jax.plan import advice, case, cost, devices, flops, instant, search, traffic
+from qoq_jax.plan import advice, cost, devices, flops, instant, search, traffic
 from qoq_jax.plan.change import changed, overrides
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -124,7 +126,7 @@ def test_an_update_moves_each_weight_three_times():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mesh.fsdp": 8}, "does not fit the 16 devices of v5e:4x4"),
+        ({"mesh.fsdp": 8}, "v5e:4x4: mesh data=1 fsdp=8 tensor=1 does not fit 16 devices"),
         ({"mesh.fsdp": 4, "mesh.tensor": 4, "rl.accumulate": 64}, "set data.media_rows"),
         ({"mesh.rollout_tensor": 3}, "does not divide 16 devices"),
         ({"model.variant": "Qwen/Qwen9"}, "planned without a download"),
@@ -132,13 +134,13 @@ def test_an_update_moves_each_weight_three_times():
     ],
 )
 def test_mistakes_are_named(changes, message):
-    with pytest.raises(case.ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         stage_of(config_7b(**changes))
 
 
 def test_a_mesh_over_slices_needs_data():
     cfg = config_7b(**{"mesh.data": 1, "mesh.fsdp": 32})
-    with pytest.raises(case.ConfigError, match="make data a multiple of 2"):
+    with pytest.raises(ConfigError, match="make mesh.data a multiple of 2"):
         stage_of(cfg, "2*v5e:4x4")
 
 
@@ -207,15 +209,21 @@ def test_cost_of_a_run(tmp_path):
 def test_broken_prices_are_refused(tmp_path, text, message):
     prices = tmp_path / "prices.json"
     prices.write_text(text)
-    with pytest.raises(case.ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         cost.read_prices(str(prices))
 
 
-def test_a_price_that_is_missing_is_named(tmp_path):
+@pytest.fixture
+def h100_prices(tmp_path):
+    """A file with the price of an H100 alone."""
     prices = tmp_path / "prices.json"
     prices.write_text('{"chip_hour": {"h100": 2.0}}')
-    with pytest.raises(case.ConfigError, match="no price of v5e"):
-        cost.cost([stage_of(config_7b())], 0.4, cost.read_prices(str(prices)))
+    return str(prices)
+
+
+def test_a_price_that_is_missing_is_named(h100_prices):
+    with pytest.raises(ConfigError, match="no price of v5e"):
+        cost.cost([stage_of(config_7b())], 0.4, cost.read_prices(h100_prices))
 
 
 # ----------------------------------------------------------------------------------------- command
@@ -266,6 +274,104 @@ def test_without_the_compiler_one_line_says_what_to_install(monkeypatch, capsys)
     said = capsys.readouterr().err.strip()
     assert 'pip install "jax[tpu]"' in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """A compiler of TPUs that describes no topology; returns what it was asked."""
+    from qoq_jax.plan import compiled
+
+    asked = []
+
+    def describe(**options):
+        asked.append(options)
+        raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: not divisible")
+
+    monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(compiled.topologies, "get_topology_desc", describe)
+    compiled.described.cache_clear()
+    return asked
+
+
+def test_a_topology_that_the_compiler_refuses_is_one_line(compiler, capsys):
+    assert main(["plan", QUICK[0], "--topology=v5e:3x3", "--compile"]) == 2
+    said = capsys.readouterr().err
+    assert "the compiler knows no v5e:3x3: INVALID_ARGUMENT" in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("topology", "bounds"), [("v5e:1x1", [1, 1, 1]), ("v5e:2x2", None), ("v5p:2x2x1", None)]
+)
+def test_a_single_chip_is_a_host_of_one(topology, bounds, compiler):
+    """libtpu takes hosts of four chips if nothing else is said."""
+    from qoq_jax.plan import compiled
+
+    with pytest.raises(ConfigError):
+        compiled.described(devices.parse(topology))
+    assert compiler[0].get("chips_per_host_bounds") == bounds
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--compile=updat"], "did you mean 'update'?"),
+        (["--compile"], "the compiler knows no v5e:2x2"),
+        (["--prices={prices}"], "no price of v5e"),
+        (["--mesh=rows=4"], "--search and --mesh"),
+        (["--config.stages=ecg"], "stage ecg trains no multimodal model"),
+    ],
+)
+def test_arguments_are_checked_before_the_search(
+    more, message, compiler, tmp_path, monkeypatch, capsys
+):
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"chip_hour": {"h100": 2.0}}')
+    more = [one.format(prices=prices) for one in more]
+    monkeypatch.setattr(search, "search", lambda *_: pytest.fail("it was searched"))
+    assert main(["plan", *QUICK[:3], "--search", *more]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_program_is_compiled_for_the_stages_that_have_it(monkeypatch, capsys):
+    from qoq_jax.plan import compiled
+
+    monkeypatch.setattr(compiled, "check", lambda topology: None)
+    done = []
+
+    def measure(case, name):
+        done.append((case.stage.name, name))
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(compiled, "measure", measure)
+    assert main(["plan", *QUICK, "--compile=decode"]) == 2
+    assert done == [("rl", "decode")]
+    assert main(["plan", *QUICK, "--config.stages=sft", "--compile=decode"]) == 2
+    assert "no program of stage sft" in capsys.readouterr().err
+
+
+def test_ecg_pretraining_has_no_layouts(capsys):
+    config = f"--config={CONFIGS / 'ecg_jepa.py'}"
+    assert main(["plan", config, "--topology=v5e:2x2", "--search"]) == 2
+    assert "trains no multimodal model" in capsys.readouterr().err
+
+
+def test_where_no_layout_fits_the_smallest_is_shown(capsys):
+    """And nothing sends the user back to the plan that sent him here."""
+    where = ["plan", TIGHT, "--topology=v5e:1x1", "--config.stages=rl"]
+    assert main([*where, "--search"]) == 1
+    said = capsys.readouterr().out
+    assert "no layout of v5e:1x1 fits: stage rl needs at least" in said
+    assert "--config.model.remat=offload" in said
+    assert "--search" not in said
+    layout = search.smallest(config_7b(), devices.parse("v5e:1x1"))
+    assert layout.peak > layout.plans[0].capacity
+    assert layout.peak == stage_of(changed(config_7b(), layout.changes), "v5e:1x1").peak
+
+
+def test_where_no_mesh_divides_the_rows_it_says_by_what(capsys):
+    assert main(["plan", QUICK[0], "--topology=h100:1x8", "--search"]) == 1
+    assert "data.media_rows = 1: make it 8 or a multiple" in capsys.readouterr().out
 
 
 def test_overrides_can_be_pasted():

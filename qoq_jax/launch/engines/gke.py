@@ -212,9 +212,9 @@ def _environment(job: Job, at: Place) -> list[dict[str, Any]]:
         index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
         first = f"{job.name}-{_WORKER}-0-0.{job.name}:{process.PORT}"
         found += [
-            {"name": "QOQ_COORDINATOR", "value": first},
-            {"name": "QOQ_PROCESS_COUNT", "value": str(at.hosts)},
-            {"name": "QOQ_PROCESS_INDEX", "valueFrom": {"fieldRef": {"fieldPath": index}}},
+            {"name": process.COORDINATOR, "value": first},
+            {"name": process.COUNT, "value": str(at.hosts)},
+            {"name": process.INDEX, "valueFrom": {"fieldRef": {"fieldPath": index}}},
         ]
     for name in job.secrets:
         key = {"name": SECRET, "key": name}

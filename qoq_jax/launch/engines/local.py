@@ -17,11 +17,9 @@ from typing import BinaryIO
 
 from qoq_jax.base import exit_codes
 from qoq_jax.base.errors import ConfigError
-from qoq_jax.launch import flags
+from qoq_jax.launch import place, process
 from qoq_jax.launch.spec import Job
 
-# As parallel/hosts.py reads them; that file imports JAX.
-COORDINATOR, COUNT, INDEX = "QOQ_COORDINATOR", "QOQ_PROCESS_COUNT", "QOQ_PROCESS_INDEX"
 _LOOK = 0.05  # seconds between two looks at the processes
 _DRAIN = 2  # seconds for the last lines of a process that has ended
 
@@ -32,24 +30,13 @@ def processes(job: Job) -> int:
     Raises:
       ConfigError: another topology.
     """
-    name, _, rest = job.topology.partition(":")
-    if name != "cpu" or not (rest.isascii() and rest.isdigit() and int(rest)):
+    at = place.of(job)
+    if at.kind != "cpu":
         raise ConfigError(
             f"topology {job.topology!r}",
             hint='engine local has "cpu:N", N processes; they use what accelerators they find',
         )
-    return int(rest)
-
-
-def command(job: Job) -> str:
-    """The command as a line of a shell; `--config.workdir` is added where the command has a config
-    and no workdir yet.
-    """
-    words = shlex.split(job.command)
-    has_config = any(word == "--config" or word.startswith("--config=") for word in words)
-    if job.workdir and has_config and not any("--config.workdir" in word for word in words):
-        return f"{job.command} --config.workdir={shlex.quote(job.workdir)}"
-    return job.command
+    return at.devices
 
 
 def variables(job: Job, index: int, port: int | str) -> dict[str, str]:
@@ -59,10 +46,10 @@ def variables(job: Job, index: int, port: int | str) -> dict[str, str]:
     Args:
       port: of process 0, for the others to find it. A single process needs none.
     """
-    found = {**flags.flags_for(job), **job.env}
-    if processes(job) > 1:
-        found[COORDINATOR] = f"localhost:{port}"
-        found[COUNT], found[INDEX] = str(processes(job)), str(index)
+    found, count = process.environment(job), processes(job)
+    if count > 1:
+        found[process.COORDINATOR] = f"localhost:{port}"
+        found[process.COUNT], found[process.INDEX] = str(count), str(index)
     return found
 
 
@@ -72,7 +59,7 @@ def render(job: Job) -> str:
     for index in range(processes(job)):
         given = variables(job, index, "FREE_PORT").items()
         words = [f"{name}={shlex.quote(value)}" for name, value in sorted(given)]
-        lines.append(" ".join([*words, command(job)]))
+        lines.append(" ".join([*words, process.line(job)]))
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -140,7 +127,7 @@ class _Attempt:
             # have started ends with them.
             self._all.append(
                 subprocess.Popen(
-                    ["/bin/sh", "-c", f"exec {command(job)}"],
+                    ["/bin/sh", "-c", f"exec {process.line(job)}"],
                     env={**environment, **variables(job, index, port)},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
@@ -149,8 +136,8 @@ class _Attempt:
                 )
             )
         self._copies = [
-            threading.Thread(target=_copy, args=(index, process.stdout), daemon=True)
-            for index, process in enumerate(self._all)
+            threading.Thread(target=_copy, args=(index, one.stdout), daemon=True)
+            for index, one in enumerate(self._all)
         ]
 
     def run(self) -> int:
@@ -159,7 +146,7 @@ class _Attempt:
             copy.start()
         failed = 0
         try:
-            while running := [process for process in self._all if process.poll() is None]:
+            while running := [one for one in self._all if one.poll() is None]:
                 failed = failed or self._first_failure()
                 if failed and self._deadline is None:
                     self._end(running, signal.SIGTERM)
@@ -179,9 +166,9 @@ class _Attempt:
         """The code of the process with the lowest number among those that have failed: between two
         looks nothing says which came first.
         """
-        for index, process in enumerate(self._all):
-            if process.returncode:
-                code = process.returncode
+        for index, one in enumerate(self._all):
+            if one.returncode:
+                code = one.returncode
                 ended = f"signal {-code}" if code < 0 else f"exit code {code}"
                 _say(f"process {index} ended with {ended}")
                 return 128 - code if code < 0 else code
@@ -200,13 +187,13 @@ class _Attempt:
             self._deadline = time.monotonic() + self._grace
 
     def _send(self, to: list[subprocess.Popen[bytes]], number: int) -> None:
-        for process in to:
+        for one in to:
             # SIGKILL also to what a process has started; the rest it passes on as it likes.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if number == signal.SIGKILL:
-                    os.killpg(process.pid, number)
+                    os.killpg(one.pid, number)
                 else:
-                    process.send_signal(number)
+                    one.send_signal(number)
 
 
 def _copy(index: int, output: BinaryIO) -> None:

@@ -81,9 +81,9 @@ def _run(job: Job, at: Place) -> str:
     if several and at.kind == "gpu":
         lines += [
             # The first address, of the private network.
-            f"export QOQ_COORDINATOR=\"${{SKYPILOT_NODE_IPS%%$'\\n'*}}:{process.PORT}\"",
-            'export QOQ_PROCESS_COUNT="$SKYPILOT_NUM_NODES"',
-            'export QOQ_PROCESS_INDEX="$SKYPILOT_NODE_RANK"',
+            f"export {process.COORDINATOR}=\"${{SKYPILOT_NODE_IPS%%$'\\n'*}}:{process.PORT}\"",
+            f'export {process.COUNT}="$SKYPILOT_NUM_NODES"',
+            f'export {process.INDEX}="$SKYPILOT_NODE_RANK"',
         ]
     limit = f"timeout --signal=TERM --kill-after={job.grace} {tpu_vm.limit_seconds(job)} "
     command = process.line(job, distributed=several and at.kind == "tpu")

@@ -3,6 +3,10 @@
 On several nodes each GPU has a process of its own, and JAX reads from SLURM's environment who the
 others are; on one node a single process has all GPUs. The script puts the job back into the queue
 when it ends with a code of process.RESTART.
+
+Of several processes srun gives the highest exit code (slurm.schedmd.com/srun.html), and those that
+lost a peer end with higher ones than the peer that failed. So each runs in a shell that lifts the
+codes of process.FAIL above all others, and the script takes that off again.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from qoq_jax.launch import place, process
 from qoq_jax.launch.spec import Job
 
 SUFFIX = ".sbatch"
+_LIFT = 200  # above 128 + 64, the last signal; with a code of process.FAIL at most 255
 DEVICES = ("a100", "h100", "h200", "b200")
 
 
@@ -37,7 +42,7 @@ def render(job: Job) -> str:
     head = "".join(f"#SBATCH --{name}={value}\n" for name, value in options.items() if value != "")
     head += "#SBATCH --requeue\n" + "#SBATCH --exclusive\n" * (at.hosts > 1)
     secrets = "".join(f': "${{{name}:?must be set where sbatch runs}}"\n' for name in job.secrets)
-    codes = " | ".join(map(str, process.RESTART))
+    codes, failures = (" | ".join(map(str, one)) for one in (process.RESTART, process.FAIL))
     return f"""#!/usr/bin/env bash
 {head}
 # {process.headline(job, "slurm")}.
@@ -49,14 +54,30 @@ cd "$SLURM_SUBMIT_DIR" || exit {process.FAIL[1]}
 stopped=
 trap 'stopped=yes' TERM
 
+# srun gives the highest code of its tasks: failures are lifted above all others on their way here.
+# SIGTERM reaches the processes too, and the shell around each waits for what it makes of it.
+task=$(cat <<'TASK'
+trap : TERM
+"$@"
+code=$?
+case $code in
+  {failures}) exit $((code + {_LIFT})) ;;
+esac
+exit "$code"
+TASK
+)
 # No task is bound to one CPU: the data pipeline has workers.
-srun {_srun(job)}{process.line(job, at.hosts > 1)} &
+srun {_srun(job)}bash -c "$task" task \\
+  {process.line(job, at.hosts > 1)} &
 step=$!
 wait "$step"
 code=$?
 if [[ $stopped ]]; then # the wait was cut short; the processes may still save
   wait "$step"
   exit {process.RESTART[-1]}
+fi
+if ((code > {_LIFT})); then
+  exit $((code - {_LIFT}))
 fi
 case $code in
   {codes})
@@ -96,5 +117,5 @@ def _srun(job: Job) -> str:
         mounts = "$SLURM_SUBMIT_DIR:/mnt"
         if job.workdir.startswith("/"):
             mounts += f",{job.workdir}:{job.workdir}"
-        return f'{shlex.join(words)} --container-mounts="{mounts}" \\\n  '
+        return f'{shlex.join(words)} --container-mounts="{mounts}" '
     return shlex.join(words) + " "

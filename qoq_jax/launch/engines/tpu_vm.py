@@ -24,12 +24,20 @@ _RUNTIME = {
 }
 _TYPE = {"v4": ("v4", 2), "v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
 DEVICES = tuple(_TYPE)
+_MOST_UNKNOWN = 10  # times, half a minute apart, that Google may not say a state
 
 
 # Functions of the script.
-_FUNCTIONS = r"""state() {
+_FUNCTIONS = r"""# ABSENT when Google says so; UNKNOWN when it says nothing, as to an expired login.
+state() {
   "${tpus[@]}" queued-resources describe "$name" "${where[@]}" \
-    --format='value(state.state)' 2> /dev/null || true
+    --format='value(state.state)' 2> "$private/error" && return
+  if grep -q NOT_FOUND "$private/error"; then
+    echo ABSENT
+  else
+    cat "$private/error" >&2
+    echo UNKNOWN
+  fi
 }
 
 on_all() { # NODE COMMAND
@@ -86,12 +94,14 @@ def nodes(job: Job) -> list[str]:
 
 
 def install(extras: str) -> str:
-    """Lines of a shell that install the repository in the current folder; the Python of a TPU's
-    image (3.10) is too old.
+    """Lines of a shell that install the repository in the current folder, in the versions of
+    constraints.txt: a job that starts again finds the same. They are for Python 3.11; that of a
+    TPU's image (3.10) is too old.
     """
     return f"""python3 -m pip install --quiet --user uv
-test -d .venv || ~/.local/bin/uv venv --quiet --python 3.12
-~/.local/bin/uv pip install --quiet --python .venv/bin/python --editable '.[{extras}]'
+test -d .venv || ~/.local/bin/uv venv --quiet --python 3.11
+~/.local/bin/uv pip install --quiet --python .venv/bin/python \\
+  --constraints constraints.txt --editable '.[{extras}]'
 """
 
 
@@ -140,12 +150,19 @@ JOB
 {_FUNCTIONS}
 # Creates the machines where there are none, and waits until they are ready.
 provision() {{
+  local unknown=0
   while true; do
     case $(state) in
       ACTIVE) return ;;
-      '') "${{tpus[@]}}" queued-resources create "$name" "${{where[@]}}" \\
+      ABSENT) "${{tpus[@]}}" queued-resources create "$name" "${{where[@]}}" \\
         {" ".join(map(shlex.quote, create))} ;;
       FAILED) echo "qoq: the request for $name failed" >&2; exit 1 ;;
+      UNKNOWN)
+        if ((++unknown == {_MOST_UNKNOWN})); then
+          echo "qoq: nothing is known of $name; see 'gcloud auth login'" >&2
+          exit 1
+        fi
+        sleep 30 ;;
       SUSPENDED) "${{tpus[@]}}" queued-resources delete "$name" "${{where[@]}}" --force ;;
       *) sleep 30 ;;
     esac
@@ -157,13 +174,14 @@ for ((attempt = 0; attempt <= {job.max_restarts}; attempt++)); do
   code=0
   install || code=$?
   if ((code == 0)); then run || code=$?; fi
+  if ((code == 0)); then exit 0; fi
+  sleep 30 # until a preemption shows in the state
   # gcloud ends with 1 too, when the machines are gone.
   if ((code == 1)) && [[ $(state) != ACTIVE ]]; then code=255; fi
   case $code in
     {restart}) echo "qoq: ended with code $code; attempt $attempt of {job.max_restarts}" >&2 ;;
     *) exit "$code" ;;
   esac
-  sleep 30 # until a preemption shows in the state
 done
 exit "$code"
 """
