@@ -1,6 +1,7 @@
 """Data sets of CLIMB in miniature, in the layout in which they are published.
 
-`LAYOUTS[name]` is {path: text of a table, None for a medium, or a function that writes the file}.
+`LAYOUTS[name]` is {path: text or bytes of a table, None for a medium, or a function that writes the
+file}.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ _KITS = [
 _VINDR = "Aortic enlargement,COPD,Lung tumor,Pneumonia,Tuberculosis"
 _STUDY = "study_id,series_id,image_id,laterality,breast_birads,breast_density,split\n"
 
-LAYOUTS: dict[str, dict[str, str | Callable[[str], None] | None]] = {
+_CT_ICH = "computed-tomography-images-for-intracranial-hemorrhage-detection-and-segmentation-1.0.0"
+_COVIDX = "id,LUSS,source,probe,class,class_on_website,type"
+
+LAYOUTS: dict[str, dict[str, str | bytes | Callable[[str], None] | None]] = {
     "ptb-xl": {
         "ptbxl_database.csv": f"{_PTB}"
         "1,15709.0,\"{'NORM': 100.0, 'SR': 0.0}\",3,records100/00000/1_lr,records500/00000/1_hr\n"
@@ -90,7 +94,10 @@ LAYOUTS: dict[str, dict[str, str | Callable[[str], None] | None]] = {
         "g1/E00003.hea": _header_alone,
         "g1/E00004.hea": _record("426783006,123"),
     },
-    "cpsc2018": {"g1/A0001.hea": _record("59118001")},
+    "cpsc2018": {
+        "cpsc_2018/g1/A0001.hea": _record("59118001"),
+        "cpsc_2018_extra/g1/Q0001.hea": _record("59118001"),  # of another source
+    },
     "mimic-cxr": {
         "mimic-cxr-2.0.0-split.csv": "dicom_id,study_id,subject_id,split\n"
         "d1,50000001,10000032,train\nd2,50000001,10000032,train\nd3,50000002,10000764,validate\n"
@@ -187,14 +194,18 @@ LAYOUTS: dict[str, dict[str, str | Callable[[str], None] | None]] = {
         "manifest-1/CMMD/D1-0001/07-18-2010-NA-NA-7/1.0-NA-7/1-1.dcm": _side("R"),
         "manifest-1/CMMD/D1-0001/07-18-2010-NA-NA-7/1.0-NA-7/1-2.dcm": _side("R"),
         "manifest-1/CMMD/D1-0001/07-18-2010-NA-NA-7/1.0-NA-7/1-3.dcm": _side("L"),
+        "manifest-1/CMMD/D1-0001/07-18-2010-NA-NA-7/1.0-NA-7/1-4.dcm": _side(""),
     },
     "isic-2020": {
         "ISIC_2020_Training_GroundTruth.csv": "image_name,patient_id,sex,age_approx,"
         "anatom_site_general_challenge,diagnosis,benign_malignant,target\n"
         "ISIC_1,IP_1,male,45,head/neck,unknown,benign,0\n"
-        "ISIC_2,IP_1,male,45,torso,melanoma,malignant,1\n",
+        "ISIC_2,IP_1,male,45,torso,melanoma,malignant,1\n"
+        "ISIC_3,IP_2,male,45,head/neck,unknown,benign,0\n",
+        "ISIC_2020_Training_Duplicates.csv": "image_name_1,image_name_2\nISIC_1,ISIC_3\n",
         "train/ISIC_1.jpg": None,
         "train/ISIC_2.jpg": None,
+        "train/ISIC_3.jpg": None,
     },
     "ham10000": {
         "ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv": f"{_HAM}"
@@ -261,12 +272,13 @@ LAYOUTS: dict[str, dict[str, str | Callable[[str], None] | None]] = {
         "dataset/case_00002/imaging.nii.gz": None,
     },
     "hemorrhage": {
-        "hemorrhage_diagnosis.csv": "PatientNumber,SliceNumber,Intraventricular,Intraparenchymal,"
-        "Subarachnoid,Epidural,Subdural,No_Hemorrhage,Fracture_Yes_No\n"
+        f"{_CT_ICH}/hemorrhage_diagnosis.csv": "PatientNumber,SliceNumber,Intraventricular,"
+        "Intraparenchymal,Subarachnoid,Epidural,Subdural,No_Hemorrhage,Fracture_Yes_No\n"
         "49,14,0,1,0,0,0,0,0\n49,15,0,0,0,0,0,1,0\n",
-        "Patients_CT/049/brain/14.jpg": None,
-        "Patients_CT/049/brain/14_HGE_Seg.jpg": None,
-        "Patients_CT/049/brain/15.jpg": None,
+        f"{_CT_ICH}/Patients_CT/049/brain/14.jpg": None,
+        f"{_CT_ICH}/Patients_CT/049/brain/14_HGE_Seg.jpg": None,
+        f"{_CT_ICH}/Patients_CT/049/brain/15.jpg": None,
+        f"{_CT_ICH}/Patients_CT/049/bone/14.jpg": None,
     },
     "busi": {
         "Dataset_BUSI_with_GT/benign/benign (1).png": None,
@@ -284,11 +296,26 @@ LAYOUTS: dict[str, dict[str, str | Callable[[str], None] | None]] = {
         "lus_videos/patient_3_L2.mp4": None,
     },
     "covid-us": {
-        "labels/COVIDx-US1.4_4class.csv": "id,LUSS,source,probe,class,class_on_website,type\n"
-        "1,,butterfly,convex,COVID,COVID,video\n2,,grepmed,linear,Other,Other,video\n"
-        "3,,grepmed,linear,Normal,Normal,video\n",
-        "video/original/1_butterfly_covid.mp4": None,
-        "video/original/3_grepmed_normal.mp4": None,
+        "labels/COVIDx-US1.2_4class.csv": "filename,patient,source,probe,class,class_level2\n"
+        "1_butterfly_covid.mp4,,Butterfly,Convex,COVID,\n",
+        "labels/COVIDx-US1.4_3class.csv": f"{_COVIDX}\n"
+        "1_butterfly_covid,3,Butterfly,Convex,COVID,,lung\n",
+        # The real file has spaces of Latin-1.
+        "labels/COVIDx-US1.4_4class.csv": (
+            f"{_COVIDX},patient,case_no\n"
+            "1_butterfly_covid,3,Butterfly,Convex,COVID,,lung,p1,1\n"
+            "40_grepmed_pneumonia,NA,GrepMed,Linear,Pneumonia,,lung,p40,1\n"
+            "97_litfl_other,NA,Litfl,Convex,Other,Empyema\u00a0,lung,p92,1\n"
+            "139_litfl_normal,0,Litfl,Linear,Normal,,lung,,\n"
+            "170_core_covid,NA,Core,Convex,COVID,,cardiac,p130,1\n"
+        ).encode("latin-1"),
+        "utils/video_metadata.csv": "id,filename,filetype,folder,source\n"
+        "1_butterfly_covid,Coalescing B lines.mp4,mp4,data\\tmp\\Butterfly,Butterfly\n",
+        "data/video/original/1_butterfly_covid.mp4": None,
+        "data/video/original/40_grepmed_pneumonia.gif": None,
+        "data/video/original/139_litfl_normal.mp4": None,
+        "data/video/cropped/1_butterfly_covid_prc.avi": None,
+        "data/video/cropped/40_grepmed_pneumonia_prc.avi": None,
     },
     "brain-tumor": {
         "Training/glioma_tumor/gg (1).jpg": None,
@@ -315,12 +342,11 @@ def build(root: str | os.PathLike, name: str) -> str:
         os.makedirs(os.path.dirname(where), exist_ok=True)
         if callable(content):
             content(where)
-        elif content is not None:
-            with open(where, "w", encoding="utf-8") as file:
-                file.write(content)
         else:
+            if isinstance(content, str):
+                content = content.encode()
             with open(where, "wb") as file:
-                file.write(_medium(path))
+                file.write(_medium(path) if content is None else content)
     return os.fspath(root)
 
 

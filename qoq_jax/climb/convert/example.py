@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 
+from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.folder import Folder
 from qoq_jax.climb.qa import Question
 
@@ -75,3 +76,18 @@ class Converter:
     name: str
     question: Question
     examples: Callable[[Folder], Found]
+
+    def found(self, folder: Folder) -> Found:
+        """What `examples` yields; its errors about a cell name the table and the line.
+
+        Raises:
+          DataError: the folder is not laid out as published.
+        """
+        try:
+            yield from self.examples(folder)
+        except DataError as error:
+            if not folder.place or (error.where or "").startswith(folder.root):
+                raise
+            where = f"{folder.place}: {error.where}" if error.where else folder.place
+            hint = error.hint or "download the file again"
+            raise DataError(error.what, where=where, hint=hint) from None
