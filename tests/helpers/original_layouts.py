@@ -9,12 +9,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import pathlib
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
 from tests.helpers.dicom import make_dicom
+from tests.helpers.metaimage import make_metaimage
 
 CHEXPERT = (
     "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,"
@@ -54,6 +56,34 @@ def _record(codes: str | None, ending: str = ".mat") -> Callable[[str], None]:
             file.write(bytes(offset) + wave.astype("<i2").tobytes())
 
     return write
+
+
+def _chest(slices: int, upward: bool) -> Callable[[str], None]:
+    """A CT of 8 x 8 pixels, 2 mm between slices; slice s from below holds s - 600 HU."""
+
+    def write(path: str) -> None:
+        levels = np.arange(slices, dtype=np.int16) - np.int16(600)
+        values = np.tile(levels if upward else levels[::-1], (8, 8, 1))
+        make_metaimage(
+            pathlib.Path(path),
+            values,
+            Offset=f"-4 -4 {-100 if upward else -100 + 2 * (slices - 1)}",
+            ElementSpacing="1 1 2",
+            TransformMatrix=f"1 0 0 0 1 0 0 0 {1 if upward else -1}",
+        )
+
+    return write
+
+
+def _section(mask: bool) -> Callable[[str], None]:
+    """A region of 1,920 x 1,024 pixels, of two patches: tumor but for a rim outside of the region,
+    and stroma, lymphocytes and blood, none of them over a half.
+    """
+    codes = np.ones((1024, 1920), np.uint8)
+    codes[:, :100] = 0
+    codes[:400, 1000:], codes[400:700, 1000:], codes[700:, 1000:] = 2, 3, 6
+    picture = np.repeat((codes * 30)[..., None], 3, axis=-1)
+    return lambda path: Image.fromarray(codes if mask else picture).save(path)
 
 
 def _header_alone(path: str) -> None:
@@ -265,6 +295,17 @@ LAYOUTS: dict[str, dict[str, str | bytes | Callable[[str], None] | None]] = {
         "CTPA/PE3.nii.gz": None,
         "CTPA/PE4.nii.gz": None,
     },
+    "lndb": {
+        "trainset_csv/trainCTs.csv": "LNDbID\n1\n2\n3\n",
+        "trainset_csv/trainNodules.csv": "LNDbID,RadID,FindingID,x,y,z,Nodule,Volume,Text\n"
+        "1,1,1,0,0,-90,1,14.1,\n"  # slice 5, under 3 mm
+        "1,2,1,0,0,-90,0,,\n"
+        "1,1,2,0,0,-40,1,200.5,\n"  # slice 30
+        "2,1,1,0,0,-98,0,,\n",
+        "data0/LNDb-0001.mhd": _chest(40, upward=True),
+        "data0/LNDb-0002.mhd": _chest(10, upward=False),
+        "data5/LNDb-0004.mhd": _chest(10, upward=True),  # of the test, without labels
+    },
     "kits23": {
         "dataset/kits23.json": json.dumps(_KITS),
         "dataset/case_00000/imaging.nii.gz": None,
@@ -316,6 +357,14 @@ LAYOUTS: dict[str, dict[str, str | bytes | Callable[[str], None] | None]] = {
         "data/video/original/139_litfl_normal.mp4": None,
         "data/video/cropped/1_butterfly_covid_prc.avi": None,
         "data/video/cropped/40_grepmed_pneumonia_prc.avi": None,
+    },
+    "bcss": {
+        "meta/gtruth_codes.tsv": "label\tGT_code\noutside_roi\t0\ntumor\t1\nstroma\t2\n",
+        "images/TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500.png": _section(False),
+        "masks/TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500.png": _section(True),
+        "images/TCGA-OL-A5RW-DX1_xmin1_ymin2_MPP-0.2500.png": _section(False),
+        "masks/TCGA-OL-A5RW-DX1_xmin1_ymin2_MPP-0.2500.png": _section(True),
+        "images/TCGA-E2-A14V-DX1_xmin3_ymin4_MPP-0.2500.png": None,
     },
     "brain-tumor": {
         "Training/glioma_tumor/gg (1).jpg": None,

@@ -14,7 +14,6 @@ from qoq_jax.climb import qa
 from qoq_jax.climb.catalogue import table
 from qoq_jax.climb.convert import splits
 from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
-from qoq_jax.climb.convert.folder import Folder
 from qoq_jax.data import rows as schema
 
 REPORT = "conversion.json"
@@ -68,7 +67,7 @@ def convert(converter: Converter, root: str | os.PathLike, seed: int = 0) -> dic
     Raises:
       DataError: the folder is not laid out as published, or gives no row.
     """
-    folder = Folder(root)
+    folder = converter.open(root)
     examples, dropped = _read(converter.found(folder), folder.files)
     if not examples:
         why = "; ".join(f"{len(ids)} {reason}" for reason, ids in dropped.items())

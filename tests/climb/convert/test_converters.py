@@ -6,14 +6,16 @@ import json
 import sys
 import types
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.access import access
 from qoq_jax.climb.catalogue import table
-from qoq_jax.climb.convert import sets, write
+from qoq_jax.climb.convert import lndb, sets, write
 from qoq_jax.climb.convert.folder import Folder
-from qoq_jax.data import check
+from qoq_jax.data import check, readers
 from qoq_jax.data import rows as schema
 from tests.helpers import original_layouts
 
@@ -109,6 +111,12 @@ EXPECTED = {
         "102": ("Acute Subsegmental-only PE", "test", "9"),
         "103": ("Chronic PE", "train", "7"),
     },
+    "lndb": {
+        "LNDb-0001-0000": ("nodule < 3 mm", "", "LNDb-0001"),
+        "LNDb-0001-0012": ("nodule >= 3 mm", "", "LNDb-0001"),
+        "LNDb-0001-0016": ("nodule >= 3 mm", "", "LNDb-0001"),
+        "LNDb-0002-0000": ("non-nodule", "", "LNDb-0002"),
+    },
     "kits23": {
         "case_00000": ("Malignant", "", "case_00000"),
         "case_00001": ("Benign", "", "case_00001"),
@@ -130,6 +138,14 @@ EXPECTED = {
         "1_butterfly_covid": ("covid", "", "p1"),
         "40_grepmed_pneumonia": ("pneumonia", "", "p40"),
         "139_litfl_normal": ("normal", "", "139_litfl_normal"),
+    },
+    "bcss": {
+        "TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500/00000_00000": (
+            "Tumor",
+            "",
+            "TCGA-A1-A0SK",
+        ),
+        "TCGA-OL-A5RW-DX1_xmin1_ymin2_MPP-0.2500/00000_00000": ("Tumor", "test", "TCGA-OL-A5RW"),
     },
     "brain-tumor": {
         "train/glioma_tumor/gg (1).jpg": ("Glioma Tumor", "", "train/glioma_tumor/gg (1).jpg"),
@@ -158,6 +174,8 @@ DROPPED = {
     "cmmd": {"no picture of this side is there": 1, "its header does not say the side": 1},
     "isic-2020": {"a duplicate of another picture": 1},
     "messidor-2": {"it is not gradable": 1},
+    "lndb": {"its scan is not there": 1},
+    "bcss": {"none of the four tissues covers half of it": 2, "its mask is not there": 1},
     "kits23": {"whether it is malignant is not known": 1},
     "covid-blues": {"the table has no test of its patient": 1},
     "covid-us": {"its class is Other": 1, "it does not show the lung": 1},
@@ -187,7 +205,7 @@ def test_converters_and_ways_to_a_set_are_those_of_the_catalogue():
     rows = table.load()
     assert set(sets.CONVERTERS) < set(rows)
     without = {name for name, row in rows.items() if row.qoq_med} - set(sets.CONVERTERS)
-    assert without == {"bcss", "lndb"}  # docs/convert.md
+    assert without == set()
     assert all(access.access_of(name).name == name for name in rows)
 
 
@@ -228,6 +246,60 @@ def test_a_mask_is_given_where_it_is_the_whole_finding(tmp_path):
 def test_all_views_of_a_breast_are_in_one_question(tmp_path):
     rows, _ = converted(tmp_path, "cmmd")
     assert len(rows["D1-0001-R"].images) == 2 and rows["D1-0001-R"].problem.count("<image>") == 2
+
+
+def test_windows_of_lndb_are_slices_from_below_in_the_lung_window(tmp_path):
+    converted(tmp_path, "lndb")
+    for name, first, count in (("0001/0016", 16, 24), ("0002/0000", 0, 10)):
+        (path,) = tmp_path.glob(f"windows/LNDb-{name}.npz")
+        frames = readers.read_frames(path, count)[:, 0, 0, 0]
+        hounsfield = np.arange(first, first + count) - 600.0
+        np.testing.assert_array_equal(frames, np.rint((hounsfield + 1350) * 255 / 1500))
+
+
+@pytest.mark.parametrize("slices", [1, 24, 25, 36, 37, 300])
+def test_windows_of_lndb_hold_every_slice(slices):
+    firsts = lndb.first_slices(slices)
+    assert {s for first in firsts for s in range(first, min(first + 24, slices))} == set(
+        range(slices)
+    )
+    assert all(first + 24 <= slices for first in firsts) or firsts == [0]
+
+
+def test_patches_of_bcss_are_their_part_of_the_region_and_its_mask(tmp_path):
+    rows, _ = converted(tmp_path, "bcss")
+    row = rows["TCGA-OL-A5RW-DX1_xmin1_ymin2_MPP-0.2500/00000_00000"]
+    region = readers.read_mask(tmp_path / row.segmentation_path)
+    assert region.shape == (1024, 1024)
+    assert not region[:, :100].any() and region[:, 100:1000].all() and not region[:, 1000:].any()
+    shown = readers.read_image(tmp_path / row.images[0])[..., 0]
+    np.testing.assert_array_equal(shown == 30, region)
+
+
+@pytest.mark.parametrize("name", ["lndb", "bcss"])
+def test_media_are_cut_once_and_those_that_are_missing_again(tmp_path, name):
+    converted(tmp_path, name)
+    folder = tmp_path / {"lndb": "windows", "bcss": "patches"}[name]
+    cut = {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+    first, last = min(cut), max(path for path in cut if path.suffix in (".npz", ".csv"))
+    first.write_bytes(b"not cut again")
+    write.convert(sets.get(name), tmp_path)
+    assert first.read_bytes() == b"not cut again"
+    for path in cut:  # as after a kill before the end
+        if path.name.startswith(last.name[:8]) or path.parent == last.parent:
+            path.unlink()
+    first.unlink(missing_ok=True)
+    write.convert(sets.get(name), tmp_path)
+    assert {path: path.read_bytes() for path in cut} == cut
+
+
+def test_a_mask_of_another_size_is_named(tmp_path):
+    original_layouts.build(tmp_path, "bcss")
+    mask = min((tmp_path / "masks").iterdir())
+    Image.new("L", (10, 20)).save(mask)
+    with pytest.raises(DataError, match=r"10 x 20 pixels, its picture 1920 x 1024") as raised:
+        write.convert(sets.get("bcss"), tmp_path)
+    assert raised.value.where == str(mask)
 
 
 def test_a_second_layout_of_ham10000(tmp_path):
@@ -313,7 +385,7 @@ def test_an_odd_cell_gives_rows_or_one_line_that_names_the_table(tmp_path, name,
             with open(file, "w", encoding="latin-1", newline="") as out:
                 csv.writer(out).writerows(changed)
             try:
-                list(sets.get(name).found(Folder(tmp_path)))
+                list(sets.get(name).found(sets.get(name).open(tmp_path)))
             except DataError as error:
                 assert error.where.startswith(str(tmp_path)) and error.hint
                 assert "\n" not in str(error) and len(str(error)) < 600
