@@ -27,6 +27,7 @@ EXTRAS = {
     "fast": FAST,  # decodes and resizes pictures in half the time, pixel for pixel as Pillow
     "video": ["opencv-python-headless>=4.9"],
     "ecg": [H5PY],  # ECGs in HDF5 and MATLAB 7.3
+    "excel": ["openpyxl>=3.1"],  # the table of labels of CMMD
     "datasets": [DATASETS],  # data sets of Hugging Face to rows
     "wandb": ["wandb>=0.17"],
     # Paths that are URLs (docs/remote.md).

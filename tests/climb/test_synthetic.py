@@ -155,7 +155,8 @@ def test_second_build_returns_at_once_and_a_killed_one_resumes(mini, tmp_path, m
             raise KeyboardInterrupt
         return original(spec, seed)
 
-    target = tmp_path / "mini"
+    target = tmp_path / "mini [1]"
+    (tmp_path / f".{target.name}.partial-of-another-seed").mkdir()
     monkeypatch.setattr(synthetic, "render_row", dies)
     with pytest.raises(KeyboardInterrupt):
         synthetic.build(target, seed=1, size=SIZE, workers=0)

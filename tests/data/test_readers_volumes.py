@@ -9,6 +9,7 @@ import pytest
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import readers
 from qoq_jax.data.readers import grey, nifti
+from tests.helpers.metaimage import make_metaimage
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # voxels are (left, posterior, superior)
 BODY = np.random.default_rng(0).integers(1, 900, (5, 6, 7)).astype(np.int16)  # [S, P, L]
@@ -180,3 +181,79 @@ def test_directions_that_are_not_numbers(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"(1, 0, 0)", b"(nan,0,0)"))
     with pytest.raises(DataError, match="orientation"):
         readers.read_frames(path)
+
+
+# --------------------------------------------------------------------------------------- MetaImage
+
+
+def metaimage_of(path, **options):
+    """MetaImage of BODY, whose voxels are (left, posterior, superior)."""
+    return make_metaimage(path, options.pop("values", BODY).transpose(2, 1, 0), **options)
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.mha"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("order", ["<i2", ">i2"])
+def test_metaimage_gives_the_values_of_the_same_nifti(tmp_path, name, packed, order):
+    path = metaimage_of(tmp_path / name, values=BODY.astype(order), packed=packed)
+    expected = nifti.read_volume(write(tmp_path / "a.nii.gz", BODY))
+    np.testing.assert_array_equal(nifti.read_volume(path), expected)
+    np.testing.assert_array_equal(
+        readers.read_frames(path, 3), readers.read_frames(tmp_path / "a.nii.gz", 3)
+    )
+
+
+def test_metaimage_is_turned_by_its_directions(tmp_path):
+    # i runs to the head, j to the right, k to the front
+    path = make_metaimage(
+        tmp_path / "a.mhd",
+        np.ascontiguousarray(BODY[:, ::-1, ::-1].transpose(0, 2, 1)),
+        TransformMatrix="0 0 1 -1 0 0 0 -1 0",
+        ElementSpacing="2.5 0.7 0.7",
+    )
+    np.testing.assert_array_equal(nifti.read_volume(path), BODY)
+
+
+def test_a_mask_as_metaimage(tmp_path):
+    mask = np.zeros(BODY.shape, np.uint8)
+    mask[0, 1, 2] = 7
+    region = readers.read_mask(metaimage_of(tmp_path / "a.mhd", values=mask), 5)
+    assert region.sum() == 1 and region[1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"NDims": 2}, "not a grey volume of three axes"),
+        ({"NDims": None}, "damaged or cut short"),
+        ({"ElementNumberOfChannels": 3}, "not a grey volume of three axes"),
+        ({"ElementType": "MET_STRING"}, "a type that is no number"),
+        ({"BinaryData": False}, "as text"),
+        ({"ElementDataFile": "LIST"}, "in several files"),
+        ({"ElementDataFile": "a%03d.raw 1 5 1"}, "in several files"),
+        ({"ElementDataFile": "../a.raw"}, "unsafe file"),
+        ({"ElementDataFile": "other.raw"}, "no such file"),
+        ({"DimSize": "7 6"}, "not a grey volume"),
+        ({"DimSize": "7 6 0"}, "not a grey volume"),
+        ({"DimSize": "7 6 6"}, "the file holds at most 420"),
+        ({"DimSize": "70000 60000 6000"}, "over the limit"),
+        ({"DimSize": "7 6 6", "packed": True}, "cannot be read as the voxels"),
+        ({"TransformMatrix": "1 0 0 0 1"}, "damaged or cut short"),
+        ({"TransformMatrix": "1 0 0 1 0 0 0 0 1"}, "has no volume"),
+        ({"ElementSpacing": "nan 1 1"}, "not finite"),
+        ({"Offset": "nan 1 1"}, "not finite"),
+        ({"Offset": "1 1"}, "damaged or cut short"),
+    ],
+)
+def test_a_metaimage_that_cannot_be_read_says_why(tmp_path, options, said):
+    path = metaimage_of(tmp_path / "a.mhd", **options)
+    with pytest.raises(DataError, match=said) as raised:
+        readers.read_frames(path)
+    assert str(tmp_path) in raised.value.where
+
+
+def test_the_comment_of_a_metaimage_is_in_no_error(tmp_path):
+    path = metaimage_of(tmp_path / "a.mhd", Comment="Jane Doe", ElementType="Jane Doe")
+    with pytest.raises(DataError) as raised:
+        readers.read_frames(path)
+    assert "Jane" not in str(raised.value)

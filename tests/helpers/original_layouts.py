@@ -1,6 +1,7 @@
 """Data sets of CLIMB in miniature, in the layout in which they are published.
 
-`LAYOUTS[name]` is {path: text of a table, None for a medium, or a function that writes the file}.
+`LAYOUTS[name]` is {path: text or bytes of a table, None for a medium, or a function that writes the
+file}.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import pathlib
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
 from tests.helpers.dicom import make_dicom
+from tests.helpers.metaimage import make_metaimage
 
 CHEXPERT = (
     "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,"
@@ -55,6 +58,34 @@ def _record(codes: str | None, ending: str = ".mat") -> Callable[[str], None]:
     return write
 
 
+def _chest(slices: int, upward: bool) -> Callable[[str], None]:
+    """A CT of 8 x 8 pixels, 2 mm between slices; slice s from below holds s - 600 HU."""
+
+    def write(path: str) -> None:
+        levels = np.arange(slices, dtype=np.int16) - np.int16(600)
+        values = np.tile(levels if upward else levels[::-1], (8, 8, 1))
+        make_metaimage(
+            pathlib.Path(path),
+            values,
+            Offset=f"-4 -4 {-100 if upward else -100 + 2 * (slices - 1)}",
+            ElementSpacing="1 1 2",
+            TransformMatrix=f"1 0 0 0 1 0 0 0 {1 if upward else -1}",
+        )
+
+    return write
+
+
+def _section(mask: bool) -> Callable[[str], None]:
+    """A region of 1,920 x 1,024 pixels, of two patches: tumor but for a rim outside of the region,
+    and stroma, lymphocytes and blood, none of them over a half.
+    """
+    codes = np.ones((1024, 1920), np.uint8)
+    codes[:, :100] = 0
+    codes[:400, 1000:], codes[400:700, 1000:], codes[700:, 1000:] = 2, 3, 6
+    picture = np.repeat((codes * 30)[..., None], 3, axis=-1)
+    return lambda path: Image.fromarray(codes if mask else picture).save(path)
+
+
 def _header_alone(path: str) -> None:
     _record("426783006")(path)
     os.remove(path.removesuffix(".hea") + ".mat")
@@ -71,7 +102,10 @@ _KITS = [
 _VINDR = "Aortic enlargement,COPD,Lung tumor,Pneumonia,Tuberculosis"
 _STUDY = "study_id,series_id,image_id,laterality,breast_birads,breast_density,split\n"
 
-LAYOUTS: dict[str, dict[str, str | Callable[[str], None] | None]] = {
+_CT_ICH = "computed-tomography-images-for-intracranial-hemorrhage-detection-and-segmentation-1.0.0"
+_COVIDX = "id,LUSS,source,probe,class,class_on_website,type"
+
+LAYOUTS: dict[str, dict[str, str | bytes | Callable[[str], None] | None]] = {
     "ptb-xl": {
         "ptbxl_database.csv": f"{_PTB}"
         "1,15709.0,\"{'NORM': 100.0, 'SR': 0.0}\",3,records100/00000/1_lr,records500/00000/1_hr\n"
@@ -90,7 +124,10 @@ LAYOUTS: dict[str, dict[str, str | Callable[[str], None] | None]] = {
         "g1/E00003.hea": _header_alone,
         "g1/E00004.hea": _record("426783006,123"),
     },
-    "cpsc2018": {"g1/A0001.hea": _record("59118001")},
+    "cpsc2018": {
+        "cpsc_2018/g1/A0001.hea": _record("59118001"),
+        "cpsc_2018_extra/g1/Q0001.hea": _record("59118001"),  # of another source
+    },
     "mimic-cxr": {
         "mimic-cxr-2.0.0-split.csv": "dicom_id,study_id,subject_id,split\n"
         "d1,50000001,10000032,train\nd2,50000001,10000032,train\nd3,50000002,10000764,validate\n"
@@ -187,14 +224,18 @@ LAYOUTS: dict[str, dict[str, str | Callable[[str], None] | None]] = {
         "manifest-1/CMMD/D1-0001/07-18-2010-NA-NA-7/1.0-NA-7/1-1.dcm": _side("R"),
         "manifest-1/CMMD/D1-0001/07-18-2010-NA-NA-7/1.0-NA-7/1-2.dcm": _side("R"),
         "manifest-1/CMMD/D1-0001/07-18-2010-NA-NA-7/1.0-NA-7/1-3.dcm": _side("L"),
+        "manifest-1/CMMD/D1-0001/07-18-2010-NA-NA-7/1.0-NA-7/1-4.dcm": _side(""),
     },
     "isic-2020": {
         "ISIC_2020_Training_GroundTruth.csv": "image_name,patient_id,sex,age_approx,"
         "anatom_site_general_challenge,diagnosis,benign_malignant,target\n"
         "ISIC_1,IP_1,male,45,head/neck,unknown,benign,0\n"
-        "ISIC_2,IP_1,male,45,torso,melanoma,malignant,1\n",
+        "ISIC_2,IP_1,male,45,torso,melanoma,malignant,1\n"
+        "ISIC_3,IP_2,male,45,head/neck,unknown,benign,0\n",
+        "ISIC_2020_Training_Duplicates.csv": "image_name_1,image_name_2\nISIC_1,ISIC_3\n",
         "train/ISIC_1.jpg": None,
         "train/ISIC_2.jpg": None,
+        "train/ISIC_3.jpg": None,
     },
     "ham10000": {
         "ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv": f"{_HAM}"
@@ -254,6 +295,17 @@ LAYOUTS: dict[str, dict[str, str | Callable[[str], None] | None]] = {
         "CTPA/PE3.nii.gz": None,
         "CTPA/PE4.nii.gz": None,
     },
+    "lndb": {
+        "trainset_csv/trainCTs.csv": "LNDbID\n1\n2\n3\n",
+        "trainset_csv/trainNodules.csv": "LNDbID,RadID,FindingID,x,y,z,Nodule,Volume,Text\n"
+        "1,1,1,0,0,-90,1,14.1,\n"  # slice 5, under 3 mm
+        "1,2,1,0,0,-90,0,,\n"
+        "1,1,2,0,0,-40,1,200.5,\n"  # slice 30
+        "2,1,1,0,0,-98,0,,\n",
+        "data0/LNDb-0001.mhd": _chest(40, upward=True),
+        "data0/LNDb-0002.mhd": _chest(10, upward=False),
+        "data5/LNDb-0004.mhd": _chest(10, upward=True),  # of the test, without labels
+    },
     "kits23": {
         "dataset/kits23.json": json.dumps(_KITS),
         "dataset/case_00000/imaging.nii.gz": None,
@@ -261,12 +313,13 @@ LAYOUTS: dict[str, dict[str, str | Callable[[str], None] | None]] = {
         "dataset/case_00002/imaging.nii.gz": None,
     },
     "hemorrhage": {
-        "hemorrhage_diagnosis.csv": "PatientNumber,SliceNumber,Intraventricular,Intraparenchymal,"
-        "Subarachnoid,Epidural,Subdural,No_Hemorrhage,Fracture_Yes_No\n"
+        f"{_CT_ICH}/hemorrhage_diagnosis.csv": "PatientNumber,SliceNumber,Intraventricular,"
+        "Intraparenchymal,Subarachnoid,Epidural,Subdural,No_Hemorrhage,Fracture_Yes_No\n"
         "49,14,0,1,0,0,0,0,0\n49,15,0,0,0,0,0,1,0\n",
-        "Patients_CT/049/brain/14.jpg": None,
-        "Patients_CT/049/brain/14_HGE_Seg.jpg": None,
-        "Patients_CT/049/brain/15.jpg": None,
+        f"{_CT_ICH}/Patients_CT/049/brain/14.jpg": None,
+        f"{_CT_ICH}/Patients_CT/049/brain/14_HGE_Seg.jpg": None,
+        f"{_CT_ICH}/Patients_CT/049/brain/15.jpg": None,
+        f"{_CT_ICH}/Patients_CT/049/bone/14.jpg": None,
     },
     "busi": {
         "Dataset_BUSI_with_GT/benign/benign (1).png": None,
@@ -284,11 +337,34 @@ LAYOUTS: dict[str, dict[str, str | Callable[[str], None] | None]] = {
         "lus_videos/patient_3_L2.mp4": None,
     },
     "covid-us": {
-        "labels/COVIDx-US1.4_4class.csv": "id,LUSS,source,probe,class,class_on_website,type\n"
-        "1,,butterfly,convex,COVID,COVID,video\n2,,grepmed,linear,Other,Other,video\n"
-        "3,,grepmed,linear,Normal,Normal,video\n",
-        "video/original/1_butterfly_covid.mp4": None,
-        "video/original/3_grepmed_normal.mp4": None,
+        "labels/COVIDx-US1.2_4class.csv": "filename,patient,source,probe,class,class_level2\n"
+        "1_butterfly_covid.mp4,,Butterfly,Convex,COVID,\n",
+        "labels/COVIDx-US1.4_3class.csv": f"{_COVIDX}\n"
+        "1_butterfly_covid,3,Butterfly,Convex,COVID,,lung\n",
+        # The real file has spaces of Latin-1.
+        "labels/COVIDx-US1.4_4class.csv": (
+            f"{_COVIDX},patient,case_no\n"
+            "1_butterfly_covid,3,Butterfly,Convex,COVID,,lung,p1,1\n"
+            "40_grepmed_pneumonia,NA,GrepMed,Linear,Pneumonia,,lung,p40,1\n"
+            "97_litfl_other,NA,Litfl,Convex,Other,Empyema\u00a0,lung,p92,1\n"
+            "139_litfl_normal,0,Litfl,Linear,Normal,,lung,,\n"
+            "170_core_covid,NA,Core,Convex,COVID,,cardiac,p130,1\n"
+        ).encode("latin-1"),
+        "utils/video_metadata.csv": "id,filename,filetype,folder,source\n"
+        "1_butterfly_covid,Coalescing B lines.mp4,mp4,data\\tmp\\Butterfly,Butterfly\n",
+        "data/video/original/1_butterfly_covid.mp4": None,
+        "data/video/original/40_grepmed_pneumonia.gif": None,
+        "data/video/original/139_litfl_normal.mp4": None,
+        "data/video/cropped/1_butterfly_covid_prc.avi": None,
+        "data/video/cropped/40_grepmed_pneumonia_prc.avi": None,
+    },
+    "bcss": {
+        "meta/gtruth_codes.tsv": "label\tGT_code\noutside_roi\t0\ntumor\t1\nstroma\t2\n",
+        "images/TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500.png": _section(False),
+        "masks/TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500.png": _section(True),
+        "images/TCGA-OL-A5RW-DX1_xmin1_ymin2_MPP-0.2500.png": _section(False),
+        "masks/TCGA-OL-A5RW-DX1_xmin1_ymin2_MPP-0.2500.png": _section(True),
+        "images/TCGA-E2-A14V-DX1_xmin3_ymin4_MPP-0.2500.png": None,
     },
     "brain-tumor": {
         "Training/glioma_tumor/gg (1).jpg": None,
@@ -315,12 +391,11 @@ def build(root: str | os.PathLike, name: str) -> str:
         os.makedirs(os.path.dirname(where), exist_ok=True)
         if callable(content):
             content(where)
-        elif content is not None:
-            with open(where, "w", encoding="utf-8") as file:
-                file.write(content)
         else:
+            if isinstance(content, str):
+                content = content.encode()
             with open(where, "wb") as file:
-                file.write(_medium(path))
+                file.write(_medium(path) if content is None else content)
     return os.fspath(root)
 
 

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qoq_jax.base import files as base_files
+from qoq_jax.climb import sizes
 from qoq_jax.climb.access import archives, hashes
 from qoq_jax.climb.access.access import File
 from qoq_jax.climb.access.archives import Unpacker
@@ -362,7 +363,7 @@ def check_free(root: pathlib.Path, size: int, where: str) -> None:
     free = free_space(root)
     if size > 0 and size + _RESERVE > free:
         raise DownloadError(
-            f"needs {size / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free",
+            f"needs {sizes.readable(size)} of disk, {sizes.readable(free)} are free",
             where=where,
             hint="free space, choose another --root, or fewer --files",
         )

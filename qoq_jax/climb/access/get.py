@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from qoq_jax.base import files as base_files
 from qoq_jax.base import lock
 from qoq_jax.base.errors import ConfigError
+from qoq_jax.climb import sizes
 from qoq_jax.climb.access import credentials, hosts
 from qoq_jax.climb.access.access import Access, Listing, Site, safe_path
 from qoq_jax.climb.access.check import counts
@@ -19,7 +20,7 @@ from qoq_jax.climb.access.errors import DownloadError, LoginError, NoFileError
 from qoq_jax.climb.access.hashes import of_file
 from qoq_jax.climb.access.hosts import https
 from qoq_jax.climb.access.manifest import NAME, WORK, Entry, Manifest
-from qoq_jax.climb.access.progress import Progress, gigabytes
+from qoq_jax.climb.access.progress import Progress
 
 Log = Callable[[str], None]
 _SHOWN = 20
@@ -82,7 +83,7 @@ def dry_run(
     """
     for line in _licence(access):
         log(line)
-    free = gigabytes(free_space(root.absolute()))
+    free = sizes.readable(free_space(root.absolute()))
     if access.kind == "request":
         _say_steps(access, log)
         log(f"disk: {_about(access.bytes)}, {free} free at {root}")
@@ -106,7 +107,7 @@ def dry_run(
         log(f"files: not listed: {error}")
     else:
         for one in listing.files[:_SHOWN]:
-            log(f"  {one.path}" + (f"  {gigabytes(one.size)}" if one.size is not None else ""))
+            log(f"  {one.path}" + (f"  {sizes.readable(one.size)}" if one.size is not None else ""))
         if len(listing.files) > _SHOWN:
             log(f"  and {len(listing.files) - _SHOWN:,} more")
         estimate = listing.total or (0 if wanted else access.bytes)
@@ -130,7 +131,7 @@ def _list(access: Access, client: Client, wanted: Sequence[str]) -> Listing:
 
 
 def _about(size: int) -> str:
-    return f"about {gigabytes(size)}" if size else "the size is not known"
+    return f"about {sizes.readable(size)}" if size else "the size is not known"
 
 
 def _licence(access: Access) -> list[str]:
@@ -202,7 +203,7 @@ def _say_what_came(
     access: Access, root: pathlib.Path, manifest: Manifest, log: Log, *, whole: bool
 ) -> None:
     size = sum(one.size for one in manifest.files.values())
-    log(f"{access.name}: {len(manifest.files):,} files, {gigabytes(size)}, in {root}")
+    log(f"{access.name}: {len(manifest.files):,} files, {sizes.readable(size)}, in {root}")
     missing = list(counts(access, root)) if whole else []
     for line in missing[:_SHOWN]:
         log(f"not complete yet: {line}")

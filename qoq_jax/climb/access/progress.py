@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from qoq_jax.base import terminal
+from qoq_jax.climb import sizes
 from qoq_jax.climb.access.access import File
 
 _OFTEN = 60.0  # seconds between two lines in a log file
@@ -39,9 +40,9 @@ class Progress:
 
     def begin(self, wanted: Sequence[File], missing: Sequence[File]) -> None:
         """Tells what there is to do."""
-        sizes = [one.size for one in wanted]
-        if None not in sizes:
-            self._total = sum(sizes)
+        known = [one.size for one in wanted]
+        if None not in known:
+            self._total = sum(known)
             self._bytes = self._total - sum(one.size for one in missing)
         self._files, self._finished = len(wanted), len(wanted) - len(missing)
         if self._bar is None:
@@ -69,17 +70,9 @@ class Progress:
                     self._log(f"{self._title}: {self._counts()}")
 
     def _counts(self) -> str:
-        total = f" of {gigabytes(self._total)}" if self._total else ""
+        total = f" of {sizes.readable(self._total)}" if self._total else ""
         speed = self._new / max(time.monotonic() - self._since, 1e-3) / 1e6
         return (
-            f"{gigabytes(self._bytes)}{total}, {self._finished:,} of {self._files:,} files, "
+            f"{sizes.readable(self._bytes)}{total}, {self._finished:,} of {self._files:,} files, "
             f"{speed:.1f} MB/s"
         )
-
-
-def gigabytes(size: int) -> str:
-    """A size for people: 1.7 GB, 23.4 MB, 812 bytes."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size} bytes"

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from qoq_jax.climb import sizes
 from qoq_jax.climb.catalogue import citations, select
 from qoq_jax.climb.catalogue.table import Dataset, Source, licences
 
@@ -157,7 +158,7 @@ def _access(row: Dataset, width: int) -> list[str]:
     if access.files:
         lines += _fact("files", ", ".join(access.files), width)
     if access.bytes:
-        lines += _fact("size", size(access.bytes), width)
+        lines += _fact("size", sizes.readable(access.bytes), width)
     for number, step in enumerate(access.steps, 1):
         lines += _fact(f"{number}.", step, width)
     if access.kind != "request":
@@ -171,14 +172,6 @@ def _access(row: Dataset, width: int) -> list[str]:
 def _route(access: Source) -> str:
     version = f", version {access.version}" if access.version else ""
     return f"{access.kind}: {access.source}{version}"
-
-
-def size(count: int) -> str:
-    """Bytes in a unit that a person reads: "1.7 GB"."""
-    for unit, power in (("TB", 12), ("GB", 9), ("MB", 6)):
-        if count >= 10**power:
-            return f"{count / 10**power:.3g} {unit}"
-    return f"{count:,} bytes"
 
 
 # ----------------------------------------------------------------------------- for other programs

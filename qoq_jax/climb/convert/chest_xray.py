@@ -6,12 +6,13 @@ from collections import defaultdict
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
-from qoq_jax.climb.convert.folder import Folder
+from qoq_jax.climb.convert.folder import Folder, choice
 from qoq_jax.climb.convert.folders import person
 from qoq_jax.climb.labels import chest_xray as labels
 from qoq_jax.climb.qa import Question
 
 _CHEXPERT = labels.CHEXPERT
+_MIMIC_SPLITS = {"train": "train", "validate": "validation", "test": "test"}
 
 
 def _findings(row: dict[str, str]) -> tuple[str, ...] | str:
@@ -41,7 +42,7 @@ def mimic_cxr(folder: Folder) -> Found:
             id=dicom,
             labels=found,
             patient=f"p{subject}",
-            split="validation" if row["split"] == "validate" else row["split"],
+            split=choice(row, "split", _MIMIC_SPLITS),
             images=(f"{base}files/p{subject[:2]}/p{subject}/s{study}/{dicom}.jpg",),
         )
 
@@ -64,7 +65,9 @@ def chexpert(folder: Folder) -> Found:
                 continue
             parts = path.split("/")
             if len(parts) != 4:
-                raise DataError(f"Path is {row['Path'][:80]!r}", where=f"{name}.csv")
+                raise DataError(
+                    f"Path is {row['Path'][:80]!r}, not FOLDER/{name}/PATIENT/STUDY/FILE"
+                )
             yield Example(
                 id=path, labels=found, patient=parts[1], split=split, images=(base + path,)
             )
@@ -104,7 +107,7 @@ def coronahack(folder: Folder) -> Found:
         else:
             yield Dropped(name, f"its class is {kind or 'not given'}")
             continue
-        split = {"TRAIN": "train", "TEST": "test"}[row["Dataset_type"]]
+        split = choice(row, "Dataset_type", {"TRAIN": "train", "TEST": "test"})
         path = pictures.get(name, name)
         patient = person(name) or name
         yield Example(id=name, labels=(label,), patient=patient, split=split, images=(path,))

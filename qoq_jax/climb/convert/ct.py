@@ -7,10 +7,12 @@ import os
 from qoq_jax.base import files
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
-from qoq_jax.climb.convert.folder import Folder, number
+from qoq_jax.climb.convert.folder import Folder, choice, whole
 from qoq_jax.climb.labels import ct as labels
 from qoq_jax.climb.labels.read import value
 from qoq_jax.climb.qa import Question
+
+_INSPECT_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 
 
 def rspect(folder: Folder) -> Found:
@@ -47,7 +49,7 @@ def inspect(folder: Folder) -> Found:
             if row.get("image_id"):
                 images[key] = row["image_id"].removesuffix(".nii.gz")
             if row.get("split"):
-                own[key] = {"valid": "validation"}.get(row["split"], row["split"])
+                own[key] = choice(row, "split", _INSPECT_SPLITS)
             for column in ("PatientID", "person_id"):
                 if row.get(column):
                     patients[key] = row[column]
@@ -70,7 +72,7 @@ def kits23(folder: Folder) -> Found:
     path = folder.one("*kits23.json")
     base = folder.parent("*kits23.json")
     cases = files.read_json(os.path.join(folder.root, path))
-    if not isinstance(cases, list):
+    if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
         raise DataError("is not a list of cases", where=os.path.join(folder.root, path))
     for case in cases:
         name, malignant = str(case.get("case_id")), case.get("malignant")
@@ -89,19 +91,26 @@ def hemorrhage(folder: Folder) -> Found:
     """One question per slice in the brain window (version 1.0.0, JPEG), with the mask of the
     hemorrhage where there is one.
     """
+    if folder.match("*hemorrhage_diagnosis_raw_ct.csv"):
+        raise DataError(
+            "is version 1.1 or later of CT-ICH, whose scans are NIfTI volumes",
+            where=folder.root,
+            hint="qoq data download hemorrhage gets version 1.0.0",
+        )
     table = "*hemorrhage_diagnosis.csv"
     base = folder.parent(table)
     for row in folder.table(table, "PatientNumber", "SliceNumber", "No_Hemorrhage"):
-        patient, number_ = f"{int(row['PatientNumber']):03d}", int(row["SliceNumber"])
-        none = number(row, "No_Hemorrhage", "hemorrhage_diagnosis.csv") == 1
-        brain = f"{base}Patients_CT/{patient}/brain/{number_}"
+        patient, number = f"{whole(row, 'PatientNumber'):03d}", whole(row, "SliceNumber")
+        label = value("hemorrhage", whole(row, "No_Hemorrhage"))
+        brain = f"{base}Patients_CT/{patient}/brain/{number}"
         mask = f"{brain}_HGE_Seg.jpg"
+        bleeding = label == "Has Hemorrhage" and mask in folder.files
         yield Example(
-            id=f"{patient}-{number_}",
-            labels=(value("hemorrhage", row["No_Hemorrhage"]),),
+            id=f"{patient}-{number}",
+            labels=(label,),
             patient=patient,
             images=(f"{brain}.jpg",),
-            mask=mask if not none and mask in folder.files else None,
+            mask=mask if bleeding else None,
         )
 
 

@@ -5,15 +5,22 @@ PhysioNet/CinC Challenge 2021.
 from __future__ import annotations
 
 import ast
+import functools
 import os
+import re
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
-from qoq_jax.climb.convert.folder import Folder
+from qoq_jax.climb.convert.folder import Folder, whole
 from qoq_jax.climb.labels import ecg as labels
 from qoq_jax.climb.qa import Question
 
-_FOLDS = {"9": "validation", "10": "test"}
+_FOLDS = {9: "validation", 10: "test"}
+_RECORDS = {  # names of records: the Challenge's folder of several sources holds them all
+    "chapman-shaoxing": re.compile(r"JS\d{5}"),
+    "georgia": re.compile(r"E\d{5}"),
+    "cpsc2018": re.compile(r"A\d{4}"),
+}
 _MOST_HEADER = 1 << 16  # bytes; a header of 12 leads has about 1,000
 
 
@@ -24,6 +31,9 @@ def ptb_xl(folder: Folder) -> Found:
     columns = ("ecg_id", "patient_id", "scp_codes", "strat_fold", "filename_hr")
     for row in folder.table(table, *columns):
         identity = row["ecg_id"]
+        fold = whole(row, "strat_fold")
+        if not 1 <= fold <= 10:
+            raise DataError(f"strat_fold is {fold}, not 1 to 10")
         try:
             found = labels.scp_classes(_statements(row["scp_codes"]), identity)
         except DataError as error:
@@ -33,7 +43,7 @@ def ptb_xl(folder: Folder) -> Found:
             id=identity,
             labels=found,
             patient=row["patient_id"].partition(".")[0],
-            split=_FOLDS.get(row["strat_fold"].partition(".")[0], "train"),
+            split=_FOLDS.get(fold, "train"),
             time_series=(f"{base}{row['filename_hr']}.hea",),
         )
 
@@ -46,20 +56,26 @@ def _statements(text: str) -> dict[str, float]:
     """
     try:
         found = ast.literal_eval(text[:4096])
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         found = None
     if not isinstance(found, dict) or not all(isinstance(code, str) for code in found):
         raise DataError("scp_codes is not a dictionary of codes")
     return found
 
 
-def challenge(folder: Folder) -> Found:
+def challenge(records: re.Pattern[str], folder: Folder) -> Found:
     """One question per record; its diagnoses stand in the header, after "#Dx:". Records name no
     patient.
+
+    Args:
+      records: what the names of the set's own records look like.
     """
     for path in folder.match("*.hea"):
         stem = path.removesuffix(".hea")
         name = stem.rpartition("/")[2]
+        if not records.fullmatch(name):
+            yield Dropped(name, "its name is not that of a record of this set")
+            continue
         if f"{stem}.mat" not in folder.files and f"{stem}.dat" not in folder.files:
             yield Dropped(name, "its signals are not there")
             continue
@@ -85,5 +101,8 @@ def _diagnoses(path: str) -> list[str]:
 _ECG = Question("a 12-lead ECG of a patient", "the diagnosis, with all that applies", many=True)
 CONVERTERS = (
     Converter("ptb-xl", _ECG, ptb_xl),
-    *(Converter(name, _ECG, challenge) for name in ("chapman-shaoxing", "georgia", "cpsc2018")),
+    *(
+        Converter(name, _ECG, functools.partial(challenge, records))
+        for name, records in _RECORDS.items()
+    ),
 )

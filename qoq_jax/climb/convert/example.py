@@ -1,14 +1,17 @@
 """What a converter finds in a data set as it is published: examples, and what it has to leave out.
 
 A converter is a function of a `Folder`. It yields an `Example` per question, or a `Dropped` with
-the reason; it writes nothing, decides no split beyond the source's own, and opens no medium.
+the reason; it writes nothing, decides no split beyond the source's own, and decodes no medium.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 
+from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.folder import Folder
 from qoq_jax.climb.qa import Question
 
@@ -70,8 +73,46 @@ class Converter:
       name: of the data set in the catalogue, which has its domain and its labels.
       question: what is asked.
       examples: the function; it takes the folder and yields what it finds.
+      cut: where rows show parts of the published media: the function that writes these parts below
+        the folder, those that are not there yet. None: rows show media as they are published.
     """
 
     name: str
     question: Question
     examples: Callable[[Folder], Found]
+    cut: Callable[[Folder], None] | None = None
+
+    def open(self, root: str | os.PathLike) -> Folder:
+        """The folder of the data set, in which all media of its rows are.
+
+        Raises:
+          DataError: there is none, or a medium that has to be cut cannot be read.
+        """
+        folder = Folder(root)
+        if self.cut is None:
+            return folder
+        with _placed(folder):
+            self.cut(folder)
+        return Folder(root)
+
+    def found(self, folder: Folder) -> Found:
+        """What `examples` yields; its errors about a cell name the table and the line.
+
+        Raises:
+          DataError: the folder is not laid out as published.
+        """
+        with _placed(folder):
+            yield from self.examples(folder)
+
+
+@contextlib.contextmanager
+def _placed(folder: Folder) -> Iterator[None]:
+    """Errors that name no file are about the line that was read last."""
+    try:
+        yield
+    except DataError as error:
+        if not folder.place or (error.where or "").startswith(folder.root):
+            raise
+        where = f"{folder.place}: {error.where}" if error.where else folder.place
+        hint = error.hint or "download the file again"
+        raise DataError(error.what, where=where, hint=hint) from None

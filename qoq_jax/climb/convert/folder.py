@@ -7,8 +7,10 @@ import fnmatch
 import functools
 import gzip
 import io
+import math
 import os
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 
 from qoq_jax.base.errors import DataError, did_you_mean
 
@@ -18,10 +20,14 @@ class Folder:
 
     Args:
       root: the folder.
+
+    Attributes:
+      place: table and line that were read last, for errors about what they say; "" before.
     """
 
     def __init__(self, root: str | os.PathLike):
         self.root = os.fspath(root)
+        self.place = ""
         if not os.path.isdir(self.root):
             raise DataError(
                 "there is no such folder",
@@ -80,12 +86,16 @@ class Folder:
         folder, _, _ = self.one(*patterns).rpartition("/")
         return f"{folder}/" if folder else ""
 
-    def table(self, pattern: str | Sequence[str], *columns: str) -> Iterator[dict[str, str]]:
-        """Rows of a CSV or TSV file, plain or gzip, as {column: text without outer spaces}.
+    def table(
+        self, pattern: str | Sequence[str], *columns: str, encoding: str = "utf-8-sig"
+    ) -> Iterator[dict[str, str]]:
+        """Rows of a CSV or TSV file, plain or gzip, as {column: text without outer spaces}. Lines
+        without any text are passed over.
 
         Args:
           pattern: of the file, or several to try, as in `one`.
           columns: that must be there; the header is read by name, never by position.
+          encoding: of the text.
 
         Raises:
           DataError: no such file, a column is missing, or a line is longer than the header.
@@ -93,7 +103,7 @@ class Folder:
         path = self.one(*([pattern] if isinstance(pattern, str) else pattern))
         where = os.path.join(self.root, path)
         opener = gzip.open if path.endswith(".gz") else open
-        with opener(where, "rb") as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
+        with opener(where, "rb") as raw, io.TextIOWrapper(raw, encoding, newline="") as text:
             tabs = path.removesuffix(".gz").endswith((".tsv", ".tab", ".txt"))
             reader = csv.reader(text, delimiter="\t" if tabs else ",")
             try:
@@ -106,6 +116,9 @@ class Folder:
                             hint=did_you_mean(column, header, f"it has {', '.join(header)[:200]}"),
                         )
                 for line in reader:
+                    cells = [cell.strip() for cell in line]
+                    if not any(cells):
+                        continue
                     if len(line) > len(header):
                         raise DataError(
                             f"line {reader.line_num} has {len(line)} fields, the header "
@@ -113,27 +126,59 @@ class Folder:
                             where=where,
                             hint="download the file again",
                         )
-                    yield dict(
-                        zip(header, [cell.strip() for cell in line], strict=False)
-                    ) | dict.fromkeys(header[len(line) :], "")
-            except (UnicodeDecodeError, csv.Error, EOFError, OSError) as error:
+                    self.place = f"{where}, line {reader.line_num}"
+                    yield dict(zip(header, cells, strict=False)) | dict.fromkeys(
+                        header[len(line) :], ""
+                    )
+                self.place = where
+            except (UnicodeDecodeError, csv.Error, EOFError, OSError, zlib.error) as error:
                 raise DataError(
                     f"is not a table of text: {error}", where=where, hint="download it again"
                 ) from error
 
 
-def number(row: dict[str, str], column: str, where: str) -> float | None:
-    """A cell as a number; None where it is empty.
+def number(row: Mapping[str, str], column: str) -> float | None:
+    """A cell as a finite number; None where it is empty or "NaN", as pandas writes an empty one.
 
     Raises:
-      DataError: the cell is neither.
+      DataError: without a place, which `Converter.found` adds: the cell is none of these.
     """
     text = row[column]
-    if not text:
+    if not text or text.lower() == "nan":
         return None
     try:
-        return float(text)
+        found = float(text)
     except ValueError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise DataError(f"{column} is {text[:40]!r}, not a number", hint="download the file again")
+    return found
+
+
+def whole(row: Mapping[str, str], column: str) -> int:
+    """A cell as a whole number, which "3.0" is too.
+
+    Raises:
+      DataError: without a place, which `Converter.found` adds: the cell is none.
+    """
+    found = number(row, column)
+    if found is None or not found.is_integer():
         raise DataError(
-            f"{column} is {text[:40]!r}, not a number", where=where, hint="download the file again"
-        ) from None
+            f"{column} is {row[column][:40]!r}, not a whole number",
+            hint="download the file again",
+        )
+    return int(found)
+
+
+def choice(row: Mapping[str, str], column: str, allowed: Mapping[str, str]) -> str:
+    """What a cell stands for, {cell: meaning}.
+
+    Raises:
+      DataError: without a place, which `Converter.found` adds: the cell is none of these.
+    """
+    if row[column] not in allowed:
+        raise DataError(
+            f"{column} is {row[column][:40]!r}, none of {', '.join(allowed)}",
+            hint="download the file again",
+        )
+    return allowed[row[column]]

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.example import Box, Converter, Dropped, Example, Found
-from qoq_jax.climb.convert.folder import Folder, number
+from qoq_jax.climb.convert.folder import Folder, choice, number
 from qoq_jax.climb.labels.read import value, values
 from qoq_jax.climb.qa import Question
+from qoq_jax.data.readers import dicom, files
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -22,9 +23,8 @@ def vindr_mammo(folder: Folder) -> Found:
     """
     table = "*breast-level_annotations.csv"
     base, boxes = folder.parent(table), defaultdict(list)
-    findings = "finding_annotations.csv"
-    for row in folder.table(f"*{findings}", "image_id", "finding_birads", *_CORNERS):
-        corners = [number(row, corner, findings) for corner in _CORNERS]
+    for row in folder.table("*finding_annotations.csv", "image_id", "finding_birads", *_CORNERS):
+        corners = [number(row, corner) for corner in _CORNERS]
         if None not in corners and corners[0] < corners[2] and corners[1] < corners[3]:
             box: Box = tuple(max(value, 0.0) for value in corners)  # type: ignore[assignment]
             boxes[row["image_id"], row["finding_birads"]].append(box)
@@ -37,7 +37,7 @@ def vindr_mammo(folder: Folder) -> Found:
             id=image,
             labels=(category,),
             patient=row["study_id"],
-            split={"training": "train", "test": "test"}[row["split"]],
+            split=choice(row, "split", {"training": "train", "test": "test"}),
             images=(f"{base}images/{row['study_id']}/{image}.dicom",),
             boxes=tuple(boxes[image, category]),
         )
@@ -68,7 +68,7 @@ def cbis_ddsm(folder: Folder) -> Found:
                 # "Mass-Training_P_00001_LEFT_CC": the same picture may have masses and
                 # calcifications, under two names.
                 picture = subject.partition("_")[2]
-                grade = int(number(row, "assessment", table) or 0)
+                grade = int(number(row, "assessment") or 0)  # 0: incomplete
                 grades[picture] = max(grades.get(picture, 0), grade)
                 before = about.get(picture)
                 if before is None or split == "test":
@@ -102,7 +102,10 @@ def cmmd(folder: Folder) -> Found:
     views = defaultdict(list)
     for path in folder.match("*/D[12]-[0-9][0-9][0-9][0-9]/*.dcm"):
         person = next(part for part in path.split("/") if part[:3] in ("D1-", "D2-"))
-        views[person].append(path)
+        side = _laterality(folder, path)
+        if side not in ("L", "R"):
+            yield Dropped(path, "its header does not say the side")
+        views[person, side].append(path)
     seen = set()
     for row in rows:
         person, side = row["ID1"], row["LeftRight"]
@@ -111,7 +114,7 @@ def cmmd(folder: Folder) -> Found:
             yield Dropped(identity, "the table has the breast twice")
             continue
         seen.add(identity)
-        found = [path for path in views[person] if laterality(folder, path) == side]
+        found = views[person, side]
         if not found:
             yield Dropped(identity, "no picture of this side is there")
             continue
@@ -123,41 +126,22 @@ def cmmd(folder: Folder) -> Found:
         )
 
 
-def laterality(folder: Folder, path: str) -> str:
-    """ "L" or "R" of a DICOM file (Image Laterality, 0020,0062), or ""."""
-    import pydicom
-
-    where = os.path.join(folder.root, path)
-    try:
-        header = pydicom.dcmread(where, stop_before_pixels=True, specific_tags=["ImageLaterality"])
-        return str(header.get("ImageLaterality", "")).strip()
-    # pydicom raises whatever its parsers meet
-    except Exception as error:
-        raise DataError(
-            f"is not a DICOM file ({type(error).__name__})", where=where, hint="download it again"
-        ) from error
+def _laterality(folder: Folder, path: str) -> str:
+    """ "L" or "R" of a DICOM file (Image Laterality, 0020,0062), or what else it says."""
+    where = files.check_file(os.path.join(folder.root, path))
+    with files.decoding(where, "DICOM", ("a DICOM file",)):
+        return str(dicom.load(where, ("ImageLaterality",)).get("ImageLaterality", "")).strip()
 
 
 def _sheet(path: str, *columns: str) -> Iterator[dict[str, str]]:
     """Rows of the first sheet of an Excel file."""
-    try:
-        import openpyxl
-    except ImportError:
-        raise DataError(
-            "reading an Excel file needs openpyxl",
-            where=path,
-            hint="pip install openpyxl, or save the sheet as CSV beside it and delete the .xlsx",
-        ) from None
-    try:
+    openpyxl = files.need("openpyxl", "excel", path, "reading an Excel file")
+    with files.decoding(path, "an Excel file", ("a zip archive",)):
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         rows = [
             ["" if cell is None else str(cell).strip() for cell in row]
             for row in book.worksheets[0].iter_rows(values_only=True)
         ]
-    except Exception as error:  # whatever zip and XML parsers meet
-        raise DataError(
-            f"is not an Excel file ({type(error).__name__})", where=path, hint="download it again"
-        ) from error
     header = rows[0] if rows else []
     for column in columns:
         if column not in header:

@@ -26,12 +26,21 @@ def by_name(folder: Folder, *patterns: str) -> dict[str, str]:
 
 
 def isic_2020(folder: Folder) -> Found:
-    """One question per picture of the training set, the only one with public labels."""
-    pictures = by_name(folder, "*.jpg")
+    """One question per picture of the training set, the only one with public labels, without the
+    second of each pair of duplicates that the source lists.
+    """
+    pictures, second = by_name(folder, "*.jpg"), set()
+    duplicates = "*ISIC_2020_Training_Duplicates.csv"
+    if folder.match(duplicates):
+        pairs = folder.table(duplicates, "image_name_1", "image_name_2")
+        second = {pair["image_name_2"] for pair in pairs}
     tables = ("*ISIC_2020_Training_GroundTruth_v2.csv", "*ISIC_2020_Training_GroundTruth.csv")
     columns = ("image_name", "patient_id", "target")
     for row in folder.table((*tables, "train.csv", "*/train.csv"), *columns):
         image = row["image_name"]
+        if image in second:
+            yield Dropped(image, "a duplicate of another picture")
+            continue
         yield Example(
             id=image,
             labels=(value("isic-2020", row["target"]),),
@@ -56,17 +65,18 @@ def ham10000(folder: Folder) -> Found:
 
 def _ham_rows(folder: Folder) -> Iterator[tuple[str, str, str]]:
     """(picture, label, lesion) of each picture of HAM10000."""
-    if folder.match("*HAM10000_metadata*"):
-        metadata = ("*HAM10000_metadata.csv", "*HAM10000_metadata")
+    # Kaggle's table, or the Dataverse's: as it was uploaded, or as it is shown, by tabs.
+    metadata = ("*HAM10000_metadata.csv", "*HAM10000_metadata", "*HAM10000_metadata.tab")
+    if folder.match(*metadata):
         for row in folder.table(metadata, "image_id", "lesion_id", "dx"):
             yield row["image_id"], value("ham10000", row["dx"]), row["lesion_id"]
         return
     groups = folder.table("*LesionGroupings.csv", "image", "lesion_id")
     lesions = {row["image"]: row["lesion_id"] for row in groups}
     for row in folder.table("*Task3_Training_GroundTruth.csv", "image", *_HAM):
-        marked = [kind for kind in _HAM if number(row, kind, "GroundTruth.csv") == 1]
+        marked = [kind for kind in _HAM if number(row, kind) == 1]
         if len(marked) != 1:
-            raise DataError(f"{len(marked)} classes", where=f"GroundTruth.csv: {row['image']}")
+            raise DataError(f"{len(marked)} of its classes are 1", where=row["image"])
         yield row["image"], value("ham10000", marked[0]), lesions.get(row["image"], row["image"])
 
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from qoq_jax.base.errors import ConfigError, did_you_mean
-from qoq_jax.climb.convert import chest_xray, ct, ecg, folders, mammography, photographs, ultrasound
+from qoq_jax.climb.convert import (
+    bcss,
+    chest_xray,
+    ct,
+    ecg,
+    folders,
+    lndb,
+    mammography,
+    photographs,
+    ultrasound,
+)
 from qoq_jax.climb.convert.example import Converter
 
 CONVERTERS: dict[str, Converter] = {
     converter.name: converter
-    for module in (ecg, chest_xray, mammography, photographs, ct, ultrasound, folders)
+    for module in (ecg, chest_xray, mammography, photographs, lndb, ct, ultrasound, folders, bcss)
     for converter in module.CONVERTERS
 }
 

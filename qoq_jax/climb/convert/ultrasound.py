@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 
 from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
@@ -38,7 +39,7 @@ def busi(folder: Folder) -> Found:
 def covid_blues(folder: Folder) -> Found:
     """One question per lung ultrasound video: the patient's PCR test."""
     tests = {
-        row["patient_id"]: number(row, "cov_test", "clinical_variables.csv")
+        row["patient_id"]: number(row, "cov_test")
         for row in folder.table("*clinical_variables.csv", "patient_id", "cov_test")
     }
     for path in folder.match("*lus_videos/*.mp4"):
@@ -58,22 +59,29 @@ def covid_blues(folder: Folder) -> Found:
 
 def covid_us(folder: Folder) -> Found:
     """One question per lung ultrasound video of three classes. The source publishes where videos
-    were found, and not the videos.
+    were found, and not the videos: its notebook saves them as data/video/original/ID.mp4, and
+    those and the other kinds (GIF, WMV) without their margins as data/video/cropped/ID_prc.avi.
     """
-    videos = {path.rpartition("/")[2]: path for path in folder.match("*.mp4")}
-    table = ("*COVIDx-US*_4class.csv", "*COVIDx-US*_3class.csv")
-    for row in folder.table(table, "id", "source", "class"):
-        kind, source = row["class"], row["source"].lower()
-        name = f"{row['id']}_{source}_{kind.lower()}.mp4"
+    videos = {
+        path.rpartition("/")[2].rpartition(".")[0]: path for path in folder.match("*.mp4", "*.avi")
+    }
+    # Of the two tables that of four classes names patients. Both have spaces of Latin-1.
+    tables = ("*COVIDx-US*_4class.csv", "*COVIDx-US*_3class.csv")
+    latest = (max(folder.match(table), default="") for table in tables)
+    table = tuple(glob.escape(path) for path in latest if path) or tables
+    for row in folder.table(table, "id", "class", encoding="latin-1"):
+        name, kind, organ = row["id"], row["class"], row.get("type", "")
         if kind not in values("covid-us"):
-            yield Dropped(name, f"its class is {kind or 'not given'}")
+            yield Dropped(name, f"its class is {kind[:40] or 'not given'}")
             continue
-        patient = row.get("patient", "")
+        if organ not in ("", "lung"):
+            yield Dropped(name, "it does not show the lung")
+            continue
         yield Example(
-            id=name.removesuffix(".mp4"),
+            id=name,
             labels=(value("covid-us", kind),),
-            patient=f"{source}-{patient}" if patient else row["id"],
-            videos=(videos.get(name, name),),
+            patient=row.get("patient") or name,
+            videos=(videos.get(name) or videos.get(f"{name}_prc") or f"{name}.mp4",),
         )
 
 

@@ -14,7 +14,6 @@ from qoq_jax.climb import qa
 from qoq_jax.climb.catalogue import table
 from qoq_jax.climb.convert import splits
 from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
-from qoq_jax.climb.convert.folder import Folder
 from qoq_jax.data import rows as schema
 
 REPORT = "conversion.json"
@@ -63,13 +62,13 @@ def convert(converter: Converter, root: str | os.PathLike, seed: int = 0) -> dic
     media, and returns the content of the last one.
 
     The same folder and seed give the same bytes. Files of an earlier conversion are replaced, each
-    at once.
+    at once; one of a split that is empty now is removed.
 
     Raises:
       DataError: the folder is not laid out as published, or gives no row.
     """
-    folder = Folder(root)
-    examples, dropped = _read(converter.examples(folder), folder.files)
+    folder = converter.open(root)
+    examples, dropped = _read(converter.found(folder), folder.files)
     if not examples:
         why = "; ".join(f"{len(ids)} {reason}" for reason, ids in dropped.items())
         raise DataError(
@@ -98,6 +97,9 @@ def convert(converter: Converter, root: str | os.PathLike, seed: int = 0) -> dic
             row = to_row(converter, examples[identity], split, seed)
             out[split].write(json.dumps(row.to_dict(), ensure_ascii=False) + "\n")
             counts[split].update(row.answers)
+    for split in set(schema.SPLITS) - set(chosen.values()):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder.root, f"{split}.jsonl"))
     report = {
         "dataset": converter.name,
         "seed": seed,

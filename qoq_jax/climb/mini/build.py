@@ -18,6 +18,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import multiprocessing
@@ -459,9 +460,8 @@ def build(
             if root.exists():
                 shutil.rmtree(root)
             os.replace(partial, root)
-            for old in root.parent.glob(
-                f".{root.name}.partial-*"
-            ):  # left by a killed build of other arguments
+            # left by a killed build of other arguments
+            for old in root.parent.glob(f".{glob.escape(root.name)}.partial-*"):
                 shutil.rmtree(old, ignore_errors=True)
             return manifest
     except OSError as error:

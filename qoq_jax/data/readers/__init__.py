@@ -2,7 +2,7 @@
 `DataError`.
 
   read_image(path)          uint8 [h, w, 3]         PNG, JPEG, TIFF, BMP, WebP; DICOM of one frame
-  read_frames(path, count)  uint8 [count, h, w, 3]  NIfTI, NRRD, DICOM, pages of TIFF, .npz, video
+  read_frames(path, count)  uint8 [count, h, w, 3]  NIfTI, NRRD, MetaImage, DICOM, TIFF, .npz, video
   read_ecg(path)            float32 [8, 2500]       I, II, V1..V6; 10 s at 250 Hz; mV
   read_mask(path, frames)   bool [h, w]             a picture, volume or DICOM; nonzero = region
 

@@ -46,7 +46,7 @@ _KINDS = (
     (344, b"ni1\0", "a NIfTI header without its voxels", "convert it to one .nii.gz"),
     (4, b"n+2\0\r\n\x1a\n", "a NIfTI-2 volume", 'list it under "videos" as .nii'),
     (0, b"NRRD", "an NRRD volume", 'list it under "videos" as .nrrd'),
-    (0, b"ObjectType", "a MetaImage volume", "convert it to .nii.gz"),
+    (0, b"ObjectType", "a MetaImage volume", 'list it under "videos" as .mhd'),
     (0, b"\0\0\0\1\0", "an MGH volume", "convert it to .nii.gz"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file", "export its arrays as .npz"),
     (0, b"MATLAB 5.0", "a MATLAB file", "export its arrays as .npz"),

@@ -11,9 +11,10 @@ from qoq_jax.data.readers import dicom, files, image, nifti, video
 def read_mask(path: files.Path, frames: int = 4) -> np.ndarray:
     """bool [h, w]: True in the region, in the frame of the image or volume the mask belongs to.
 
-    A picture: nonzero = region. A volume (.nii, .nii.gz, .nrrd, .npz with "mask", multi-frame
-    DICOM): nonzero in any of the frames that `read_frames(path, frames)` takes from a volume of
-    this length. A DICOM segmentation object of one slice: any of its segments. NaN is no region.
+    A picture: nonzero = region. A volume (.nii, .nii.gz, .nrrd, .mhd, .mha, .npz with "mask",
+    multi-frame DICOM): nonzero in any of the frames that `read_frames(path, frames)` takes from a
+    volume of this length. A DICOM segmentation object of one slice: any of its segments. NaN is no
+    region.
     """
     path = files.check_file(path)
     if nifti.is_volume(path):

@@ -1,4 +1,4 @@
-"""Volumes: NIfTI-1/2 (.nii, .nii.gz) and NRRD, turned to one canonical view.
+"""Volumes: NIfTI-1/2 (.nii, .nii.gz), NRRD and MetaImage, turned to one canonical view.
 
 Canonical: [slices, rows, columns] running inferior to superior, anterior to posterior, patient
 right to patient left: axial slices as a radiologist hangs them (anterior at the top, patient right
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.data.readers import files, grey, kinds
+from qoq_jax.data.readers import files, grey, kinds, metaimage
 
 # All names that the NRRD format gives its types, but "block" (raw bytes of no number type).
 _NRRD_TYPES = {
@@ -50,7 +50,7 @@ _NIFTI_KINDS = ("a NIfTI volume", "a NIfTI-2 volume", "a gzip file")
 
 
 def is_volume(path: files.Path) -> bool:
-    return files.suffix(path) in (".nii", ".nii.gz", ".nrrd")
+    return files.suffix(path) in (".nii", ".nii.gz", ".nrrd", *metaimage.SUFFIXES)
 
 
 def read_volume(path: files.Path) -> np.ndarray:
@@ -65,7 +65,10 @@ def read_volume(path: files.Path) -> np.ndarray:
         numbers, without a usable orientation, or with infinite values.
     """
     path = files.check_file(path)
-    values, to_lps = _nrrd(path) if files.suffix(path) == ".nrrd" else _nifti(path)
+    if files.suffix(path) in metaimage.SUFFIXES:
+        values, to_lps = metaimage.read(path)
+    else:
+        values, to_lps = _nrrd(path) if files.suffix(path) == ".nrrd" else _nifti(path)
     lengths = np.linalg.norm(to_lps, axis=0)
     if not (np.isfinite(lengths).all() and lengths.all() and _volume(to_lps / lengths) > 1e-6):
         raise DataError(
@@ -73,7 +76,7 @@ def read_volume(path: files.Path) -> np.ndarray:
             where=str(path),
             hint="set its sform, qform or space directions",
         )
-    return _axial(grey.check_finite(values, path), to_lps)
+    return axial(grey.check_finite(values, path), to_lps)
 
 
 def _volume(axes: np.ndarray) -> float:
@@ -81,7 +84,7 @@ def _volume(axes: np.ndarray) -> float:
     return abs(float(np.linalg.det(axes)))
 
 
-def _axial(values: np.ndarray, to_lps: np.ndarray) -> np.ndarray:
+def axial(values: np.ndarray, to_lps: np.ndarray) -> np.ndarray:
     """values [i, j, k], 3x3 voxel axes in LPS -> [S, P, L], by flips and swaps, never resampled."""
     strength = np.abs(to_lps) / np.maximum(np.linalg.norm(to_lps, axis=0), 1e-12)
     order = [-1, -1, -1]  # order[world axis] = voxel axis; the clearest match is taken first

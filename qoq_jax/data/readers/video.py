@@ -25,8 +25,8 @@ def frame_indices(total: int, count: int) -> np.ndarray:
 
 
 def read_frames(path: files.Path, count: int = 4) -> np.ndarray:
-    """uint8 [count, h, w, 3] from a volume (.nii, .nii.gz, .nrrd), multi-frame DICOM, TIFF pages,
-    .npz or video file.
+    """uint8 [count, h, w, 3] from a volume (.nii, .nii.gz, .nrrd, .mhd, .mha), multi-frame DICOM,
+    TIFF pages, .npz or video file.
 
     An .npz holds "frames": uint8 [n, h, w] or [n, h, w, 3]. Volumes are turned to the canonical
     axial view (readers.nifti) and mapped to grey by `grey.window` over the whole volume.
@@ -52,7 +52,8 @@ def read_frames(path: files.Path, count: int = 4) -> np.ndarray:
         f"unknown type {suffix or 'without extension'} for a volume or video"
         + (f": it is {found[0]}" if found else ""),
         where=str(path),
-        hint="use .nii.gz, .nii, .nrrd, .dcm, .tif, .npz or " + ", ".join(VIDEO_SUFFIXES),
+        hint="use .nii.gz, .nii, .nrrd, .mhd, .mha, .dcm, .tif, .npz or "
+        + ", ".join(VIDEO_SUFFIXES),
     )
 
 

@@ -24,7 +24,7 @@ name        domain  records   train   test  labels  licence          commercial 
 lndb        ct        5,561   4,130  1,431       3  CC-BY-NC-ND-4.0  no          zenodo
 inspect     ct       23,240  17,434  5,806       5  Stanford-RUA     no          request
 kits23      ct          478     361    117       2  CC-BY-NC-SA-4.0  no          git
-hemorrhage  ct        2,501   1,986    515       2  CC-BY-4.0        yes         physionet-open
+hemorrhage  ct        2,501   1,986    515       2  CC-BY-4.0        yes         kaggle-dataset
 
 4 data sets, 31,780 records.
 commercial: whether it may train a model that is sold; why: qoq data licences
@@ -32,7 +32,7 @@ commercial: whether it may train a model that is sold; why: qoq data licences
 
 
 def test_list(capsys):
-    kinds = "zenodo,request,git,physionet-open"
+    kinds = "zenodo,request,git,kaggle-dataset"
     assert run(capsys, "list", "--domain", "ct", "--access", kinds) == (0, LIST)
 
 

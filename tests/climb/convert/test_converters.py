@@ -1,14 +1,21 @@
 """Each converter on its data set in miniature, in the published layout."""
 
+import csv
+import io
 import json
+import sys
+import types
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.access import access
 from qoq_jax.climb.catalogue import table
-from qoq_jax.climb.convert import sets, write
-from qoq_jax.data import check
+from qoq_jax.climb.convert import lndb, sets, write
+from qoq_jax.climb.convert.folder import Folder
+from qoq_jax.data import check, readers
 from qoq_jax.data import rows as schema
 from tests.helpers import original_layouts
 
@@ -104,6 +111,12 @@ EXPECTED = {
         "102": ("Acute Subsegmental-only PE", "test", "9"),
         "103": ("Chronic PE", "train", "7"),
     },
+    "lndb": {
+        "LNDb-0001-0000": ("nodule < 3 mm", "", "LNDb-0001"),
+        "LNDb-0001-0012": ("nodule >= 3 mm", "", "LNDb-0001"),
+        "LNDb-0001-0016": ("nodule >= 3 mm", "", "LNDb-0001"),
+        "LNDb-0002-0000": ("non-nodule", "", "LNDb-0002"),
+    },
     "kits23": {
         "case_00000": ("Malignant", "", "case_00000"),
         "case_00001": ("Benign", "", "case_00001"),
@@ -122,8 +135,17 @@ EXPECTED = {
         "patient_2_R3_2": ("No COVID", "", "2"),
     },
     "covid-us": {
-        "1_butterfly_covid": ("covid", "", "1"),
-        "3_grepmed_normal": ("normal", "", "3"),
+        "1_butterfly_covid": ("covid", "", "p1"),
+        "40_grepmed_pneumonia": ("pneumonia", "", "p40"),
+        "139_litfl_normal": ("normal", "", "139_litfl_normal"),
+    },
+    "bcss": {
+        "TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500/00000_00000": (
+            "Tumor",
+            "",
+            "TCGA-A1-A0SK",
+        ),
+        "TCGA-OL-A5RW-DX1_xmin1_ymin2_MPP-0.2500/00000_00000": ("Tumor", "test", "TCGA-OL-A5RW"),
     },
     "brain-tumor": {
         "train/glioma_tumor/gg (1).jpg": ("Glioma Tumor", "", "train/glioma_tumor/gg (1).jpg"),
@@ -142,17 +164,21 @@ EXPECTED = {
 DROPPED = {
     "ptb-xl": {"unknown code 'NEW'": 1, "scp_codes is not a dictionary of codes": 1},
     "georgia": {"no code": 1, "its signals are not there": 1, "unknown code '123'": 1},
+    "cpsc2018": {"its name is not that of a record of this set": 1},
     "mimic-cxr": {"no finding is marked as present": 1, "its study has no labels": 1},
     "chexpert": {"no finding is marked as present": 1},
     "vindr-cxr": {"its readers agree on no label": 1},
     "coronahack": {"its class is Stress-Smoking": 1},
     "vindr-mammo": {"its category is not given": 1},
     "cbis-ddsm": {"0 files of its series are there": 2},
-    "cmmd": {"no picture of this side is there": 1},
+    "cmmd": {"no picture of this side is there": 1, "its header does not say the side": 1},
+    "isic-2020": {"a duplicate of another picture": 1},
     "messidor-2": {"it is not gradable": 1},
+    "lndb": {"its scan is not there": 1},
+    "bcss": {"none of the four tissues covers half of it": 2, "its mask is not there": 1},
     "kits23": {"whether it is malignant is not known": 1},
     "covid-blues": {"the table has no test of its patient": 1},
-    "covid-us": {"its class is Other": 1},
+    "covid-us": {"its class is Other": 1, "it does not show the lung": 1},
     "brain-tumor-2": {"a second copy of the same picture": 2},
 }
 PICTURES = tuple(  # sets whose media in miniature can be opened
@@ -179,7 +205,7 @@ def test_converters_and_ways_to_a_set_are_those_of_the_catalogue():
     rows = table.load()
     assert set(sets.CONVERTERS) < set(rows)
     without = {name for name, row in rows.items() if row.qoq_med} - set(sets.CONVERTERS)
-    assert without == {"bcss", "lndb"}  # docs/convert.md
+    assert without == set()
     assert all(access.access_of(name).name == name for name in rows)
 
 
@@ -222,6 +248,60 @@ def test_all_views_of_a_breast_are_in_one_question(tmp_path):
     assert len(rows["D1-0001-R"].images) == 2 and rows["D1-0001-R"].problem.count("<image>") == 2
 
 
+def test_windows_of_lndb_are_slices_from_below_in_the_lung_window(tmp_path):
+    converted(tmp_path, "lndb")
+    for name, first, count in (("0001/0016", 16, 24), ("0002/0000", 0, 10)):
+        (path,) = tmp_path.glob(f"windows/LNDb-{name}.npz")
+        frames = readers.read_frames(path, count)[:, 0, 0, 0]
+        hounsfield = np.arange(first, first + count) - 600.0
+        np.testing.assert_array_equal(frames, np.rint((hounsfield + 1350) * 255 / 1500))
+
+
+@pytest.mark.parametrize("slices", [1, 24, 25, 36, 37, 300])
+def test_windows_of_lndb_hold_every_slice(slices):
+    firsts = lndb.first_slices(slices)
+    assert {s for first in firsts for s in range(first, min(first + 24, slices))} == set(
+        range(slices)
+    )
+    assert all(first + 24 <= slices for first in firsts) or firsts == [0]
+
+
+def test_patches_of_bcss_are_their_part_of_the_region_and_its_mask(tmp_path):
+    rows, _ = converted(tmp_path, "bcss")
+    row = rows["TCGA-OL-A5RW-DX1_xmin1_ymin2_MPP-0.2500/00000_00000"]
+    region = readers.read_mask(tmp_path / row.segmentation_path)
+    assert region.shape == (1024, 1024)
+    assert not region[:, :100].any() and region[:, 100:1000].all() and not region[:, 1000:].any()
+    shown = readers.read_image(tmp_path / row.images[0])[..., 0]
+    np.testing.assert_array_equal(shown == 30, region)
+
+
+@pytest.mark.parametrize("name", ["lndb", "bcss"])
+def test_media_are_cut_once_and_those_that_are_missing_again(tmp_path, name):
+    converted(tmp_path, name)
+    folder = tmp_path / {"lndb": "windows", "bcss": "patches"}[name]
+    cut = {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+    first, last = min(cut), max(path for path in cut if path.suffix in (".npz", ".csv"))
+    first.write_bytes(b"not cut again")
+    write.convert(sets.get(name), tmp_path)
+    assert first.read_bytes() == b"not cut again"
+    for path in cut:  # as after a kill before the end
+        if path.name.startswith(last.name[:8]) or path.parent == last.parent:
+            path.unlink()
+    first.unlink(missing_ok=True)
+    write.convert(sets.get(name), tmp_path)
+    assert {path: path.read_bytes() for path in cut} == cut
+
+
+def test_a_mask_of_another_size_is_named(tmp_path):
+    original_layouts.build(tmp_path, "bcss")
+    mask = min((tmp_path / "masks").iterdir())
+    Image.new("L", (10, 20)).save(mask)
+    with pytest.raises(DataError, match=r"10 x 20 pixels, its picture 1920 x 1024") as raised:
+        write.convert(sets.get("bcss"), tmp_path)
+    assert raised.value.where == str(mask)
+
+
 def test_a_second_layout_of_ham10000(tmp_path):
     table = "lesion_id,image_id,dx,dx_type,age,sex,localization\nH1,ISIC_9,bkl,histo,80,male,ear\n"
     (tmp_path / "HAM10000_metadata.csv").write_text(table)
@@ -231,6 +311,17 @@ def test_a_second_layout_of_ham10000(tmp_path):
     write.convert(sets.get("ham10000"), tmp_path)
     rows = "".join(path.read_text() for path in tmp_path.glob("*.jsonl"))
     assert json.loads(rows)["answer"] == "OTHER"
+
+
+def test_ham10000_with_the_table_that_the_dataverse_shows(tmp_path):
+    table = (
+        "lesion_id\timage_id\tdx\tdx_type\tage\tsex\tlocalization\tdataset\n"
+        '"HAM_0000118"\t"ISIC_0027419"\t"mel"\t"histo"\t80.0\t"male"\t"scalp"\t"vidir_modern"\n'
+    )
+    (tmp_path / "HAM10000_metadata.tab").write_text(table)
+    (tmp_path / "ISIC_0027419.jpg").write_bytes(b"medium")
+    (found,) = sets.get("ham10000").found(Folder(tmp_path))
+    assert (found.labels, found.patient) == (("MEL",), "HAM_0000118")
 
 
 def test_a_medium_that_is_not_there_is_reported(tmp_path):
@@ -272,3 +363,92 @@ def test_a_table_that_is_not_as_published_is_named(tmp_path, table, content, sai
         write.convert(sets.get("aptos2019"), tmp_path)
     assert said in str(raised.value)
     assert not list(tmp_path.glob("*.jsonl"))
+
+
+TABLES = [
+    (name, path)
+    for name, layout in original_layouts.LAYOUTS.items()
+    for path, content in layout.items()
+    if isinstance(content, str | bytes) and path.endswith(".csv")
+]
+
+
+@pytest.mark.parametrize(("name", "path"), TABLES)
+def test_an_odd_cell_gives_rows_or_one_line_that_names_the_table(tmp_path, name, path):
+    original_layouts.build(tmp_path, name)
+    file = tmp_path / path
+    lines = list(csv.reader(io.StringIO(file.read_bytes().decode("latin-1"))))
+    for column in range(len(lines[1]) if len(lines) > 1 else 0):
+        for cell in ("", "NaN", "x,\"'{[", "1e999", "9" * 5000, "-3.5", "../../etc"):
+            changed = [list(line) for line in lines]
+            changed[1][column] = cell
+            with open(file, "w", encoding="latin-1", newline="") as out:
+                csv.writer(out).writerows(changed)
+            try:
+                list(sets.get(name).found(sets.get(name).open(tmp_path)))
+            except DataError as error:
+                assert error.where.startswith(str(tmp_path)) and error.hint
+                assert "\n" not in str(error) and len(str(error)) < 600
+
+
+@pytest.mark.parametrize("blank", ["\n", ",\n", " , \n"])
+def test_blank_lines_of_a_table_are_no_records(tmp_path, blank):
+    original_layouts.build(tmp_path, "aptos2019")
+    (tmp_path / "train.csv").write_text(f"id_code,diagnosis\n{blank}000c,2\n{blank}001a,0\n{blank}")
+    report = write.convert(sets.get("aptos2019"), tmp_path)
+    assert sum(report["rows"].values()) == 2 and not report["dropped"]
+
+
+def test_files_of_splits_of_an_earlier_conversion_are_gone(tmp_path):
+    original_layouts.build(tmp_path, "mimic-cxr")
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.jsonl").write_text('{"of": "an earlier one"}\n')
+    table = tmp_path / "mimic-cxr-2.0.0-split.csv"
+    kept = [line for line in table.read_text().splitlines() if "train" not in line]
+    table.write_text("\n".join(kept))
+    write.convert(sets.get("mimic-cxr"), tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == [
+        "test.jsonl",
+        "validation.jsonl",
+    ]
+
+
+def test_version_1_3_of_ct_ich_is_told_from_1_0(tmp_path):
+    (tmp_path / "hemorrhage_diagnosis_raw_ct.csv").write_text("PatientNumber,SliceNumber\n49,1\n")
+    with pytest.raises(DataError, match="NIfTI volumes.*qoq data download hemorrhage"):
+        write.convert(sets.get("hemorrhage"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["chapman-shaoxing", "georgia", "cpsc2018"])
+def test_records_of_other_sources_of_the_challenge_are_left_out(tmp_path, name):
+    for one in ("chapman-shaoxing", "georgia", "cpsc2018"):
+        original_layouts.build(tmp_path, one)
+    _, report = converted(tmp_path, name)
+    assert sum(report["rows"].values()) == 1
+    assert report["dropped"]["its name is not that of a record of this set"]["records"] >= 3
+
+
+def test_cmmd_with_its_excel_table(tmp_path, monkeypatch):
+    original_layouts.build(tmp_path, "cmmd")
+    table = tmp_path / "CMMD_clinicaldata_revision.csv"
+    cells = [tuple(line) for line in csv.reader(io.StringIO(table.read_text()))]
+    cells[1] = (*cells[1][:2], 44, *cells[1][3:])  # Excel has numbers and empty cells
+    table.rename(table.with_suffix(".xlsx"))
+    sheet = types.SimpleNamespace(iter_rows=lambda values_only: [*cells, (None,) * 6])
+    library = types.ModuleType("openpyxl")
+    library.load_workbook = lambda *_, **__: types.SimpleNamespace(worksheets=[sheet])
+    monkeypatch.setitem(sys.modules, "openpyxl", library)
+    report = write.convert(sets.get("cmmd"), tmp_path)
+    assert sum(report["rows"].values()) == 2
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(DataError, match=r'openpyxl.*pip install "qoq_jax\[excel\]"'):
+        write.convert(sets.get("cmmd"), tmp_path)
+
+
+def test_a_damaged_picture_of_cmmd_is_named(tmp_path):
+    original_layouts.build(tmp_path, "cmmd")
+    damaged = next(tmp_path.glob("manifest-1/CMMD/D1-0001/*/*/1-2.dcm"))
+    damaged.write_bytes(b"an HTML page, for example " * 20)
+    with pytest.raises(DataError) as raised:
+        write.convert(sets.get("cmmd"), tmp_path)
+    assert raised.value.where == str(damaged)

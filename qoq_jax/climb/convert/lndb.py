@@ -1,0 +1,121 @@
+"""LNDb: windows of 24 slices of chest CTs, cut from the published volumes."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from qoq_jax.base import files
+from qoq_jax.climb.catalogue import table
+from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
+from qoq_jax.climb.convert.folder import Folder, number, whole
+from qoq_jax.climb.labels import ct as labels
+from qoq_jax.climb.qa import Question
+from qoq_jax.data.readers import grey, metaimage, nifti
+
+#: Slices of a window, and between the first slices of two, as in DDVD233/CLIMB
+#: src/datasets/ct/lndb.py.
+SLICES, STRIDE = 24, 12
+CUT = "windows"
+
+
+def first_slices(slices: int) -> list[int]:
+    """The first slice of each window; the last window ends with the volume."""
+    last = max(slices - SLICES, 0)
+    return sorted({*range(0, last, STRIDE), last})
+
+
+def slice_of(point: Sequence[float], header: metaimage.Header) -> int:
+    """The slice of a point, counted from the lowest one as `nifti.read_volume` has them.
+
+    Args:
+      point: mm, world coordinates of the volume (left, posterior, superior).
+    """
+    axis = _slice_axis(header)
+    voxel = np.linalg.solve(header.to_lps, np.asarray(point) - header.origin)[axis]
+    return round(voxel if header.to_lps[2, axis] > 0 else header.shape[axis] - 1 - voxel)
+
+
+def _slice_axis(header: metaimage.Header) -> int:
+    """The voxel axis that runs along the patient."""
+    steps = np.linalg.norm(header.to_lps, axis=0)
+    return int(np.argmax(np.abs(header.to_lps[2]) / np.maximum(steps, 1e-12)))
+
+
+def cut(folder: Folder) -> None:
+    """Writes the windows of each labelled scan as uint8 frames, in the lung window of the
+    catalogue, below windows/. Scans whose windows are all there are passed over.
+    """
+    lung = table.find("lndb").windows[0]
+    low, high = lung.level - lung.width / 2, lung.level + lung.width / 2
+    for name, path in _scans(folder).items():
+        where = os.path.join(folder.root, path)
+        windows = _windows(name, metaimage.read_header(where))
+        if all(window in folder.files for window in windows):
+            continue
+        shown = grey.to_uint8(nifti.read_volume(where), low, high)
+        for window, first in windows.items():
+            with (
+                files.replacing(os.path.join(folder.root, window)) as partial,
+                open(partial, "wb") as file,
+            ):
+                np.savez_compressed(file, frames=shown[first : first + SLICES])
+
+
+def _scans(folder: Folder) -> dict[str, str]:
+    """{"LNDb-0001": path of its .mhd} of the labelled scans that are there."""
+    volumes = {
+        path.rpartition("/")[2].removesuffix(".mhd"): path
+        for path in folder.match("*LNDb-????.mhd")
+    }
+    listed = folder.table("*trainCTs.csv", "LNDbID")
+    names = [f"LNDb-{whole(row, 'LNDbID'):04d}" for row in listed]
+    return {name: volumes[name] for name in names if name in volumes}
+
+
+def _windows(name: str, header: metaimage.Header) -> dict[str, int]:
+    """{path of a window: its first slice}."""
+    slices = header.shape[_slice_axis(header)]
+    return {f"{CUT}/{name}/{first:04d}.npz": first for first in first_slices(slices)}
+
+
+def examples(folder: Folder) -> Found:
+    """One question per window: the greatest finding whose centre lies in it, of any radiologist;
+    "non-nodule" where there is none.
+    """
+    scans = _scans(folder)
+    findings = defaultdict(list)
+    columns = ("LNDbID", "x", "y", "z", "Nodule", "Volume")
+    for row in folder.table("*trainNodules.csv", *columns):
+        label = labels.lndb(whole(row, "Nodule"), number(row, "Volume") or 0.0)
+        point = [number(row, axis) for axis in "xyz"]
+        if None not in point:
+            findings[f"LNDb-{whole(row, 'LNDbID'):04d}"].append((point, label))
+    for row in folder.table("*trainCTs.csv", "LNDbID"):
+        name = f"LNDb-{whole(row, 'LNDbID'):04d}"
+        if name not in scans:
+            yield Dropped(name, "its scan is not there")
+            continue
+        header = metaimage.read_header(os.path.join(folder.root, scans[name]))
+        found = [(slice_of(point, header), label) for point, label in findings[name]]
+        for window, first in _windows(name, header).items():
+            inside = {label for place, label in found if first <= place < first + SLICES}
+            yield Example(
+                id=f"{name}-{first:04d}",
+                labels=(next(label for label in labels.LNDB if label in {*inside, "non-nodule"}),),
+                patient=name,
+                videos=(window,),
+            )
+
+
+CONVERTERS = (
+    Converter(
+        "lndb",
+        Question("a window of 24 slices of a chest CT of a patient", "the largest finding"),
+        examples,
+        cut,
+    ),
+)
