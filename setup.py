@@ -11,6 +11,7 @@ S3FS = "s3fs>=2025.3"
 GCS = "google-cloud-storage>=2.14"  # Orbax asks it about a bucket that it writes to
 DATASETS = "datasets>=4"
 NUMBA = "numba>=0.63"
+BEAM = "apache-beam>=2.70"
 EXTRAS = {
     # Accelerators: the same code, another jaxlib.
     "tpu": ["jax[tpu]"],
@@ -28,6 +29,7 @@ EXTRAS = {
     "video": ["opencv-python-headless>=4.9"],
     "ecg": [H5PY],  # ECGs in HDF5 and MATLAB 7.3
     "datasets": [DATASETS],  # data sets of Hugging Face to rows
+    "beam": [BEAM],  # qoq data shards
     "wandb": ["wandb>=0.17"],
     # Paths that are URLs (docs/remote.md).
     "gcs": ["gcsfs>=2025.3", GCS],
