@@ -11,6 +11,7 @@ S3FS = "s3fs>=2025.3"
 GCS = "google-cloud-storage>=2.14"  # Orbax asks it about a bucket that it writes to
 DATASETS = "datasets>=4"
 FAST = ["numba>=0.63", "simplejpeg>=1.8"]
+BEAM = "apache-beam>=2.70"
 EXTRAS = {
     # Accelerators: the same code, another jaxlib.
     "tpu": ["jax[tpu]"],
@@ -29,6 +30,7 @@ EXTRAS = {
     "ecg": [H5PY],  # ECGs in HDF5 and MATLAB 7.3
     "excel": ["openpyxl>=3.1"],  # the table of labels of CMMD
     "datasets": [DATASETS],  # data sets of Hugging Face to rows
+    "beam": [BEAM],  # qoq data shards
     "wandb": ["wandb>=0.17"],
     # Paths that are URLs (docs/remote.md).
     "gcs": ["gcsfs>=2025.3", GCS],

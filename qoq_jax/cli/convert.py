@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import re
 import shutil
 import tempfile
 from typing import Any
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 
 from qoq_jax.base import files, storage
 from qoq_jax.base.errors import ConfigError
+from qoq_jax.cli.parser import shard_bytes
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.sample import ProcessConfig
 from qoq_jax.hf import config as config_lib
@@ -30,7 +30,6 @@ from qoq_jax.models.sizes import VlmConfig
 
 PICKLED = (".pth", ".pt")
 PUBLISHED_ECG = {768: 16}  # encoder width -> heads
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,14 +55,6 @@ def run(arguments: argparse.Namespace) -> int:
         save(dest, cfg, params, directory, dtype=dtype, shard_size=limit)
     print(dest)
     return 0
-
-
-def shard_bytes(text: str) -> int:
-    """ "5GB" -> bytes."""
-    found = re.fullmatch(r"(\d+)\s*([KMG]?B)?", text.strip().upper())
-    if not found or not int(found[1]):
-        raise ConfigError(f"--shard-size {text}", hint="write it like 5GB or 500MB")
-    return int(found[1]) * _UNITS[found[2] or ""]
 
 
 def with_ecg(

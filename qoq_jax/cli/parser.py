@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
+from qoq_jax.base.errors import ConfigError
+
 # What ArgumentParser.add_subparsers returns; argparse has no public name for it.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 EXAMPLES = """examples:
   qoq train --config=configs/quickstart.py
@@ -22,6 +27,7 @@ EXAMPLES = """examples:
   qoq data samples data_cache/real
   qoq data validate data_cache/climb-mini/train.jsonl
   qoq data convert ham10000 data/ham10000
+  qoq data shards data/ham10000 shards/ham10000
   qoq data import photos --domain dermoscopy --patient-pattern '(p\\d+)_'
   qoq data stats photos --html photos.html
   qoq report runs/quickstart
@@ -66,3 +72,11 @@ def command(
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def shard_bytes(text: str) -> int:
+    """ "5GB" -> bytes."""
+    found = re.fullmatch(r"(\d+)\s*([KMG]?B)?", text.strip().upper())
+    if not found or not int(found[1]):
+        raise ConfigError(f"--shard-size {text}", hint="write it like 5GB or 500MB")
+    return int(found[1]) * _UNITS[found[2] or ""]

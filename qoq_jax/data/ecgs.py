@@ -24,7 +24,7 @@ import numpy as np
 
 from qoq_jax.base import progress, storage
 from qoq_jax.base.errors import ConfigError, DataError
-from qoq_jax.data import media, paths, readers, sources
+from qoq_jax.data import index_build, media, paths, readers, sources
 from qoq_jax.data.pipeline import Reading, count_ecg_lengths
 from qoq_jax.data.readers import ecg_arrays
 
@@ -263,11 +263,11 @@ def _names(recordings: Sequence[Recording]) -> list[dict[str, Any]]:
 
 def _sizes(recordings: Sequence[Recording]) -> list[int]:
     """Bytes of their files; those of a URL are listed, since a request for each would take long."""
-    of = {root: storage.sizes(root) for root in {one.root for one in recordings}}
+    of = {root: media.sizes(root) for root in {one.root for one in recordings} if root}
     return [
         of[one.root](os.path.relpath(paths.split_member(one.path)[0], one.root))
-        if storage.is_url(one.root)
-        else sources.file_size(one.path)
+        if one.root
+        else index_build.file_size(one.path)
         for one in recordings
     ]
 

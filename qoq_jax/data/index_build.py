@@ -26,7 +26,7 @@ import numpy as np
 
 from qoq_jax.base import files, storage, terminal
 from qoq_jax.base.errors import DataError
-from qoq_jax.data import paths, row_files, tfds_rows
+from qoq_jax.data import media, paths, row_files, shards, tfds_rows
 from qoq_jax.data import rows as schema
 
 _MEDIA = 8192
@@ -145,7 +145,7 @@ class Media:
     """Sizes of media while all rows pass, and a sample of them, evenly spread."""
 
     def __init__(self, root: str | os.PathLike):
-        self._size = storage.sizes(os.fspath(root))
+        self._size = media.sizes(root)
         self._count, self._stride = 0, 1
         self._last: dict[str, int] = {}
         self.sample: list[tuple[str, int]] = []
@@ -169,11 +169,17 @@ class Media:
 
         Of objects, where each is a request, up to 512 of the sample are asked for.
         """
-        if storage.is_url(root):
+        found = shards.find(root)
+        if storage.is_url(root) and found is None:
             sample = sample[:: -(-len(sample) // _OBJECTS) or 1]
 
+        def size_of(path: str) -> int:
+            if found is None:
+                return file_size(os.path.join(root, path))
+            return found.size(paths.split_member(path)[0])
+
         def same(part: list[tuple[str, int]]) -> bool:
-            return all(file_size(os.path.join(root, path)) == size for path, size in part)
+            return all(size_of(path) == size for path, size in part)
 
         parts = [sample[i::16] for i in range(16)] if len(sample) > 256 else [sample]
         with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:

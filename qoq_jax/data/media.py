@@ -1,9 +1,11 @@
-"""Media of a data folder that is a URL: the objects that a sample needs, as files while it is made.
+"""Media of a data folder that is a URL or has shards: what a sample needs, as files while it is
+made.
 
 Readers and the libraries below them take paths. `opened` gives a folder of its own to each sample;
-a file of it is fetched whole, with two requests (size, bytes), when a reader first asks for it, and
-all are gone when the sample is made. Containers of many recordings (HDF5, .mat, .npy) are kept on
-this machine instead (base/objects.py). Of a local root nothing of this happens.
+a file of it is fetched whole, with two requests (size, bytes; of shards with all that its record
+holds), when a reader first asks for it, and all are gone when the sample is made. Containers of
+many recordings (HDF5, .mat, .npy) are kept on this machine instead (base/objects.py). Of a local
+root of plain files nothing of this happens.
 """
 
 from __future__ import annotations
@@ -13,17 +15,20 @@ import os
 import pathlib
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from qoq_jax.base import objects, storage
 from qoq_jax.base.errors import DataError
+from qoq_jax.data import shards
 from qoq_jax.data.paths import split_member
 
 MAX_FILE_BYTES = 2 << 30
 _KEPT = (".h5", ".hdf5", ".mat", ".npy")
 _OLD = 24 * 3600.0  # seconds after which a folder is what a killed process left
-_urls: dict[str, str] = {}  # folder of a sample that is being made -> URL of its data folder
+_roots: dict[str, str] = {}  # folder of a sample that is being made -> its data folder or URL
+_noted = threading.local()
 _scratch: dict[int, str] = {}
 
 
@@ -34,37 +39,63 @@ def opened(root: str | os.PathLike) -> Iterator[str | os.PathLike]:
     Raises:
       DataError: what the block raises, with URLs where it names files of the folder.
     """
-    if not storage.is_url(root):
+    if not storage.is_url(root) and shards.find(root) is None:
         yield root
         return
+    root = os.fspath(root).rstrip("/")
     with tempfile.TemporaryDirectory(dir=_scratch_folder()) as folder:
-        _urls[folder] = root.rstrip("/")
+        _roots[folder] = root
         try:
             yield folder
         except DataError as error:
             what, where, hint = (
-                text and text.replace(folder, root.rstrip("/"))
+                text and text.replace(folder, root)
                 for text in (error.what, error.where, error.hint)
             )
             raise type(error)(what, where=where, hint=hint) from error
         finally:
-            del _urls[folder]
+            del _roots[folder]
 
 
 def fetched(path: str | os.PathLike) -> pathlib.Path:
-    """The path, after the object that it stands for was fetched if there is one.
+    """The path, after the object or record that it stands for was fetched if there is one.
 
     Raises:
-      DataError: the object is there and cannot be read, or is over 2 GiB.
+      DataError: the object or record is there and cannot be read, or is over 2 GiB.
     """
     file = pathlib.Path(path)
-    if not _urls or file.exists():
-        return file
-    name = os.path.abspath(split_member(path)[0])
-    for folder, url in list(_urls.items()):
-        if name.startswith(folder + os.sep):
-            _fetch(f"{url}/{os.path.relpath(name, folder).replace(os.sep, '/')}", name)
+    if _roots and not file.exists():
+        target = os.path.abspath(split_member(path)[0])
+        for folder, root in list(_roots.items()):
+            if target.startswith(folder + os.sep):
+                name = os.path.relpath(target, folder).replace(os.sep, "/")
+                found = shards.find(root)
+                if found is not None:
+                    found.extract(name, folder)
+                else:
+                    _fetch(f"{root}/{name}", target)
+    noted = getattr(_noted, "files", None)
+    if noted is not None:
+        noted[os.path.abspath(split_member(path)[0])] = None
     return file
+
+
+@contextlib.contextmanager
+def noting() -> Iterator[dict[str, None]]:
+    """Yields the absolute paths, in order, that readers of this thread ask for in the block; some
+    may not exist.
+    """
+    _noted.files = {}
+    try:
+        yield _noted.files
+    finally:
+        del _noted.files
+
+
+def sizes(root: str | os.PathLike) -> Callable[[str], int]:
+    """Bytes of a medium by its path below a data folder, -1 when it is not there."""
+    found = shards.find(root)
+    return storage.sizes(os.fspath(root)) if found is None else found.size
 
 
 def _fetch(url: str, target: str) -> None:

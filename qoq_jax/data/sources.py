@@ -12,10 +12,11 @@ import numpy as np
 
 from qoq_jax.base import storage
 from qoq_jax.base.errors import DataError
+from qoq_jax.data import media, tfds_rows
 from qoq_jax.data import rows as schema
-from qoq_jax.data import tfds_rows
 from qoq_jax.data.index import Rows, open_rows
-from qoq_jax.data.index_build import add_to_fingerprint, file_size
+from qoq_jax.data.index_build import add_to_fingerprint
+from qoq_jax.data.paths import split_member
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".array_record")
 
@@ -110,7 +111,8 @@ def fingerprint(rows: Iterable[schema.Row], root: str | os.PathLike | None = Non
     file is the same and known already.
     """
     digest = hashlib.sha256()
-    size = None if root is None else lambda path: file_size(os.path.join(root, path))
+    of = None if root is None else media.sizes(root)
+    size = of and (lambda path: of(split_member(path)[0]))
     for row in rows:
         add_to_fingerprint(digest, row, size)
     return digest.hexdigest()

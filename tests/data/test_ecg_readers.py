@@ -16,7 +16,7 @@ from helpers import wfdb_cases
 from helpers.rows import TOKENIZER, config, row, write_ecg
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.data import ecgs, pipeline, readers, sample, sources
+from qoq_jax.data import ecgs, index_build, pipeline, readers, sample
 from qoq_jax.data import rows as schema
 from qoq_jax.data.config import DataConfig
 from qoq_jax.data.packing import Budget
@@ -462,7 +462,7 @@ def test_an_unknown_type_is_named_and_not_called_damaged(tmp_path):
 
 def test_the_size_of_a_row_s_member_is_that_of_its_file(tmp_path):
     (tmp_path / "a.h5").write_bytes(b"12345")
-    assert sources.file_size(str(tmp_path / "a.h5#3")) == 5
+    assert index_build.file_size(str(tmp_path / "a.h5#3")) == 5
 
 
 def test_rows_with_other_lengths_say_so_in_their_sample(tmp_path):
