@@ -10,6 +10,7 @@ H5PY = "h5py>=3.11"
 S3FS = "s3fs>=2025.3"
 GCS = "google-cloud-storage>=2.14"  # Orbax asks it about a bucket that it writes to
 DATASETS = "datasets>=4"
+EDFIO = "edfio>=0.4.18"
 FAST = ["numba>=0.63", "simplejpeg>=1.8"]
 EXTRAS = {
     # Accelerators: the same code, another jaxlib.
@@ -27,6 +28,7 @@ EXTRAS = {
     "fast": FAST,  # decodes and resizes pictures in half the time, pixel for pixel as Pillow
     "video": ["opencv-python-headless>=4.9"],
     "ecg": [H5PY],  # ECGs in HDF5 and MATLAB 7.3
+    "eeg": [EDFIO],  # EEG in EDF
     "datasets": [DATASETS],  # data sets of Hugging Face to rows
     "wandb": ["wandb>=0.17"],
     # Paths that are URLs (docs/remote.md).
@@ -43,6 +45,7 @@ EXTRAS = {
     ],
     "dev": [
         DATASETS,
+        EDFIO,
         H5PY,
         S3FS,
         "moto[s3]>=5.1",  # an S3 server for the tests

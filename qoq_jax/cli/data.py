@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from qoq_jax.base import interrupt
-from qoq_jax.cli import catalogue, climb, download
+from qoq_jax.cli import arrays, catalogue, climb, download
 from qoq_jax.cli.parser import Commands, command
 
 
@@ -52,6 +52,7 @@ def add(commands: Commands) -> None:
         help="rows per domain and split whose pictures are measured; default: 200",
     )
     climb.add(actions)
+    arrays.add(actions)
 
 
 def _build(arguments: argparse.Namespace) -> int:

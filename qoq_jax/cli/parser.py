@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   qoq data samples data_cache/real
   qoq data validate data_cache/climb-mini/train.jsonl
   qoq data convert ham10000 data/ham10000
+  qoq data arrays tuab data/tuab
   qoq data import photos --domain dermoscopy --patient-pattern '(p\\d+)_'
   qoq data stats photos --html photos.html
   qoq report runs/quickstart
