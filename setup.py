@@ -10,6 +10,7 @@ H5PY = "h5py>=3.11"
 S3FS = "s3fs>=2025.3"
 GCS = "google-cloud-storage>=2.14"  # Orbax asks it about a bucket that it writes to
 DATASETS = "datasets>=4"
+EDFIO = "edfio>=0.4.18"
 FAST = ["numba>=0.63", "simplejpeg>=1.8"]
 BEAM = "apache-beam>=2.70"
 EXTRAS = {
@@ -29,6 +30,7 @@ EXTRAS = {
     "video": ["opencv-python-headless>=4.9"],
     "ecg": [H5PY],  # ECGs in HDF5 and MATLAB 7.3
     "excel": ["openpyxl>=3.1"],  # the table of labels of CMMD
+    "eeg": [EDFIO],  # EEG in EDF
     "datasets": [DATASETS],  # data sets of Hugging Face to rows
     "beam": [BEAM],  # qoq data shards
     "wandb": ["wandb>=0.17"],
@@ -46,6 +48,7 @@ EXTRAS = {
     ],
     "dev": [
         DATASETS,
+        EDFIO,
         H5PY,
         S3FS,
         "moto[s3]>=5.1",  # an S3 server for the tests

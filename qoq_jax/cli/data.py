@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from qoq_jax.base import interrupt
-from qoq_jax.cli import catalogue, climb, download, shards
+from qoq_jax.cli import arrays, catalogue, climb, download, shards
 from qoq_jax.cli.parser import Commands, command
 
 
@@ -53,6 +53,7 @@ def add(commands: Commands) -> None:
     )
     climb.add(actions)
     shards.add(actions)
+    arrays.add(actions)
 
 
 def _build(arguments: argparse.Namespace) -> int:

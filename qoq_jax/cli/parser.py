@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   qoq data validate data_cache/climb-mini/train.jsonl
   qoq data convert ham10000 data/ham10000
   qoq data shards data/ham10000 shards/ham10000
+  qoq data arrays tuab data/tuab
   qoq data import photos --domain dermoscopy --patient-pattern '(p\\d+)_'
   qoq data stats photos --html photos.html
   qoq report runs/quickstart

@@ -23,7 +23,7 @@ def read(path: pathlib.Path, name: str, leads: int) -> np.ndarray:
     import scipy.io  # scipy comes with jax
 
     with files.decoding(path, "a MATLAB file"):
-        _check_inflated(path)
+        check_inflated(path)
         held = scipy.io.whosmat(path)
         if not name:
             found = [key for key, shape, _ in held if leads in shape and len(shape) in (2, 3)]
@@ -51,7 +51,7 @@ def read(path: pathlib.Path, name: str, leads: int) -> np.ndarray:
         return value
 
 
-def _check_inflated(path: pathlib.Path) -> None:
+def check_inflated(path: pathlib.Path) -> None:
     """Refuses a version 5 file whose compressed parts inflate past what one array may take."""
     data = path.read_bytes()
     if data[:6] != b"MATLAB":
