@@ -51,6 +51,8 @@ def case_of(arguments: argparse.Namespace) -> Case:
     config.sft.tokens, config.rl.response_tokens = PROMPT + RESPONSE, RESPONSE
     config.rl.rollouts, config.rl.old_logprobs = RESPONSES, "trainer"
     config.sft.accumulate = config.rl.accumulate = arguments.accumulate
+    config.rl.rollout_weights = arguments.rollout_weights
+    config.rl.kv_cache_dtype = arguments.kv_cache_dtype
     stage = "sft" if arguments.program == "sft" else "rl"
     case = case_lib.make(config_lib.parse(config), topology_of(arguments), stage)
     if not arguments.layers:
@@ -72,7 +74,10 @@ def least_seconds(case: Case, program: str) -> float:
     if program == "decode":
         load = instant.load_of(case, name)
         ways = case.rollout_ways
-        return flops.decode_bytes(case.model, load, case.rollout_tensor, ways) / device.hbm
+        least = flops.decode_bytes(
+            case.model, load, case.rollout_tensor, ways, case.rollout_weights
+        )
+        return least / device.hbm
     return instant.program(case, name).model_flops / case.topology.size / device.flops
 
 
@@ -89,6 +94,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--attention", default="splash", choices=("splash", "flash", "einsum"))
     parser.add_argument("--remat", default="full")
     parser.add_argument("--tensor", type=int, default=4, help="of the mesh of rollouts")
+    parser.add_argument("--rollout-weights", default="auto", choices=("auto", "int8"))
+    parser.add_argument("--kv-cache-dtype", default="auto", choices=("auto", "int8"))
     parser.add_argument("--slices", type=int, default=1)
     parser.add_argument("--no-media", action="store_true", help="text alone: compiles faster")
     parser.add_argument("--hlo", help="file for the optimised HLO")

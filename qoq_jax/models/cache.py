@@ -11,49 +11,19 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from qoq_jax.models.int8 import Int8, Stored, quantise
 from qoq_jax.parallel.mesh import constrain
 
 
-@flax.struct.dataclass
-class Int8:
-    """Keys or values in 8 bits: `quantised` * `scale` is within scale / 2 of what was stored.
-
-    One scale for each token and head, the largest of its channels / 127.
-
-    Attributes:
-      quantised: int8, axes as the array that it stands for.
-      scale: float32, the same axes, of size 1 along the channels.
-    """
-
-    quantised: jax.Array
-    scale: jax.Array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the array that it stands for."""
-        return self.quantised.shape
-
-
-Stored = jax.Array | Int8
-
-
 def store(x: jax.Array, channels: int, dtype: str) -> Stored:
-    """x as the cache holds it: itself ("auto"), or an `Int8` ("int8") over its axis `channels`."""
+    """x as the cache holds it: itself ("auto"), or in 8 bits ("int8"), a scale for each token and
+    head over its axis `channels`.
+    """
     if dtype == "auto":
         return x
     if dtype != "int8":
         raise ValueError(f"kv_cache_dtype {dtype!r} is neither auto nor int8")
-    wide = x.astype(jnp.float32)
-    scale = jnp.abs(wide).max(axis=channels, keepdims=True) / 127
-    scale = jnp.maximum(scale, jnp.finfo(jnp.float32).tiny)  # a token of zeros
-    return Int8(jnp.round(wide / scale).astype(jnp.int8), scale)
-
-
-def read(x: Stored, dtype: jnp.dtype) -> jax.Array:
-    """What was stored, in the dtype of the products that read it."""
-    if not isinstance(x, Int8):
-        return x
-    return (x.quantised.astype(jnp.float32) * x.scale).astype(dtype)
+    return quantise(x, channels)
 
 
 @flax.struct.dataclass

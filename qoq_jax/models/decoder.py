@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qoq_jax.models import cache as cache_lib
-from qoq_jax.models import layers
+from qoq_jax.models import int8, layers
 from qoq_jax.models.attention import KeySet, TokenIds, attention, grouped_rows, packed_rows
 from qoq_jax.models.cache import KVCache
 from qoq_jax.models.gathered import gathered, in_compute_dtype
@@ -175,7 +175,7 @@ def _output(layer: dict[str, Any], attended: jax.Array) -> jax.Array:
     # One axis f of heads and channels: XLA would contract two in an order of its own, and transpose
     # the kernel for it.
     attended = einops.rearrange(attended, "b t k n h -> b t (k n h)")
-    kernel = einops.rearrange(layer["o"]["kernel"], "n h d -> (n h) d")
+    kernel = jax.tree.map(lambda w: einops.rearrange(w, "n h d -> (n h) d"), layer["o"]["kernel"])
     # [B,T,H*h] x [H*h,D] -> [B,T,D]
     return layers.linear("btf,fd->btd", attended, kernel)
 
@@ -252,6 +252,7 @@ def forward(
         x: jax.Array, layer_and_index: tuple[dict[str, Any], jax.Array]
     ) -> tuple[jax.Array, Any]:
         layer, i = layer_and_index
+        layer = int8.layer_in(layer, dtype)
         mlp = layer["mlp"]
         layer = gathered({**layer, "mlp": {}}, {**specs, "mlp": {}}, dtype)
         q, k, v = _qkv(layer, x, angles, dec)
@@ -277,19 +278,34 @@ def forward(
     return (hidden, kv) if return_kv else hidden
 
 
-def layers_apart(params: dict[str, Any], cfg: VlmConfig) -> dict[str, Any]:
+def layers_apart(params: dict[str, Any], cfg: VlmConfig, weights: str = "auto") -> dict[str, Any]:
     """`params` with a dict for each layer, matrices in the compute dtype: for many calls of
     `decode_step`.
+
+    weights: of kernels, "auto" (the compute dtype) or "int8" (models/int8.py). Layers that are
+    apart in 8 bits already stay so.
 
     A slice of stacked weights is copied before it is multiplied, all weights of all layers once per
     token; taken apart, they are copied once. The price is a second copy of the layers in the
     compute dtype for as long as it is used.
     """
-    dtype, specs = layers.compute_dtype(cfg), _layer_specs(cfg.decoder)
-    apart = (
-        in_compute_dtype(_layer(params, i), specs, dtype) for i in range(cfg.decoder.num_layers)
+    dtype, specs = layers.compute_dtype(cfg), layer_specs(cfg.decoder)
+
+    def one(i: int) -> dict[str, Any]:
+        layer = _layer(params, i)
+        if weights == "int8":
+            layer = int8.quantise_layer(layer, specs)
+        return in_compute_dtype(layer, specs, dtype)
+
+    return params | {"layers": tuple(one(i) for i in range(cfg.decoder.num_layers))}
+
+
+def layer_specs(cfg: DecoderConfig) -> dict[str, Any]:
+    """Declarations of one layer, apart from its stack."""
+    return jax.tree.map(
+        lambda one: dataclasses.replace(one, shape=one.shape[1:], axes=one.axes[1:]),
+        _layer_specs(cfg),
     )
-    return params | {"layers": tuple(apart)}
 
 
 def _layer(params: dict[str, Any], i: int) -> dict[str, Any]:
@@ -318,8 +334,8 @@ def decode_step(
         q, k, v = _qkv(layer, x, angles, dec)
         q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B,K,G,N,h], [B,K,G,h]
         prompt = KeySet(
-            cache_lib.read(cache.prompt_k[i], x.dtype),
-            cache_lib.read(cache.prompt_v[i], x.dtype),
+            int8.read(cache.prompt_k[i], x.dtype),
+            int8.read(cache.prompt_v[i], x.dtype),
             valid=cache.prompt_mask,
             k_axes="bkhs",
             v_axes="bksh",
@@ -332,15 +348,13 @@ def decode_step(
             # XLA on the CPU would copy the ring for this order.
             ring_k, ring_v = cache.response_k[i], cache.response_v[i]
             before = ring(
-                cache_lib.read(ring_k, x.dtype),
-                cache_lib.read(ring_v, x.dtype),
+                int8.read(ring_k, x.dtype),
+                int8.read(ring_v, x.dtype),
                 valid=written & ~now,
             )
             own = [before, ring(k[..., None], v[..., None, :])]
         else:
-            own = [
-                ring(cache_lib.read(keys, x.dtype), cache_lib.read(values, x.dtype), valid=written)
-            ]
+            own = [ring(int8.read(keys, x.dtype), int8.read(values, x.dtype), valid=written)]
         attended = attention(q, [prompt, *own], axes="bkgnh")
         x = x + _output(layer, attended.swapaxes(1, 2))
         x = x + _mlp(layer, x, dec)

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
+from qoq_jax.models.int8 import Int8, Stored
 from qoq_jax.models.spec import ParamSpec
 from qoq_jax.parallel.mesh import partition_spec
 
@@ -44,12 +45,14 @@ def gathered(weights: Any, specs: Any, dtype: jax.typing.DTypeLike) -> Any:
 
 
 def in_compute_dtype(weights: Any, specs: Any, dtype: jax.typing.DTypeLike) -> Any:
-    """The weights with matrices in the compute dtype; what is read in float32 stays as it is."""
+    """The weights with matrices in the compute dtype; what is read in float32, and what has 8 bits,
+    stays as it is.
+    """
 
-    def cast(w: jax.Array, spec: ParamSpec) -> jax.Array:
-        return w if spec.compute_in_float32 else w.astype(dtype)
+    def cast(w: Stored, spec: ParamSpec) -> Stored:
+        return w if spec.compute_in_float32 or isinstance(w, Int8) else w.astype(dtype)
 
-    return jax.tree.map(cast, weights, specs)
+    return jax.tree.map(cast, weights, specs, is_leaf=lambda w: isinstance(w, Int8))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

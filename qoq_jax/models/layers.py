@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from qoq_jax.models import int8
+from qoq_jax.models.int8 import Int8, Stored
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.models.spec import ParamSpec
 from qoq_jax.parallel import offload
@@ -49,13 +51,14 @@ def expand(x: jax.Array, ndim: int) -> jax.Array:
     return x.reshape((1,) * (ndim - x.ndim) + x.shape)
 
 
-def linear(
-    equation: str, x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None
-) -> jax.Array:
+def linear(equation: str, x: jax.Array, kernel: Stored, bias: jax.Array | None = None) -> jax.Array:
     """einsum(equation, x, kernel) + bias in the dtype of x; bias has the trailing axes of the
     result.
     """
-    y = jnp.einsum(equation, x, kernel.astype(x.dtype))
+    if isinstance(kernel, Int8):
+        y = int8.einsum(equation, x, kernel)
+    else:
+        y = jnp.einsum(equation, x, kernel.astype(x.dtype))
     return y if bias is None else y + expand(bias.astype(x.dtype), y.ndim)
 
 

@@ -9,7 +9,6 @@ Axis letters: base/axes.py.
 
 from __future__ import annotations
 
-import dataclasses
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import cache as cache_lib
-from qoq_jax.models import decoder, layers
+from qoq_jax.models import decoder, int8, layers
 from qoq_jax.models.attention import TokenIds
 from qoq_jax.models.cache import KVCache
 from qoq_jax.models.embedding import embed_tokens
@@ -279,23 +278,30 @@ def layer_views(
     return params
 
 
-def sampling_params(params: dict[str, Any], cfg: VlmConfig) -> dict[str, Any]:
-    """All weights as a sampler on a mesh of its own reads them: matrices in the compute dtype, the
-    decoder's layers apart. Of `params` that are the model's; not a critic.
+def sampling_params(
+    params: dict[str, Any], cfg: VlmConfig, weights: str = "auto"
+) -> dict[str, Any]:
+    """All weights as a sampler with a copy of its own reads them: matrices in the compute dtype,
+    the decoder's layers apart. Of `params` that are the model's; not a critic.
+
+    weights: of the kernels of the decoder's layers, "auto" or "int8" (models/int8.py). Embedding,
+    head and towers stay in the compute dtype: all but the head are read once a prompt.
     """
     specs = param_specs(cfg)
     params = {name: params[name] for name in specs}
-    cast = in_compute_dtype(params, specs, layers.compute_dtype(cfg))
-    return cast | {"decoder": decoder.layers_apart(cast["decoder"], cfg)}
+    # Rounded to 8 bits from the stored weights, not from those in the compute dtype.
+    of_decoder = decoder.layers_apart(params["decoder"], cfg, weights)
+    rest = params | {"decoder": params["decoder"] | {"layers": ()}}
+    specs = specs | {"decoder": specs["decoder"] | {"layers": ()}}
+    cast = in_compute_dtype(rest, specs, layers.compute_dtype(cfg))
+    return cast | {"decoder": cast["decoder"] | {"layers": of_decoder["layers"]}}
 
 
-def sampling_specs(cfg: VlmConfig) -> dict[str, Any]:
+def sampling_specs(cfg: VlmConfig, weights: str = "auto") -> dict[str, Any]:
     """Declarations of `sampling_params`."""
-    specs = param_specs(cfg)
-    layer = jax.tree.map(
-        lambda one: dataclasses.replace(one, shape=one.shape[1:], axes=one.axes[1:]),
-        specs["decoder"]["layers"],
-    )
+    specs, layer = param_specs(cfg), decoder.layer_specs(cfg.decoder)
+    if weights == "int8":
+        layer = int8.layer_specs(layer)
     apart = (layer,) * cfg.decoder.num_layers
     return specs | {"decoder": specs["decoder"] | {"layers": apart}}
 

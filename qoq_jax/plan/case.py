@@ -79,6 +79,16 @@ class Case:
         return self.config.mesh.rollout_tensor or self.tensor
 
     @property
+    def rollout_weights(self) -> str:
+        """Of the decoder's layers while sampling: rl.rollout_weights."""
+        return self.stage.rl.rollout_weights if self.is_rl else "auto"
+
+    @property
+    def copies_weights(self) -> bool:
+        """Whether sampling has weights of its own (sampling/layout.py)."""
+        return bool(self.config.mesh.rollout_tensor) or self.rollout_weights != "auto"
+
+    @property
     def rollout_mesh(self) -> AbstractMesh:
         """The mesh of sampling."""
         ways = self.config.mesh.rollout_tensor
@@ -207,7 +217,10 @@ def make(cfg: Config, topology: Topology, stage: str) -> Case:
     check_stages(cfg)
     cfg = dataclasses.replace(cfg, mesh=resolved(cfg.mesh, topology))
     mesh = _abstract(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    case = Case(cfg, model_of(cfg, topology.device.kind), topology, mesh, plan_lib.plan(cfg, stage))
+    planned, model = plan_lib.plan(cfg, stage), model_of(cfg, topology.device.kind)
+    if planned.algorithm is not None:
+        model = dataclasses.replace(model, kv_cache_dtype=planned.rl.kv_cache_dtype)
+    case = Case(cfg, model, topology, mesh, planned)
     wanted = case.batch_ways * case.parts
     if cfg.data.media_rows % wanted:
         raise ConfigError(

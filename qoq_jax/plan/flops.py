@@ -103,12 +103,19 @@ def model_and_hardware(
     return wanted, done
 
 
-def decode_bytes(model: VlmConfig, load: Load, tensor: int, data: int) -> float:
-    """Least HBM bytes of one decode step on a device: its part of the weights and of the cache."""
+def decode_bytes(
+    model: VlmConfig, load: Load, tensor: int, data: int, weights_in: str = "auto"
+) -> float:
+    """Least HBM bytes of one decode step on a device: its part of the weights and of the cache.
+
+    weights_in: rl.rollout_weights.
+    """
     decoder = model.decoder
     weights = spec.count(vlm.param_specs(model)["decoder"]["layers"])
-    weights += decoder.vocab_size * decoder.width
+    weights *= 1 if weights_in == "int8" else 2
+    weights += 2 * decoder.vocab_size * decoder.width
     places = load.prompt + load.responses * load.response
     heads = math.ceil(decoder.num_kv_heads / tensor)
-    cache = 2 * decoder.num_layers * heads * decoder.head_dim * places * load.rows / data
-    return 2 * (weights / tensor + cache)
+    of_head = decoder.head_dim + 4 if model.kv_cache_dtype == "int8" else 2 * decoder.head_dim
+    cache = 2 * decoder.num_layers * heads * of_head * places * load.rows / data
+    return weights / tensor + cache

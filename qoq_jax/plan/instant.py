@@ -147,7 +147,7 @@ def _calls(case: Case) -> dict[str, int]:
     waves = math.ceil(rl.questions * rl.rollouts / (prompts * width))
     rollouts = 1 + (1 if algorithm.greedy else 0)
     return {
-        **({"reshard": 1} if case.config.mesh.rollout_tensor else {}),
+        **({"reshard": 1} if case.copies_weights else {}),
         **({"embed": rollouts} if memory.waits(case) else {}),
         "prefill": rollouts * math.ceil(rl.questions / memory.chunk(case)),
         "decode": (waves + rollouts - 1) * rl.response_tokens,

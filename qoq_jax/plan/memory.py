@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
-from qoq_jax.models import mlp, spec
+from qoq_jax.models import int8, mlp, spec
 from qoq_jax.models.attention import QUERY_BLOCK
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel import mesh as mesh_lib
@@ -46,7 +46,7 @@ def phases(case: Case) -> dict[str, Parts]:
     if not case.is_rl:
         return found
     found["scorer"] = _scorer(case)
-    if case.config.mesh.rollout_tensor:
+    if case.copies_weights:
         found["reshard"] = _reshard(case)
     found |= _sampling(case)
     return {name: _without_nothing(parts) for name, parts in found.items()}
@@ -154,14 +154,22 @@ def merged(case: Case) -> int:
 
 def sampling_weights(case: Case) -> int:
     """What the sampler reads, beside the trainer's own weights."""
-    if not case.config.mesh.rollout_tensor:
-        layers = spec.flatten(case.specs["decoder"]["layers"])
-        return sum(_shard(case, one) * case.compute_bytes for one in layers.values())
-    found, mesh = 0, case.rollout_mesh
-    for one in spec.flatten(case.specs).values():
-        size = 4 if one.compute_in_float32 else case.compute_bytes
-        found += _shard(case, one, mesh) * size
-    return found
+    layers = case.specs["decoder"]["layers"]
+    if not case.copies_weights:
+        return sum(_shard(case, one) * case.compute_bytes for one in spec.flatten(layers).values())
+    if case.rollout_weights == "int8":
+        layers = int8.layer_specs(layers)
+    specs = case.specs | {"decoder": case.specs["decoder"] | {"layers": layers}}
+    return sum(_sampling_bytes(case, one) for one in spec.flatten(specs).values())
+
+
+def _sampling_bytes(case: Case, one: spec.ParamSpec | int8.Int8) -> int:
+    """Bytes of a weight of the sampler on a device."""
+    if isinstance(one, int8.Int8):
+        mesh = case.rollout_mesh
+        return _shard(case, one.quantised, mesh) + _sampling_bytes(case, one.scale)
+    size = 4 if one.compute_in_float32 else case.compute_bytes
+    return _shard(case, one, case.rollout_mesh) * size
 
 
 def waits(case: Case) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qoq_jax.models import vlm
+from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.plan import memory
 from qoq_jax.plan.case import Case, batch_on, rows_on, state_on, weights_on
@@ -34,11 +34,11 @@ def lower(case: Case, name: str, mesh: Mesh) -> jax.stages.Lowered:
             tokens, mask = _responses(case, mesh, case.budget.rows)
             scorer = rollout.make_scorer(case.model, case.stage.rl.temperature)
             return scorer.lower(weights, batch_on(case.budget, mesh), tokens, mask)
-        there = layout.Layout(case.model, mesh, case.config.mesh.rollout_tensor)
+        ways, kind = case.config.mesh.rollout_tensor, case.rollout_weights
+        there = layout.Layout(case.model, mesh, ways, kind)
         if name == "reshard":
             return there.reshard.lower(weights_on(case.specs, mesh, jnp.float32))
-    dtype = jnp.dtype(case.model.compute_dtype)
-    weights = weights_on(vlm.sampling_specs(case.model), there.mesh, dtype)
+    weights = _of_sampling(case, there.mesh)
     with jax.set_mesh(there.mesh):
         if name == "decode":
             return _decode(case, there.mesh, {"decoder": weights["decoder"]})
@@ -54,6 +54,20 @@ def lower(case: Case, name: str, mesh: Mesh) -> jax.stages.Lowered:
             loop.start_slots, case.model, rows=rl.rollouts, places=rl.response_tokens
         )
         return jax.jit(run).lower(weights, batch)
+
+
+def _of_sampling(case: Case, mesh: Mesh) -> Any:
+    """The sampler's own weights as shapes and places."""
+    specs = vlm.sampling_specs(case.model, case.rollout_weights)
+    shapes = jax.eval_shape(
+        lambda params: vlm.sampling_params(params, case.model, case.rollout_weights),
+        spec.abstract(case.specs),
+    )
+    return jax.tree.map(
+        lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
+        shapes,
+        spec.shardings(specs, mesh),
+    )
 
 
 def _embed(case: Case) -> Callable[..., loop.Prompts]:

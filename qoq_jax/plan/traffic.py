@@ -195,7 +195,8 @@ def _decode(case: Case, load: flops.Load, found: Moved) -> None:
     ways, D = case.rollout_ways, decoder.width
     rows = load.rows / ways * load.responses
     layers = spec.count(case.specs["decoder"]["layers"])
-    weights = b * (layers + decoder.vocab_size * D) / tensor
+    of_layers = 1 if case.rollout_weights == "int8" else b
+    weights = (of_layers * layers + b * decoder.vocab_size * D) / tensor
     cache = memory.cache_bytes(case)
     # A part of the ring is fetched once more; off a TPU, where it is written first, all of it.
     again = 1.35 if case.model.attention == "splash" else 2

@@ -55,6 +55,9 @@ class RlConfig:
     # keys and values of rollouts: auto (as model.compute_dtype), or int8 in half the memory of
     # bfloat16; docs/generation.md says what it does to the log-probabilities
     kv_cache_dtype: Literal["auto", "int8"] = "auto"
+    # weights of rollouts: auto (as model.compute_dtype), or a copy whose decoder layers have 8
+    # bits, with a scale for each output: half the bytes that a token reads of bfloat16
+    rollout_weights: Literal["auto", "int8"] = "auto"
     minibatches: Positive[int] = 1  # updates per pass over a rollout batch; divides media_rows
     # passes over a rollout batch; from the second on its media rows are shuffled
     epochs: Positive[int] = 1

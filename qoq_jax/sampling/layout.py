@@ -31,24 +31,27 @@ class Layout:
       cfg: the model.
       mesh: the trainer's.
       tensor: ways that sampling cuts the weights; 0 = on the trainer's mesh.
+      weights: of the decoder's layers, "auto" (the compute dtype) or "int8": then sampling has a
+        copy of its own on any mesh.
 
     Attributes:
       mesh: for the sampler.
-      moves: whether that is another than the trainer's.
+      moves: whether the sampler has weights of its own.
       reshard: the jitted program of `weights`, where it moves.
 
     Raises:
       ConfigError: tensor does not divide the devices.
     """
 
-    def __init__(self, cfg: VlmConfig, mesh: jax.sharding.Mesh, tensor: int):
-        self.mesh, self.moves = mesh, bool(tensor)
+    def __init__(self, cfg: VlmConfig, mesh: jax.sharding.Mesh, tensor: int, weights: str = "auto"):
+        self.mesh, self.moves = mesh, bool(tensor) or weights != "auto"
         if not self.moves:
             return
-        self.mesh = mesh_lib.rollout_mesh(mesh, tensor)
-        specs = vlm.sampling_specs(cfg)
+        if tensor:
+            self.mesh = mesh_lib.rollout_mesh(mesh, tensor)
+        specs = vlm.sampling_specs(cfg, weights)
         self.reshard = jax.jit(
-            lambda params: vlm.sampling_params(params, cfg),
+            lambda params: vlm.sampling_params(params, cfg, weights),
             out_shardings=spec.shardings(specs, self.mesh),
         )
         here, there = (mesh_lib.batch_sharding(x) for x in (mesh, self.mesh))
@@ -60,7 +63,7 @@ class Layout:
         return jax.set_mesh(self.mesh) if self.moves else contextlib.nullcontext()
 
     def weights(self, params: Any) -> Any:
-        """The trainer's weights as the sampler reads them: a copy where it has another mesh."""
+        """The trainer's weights as the sampler reads them: a copy where it has its own."""
         return self.reshard(params) if self.moves else params
 
     def prompts(self, batch: Batch) -> Batch:

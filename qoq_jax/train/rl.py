@@ -212,7 +212,8 @@ class GroupSampler:
             greedy, temperature=rl.temperature, top_p=rl.top_p, num_samples=rl.rollouts
         )
         setup = stage.setup
-        self._layout = Layout(model, setup.mesh, setup.config.mesh.rollout_tensor)
+        ways = setup.config.mesh.rollout_tensor
+        self._layout = Layout(model, setup.mesh, ways, rl.rollout_weights)
         self._sample = make_sampler(model, sampled, self._layout.mesh)
         self._sample_greedily = make_sampler(model, greedy, self._layout.mesh)
         self._scorer = ResponseScorer(stage.setup, stage.plan)

@@ -58,9 +58,9 @@ def test_weights_and_moments(changes):
         assert bytes_of_devices(base) == {memory.reference(case)}
 
 
-@pytest.mark.parametrize("ways", [1, 2, 4])
-def test_the_cache_of_sampling(ways):
-    case = nano_case(mesh__rollout_tensor=ways)
+@pytest.mark.parametrize(("ways", "dtype"), [(1, "auto"), (2, "int8"), (4, "auto")])
+def test_the_cache_of_sampling(ways, dtype):
+    case = nano_case(mesh__rollout_tensor=ways, rl__kv_cache_dtype=dtype)
     there = mesh_lib.rollout_mesh(mesh_of(case), ways)
 
     def empty():
@@ -75,10 +75,13 @@ def test_the_cache_of_sampling(ways):
     assert memory.cache_bytes(case) == memory.device_bytes(planned)
 
 
-def test_the_weights_of_the_sampler():
-    case = nano_case(mesh__rollout_tensor=2, model__compute_dtype="bfloat16")
+@pytest.mark.parametrize(("ways", "form"), [(2, "auto"), (2, "int8"), (0, "int8")])
+def test_the_weights_of_the_sampler(ways, form):
+    case = nano_case(
+        mesh__rollout_tensor=ways, model__compute_dtype="bfloat16", rl__rollout_weights=form
+    )
     mesh = mesh_of(case)
-    there = layout.Layout(case.model, mesh, 2)
+    there = layout.Layout(case.model, mesh, ways, form)
     specs = vlm.param_specs(case.model)
     weights = jax.jit(
         lambda: spec.init_params(specs, jax.random.key(0)),

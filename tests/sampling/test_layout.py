@@ -12,6 +12,7 @@ from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.sampling.layout import Layout
+from qoq_jax.sampling.rollout import make_scorer
 from qoq_jax.sampling.sampler import make_sampler
 from qoq_jax.sampling.schedule import Settings
 
@@ -63,6 +64,42 @@ def test_weights_are_cut_as_often_as_asked_and_layers_lie_apart():
     # what decoding reads is this copy itself, not another
     apart = vlm.decode_params(there, CFG)["decoder"]["layers"]
     assert apart[0]["mlp"]["gate"]["kernel"] is gate
+
+
+@pytest.mark.parametrize(
+    ("tensor", "form", "cache", "most"),
+    [(2, "auto", "int8", 0.1), (0, "int8", "auto", 0.25), (2, "int8", "int8", 0.25)],
+)
+def test_eight_bits_over_a_mesh(tensor, form, cache, most):
+    """Log-probabilities are near the trainer's, which scores the responses in float32 on the mesh
+    of training; the tokens are those of one device with the same rounding.
+    """
+    cfg, mesh = config(eos_ids=tuple(range(100)), kv_cache_dtype=cache), mesh_lib.make_mesh(fsdp=8)
+    layout = Layout(cfg, mesh, tensor, form)
+    assert layout.moves == (tensor > 0 or form == "int8")
+    with jax.set_mesh(mesh):
+        cut = spec.shardings(vlm.param_specs(cfg), mesh)
+        params = jax.device_put(weights(), cut)
+        batch = jax.device_put(prompt_batch(cfg, Q), mesh_lib.batch_sharding(mesh))
+        banned = jax.device_put(
+            np.zeros(cfg.decoder.vocab_size, bool), mesh_lib.named_sharding(mesh, (None,), (1,))
+        )
+        there = layout.weights(params)
+        with layout.on_mesh():
+            sampler = make_sampler(cfg, SAMPLED, layout.mesh)
+            found = sampler(there, layout.prompts(batch), jax.random.key(3), banned)
+        found = layout.responses(found)
+        trainer = make_scorer(CFG, 1.5)(params, batch, found.tokens, found.mask)
+    difference = np.abs(np.asarray(trainer - found.logprobs))
+    assert found.mask.sum() > Q * G * 4 and 1e-5 < difference.max() < most
+    assert difference.mean() < most / 5
+    alone = vlm.sampling_params(weights(), cfg, form)
+    nothing = np.zeros(cfg.decoder.vocab_size, bool)
+    wanted = make_sampler(cfg, SAMPLED, None)(
+        alone, prompt_batch(cfg, Q), jax.random.key(3), jax.device_put(nothing)
+    )
+    np.testing.assert_array_equal(found.tokens, wanted.tokens)
+    np.testing.assert_allclose(found.logprobs, wanted.logprobs, atol=1e-3)
 
 
 def test_a_critic_stays_behind():
