@@ -47,6 +47,7 @@ EXTRAS = {
         "mkdocs-api-autonav>=0.2",
     ],
     "dev": [
+        BEAM,
         DATASETS,
         EDFIO,
         H5PY,
