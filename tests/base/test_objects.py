@@ -155,6 +155,21 @@ def test_an_object_is_fetched_once_and_again_when_it_changes(folder, monkeypatch
     assert path.read_bytes() == b"other" and len(fetched) == 3
 
 
+def test_the_cache_is_the_users_alone_and_keeps_no_part_of_a_version_that_is_gone(tmp_path):
+    before = os.umask(0)
+    try:
+        objects.write("memory://bucket/a", b"1")
+        copy = pathlib.Path(objects.local("memory://bucket/a"))
+    finally:
+        os.umask(before)
+    for folder in (copy.parent, *copy.parent.parents[:2]):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    (copy.parent / ".a.0123456789abcdef.partial").write_bytes(b"half of another version")
+    objects.write("memory://bucket/a", b"22")
+    assert pathlib.Path(objects.local("memory://bucket/a")).read_bytes() == b"22"
+    assert not list(copy.parent.glob(".a.*.partial"))
+
+
 def test_an_interrupted_download_goes_on_where_it_stopped(tmp_path, monkeypatch):
     content = os.urandom(100)
     objects.write("memory://bucket/big", content)
