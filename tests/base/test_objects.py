@@ -17,6 +17,7 @@ from helpers import object_store
 
 from qoq_jax.base import files, objects, storage
 from qoq_jax.base.errors import CheckpointError, ConfigError, DataError, RetryError
+from qoq_jax.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -298,3 +299,19 @@ def test_local_paths_import_nothing_of_object_stores(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "download ham10000 --root gs://bucket/raw",
+        "convert ham10000 gs://bucket/raw",
+        "build gs://bucket/raw",
+        "samples gs://bucket/raw",
+    ],
+)
+def test_commands_that_make_files_refuse_a_url(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["data", *command.split()]) == 2
+    assert capsys.readouterr().err.startswith("qoq: gs://bucket/raw: this command makes files in")
+    assert not list(tmp_path.iterdir())
