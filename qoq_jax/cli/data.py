@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from qoq_jax.base import interrupt, storage
+from qoq_jax.base import interrupt
 from qoq_jax.cli import catalogue, climb, download
 from qoq_jax.cli.parser import Commands, command
 
@@ -41,6 +41,7 @@ def add(commands: Commands) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    from qoq_jax.base import storage
     from qoq_jax.climb.mini import build
 
     storage.check_local(arguments.root)
@@ -56,6 +57,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _samples(arguments: argparse.Namespace) -> int:
+    from qoq_jax.base import storage
     from qoq_jax.climb.samples import fetch
 
     storage.check_local(arguments.root)
