@@ -16,6 +16,7 @@ import concurrent.futures
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import importlib
 import json
@@ -305,9 +306,8 @@ def download(url: str, path: str, facts: dict[str, Any] | None = None) -> None:
     """
     facts = facts or info(url)
     size, before = int(facts["size"]), version(facts)
-    mark = hashlib.sha256(f"{url} {before} {size}".encode()).hexdigest()[:16]
     folder, name = os.path.split(path)
-    partial = os.path.join(folder, f".{name}.{mark}.partial")
+    partial = os.path.join(folder, f".{name}.{_mark(url, facts)}.partial")
     with open(partial, "ab") as out, concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         starts = iter(range(out.tell(), size, BLOCK))
         waiting: collections.deque[concurrent.futures.Future[bytes]] = collections.deque()
@@ -325,16 +325,31 @@ def download(url: str, path: str, facts: dict[str, Any] | None = None) -> None:
     os.replace(partial, path)
 
 
+def _mark(url: str, facts: dict[str, Any]) -> str:
+    """Of one version of an object."""
+    said = f"{url} {version(facts)} {int(facts['size'])}"
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
 # -------------------------------------------------------------------------------------------- cache
 
 
 def cache_folder(*parts: str) -> str:
-    """A folder for copies of objects: below $QOQ_CACHE, or $XDG_CACHE_HOME/qoq_jax (~/.cache)."""
+    """A folder for copies of objects: below $QOQ_CACHE, or $XDG_CACHE_HOME/qoq_jax (~/.cache).
+
+    Folders that it makes are the user's alone (0700): copies may hold patients' data.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     root = os.environ.get("QOQ_CACHE") or os.path.join(home, "qoq_jax")
     folder = os.path.join(root, *parts)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    return os.path.realpath(folder)
+    missing = []
+    while folder and not os.path.isdir(folder):  # makedirs gives its mode to the last one only
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for one in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(one, 0o700)
+    return os.path.realpath(os.path.join(root, *parts))
 
 
 def local_folder(url: str) -> str:
@@ -361,6 +376,9 @@ def local(url: str) -> str:
     wanted = {"url": url, "size": int(facts["size"]), "version": version(facts)}
     with _alone(f"{note}.lock"):
         if _noted(note) != wanted | {"copy": _stamp(path)}:
+            for partial in glob.glob(f"{glob.escape(note.removesuffix('object'))}*.partial"):
+                if _mark(url, facts) not in partial:  # of a version that is gone
+                    os.remove(partial)
             download(url, path, facts)
             with open(note, "w", encoding="utf-8") as file:
                 json.dump(wanted | {"copy": _stamp(path)}, file)

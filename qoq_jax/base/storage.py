@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 
 from qoq_jax.base import errors, objects
-from qoq_jax.base.errors import CheckpointError
+from qoq_jax.base.errors import CheckpointError, ConfigError
 from qoq_jax.base.objects import is_url
 
 __all__ = ["is_url"]
@@ -23,6 +23,21 @@ __all__ = ["is_url"]
 def absolute(path: str) -> str:
     """os.path.abspath; a URL without slashes at its end."""
     return path.rstrip("/") if is_url(path) else os.path.abspath(path)
+
+
+def check_local(path: str) -> None:
+    """For a folder that files are made in with the operating system's own calls.
+
+    Raises:
+      ConfigError: it is a URL.
+    """
+    if is_url(path):
+        raise ConfigError(
+            "this command makes files in a folder of this machine alone",
+            where=path,
+            hint="name a folder, and copy it to the bucket then (gcloud storage rsync, aws s3 "
+            "sync)",
+        )
 
 
 def exists(path: str) -> bool:

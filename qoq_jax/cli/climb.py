@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from qoq_jax.base import storage
 from qoq_jax.cli.parser import Commands, command
 
 
@@ -80,6 +81,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     converter = sets.get(arguments.name)
     if arguments.root is None:
         raise ConfigError("no folder is given", hint=f"qoq data convert {converter.name} FOLDER")
+    storage.check_local(arguments.root)
     report = write.convert(converter, arguments.root, arguments.seed)
     print(write.summary(report))
     return 0

@@ -57,8 +57,10 @@ def add(commands: Commands) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    from qoq_jax.base import storage
     from qoq_jax.climb.mini import build
 
+    storage.check_local(arguments.root)
     # In this thread and so in the processes that generate; interrupt.quick ends them all.
     with interrupt.blocked():
         build.build(
@@ -71,8 +73,10 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _samples(arguments: argparse.Namespace) -> int:
+    from qoq_jax.base import storage
     from qoq_jax.climb.samples import fetch
 
+    storage.check_local(arguments.root)
     fetch.fetch(arguments.root)
     return _describe(arguments.root)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 
+from qoq_jax.base import storage
 from qoq_jax.cli.parser import Commands, command
 
 
@@ -36,6 +37,7 @@ def add(actions: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from qoq_jax.climb.access import access, check, get
 
+    storage.check_local(arguments.root)
     found = access.access_of(arguments.name)
     root = pathlib.Path(arguments.root)
     if arguments.check:

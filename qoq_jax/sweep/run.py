@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from qoq_jax.base import files, terminal
+from qoq_jax.base import exit_codes, files, terminal
 from qoq_jax.base.errors import ConfigError, QoqError
 from qoq_jax.parallel import hosts
 from qoq_jax.sweep import tables as sweep_report
@@ -105,11 +105,13 @@ def run(
     for job in (*starts, *others):
         _check_finished(file, job, out, overrides)
     numbers = {job: number for number, job in enumerate((*starts, *others), 1)}
-    lock, failed = threading.Lock(), []
+    lock, codes = threading.Lock(), []
     shares: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
 
     def one(job: Job) -> None:
         if not os.path.exists(os.path.join(job.folder, "run.json")):
+            if exit_codes.PREEMPTED in codes:
+                return  # the machine will be taken away
             cores = shares.get()
             try:
                 code = _train(file, job, out, cores, overrides, numbers[job])
@@ -117,7 +119,7 @@ def run(
                 shares.put(cores)
             if code:
                 with lock:
-                    failed.append(job)
+                    codes.append(code)
                     print(
                         f"{job.folder} failed with exit code {code}; its output is in {_log(job)}",
                         flush=True,
@@ -139,13 +141,26 @@ def run(
                 shares.put(share)
             with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
                 list(pool.map(one, group))
-            if failed and group is not others:
+            if codes and group is not others:
                 break
-    if not writes:
-        return 1 if failed else 0
-    sweep_report.show(sweep, out)
-    print(f"report: {os.path.join(out, 'report.md')}")
-    return 1 if failed else 0
+    if writes:
+        sweep_report.show(sweep, out)
+        print(f"report: {os.path.join(out, 'report.md')}")
+    return exit_code(codes)
+
+
+def exit_code(codes: Sequence[int]) -> int:
+    """Of a sweep, by those of its runs that did not end well: what a scheduler may start again is
+    told apart from what would fail again.
+    """
+    if not codes:
+        return exit_codes.DONE
+    if set(codes) & {exit_codes.FAILED, exit_codes.MISTAKE}:
+        return exit_codes.FAILED
+    for code in (exit_codes.INTERRUPTED, exit_codes.PREEMPTED):
+        if code in codes:
+            return code
+    return exit_codes.RETRY  # or killed by a signal
 
 
 def core_shares(runs: int) -> list[tuple[int, ...]]:

@@ -18,6 +18,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 
 from qoq_jax.base import files, objects, storage
@@ -27,6 +28,8 @@ from qoq_jax.parallel import hosts
 COMMIT = "commit_success.txt"
 CHECKSUMS = "sha256.json"
 _ARRAYS = "state/"  # what of a step is not fetched until it is read
+_READING = "reading-"  # how the folders of those that only read begin
+_OLD = 24 * 3600.0  # seconds after which such a folder is what a killed process left
 _AT_COMMIT = (CHECKSUMS, "_CHECKPOINT_METADATA", COMMIT)  # what Orbax writes at the commit
 
 
@@ -98,7 +101,13 @@ class Copied(Place):
             self._copy(step, arrays=False)
 
     def _make_folder(self) -> str:
-        return tempfile.mkdtemp(prefix="reading-", dir=objects.cache_folder("checkpoints"))
+        parent = objects.cache_folder("checkpoints")
+        for name in os.listdir(parent):
+            old = os.path.join(parent, name)
+            with contextlib.suppress(OSError):
+                if name.startswith(_READING) and time.time() - os.stat(old).st_mtime > _OLD:
+                    shutil.rmtree(old, ignore_errors=True)
+        return tempfile.mkdtemp(prefix=_READING, dir=parent)
 
     def fetch(self, step: int) -> None:
         self._copy(step, arrays=True)

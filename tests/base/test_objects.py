@@ -17,6 +17,7 @@ from helpers import object_store
 
 from qoq_jax.base import files, objects, storage
 from qoq_jax.base.errors import CheckpointError, ConfigError, DataError, RetryError
+from qoq_jax.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +156,21 @@ def test_an_object_is_fetched_once_and_again_when_it_changes(folder, monkeypatch
     assert path.read_bytes() == b"other" and len(fetched) == 3
 
 
+def test_the_cache_is_the_users_alone_and_keeps_no_part_of_a_version_that_is_gone(tmp_path):
+    before = os.umask(0)
+    try:
+        objects.write("memory://bucket/a", b"1")
+        copy = pathlib.Path(objects.local("memory://bucket/a"))
+    finally:
+        os.umask(before)
+    for folder in (copy.parent, *copy.parent.parents[:2]):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    (copy.parent / ".a.0123456789abcdef.partial").write_bytes(b"half of another version")
+    objects.write("memory://bucket/a", b"22")
+    assert pathlib.Path(objects.local("memory://bucket/a")).read_bytes() == b"22"
+    assert not list(copy.parent.glob(".a.*.partial"))
+
+
 def test_an_interrupted_download_goes_on_where_it_stopped(tmp_path, monkeypatch):
     content = os.urandom(100)
     objects.write("memory://bucket/big", content)
@@ -283,3 +299,19 @@ def test_local_paths_import_nothing_of_object_stores(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "download ham10000 --root gs://bucket/raw",
+        "convert ham10000 gs://bucket/raw",
+        "build gs://bucket/raw",
+        "samples gs://bucket/raw",
+    ],
+)
+def test_commands_that_make_files_refuse_a_url(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["data", *command.split()]) == 2
+    assert capsys.readouterr().err.startswith("qoq: gs://bucket/raw: this command makes files in")
+    assert not list(tmp_path.iterdir())

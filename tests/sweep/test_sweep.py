@@ -139,6 +139,30 @@ def test_a_failed_start_ends_the_sweep(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("failed with exit code 1") == 1
 
 
+@pytest.mark.parametrize(
+    ("codes", "wanted"),
+    [
+        ([], 0),
+        ([42, 1], 1),
+        ([2], 1),
+        ([143, 42], 143),
+        ([42, -9], 42),
+        ([-6], 42),
+        ([130], 130),
+    ],
+)
+def test_a_sweep_says_whether_another_start_may_help(codes, wanted):
+    assert sweep.exit_code(codes) == wanted
+
+
+def test_a_sweep_whose_run_was_preempted_begins_no_other(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(sweep, "load", lambda file: dataclasses.replace(PLAN, runs={"grpo": ""}))
+    monkeypatch.setattr(sweep.sweep_report, "show", lambda *_: None)
+    monkeypatch.setattr(sweep, "_train", lambda *arguments: (begun.append(arguments[1]), 143)[1])
+    assert sweep.run("evidence.py", str(tmp_path), ["grpo"], seeds=3) == 143 and len(begun) == 1
+
+
 def test_a_run_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match="no run gspo in the sweep"):
         sweep.jobs(PLAN, "out", ["gspo"])

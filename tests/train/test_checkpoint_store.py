@@ -4,7 +4,9 @@ aside as on a disk. The store is a real S3 server.
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -156,6 +158,15 @@ def test_whoever_reads_leaves_the_run_beside_it_alone(folder, cache):
     assert unfinished.is_dir() and storage.names(folder) == ["3", "4"]
     assert not list((cache / "checkpoints").glob("reading-*"))
     writer.close()
+
+
+def test_what_a_killed_reader_left_is_removed_when_it_is_old(folder, cache):
+    for name, age in (("reading-old", 100_000), ("reading-new", 100)):
+        (cache / "checkpoints" / name).mkdir()
+        os.utime(cache / "checkpoints" / name, (time.time() - age,) * 2)
+    Checkpointer(folder, NANO, read_only=True).close()
+    left = [path.name for path in (cache / "checkpoints").glob("reading-*")]
+    assert left == ["reading-new"]
 
 
 def test_messages_name_the_url_and_not_the_copy(folder, cache):
