@@ -4,18 +4,17 @@ Layouts: docs/datasets/brain_network.md.
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator
 
 import numpy as np
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.climb.arrays import text
+from qoq_jax.climb.arrays import cells, text
 from qoq_jax.climb.arrays.record import Array, Item, Reader, Record, label_of
 from qoq_jax.climb.convert.example import Dropped
 from qoq_jax.climb.convert.folder import Folder
-from qoq_jax.data.readers import files, matlab
+from qoq_jax.data.readers import files
 
 _NUMPY = "fiu"
 ABIDE_REGIONS, PPMI_REGIONS, ABCD_REGIONS, PPMI_VIEWS = 200, 84, 360, 3
@@ -56,20 +55,12 @@ def abide(folder: Folder) -> Iterator[Item]:
 
 def ppmi(folder: Folder) -> Iterator[Item]:
     """One record per person, by row, with the networks of three tractographies."""
-    import scipy.io  # scipy comes with jax
-
     path = os.path.join(folder.root, folder.one("*PPMI.mat"))
-    with files.decoding(files.check_file(path), "a MATLAB file"):
-        matlab.check_inflated(files.check_file(path))
-        held = scipy.io.loadmat(path, variable_names=["X", "label"])
-    for name in ("X", "label"):
-        if name not in held:
-            raise DataError(f"has no array {name}", where=path)
-    cells = text.as_formed(held["X"].reshape(-1), (None,), "O", f"{path}: X")
-    labels = text.as_formed(held["label"].reshape(-1), (len(cells),), _NUMPY, f"{path}: label")
-    shape = (PPMI_REGIONS, PPMI_REGIONS, PPMI_VIEWS)
-    for i, (cell, label) in enumerate(zip(cells, labels.tolist())):
-        networks = text.as_formed(cell, shape, _NUMPY, f"{path}: X, row {i + 1}")
+    held, labels = cells.read(path, "X", "label")
+    shape = (None, PPMI_REGIONS, PPMI_REGIONS, PPMI_VIEWS)
+    people = text.as_formed(held, shape, _NUMPY, f"{path}: X")
+    labels = text.as_formed(labels, (len(people),), _NUMPY, f"{path}: label")
+    for i, (networks, label) in enumerate(zip(people, labels.tolist())):
         identity = f"row {i}"
         named = (label_of("ppmi", label, path),)
 
@@ -109,10 +100,14 @@ def abcd(folder: Folder) -> Iterator[Item | Dropped]:
 
 def _sexes(path: str) -> dict[str, str]:
     """{id: sex} of id2sex.txt, which has commas in spite of its name."""
-    reader = csv.DictReader(text.lines(path))
-    if not {"id", "sex"} <= set(reader.fieldnames or ()):
+    rows = [[cell.strip() for cell in line.split(",")] for line in text.lines(path) if line.strip()]
+    header = rows[0] if rows else []
+    if not {"id", "sex"} <= set(header):
         raise DataError("has no columns id and sex", where=path)
-    return {(row["id"] or "").strip(): (row["sex"] or "").strip() for row in reader}
+    if any(len(row) != len(header) for row in rows):
+        raise DataError("has lines that are longer or shorter than its header", where=path)
+    person, sex = header.index("id"), header.index("sex")
+    return {row[person]: row[sex] for row in rows[1:]}
 
 
 def _graph(matrix: np.ndarray, where: str) -> dict[str, np.ndarray]:

@@ -4,7 +4,6 @@ Layouts: docs/datasets/genomics.md.
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -79,7 +78,7 @@ def _matrix(path: str, series: str) -> Iterator[Record]:
     about: dict[str, dict[str, str]] = {}
     source = text.lines(path)
     for line in source:
-        key, *cells = next(csv.reader([line], delimiter="\t"), [""])
+        key, *cells = _cells(line)
         if key == "!Sample_geo_accession":
             samples = cells
         elif key == "!Sample_organism_ch1" or key.startswith("!Sample_characteristics"):
@@ -122,6 +121,10 @@ def _samples(
         yield Record(f"{group}:{sample}", group, labels, {"values": column}, names, metadata)
 
 
+def _cells(line: str) -> list[str]:
+    return [cell.strip().strip('"') for cell in line.split("\t")]
+
+
 def _rows(lines: Iterator[str], end: str, path: str) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of a table by tabs up to the line `end`, which a file that is cut lacks."""
     header: list[str] = []
@@ -129,7 +132,7 @@ def _rows(lines: Iterator[str], end: str, path: str) -> tuple[list[str], list[li
     for line in lines:
         if line.startswith(end):
             break
-        cells = [cell.strip('"') for cell in line.split("\t")]
+        cells = _cells(line)
         if not header:
             header = cells
         elif len(cells) != len(header):

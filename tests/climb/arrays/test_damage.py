@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.climb.arrays import molecules, read, sets
+from qoq_jax.climb.arrays import cells, molecules, read, sets
 from qoq_jax.climb.arrays.record import Record
 from qoq_jax.climb.convert.folder import Folder
 from tests.helpers import array_layouts
@@ -78,7 +78,7 @@ def fails_on(item, path) -> bool:
 def test_bytes_that_changed_never_crash(name, tmp_path):
     """They may go unnoticed (a digit for a digit), but what is raised is a DataError."""
     array_layouts.WRITERS[name](tmp_path / "whole")
-    for seed in range(12):
+    for seed in range(3 if name == "ppmi" else 12):  # which starts a process for each
         shutil.copytree(tmp_path / "whole", tmp_path / str(seed))
         damage(name, tmp_path / str(seed), str(seed))
         try:
@@ -138,6 +138,13 @@ def test_arrays_of_another_shape(file, array, message, tmp_path):
         read.find("iiic", tmp_path)
 
 
+def test_a_file_that_ends_the_process_that_reads_it(tmp_path, monkeypatch):
+    array_layouts.ppmi(tmp_path)
+    monkeypatch.setattr(cells, "_PROGRAM", "import os; os.abort()")
+    with pytest.raises(DataError, match=r"PPMI\.mat: cannot be read as a MATLAB file"):
+        read.find("ppmi", tmp_path)
+
+
 def test_segments_without_patients_are_refused(tmp_path):
     array_layouts.iiic(tmp_path)
     (tmp_path / "patients.npy").unlink()
@@ -189,6 +196,39 @@ def test_a_column_in_another_place_is_refused(tmp_path):
     path.write_text(path.read_text().replace("acc_rf_x\tacc_rf_y", "acc_rf_y\tacc_rf_x"))
     (item,), _ = read.find("hugadb", tmp_path)
     with pytest.raises(DataError, match="column 1 is 'acc_rf_y', not"):
+        list(item.read())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("INV1,M\n", "has no columns id and sex"),
+        ("id,sex\nINV1,M,3\n", "has lines that are longer"),
+        ("id,sex\nINV1,M\rF\n", "no label for"),
+    ],
+)
+def test_sexes_that_cannot_be_read(content, message, tmp_path):
+    array_layouts.abcd(tmp_path)
+    (tmp_path / "id2sex.txt").write_bytes(content.encode())
+    with pytest.raises(DataError, match=rf"id2sex\.txt: {message}"):
+        read.find("abcd", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("!series_matrix_table_end\n", ""), "has no !series_matrix_table_end: it is cut short"),
+        (("!series_matrix_table_begin", ""), "has no !series_matrix_table_begin"),
+        (('"a_at"\t1.5', '"a_at"\rx\t1.5\t2'), "row 1 has 4 cells, the header 3"),
+        (('"a_at"\t1.5', '"a_at"\tone'), "a cell that is no number"),
+    ],
+)
+def test_a_series_that_cannot_be_read(change, message, tmp_path):
+    array_layouts.geo(tmp_path)
+    path = tmp_path / "GSE7_series_matrix.txt"
+    path.write_bytes(path.read_text().replace(*change).encode())
+    item = next(item for item in read.find("geo", tmp_path)[0] if item.patient == "GSE7")
+    with pytest.raises(DataError, match=f"{path.name}: .*{message}"):
         list(item.read())
 
 
