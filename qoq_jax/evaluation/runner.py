@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from qoq_jax.base import progress
+from qoq_jax.data.packing import Budget, Placed
 from qoq_jax.data.pipeline import BatchIterator
 from qoq_jax.data.tokenizer import Tokenizer
+from qoq_jax.data.unpacking import unpack
 from qoq_jax.evaluation import few, metrics
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel import preemption
 from qoq_jax.parallel.hosts import Share
 from qoq_jax.rewards import score as rewards
+from qoq_jax.sampling import vllm
 from qoq_jax.sampling.sampler import PackedBatch, make_sampler
-from qoq_jax.sampling.schedule import Settings
+from qoq_jax.sampling.schedule import Response, Settings
 
 
 class Evaluable(Protocol):
     """What an evaluation needs of a run; train.setup.Setup has it.
 
     Attributes:
-      config: with the sections data, eval and rl.reward. model: VlmConfig. mesh: of the parameters.
+      config: with the sections data, eval, rollout and rl.reward, and the workdir.
+      model: VlmConfig. mesh: of the parameters.
       banned: bool [V], tokens that are never sampled. share: the rows of this process.
     """
 
@@ -42,6 +47,9 @@ class Evaluable(Protocol):
 
     def evaluation_iterator(self, split: str, limit: int) -> BatchIterator:
         """One pass over a split, `limit` rows per domain of each source."""
+
+    def evaluation_budget(self) -> Budget:
+        """The shape of its batches."""
 
     def remember_quarantined(self, found: dict[str, str]) -> None:
         """Takes the samples that were skipped."""
@@ -79,28 +87,47 @@ def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict] 
     """
     cfg = setup.config
     settings = Settings(cfg.data.max_response_tokens, rows=cfg.eval.rows)
-    sampler = make_sampler(setup.model, settings, setup.mesh)
+    server = vllm.of_config(cfg, setup.model, setup.tokenizer)
     data, share = setup.evaluation_iterator(split, limit), setup.share
     metas: dict[int, Any] = {}  # number of the prompt -> of this process's prompts
     count = 0
 
-    def batches() -> Iterator[PackedBatch]:
-        """The prompts are numbered as if one process had read them."""
+    def numbered() -> Iterator[tuple[dict, Sequence[Placed], list[list[int]], int]]:
+        """Batches with the rows of all processes and the number of the first of this one; the
+        prompts are numbered as if one process had read them.
+        """
         nonlocal count
         for batch, samples in data:
             preemption.poll(within_loop=False)
-            mine, size = [placed.row for placed in samples], len(batch["tokens"])
-            parts = share.join("prompts", mine)
+            parts = share.join("prompts", [placed.row for placed in samples])
             first = count + sum(map(len, parts[: share.index]))
             metas.update(enumerate((placed.meta for placed in samples), first))
             count += sum(map(len, parts))
+            yield batch, samples, parts, first
+
+    def batches() -> Iterator[PackedBatch]:
+        for batch, _, parts, _ in numbered():
+            size = len(batch["tokens"])
             yield (
                 setup.put(batch),
                 [i * size + row for i, of_it in enumerate(parts) for row in of_it],
             )
 
+    def from_server(server: vllm.Server) -> Iterator[Response]:
+        server.load(params)
+        budget = setup.evaluation_budget()
+        for batch, samples, _, first in numbered():
+            unpacked = [unpack(batch, placed, budget) for placed in samples]
+            for (response,) in server.ask(unpacked, settings, seed=0):
+                yield dataclasses.replace(response, prompt=first + response.prompt)
+
+    if server is not None:
+        responses = from_server(server)
+    else:
+        sampler = make_sampler(setup.model, settings, setup.mesh)
+        responses = sampler.greedy(params, batches(), setup.banned)
     records = {}
-    for response in sampler.greedy(params, batches(), setup.banned):
+    for response in responses:
         if response.prompt in metas:
             meta, text = metas[response.prompt], setup.tokenizer.decode(response.token_ids)
             records[response.prompt] = metrics.record(

@@ -116,17 +116,20 @@ class Batches:
         """One pass in fixed order over a split, over `limit` rows per domain of each source (0 =
         all).
         """
-        cfg = self.config
         rows = self.rows(split)
         if limit:
             rows = {
                 name: found.take(edits.per_domain(found.column("domain"), limit))
                 for name, found in rows.items()
             }
-        budget = self.budget(cfg.eval.rows, cfg.data.max_prompt_tokens, largest=True)
         return pipeline.make_eval_iterator(
-            self._recipe(rows, budget, answers=False), self._reading()
+            self._recipe(rows, self.evaluation_budget(), answers=False), self._reading()
         )
+
+    def evaluation_budget(self) -> Budget:
+        """The shape of the batches of `evaluation_iterator`."""
+        cfg = self.config
+        return self.budget(cfg.eval.rows, cfg.data.max_prompt_tokens, largest=True)
 
     def _edited(self, rows: Rows) -> Rows:
         """The rows of supervised fine-tuning, as the config limits and changes them."""
