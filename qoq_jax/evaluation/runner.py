@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import numpy as np
 
 from qoq_jax.base import progress
-from qoq_jax.data.packing import Placed
+from qoq_jax.data.packing import Budget, Placed
 from qoq_jax.data.pipeline import BatchIterator
 from qoq_jax.data.tokenizer import Tokenizer
+from qoq_jax.data.unpacking import unpack
 from qoq_jax.evaluation import calibration, few, likelihood, metrics
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel import preemption
 from qoq_jax.parallel.hosts import Share
 from qoq_jax.rewards import score as rewards
+from qoq_jax.sampling import vllm
 from qoq_jax.sampling.sampler import PackedBatch, make_sampler
-from qoq_jax.sampling.schedule import Settings
+from qoq_jax.sampling.schedule import Response, Settings
+
+Samples: TypeAlias = list[tuple[int, Placed]]  # those of a batch, with their numbers
 
 
 class Evaluable(Protocol):
     """What an evaluation needs of a run; train.setup.Setup has it.
 
     Attributes:
-      config: with the sections data, eval and rl.reward. model: VlmConfig. mesh: of the parameters.
+      config: with the sections data, eval, rollout and rl.reward, and the workdir.
+      model: VlmConfig. mesh: of the parameters.
       banned: bool [V], tokens that are never sampled. share: the rows of this process.
     """
 
@@ -46,6 +52,9 @@ class Evaluable(Protocol):
 
     def evaluation_iterator(self, split: str, limit: int) -> BatchIterator:
         """One pass over a split, `limit` rows per domain of each source."""
+
+    def evaluation_budget(self) -> Budget:
+        """The shape of its batches."""
 
     def remember_quarantined(self, found: dict[str, str]) -> None:
         """Takes the samples that were skipped."""
@@ -86,17 +95,35 @@ def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict] 
     """
     cfg = setup.config
     settings = Settings(cfg.data.max_response_tokens, rows=cfg.eval.rows)
-    sampler = make_sampler(setup.model, settings, setup.mesh)
+    server = vllm.of_config(cfg, setup.model, setup.tokenizer)
     data, share = setup.evaluation_iterator(split, limit), setup.share
     metas: dict[int, Any] = {}  # number of the prompt -> of this process's prompts
 
-    def batches() -> Iterator[PackedBatch]:
+    def numbered() -> Iterator[tuple[dict, Samples, list[int]]]:
         for batch, samples, rows in _numbered(data, share):
             metas.update((number, placed.meta) for number, placed in samples)
+            yield batch, samples, rows
+
+    def batches() -> Iterator[PackedBatch]:
+        for batch, _, rows in numbered():
             yield setup.put(batch), rows
 
+    def from_server(server: vllm.Server) -> Iterator[Response]:
+        server.load(params)
+        budget = setup.evaluation_budget()
+        for batch, samples, _ in numbered():
+            unpacked = [unpack(batch, placed, budget) for _, placed in samples]
+            for (response,) in server.ask(unpacked, settings, seed=0):
+                number, _ = samples[response.prompt]
+                yield dataclasses.replace(response, prompt=number)
+
+    if server is not None:
+        responses = from_server(server)
+    else:
+        sampler = make_sampler(setup.model, settings, setup.mesh)
+        responses = sampler.greedy(params, batches(), setup.banned)
     records = {}
-    for response in sampler.greedy(params, batches(), setup.banned):
+    for response in responses:
         if response.prompt in metas:
             meta, text = metas[response.prompt], setup.tokenizer.decode(response.token_ids)
             records[response.prompt] = metrics.record(
@@ -117,9 +144,7 @@ def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict] 
     return [record for _, record in sorted((pair for part in parts for pair in part), key=_number)]
 
 
-def _numbered(
-    data: BatchIterator, share: Share
-) -> Iterator[tuple[dict, list[tuple[int, Placed]], list[int]]]:
+def _numbered(data: BatchIterator, share: Share) -> Iterator[tuple[dict, Samples, list[int]]]:
     """Batches of this process, its samples with their numbers, and the rows of all processes that
     hold a prompt: prompts are numbered as if one process had read them.
     """

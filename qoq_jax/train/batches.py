@@ -119,19 +119,22 @@ class Batches:
         Raises:
           DataError: they have other rows than each other.
         """
-        cfg = self.config
         rows = self.rows(split)
         if limit:
             rows = {
                 name: found.take(edits.per_domain(found.column("domain"), limit))
                 for name, found in rows.items()
             }
-        budget = self.budget(cfg.eval.rows, cfg.data.max_prompt_tokens, largest=True)
         data = pipeline.make_eval_iterator(
-            self._recipe(rows, budget, answers=False), self._reading()
+            self._recipe(rows, self.evaluation_budget(), answers=False), self._reading()
         )
         check_same_rows(data.fingerprint)
         return data
+
+    def evaluation_budget(self) -> Budget:
+        """The shape of the batches of `evaluation_iterator`."""
+        cfg = self.config
+        return self.budget(cfg.eval.rows, cfg.data.max_prompt_tokens, largest=True)
 
     def _edited(self, rows: Rows) -> Rows:
         """The rows of supervised fine-tuning, as the config limits and changes them."""

@@ -32,6 +32,7 @@ from qoq_jax.parallel.mesh import MeshConfig
 from qoq_jax.rewards.score import PRESETS, RewardConfig
 from qoq_jax.rl import algorithms
 from qoq_jax.rl.config import RlConfig
+from qoq_jax.sampling.config import RolloutConfig
 from qoq_jax.train import stages
 from qoq_jax.train.sections import (
     AlignConfig,
@@ -65,6 +66,7 @@ class Config:
     sft: SftConfig = field(default_factory=SftConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
     rl: RlConfig = field(default_factory=RlConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
     ecg: EcgPretrainConfig = field(default_factory=EcgPretrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -291,8 +293,17 @@ def _check(config: Config) -> None:
         if hasattr(section, "check"):
             section.check()
     algorithms.check(config.rl)
+    _check_rollout(config)
     _check_stages(config)
     _check_rows(config)
+
+
+def _check_rollout(config: Config) -> None:
+    if config.rollout.engine == "vllm" and config.rl.temperature != 1:
+        raise ConfigError(
+            f"rollout.engine=vllm with rl.temperature = {config.rl.temperature}",
+            hint="set rl.temperature=1: vLLM returns log-probabilities before the temperature",
+        )
 
 
 def _check_stages(config: Config) -> None:

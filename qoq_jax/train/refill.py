@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from qoq_jax.data.meta import SampleMeta
-from qoq_jax.data.packing import MERGE_UNIT, Budget, GroupPacker, Placed, write_groups
-from qoq_jax.data.sample import ECG, TEXT, VISION
+from qoq_jax.data.packing import Budget, GroupPacker, Placed, write_groups
+from qoq_jax.data.unpacking import unpack
 from qoq_jax.parallel import hosts
 from qoq_jax.sampling.rollout import Rollout
 from qoq_jax.train.groups import HostGroups
@@ -301,40 +301,3 @@ def _to_text(x: np.ndarray) -> list[Any]:
 def _from_text(found: list[Any]) -> np.ndarray:
     dtype, shape, content = found
     return np.frombuffer(base64.b64decode(content), dtype).reshape(shape)
-
-
-def unpack(batch: Batch, placed: Placed, budget: Budget) -> dict[str, Any]:
-    """The sample that was packed alone into a text row: the inverse of data/packing.py for one
-    prompt.
-    """
-    b, r = placed.row, placed.row // budget.rows_per_media_row
-    length = int((batch["segment_ids"][b] > 0).sum())
-    index, vision = batch["media_index"][b, :length], budget.patches // MERGE_UNIT
-    is_vision, is_ecg = (index >= 0) & (index < vision), index >= vision
-    patches = _span(index[is_vision], MERGE_UNIT)
-    ecgs = _span((index[is_ecg] - vision) // budget.ecg_tokens, 1)
-    first_frame = batch["patch_frame"][r, patches][:1].sum() - 1
-    first_window = batch["patch_window"][r, patches][:1].sum() - 1
-    offset = np.where(
-        is_vision, patches.start // MERGE_UNIT, vision + ecgs.start * budget.ecg_tokens
-    )
-    return {
-        "meta": placed.meta,
-        "input_ids": batch["tokens"][b, :length],
-        "positions": batch["positions"][b, :, :length],
-        "prompt_length": length,
-        "media_kind": np.select([is_vision, is_ecg], [VISION, ECG], TEXT),
-        "media_index": np.where(index >= 0, index - offset, -1),
-        "patches": batch["patches"][r, patches],
-        "patch_hw": batch["patch_hw"][r, patches],
-        "patch_frame": batch["patch_frame"][r, patches] - first_frame,
-        "patch_window": batch["patch_window"][r, patches] - first_window,
-        "ecg": batch["ecg"][r, ecgs],
-    }
-
-
-def _span(index: np.ndarray, unit: int) -> slice:
-    """The places from the first to the last of `index`, each of `unit` entries; empty for none."""
-    return (
-        slice(int(index.min()) * unit, (int(index.max()) + 1) * unit) if index.size else slice(0, 0)
-    )

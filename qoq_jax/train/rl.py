@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from qoq_jax.base.errors import ConfigError
-from qoq_jax.parallel import offload, preemption
+from qoq_jax.parallel import hosts, offload, preemption
 from qoq_jax.rl.algorithms import Estimate
 from qoq_jax.rl.batches import GroupBatch, UpdateBatch, update_batch
+from qoq_jax.sampling import vllm
 from qoq_jax.sampling.layout import Layout
 from qoq_jax.sampling.rollout import Rollout, make_scorer
 from qoq_jax.sampling.sampler import make_sampler
@@ -216,6 +217,8 @@ class GroupSampler:
         self._layout = Layout(model, setup.mesh, ways, rl.rollout_weights)
         self._sample = make_sampler(model, sampled, self._layout.mesh)
         self._sample_greedily = make_sampler(model, greedy, self._layout.mesh)
+        self._settings = {"sampled": sampled, "greedy": greedy}
+        self._server = vllm.of_config(setup.config, model, setup.tokenizer)
         self._scorer = ResponseScorer(stage.setup, stage.plan)
 
     def close(self) -> None:
@@ -226,18 +229,16 @@ class GroupSampler:
         """(this process's groups on the host with their rewards; prompts and responses of all on
         the device).
         """
-        weights = self._layout.weights(weights)
-        if self._layout.moves:
-            jax.block_until_ready(weights)
+        if self._server is not None:
+            self._server.load(weights)
+            clock.mark("reshard")
+        elif self._layout.moves:
+            weights = jax.block_until_ready(self._layout.weights(weights))
             clock.mark("reshard")
         host, prompts, responses = self._draw_once(weights, key, clock)
         if self._plan.algorithm.greedy:
-            with self._layout.on_mesh():
-                # No key is used: greedy decoding has no randomness.
-                found = self._sample_greedily(
-                    weights, self._layout.prompts(prompts), key, self._banned
-                )
-            found = self._layout.responses(found)
+            # No key is used: greedy decoding has no randomness.
+            found = self._responses("greedy", weights, host, prompts, key)
             host.greedy, lost = self._scorer.greedy(
                 host.samples, *self._setup.own((found.tokens, found.mask))
             )
@@ -261,6 +262,25 @@ class GroupSampler:
         clock.mark("data")
         return host, prompts, responses
 
+    def _responses(
+        self, kind: str, weights: Any, host: HostGroups, prompts: Batch, key: jax.Array
+    ) -> Rollout:
+        """Responses of a kind, "sampled" or "greedy", to prompts on the host and on the device."""
+        if self._server is not None:
+            budget = self._setup.training_budget(self._plan.name, answers=False)
+            seed = int(hosts.gather(_bits(key))) >> 1  # below 2^31, as vLLM asks
+            return Rollout(
+                *self._setup.put(
+                    self._server.rollout(
+                        host.prompts, host.samples, budget, self._settings[kind], seed
+                    )
+                )
+            )
+        sample = self._sample if kind == "sampled" else self._sample_greedily
+        with self._layout.on_mesh():
+            found = sample(weights, self._layout.prompts(prompts), key, self._banned)
+        return self._layout.responses(found)
+
     def _draw_once(
         self, weights: Any, key: jax.Array, clock: Clock
     ) -> tuple[HostGroups, Batch, Rollout]:
@@ -268,15 +288,20 @@ class GroupSampler:
         prompts = self._setup.put(host_prompts)
         clock.mark("data")
         # G responses to each prompt, with the parameters that the update will change
-        with self._layout.on_mesh():
-            responses = self._sample(weights, self._layout.prompts(prompts), key, self._banned)
-        responses = self._layout.responses(responses)
+        place = HostGroups(host_prompts, samples, {}, np.zeros(len(host_prompts["tokens"])))
+        responses = self._responses("sampled", weights, place, prompts, key)
         tokens, mask = self._setup.own((responses.tokens, responses.mask))
         clock.mark("rollout")
         terms, lost, labels = self._scorer.sampled(samples, tokens, mask)
         clock.mark("reward")
         host = HostGroups(host_prompts, samples, terms, mask.sum(axis=(1, 2)), lost, [labels])
         return host, prompts, responses
+
+
+@jax.jit
+def _bits(key: jax.Array) -> jax.Array:
+    """uint32 [], for what has random numbers of its own."""
+    return jax.random.bits(key, dtype=jnp.uint32)
 
 
 @jax.jit

@@ -1,0 +1,226 @@
+"""Rollouts and evaluation by a vLLM server, played by the package's own sampler."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+from helpers.vllm_server import serving
+
+from qoq_jax.base.errors import ConfigError, DataError, QoqError, RetryError
+from qoq_jax.data import unpacking
+from qoq_jax.evaluation import runner
+from qoq_jax.models import spec, vlm
+from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.rewards.score import RewardConfig
+from qoq_jax.sampling.config import RolloutConfig
+from qoq_jax.sampling.sampler import make_sampler
+from qoq_jax.sampling.schedule import Settings
+from qoq_jax.sampling.vllm import Server, messages
+from qoq_jax.train import batches
+from qoq_jax.train import config as config_lib
+from qoq_jax.train import run as run_lib
+from qoq_jax.train import setup as setup_lib
+
+IMAGES = ("chest_xray", "fundus")  # domains of climb-mini whose samples are single images
+RL = {
+    "questions": 4,
+    "rollouts": 3,
+    "response_tokens": 6,
+    "steps": 2,
+    "warmup": 0,
+    "lr": 1e-2,
+    "old_logprobs": "trainer",
+    "importance_cap": 2.0,
+    "save_every": 100,
+}
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory):
+    """(setup of the nano model on one device, with images alone; its start weights)."""
+    root, patch = tmp_path_factory.mktemp("vllm"), pytest.MonkeyPatch()
+    one = mesh_lib.make_mesh(1, 1, 1, jax.devices()[:1])
+    patch.setattr(setup_lib.mesh_lib, "make_mesh", lambda *sizes: one)
+    rows = batches.Batches.rows
+    patch.setattr(
+        batches.Batches,
+        "rows",
+        lambda self, split: batches._of_domains(rows(self, split), IMAGES),
+    )
+    cfg = config_lib.parse(
+        {
+            "workdir": str(root / "run"),
+            "data": {
+                "real": False,
+                "mini_rows": 60,
+                "root": str(root / "data"),
+                "max_patches": 72,
+                "mean_patches": 64,
+                "mean_ecgs": 0.5,
+                "max_prompt_tokens": 76,
+                "max_response_tokens": 6,
+                "frame_max_pixels": 84 * 84,
+                "media_rows": 2,
+            },
+            "rl": RL,
+            "log": {"every": 1, "tensorboard": False},
+            "eval": {"rows": 4, "limit_per_domain": 1},
+        }
+    )
+    reward = RewardConfig(accuracy=0, iou=0, format=0, custom="helpers.train:pseudo_reward")
+    setup = setup_lib.assemble(
+        dataclasses.replace(cfg, rl=dataclasses.replace(cfg.rl, algorithm="remax", reward=reward))
+    )
+    with jax.set_mesh(one):
+        yield setup, spec.init_params(vlm.param_specs(setup.model), jax.random.key(3))
+    patch.undo()
+
+
+def with_server(setup, fake, **changes):
+    rollout = RolloutConfig(engine="vllm", url=fake.url)
+    return dataclasses.replace(
+        setup, config=dataclasses.replace(setup.config, rollout=rollout, **changes), quarantined=[]
+    )
+
+
+def server_of(setup, fake) -> Server:
+    config = with_server(setup, fake).config
+    return Server(setup.model, setup.tokenizer, config.rollout, config.workdir)
+
+
+def a_batch(setup):
+    """(packed prompts, where they stand, their budget)."""
+    budget = setup.training_budget("rl", answers=False)
+    return (*next(iter(setup.training_iterator("rl", answers=False))), budget)
+
+
+def test_greedy_responses_are_those_of_the_own_engine(nano):
+    setup, params = nano
+    batch, placed, budget = a_batch(setup)
+    settings = Settings(max_new_tokens=6)
+    with serving() as fake:
+        server = server_of(setup, fake)
+        server.load(params)
+        tokens, mask, logprobs = server.rollout(batch, placed, budget, settings, seed=0)
+        body = next(body for path, body in fake.posts if path == "/v1/chat/completions")
+    sampler = make_sampler(setup.model, dataclasses.replace(settings, rows=0), setup.mesh)
+    wanted = sampler(params, setup.put(batch), jax.random.key(0), setup.banned)
+    rows = [one.row for one in placed]
+    np.testing.assert_array_equal(tokens[rows], np.asarray(wanted.tokens)[rows])
+    np.testing.assert_array_equal(mask[rows], np.asarray(wanted.mask)[rows])
+    np.testing.assert_allclose(logprobs[rows], np.asarray(wanted.logprobs)[rows], atol=1e-4)
+    # what is never sampled, and what ends a response
+    assert set(map(int, body["logit_bias"])) == set(np.flatnonzero(np.asarray(setup.banned)))
+    assert body["stop_token_ids"] == list(setup.model.eos_ids)
+
+
+@pytest.mark.slow
+def test_a_run_trains_on_the_responses_of_the_server(nano, tmp_path):
+    """Weights reach the server each step: its log-probabilities stay those of the trainer, whose
+    weights move. Both kinds of responses come from it (the baseline of ReMax is a greedy one).
+    """
+    setup, params = nano
+    os.makedirs(tmp_path / "run")
+    with serving() as fake:
+        setup = with_server(setup, fake, workdir=str(tmp_path / "run"))
+        run_lib.run_stage(setup, "rl", params)
+        asked = [body for path, body in fake.posts if path == "/v1/chat/completions"]
+        loaded = fake.loaded
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 2 and len(loaded) == 2 and len(set(loaded)) == 2
+    assert {body["n"] for body in asked} == {1, 3} and {body["temperature"] for body in asked} == {
+        0.0,
+        1.0,
+    }
+    assert all(row["logprob_difference_max"] < 1e-3 and row["update_finite"] == 1 for row in rows)
+    assert len({body["seed"] for body in asked if body["n"] == 3}) > 4  # of each step its own
+    # weights that the server no longer needs are gone
+    assert os.listdir(tmp_path / "run" / "rollout_weights") == ["2"]
+
+
+def test_an_evaluation_is_that_of_the_own_engine(nano):
+    setup, params = nano
+    wanted = runner.answer(setup, params, "test", 1)
+    with serving() as fake:
+        found = runner.answer(with_server(setup, fake), params, "test", 1)
+    assert found == wanted and len(found) == len(IMAGES)
+
+
+def test_pictures_come_back_pixel_for_pixel(nano):
+    """Patches of what is sent are the patches that were packed."""
+    setup, _ = nano
+    batch, placed, budget = a_batch(setup)
+    sample = unpacking.unpack(batch, placed[0], budget)
+    (picture,) = unpacking.pictures(sample, 14)
+    rows, columns = sample["patch_hw"].max(axis=0) + 1
+    assert picture.shape == (14 * rows, 14 * columns, 3)
+    for patch, (row, column) in zip(sample["patches"], sample["patch_hw"]):
+        cut = picture[14 * row : 14 * row + 14, 14 * column : 14 * column + 14]
+        both = patch.reshape(3, 2, 14, 14)
+        np.testing.assert_array_equal(both, np.stack([cut, cut]).transpose(3, 0, 1, 2))
+
+
+def test_messages_are_the_turns_of_the_prompt(nano):
+    setup, _ = nano
+    cfg, tokenizer = setup.model, setup.tokenizer
+    name = tokenizer.token_to_id
+    pad = [name("<|vision_start|>"), cfg.image_token_id, name("<|vision_end|>")]
+    start, end, line = name("<|im_start|>"), name("<|im_end|>"), tokenizer.encode("\n")
+    ids = [start, *tokenizer.encode("user\nA"), *pad, *tokenizer.encode("B"), end, *line]
+    ids += [start, *tokenizer.encode("assistant\n")]
+    turns = messages(tokenizer, cfg, np.array(ids), [np.zeros((28, 28, 3), np.uint8)])
+    (user,) = turns
+    assert user["role"] == "user"
+    assert [part["type"] for part in user["content"]] == ["text", "image_url", "text"]
+    assert [part.get("text") for part in user["content"]] == ["A", None, "B"]
+    opened = messages(
+        tokenizer, cfg, np.array([*ids, *tokenizer.encode("So")]), [np.zeros((28, 28, 3), np.uint8)]
+    )
+    assert opened[-1] == {"role": "assistant", "content": "So"}
+
+
+def test_what_is_refused(nano):
+    setup, params = nano
+    batch, placed, budget = a_batch(setup)
+    one, settings = unpacking.unpack(batch, placed[0], budget), Settings(max_new_tokens=6)
+    with serving() as fake:
+        server = server_of(setup, fake)
+        server.load(params)
+        for token, what in (
+            (setup.model.ecg_token_id, "an ECG, which rollout.engine=vllm cannot pass on"),
+            (setup.model.video_token_id, "a video or volume"),
+        ):
+            with pytest.raises(DataError, match=what):
+                ids = np.append(one["input_ids"], token)
+                server.ask([one | {"input_ids": ids}], settings, 0)
+        fake.extra = [7]
+        with pytest.raises(
+            QoqError, match="answers to another prompt.*first difference at token 0"
+        ):
+            server.ask([one], settings, 0)
+        fake.dev_mode = False
+        with pytest.raises(ConfigError, match="VLLM_SERVER_DEV_MODE=1"):
+            server.load(params)
+    with pytest.raises(RetryError, match="cannot be reached"):
+        server.ask([one], settings, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"rollout": {"engine": "vllm"}}, "set rollout.url"),
+        (
+            {"rollout": {"engine": "vllm", "url": "http://a"}, "rl": {"temperature": 0.7}},
+            "set rl.temperature=1",
+        ),
+    ],
+)
+def test_configs_that_cannot_be(values, said):
+    with pytest.raises(ConfigError, match=said):
+        config_lib.parse(values)
