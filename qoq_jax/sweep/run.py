@@ -91,13 +91,7 @@ def run(
       ConfigError: a finished run was trained with another config, or several processes are to do
         several runs at a time.
     """
-    place = hosts.told()
-    writes = place is None or place[2] == 0
-    if place is not None and side_by_side > 1:
-        raise ConfigError(
-            f"--jobs {side_by_side} in a sweep of {place[1]} processes",
-            hint="each run takes all processes; leave --jobs out",
-        )
+    writes = _is_first_process(side_by_side)
     sweep = load(file)
     sweep = dataclasses.replace(sweep, seeds=seeds or sweep.seeds)
     starts, others = jobs(sweep, out, only)
@@ -147,6 +141,17 @@ def run(
         sweep_report.show(sweep, out)
         print(f"report: {os.path.join(out, 'report.md')}")
     return exit_code(codes)
+
+
+def _is_first_process(side_by_side: int) -> bool:
+    """Whether this process writes the report."""
+    place = hosts.told()
+    if place is not None and side_by_side > 1:
+        raise ConfigError(
+            f"--jobs {side_by_side} in a sweep of {place[1]} processes",
+            hint="each run takes all processes; leave --jobs out",
+        )
+    return place is None or place[2] == 0
 
 
 def exit_code(codes: Sequence[int]) -> int:
