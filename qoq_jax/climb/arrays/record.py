@@ -32,7 +32,7 @@ class Array:
     what: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class Record:
     """One labelled piece of a data set.
 
