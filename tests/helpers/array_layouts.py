@@ -199,6 +199,7 @@ ID_REF\tIDENTIFIER\tGSM1\tGSM2\tGSM3
 !dataset_table_end
 """
     soft.write_bytes(gzip.compress(text.encode(), mtime=0))
+    soft.with_name("GDS1001_full.soft.gz").write_bytes(soft.read_bytes())
     (root / "GSE7_series_matrix.txt").write_text(
         '!Series_title\t"A series"\n'
         '!Sample_geo_accession\t"GSM8"\t"GSM9"\n'
@@ -219,6 +220,7 @@ def atlas(root: pathlib.Path) -> None:
     (one / "E-MTAB-513-tpms.tsv").write_text(
         "Gene ID\tGene Name\tg1\tg2\nENSG1\tTSPAN6\t1,2,3,4,5\t0.5\nENSG2\t\t0\t7\n"
     )
+    (one / "E-MTAB-513-transcripts-tpms.tsv").write_text("Transcript ID\tg1\nENST1\t1\n")
     (one / "E-MTAB-513.condensed-sdrf.tsv").write_text(
         "E-MTAB-513\t\tERR1\tfactor\torganism part\tliver\thttp://x\n"
         "E-MTAB-513\t\tERR2\tfactor\torganism part\tbrain\n"

@@ -29,22 +29,27 @@ _QUARTILES = 5  # a baseline cell: minimum, quartiles, maximum
 # ---------------------------------------------------------------------------------------------- GEO
 
 
+# Not GDS1001_full.soft, which has the same samples with columns on the genes.
+_GEO = re.compile(r"(?:(GDS\d+)\.soft|(GSE\d+)(?:-GPL\d+)?_series_matrix\.txt)(?:\.gz)?")
+
+
 def geo(folder: Folder) -> Iterator[Item]:
     """One item per data set (GDS) or series (GSE), one record per sample."""
-    for path in folder.match(
-        "*.soft", "*.soft.gz", "*_series_matrix.txt", "*_series_matrix.txt.gz"
-    ):
-        where, stem = os.path.join(folder.root, path), path.rpartition("/")[2].partition(".")[0]
-        parse = _soft if ".soft" in path else _matrix
+    for path in folder.match("*.soft*", "*_series_matrix.txt*"):
+        name = path.rpartition("/")[2]
+        found = _GEO.fullmatch(name)
+        if found is None:
+            continue
+        group, parse = found[1] or found[2], _soft if found[1] else _matrix
 
         def read(
-            where: str = where,
-            group: str = stem.removesuffix("_series_matrix"),
+            where: str = os.path.join(folder.root, path),
+            group: str = group,
             parse: Callable[[str, str], Iterator[Record]] = parse,
         ) -> Iterator[Record]:
             yield from parse(where, group)
 
-        yield Item(stem, stem.removesuffix("_series_matrix"), read)
+        yield Item(name.partition(".")[0], group, read)
 
 
 def _soft(path: str, dataset: str) -> Iterator[Record]:
@@ -177,7 +182,7 @@ def atlas(folder: Folder) -> Iterator[Item]:
         for path in folder.match(f"*{ending}"):
             name = path.rpartition("/")[2]
             found = re.match(r"(E-[A-Z]+-\d+)", name)
-            if found is None:
+            if found is None or "-transcripts-" in name:  # rows of those are no genes
                 continue
             where, stem, experiment = (
                 os.path.join(folder.root, path),

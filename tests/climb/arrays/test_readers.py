@@ -237,6 +237,23 @@ def test_expression_has_names_annotations_and_gaps(tmp_path):
     np.testing.assert_array_equal(records["GSE7:GSM9"].arrays["values"], [np.nan, -3])
 
 
+def test_series_of_several_platforms_are_one_group(tmp_path):
+    array_layouts.geo(tmp_path)
+    path = tmp_path / "GSE7_series_matrix.txt"
+    path.rename(tmp_path / "GSE7-GPL96_series_matrix.txt")
+    other = (tmp_path / "GSE7-GPL96_series_matrix.txt").read_text().replace("GSM", "GSM7")
+    (tmp_path / "GSE7-GPL97_series_matrix.txt").write_text(other)
+    records, _ = read_all("geo", tmp_path)
+    series = [record for record in records.values() if record.patient == "GSE7"]
+    assert {record.id for record in series} == {
+        "GSE7:GSM8",
+        "GSE7:GSM9",
+        "GSE7:GSM78",
+        "GSE7:GSM79",
+    }
+    assert len({record.split for record in series}) == 1
+
+
 def test_of_quartiles_the_median_is_taken(tmp_path):
     array_layouts.atlas(tmp_path)
     records, _ = read_all("expression-atlas", tmp_path)
