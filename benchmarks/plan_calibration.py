@@ -2,6 +2,11 @@
 
 python benchmarks/plan_calibration.py                       # tests/golden/scaling.jsonl
 python benchmarks/plan_calibration.py runs/scaling.jsonl    # what scaling_table.py has compiled
+
+Peaks are those of the program alone: what lies on the device beside it is taken off the instant
+one. The scorers of the golden file were compiled with their weights in bfloat16, where the trainer
+scores with float32 masters: half of the weights' bytes, and the copy that they are cast to, are
+taken off too.
 """
 
 from __future__ import annotations
@@ -49,7 +54,7 @@ def pair(row: dict) -> Pair:
     one = next(program for program in plan.programs if program.name == name)
     phase = plan.phases[name]
     peak = sum(phase.values()) - compiled.resident(plan, name)
-    if name == "scorer":  # rows so far were compiled with weights in bfloat16, not float32
+    if name == "scorer":  # compiled with weights in bfloat16 (above)
         peak -= phase["reference"] / 2 + phase["weights as computed with"]
     mesh = " ".join(f"{axis}={n}" for axis, n in plan.case.mesh.shape.items() if n > 1)
     ways = f"tensor={arguments.tensor}" if name in ("prefill", "decode") else mesh

@@ -3,7 +3,7 @@ the vision tower frozen), then stage 2 (`rl`: DRPO on all domains), from Qwen2.5
 
     qoq plan --config=configs/qoq_med_7b.py:v5p-4x4x4 --topology v5p:4x4x4
     qoq train --config=configs/qoq_med_7b.py:v5p-4x4x4 --config.data.extra=PATH_OF_ROWS
-                                        230 hours on 64 chips at 40 % of their peak, by `qoq plan`;
+                                        236 hours on 64 chips at 40 % of their peak, by `qoq plan`;
                                         not yet run on any accelerator, and no score is known
     qoq train --config=configs/qoq_med_7b.py:h100-8x8 --config.data.extra=PATH_OF_ROWS
     qoq train --config=configs/qoq_med_7b.py:v5e-16x16 --config.data.extra=PATH_OF_ROWS

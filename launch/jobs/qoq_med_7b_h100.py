@@ -15,10 +15,10 @@ def get_job() -> Job:
     return Job(
         name="qoq-med-7b-h100-64",
         command="qoq train --config=configs/qoq_med_7b.py:h100-8x8"
-        " --config.data.extra=gs://my-bucket/rows"
+        " --config.data.extra=gs://my-bucket/ptb-xl,gs://my-bucket/ham10000"
         " --config.faults.grace=100",  # 20 s below `grace`, for the exit
         topology="h100:8x8",
-        image="europe-docker.pkg.dev/my-project/qoq/qoq_jax:1",
+        image="europe-docker.pkg.dev/my-project/qoq/qoq_jax:1-cuda",
         partition="my-partition",
         account="my-account",
         workdir="gs://my-bucket/runs/qoq-med-7b-h100-64",

@@ -13,10 +13,10 @@ def get_job() -> Job:
     return Job(
         name="qoq-med-7b-v5e-256",
         command="qoq train --config=configs/qoq_med_7b.py:v5e-16x16"
-        " --config.data.extra=gs://my-bucket/rows"
+        " --config.data.extra=gs://my-bucket/ptb-xl,gs://my-bucket/ham10000"
         " --config.faults.grace=70",  # 20 s below `grace`, for the exit
         topology="v5e:16x16",
-        image="europe-docker.pkg.dev/my-project/qoq/qoq_jax:1",
+        image="europe-docker.pkg.dev/my-project/qoq/qoq_jax:1-tpu",
         project="my-project",
         zone="us-west4-a",
         cluster="my-cluster",

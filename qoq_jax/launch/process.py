@@ -8,7 +8,8 @@ from qoq_jax.base import exit_codes
 from qoq_jax.launch import flags, place
 from qoq_jax.launch.spec import Job
 
-PORT = 8476  # of the coordinator, as JAX has it on Cloud TPU
+PORT = 8476  # of the coordinator, where the engine names it
+JAX_PORT = 8482  # the same on Cloud TPU, where JAX finds it (jax/_src/clusters/cloud_tpu_cluster)
 # What a process is told of the others, as parallel/hosts.py reads it; that file imports JAX.
 COORDINATOR, COUNT, INDEX = "QOQ_COORDINATOR", "QOQ_PROCESS_COUNT", "QOQ_PROCESS_INDEX"
 # Stands for the rendered file in the commands of an engine.

@@ -9,7 +9,7 @@ A job file is Python, as config files are, and defines `get_job() -> Job`:
             name="qoq-med-7b",
             command="qoq train --config=configs/qoq_med_7b.py:v5e-16x16",
             topology="v5e:16x16",
-            image="europe-docker.pkg.dev/my-project/qoq/qoq_jax:1",
+            image="europe-docker.pkg.dev/my-project/qoq/qoq_jax:1-tpu",
             workdir="gs://my-bucket/qoq-med-7b",
         )
 """

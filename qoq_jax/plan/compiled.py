@@ -194,6 +194,9 @@ def resident(plan: StagePlan, name: str) -> float:
         "scorer": ("moments", "parameters"),
         "reshard": ("moments", "reference", "base"),
     }.get(name, ("parameters", "moments", "reference", "base"))
+    if name in ("embed", "prefill") and not plan.case.config.mesh.rollout_tensor:
+        # the trainer's own weights are read, or those with the adapters merged into them
+        kept = ("moments", "reference", "base")
     if name == "scorer" and "reference" not in phase and "base" not in phase:
         kept = ("moments",)
     padding = phase.get("tile padding", 0.0)

@@ -39,21 +39,30 @@ def lower(case: Case, name: str, mesh: Mesh) -> jax.stages.Lowered:
         if name == "reshard":
             return there.reshard.lower(weights_on(case.specs, mesh, jnp.float32))
     weights = _of_sampling(case, there.mesh)
+    # All weights of the sampler lie on the devices, also those that a program does not read: they
+    # stay arguments, so that its peak has them.
+    jit = functools.partial(jax.jit, keep_unused=True)
     with jax.set_mesh(there.mesh):
         if name == "decode":
-            return _decode(case, there.mesh, {"decoder": weights["decoder"]})
+            return jit(_one_token(case), donate_argnums=1).lower(
+                weights, *_decoding(case, there.mesh)
+            )
         if not there.moves:
             weights = weights_on(case.specs, mesh, jnp.float32)
         batch, embed = batch_on(case.budget, there.mesh), _embed(case)
         if name == "embed":
-            return jax.jit(embed).lower(weights, batch)
+            return jit(embed).lower(weights, batch)
         if memory.waits(case):
-            return _admit(case, there.mesh, weights, jax.eval_shape(embed, weights, batch))
+            admit = functools.partial(loop.admit_rows, case.model)
+            prompts = jax.eval_shape(embed, weights, batch)
+            return jit(admit, donate_argnums=1).lower(
+                weights, *_admitted(case, there.mesh, prompts)
+            )
         rl = case.stage.rl
         run = functools.partial(
             loop.start_slots, case.model, rows=rl.rollouts, places=rl.response_tokens
         )
-        return jax.jit(run).lower(weights, batch)
+        return jit(run).lower(weights, batch)
 
 
 def _of_sampling(case: Case, mesh: Mesh) -> Any:
@@ -75,8 +84,8 @@ def _embed(case: Case) -> Callable[..., loop.Prompts]:
     return functools.partial(loop.embed_prompts, case.model)
 
 
-def _admit(case: Case, mesh: Mesh, weights: Any, prompts: loop.Prompts) -> jax.stages.Lowered:
-    """A chunk of the prompts on its way to its slots."""
+def _admitted(case: Case, mesh: Mesh, prompts: loop.Prompts) -> tuple[Any, ...]:
+    """The slots, and a chunk of the prompts on its way to them."""
     whole = mesh_lib.named_sharding(mesh, (None,), (1,))
     where = jax.ShapeDtypeStruct((memory.chunk(case),), jnp.int32, sharding=whole)
     rows = rows_on(prompts.replace(features=None), mesh)
@@ -86,8 +95,7 @@ def _admit(case: Case, mesh: Mesh, weights: Any, prompts: loop.Prompts) -> jax.s
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at)
         rows = rows.replace(features=shape)
     slots = memory.slot_shapes(case.model, mesh, memory.slot_sizes(case))
-    admit = functools.partial(loop.admit_rows, case.model)
-    return jax.jit(admit, donate_argnums=1).lower(weights, slots, rows, where, where)
+    return slots, rows, where, where
 
 
 def _responses(
@@ -139,8 +147,8 @@ def _update_batch(case: Case, mesh: Mesh) -> UpdateBatch:
     )
 
 
-def _decode(case: Case, mesh: Mesh, weights: dict) -> jax.stages.Lowered:
-    """One step of `loop.decode`: a token of every response."""
+def _decoding(case: Case, mesh: Mesh) -> tuple[loop.DecodeState, loop.Orders]:
+    """What a step of `loop.decode` takes beside the weights."""
     rows, whole = (
         functools.partial(jax.ShapeDtypeStruct, sharding=at)
         for at in (mesh_lib.batch_sharding(mesh), mesh_lib.named_sharding(mesh, (), ()))
@@ -163,6 +171,11 @@ def _decode(case: Case, mesh: Mesh, weights: dict) -> jax.stages.Lowered:
         more=rows(grid[:1], bool),
         wanted=whole((), jnp.int32),
     )
+    return decoding, orders
+
+
+def _one_token(case: Case) -> Callable[..., loop.DecodeState]:
+    """One step of `loop.decode`: a token of every response."""
 
     def one_token(
         weights: dict, decoding: loop.DecodeState, orders: loop.Orders
@@ -171,4 +184,4 @@ def _decode(case: Case, mesh: Mesh, weights: dict) -> jax.stages.Lowered:
         draw = loop.Draw(banned, temperature=case.stage.rl.temperature)
         return loop.step(case.model, weights, decoding, orders, draw)
 
-    return jax.jit(one_token, donate_argnums=1).lower(weights, decoding, orders)
+    return one_token

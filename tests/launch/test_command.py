@@ -76,12 +76,28 @@ def test_submit_hands_over_the_rendering(job_file, programs, capfd):
     assert programs.sent() == shown.rpartition("\n$ sbatch")[0]
 
 
+@pytest.mark.parametrize("dry", [True, False], ids=["dry", "run"])
+@pytest.mark.parametrize(
+    ("engine", "topology", "asks"),
+    [
+        ("tpu-vm", "v5e:2x4", {"status": "describe", "logs": "tail", "delete": "delete"}),
+        ("gke", "v5e:2x4", {"status": "get", "logs": "logs", "delete": "delete"}),
+        ("skypilot", "h100:1x8", {"status": "queue", "logs": "logs", "delete": "cancel"}),
+        ("slurm", "h100:1x8", {"status": "squeue", "logs": "tail", "delete": "scancel"}),
+    ],
+)
 @pytest.mark.parametrize("action", ["status", "logs", "delete"])
-def test_other_actions_submit_nothing(action, job_file, programs):
-    for name in ("squeue", "tail", "scancel"):
+def test_other_actions_submit_nothing(
+    action, engine, topology, asks, dry, job_file, programs, capfd
+):
+    for name in ("gcloud", "kubectl", "sky", "sbatch", "bash", "squeue", "tail", "scancel"):
         programs(name)
-    assert main(["launch", job_file(), "slurm", "--action", action]) == 0
-    assert "one" in programs.calls()
+    words = ["launch", job_file(topology), engine, "--action", action]
+    assert main([*words, *["--dry-run"] * dry]) == 0
+    said = capfd.readouterr().out if dry else programs.calls()
+    assert asks[action] in said
+    assert "python x.py" not in said
+    assert not any(one in said for one in ("sbatch", "apply", "jobs launch", "bash one"))
 
 
 def test_the_first_command_that_fails_ends_it(job_file, programs):

@@ -9,7 +9,7 @@ import sys
 import pytest
 from helpers.flags import FASTER
 
-from qoq_jax.plan import devices, instant
+from qoq_jax.plan import cost, devices, instant
 from qoq_jax.train import config as config_lib
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -26,6 +26,22 @@ def test_each_topology_fits(file, name):
     plans = instant.plan(load(file, name), devices.parse(name.replace("-", ":", 1)))
     assert [one.case.stage.name for one in plans] == ["align", "rl"]
     assert [one.verdict for one in plans] == ["fits", "fits"]
+
+
+@pytest.mark.parametrize(("file", "name"), LAYOUTS, ids=lambda x: getattr(x, "stem", x))
+def test_the_figures_of_the_documentation(file, name):
+    """Peak and step of stage 2, and the hours of both stages, in docs/plan.md."""
+    text = (REPOSITORY / "docs" / "plan.md").read_text()
+    (line,) = (one for one in text.splitlines() if one.startswith(f"| {file.name}:{name} |"))
+    _, _, _, peak, step, parts, hours, _ = (cell.strip() for cell in line.split("|"))
+    plans = instant.plan(load(file, name), devices.parse(name.replace("-", ":", 1)))
+    last, whole = plans[-1], cost.cost(plans, 0.4, None)
+    assert peak == f"{last.peak / 2**30:.1f} of {last.capacity / 2**30:.1f}"
+    assert step == f"{last.step_seconds:.0f}"
+    assert hours == f"{whole.hours:,.0f}"
+    seconds = {one.name: one.calls * one.bound for one in last.programs}
+    updates, scoring = seconds.pop("update"), seconds.pop("scorer")
+    assert parts == f"{sum(seconds.values()):.0f} / {scoring:.0f} / {updates:.0f}"
 
 
 @pytest.mark.parametrize(("file", "name"), LAYOUTS, ids=lambda x: getattr(x, "stem", x))

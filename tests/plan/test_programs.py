@@ -2,9 +2,11 @@
 is lowered for eight CPU devices, and what it takes is what was planned.
 """
 
+import jax
 import pytest
 from helpers.plan import nano_case
 
+from qoq_jax.models import vlm
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.plan import compiled, instant, memory, programs
 
@@ -51,6 +53,18 @@ def test_arguments_of_a_compiled_program_are_the_planned_bytes(mesh):
     facts = programs.lower(CASE, "reshard", mesh).compile().memory_analysis()
     assert facts.argument_size_in_bytes == memory.reference(CASE)
     assert facts.output_size_in_bytes == pytest.approx(memory.sampling_weights(CASE), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["embed", "prefill", "decode"])
+def test_all_weights_of_the_sampler_are_in_the_peak(name, mesh):
+    """Also those that the program does not read: they lie on the devices all the same."""
+    case = nano_case(mesh__rollout_tensor=2, model__attention="einsum", rl__rollout_rows=12)
+    lowered = programs.lower(case, name, mesh)
+    arguments, _ = lowered.args_info
+    wanted = jax.tree.leaves(vlm.sampling_specs(case.model))
+    assert len(jax.tree.leaves(arguments[0])) == len(wanted)
+    signature = lowered.as_text().partition("@main(")[2].partition(") ->")[0]
+    assert signature.count("%arg") == len(jax.tree.leaves(arguments))
 
 
 @pytest.mark.parametrize("name", ["embed", "prefill"])

@@ -170,7 +170,7 @@ def _pod(job: Job, at: Place) -> dict[str, Any]:
         "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],
     }
     if at.kind == "tpu":
-        container["ports"] = [{"containerPort": port} for port in (8471, process.PORT)]
+        container["ports"] = [{"containerPort": port} for port in (8471, process.JAX_PORT)]
     return {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": job.grace,
