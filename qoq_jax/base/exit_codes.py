@@ -56,3 +56,11 @@ def is_transient(error: BaseException) -> bool:
     if any(word in str(error) for word in _WORDS):
         return True
     return error.__cause__ is not None and is_transient(error.__cause__)
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says in one line: an OSError may have no text of the system, and any
+    exception none at all.
+    """
+    said = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    return said or type(error).__name__

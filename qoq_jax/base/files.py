@@ -116,7 +116,7 @@ def read_json(
     except (OSError, ValueError, RecursionError) as found:
         if isinstance(found, FileNotFoundError) and missing is not _REQUIRED:
             return missing
-        reason = (found.strerror or found) if isinstance(found, OSError) else found
+        reason = exit_codes.reason(found)
         if isinstance(found, OSError) and exit_codes.is_transient(found):
             error, hint = RetryError, "start the same command again"
         raise error(f"cannot be read ({reason})", where=str(path), hint=hint) from found

@@ -84,7 +84,7 @@ def _run(arguments: argparse.Namespace, join: Callable[[], None] = lambda: None)
     except OSError as error:
         if exit_codes.is_transient(error):
             what = error.filename or "storage or network"
-            print(f"qoq: {what}: {error.strerror} (hint: try again)", file=sys.stderr)
+            print(f"qoq: {what}: {exit_codes.reason(error)} (hint: try again)", file=sys.stderr)
             return exit_codes.RETRY
         if error.errno in _DISK_FULL:
             hint = "free disk space, or choose another data.root or workdir"
@@ -93,7 +93,7 @@ def _run(arguments: argparse.Namespace, join: Callable[[], None] = lambda: None)
             raise
         else:
             hint, what = "check the path and its rights", error.filename
-        print(f"qoq: {what}: {error.strerror} (hint: {hint})", file=sys.stderr)
+        print(f"qoq: {what}: {exit_codes.reason(error)} (hint: {hint})", file=sys.stderr)
         return exit_codes.FAILED
     except KeyboardInterrupt:
         return interrupt.CODE

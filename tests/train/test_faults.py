@@ -17,6 +17,7 @@ from helpers import object_store
 from benchmarks import bit_flips
 from qoq_jax.base import exit_codes, objects, progress
 from qoq_jax.base.errors import ConfigError, Preempted, QoqError, RetryError
+from qoq_jax.cli import main
 from qoq_jax.models import sizes
 from qoq_jax.parallel import preemption, watchdog
 from qoq_jax.train import goodput, hooks, profiling, restarts
@@ -269,6 +270,23 @@ def test_some_steps_are_traced_for_xprof(tmp_path):
     folder = tmp_path / "profile" / "sft"
     assert len(list(folder.glob("plugins/profile/*/*.xplane.pb"))) == 1
     assert (folder / "memory-0.prof").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (TimeoutError(), 42, "storage or network: TimeoutError (hint"),
+        (TimeoutError("timed out"), 42, "storage or network: timed out (hint"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), 1, "/x: No space left on device"),
+    ],
+)
+def test_an_error_without_a_text_is_named_by_its_kind(error, code, said, capsys):
+    def fail(*_):
+        raise error
+
+    arguments = types.SimpleNamespace(command="report", run=fail)
+    assert main._run(arguments) == code
+    assert said in capsys.readouterr().err
 
 
 def test_storage_that_does_not_answer_is_worth_another_try():
