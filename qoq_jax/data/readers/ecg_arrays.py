@@ -87,7 +87,8 @@ def read(path: files.Path, root: files.Path | None = None) -> Recording:
         names = _agreed(facts.leads or None, None, "leads", path)
         values = _numbers(file, array or facts.signal, index, key, len(names))
         signal = _leads_first(values, len(names), str(path))
-    signal = _without_padding(signal) * np.float64(scale)
+    with np.errstate(all="ignore"):  # what is no number afterwards is refused
+        signal = _without_padding(signal) * np.float64(scale)
     return Recording(signal, rate, list(names), signal.shape[1] / rate)
 
 

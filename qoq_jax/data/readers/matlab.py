@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
+import struct
 import zlib
 
 import numpy as np
@@ -10,7 +12,11 @@ import numpy as np
 from qoq_jax.base.errors import DataError
 from qoq_jax.data.readers import files
 
-_COMPRESSED = 15  # miCOMPRESSED
+_MATRIX, _COMPRESSED = 14, 15  # miMATRIX, miCOMPRESSED
+_PLAIN = (1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18)  # numbers and texts
+_FLAGS, _FLAGS_SIZE = 6, 8  # miUINT32: what every array begins with
+_LENGTHS, _SPARSE = 5, 5  # miINT32, mxSPARSE_CLASS
+_DEEPEST = 16  # arrays in arrays
 _PIECE = 1 << 20
 
 
@@ -23,7 +29,7 @@ def read(path: pathlib.Path, name: str, leads: int) -> np.ndarray:
     import scipy.io  # scipy comes with jax
 
     with files.decoding(path, "a MATLAB file"):
-        check_inflated(path)
+        check_elements(path)
         held = scipy.io.whosmat(path)
         if not name:
             found = [key for key, shape, _ in held if leads in shape and len(shape) in (2, 3)]
@@ -51,21 +57,62 @@ def read(path: pathlib.Path, name: str, leads: int) -> np.ndarray:
         return value
 
 
-def check_inflated(path: pathlib.Path) -> None:
-    """Refuses a version 5 file whose compressed parts inflate past what one array may take."""
+def check_elements(path: pathlib.Path) -> None:
+    """Refuses a version 5 file whose compressed parts inflate past what one array may take, or
+    that holds what is neither an array nor in one: SciPy (1.17) ends the process on types of
+    numbers that do not exist.
+
+    The format: https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf.
+
+    Raises:
+      ValueError: it holds such a thing.
+    """
     data = path.read_bytes()
     if data[:6] != b"MATLAB":
-        return  # version 4 does not compress
+        return  # version 4 does not compress, and Python reads it
     order = "<" if data[126:128] == b"IM" else ">"
     offset, total = 128, 0
     while offset + 8 <= len(data):
         kind = files.unpack(order + "I", data, offset)
         size = files.unpack(order + "I", data, offset + 4)
+        body = data[offset + 8 : offset + 8 + size]
         if kind == _COMPRESSED:
-            inflate = zlib.decompressobj()
-            piece = inflate.decompress(data[offset + 8 : offset + 8 + size], _PIECE)
-            while piece:
+            inflate, pieces = zlib.decompressobj(), []
+            while piece := inflate.decompress(body, _PIECE):
                 total += len(piece)
                 files.check_declared(total, files.MAX_ARRAY_BYTES, path, False)
-                piece = inflate.decompress(inflate.unconsumed_tail, _PIECE)
+                pieces.append(piece)
+                body = inflate.unconsumed_tail
+            _check_array(b"".join(pieces), order, 0)
+        elif kind == _MATRIX:
+            _check_array(data[offset : offset + 8 + size], order, 0)
+        else:
+            raise ValueError("an element that is no array")
         offset += 8 + size
+
+
+def _check_array(element: bytes, order: str, depth: int) -> None:
+    """Checks the elements of one array, a miMATRIX with its tag, and of the arrays in it."""
+    kind, size = struct.unpack_from(order + "II", element)
+    if kind != _MATRIX or size > len(element) - 8 or depth > _DEEPEST:
+        raise ValueError("no array, or one that is cut short")
+    offset, end = 8, 8 + size
+    while offset < end:
+        kind, size = struct.unpack_from(order + "II", element, offset)
+        if offset == 8 and (kind, size) != (_FLAGS, _FLAGS_SIZE):
+            raise ValueError("an array without flags")
+        # Of a full array every number, text or array in it takes a byte or more.
+        if offset == 24 and kind == _LENGTHS and element[16 if order == "<" else 19] != _SPARSE:
+            lengths = struct.unpack_from(f"{order}{size // 4}i", element, offset + 8)
+            if min(lengths, default=0) < 0 or math.prod(lengths) > end:
+                raise ValueError("an array longer than its bytes")
+        if kind >> 16:  # a small element: its size and up to four bytes are in the tag
+            if kind & 0xFFFF not in _PLAIN or kind >> 16 > 4:
+                raise ValueError("a small element of no type")
+            offset += 8
+            continue
+        if kind == _MATRIX:
+            _check_array(element[offset:end], order, depth + 1)
+        elif kind not in _PLAIN or size > end - offset - 8:
+            raise ValueError("an element of no type, or one that is cut short")
+        offset += 8 + -(-size // 8) * 8

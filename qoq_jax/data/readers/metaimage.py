@@ -88,7 +88,10 @@ def read(path: files.Path, root: files.Path | None = None) -> tuple[np.ndarray, 
         size = voxels * header.dtype.itemsize
         files.check_declared(size, len(stored), source, header.compressed)
         if header.compressed:
-            stored = zlib.decompressobj().decompress(stored, size)
+            inflate = zlib.decompressobj()
+            stored = inflate.decompress(stored, size + 1)
+            if len(stored) != size or not inflate.eof:  # at its end zlib compares a checksum
+                raise ValueError("compressed data is cut short or longer than declared")
         values = np.frombuffer(stored, header.dtype, voxels)
         return values.reshape(header.shape, order="F"), header.to_lps
 
@@ -128,10 +131,12 @@ def _parse(head: bytes, path: pathlib.Path) -> Header:
         raise DataError(
             "has a place (Offset) that is not finite", where=str(path), hint="write it again"
         )
+    with np.errstate(all="ignore"):  # whoever uses axes asks whether they are finite
+        to_lps = directions.reshape(3, 3).T * spacing.reshape(1, 3)
     return Header(
         shape,
         np.dtype((">" if most_significant_first == "True" else "<") + _TYPES[kind]),
-        directions.reshape(3, 3).T * spacing.reshape(1, 3),
+        to_lps,
         origin.reshape(3),
         file,
         fields.get("CompressedData", "False") == "True",

@@ -69,7 +69,8 @@ def read_volume(path: files.Path) -> np.ndarray:
         values, to_lps = metaimage.read(path)
     else:
         values, to_lps = _nrrd(path) if files.suffix(path) == ".nrrd" else _nifti(path)
-    lengths = np.linalg.norm(to_lps, axis=0)
+    with np.errstate(all="ignore"):  # of axes that are not finite
+        lengths = np.linalg.norm(to_lps, axis=0)
     if not (np.isfinite(lengths).all() and lengths.all() and _volume(to_lps / lengths) > 1e-6):
         raise DataError(
             "has an orientation (affine) that is not finite or has no volume",
