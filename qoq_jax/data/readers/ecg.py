@@ -27,6 +27,8 @@ _LONGER = 0.1  # seconds that are cut off without a word
 _MAX_MILLIVOLT = 50.0  # the heart gives about 5
 
 
+# Damaged samples may be NaN or infinite: `_sound` says so, and numpy need not warn before.
+@np.errstate(over="ignore", invalid="ignore")
 def read_ecg(
     path: files.Path,
     *,

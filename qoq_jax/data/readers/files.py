@@ -66,6 +66,12 @@ def beside(path: pathlib.Path, name: str, root: Path | None = None) -> pathlib.P
             where=str(path),
             hint="copy the file into the data folder",
         )
+    if not found.is_file():
+        raise DataError(
+            f"names the file {name!r}, and there is no such file beside it",
+            where=str(path),
+            hint="keep the files of a recording together",
+        )
     return check_file(found)
 
 

@@ -29,7 +29,7 @@ def read(path: pathlib.Path, name: str, leads: int) -> np.ndarray:
     import scipy.io  # scipy comes with jax
 
     with files.decoding(path, "a MATLAB file"):
-        check_elements(path)
+        _check_elements(path)
         held = scipy.io.whosmat(path)
         if not name:
             found = [key for key, shape, _ in held if leads in shape and len(shape) in (2, 3)]
@@ -57,7 +57,7 @@ def read(path: pathlib.Path, name: str, leads: int) -> np.ndarray:
         return value
 
 
-def check_elements(path: pathlib.Path) -> None:
+def _check_elements(path: pathlib.Path) -> None:
     """Refuses a version 5 file whose compressed parts inflate past what one array may take, or
     that holds what is neither an array nor in one: SciPy (1.17) ends the process on types of
     numbers that do not exist.

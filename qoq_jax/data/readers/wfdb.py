@@ -32,6 +32,7 @@ _MAX_HEADER_BYTES = 1 << 20
 _FORMAT = re.compile(r"(\d{1,4})(?:x(\d{1,4}))?(?::(\d{1,9}))?(?:\+(\d{1,9}))?")
 _GAIN = re.compile(r"([-+0-9.eE]{1,32})(?:\((-?\d{1,9})\))?(?:/(\S{1,32}))?")
 _DEFAULT_RATE, _DEFAULT_GAIN = 250.0, 200.0
+_MAX_UNITS = 1 << 32  # ADC units; converters have at most 32 bits
 _GAP = "~"
 
 
@@ -153,9 +154,10 @@ def _read_header(path: pathlib.Path) -> _Header:
         signals = []
         for row in rows:
             full = row + ["", "", "", "0", "0", "0", "0", "0", ""][len(row) :]
-            signals.append(
-                _Signal(full[0], full[1], full[2] or "0", int(full[4]), int(full[5]), full[8])
-            )
+            zero, initial = int(full[4]), int(full[5])
+            if max(abs(zero), abs(initial)) >= _MAX_UNITS:
+                raise ValueError("no converter has such values")
+            signals.append(_Signal(full[0], full[1], full[2] or "0", zero, initial, full[8]))
         return _Header(path, rate, frames, tuple(signals), ())
 
 
@@ -213,9 +215,13 @@ def _read_file(
     per_frame = sum(layout[1] for layout in layouts.values())
     path = files.beside(head.path, file, root)
     held = form.samples_in(max(path.stat().st_size - offset, 0)) // per_frame
+    if not 0 < (frames := frames or held) <= held:
+        raise DataError(
+            f"says {frames} frames, and {file} holds {held}: it is cut short",
+            where=where,
+            hint="fetch the record again or drop its row",
+        )
     with files.decoding(path, "a WFDB signal file"):
-        if not 0 < (frames := frames or held) <= held:
-            raise ValueError("the signal is cut short")
         window = min(frames, math.ceil(WINDOW_SECONDS * head.rate))
         skew = max(layout[2] for layout in layouts.values())
         read = min(frames, window + skew)

@@ -19,7 +19,7 @@ from PIL import Image
 from qoq_jax.base import objects
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.cli import main
-from qoq_jax.climb.shards import pipeline, write
+from qoq_jax.climb.shards import pipeline, plan, write
 from qoq_jax.data import check, index, media, shards, sources
 from qoq_jax.data.sample import process
 
@@ -83,6 +83,14 @@ def made(root, out, size=1, **options):
     return pipeline.run(str(root), str(out), size, **options)
 
 
+def made_here(root, out, size=1):
+    """The same without Beam, for what comes after."""
+    tasks = plan.plan(str(root), str(out), size)
+    for task in tasks:
+        write.shard(task, str(root), str(out))
+    return write.finish(tasks, str(out))
+
+
 def contents(out):
     """{name: bytes} of what a run leaves for training."""
     return {
@@ -119,7 +127,7 @@ def test_samples_and_fingerprints_are_those_of_the_folder(folder, tmp_path):
 
 
 def test_grain_reads_the_records_without_this_package(folder, tmp_path):
-    made(folder, tmp_path / "out", size=10**9)
+    made_here(folder, tmp_path / "out", size=10**9)
     paths = sorted(map(str, (tmp_path / "out").glob("train-*.array_record")))
     assert len(paths) == 1
     source = grain.sources.ArrayRecordDataSource(paths)
@@ -138,7 +146,7 @@ def test_two_runs_give_the_same_bits(folder, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from qoq_jax.climb.shards import pipeline, write
+from qoq_jax.climb.shards import pipeline, plan, write
 record, seen = write.record, []
 def dying(row, root):
     seen.append(row.id)
@@ -166,7 +174,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bits(folder, tmp_path, monkey
     )
     made(folder, out)
     assert len(calls) == 3
-    made(folder, tmp_path / "whole")
+    made_here(folder, tmp_path / "whole")
     assert contents(out) == contents(tmp_path / "whole")
     assert not list(out.glob(".*.partial"))
     calls.clear()
@@ -206,7 +214,7 @@ def test_other_rows_replace_the_shards_that_they_are_in(folder, tmp_path):
 
 def test_a_damaged_shard_is_an_error_that_names_it(folder, tmp_path):
     out = tmp_path / "out"
-    made(folder, out)
+    made_here(folder, out)
     path = out / "train-00000-of-00004.array_record"
     content = bytearray(path.read_bytes())
     content[content.index(b"IDAT") + 100] ^= 1
@@ -235,7 +243,7 @@ def test_what_is_no_record_is_refused(members, compression):
 
 
 def test_a_record_writes_nothing_outside_of_its_folder(folder, tmp_path, monkeypatch):
-    made(folder, tmp_path / "out")
+    made_here(folder, tmp_path / "out")
     found = shards.find(tmp_path / "out")
     inside = {"media/0.png": b"x", "../../out.png": b"x"}
     monkeypatch.setattr(found, "record", lambda number: (b"{}", inside))
@@ -247,14 +255,14 @@ def test_a_record_writes_nothing_outside_of_its_folder(folder, tmp_path, monkeyp
 def test_a_file_of_many_recordings_is_refused(folder, tmp_path):
     write_rows(folder, test=[row(9, domain="ecg", **{"time-series": ["media/e.hdf5#3"]})])
     with pytest.raises(DataError, match="one recording of a file of many"):
-        made(folder, tmp_path / "out")
+        made_here(folder, tmp_path / "out")
 
 
 def test_shards_at_a_url(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(objects, "FIRST_WAIT", 0.001)
     object_store.empty_memory()
     shards._at_url.cache_clear()
-    made(folder, tmp_path / "out")
+    made_here(folder, tmp_path / "out")
     objects.upload_tree(str(tmp_path / "out"), "memory://bucket/shards")
     here, there = (sources.load(root, "train") for root in (folder, "memory://bucket/shards"))
     assert here.fingerprint == there.fingerprint
@@ -267,10 +275,10 @@ def test_shards_at_a_url(folder, tmp_path, monkeypatch):
 
 def test_an_index_notices_other_media(folder, tmp_path):
     out = tmp_path / "out"
-    made(folder, out)
+    made_here(folder, out)
     before = index.open_rows(out / "train.jsonl").fingerprint
     Image.new("RGB", (33, 33)).save(folder / "media" / "0.png")
-    made(folder, out)
+    made_here(folder, out)
     after = index.open_rows(out / "train.jsonl").fingerprint
     assert after == sources.load(folder, "train").fingerprint != before
 
