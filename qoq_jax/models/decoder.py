@@ -278,6 +278,56 @@ def forward(
     return (hidden, kv) if return_kv else hidden
 
 
+def forward_part(
+    params: dict[str, Any],
+    cfg: VlmConfig,
+    x: jax.Array,
+    positions: jax.Array,
+    segment: jax.Array,
+    earlier: tuple[Sequence[jax.Array], Sequence[jax.Array]],
+    at: jax.Array,
+    deepstack: tuple[jax.Array, jax.Array] | None = None,
+) -> tuple[jax.Array, tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]]:
+    """`forward` of C tokens of a row that stand behind others, whose keys and values are there.
+
+    Args:
+      x: embeddings [B,C,D] of tokens at to at + C - 1. positions: int32 [B,3,C], theirs.
+      segment: int32 [B,T], of all tokens of the row.
+      earlier: (keys, values), L of [B,T,K,h] each, filled before `at`.
+      at: int32 scalar.
+      deepstack: as in `forward`, media_index [B,C].
+
+    Returns:
+      (hidden [B,C,D] after the final norm, (keys, values) filled before at + C).
+    """
+    dec, dtype = cfg.decoder, layers.compute_dtype(cfg)
+    angles = mrope_angles(dec, positions)
+    C, T = x.shape[1], segment.shape[1]
+    own = TokenIds(
+        segment=jax.lax.dynamic_slice_in_dim(segment, at, C, axis=1),
+        index=(at + jnp.arange(C))[None],
+    )
+    ids = TokenIds(segment=segment, index=jnp.arange(T)[None])
+    x, all_keys, all_values = x.astype(dtype), [], []
+
+    def write(row: jax.Array, tokens: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(row, tokens, at, axis=1)
+
+    for i in range(dec.num_layers):
+        layer = int8.layer_in(_layer(params, i), dtype)
+        q, k, v = _qkv(layer, x, angles, dec)
+        keys, values = write(earlier[0][i], k), write(earlier[1][i], v)
+        attended = attention(q, [KeySet(keys, values, ids, causal=True)], own)
+        x = x + _output(layer, attended)
+        x = x + _mlp(layer, x, dec)
+        if deepstack:
+            x = add_deepstack(x, jnp.int32(i), *deepstack)
+        all_keys.append(keys)
+        all_values.append(values)
+    hidden = layers.rms_norm(x, params["final_norm"]["scale"], dec.norm_eps)
+    return hidden, (tuple(all_keys), tuple(all_values))
+
+
 def layers_apart(params: dict[str, Any], cfg: VlmConfig, weights: str = "auto") -> dict[str, Any]:
     """`params` with a dict for each layer, matrices in the compute dtype: for many calls of
     `decode_step`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from qoq_jax.sampling import tokens as sampling
 from qoq_jax.sampling.loop import Decoded, Draw, Orders, Slots
 from qoq_jax.sampling.schedule import (
     Device,
+    Placing,
     Response,
     Schedule,
     Settings,
@@ -55,6 +56,13 @@ def compiled(cfg: VlmConfig) -> dict[str, Callable]:
         "logits": jax.jit(logits),
         "empty": jax.jit(functools.partial(loop.empty_slots, cfg), static_argnums=(0, 1, 2, 3)),
         "admit": jax.jit(functools.partial(loop.admit, cfg), donate_argnums=1),
+        "begin": jax.jit(functools.partial(loop.begin_prefill, cfg), static_argnames="part"),
+        "part": jax.jit(
+            functools.partial(loop.prefill_part, cfg), donate_argnums=1, static_argnames="part"
+        ),
+        "end": jax.jit(
+            functools.partial(loop.end_prefill, cfg), donate_argnums=0, static_argnames="tokens"
+        ),
         "grow": jax.jit(grow, static_argnums=1),
         "apart": jax.jit(apart),
         "decode": jax.jit(
@@ -121,6 +129,9 @@ class Engine:
         def admit(slots: Slots, arriving: dict[int, int]) -> Slots:
             return self._admit(slots, samples, arriving, count)
 
+        def prefill(arriving: dict[int, int]) -> Iterator[Placing | None]:
+            return self._in_parts(samples, arriving, count, weights, settings.prefill_tokens)
+
         def decode(slots: Slots, orders: Orders) -> tuple[Slots, Decoded]:
             with self._on_mesh():
                 orders = to_device(orders, self._mesh)
@@ -135,7 +146,8 @@ class Engine:
 
         schedule = Schedule(iter(range(len(samples))), settings, count, width, self._cfg.eos_ids)
         responses: list[list[Any]] = [[None] * settings.num_samples for _ in samples]
-        device = Device(admit, decode, CALL, places, most_places, grow)
+        in_parts = prefill if settings.prefill_tokens else None
+        device = Device(admit, decode, CALL, places, most_places, grow, in_parts)
         for response in schedule.run(device, slots, key, watch):
             responses[response.prompt][response.sample] = response
         self.steps += schedule.steps
@@ -159,6 +171,38 @@ class Engine:
                     at = to_device(at, self._mesh)
                     slots = self._run["admit"](self._params, slots, batch, at)
         return slots
+
+    def _in_parts(
+        self,
+        samples: Sequence[Mapping[str, Any]],
+        arriving: dict[int, int],
+        count: int,
+        weights: dict,
+        length: int,
+    ) -> Iterator[Placing | None]:
+        """`_admit` in parts of `length` tokens, as `Device.prefill`; towers and embeddings are a
+        part of their own. weights: those of `decode`.
+        """
+        for shape, group in batches.by_shape(arriving, samples):
+            for part, rows in batches.parts(group, shape, self._shards, self._shards):
+                batch = self._batch([samples[i] for i in part], shape, rows)
+                at = np.full(rows, count, np.int32)
+                at[: len(part)] = [arriving[i] for i in part]
+                with self._on_mesh():
+                    state = self._run["begin"](self._params, batch, part=length)
+                for _ in range(0, shape[0], length):
+                    yield None
+                    with self._on_mesh():
+                        state = self._run["part"](weights, state, part=length)
+
+                with self._on_mesh():
+                    where = to_device(at, self._mesh)
+                place = functools.partial(self._place, state, where, shape[0])
+                yield {i: arriving[i] for i in part}, place
+
+    def _place(self, state: loop.Prefill, at: jax.Array, tokens: int, slots: Slots) -> Slots:
+        with self._on_mesh():
+            return self._run["end"](slots, state, at, tokens=tokens)
 
     def _decode_params(self) -> dict:
         """The decoder with each layer apart: views where that copies nothing, else a second copy of

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from qoq_jax.models import cache as cache_lib
-from qoq_jax.models import vlm
+from qoq_jax.models import decoder, vlm
 from qoq_jax.models.cache import KVCache
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel.mesh import constrain
@@ -298,6 +298,103 @@ def admit_rows(
         params, cfg, x, deepstack, text, rollouts=1, max_new_tokens=1
     )
     return _placed(slots, hidden, new, last_position(text), at)
+
+
+@struct.dataclass
+class Prefill:
+    """Prompts of which some tokens are prefilled, beside running responses.
+
+    Attributes:
+      prompts: embedded, padded to a multiple of the tokens of a part.
+      keys, values: L of [B, T, K, h] each, filled before `at`; T the padded length.
+      hidden: [B, D], predicts the first token of a response, once its prompt is done.
+      at: int32 scalar, tokens done.
+    """
+
+    prompts: Prompts
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+    hidden: jax.Array
+    at: jax.Array
+
+
+def begin_prefill(cfg: VlmConfig, params: Any, batch: Batch, *, part: int) -> Prefill:
+    """Towers and embeddings of prompts whose tokens are then prefilled `part` at a time."""
+    prompts, dec = embed_prompts(cfg, params, batch), cfg.decoder
+    B, T, _ = prompts.x.shape
+    pad = -T % part
+
+    def padded(x: jax.Array, axis: int, value: int = 0) -> jax.Array:
+        return jnp.pad(
+            x, [(0, pad if i == axis else 0) for i in range(x.ndim)], constant_values=value
+        )
+
+    text = {
+        name: padded(value, value.ndim - 1, -1 if name == "media_index" else 0)
+        for name, value in prompts.text.items()
+    }
+
+    def empty() -> tuple[jax.Array, ...]:
+        shape = (B, T + pad, dec.num_kv_heads, dec.head_dim)
+        zeros = (jnp.zeros(shape, prompts.x.dtype) for _ in range(dec.num_layers))
+        return tuple(constrain(x, ("batch", None, "kv_heads", None)) for x in zeros)
+
+    return Prefill(
+        prompts.replace(x=padded(prompts.x, 1), text=text),
+        keys=empty(),
+        values=empty(),
+        hidden=jnp.zeros((B, dec.width), prompts.x.dtype),
+        at=jnp.zeros((), jnp.int32),
+    )
+
+
+def prefill_part(cfg: VlmConfig, params: Any, prefill: Prefill, *, part: int) -> Prefill:
+    """The next `part` tokens of each prompt."""
+    prompts, at = prefill.prompts, prefill.at
+
+    def cut(x: jax.Array, axis: int) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(x, at, part, axis)
+
+    segment = prompts.text["segment_ids"]
+    deepstack = None
+    if prompts.features is not None:
+        deepstack = (prompts.features, cut(prompts.text["media_index"], 1))
+    hidden, (keys, values) = decoder.forward_part(
+        params["decoder"],
+        cfg,
+        cut(prompts.x, 1),
+        cut(prompts.text["positions"], 2),
+        segment,
+        (prefill.keys, prefill.values),
+        at,
+        deepstack,
+    )
+    last = (segment > 0).sum(axis=1) - 1 - at  # in this part, if it is in 0 .. part - 1
+    found = jnp.take_along_axis(hidden, jnp.clip(last, 0, part - 1)[:, None, None], axis=1)[:, 0]
+    here = ((last >= 0) & (last < part))[:, None]
+    return prefill.replace(
+        keys=keys, values=values, hidden=jnp.where(here, found, prefill.hidden), at=at + part
+    )
+
+
+def end_prefill(
+    cfg: VlmConfig, slots: Slots, prefill: Prefill, at: jax.Array, *, tokens: int
+) -> Slots:
+    """The slots with the prompts, all of whose `tokens` places are done, at `at`: see `admit`."""
+    text = {
+        name: value[..., :tokens]
+        for name, value in prefill.prompts.text.items()
+        if name in ("positions", "segment_ids")
+    }
+    new = cache_lib.init(
+        jnp.stack(prefill.keys)[:, :, :tokens],
+        jnp.stack(prefill.values)[:, :, :tokens],
+        text["segment_ids"] > 0,
+        rollouts=1,
+        max_new_tokens=1,
+        dtype=cfg.kv_cache_dtype,
+    )
+    return _placed(slots, prefill.hidden, new, last_position(text), at)
 
 
 def last_position(batch: Batch) -> jax.Array:

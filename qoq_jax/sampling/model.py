@@ -66,6 +66,8 @@ class SamplingOptions(TypedDict, total=False):
       num_samples: responses to each sample, 1 unless given; they share one prefill.
       rows: most responses that are sampled at the same time, 64 unless given, 0 = all; memory of
         the cache grows with it.
+      prefill_tokens: 0 (the default) = prompts are prefilled whole; above 0: so many tokens at a
+        time, and responses that run wait for no more than that.
     """
 
     temperature: float
@@ -73,6 +75,7 @@ class SamplingOptions(TypedDict, total=False):
     top_k: int
     num_samples: int
     rows: int
+    prefill_tokens: int
 
 
 class Model:
@@ -156,7 +159,7 @@ class Model:
           stop: texts that end a response.
           stream: called as stream(index of the sample, number of its response, new text) while
             responses are sampled; the pieces of a response joined are its text.
-          sampling: temperature, top_p, top_k, num_samples and rows: see `SamplingOptions`.
+          sampling: see `SamplingOptions`.
 
         Returns:
           For each sample, in order, the list of its `num_samples` responses.
@@ -204,7 +207,12 @@ class Model:
 def _check(
     settings: Settings, stop: Sequence[str], streams: bool, tokenizer: Tokenizer | None
 ) -> None:
-    for name, least in (("max_new_tokens", 1), ("num_samples", 1), ("rows", 0)):
+    for name, least in (
+        ("max_new_tokens", 1),
+        ("num_samples", 1),
+        ("rows", 0),
+        ("prefill_tokens", 0),
+    ):
         if getattr(settings, name) < least:
             raise ConfigError(f"{name}={getattr(settings, name)}", hint=f"use {least} or more")
     if not settings.temperature >= 0 or not 0 < settings.top_p <= 1 or settings.top_k < 0:

@@ -33,6 +33,8 @@ class Settings:
       num_samples: responses to each prompt.
       rows: most responses that are sampled at the same time (rounded to whole slots); 0 = all.
       refill: False waits for all slots to end before the next prompts begin; for measurements.
+      prefill_tokens: above 0: prompts are prefilled so many tokens at a time, one prompt (over a
+        mesh one per device) after the other, and responses that run continue in between; 0 = whole.
     """
 
     max_new_tokens: int = 256
@@ -42,6 +44,7 @@ class Settings:
     num_samples: int = 1
     rows: int = 64
     refill: bool = True
+    prefill_tokens: int = 0
 
     def slots(self, prompts: int, shards: int) -> tuple[int, int]:
         """(slots, rows of a slot) for so many prompts; slots are a multiple of `shards`."""
@@ -86,6 +89,10 @@ class Response:
 Watch = Callable[[Response, np.ndarray, bool], int | None]
 
 
+# {prompt number: slot} of prompts that are prefilled, and what puts them there.
+Placing = tuple[dict[int, int], Callable[[Slots], Slots]]
+
+
 def to_host(tree: Any) -> Any:
     """Device arrays -> numpy arrays: every decision of the host is taken on what this returns."""
     return hosts.gather(tree)
@@ -120,6 +127,9 @@ class Device:
       places: response places of the slots to begin with.
       most_places: they double up to so many when a row outgrows them; 0 = never.
       grow: (slots, places) -> slots with so many places.
+      prefill: {prompt number: slot} -> the same in parts, in the place of `admit`: each step of the
+        iterator is one, after which running responses may continue; it yields None, or, with the
+        last part of some prompts, what puts them into the slots. None = not in parts.
     """
 
     admit: Callable[[Slots, dict[int, int]], Slots]
@@ -128,6 +138,7 @@ class Device:
     places: int
     most_places: int = 0
     grow: Callable[[Slots, int], Slots] = no_growth
+    prefill: Callable[[dict[int, int]], Iterator[Placing | None]] | None = None
 
 
 class Schedule:
@@ -160,6 +171,7 @@ class Schedule:
         # responses of each slot that have not begun, and the one that each of its rows works at
         self._todo: list[collections.deque[Response]] = [collections.deque() for _ in range(slots)]
         self._rows: list[list[Response | None]] = [[None] * width for _ in range(slots)]
+        self._parts: Iterator[Placing | None] | None = None  # of prompts on their way
         self.steps = self.admitted = 0
 
     def run(
@@ -176,13 +188,7 @@ class Schedule:
         """
         places = device.places
         while True:
-            if arriving := self._arriving():
-                slots = device.admit(slots, arriving)
-                self.admitted += len(arriving)
-                for prompt, p in arriving.items():
-                    self._todo[p].extend(
-                        Response(prompt, g) for g in range(self._settings.num_samples)
-                    )
+            slots = self._admit(device, slots)
             start = self._begin()
             working = [
                 (p, g, response)
@@ -191,7 +197,9 @@ class Schedule:
                 if response is not None
             ]
             if not working:
-                return
+                if self._parts is None:
+                    return
+                continue
             longest = max(response.length for _, _, response in working)
             while places - longest < device.call and places < device.most_places:
                 places = min(2 * places, device.most_places)
@@ -209,6 +217,30 @@ class Schedule:
                 if response.reason:
                     self._rows[p][g] = None
                     yield response
+
+    def _admit(self, device: Device, slots: Slots) -> Slots:
+        """Prefills arriving prompts: all of them, or the next part of one."""
+        if self._parts is None and (arriving := self._arriving()):
+            if device.prefill is None:
+                self._place(arriving)
+                return device.admit(slots, arriving)
+            self._parts = device.prefill(arriving)
+        if self._parts is not None:
+            try:
+                done = next(self._parts)
+            except StopIteration:
+                self._parts = None
+                return self._admit(device, slots)
+            if done is not None:
+                self._place(done[0])
+                slots = done[1](slots)
+        return slots
+
+    def _place(self, arriving: dict[int, int]) -> None:
+        """Gives slots the responses to the prompts that they hold now."""
+        self.admitted += len(arriving)
+        for prompt, p in arriving.items():
+            self._todo[p].extend(Response(prompt, g) for g in range(self._settings.num_samples))
 
     def _arriving(self) -> dict[int, int]:
         """The prompts that begin now, and the slot of each."""
@@ -240,7 +272,8 @@ class Schedule:
         live, row_keys = np.zeros_like(start), np.zeros((*start.shape, 2), np.uint32)
         for p, g, response in working:
             live[p, g], row_keys[p, g] = True, keys(response.prompt, response.sample)
-        waits = self._next is not None and self._settings.refill
+        # Slots that prompts are on their way to are idle too, and no reason to return.
+        waits = self._next is not None and self._settings.refill and self._parts is None
         return Orders(
             start=start,
             live=live,

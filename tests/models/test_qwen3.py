@@ -263,6 +263,21 @@ def test_eight_devices_with_scanned_rematerialised_layers_equal_one(monkeypatch)
     )
 
 
+def test_a_prompt_prefilled_in_parts_equals_the_whole():
+    """DeepStack adds the features of the tokens of each part."""
+    batch, whole = prompt(), functools.partial(vlm.prefill, rollouts=1, max_new_tokens=1)
+    wanted, _ = jax.jit(whole, static_argnums=1)(params(), CFG, batch)
+    part = batch["tokens"].shape[1] // 3 + 1
+
+    def in_parts(params, batch):
+        state = loop.begin_prefill(CFG, params, batch, part=part)
+        for _ in range(3):
+            state = loop.prefill_part(CFG, params, state, part=part)
+        return state.hidden
+
+    np.testing.assert_allclose(jax.jit(in_parts)(params(), batch), wanted, atol=1e-4)
+
+
 def test_cached_decode_and_shared_prompt_equal_the_full_forward():
     """Prompts with an image, one of them padded; three answers each, decoded from the cache and as
     one shared row.
