@@ -354,7 +354,7 @@ LAYOUTS: dict[str, dict[str, str | bytes | Callable[[str], None] | None]] = {
         "1_butterfly_covid,Coalescing B lines.mp4,mp4,data\\tmp\\Butterfly,Butterfly\n",
         "data/video/original/1_butterfly_covid.mp4": None,
         "data/video/original/40_grepmed_pneumonia.gif": None,
-        "data/video/original/139_litfl_normal.mp4": None,
+        "data/video/original/139_litfl_normal.mov": None,
         "data/video/cropped/1_butterfly_covid_prc.avi": None,
         "data/video/cropped/40_grepmed_pneumonia_prc.avi": None,
     },

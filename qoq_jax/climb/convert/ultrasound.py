@@ -63,7 +63,8 @@ def covid_us(folder: Folder) -> Found:
     those and the other kinds (GIF, WMV) without their margins as data/video/cropped/ID_prc.avi.
     """
     videos = {
-        path.rpartition("/")[2].rpartition(".")[0]: path for path in folder.match("*.mp4", "*.avi")
+        path.rpartition("/")[2].rpartition(".")[0]: path
+        for path in folder.match("*.mp4", "*.mov", "*.avi")
     }
     # Of the two tables that of four classes names patients. Both have spaces of Latin-1.
     tables = ("*COVIDx-US*_4class.csv", "*COVIDx-US*_3class.csv")

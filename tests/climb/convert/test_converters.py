@@ -324,6 +324,12 @@ def test_ham10000_with_the_table_that_the_dataverse_shows(tmp_path):
     assert (found.labels, found.patient) == (("MEL",), "HAM_0000118")
 
 
+@pytest.mark.parametrize("name", ["bcss", "covid-us", "lndb", "aptos2019"])
+def test_a_folder_whose_name_is_a_pattern(tmp_path, name):
+    rows, _ = converted(tmp_path / "data [1]*", name)
+    assert set(rows) == set(EXPECTED[name])
+
+
 def test_a_medium_that_is_not_there_is_reported(tmp_path):
     original_layouts.build(tmp_path, "aptos2019")
     (tmp_path / "train_images" / "000c.png").unlink()
