@@ -7,7 +7,7 @@ import jax
 import pytest
 from helpers.plan import nano_case, nano_config
 
-from qoq_jax.base.errors import ConfigError
+from qoq_jax.base.errors import ConfigError, QoqError
 from qoq_jax.cli.main import main
 from qoq_jax.plan import advice, cost, devices, flops, instant, search, traffic
 from qoq_jax.plan.change import changed, overrides
@@ -348,6 +348,23 @@ def test_a_program_is_compiled_for_the_stages_that_have_it(monkeypatch, capsys):
     assert done == [("rl", "decode")]
     assert main(["plan", *QUICK, "--config.stages=sft", "--compile=decode"]) == 2
     assert "no program of stage sft" in capsys.readouterr().err
+
+
+def test_a_program_that_does_not_compile_names_what_would_lower_its_peak(monkeypatch):
+    """And not the plan that said "ask --compile"."""
+    from qoq_jax.plan import compiled
+
+    def too_large(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory")
+
+    monkeypatch.setattr(compiled, "mesh_of", lambda case: None)
+    monkeypatch.setattr(compiled.programs, "lower", too_large)
+    with pytest.raises(QoqError) as failed:
+        compiled.measure(nano_case(), "update")
+    said = str(failed.value)
+    assert "update does not compile: RESOURCE_EXHAUSTED" in said
+    assert "model.remat=offload, a larger rl.accumulate" in said
+    assert "--compile" not in said
 
 
 def test_ecg_pretraining_has_no_layouts(capsys):
