@@ -7,5 +7,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/venv.sh
 
-install_into_venv
+install_into_venv ''
 exec "$VENV/bin/qoq" train --config=configs/quickstart.py "$@"

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the launch scripts: a virtual environment with qoq_jax in it, installed once for each state of setup.py.
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}

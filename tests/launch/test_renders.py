@@ -19,6 +19,7 @@ from helpers.jobs import GPU, RENDERED, SLICES, TPU
 from qoq_jax.launch import check, place, process
 from qoq_jax.launch.engines import gke, skypilot
 
+REPOSITORY = pathlib.Path(__file__).parents[2]
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 ELSEWHERE = "--exclude=SC1090,SC1091"  # files of the machine that the script runs on
 # The extra dev has it: beside Python, also where the environment is not activated.
@@ -91,6 +92,16 @@ def test_the_scripts_of_a_tpu_machine_are_clean(tmp_path):
         script.write_text("#!/usr/bin/env bash\n" + inner + "\n")
         found = subprocess.run([SHELLCHECK, ELSEWHERE, script], capture_output=True, text=True)
         assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_scripts_of_the_repository_are_clean():
+    scripts = sorted(path.name for path in (REPOSITORY / "launch").glob("*.sh"))
+    assert "quickstart.sh" in scripts
+    words = [SHELLCHECK, "--severity=style", "--external-sources", "--source-path=.."]
+    found = subprocess.run(
+        [*words, *scripts], cwd=REPOSITORY / "launch", capture_output=True, text=True
+    )
+    assert (found.returncode, found.stdout) == (0, "")
 
 
 def test_values_reach_the_process_as_they_are():
