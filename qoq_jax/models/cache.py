@@ -124,6 +124,37 @@ def append(cache: KVCache, layer: int, k: jax.Array, v: jax.Array) -> tuple[Stor
     )
 
 
+def write_several(cache: KVCache, layer: int, k: jax.Array, v: jax.Array) -> tuple[Stored, Stored]:
+    """`append` of C tokens at the places from each row's length on, for a cache that is no ring.
+
+    k, v [B,K,G,C,h].
+    """
+
+    def write(ring: Stored, tokens: jax.Array, channels: int) -> Stored:
+        dtype = "int8" if isinstance(ring, Int8) else "auto"
+        places = 7 - channels  # the other of the last two axes of [B,K,G,.,.]
+
+        def one(ring: jax.Array, tokens: jax.Array, at: jax.Array) -> jax.Array:  # [K,.,.]
+            return jax.lax.dynamic_update_slice_in_dim(ring, tokens, at, axis=places - 2)
+
+        rows = jax.vmap(jax.vmap(one, in_axes=(1, 1, 0), out_axes=1))
+        return jax.tree.map(
+            lambda ring, tokens: rows(ring, tokens, cache.length),
+            ring,
+            store(tokens, channels, dtype),
+        )
+
+    return (
+        write(cache.response_k[layer], k.swapaxes(3, 4), 3),
+        write(cache.response_v[layer], v, 4),
+    )
+
+
+def at_length(cache: KVCache, length: jax.Array) -> KVCache:
+    """The cache with responses of so many tokens, int32 [B, G]; for one that is no ring."""
+    return cache.replace(length=length, step=jnp.zeros((), jnp.int32))
+
+
 def advance(cache: KVCache, keys: Sequence[Stored], values: Sequence[Stored]) -> KVCache:
     """The cache after a step in which every layer was appended to."""
     return cache.replace(

@@ -415,6 +415,53 @@ def decode_step(
     return hidden, cache_lib.advance(cache, all_keys, all_values)
 
 
+def decode_several(
+    params: dict[str, Any], cfg: VlmConfig, x: jax.Array, positions: jax.Array, cache: KVCache
+) -> tuple[jax.Array, KVCache]:
+    """C tokens of every response at once, for a cache that is no ring (sampling/lookup.py).
+
+    x [B,G,C,D], positions int32 [B,G,C] on all three axes -> (hidden [B,G,C,D], cache with the
+    tokens written behind each row's length, which stays).
+    """
+    dec = cfg.decoder
+    B, G, C, D = x.shape
+    flat = jnp.broadcast_to(positions.reshape(B, 1, G * C), (B, 3, G * C))
+    angles = mrope_angles(dec, flat)
+    index = TokenIds(index=cache.length[..., None] + jnp.arange(C)[None, None])
+    places = TokenIds(index=jnp.arange(cache.places)[None, None])
+    x = x.astype(layers.compute_dtype(cfg)).reshape(B, G * C, D)
+    all_keys, all_values = [], []
+    for i in range(dec.num_layers):
+        layer = _layer(params, i)
+        q, k, v = _qkv(layer, x, angles, dec)
+        q = einops.rearrange(q, "b (g t) k n h -> b k g t n h", g=G)
+        k, v = (einops.rearrange(one, "b (g t) k h -> b k g t h", g=G) for one in (k, v))
+        keys, values = cache_lib.write_several(cache, i, k, v)
+        prompt = KeySet(
+            int8.read(cache.prompt_k[i], x.dtype),
+            int8.read(cache.prompt_v[i], x.dtype),
+            valid=cache.prompt_mask,
+            k_axes="bkhs",
+            v_axes="bksh",
+        )
+        own = KeySet(
+            int8.read(keys, x.dtype),
+            int8.read(values, x.dtype),
+            places,
+            k_axes="bkghs",
+            v_axes="bkgsh",
+            causal=True,
+        )
+        attended = attention(q, [prompt, own], index, axes="bkgtnh")
+        x = x + _output(layer, einops.rearrange(attended, "b k g t n h -> b (g t) k n h"))
+        x = x + _mlp(layer, x, dec)
+        all_keys.append(keys)
+        all_values.append(values)
+    hidden = layers.rms_norm(x, params["final_norm"]["scale"], dec.norm_eps)
+    cache = cache.replace(response_k=tuple(all_keys), response_v=tuple(all_values))
+    return hidden.reshape(B, G, C, D), cache
+
+
 def head(params: dict[str, Any]) -> jax.Array:
     """The output matrix [V, D]: its own, or the embedding when tied."""
     return params.get("lm_head", params["embedding"])

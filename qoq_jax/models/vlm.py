@@ -322,3 +322,15 @@ def decode_step(
     """
     x = _text(params, cfg, tokens)
     return decoder.decode_step(params["decoder"], cfg, x, positions, cache)
+
+
+def decode_several(
+    params: dict[str, Any], cfg: VlmConfig, tokens: jax.Array, positions: jax.Array, cache: KVCache
+) -> tuple[jax.Array, KVCache]:
+    """Feeds C tokens to every response: see decoder.decode_several.
+
+    tokens and positions int32 [B,G,C] -> (hidden [B,G,C,D], cache).
+    """
+    B, G, C = tokens.shape
+    x = _text(params, cfg, tokens.reshape(B, G * C)).reshape(B, G, C, -1)
+    return decoder.decode_several(params["decoder"], cfg, x, positions, cache)

@@ -20,7 +20,7 @@ from qoq_jax.models import cache as cache_lib
 from qoq_jax.models import decoder, vlm
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.sampling import batches, loop
+from qoq_jax.sampling import batches, lookup, loop
 from qoq_jax.sampling import tokens as sampling
 from qoq_jax.sampling.loop import Decoded, Draw, Orders, Slots
 from qoq_jax.sampling.schedule import (
@@ -50,11 +50,15 @@ def compiled(cfg: VlmConfig) -> dict[str, Callable]:
         return decoder.layers_apart({"layers": layers}, cfg)["layers"]
 
     def grow(slots: Slots, places: int) -> Slots:
-        return slots.replace(cache=cache_lib.grow(slots.cache, places))
+        more, cache = places - slots.cache.places, cache_lib.grow(slots.cache, places)
+        if slots.context is None:
+            return slots.replace(cache=cache)
+        context = jnp.pad(slots.context, [(0, 0), (0, 0), (0, more)])
+        return slots.replace(cache=cache_lib.at_length(cache, cache.length), context=context)
 
     return {
         "logits": jax.jit(logits),
-        "empty": jax.jit(functools.partial(loop.empty_slots, cfg), static_argnums=(0, 1, 2, 3)),
+        "empty": jax.jit(functools.partial(loop.empty_slots, cfg), static_argnums=(0, 1, 2, 3, 4)),
         "admit": jax.jit(functools.partial(loop.admit, cfg), donate_argnums=1),
         "begin": jax.jit(functools.partial(loop.begin_prefill, cfg), static_argnames="part"),
         "part": jax.jit(
@@ -67,6 +71,11 @@ def compiled(cfg: VlmConfig) -> dict[str, Callable]:
         "apart": jax.jit(apart),
         "decode": jax.jit(
             functools.partial(loop.decode, cfg), donate_argnums=1, static_argnames=("length",)
+        ),
+        "lookup": jax.jit(
+            functools.partial(lookup.decode, cfg),
+            donate_argnums=1,
+            static_argnames=("length", "drafts"),
         ),
     }
 
@@ -117,12 +126,15 @@ class Engine:
           watch: called after each call of `decode`; see `Watch`.
         """
         count, width = settings.slots(len(samples), self._shards)
-        most_places = batches.bucket(settings.max_new_tokens, 32)
+        most_places, drafts = batches.bucket(settings.max_new_tokens, 32), settings.lookup
         places = min(most_places, FIRST_PLACES)
         prompt = max(batches.shape_of(sample)[0] for sample in samples)
         with self._on_mesh():
-            slots = self._run["empty"](count, width, prompt, places)
+            slots = self._run["empty"](count, width, prompt, places, drafts)
             weights = self._decode_params()  # once for all calls of `decode`
+        run, more = self._run["decode"], drafts + 1 if drafts else 0
+        if drafts:
+            run = functools.partial(self._run["lookup"], drafts=drafts)
         draw = _traced(settings, self._banned, self._mesh)
         keys = _keys(seeds, settings.num_samples)
 
@@ -135,11 +147,11 @@ class Engine:
         def decode(slots: Slots, orders: Orders) -> tuple[Slots, Decoded]:
             with self._on_mesh():
                 orders = to_device(orders, self._mesh)
-                return self._run["decode"](weights, slots, orders, draw, length=CALL)
+                return run(weights, slots, orders, draw, length=CALL + more)
 
         def grow(slots: Slots, places: int) -> Slots:
             with self._on_mesh():
-                return self._run["grow"](slots, places)
+                return self._run["grow"](slots, places + more)
 
         def key(prompt: int, sample: int) -> np.ndarray:
             return keys[prompt, sample]

@@ -40,12 +40,15 @@ class Slots:
       hidden: [P, G, D], predicts the next token of each row.
       prompt_hidden: [P, D], predicts the first token of a response.
       last: int32 [P], position of the prompt's last token.
+      context: int32 [P, G, Z], tokens of prompt and response one behind the other, where drafts
+        are looked up in them (lookup.py); else None.
     """
 
     cache: KVCache
     hidden: jax.Array
     prompt_hidden: jax.Array
     last: jax.Array
+    context: jax.Array | None = None
 
 
 @struct.dataclass
@@ -130,6 +133,19 @@ def decode(
     Args:
       params: see vlm.decode_params.
     """
+
+    def going(state: DecodeState) -> jax.Array:
+        return goes_on(state, orders)
+
+    def body(state: DecodeState) -> DecodeState:
+        return step(cfg, params, state, orders, draw)
+
+    state = jax.lax.while_loop(going, body, begin(cfg, slots, orders, length))
+    return pinned(state.slots), state.decoded
+
+
+def begin(cfg: VlmConfig, slots: Slots, orders: Orders, length: int) -> DecodeState:
+    """The state before the first step of a call that has room for `length` tokens of a row."""
     start, shape = orders.start, (*orders.start.shape, length)
     slots = slots.replace(
         hidden=jnp.where(start[..., None], slots.prompt_hidden[:, None], slots.hidden),
@@ -141,16 +157,7 @@ def decode(
         count=jnp.zeros(shape[:2], jnp.int32),
         steps=jnp.zeros((), jnp.int32),
     )
-    state = DecodeState(_pinned(slots), empty, orders.live, jnp.zeros_like(orders.live))
-
-    def going(state: DecodeState) -> jax.Array:
-        return goes_on(state, orders)
-
-    def body(state: DecodeState) -> DecodeState:
-        return step(cfg, params, state, orders, draw)
-
-    state = jax.lax.while_loop(going, body, state)
-    return _pinned(state.slots), state.decoded
+    return DecodeState(pinned(slots), empty, orders.live, jnp.zeros_like(orders.live))
 
 
 def goes_on(state: DecodeState, orders: Orders) -> jax.Array:
@@ -207,11 +214,13 @@ def step(
 # -------------------------------------------------------------------------------- slots and prompts
 
 
-def empty_slots(cfg: VlmConfig, slots: int, rows: int, prompt: int, places: int) -> Slots:
+def empty_slots(
+    cfg: VlmConfig, slots: int, rows: int, prompt: int, places: int, drafts: int = 0
+) -> Slots:
     """P = `slots` slots of G = `rows` rows, with `prompt` places for prompts and `places` for
-    responses.
+    responses; with drafts of so many tokens (lookup.py) for a step more of them, and a context.
     """
-    dec, dtype = cfg.decoder, jnp.dtype(cfg.compute_dtype)
+    dec, dtype, more = cfg.decoder, jnp.dtype(cfg.compute_dtype), drafts + 1 if drafts else 0
     keys = constrain(
         jnp.zeros((dec.num_layers, slots, prompt, dec.num_kv_heads, dec.head_dim), dtype),
         (None, "batch", None, "kv_heads", None),
@@ -221,15 +230,16 @@ def empty_slots(cfg: VlmConfig, slots: int, rows: int, prompt: int, places: int)
         keys,
         jnp.zeros((slots, prompt), bool),
         rollouts=rows,
-        max_new_tokens=places,
+        max_new_tokens=places + more,
         dtype=cfg.kv_cache_dtype,
     )
-    return _pinned(
+    return pinned(
         Slots(
             cache,
             hidden=jnp.zeros((slots, rows, dec.width), dtype),
             prompt_hidden=jnp.zeros((slots, dec.width), dtype),
             last=jnp.zeros(slots, jnp.int32),
+            context=jnp.zeros((slots, rows, prompt + places + more), jnp.int32) if drafts else None,
         )
     )
 
@@ -250,7 +260,7 @@ def admit(cfg: VlmConfig, params: Any, slots: Slots, batch: Batch, at: jax.Array
     P is padding.
     """
     hidden, new = vlm.prefill(params, cfg, batch, rollouts=1, max_new_tokens=1)
-    return _placed(slots, hidden, new, last_position(batch), at)
+    return _placed(slots, hidden, new, batch, at)
 
 
 @struct.dataclass
@@ -260,7 +270,8 @@ class Prompts:
     Attributes:
       x: [B, Tp, D], input embeddings of the decoder.
       features: DeepStack features [J, R, M, D] of the media rows, or None.
-      text: positions, segment_ids, branch_ids and media_index of the batch (data/packing.py).
+      text: tokens, positions, segment_ids, branch_ids and media_index of the batch
+        (data/packing.py).
     """
 
     x: jax.Array
@@ -271,7 +282,7 @@ class Prompts:
 def embed_prompts(cfg: VlmConfig, params: Any, batch: Batch) -> Prompts:
     """Towers and embeddings of a whole batch, which `admit_rows` then takes in chunks."""
     x, deepstack = vlm.decoder_inputs(params, cfg, batch)
-    names = ("positions", "segment_ids", "branch_ids", "media_index")
+    names = ("tokens", "positions", "segment_ids", "branch_ids", "media_index")
     features = None if deepstack is None else deepstack[0]
     return Prompts(x, features, {name: batch[name] for name in names})
 
@@ -297,7 +308,7 @@ def admit_rows(
     hidden, new = vlm.prefill_embedded(
         params, cfg, x, deepstack, text, rollouts=1, max_new_tokens=1
     )
-    return _placed(slots, hidden, new, last_position(text), at)
+    return _placed(slots, hidden, new, text, at)
 
 
 @struct.dataclass
@@ -384,7 +395,7 @@ def end_prefill(
     text = {
         name: value[..., :tokens]
         for name, value in prefill.prompts.text.items()
-        if name in ("positions", "segment_ids")
+        if name in ("tokens", "positions", "segment_ids")
     }
     new = cache_lib.init(
         jnp.stack(prefill.keys)[:, :, :tokens],
@@ -394,7 +405,7 @@ def end_prefill(
         max_new_tokens=1,
         dtype=cfg.kv_cache_dtype,
     )
-    return _placed(slots, prefill.hidden, new, last_position(text), at)
+    return _placed(slots, prefill.hidden, new, text, at)
 
 
 def last_position(batch: Batch) -> jax.Array:
@@ -404,10 +415,15 @@ def last_position(batch: Batch) -> jax.Array:
     return jnp.where(batch["segment_ids"][:, None] > 0, batch["positions"], -1).max(axis=(1, 2))
 
 
-def _placed(slots: Slots, hidden: jax.Array, new: KVCache, last: jax.Array, at: jax.Array) -> Slots:
-    """The slots with prefilled prompts at `at`."""
-    return _pinned(
+def _placed(slots: Slots, hidden: jax.Array, new: KVCache, text: Batch, at: jax.Array) -> Slots:
+    """The slots with prefilled prompts at `at`; text: their tokens, positions and segment_ids."""
+    context, last = slots.context, last_position(text)
+    if context is not None:
+        tokens = text["tokens"]
+        context = context.at[at, :, : tokens.shape[1]].set(tokens[:, None], mode="drop")
+    return pinned(
         slots.replace(
+            context=context,
             cache=cache_lib.refill(slots.cache, new, at),
             prompt_hidden=slots.prompt_hidden.at[at].set(hidden, mode="drop"),
             last=slots.last.at[at].set(last, mode="drop"),
@@ -415,7 +431,7 @@ def _placed(slots: Slots, hidden: jax.Array, new: KVCache, last: jax.Array, at: 
     )
 
 
-def _pinned(slots: Slots) -> Slots:
+def pinned(slots: Slots) -> Slots:
     """The slots over the mesh in one way, so that every function gets them as every other left
     them.
     """
@@ -441,4 +457,5 @@ def _pinned(slots: Slots) -> Slots:
         hidden=rows(slots.hidden),
         prompt_hidden=rows(slots.prompt_hidden),
         last=rows(slots.last),
+        context=None if slots.context is None else rows(slots.context),
     )

@@ -68,6 +68,8 @@ class SamplingOptions(TypedDict, total=False):
         the cache grows with it.
       prefill_tokens: 0 (the default) = prompts are prefilled whole; above 0: so many tokens at a
         time, and responses that run wait for no more than that.
+      lookup: 0 (the default) = off; above 0: so many tokens are drafted in each step from the text
+        so far, and checked at once; the responses are the same.
     """
 
     temperature: float
@@ -76,6 +78,7 @@ class SamplingOptions(TypedDict, total=False):
     num_samples: int
     rows: int
     prefill_tokens: int
+    lookup: int
 
 
 class Model:
@@ -212,6 +215,7 @@ def _check(
         ("num_samples", 1),
         ("rows", 0),
         ("prefill_tokens", 0),
+        ("lookup", 0),
     ):
         if getattr(settings, name) < least:
             raise ConfigError(f"{name}={getattr(settings, name)}", hint=f"use {least} or more")

@@ -35,6 +35,7 @@ class Settings:
       refill: False waits for all slots to end before the next prompts begin; for measurements.
       prefill_tokens: above 0: prompts are prefilled so many tokens at a time, one prompt (over a
         mesh one per device) after the other, and responses that run continue in between; 0 = whole.
+      lookup: above 0: so many tokens are drafted in each step from the text so far (lookup.py).
     """
 
     max_new_tokens: int = 256
@@ -45,6 +46,7 @@ class Settings:
     rows: int = 64
     refill: bool = True
     prefill_tokens: int = 0
+    lookup: int = 0
 
     def slots(self, prompts: int, shards: int) -> tuple[int, int]:
         """(slots, rows of a slot) for so many prompts; slots are a multiple of `shards`."""
