@@ -29,7 +29,8 @@ _KEPT = (".h5", ".hdf5", ".mat", ".npy")
 _OLD = 24 * 3600.0  # seconds after which a folder is what a killed process left
 _roots: dict[str, str] = {}  # folder of a sample that is being made -> its data folder or URL
 _noted = threading.local()
-_scratch: dict[int, str] = {}
+_MEMORY = "/dev/shm"
+_scratch: dict[tuple[int, bool], str] = {}
 
 
 @contextlib.contextmanager
@@ -43,7 +44,7 @@ def opened(root: str | os.PathLike) -> Iterator[str | os.PathLike]:
         yield root
         return
     root = os.fspath(root).rstrip("/")
-    with tempfile.TemporaryDirectory(dir=_scratch_folder()) as folder:
+    with tempfile.TemporaryDirectory(dir=_scratch_folder(root)) as folder:
         _roots[folder] = root
         try:
             yield folder
@@ -126,14 +127,31 @@ def _link(kept: str, target: str) -> None:
         shutil.copyfile(kept, target)
 
 
-def _scratch_folder() -> str:
-    """Where the folders of samples are: beside the kept objects, which files are linked to."""
-    if os.getpid() not in _scratch:
-        parent = objects.cache_folder("media")
+def _scratch_folder(root: str) -> str:
+    """Where the folders of samples are, without what killed processes left there.
+
+    Objects: beside those that are kept, which files are linked to. Shards: in memory where there is
+    room for the largest samples, since to make and remove folders on a disk takes milliseconds.
+    """
+    key = os.getpid(), storage.is_url(root)
+    if key not in _scratch:
+        parent = objects.cache_folder("media") if key[1] else _in_memory()
         for name in os.listdir(parent):
             old = os.path.join(parent, name)
             with contextlib.suppress(OSError):
                 if time.time() - os.stat(old).st_mtime > _OLD:
                     shutil.rmtree(old, ignore_errors=True)
-        _scratch[os.getpid()] = parent
-    return _scratch[os.getpid()]
+        _scratch[key] = parent
+    return _scratch[key]
+
+
+def _in_memory() -> str:
+    """A folder of this user on Linux's file system in memory, or else on the disk."""
+    parent = os.path.join(_MEMORY, f"qoq-{os.getuid()}")
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(_MEMORY).free >= 2 * MAX_FILE_BYTES:
+            os.makedirs(parent, mode=0o700, exist_ok=True)
+            # of nobody else, who could have made it before to read what is written there
+            if os.stat(parent).st_uid == os.getuid() and not os.path.islink(parent):
+                return parent
+    return objects.cache_folder("media")

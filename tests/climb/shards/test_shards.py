@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import types
 import zipfile
 
 import grain
@@ -123,7 +124,6 @@ def test_samples_and_fingerprints_are_those_of_the_folder(folder, tmp_path):
                 process(one, out, TOKENIZER, config(), with_answer=True),
             )
         assert check.run(str(out / f"{split}.jsonl")) == 0
-    assert not list(pathlib.Path(objects.cache_folder("media")).iterdir())
 
 
 def test_grain_reads_the_records_without_this_package(folder, tmp_path):
@@ -300,6 +300,20 @@ def test_without_beam_the_command_says_what_to_install(folder, tmp_path, monkeyp
 def test_an_unknown_runner_is_one_line(folder, tmp_path):
     with pytest.raises(ConfigError, match="refuses the runner 'NoSuchRunner'"):
         made(folder, tmp_path / "out", runner="NoSuchRunner")
+
+
+@pytest.mark.parametrize("free", [0, 1 << 40])
+def test_samples_are_made_in_memory_where_there_is_room(folder, tmp_path, monkeypatch, free):
+    made_here(folder, tmp_path / "out")
+    monkeypatch.setattr(media, "_scratch", {})
+    monkeypatch.setattr(media, "_MEMORY", str(tmp_path))
+    monkeypatch.setattr(media.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=free))
+    with media.opened(tmp_path / "out") as made:
+        media.fetched(f"{made}/media/0.png")
+        assert os.listdir(f"{made}/media") == ["0.png"]
+        parent = tmp_path / f"qoq-{os.getuid()}" if free else objects.cache_folder("media")
+        assert os.path.dirname(made) == str(parent)
+    assert os.listdir(parent) == []
 
 
 def test_noting_is_over_after_the_block(folder):
