@@ -114,10 +114,8 @@ def run(
             if code:
                 with lock:
                     codes.append(code)
-                    print(
-                        f"{job.folder} failed with exit code {code}; its output is in {_log(job)}",
-                        flush=True,
-                    )
+                    said = f"{job.folder} failed with exit code {code}"
+                    print(f"{said}; its output is in {_log(job)}", flush=True)
                 return
         with lock:
             if not writes:
