@@ -1,4 +1,4 @@
-"""`qoq data shards`: a folder of rows and media to ArrayRecord shards."""
+"""`qoq data shards` and `qoq data tfds`: a folder of rows and media to ArrayRecord files."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ def add(actions: Commands) -> None:
         metavar="TEXT",
         help="for the runner: '--direct_num_workers=8 --direct_running_mode=multi_processing'",
     )
+    tfds = command(
+        actions, "tfds", _tfds, "Prepare a data set for tensorflow-datasets, as ArrayRecord files."
+    )
+    tfds.add_argument("root", help="folder with train.jsonl and so on, and the media")
+    tfds.add_argument("data_dir", help="of tensorflow-datasets")
+    tfds.add_argument("--name", default="", help="default: that of the folder")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -45,4 +51,13 @@ def _run(arguments: argparse.Namespace) -> int:
     shards = manifest["shards"]
     records, size = (sum(one[key] for one in shards) for key in ("records", "bytes"))
     print(f"{arguments.out}: {records:,} rows in {len(shards)} shards, {size / 1e6:,.1f} MB")
+    return 0
+
+
+def _tfds(arguments: argparse.Namespace) -> int:
+    from qoq_jax.climb import tfds_builder
+
+    out = tfds_builder.prepare(arguments.root, arguments.data_dir, arguments.name)
+    name = out.rstrip("/").split("/")[-2]
+    print(f"{out}: data.extra = tfds:{tfds_builder.NAME}/{name}@{arguments.data_dir}")
     return 0
