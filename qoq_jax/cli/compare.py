@@ -14,7 +14,8 @@ def add(commands: Commands) -> None:
         commands,
         "compare",
         run,
-        "Compare two evaluations of the same rows: macro-F1 by domain, paired intervals, McNemar.",
+        "Compare two evaluations of the same rows: macro-F1 by domain, intervals by patient, a "
+        "paired test.",
     )
     for name in ("first", "second"):
         compare.add_argument(
@@ -29,19 +30,27 @@ def run(arguments: argparse.Namespace) -> int:
     from qoq_jax.evaluation.compare import compare
 
     def records(path: str) -> list[dict]:
-        if not storage.is_dir(path):
-            return files.read_json(path, finite=False, hint="name an eval/*.json")["records"]
-        for stage in ("rl", "align", "sft"):
-            file = os.path.join(path, "eval", f"{stage}.json")
-            if storage.is_file(file):
-                return files.read_json(file, finite=False, hint="run the evaluation again")[
-                    "records"
-                ]
-        raise DataError(
-            "no evaluation of the test split is there", where=path, hint=f"qoq evaluate {path}"
-        )
+        file = path
+        if storage.is_dir(path):
+            names = (
+                os.path.join(path, "eval", f"{stage}.json") for stage in ("rl", "align", "sft")
+            )
+            file = next(filter(storage.is_file, names), None)
+            if file is None:
+                raise DataError(
+                    "no evaluation of the test split is there",
+                    where=path,
+                    hint=f"qoq evaluate {path}",
+                )
+        content = files.read_json(file, finite=False, hint="run the evaluation again")
+        found = content.get("records") if isinstance(content, dict) else None
+        if not isinstance(found, list):
+            raise DataError("has no records", where=file, hint="name an eval/*.json of a run")
+        return found
 
-    rows = compare(records(arguments.first), records(arguments.second))
+    sides = [records(path) for path in (arguments.first, arguments.second)]
+    rows = compare(*sides)
+    left_out = [len(side) - rows[0]["count"] for side in sides]
     cells, lines = [], []
     for row in rows:
         low, high = row["interval"]
@@ -49,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             [
                 row["name"],
                 str(row["count"]),
+                str(row["patients"]),
                 f"{row['first']:.3f}",
                 f"{row['second']:.3f}",
                 f"{row['gain']:+.3f}",
@@ -58,7 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
             ]
         )
         lines.append("  ".join(cells[-1]))
-    columns = ("domain", "rows", "first", "second", "gain", "95 %", "won / lost", "p")
+    columns = ("domain", "rows", "patients", "first", "second", "gain", "95 %", "won / lost", "p")
     title = f"macro-F1, {arguments.first} -> {arguments.second}"
     terminal.table(title, columns, cells, plain=(title, "  ".join(columns), *lines))
+    if any(left_out):
+        print(f"rows that only one of them has, left out: {left_out[0]} and {left_out[1]}")
     return 0

@@ -12,13 +12,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qoq_jax.base.errors import DataError
+
 BINS = 10
 
 
 def confidences(records: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
     """(float [N] confidence, bool [N] whether the likeliest label is a gold one) of the records
     that have scores.
+
+    Raises:
+      DataError: scores of a row are no probabilities that sum to one.
     """
+    for r in records:
+        values = list(r.get("scores", {}).values())
+        if values and not (min(values) >= 0 and abs(sum(values) - 1) < 1e-3):
+            raise DataError(
+                "the scores of a row are no probabilities that sum to one",
+                where=f"row {r.get('id', '')!r}",
+                hint="normalise them over the labels of the question",
+            )
     found = [
         (max(scores.values()), max(scores, key=scores.__getitem__) in r["labels"])
         for r in records
@@ -57,7 +70,8 @@ def ece(confidence: np.ndarray, right: np.ndarray, count: int = BINS) -> float:
 
 def aurc(confidence: np.ndarray, right: np.ndarray) -> float:
     """Area under the risk-coverage curve: the mean, over k, of the error among the k most confident
-    rows (Geifman and El-Yaniv, arXiv 1705.08500). Rows of equal confidence enter together.
+    rows (Geifman, Uziel and El-Yaniv,
+    arXiv 1805.08206). Rows of equal confidence enter together.
     """
     order = np.argsort(-confidence, kind="stable")
     errors = np.cumsum(~right[order])

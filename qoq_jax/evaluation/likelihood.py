@@ -22,6 +22,7 @@ import numpy as np
 
 from qoq_jax.data.answer_format import BOXED
 from qoq_jax.data.meta import SampleMeta
+from qoq_jax.data.packing import Placed
 from qoq_jax.data.tokenizer import Tokenizer
 from qoq_jax.sampling.rollout import make_scorer
 
@@ -57,26 +58,29 @@ def choices(text: str, labels: Sequence[str], tokenizer: Tokenizer) -> Choices:
 
 
 def scores(
-    setup: Any, params: Any, numbered: Iterator[tuple[dict, list]], responses: Mapping[int, str]
-) -> dict[int, dict[str, float]]:
-    """{number of a prompt: {label: probability}} of this process's prompts that list labels.
+    setup: Any,
+    params: Any,
+    batches: Iterator[tuple[dict, Sequence[Placed]]],
+    responses: Mapping[tuple[str, str], str],
+) -> dict[tuple[str, str], dict[str, float]]:
+    """{(source, id) of a row: {label: probability}} of this process's rows that list labels.
 
     All processes must call it.
 
     Args:
       setup: runner.Evaluable.
       params: model parameters on the mesh.
-      numbered: batches of prompts, one per text row, each with its samples and their numbers:
-        (batch, [(number, Placed)]).
-      responses: number -> response, of this process's prompts.
+      batches: of prompts, one per text row, each with its samples.
+      responses: (source, id) -> response, of this process's rows; others are passed over.
     """
     scorer, found = make_scorer(setup.model, 1.0), {}
-    for batch, samples in numbered:
+    for batch, samples in batches:
         asked = {}
-        for number, placed in samples:
-            if number in responses and (labels := _labels(placed.meta)):
-                made = choices(responses[number], labels, setup.tokenizer)
-                asked[placed.row] = (number, labels, made)
+        for placed in samples:
+            key = (placed.meta.source, placed.meta.id)
+            if key in responses and (labels := _labels(placed.meta)):
+                made = choices(responses[key], labels, setup.tokenizer)
+                asked[placed.row] = (key, labels, made)
         rows = {row: made for row, (_, _, made) in asked.items()}
         given, count, length = _shape(setup, rows)
         if not count:
@@ -85,8 +89,8 @@ def scores(
         prompts = _with_given(batch, rows, given)
         logprobs = scorer(params, *setup.put((prompts, tokens, mask)))
         sums = setup.own(logprobs).sum(axis=-1)
-        for row, (number, labels, _) in asked.items():
-            found[number] = dict(zip(labels, _normalised(sums[row, : len(labels)]), strict=True))
+        for row, (key, labels, _) in asked.items():
+            found[key] = dict(zip(labels, _normalised(sums[row, : len(labels)]), strict=True))
     return found
 
 

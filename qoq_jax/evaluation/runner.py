@@ -72,7 +72,8 @@ def evaluate(setup: Evaluable, params: Any, split: str) -> dict:
       few.summarize of their records; with eval.scores "calibration": calibration.summarize of all.
       Of several processes only process 0 gets them; {} elsewhere.
     """
-    records = answer(setup, params, split, setup.config.eval.limit_per_domain)
+    cfg = setup.config.eval
+    records = answer(setup, params, split, cfg.limit_per_domain, cfg.scores)
     if records is None:
         return {}
     real = [r for r in records if r["source"] == "real"]
@@ -87,9 +88,13 @@ def evaluate(setup: Evaluable, params: Any, split: str) -> dict:
 
 
 @progress.phase("evaluation")
-def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict] | None:
+def answer(
+    setup: Evaluable, params: Any, split: str, limit: int, scores: bool = False
+) -> list[dict] | None:
     """Records of greedy responses to at most `limit` rows per domain of each source (0 = all), in
     the order of the rows.
+
+    scores: with the likelihood of each label (likelihood.py).
 
     Each process scores the responses to its own rows; process 0 gets all records, the others None.
     """
@@ -129,12 +134,16 @@ def answer(setup: Evaluable, params: Any, split: str, limit: int) -> list[dict] 
             records[response.prompt] = metrics.record(
                 text, meta, rewards.score(text, meta, cfg.rl.reward)
             )
-    if cfg.eval.scores:
+    if scores:
+        # The second pass may skip other samples than the first, so rows go by name.
+        rows = {(record["source"], record["id"]): record for record in records.values()}
         again = _numbered(setup.evaluation_iterator(split, limit), share)
-        texts = {number: record["text"] for number, record in records.items()}
-        prompts = ((batch, samples) for batch, samples, _ in again)
-        for number, found in likelihood.scores(setup, params, prompts, texts).items():
-            records[number]["scores"] = found
+        texts = {key: record["text"] for key, record in rows.items()}
+        prompts = (
+            (batch, [p for _, p in samples]) for batch, samples, _ in _numbered(again, share)
+        )
+        for key, found in likelihood.scores(setup, params, prompts, texts).items():
+            rows[key]["scores"] = found
     for quarantined in share.join("skipped", data.quarantined):
         setup.remember_quarantined(quarantined)
     # Rows of a later batch come after all rows of this one: joined by number, not by part.

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from qoq_jax.base.errors import DataError
 from qoq_jax.evaluation import calibration
 
 
@@ -54,3 +55,9 @@ def test_summary_of_records():
     brier = [0.08, 0.72, 0.0 + 0.04 + 0.04]
     assert found["brier"] == pytest.approx(np.mean(brier))
     assert calibration.summarize([{"labels": ["a"]}]) is None
+
+
+def test_what_is_no_probability_is_refused():
+    for scores in ({"a": -3.2, "b": -0.1}, {"a": 0.9, "b": 0.9}):
+        with pytest.raises(DataError, match="no probabilities"):
+            calibration.summarize([record(["a"], **scores)])

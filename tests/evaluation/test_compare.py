@@ -2,12 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.cli import main
-from qoq_jax.evaluation.compare import compare, mcnemar
+from qoq_jax.evaluation.compare import compare, paired_test
 
 
 def record(i, domain, right, gold="a"):
@@ -34,12 +35,36 @@ def evaluation(rights):
     ]
 
 
-def test_mcnemar_by_hand():
-    assert mcnemar([True] * 3, [True] * 3) == {"lost": 0, "won": 0, "p": 1.0}
-    found = mcnemar([1, 0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1, 0])
+def test_with_one_row_per_patient_it_is_mcnemars_test():
+    own = [str(i) for i in range(7)]
+    assert paired_test([True] * 3, [True] * 3, own[:3]) == {"lost": 0, "won": 0, "p": 1.0}
+    found = paired_test([1, 0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1, 0], own)
     assert (found["lost"], found["won"]) == (1, 5)
     assert found["p"] == pytest.approx(2 * (1 + 6) / 2**6)  # P(0 or 1 of 6), both sides
     assert found["p"] == pytest.approx(stats.binom.cdf(1, 6, 0.5) * 2)
+
+
+def test_rows_of_few_patients_decide_less():
+    """Ten rows won, all of two patients: 2 of the 4 sign flips are as extreme."""
+    found = paired_test([0] * 10, [1] * 10, ["a"] * 5 + ["b"] * 5)
+    assert found["won"] == 10 and found["p"] == pytest.approx(0.5, abs=0.02)
+    alone = paired_test([0] * 10, [1] * 10, [str(i) for i in range(10)])
+    assert alone["p"] == pytest.approx(2 / 2**10)
+
+
+def test_alike_models_on_clustered_rows_are_seldom_told_apart():
+    rng, small, holds = np.random.default_rng(0), 0, 0
+    for _trial in range(60):
+        sides = []
+        for _ in range(2):
+            right = rng.random(30) < 0.6
+            rows = [record(i, "ct", bool(right[i // 4]), "ab"[i % 2]) for i in range(120)]
+            sides.append([r | {"patient": f"p{i // 4}"} for i, r in enumerate(rows)])
+        found = compare(*sides, draws=200)[0]
+        assert found["patients"] == 30
+        small += found["p"] < 0.05
+        holds += found["interval"][0] <= 0 <= found["interval"][1]
+    assert small <= 8 and holds >= 52  # 3 and 57 are expected
 
 
 def test_tables_by_domain_on_shared_rows_alone():
@@ -58,6 +83,10 @@ def test_tables_by_domain_on_shared_rows_alone():
 def test_refusals():
     with pytest.raises(DataError, match="share no row"):
         compare(evaluation({"ct": [1]}), evaluation({"ecg": [1]}))
+    with pytest.raises(DataError, match="no record"):
+        compare([{"id": "a"}], [])
+    with pytest.raises(DataError, match="twice"):
+        compare(evaluation({"ct": [1]}) * 2, [])
     other = [record(0, "ct", True, "b")]
     with pytest.raises(DataError, match="other gold labels"):
         compare(evaluation({"ct": [1]}), other)
@@ -71,7 +100,11 @@ def test_the_command(tmp_path, capsys):
     paths = [str(tmp_path / "one"), str(tmp_path / "two" / "eval" / "sft.json")]
     assert main.main(["compare", *paths]) == 0
     out = capsys.readouterr().out
-    assert "ct  4  0.500  1.000  +0.500" in out and "2 / 0" in out
+    assert "ct  4  4  0.500  1.000  +0.500" in out and "2 / 0" in out
+    for content in ({"summary": {}}, [1]):
+        (tmp_path / "wrong.json").write_text(json.dumps(content))
+        assert main.main(["compare", str(tmp_path / "wrong.json"), paths[0]]) == 1
+        assert "has no records" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert main.main(["compare", str(tmp_path / "empty"), paths[0]]) == 1
     assert "no evaluation of the test split" in capsys.readouterr().err
