@@ -26,6 +26,18 @@ def add(actions: Commands) -> None:
     _add_import(actions)
 
 
+# Options of `import` that not every kind of source reads: (name, default, kinds).
+_OF_KIND = (
+    ("media", "image", ("table", "huggingface")),
+    ("label", "label", ("table", "huggingface")),
+    ("patient", "", ("table", "huggingface")),
+    ("id", "", ("table", "huggingface")),
+    ("split", "", ("table",)),
+    ("files", "{}", ("table",)),
+    ("patient_pattern", "", ("folder",)),
+)
+
+
 def _add_import(actions: Commands) -> None:
     own = command(
         actions,
@@ -96,6 +108,13 @@ def _import(arguments: argparse.Namespace) -> int:
 
     if arguments.table and arguments.huggingface:
         raise ConfigError("--table and --huggingface are both given", hint="give one")
+    kind = "table" if arguments.table else "huggingface" if arguments.huggingface else "folder"
+    for option, default, kinds in _OF_KIND:
+        if kind not in kinds and getattr(arguments, option) != default:
+            raise ConfigError(
+                f"--{option.replace('_', '-')} says nothing of a {kind}",
+                hint="it goes with " + " and ".join(kinds),
+            )
     task = own.Task(
         arguments.name or os.path.basename(os.path.abspath(arguments.root)),
         arguments.domain,
@@ -106,7 +125,7 @@ def _import(arguments: argparse.Namespace) -> int:
         arguments.seed,
     )
     columns = own.Columns(
-        tuple(arguments.media.split(",")),
+        tuple(name.strip() for name in arguments.media.split(",")),
         arguments.label,
         arguments.patient,
         arguments.split,

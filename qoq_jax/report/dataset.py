@@ -1,7 +1,7 @@
 """The page of a data set: `qoq data stats ROOT --html PAGE`. One file, no script, nothing fetched.
 
 It shows questions, answers and media, and the ids of rows; never the patients' names that rows
-carry.
+carry, nor an id that holds one.
 """
 
 from __future__ import annotations
@@ -290,7 +290,10 @@ def _sample(root: str, row: schema.Row) -> str:
         drawings = _drawings(root, row)
     except DataError as error:
         drawings = [f'<p class="no">{escape(error, 300)}</p>']
-    words = f"<b>{escape(row.answer, 120)}</b><br>{escape(row.dataset, 60)} · {escape(row.id, 80)}"
+    # Ids are often names of files, and these often name the patient.
+    named = row.patient and row.patient.lower() in row.id.lower()
+    identity = "" if named else f" · {escape(row.id, 80)}"
+    words = f"<b>{escape(row.answer, 120)}</b><br>{escape(row.dataset, 60)}{identity}"
     question = f"<details><summary>Question</summary>{escape(row.problem, 2000)}</details>"
     wide = bool(row.videos) or len(row.images) > 1
     kind = "wide" if wide else "ecg" if row.time_series else "one"

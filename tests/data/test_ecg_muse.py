@@ -81,6 +81,14 @@ def test_units_and_rates(tmp_path):
     assert found.rate == 500 and np.allclose(found.signal, counts() * 0.00488)
 
 
+def test_utf_16_is_read(tmp_path):
+    path = write(tmp_path / "a.xml", rhythm())
+    text = path.read_text(encoding="iso-8859-1").replace("ISO-8859-1", "UTF-16")
+    expected = readers.read_ecg(path)
+    path.write_text(text, encoding="utf-16")
+    assert np.array_equal(readers.read_ecg(path), expected)
+
+
 LAUGHS = '<!DOCTYPE RestingECG [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]>'
 
 
@@ -100,6 +108,10 @@ LAUGHS = '<!DOCTYPE RestingECG [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]>'
         ([waveform("Rhythm", "")], "", r"leads of \[\] samples"),
         ([waveform("Rhythm", lead("I", counts()[0]))], "", "lead"),
         ([rhythm().replace("<SampleBase>500", f"<SampleBase>{CANARY}")], "", "SampleBase"),
+        ([rhythm().replace("Exponent>0", "Exponent>400")], "", "SampleExponent"),
+        (["<a>" * 100_000], "", "too many parts"),
+        (["<Waveform></Waveform>" * 50], "", "too many parts"),
+        ([waveform("Rhythm", "<LeadData></LeadData>" * 500)], "", "too many parts"),
         ([rhythm(np.zeros((8, 5000), int))], "", "flat lead"),
     ],
 )

@@ -44,13 +44,15 @@ def from_huggingface(
     examples = (
         example
         for split, part in parts.items()
-        for example in _of_part(part, split, os.fspath(root), columns)
+        for example in _of_part(part, split, os.fspath(root), task, columns)
     )
     found = list(examples)  # the pictures are there before the folder is looked at
     return write_lib.write(Folder(root), task, found, bool(columns.patient))
 
 
-def _of_part(part: Any, split: str, root: str, columns: Columns) -> Iterator[Example | Dropped]:
+def _of_part(
+    part: Any, split: str, root: str, task: Task, columns: Columns
+) -> Iterator[Example | Dropped]:
     import datasets
 
     for name in filter(None, (*columns.media, columns.label, columns.patient, columns.id)):
@@ -61,18 +63,40 @@ def _of_part(part: Any, split: str, root: str, columns: Columns) -> Iterator[Exa
                 hint=did_you_mean(name, part.features, "it has " + ", ".join(part.features)),
             )
     for name in columns.media:
+        if not isinstance(part.features[name], datasets.Image):
+            raise DataError(
+                f"column {name!r} is no Image of datasets",
+                where=split or root,
+                hint="name columns with one picture each: --media",
+            )
         part = part.cast_column(name, datasets.Image(decode=False))
     feature = part.features[columns.label]
     names = getattr(getattr(feature, "feature", feature), "names", None)
     for number, line in enumerate(part):
-        identity = str(line[columns.id]) if columns.id else f"{split or 'row'}-{number:07d}"
+        identity = _text(line[columns.id]) if columns.id else f"{split or 'row'}-{number:07d}"
+        patient = _text(line[columns.patient]) if columns.patient else ""
         value = line[columns.label]
         values = value if isinstance(value, list) else [value]
-        if not values or any(one is None or one == -1 or one == "" for one in values):
-            yield Dropped(identity, "has no label")
-            continue
+        if isinstance(value, list) and not task.many:
+            raise DataError(
+                f"column {columns.label!r} holds lists of labels",
+                where=split or root,
+                hint="several labels may be right: --many",
+            )
+        labels = [
+            names[one] if names and one != -1 and one is not None else _text(one) for one in values
+        ]
+        reason = ""
         if split.lower() not in ("", *SPLIT_OF):
-            yield Dropped(identity, f"is of split {split}")
+            reason = f"is of split {split}"
+        elif not labels or "" in labels or -1 in values:
+            reason = "has no label"
+        elif columns.patient and not patient:
+            reason = "names no patient"
+        elif not identity:
+            reason = "has no id"
+        if reason:
+            yield Dropped(identity or f"{split or 'row'}-{number:07d}", reason)
             continue
         images = []
         for place, name in enumerate(columns.media):
@@ -82,9 +106,14 @@ def _of_part(part: Any, split: str, root: str, columns: Columns) -> Iterator[Exa
         if None in images or not images:
             yield Dropped(identity, "has a picture that cannot be read" if images else "no picture")
             continue
-        labels = tuple(dict.fromkeys(names[one] if names else str(one) for one in values))
-        patient = str(line[columns.patient]) if columns.patient else ""
-        yield Example(identity, labels, patient, SPLIT_OF.get(split.lower(), ""), tuple(images))
+        own = SPLIT_OF.get(split.lower(), "")
+        yield Example(identity, tuple(dict.fromkeys(labels)), patient, own, tuple(images))
+
+
+def _text(value: Any) -> str:
+    """A cell without outer spaces; "" for None and NaN."""
+    missing = value is None or (isinstance(value, float) and value != value)
+    return "" if missing else str(value).strip()
 
 
 def _save_picture(value: Mapping[str, Any], root: str, stem: str) -> str | None:

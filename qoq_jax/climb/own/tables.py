@@ -36,7 +36,13 @@ def from_folder(root: str | os.PathLike, task: Task, patient_pattern: str = "") 
       DataError: nothing becomes a row, or the folder holds rows from elsewhere.
     """
     folder = Folder(root)
-    pattern = re.compile(patient_pattern)
+    try:
+        pattern = re.compile(patient_pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"the pattern of patients is no regular expression: {error}",
+            hint=r'write one with a group, as "(patient\d+)_"',
+        ) from None
     if patient_pattern and not pattern.groups:
         raise ConfigError(
             "the pattern of patients has no group", hint=r'write one, as "(patient\d+)_"'
@@ -47,18 +53,25 @@ def from_folder(root: str | os.PathLike, task: Task, patient_pattern: str = "") 
 def _of_folder(folder: Folder, task: Task, pattern: re.Pattern) -> Iterator[Example | Dropped]:
     for path in sorted(folder.files):
         kind = _kind(path, task.domain)
-        if kind is None:
-            continue
+        stem, _, ending = path.rpartition(".")
+        if kind is None or (ending.lower() == "mat" and f"{stem}.hea" in folder.files):
+            continue  # the signals of a WFDB header are no record of their own
         parts = path.split("/")
         split = SPLIT_OF.get(parts[0].lower(), "") if len(parts) > 2 else ""
         label = parts[1 if split else 0]
         if len(parts) == 1 or (len(parts) == 2 and label.lower() in SPLIT_OF):
             yield Dropped(path, "lies in no folder of a label")
             continue
+        if not split and parts[1].lower() in SPLIT_OF:
+            raise DataError(
+                f"{parts[1]} in {parts[0]} looks like a split, not like a file of a label",
+                where=folder.root,
+                hint=f"give the folder {os.path.join(folder.root, parts[0])}",
+            )
         patient = ""
         if pattern.pattern:
             found = pattern.search(path)
-            if not found:
+            if not found or not found[1]:
                 yield Dropped(path, "the pattern of patients does not fit")
                 continue
             patient = found[1]
@@ -80,7 +93,7 @@ def from_table(root: str | os.PathLike, table: str, task: Task, columns: Columns
       DataError: no such file or column, nothing becomes a row, or the folder holds rows from
         elsewhere.
     """
-    folder = Folder(root)
+    folder, table = Folder(root), os.path.normpath(table).replace(os.sep, "/")
     if table not in folder.files:
         raise DataError(
             "there is no such table", where=os.path.join(folder.root, table), hint="name it --table"
@@ -97,7 +110,7 @@ def _of_table(
     pattern = re.sub(r"([\[\]*?])", r"[\1]", table)
     for number, line in enumerate(folder.table(pattern, *filter(None, named)), 1):
         identity = line[columns.id] if columns.id else f"{table}:{number}"
-        paths = [columns.files.format(line[name]) for name in columns.media if line[name]]
+        paths = [columns.files.replace("{}", line[name]) for name in columns.media if line[name]]
         kinds = [_kind(path, task.domain) for path in paths]
         cell = line[columns.label]
         labels = cell.split(columns.separator) if task.many else [cell]

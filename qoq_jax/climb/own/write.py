@@ -20,6 +20,7 @@ from qoq_jax.climb.convert import splits
 from qoq_jax.climb.convert.example import Dropped, Example
 from qoq_jax.climb.convert.folder import Folder
 from qoq_jax.data import rows as schema
+from qoq_jax.data.labels import split_labels
 
 REPORT = "import.json"
 SHOWN = {
@@ -130,6 +131,7 @@ def write(
         why = "; ".join(f"{len(ids)} {reason}" for reason, ids in dropped.items())
         raise DataError("nothing becomes a row" + (f": {why}" if why else ""), where=folder.root)
     labels = task.labels or tuple(sorted({x for one in examples.values() for x in one.labels}))
+    _check_labels(labels, folder.root)
     grouped = [
         one if one.patient else dataclasses.replace(one, patient=one.id)
         for one in examples.values()
@@ -159,6 +161,31 @@ def write(
     }
     files.write_json(os.path.join(folder.root, REPORT), report)
     return report
+
+
+def _check_labels(labels: Sequence[str], where: str) -> None:
+    """Raises DataError for labels that no question can list."""
+    if len(labels) < 2:
+        raise DataError(
+            f"only the label {labels[0]!r} is found, which is no question",
+            where=where,
+            hint="give the folder whose folders are labels, or all allowed labels: --labels",
+        )
+    for label in labels:
+        if split_labels(label) != (label,):
+            raise DataError(
+                f"the label {label!r} would be read as several ones",
+                where=where,
+                hint='write it without ",", ";", "&" and "and"',
+            )
+    folded = Counter(label.casefold() for label in labels)
+    for label in labels:
+        if folded[label.casefold()] > 1:
+            raise DataError(
+                f"the label {label!r} is there in another case too",
+                where=where,
+                hint="spell it in one way",
+            )
 
 
 def _row(task: Task, one: Example, split: str, labels: Sequence[str]) -> schema.Row:

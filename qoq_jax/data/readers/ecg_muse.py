@@ -31,6 +31,8 @@ _OF_LEAD = (
     "LeadOff",
     "WaveFormData",
 )
+_MOST_DEEP, _MOST_WAVEFORMS, _MOST_LEADS = 16, 16, 64  # exports have 3, 2 and 15
+_ROOTS = tuple("<RestingECG".encode(code) for code in ("ascii", "utf-16-le", "utf-16-be"))
 _HINT = "export it from MUSE again"
 
 
@@ -43,7 +45,8 @@ class _Waveform:
 def is_muse(path: pathlib.Path) -> bool:
     """Whether the file is XML whose root is RestingECG."""
     with open(path, "rb") as file:
-        return b"<RestingECG" in file.read(4096)
+        head = file.read(4096)
+    return any(root in head for root in _ROOTS)
 
 
 def read(path: pathlib.Path) -> Recording:
@@ -59,7 +62,10 @@ def read(path: pathlib.Path) -> Recording:
     if len(rhythms) != 1:
         raise DataError(f"has {len(rhythms)} rhythm strips, not one", where=str(path), hint=_HINT)
     facts, leads = rhythms[0].facts, rhythms[0].leads
-    rate = _number(facts, "SampleBase", path) * 10 ** _number(facts, "SampleExponent", path, 0)
+    exponent = _number(facts, "SampleExponent", path, 0)
+    if abs(exponent) > 9:
+        raise DataError("SampleExponent is no power of a rate", where=str(path), hint=_HINT)
+    rate = _number(facts, "SampleBase", path) * 10**exponent
     signals = [_signal(lead, path) for lead in leads]
     if not signals or len({len(signal) for signal in signals}) != 1 or not signals[0].size:
         lengths = sorted({len(signal) for signal in signals})
@@ -82,6 +88,9 @@ def _parse(path: pathlib.Path) -> list[_Waveform]:
             waveforms.append(_Waveform())
         elif inside[1:] == ["Waveform", "LeadData"]:
             waveforms[-1].leads.append({})
+        leads = len(waveforms[-1].leads) if waveforms else 0
+        if len(inside) > _MOST_DEEP or len(waveforms) > _MOST_WAVEFORMS or leads > _MOST_LEADS:
+            raise DataError("is no ECG: it has too many parts", where=str(path), hint=_HINT)
 
     def end(name: str) -> None:
         if inside[1:-1] == ["Waveform"] and name in _OF_WAVEFORM:

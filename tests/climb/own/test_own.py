@@ -164,7 +164,11 @@ def test_refusals(tmp_path):
     with pytest.raises(ConfigError, match=r"did you mean.*dermoscopy"):
         Task("skin", "dermascopy")
     with pytest.raises(DataError, match="nothing becomes a row"):
-        tables.from_folder(tmp_path, Task("x", "fundus", labels=("DR",)))
+        tables.from_folder(tmp_path, Task("x", "fundus", labels=("DR", "No DR")))
+    with pytest.raises(DataError, match="only the label 'Nevus'"):
+        tables.from_folder(tmp_path, SKIN)
+    with pytest.raises(ConfigError, match="no regular expression"):
+        tables.from_folder(tmp_path, SKIN, r"(p\d+")
     with pytest.raises(DataError, match="no such table"):
         tables.from_table(tmp_path, "x.csv", SKIN, Columns())
     (tmp_path / "t.csv").write_text("image,label\n../../etc/passwd.png,Nevus\n")
@@ -180,3 +184,83 @@ def test_refusals(tmp_path):
     (tmp_path / "train.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match="was not written by an import"):
         tables.from_folder(tmp_path, SKIN)
+
+
+@pytest.mark.parametrize("label", ["benign, nevus", "a and b", "NEVUS"])
+def test_labels_that_no_question_can_list_are_refused(tmp_path, label):
+    for name in ("Nevus", label):
+        picture(tmp_path / name / "a.png")
+    with pytest.raises(DataError, match="read as several|in another case"):
+        tables.from_folder(tmp_path, SKIN)
+
+
+def test_a_folder_too_high_is_told_which_one_is_meant(tmp_path):
+    for split in ("train", "test"):
+        for label in ("NORMAL", "PNEUMONIA"):
+            picture(tmp_path / "chest" / split / label / "a.png")
+    with pytest.raises(DataError, match=r"looks like a split.*give the folder .*chest"):
+        tables.from_folder(tmp_path, Task("x", "chest_xray"))
+    assert tables.from_folder(tmp_path / "chest", Task("x", "chest_xray"))["rows"]["test"] == 2
+
+
+def test_a_wfdb_record_is_one_row(tmp_path):
+    for label in ("MI", "Normal"):
+        (tmp_path / label).mkdir()
+        for ending in ("hea", "mat", "dat"):
+            (tmp_path / label / f"{label}1.{ending}").write_bytes(b"x")
+    report = tables.from_folder(tmp_path, Task("x", "ecg"))
+    assert sum(report["rows"].values()) == 2
+
+
+def test_a_group_that_does_not_take_part_is_no_patient(tmp_path):
+    for label in ("Nevus", "Mole"):
+        picture(tmp_path / label / "p1.png")
+        picture(tmp_path / label / "xp1.png")
+    report = tables.from_folder(tmp_path, SKIN, r"(x)?p\d+")
+    assert sum(report["rows"].values()) == 2
+    assert report["dropped"]["the pattern of patients does not fit"]["records"] == 2
+
+
+def test_options_that_a_source_does_not_read_are_refused(tmp_path, capsys):
+    picture(tmp_path / "Nevus" / "a.png")
+    command = ["data", "import", str(tmp_path), "--domain", "dermoscopy"]
+    for more in (["--patient", "p"], ["--table", "t.csv", "--patient-pattern", "(a)"]):
+        assert main.main([*command, *more]) == 2
+        assert "says nothing of a" in capsys.readouterr().err
+
+
+def test_missing_cells_of_a_hugging_face_data_set_are_not_their_names(tmp_path):
+    drawn = Image.fromarray(np.zeros((9, 12, 3), np.uint8))
+    features = datasets.Features(
+        {"image": datasets.Image()}
+        | dict.fromkeys(("label", "who", "key"), datasets.Value("string"))
+        | {"grade": datasets.Value("float32"), "all": datasets.Sequence(datasets.Image())}
+        | {"tags": datasets.Sequence(datasets.Value("string"))}
+    )
+    part = datasets.Dataset.from_dict(
+        {
+            "image": [drawn] * 4,
+            "label": [" a", "a ", "b", None],
+            "who": ["p", None, "q", "r"],
+            "key": ["1", "2", "3", "4"],
+            "grade": [0.0, float("nan"), 1.0, 1.0],
+            "all": [[drawn]] * 4,
+            "tags": [["a", "b"]] * 4,
+        },
+        features=features,
+    )
+
+    def made(folder, **columns):
+        return huggingface.from_huggingface(part, tmp_path / folder, SKIN, Columns(**columns))
+
+    report = made("one", patient="who", id="key")
+    assert sum(report["rows"].values()) == 2 and report["dataset"]["labels"] == ["a", "b"]
+    assert {k: v["as"] for k, v in report["dropped"].items()} == {
+        "names no patient": ["2"],
+        "has no label": ["4"],
+    }
+    assert made("two", label="grade")["dropped"]["has no label"]["records"] == 1
+    with pytest.raises(DataError, match="lists of labels"):
+        made("three", label="tags")
+    with pytest.raises(DataError, match="no Image"):
+        made("four", media=("all",))
