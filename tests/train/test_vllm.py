@@ -148,12 +148,14 @@ def test_a_run_trains_on_the_responses_of_the_server(nano, tmp_path):
     assert os.listdir(tmp_path / "run" / "rollout_weights") == []
 
 
-def test_an_evaluation_is_that_of_the_own_engine(nano):
+def test_an_evaluation_is_that_of_the_own_engine(nano, tmp_path):
     setup, params = nano
     wanted = runner.answer(setup, params, "test", 1)
     with serving() as fake:
-        found = runner.answer(with_server(setup, fake), params, "test", 1)
+        served = with_server(setup, fake, workdir=str(tmp_path))
+        found = runner.answer(served, params, "test", 1)
     assert found == wanted and len(found) == len(IMAGES)
+    assert os.listdir(tmp_path / "rollout_weights") == []  # the server has them in its memory
 
 
 def test_pictures_come_back_pixel_for_pixel(nano):
