@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import Any, Protocol, TypeAlias
@@ -114,13 +115,14 @@ def answer(
             yield setup.put(batch), rows
 
     def from_server(server: vllm.Server) -> Iterator[Response]:
-        server.load(params)
-        budget = setup.evaluation_budget()
-        for batch, samples, _ in numbered():
-            unpacked = [unpack(batch, placed, budget) for _, placed in samples]
-            for (response,) in server.ask(unpacked, settings, seed=0):
-                number, _ = samples[response.prompt]
-                yield dataclasses.replace(response, prompt=number)
+        with contextlib.closing(server):
+            server.load(params)
+            budget = setup.evaluation_budget()
+            for batch, samples, _ in numbered():
+                unpacked = [unpack(batch, placed, budget) for _, placed in samples]
+                for (response,) in server.ask(unpacked, settings, seed=0):
+                    number, _ = samples[response.prompt]
+                    yield dataclasses.replace(response, prompt=number)
 
     if server is not None:
         responses = from_server(server)

@@ -20,10 +20,16 @@ class RolloutConfig:
     # "" = rollout_weights in the workdir
     folder: str = ""
     connections: Positive[int] = 64  # most requests at the same time
-    timeout: Positive[float] = 1800.0  # seconds that one request may take
+    # seconds that one request may take, its repeats after dropped connections included
+    timeout: Positive[float] = 1200.0
 
     def check(self) -> None:
         """Raises ConfigError when fields contradict each other."""
+        if "@" in self.url:  # not shown: it may be a password
+            raise ConfigError(
+                "rollout.url holds a user or a password, which logs would show",
+                hint="set QOQ_VLLM_API_KEY in the environment",
+            )
         if self.engine == "vllm" and not self.url.startswith(("http://", "https://")):
             raise ConfigError(
                 f"rollout.engine=vllm with rollout.url = {self.url!r}",

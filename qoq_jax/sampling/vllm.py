@@ -13,31 +13,41 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import dataclasses
+import functools
 import io
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import requests
 from PIL import Image
 
 from qoq_jax import hf
-from qoq_jax.base import interrupt, storage
-from qoq_jax.base.errors import ConfigError, DataError, QoqError, RetryError
+from qoq_jax.base import interrupt, progress, storage
+from qoq_jax.base.errors import DataError, QoqError
 from qoq_jax.data import unpacking
 from qoq_jax.data.packing import Budget, Placed
 from qoq_jax.data.tokenizer import END_OF_TURN, Tokenizer
 from qoq_jax.models import vlm
 from qoq_jax.models.sizes import VlmConfig
-from qoq_jax.parallel import hosts
+from qoq_jax.parallel import hosts, messages
 from qoq_jax.sampling.config import RolloutConfig
 from qoq_jax.sampling.schedule import Response, Settings
+from qoq_jax.sampling.vllm_client import Client
 
 # What vLLM keeps of earlier requests and must forget with their weights.
 CACHES = ("reset_prefix_cache", "reset_mm_cache", "reset_encoder_cache")
 BAN = -100  # the lowest bias of a logit that the API takes
+# vLLM takes what a request leaves out from the model's generation_config.json: all is said, as off.
+OFF = {
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 
 
 class Server:
@@ -52,9 +62,11 @@ class Server:
 
     def __init__(self, cfg: VlmConfig, tokenizer: Tokenizer, config: RolloutConfig, workdir: str):
         self._cfg, self._tokenizer, self._config = cfg, tokenizer, config
-        self._url = config.url.rstrip("/").removesuffix("/v1")
+        self._client = Client(config)
+        self._url = self._client.url
         self._folder = config.folder or os.path.join(os.path.abspath(workdir), "rollout_weights")
-        self._version, self._name = 0, ""
+        self._paths: list[str] = []  # of weights that were written and are still there
+        self._name = ""
         banned = tokenizer.banned_ids(cfg.decoder.vocab_size)
         self._bias = {str(i): BAN for i in banned if i < cfg.decoder.vocab_size}
 
@@ -67,19 +79,35 @@ class Server:
         # The ECG encoder stays here: vLLM refuses names of weights that it does not know.
         cfg = dataclasses.replace(self._cfg, ecg=None)
         params = {name: params[name] for name in vlm.param_specs(cfg)}
-        before, self._version = self._path(), self._version + 1
-        if hosts.is_main():
-            storage.remove_tree(self._path())
-        hosts.barrier("rollout weights")
+        # A name of its own each time: vLLM may keep what it read, and another server of this run,
+        # or another run, may write into the same folder.
+        token = messages.from_main("rollout weights", lambda: secrets.token_hex(8))
+        path = os.path.join(self._folder, token)
+        self._paths.append(path)
         with jax.transfer_guard("allow"):  # a training loop forbids what it does not ask for
-            hf.save(self._path(), cfg, params, dtype=cfg.compute_dtype)
+            hf.save(path, cfg, params, dtype=cfg.compute_dtype)
         if hosts.is_main():
-            how = {"method": "reload_weights", "kwargs": {"weights_path": self._path()}}
-            self._post("collective_rpc", how)
+            how = {"method": "reload_weights", "kwargs": {"weights_path": path}}
+            self._client.post("collective_rpc", how)
+            progress.beat()
             for cache in CACHES:
-                self._post(cache, None)
-            storage.remove_tree(before)
+                self._client.post(cache, None)
+            self._remove(self._paths[:-1])
+        self._paths = [path]
         hosts.barrier("rollout weights loaded")
+
+    def close(self) -> None:
+        """Deletes the last weights, which the server holds in its memory, and ends the
+        connections.
+        """
+        if hosts.is_main():
+            self._remove(self._paths)
+        self._paths = []
+        self._client.close()
+
+    def _remove(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            storage.remove_tree(path)
 
     def ask(
         self, samples: Sequence[Mapping[str, Any]], settings: Settings, seed: int
@@ -88,21 +116,31 @@ class Server:
 
         Args:
           samples: of data/unpacking.py. Each must be text and images.
-          seed: response g to sample i depends on it, on i and on g, as far as vLLM's batches allow.
+          seed: response g to sample i has the seed `seed + i * settings.num_samples + g`: vLLM adds
+            g. The same seed gives the same response as far as vLLM's batches allow.
 
         Raises:
-          DataError: a sample with an ECG or a video. QoqError: the server refuses, or answers to
-            another prompt. RetryError: it cannot be reached.
+          DataError: a sample with an ECG or a video. QoqError: the server refuses, or answers in
+            another form or to another prompt. RetryError: it cannot be reached, or is overloaded.
         """
         if not self._name:
-            self._name = self._get("v1/models")["data"][0]["id"]
-        requests_ = [self._request(one, settings, seed + i) for i, one in enumerate(samples)]
+            self._name = self._served()
+        count = settings.num_samples
+        bodies = [self._request(one, settings, seed + i * count) for i, one in enumerate(samples)]
         with concurrent.futures.ThreadPoolExecutor(
             self._config.connections, initializer=interrupt.block
         ) as pool:
-            found = list(pool.map(lambda body: self._post("v1/chat/completions", body), requests_))
+            post = functools.partial(self._client.post, "v1/chat/completions")
+            found = [pool.submit(post, body) for body in bodies]
+            try:
+                for answer in concurrent.futures.as_completed(found):
+                    answer.result()
+                    progress.beat()  # here: those of other threads count for nothing
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         return [
-            self._responses(i, one, answer)
+            self._responses(i, one, answer.result(), settings)
             for i, (one, answer) in enumerate(zip(samples, found, strict=True))
         ]
 
@@ -113,14 +151,18 @@ class Server:
         budget: Budget,
         settings: Settings,
         seed: int,
+        share: hosts.Share,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(tokens, mask, log-probabilities), each [Q, G, S], of the responses to a packed batch, as
         in rollout.Rollout.
 
         Args:
           prompts, samples: this process's rows, as data/packing.py packed them within `budget`.
-          settings, seed: see `ask`.
+          settings, seed: see `ask`; the seed of all processes.
+          share: which rows these are of those of all processes; each response to them has a seed of
+            its own.
         """
+        seed += share.index * len(prompts["tokens"]) * settings.num_samples
         shape = (len(prompts["tokens"]), settings.num_samples, settings.max_new_tokens)
         tokens = np.full(shape, self._cfg.pad_id, np.int32)
         mask, logprobs = np.zeros((2, *shape), np.float32)
@@ -133,9 +175,17 @@ class Server:
                 logprobs[at] = np.concatenate(response.logprobs)
         return tokens, mask, logprobs
 
-    def _path(self) -> str:
-        """Of the present weights; a name of its own each time, since vLLM may keep what it read."""
-        return os.path.join(self._folder, str(self._version))
+    def _served(self) -> str:
+        """The name under which the server has its model."""
+        found = self._client.get("v1/models")
+        try:
+            return str(found["data"][0]["id"])
+        except (KeyError, IndexError, TypeError):
+            raise QoqError(
+                "the server names no model",
+                where=f"{self._url}/v1/models",
+                hint="is this address that of vLLM?",
+            ) from None
 
     def _request(self, sample: Mapping[str, Any], settings: Settings, seed: int) -> dict[str, Any]:
         ids, where = np.asarray(sample["input_ids"]), f"row {sample['meta'].id!r}"
@@ -151,7 +201,7 @@ class Server:
                 )
         vision = self._cfg.vision
         pictures = unpacking.pictures(sample, vision.patch_size)
-        turns = messages(self._tokenizer, self._cfg, ids, pictures)
+        turns = to_messages(self._tokenizer, self._cfg, ids, pictures)
         opened = turns[-1]["role"] == "assistant"
         body = {
             "model": self._name,
@@ -162,6 +212,7 @@ class Server:
             "max_tokens": settings.max_new_tokens,
             "temperature": settings.temperature,
             "top_p": settings.top_p,
+            **OFF,
             "seed": seed,
             "logprobs": True,
             "top_logprobs": 0,
@@ -177,10 +228,17 @@ class Server:
         return body
 
     def _responses(
-        self, number: int, sample: Mapping[str, Any], answer: Mapping[str, Any]
+        self, number: int, sample: Mapping[str, Any], answer: Any, settings: Settings
     ) -> list[Response]:
-        """The choices of an answer; checks that they are to this prompt."""
-        sent, seen = list(map(int, sample["input_ids"])), answer.get("prompt_token_ids")
+        """The choices of an answer in the order of their seeds; checks that they are to this
+        prompt.
+        """
+        try:
+            seen, choices = answer.get("prompt_token_ids"), list(answer["choices"])
+            indices = [int(choice["index"]) for choice in choices]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise self._malformed() from None
+        sent = list(map(int, sample["input_ids"]))
         if seen is None:
             raise QoqError(
                 "the server returns no token ids", where=self._url, hint="use vLLM 0.16 or later"
@@ -194,49 +252,55 @@ class Server:
                 hint="serve the model that is trained, with its own tokenizer, chat template and "
                 "image processor",
             )
-        found = []
-        for g, choice in enumerate(answer["choices"]):
-            tokens = np.asarray(choice["token_ids"], np.int32)
+        if sorted(indices) != list(range(settings.num_samples)):
+            raise QoqError(
+                f"{len(choices)} responses, of indices {sorted(indices)[:8]}, where "
+                f"{settings.num_samples} were asked for",
+                where=self._url,
+            )
+        choices = [choices[indices.index(g)] for g in range(len(choices))]
+        return [self._response(number, g, one, settings) for g, one in enumerate(choices)]
+
+    def _response(self, number: int, g: int, choice: Any, settings: Settings) -> Response:
+        """One choice, checked: it ended by itself, or is as long as it may be."""
+        try:
+            reason, tokens = choice["finish_reason"], np.asarray(choice["token_ids"], np.int32)
             logprobs = np.asarray(
                 [one["logprob"] for one in choice["logprobs"]["content"]], np.float32
             )
-            if len(tokens) != len(logprobs) or not len(tokens):
-                raise QoqError(
-                    f"{len(tokens)} token ids with {len(logprobs)} log-probabilities",
-                    where=self._url,
-                )
-            reason = "eos" if int(tokens[-1]) in self._cfg.eos_ids else "length"
-            response = Response(number, g, reason=reason)
-            response.extend(tokens, logprobs)
-            found.append(response)
-        return found
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise self._malformed() from None
+        most, count = settings.max_new_tokens, len(tokens)
+        what = hint = None
+        if reason not in ("stop", "length"):
+            known = isinstance(reason, str) and reason.isidentifier() and len(reason) <= 40
+            what = f"a response ended by {reason if known else 'an unknown reason'}"
+            hint = "the log of the server says why"
+        elif count != len(logprobs) or not count:
+            what = f"{count} token ids with {len(logprobs)} log-probabilities"
+        elif not np.isfinite(logprobs).all():
+            what = "a log-probability is not a finite number"
+        elif count > most:
+            what = f"a response of {count} tokens, where at most {most} were asked for"
+        elif reason == "stop" and int(tokens[-1]) not in self._cfg.eos_ids:
+            what = "a response stopped at a token that does not end a turn of this model"
+            hint = "start the server with --generation-config vllm, and without stop words"
+        elif reason == "length" and count < most and int(tokens[-1]) not in self._cfg.eos_ids:
+            what = f"a response was cut at {count} tokens, where {most} may be sampled"
+            hint = "raise --max-model-len of the server"
+        if what:
+            raise QoqError(what, where=self._url, hint=hint)
+        ended = "eos" if int(tokens[-1]) in self._cfg.eos_ids else "length"
+        response = Response(number, g, reason=ended)
+        response.extend(tokens, logprobs)
+        return response
 
-    def _get(self, path: str) -> Any:
-        return self._call("GET", path, None)
-
-    def _post(self, path: str, body: Any) -> Any:
-        return self._call("POST", path, body)
-
-    def _call(self, method: str, path: str, body: Any) -> Any:
-        address = f"{self._url}/{path}"
-        try:
-            answer = requests.request(method, address, json=body, timeout=self._config.timeout)
-        except requests.RequestException as error:
-            raise RetryError(
-                f"the vLLM server cannot be reached ({type(error).__name__})",
-                where=address,
-                hint="start it, or wait until it has loaded its model",
-            ) from error
-        if answer.status_code == 404 and not path.startswith("v1/"):
-            raise ConfigError(
-                "the vLLM server does not take new weights",
-                where=address,
-                hint="start it with VLLM_SERVER_DEV_MODE=1 in its environment",
-            )
-        if not answer.ok:
-            said = " ".join(answer.text.split())[:300]
-            raise QoqError(f"the vLLM server says {answer.status_code}: {said}", where=address)
-        return answer.json() if answer.content.strip() else None
+    def _malformed(self) -> QoqError:
+        return QoqError(
+            "an answer of another form than vLLM's chat completions",
+            where=self._url,
+            hint="use vLLM 0.16 or later",
+        )
 
 
 def of_config(config: Any, cfg: VlmConfig, tokenizer: Tokenizer) -> Server | None:
@@ -248,7 +312,7 @@ def of_config(config: Any, cfg: VlmConfig, tokenizer: Tokenizer) -> Server | Non
     return Server(cfg, tokenizer, config.rollout, config.workdir)
 
 
-def messages(
+def to_messages(
     tokenizer: Tokenizer, cfg: VlmConfig, ids: np.ndarray, pictures: Sequence[np.ndarray]
 ) -> list[dict[str, Any]]:
     """A prompt as messages of the chat API, images as PNG in place.

@@ -299,10 +299,33 @@ def _check(config: Config) -> None:
 
 
 def _check_rollout(config: Config) -> None:
-    if config.rollout.engine == "vllm" and config.rl.temperature != 1:
+    rl, rollout = config.rl, config.rollout
+    vllm = rollout.engine == "vllm"
+    if vllm and rl.temperature != 1:
         raise ConfigError(
-            f"rollout.engine=vllm with rl.temperature = {config.rl.temperature}",
+            f"rollout.engine=vllm with rl.temperature = {rl.temperature}",
             hint="set rl.temperature=1: vLLM returns log-probabilities before the temperature",
+        )
+    limit = config.faults.watchdog
+    if vllm and limit and rollout.timeout >= limit:
+        raise ConfigError(
+            f"rollout.timeout = {rollout.timeout:g}: faults.watchdog = {limit:g} would end the run "
+            "while it waits for an answer",
+            hint="set rollout.timeout below faults.watchdog",
+        )
+    others = {
+        "rollout.engine=vllm": vllm,
+        "rl.rollout_weights=int8": rl.rollout_weights != "auto",
+        "rl.kv_cache_dtype=int8": rl.kv_cache_dtype != "auto",
+    }
+    other = next((name for name, is_set in others.items() if is_set), None)
+    algorithm = algorithms.resolve(rl)
+    by_sequence = algorithm is not None and algorithm.ratio == "sequence"
+    if other and by_sequence and rl.old_logprobs == "sampler":
+        raise ConfigError(
+            f"{other} samples from another policy than the trainer's: the ratio per response of "
+            f"{rl.algorithm} would not begin at 1, and its narrow range would clip it",
+            hint="set rl.old_logprobs=trainer",
         )
 
 

@@ -222,8 +222,10 @@ class GroupSampler:
         self._scorer = ResponseScorer(stage.setup, stage.plan)
 
     def close(self) -> None:
-        """Ends the reward workers."""
+        """Ends the reward workers, and removes the weights that were written for a server."""
         self._scorer.close()
+        if self._server is not None:
+            self._server.close()
 
     def draw(self, weights: Any, key: jax.Array, clock: Clock) -> tuple[HostGroups, Batch, Rollout]:
         """(this process's groups on the host with their rewards; prompts and responses of all on
@@ -268,11 +270,17 @@ class GroupSampler:
         """Responses of a kind, "sampled" or "greedy", to prompts on the host and on the device."""
         if self._server is not None:
             budget = self._setup.training_budget(self._plan.name, answers=False)
-            seed = int(hosts.gather(_bits(key))) >> 1  # below 2^31, as vLLM asks
+            # below 2^31: what rows and responses add to it stays in the 63 bits that vLLM takes
+            seed = int(hosts.gather(_bits(key))) >> 1
             return Rollout(
                 *self._setup.put(
                     self._server.rollout(
-                        host.prompts, host.samples, budget, self._settings[kind], seed
+                        host.prompts,
+                        host.samples,
+                        budget,
+                        self._settings[kind],
+                        seed,
+                        self._setup.share,
                     )
                 )
             )

@@ -11,6 +11,7 @@ import http.server
 import io
 import json
 import threading
+import time
 
 import jax
 import numpy as np
@@ -20,17 +21,50 @@ from qoq_jax import hf
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.sampling import model as model_lib
 
+# What vLLM takes from a model's generation_config.json where a request does not say it, and the
+# values that change no probability: this package's sampler can do nothing else.
+GENERATION_CONFIG = {
+    "top_k": 20,
+    "min_p": 0.1,
+    "repetition_penalty": 1.05,
+    "presence_penalty": 0.1,
+    "frequency_penalty": 0.1,
+}
+OFF = {
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "repetition_penalty": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+}
+
 
 class FakeVllm:
     """Attributes:
     url: where it listens. loaded: folders of weights, in order. posts: (path, body) of requests.
+    headers: of requests, in the same order.
     extra: tokens put before the prompt ids that it returns, for a server with another template.
     dev_mode: whether it takes new weights.
+    drop: so many of the next requests get no answer: their connection is closed.
+    delay: seconds before an answer.
+    refusal: (status, headers, JSON) that answers everything; None = what was asked for.
+    change: called on each completion before it is sent.
     """
 
     def __init__(self):
-        self.loaded, self.posts, self.extra, self.dev_mode = [], [], [], True
+        self.loaded, self.posts, self.headers = [], [], []
         self._model, self._lock = None, threading.Lock()
+        self.behave()
+
+    def behave(self) -> None:
+        """Does from now on what a healthy server does."""
+        self.extra, self.dev_mode, self.drop, self.delay = [], True, 0, 0.0
+        self.refusal, self.change = None, lambda found: found
+
+    def drops(self) -> bool:
+        with self._lock:
+            self.drop -= 1
+            return self.drop >= 0
 
     def answer(self, path: str, body: dict | None) -> tuple[int, object]:
         with self._lock, jax.transfer_guard("allow"):
@@ -38,7 +72,10 @@ class FakeVllm:
             if path == "/v1/models":
                 return 200, {"data": [{"id": "served"}]}
             if path == "/v1/chat/completions":
-                return 200, self._complete(body)
+                said = GENERATION_CONFIG | body
+                if wrong := [name for name, off in OFF.items() if said[name] not in off]:
+                    return 400, {"error": {"type": "Sampled_otherwise_by_" + "_".join(wrong)[:18]}}
+                return 200, self.change(self._complete(body))
             if not self.dev_mode:
                 return 404, {"detail": "Not Found"}
             if path == "/collective_rpc":
@@ -83,10 +120,12 @@ class FakeVllm:
             "prompt_token_ids": self.extra + list(map(int, ids)),
             "choices": [
                 {
+                    "index": g,
+                    "finish_reason": "stop" if one.token_ids[-1] in model.cfg.eos_ids else "length",
                     "token_ids": one.token_ids.tolist(),
                     "logprobs": {"content": [{"logprob": float(x)} for x in one.logprobs]},
                 }
-                for one in responses
+                for g, one in enumerate(responses)
             ],
         }
 
@@ -98,18 +137,32 @@ def serving():
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            self._send(*fake.answer(self.path, None))
+            self._answer(None)
 
         def do_POST(self):
             length = int(self.headers.get("Content-Length") or 0)
-            self._send(*fake.answer(self.path, json.loads(self.rfile.read(length) or b"null")))
+            self._answer(json.loads(self.rfile.read(length) or b"null"))
 
-        def _send(self, status: int, found: object) -> None:
+        def _answer(self, body: object) -> None:
+            fake.headers.append(self.headers)
+            time.sleep(fake.delay)
+            if fake.drops():
+                return
+            if fake.refusal is None:
+                status, found = fake.answer(self.path, body)
+                self._send(status, {}, found)
+            else:
+                self._send(*fake.refusal)
+
+        def _send(self, status: int, headers: dict[str, str], found: object) -> None:
             content = b"" if found is None else json.dumps(found).encode()
             self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            with contextlib.suppress(BrokenPipeError):  # it may not have waited
+                self.wfile.write(content)
 
         def log_message(self, *_):
             pass
