@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from qoq_jax.base import interrupt
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.cli import arrays, catalogue, climb, download, shards
 from qoq_jax.cli.parser import Commands, command
 
@@ -28,8 +29,10 @@ def add(commands: Commands) -> None:
     )
     samples.add_argument("root", help="folder of the data set")
     download.add(actions)
-    validate = command(actions, "validate", _validate, "Check a row file and the media it names.")
-    validate.add_argument("file", help="a row file, as train.jsonl")
+    validate = command(actions, "validate", _validate, "Check rows and the media they name.")
+    validate.add_argument(
+        "data", help="a row file, as train.jsonl, or a folder or entry of data.extra: each split"
+    )
     stats = command(
         actions,
         "stats",
@@ -84,7 +87,7 @@ def _samples(arguments: argparse.Namespace) -> int:
 def _validate(arguments: argparse.Namespace) -> int:
     from qoq_jax.data import check
 
-    return check.run(arguments.file)
+    return check.run(arguments.data)
 
 
 def _describe(root: str) -> int:
@@ -94,6 +97,9 @@ def _describe(root: str) -> int:
 
 
 def _stats(arguments: argparse.Namespace) -> int:
+    for option, count in (("samples", arguments.samples), ("looked-at", arguments.looked_at)):
+        if count < 0:
+            raise ConfigError(f"--{option} {count}", hint="name 0 or more rows")
     code = _describe(arguments.root)
     if arguments.html:
         from qoq_jax.report import dataset

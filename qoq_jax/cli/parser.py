@@ -25,7 +25,7 @@ EXAMPLES = """examples:
   qoq data info ptb-xl
   qoq data build data_cache/climb-mini --rows 6000
   qoq data samples data_cache/real
-  qoq data validate data_cache/climb-mini/train.jsonl
+  qoq data validate data_cache/climb-mini
   qoq data convert ham10000 data/ham10000
   qoq data shards data/ham10000 shards/ham10000
   qoq data arrays tuab data/tuab

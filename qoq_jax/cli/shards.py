@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.cli.parser import Commands, command, shard_bytes
 
 
@@ -46,12 +47,21 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.out,
         shard_bytes(arguments.shard_size),
         arguments.runner,
-        shlex.split(arguments.runner_options),
+        _words(arguments.runner_options),
     )
     shards = manifest["shards"]
     records, size = (sum(one[key] for one in shards) for key in ("records", "bytes"))
     print(f"{arguments.out}: {records:,} rows in {len(shards)} shards, {size / 1e6:,.1f} MB")
     return 0
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"--runner-options {text}: {error}", hint="close each quotation mark"
+        ) from None
 
 
 def _tfds(arguments: argparse.Namespace) -> int:

@@ -24,11 +24,10 @@ import tensorflow_datasets as tfds
 
 from qoq_jax.base import terminal
 from qoq_jax.base.errors import ConfigError, DataError
-from qoq_jax.climb.shards.plan import media_of
 from qoq_jax.data import rows as schema
 from qoq_jax.data import sources
 from qoq_jax.data.index import Rows
-from qoq_jax.data.paths import split_member
+from qoq_jax.data.readers import parts
 from qoq_jax.data.readers.files import check_file
 
 NAME = "qoq_rows"
@@ -130,30 +129,18 @@ def element(row: schema.Row) -> dict[str, Any]:
 
 
 def _link_media(found: dict[str, Rows], root: str, out: str) -> None:
-    """The files that rows name, and those beside them that belong to them: of one stem (the signals
-    of a WFDB header, the voxels of a MetaImage), FILE.json and ecg.json (of described ECGs).
-    """
-    named = {
-        split_member(path)[0] for rows in found.values() for row in rows for path in media_of(row)
-    }
-    beside: dict[str, dict[str, list[str]]] = {}  # folder -> stem -> files
-    with terminal.Bar("linking media", len(named)) as bar:
-        for number, path in enumerate(sorted(named), 1):
-            check_file(schema.resolve(root, path))
-            folder, file = os.path.split(path)
-            if folder not in beside:
-                beside[folder] = {}
-                for entry in os.listdir(os.path.join(root, folder)):
-                    beside[folder].setdefault(entry.partition(".")[0], []).append(entry)
-            for entry in {*beside[folder][file.partition(".")[0]], *beside[folder].get("ecg", ())}:
-                _link(schema.resolve(root, os.path.join(folder, entry)), out, folder, entry)
+    """The files that rows name and those that belong to them (`parts.files_of`)."""
+    linked: set[str] = set()
+    with terminal.Bar("linking media", sum(map(len, found.values()))) as bar:
+        for number, row in enumerate((row for rows in found.values() for row in rows), 1):
+            for name in parts.files_of(row, root):
+                if name not in linked:
+                    _link(check_file(schema.resolve(root, name)), os.path.join(out, name))
+                    linked.add(name)
             bar.update(number)
 
 
-def _link(source: pathlib.Path, out: str, folder: str, name: str) -> None:
-    target = os.path.join(out, folder, name)
-    if os.path.isdir(source) or os.path.exists(target):
-        return
+def _link(source: pathlib.Path, target: str) -> None:
     os.makedirs(os.path.dirname(target), exist_ok=True)
     try:
         os.link(os.path.realpath(source), target)

@@ -18,9 +18,37 @@ from qoq_jax.models import sizes as variants
 _SHOWN = 20
 
 
-def run(file: str) -> int:
-    """Checks every row of a row file and turns it into a sample as training would, gold answer
-    included; prints each fault. Returns the exit code.
+def run(data: str) -> int:
+    """Checks every row and turns it into a sample as training would, gold answer included; prints
+    each fault. Returns the exit code, 1 when there is one.
+
+    Args:
+      data: a row file, or a folder of row files or an entry of data.extra, whose splits are all
+        checked.
+
+    Raises:
+      DataError: there is no such file, or no row file in the folder.
+      ConfigError: no prepared data set of the name of an entry.
+    """
+    data = tfds_rows.folder(data)
+    if not storage.is_dir(data):
+        return _check(data)
+    found = [path for split in schema.SPLITS if (path := sources.find(data, split))]
+    if not found:
+        raise _no_rows(data)
+    return max(_check(os.fspath(path)) for path in found)
+
+
+def _no_rows(root: str) -> DataError:
+    return DataError(
+        "no train.jsonl, validation.jsonl or test.jsonl there",
+        where=root,
+        hint="name a data set folder",
+    )
+
+
+def _check(file: str) -> int:
+    """Checks a row file.
 
     A file that is named after a split must agree with the rows' `split`, and share no `patient`
     with its sibling files. Pictures are read whole but made small, and no length of text is too
@@ -90,11 +118,7 @@ def describe(root: str) -> int:
     """
     root = tfds_rows.folder(root)
     if not sources.has_rows(root):
-        raise DataError(
-            "no train.jsonl, validation.jsonl or test.jsonl there",
-            where=root,
-            hint="name a data set folder",
-        )
+        raise _no_rows(root)
     for split in schema.SPLITS:
         if sources.find(root, split) is None:
             continue

@@ -248,8 +248,13 @@ def _writable(folder: pathlib.Path) -> bool:
 # --------------------------------------------------------------------------------------- the files
 
 
+def file_name(rows: str) -> str:
+    """The file of the index of a row file, by the name of the latter."""
+    return f".{rows}.index"
+
+
 def _file(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
-    return folder / f".{path.name}.index"
+    return folder / file_name(path.name)
 
 
 def _save(file: pathlib.Path, header: dict[str, Any], columns: dict[str, np.ndarray]) -> None:

@@ -15,7 +15,6 @@ import os
 import pathlib
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -28,7 +27,6 @@ MAX_FILE_BYTES = 2 << 30
 _KEPT = (".h5", ".hdf5", ".mat", ".npy")
 _OLD = 24 * 3600.0  # seconds after which a folder is what a killed process left
 _roots: dict[str, str] = {}  # folder of a sample that is being made -> its data folder or URL
-_noted = threading.local()
 _MEMORY = "/dev/shm"
 _scratch: dict[tuple[int, bool], str] = {}
 
@@ -75,22 +73,7 @@ def fetched(path: str | os.PathLike) -> pathlib.Path:
                     found.extract(name, folder)
                 else:
                     _fetch(f"{root}/{name}", target)
-    noted = getattr(_noted, "files", None)
-    if noted is not None:
-        noted[os.path.abspath(split_member(path)[0])] = None
     return file
-
-
-@contextlib.contextmanager
-def noting() -> Iterator[dict[str, None]]:
-    """Yields the absolute paths, in order, that readers of this thread ask for in the block; some
-    may not exist.
-    """
-    _noted.files = {}
-    try:
-        yield _noted.files
-    finally:
-        del _noted.files
 
 
 def sizes(root: str | os.PathLike) -> Callable[[str], int]:

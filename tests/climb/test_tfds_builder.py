@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +11,7 @@ import grain
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from helpers.metaimage import make_metaimage
 from PIL import Image
 
 from qoq_jax.base.errors import ConfigError, DataError
@@ -79,6 +82,39 @@ def test_rows_and_media_come_back_as_they_were(root, tmp_path, capsys):
         readers.read_ecg(root / "r.hea", root=root),
     )
     assert check.describe(f"tfds:qoq_rows/films@{out}") == 0
+
+
+def test_files_that_belong_to_media_are_linked_and_no_others(root, tmp_path):
+    make_metaimage(root / "v.1.mhd", np.zeros((8, 8, 4), np.uint8), packed=True)
+    for number in (1, 2):
+        shutil.copy(root / "deep" / "a.png", root / f"1.2.840.{number}.png")
+    common = {"dataset": "films", "problem": "?", "answer": "A", "labels": ["A"], "domain": "ct"}
+    rows = [
+        common | {"id": "uid", "images": ["1.2.840.1.png"]},
+        common | {"id": "volume", "videos": ["v.1.mhd"]},
+    ]
+    (root / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (root / "train.jsonl").unlink()
+    out = pathlib.Path(tfds_builder.prepare(root, tmp_path / "tfds"))
+    made = {path.name for path in out.iterdir() if ".array_record" not in path.name}
+    facts = {name for name in made if name.endswith(".json")}
+    assert made - facts == {"1.2.840.1.png", "v.1.mhd", "v.1.zraw"}
+
+
+def test_validate_checks_each_split_of_it(root, tmp_path, capsys):
+    out = tmp_path / "tfds"
+    folder = tfds_builder.prepare(root, out)
+    (root / "train.jsonl").unlink()
+    for name in (f"tfds:qoq_rows/films@{out}", folder):
+        assert main.main(["data", "validate", name]) == 0
+        found = capsys.readouterr().out
+        assert "train.array_record-00000-of-00001: 2 rows, 0 faults" in found
+        assert "test.array_record-00000-of-00001: 5 rows, 0 faults" in found
+    first = str(sources.find(folder, "test"))
+    assert main.main(["data", "validate", first]) == 0
+    assert "5 rows, 0 faults" in capsys.readouterr().out
+    assert main.main(["data", "validate", str(tmp_path)]) != 0
+    assert "no train.jsonl" in capsys.readouterr().err
 
 
 def test_its_data_source_feeds_grain_without_tensorflow(root, tmp_path):

@@ -3,8 +3,10 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from qoq_jax.cli import main
 from qoq_jax.data import check
 
 
@@ -70,3 +72,33 @@ def test_validate_looks_at_splits_patients_and_gold_answers(tmp_path, capsys):
         "patient 'p2' is in train.jsonl too" in out
         and "row 'd', split: 'train' in test.jsonl" in out
     )
+
+
+def test_validate_takes_a_folder_and_checks_each_split(tmp_path, capsys):
+    row = {
+        "dataset": "cases",
+        "domain": "ct",
+        "problem": "Answer with one of: A, B.",
+        "answer": "A",
+        "labels": ["A", "B"],
+    }
+    (tmp_path / "train.jsonl").write_text(json.dumps(row | {"id": "a", "answer": "C"}))
+    (tmp_path / "test.jsonl").write_text(json.dumps(row | {"id": "b"}))
+    assert main.main(["data", "validate", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "train.jsonl: 1 rows, 1 faults" in out and "test.jsonl: 1 rows, 0 faults" in out
+    (tmp_path / "train.jsonl").unlink()
+    assert main.main(["data", "validate", str(tmp_path)]) == 0
+    (tmp_path / "test.jsonl").unlink()
+    assert main.main(["data", "validate", str(tmp_path)]) == 1
+    assert "no train.jsonl, validation.jsonl or test.jsonl there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--samples", "--looked-at"])
+def test_stats_refuses_numbers_of_rows_under_0(tmp_path, capsys, option):
+    row = {"id": "a", "dataset": "d", "domain": "ct", "problem": "?", "answer": "A"}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row | {"labels": ["A", "B"]}))
+    assert main.main(["data", "stats", str(tmp_path), option, "0"]) == 0
+    capsys.readouterr()
+    assert main.main(["data", "stats", str(tmp_path), option, "-1"]) != 0
+    assert f"{option} -1 (hint: name 0 or more rows)" in capsys.readouterr().err

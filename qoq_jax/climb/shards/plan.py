@@ -1,4 +1,6 @@
-"""Which rows go into which shard: decided before any medium is read, by order and sizes alone."""
+"""Which rows go into which shard: decided by order and sizes alone, before any medium is read (but
+for headers that name other files).
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,7 @@ from qoq_jax.base.errors import DataError
 from qoq_jax.data import media, shards, sources
 from qoq_jax.data import rows as schema
 from qoq_jax.data.paths import split_member
-
-_SIGNALS = (".dat", ".mat")
+from qoq_jax.data.readers import parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Task:
     Attributes:
       split, number, count: which of how many of its split.
       start, end: bytes of {split}.jsonl that hold its rows.
-      sha256: of these bytes and of the sizes of their media: a finished shard of the same is kept.
+      sha256: of these bytes and of the sizes of all files of their media: a finished shard of the
+        same is kept.
     """
 
     split: str
@@ -76,7 +78,7 @@ def _cut(root: str, split: str, path: str, shard_bytes: int) -> Iterator[tuple[i
         for row in sources.load(root, split):
             line = json.dumps(row.to_dict(), ensure_ascii=False, allow_nan=False).encode() + b"\n"
             file.write(line)
-            sizes = [size for medium in media_of(row) for size in _sizes(medium, size_of)]
+            sizes = _sizes(row, root, size_of)
             digest.update(line + json.dumps(sizes).encode())
             held += sum(max(size, 0) for size in sizes)
             end += len(line)
@@ -87,16 +89,10 @@ def _cut(root: str, split: str, path: str, shard_bytes: int) -> Iterator[tuple[i
         yield start, end, digest.hexdigest()
 
 
-def media_of(row: schema.Row) -> tuple[str, ...]:
-    """The paths that a row names, mask included."""
-    mask = (row.segmentation_path,) if row.segmentation_path else ()
-    return (*row.images, *row.videos, *row.time_series, *mask)
-
-
-def _sizes(path: str, size_of: Callable[[str], int]) -> list[int]:
-    """Sizes of a medium and of the signals that a WFDB header names by its own name."""
-    file, _ = split_member(path)
-    if not file.endswith(".hea"):
-        return [size_of(file)]
-    stem = file.removesuffix(".hea")
-    return [size_of(file), *(size_of(stem + ending) for ending in _SIGNALS)]
+def _sizes(row: schema.Row, root: str, size_of: Callable[[str], int]) -> list[int]:
+    """Sizes of the files of a row's media, -1 of what is not there."""
+    try:
+        names = parts.files_of(row, root)
+    except DataError:  # the worker that writes the row tells it
+        names = [split_member(path)[0] for path in parts.media_of(row)]
+    return [size_of(name) for name in names]

@@ -15,10 +15,11 @@ import numpy as np
 
 from qoq_jax.base import files, storage
 from qoq_jax.base.errors import DataError
-from qoq_jax.climb.shards.plan import Task, media_of
-from qoq_jax.data import media, readers, shards
+from qoq_jax.climb.shards.plan import Task
+from qoq_jax.data import index, media, shards
 from qoq_jax.data import rows as schema
 from qoq_jax.data.paths import split_member
+from qoq_jax.data.readers import parts
 from qoq_jax.data.readers.files import check_file
 
 PARTS = "parts"  # folder of what is known of finished shards, until all are
@@ -31,42 +32,29 @@ _MOST = 2**31 - 1  # bytes of a record, as of a medium
 def record(row: schema.Row, root: str | os.PathLike) -> tuple[bytes, dict[str, int]]:
     """(the record of a row, {path: bytes} of the files in it).
 
-    The files are those that the row names, and of an ECG those that its reader opens (the header of
-    a WFDB record, its signals). Nothing is decoded beyond the ECG: `qoq data validate` does that.
+    The files are those that the row names and those that belong to them (`parts.files_of`: the
+    signals of a WFDB header, the voxels of a MetaImage). No signal, picture or volume is decoded:
+    `qoq data validate` does that.
 
     Raises:
       DataError: a file is missing, empty, of many recordings, or a record would be over 2 GiB.
     """
     content: dict[str, bytes] = {}
     with media.opened(root) as folder:
-        for path in media_of(row):
+        for path in parts.media_of(row):
             if split_member(path)[1]:
                 raise DataError(
                     "is one recording of a file of many, which no record can hold",
                     where=f"row {row.id!r}: {path}",
                     hint="train from the folder itself; such files are read in place",
                 )
-            found = schema.resolve(folder, path)
-            names = [path]
-            if path in row.time_series:
-                names = _files_of_ecg(found, folder)
-            for name in names:
-                file = check_file(schema.resolve(folder, name))
-                content[name] = file.read_bytes()
+        for name in parts.files_of(row, folder):
+            content[name] = check_file(schema.resolve(folder, name)).read_bytes()
     sizes = {path: len(data) for path, data in content.items()}
     if sum(sizes.values()) > _MOST:
         raise DataError("its media are over 2 GiB", where=f"row {row.id!r}", hint="split the row")
     text = json.dumps(row.to_dict(), ensure_ascii=False, allow_nan=False)
     return shards.encode(text.encode(), content), sizes
-
-
-def _files_of_ecg(path: str | os.PathLike, folder: str | os.PathLike) -> list[str]:
-    """Paths below the folder of the files that the reader of an ECG opens."""
-    with media.noting() as noted:
-        readers.read_ecg(path, root=folder, length="repeat")
-    root = os.path.realpath(folder)
-    names = (os.path.relpath(file, root).replace(os.sep, "/") for file in noted)
-    return [name for name in names if os.path.isfile(os.path.join(root, name))]
 
 
 def rows_of(task: Task, out: str) -> Iterator[schema.Row]:
@@ -85,14 +73,14 @@ def shard(task: Task, root: str, out: str) -> str:
     A shard that cannot be written is known with its error instead, which `finish` raises: a runner
     of pipelines would try it again, and a damaged medium stays one.
     """
-    parts = os.path.join(out, PARTS)
+    below = os.path.join(out, PARTS)
     try:
         found, table = _write(task, root, out)
     except DataError as error:
         found = {"error": [error.what, error.where, error.hint]}
     else:
-        _save(os.path.join(parts, f"{task.name}.npy"), table)
-    files.write_json(os.path.join(parts, f"{task.name}.json"), {"plan": task.sha256} | found)
+        _save(os.path.join(below, f"{task.name}.npy"), table)
+    files.write_json(os.path.join(below, f"{task.name}.json"), {"plan": task.sha256} | found)
     return task.name
 
 
@@ -131,18 +119,19 @@ def finish(tasks: list[Task], out: str) -> dict[str, Any]:
     Raises:
       DataError: the first shard that could not be written.
     """
-    parts, known, tables, before = os.path.join(out, PARTS), [], [], 0
+    below, known, tables, before = os.path.join(out, PARTS), [], [], 0
     for task in tasks:
-        found = files.read_json(os.path.join(parts, f"{task.name}.json"), hint="start again")
+        found = files.read_json(os.path.join(below, f"{task.name}.json"), hint="start again")
         if "error" in found:
             what, where, hint = found["error"]
             raise DataError(what, where=where, hint=f"{hint}; finished shards are kept")
-        with open(storage.local(os.path.join(parts, f"{task.name}.npy")), "rb") as file:
+        with open(storage.local(os.path.join(below, f"{task.name}.npy")), "rb") as file:
             table = np.load(file)
         table["record"] += before
         tables.append(table)
         before += found["records"]
         known.append({"file": task.name, **found})
+    _remove_other_splits({task.split for task in tasks}, out)
     table = np.concatenate(tables)
     # A medium of several rows is in each of their records; the first is as good as any.
     _, first = np.unique(table["path"], return_index=True)
@@ -155,6 +144,19 @@ def finish(tasks: list[Task], out: str) -> dict[str, Any]:
         if half or (name.endswith(".array_record") and name not in wanted):
             storage.remove(os.path.join(out, name))
     return manifest
+
+
+def _remove_other_splits(kept: set[str], out: str) -> None:
+    """Removes row files, with their indexes, of splits that an earlier call has written and the
+    source has no longer: without shards their media would be missing.
+    """
+    known = storage.names(os.path.join(out, PARTS))
+    for split in set(schema.SPLITS) - kept:
+        if any(name.startswith(f"{split}-") for name in known):
+            rows = f"{split}.jsonl"
+            for path in (os.path.join(out, name) for name in (rows, index.file_name(rows))):
+                if storage.is_file(path):
+                    storage.remove(path)
 
 
 def _save(path: str, table: np.ndarray) -> None:

@@ -55,8 +55,22 @@ class Facts:
 
 def has_facts(path: pathlib.Path) -> bool:
     """Whether a JSON file that describes it lies beside it."""
+    return _facts_name(path) is not None
+
+
+def facts_file(path: pathlib.Path, root: files.Path | None = None) -> pathlib.Path | None:
+    """FILE.json, or else ecg.json in the same folder; None without either.
+
+    Raises:
+      DataError: it is a link that leads out of the root (None: the folder of `path`), or empty.
+    """
+    name = _facts_name(path)
+    return None if name is None else files.beside(path, name, root)
+
+
+def _facts_name(path: pathlib.Path) -> str | None:
     names = (f"{path.name}.json", FOLDER_FACTS)
-    return any(media.fetched(path.with_name(name)).is_file() for name in names)
+    return next((name for name in names if media.fetched(path.with_name(name)).is_file()), None)
 
 
 def read(path: files.Path, root: files.Path | None = None) -> Recording:
@@ -103,11 +117,9 @@ def read_facts(path: pathlib.Path, root: files.Path | None = None) -> Facts:
     Raises:
       DataError: not a JSON object, an unknown field or a value of another kind.
     """
-    names = (f"{path.name}.json", FOLDER_FACTS)
-    name = next((name for name in names if media.fetched(path.with_name(name)).is_file()), None)
-    if name is None:
+    source = facts_file(path, root)
+    if source is None:
         return Facts()
-    source = files.beside(path, name, root)
     try:
         if source.stat().st_size > _MAX_FACTS_BYTES:
             raise ValueError

@@ -80,8 +80,8 @@ def read(path: files.Path, root: files.Path | None = None) -> tuple[np.ndarray, 
     """
     path = files.check_file(path)
     header = read_header(path)
-    local = header.file == "LOCAL"
-    source = path if local else files.beside(path, header.file, root)
+    source = _voxels(path, header, root)
+    local = source == path
     with files.decoding(source, "the voxels of a MetaImage volume", KINDS if local else ()):
         stored = source.read_bytes()[header.end if local else 0 :]
         voxels = int(np.prod(header.shape, dtype=object))
@@ -94,6 +94,23 @@ def read(path: files.Path, root: files.Path | None = None) -> tuple[np.ndarray, 
                 raise ValueError("compressed data is cut short or longer than declared")
         values = np.frombuffer(stored, header.dtype, voxels)
         return values.reshape(header.shape, order="F"), header.to_lps
+
+
+def voxels_file(path: files.Path, root: files.Path | None = None) -> pathlib.Path:
+    """The file that holds the voxels of a volume, which may be `path` itself.
+
+    Args:
+      root: as in `read`.
+
+    Raises:
+      DataError: as `read_header`, or there is no such file.
+    """
+    path = files.check_file(path)
+    return _voxels(path, read_header(path), root)
+
+
+def _voxels(path: pathlib.Path, header: Header, root: files.Path | None) -> pathlib.Path:
+    return path if header.file == "LOCAL" else files.beside(path, header.file, root)
 
 
 def _parse(head: bytes, path: pathlib.Path) -> Header:

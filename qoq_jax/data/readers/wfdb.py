@@ -11,6 +11,7 @@ import dataclasses
 import math
 import pathlib
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -116,6 +117,25 @@ def read_record(path: files.Path, root: files.Path | None = None) -> Recording:
     head = _read_header(files.check_file(header))
     signal, rate, names, frames = _read(head, root, segmented=False)
     return Recording(signal, rate, names, frames / head.rate)
+
+
+def record_files(header: pathlib.Path, root: files.Path | None = None) -> list[pathlib.Path]:
+    """The files that `read_record` opens: the header, and the signal files of standard leads; of a
+    record of several segments the headers and signals of those that the first 10 s lie in.
+
+    Raises:
+      DataError: a header is damaged, or a file is missing or leads out of the root.
+    """
+    head = _read_header(files.check_file(header))
+    parts = [head]
+    for name, _, _ in _segments_read(head):
+        parts.append(_read_header(files.beside(header, f"{name}.hea", root)))
+    found = []
+    for part in parts:
+        wanted = (signal.file for signal in part.signals if leads.standard_name(signal.name))
+        found += [part.path]
+        found += [files.beside(part.path, file, root) for file in dict.fromkeys(wanted)]
+    return found
 
 
 def _read(
@@ -244,6 +264,24 @@ def _read_file(
     return out, frames
 
 
+def _total_and_window(head: _Header) -> tuple[int, int]:
+    """(frames of a record of several segments, frames of it that are read)."""
+    total = sum(frames for _, frames in head.segments)
+    return total, min(total, math.ceil(WINDOW_SECONDS * head.rate))
+
+
+def _segments_read(head: _Header) -> Iterator[tuple[str, int, int]]:
+    """(record, frames, first frame) of the segments that the start of a record lies in."""
+    _, window = _total_and_window(head)
+    start = 0
+    for name, frames in head.segments:
+        if start >= window:
+            return
+        if frames and name != _GAP:
+            yield name, frames, start
+        start += frames
+
+
 def _read_segments(
     head: _Header, root: files.Path | None
 ) -> tuple[np.ndarray, float, list[str], int]:
@@ -252,34 +290,29 @@ def _read_segments(
     All segments have the same signals, or the first one has 0 frames and only says which signals
     the others may have (variable layout).
     """
-    total = sum(frames for _, frames in head.segments)
-    window = min(total, math.ceil(WINDOW_SECONDS * head.rate))
+    total, window = _total_and_window(head)
     rows: dict[tuple[str, int], np.ndarray] = {}
-    rate, start = head.rate, 0
-    for name, frames in head.segments:
-        if start >= window:
-            break
-        if frames and name != _GAP:
-            segment = _read_header(files.beside(head.path, f"{name}.hea", root))
-            signal, rate, names, held = _read(segment, root, segmented=True)
-            if segment.rate != head.rate or held < frames:
+    rate = head.rate
+    for name, frames, start in _segments_read(head):
+        segment = _read_header(files.beside(head.path, f"{name}.hea", root))
+        signal, rate, names, held = _read(segment, root, segmented=True)
+        if segment.rate != head.rate or held < frames:
+            raise DataError(
+                "has another rate or length than its record says",
+                where=str(segment.path),
+                hint="fetch the record again",
+            )
+        width = round(rate / head.rate)
+        for i, lead in enumerate(names):
+            key = (lead, names[:i].count(lead))
+            row = rows.setdefault(key, np.full(window * width, np.nan, np.float32))
+            if row.size != window * width:
                 raise DataError(
-                    "has another rate or length than its record says",
-                    where=str(segment.path),
-                    hint="fetch the record again",
+                    "has segments of different sampling rates",
+                    where=str(head.path),
+                    hint="convert it to .npz at one rate",
                 )
-            width = round(rate / head.rate)
-            for i, lead in enumerate(names):
-                key = (lead, names[:i].count(lead))
-                row = rows.setdefault(key, np.full(window * width, np.nan, np.float32))
-                if row.size != window * width:
-                    raise DataError(
-                        "has segments of different sampling rates",
-                        where=str(head.path),
-                        hint="convert it to .npz at one rate",
-                    )
-                part = signal[i, : min(frames * width, row.size - start * width)]
-                row[start * width : start * width + part.size] = part
-        start += frames
+            part = signal[i, : min(frames * width, row.size - start * width)]
+            row[start * width : start * width + part.size] = part
     signal = np.stack(list(rows.values())) if rows else np.zeros((0, 0), np.float32)
     return signal, rate, [name for name, _ in rows], total

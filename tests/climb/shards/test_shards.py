@@ -316,8 +316,17 @@ def test_samples_are_made_in_memory_where_there_is_room(folder, tmp_path, monkey
     assert os.listdir(parent) == []
 
 
-def test_noting_is_over_after_the_block(folder):
-    with media.noting() as noted:
-        media.fetched(folder / "media" / "0.png")
-    media.fetched(folder / "media" / "1.png")
-    assert [os.path.basename(path) for path in noted] == ["0.png"]
+def test_a_split_that_the_source_has_no_longer_goes(folder, tmp_path):
+    out = tmp_path / "out"
+    made(folder, out)
+    assert sources.load(out, "test") and (out / ".test.jsonl.index").exists()
+    (folder / "test.jsonl").unlink()
+    made(folder, out)
+    assert sources.find(out, "test") is None and len(sources.load(out, "train")) == 4
+    assert not [path.name for path in out.iterdir() if "test" in path.name]
+
+
+def test_an_open_quotation_mark_in_the_options_is_one_line(folder, tmp_path, capsys):
+    code = main.main(["data", "shards", str(folder), str(tmp_path / "o"), "--runner-options", '"a'])
+    assert code != 0
+    assert '--runner-options "a: No closing quotation' in capsys.readouterr().err
