@@ -129,8 +129,10 @@ _OF_PYTHON = "Traceback (most recent call last)"  # what a callback from the dev
 def is_lost_peer(error: BaseException) -> bool:
     """Whether a collective failed since another process is gone: an error of JAX's runtime that
     says so, or a ValueError in the very form of gloo's. Errors of other kinds may use such words
-    for anything.
+    for anything. Orbax raises a TimeoutError from that of the runtime.
     """
+    if error.__cause__ is not None and is_lost_peer(error.__cause__):
+        return True
     if not isinstance(error, (jax.errors.JaxRuntimeError, ValueError)):
         return False
     said = str(error).partition(_OF_PYTHON)[0]

@@ -204,7 +204,12 @@ def test_an_error_that_only_uses_such_words_is_no_lost_process(error):
     ],
 )
 def test_an_error_of_the_runtime_is_known_by_its_words(said):
-    assert leaving.is_lost_peer(jax.errors.JaxRuntimeError(said))
+    error = jax.errors.JaxRuntimeError(said)
+    assert leaving.is_lost_peer(error)
+    of_orbax = TimeoutError("Timed out while waiting for a barrier.")
+    assert not leaving.is_lost_peer(of_orbax)
+    of_orbax.__cause__ = error
+    assert leaving.is_lost_peer(of_orbax)
 
 
 def test_what_a_callback_from_the_device_raises_is_no_lost_process():
