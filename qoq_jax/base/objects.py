@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from qoq_jax.base import errors
-from qoq_jax.base.errors import ConfigError
+from qoq_jax.base.errors import ConfigError, DataError
 
 ATTEMPTS = 8
 FIRST_WAIT, LONGEST_WAIT = 0.5, 16.0  # seconds
@@ -167,7 +167,11 @@ def kind(url: str) -> str | None:
 
 
 def names(url: str) -> dict[str, dict[str, Any]]:
-    """The objects and folders in a folder by name; {} when it is not there."""
+    """The objects and folders in a folder by name; {} when it is not there.
+
+    Raises:
+      DataError: a name that would lead out of a local folder.
+    """
     try:
         found = tried(url, lambda store: store.ls(url, detail=True))
     except FileNotFoundError:
@@ -176,22 +180,44 @@ def names(url: str) -> dict[str, dict[str, Any]]:
     named = {one["name"].rstrip("/").rpartition("/")[2]: one for one in found}
     # A folder's own marker object is not in it; nor is an object of that very name.
     return {
-        name: one for name, one in named.items() if one["name"].rstrip("/") != below.rstrip("/")
+        _safe(name, url): one
+        for name, one in named.items()
+        if one["name"].rstrip("/") != below.rstrip("/")
     }
 
 
 def tree(url: str) -> dict[str, dict[str, Any]]:
-    """All objects below a folder by their relative path."""
+    """All objects below a folder by their relative path.
+
+    Raises:
+      DataError: a path that would lead out of a local folder.
+    """
     try:
         found = tried(url, lambda store: store.find(url, detail=True))
     except FileNotFoundError:
         return {}
     prefix = system(url)._strip_protocol(url).rstrip("/") + "/"
     return {
-        name.removeprefix(prefix): one
+        _safe(name.removeprefix(prefix), url): one
         for name, one in found.items()
         if name.startswith(prefix) and not name.endswith("/")
     }
+
+
+def _safe(path: str, url: str) -> str:
+    """The relative path of an object below `url`, which may become that of a local file.
+
+    A key may be any string: whoever writes into a bucket must not choose where files of this
+    machine go. A leading slash is an empty part.
+    """
+    if {"", ".", ".."} & set(path.split("/")) or "\\" in path or "\0" in path:
+        raise DataError(
+            f"the object {path!r} in it is no path below a folder (an empty part, '.', '..', a "
+            "backslash or a NUL)",
+            where=url,
+            hint="rename or delete it with the tools of the store",
+        )
+    return path
 
 
 def read(url: str, start: int | None = None, end: int | None = None) -> bytes:

@@ -107,12 +107,17 @@ def report_failure(code: int) -> None:
     """Tells the other processes that this one ends, and its exit code: whoever waits for it ends
     with the same one.
     """
-    _send(f"{_FAILED}{jax.process_index()}/", code)
+    _send(f"{_FAILED}{process_index()}/", code)
 
 
 def are_several() -> bool:
     """Whether the run has several processes. Unlike `jax.process_count` it starts no device."""
     return (_state().num_processes or 1) > 1
+
+
+def process_index() -> int:
+    """Which process of the run this is. Unlike `jax.process_index` it starts no device."""
+    return _state().process_id or 0
 
 
 def failure() -> tuple[int, int] | None:

@@ -86,6 +86,49 @@ def test_folders_of_objects_look_like_folders(folder):
     assert storage.names(folder) == ["a"]
 
 
+@pytest.mark.parametrize("key", ["../evil", "b/../../evil", "b/./evil", "b//evil", "b\\..\\evil"])
+def test_a_key_that_leads_out_of_its_folder_is_refused(folder, key):
+    with object_store.raw_key(folder, key):
+        with pytest.raises(DataError, match="is no path below a folder") as caught:
+            objects.tree(folder)
+        assert "\n" not in str(caught.value) and folder in str(caught.value)
+        with (
+            pytest.raises(DataError, match="is no path below a folder"),
+            storage.local_folder(folder),
+        ):
+            pass
+
+
+def test_an_absolute_path_is_refused(folder):
+    with object_store.raw_key(folder, "/tmp/evil"):
+        with pytest.raises(DataError, match="'/tmp/evil' in it is no path below a folder"):
+            objects.tree(folder)
+        assert storage.names(folder) == ["a", "b"], "a marker of the folder has no name either"
+
+
+@pytest.mark.parametrize("key", ["../evil", "./evil", "b\\evil"])
+def test_a_name_that_leads_out_of_its_folder_is_refused(folder, key):
+    with (
+        object_store.raw_key(folder, key),
+        pytest.raises(DataError, match="is no path below a folder"),
+    ):
+        storage.names(folder)
+
+
+def test_a_key_with_a_nul_is_refused():
+    refused = pytest.raises(DataError, match=r"'b\\x00evil' in it is no path below a folder")
+    with object_store.raw_key("memory://bucket/run", "b\0evil"), refused:
+        objects.tree("memory://bucket/run")
+
+
+@pytest.mark.parametrize("key", ["b/..c", "...", "b/c..", "b/ d", "é"])
+def test_dots_in_a_name_are_no_harm(folder, key):
+    objects.write(f"{folder}/{key}", b"x")
+    assert key in objects.tree(folder) and key.partition("/")[0] in objects.names(folder)
+    with storage.local_folder(folder) as made:
+        assert pathlib.Path(made, key).read_bytes() == b"x"
+
+
 def test_one_of_several_creates_an_object(folder):
     assert objects.create(f"{folder}/lock", b"1") and not objects.create(f"{folder}/lock", b"2")
     assert objects.read(f"{folder}/lock") == b"1"

@@ -8,7 +8,9 @@ import os
 import threading
 import urllib.request
 
+import boto3
 import fsspec
+from fsspec.implementations import memory
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
     MotoRequestHandler,
@@ -98,6 +100,26 @@ def forget_clients():
 
 def make_bucket(name):
     objects.system(f"s3://{name}").mkdir(name)
+
+
+@contextlib.contextmanager
+def raw_key(url, key):
+    """Inside, there is an object below a URL with this very key, past all clients that tidy up."""
+    bucket, _, prefix = url.partition("://")[2].partition("/")
+    if url.startswith("memory"):
+        store, path = fsspec.filesystem("memory"), f"/{bucket}/{prefix}/{key}"
+        store.store[path] = memory.MemoryFile(store, path, b"evil")
+        try:
+            yield
+        finally:
+            del store.store[path]
+        return
+    client, place = boto3.client("s3"), {"Bucket": bucket, "Key": f"{prefix}/{key}"}
+    client.put_object(**place, Body=b"evil")
+    try:
+        yield
+    finally:
+        client.delete_object(**place)
 
 
 def empty_memory():

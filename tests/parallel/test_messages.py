@@ -6,8 +6,12 @@ from __future__ import annotations
 
 import math
 import textwrap
+import threading
 import time
+from unittest import mock
 
+import jax
+import jax.numpy as jnp
 import pytest
 from helpers import processes
 
@@ -168,11 +172,140 @@ def test_a_process_that_is_left_in_a_wait_without_end_leaves_with_the_code_of_th
     assert code == 2 and "process 1 has ended with exit code 2" in text
 
 
-@pytest.mark.parametrize("kind", [ValueError, RuntimeError])
+@pytest.mark.parametrize("kind", [ValueError, jax.errors.JaxRuntimeError])
 def test_a_collective_that_failed_is_known_by_its_text(kind):
     gone = "[external/gloo/transport/tcp/pair.cc:547] Read error: Connection closed by peer"
     assert leaving.is_lost_peer(kind(f"UNKNOWN: Gloo all-reduce failed: {gone}"))
     assert not leaving.is_lost_peer(kind("no such data"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("record 100 has no heartbeat annotations"),
+        KeyError("heartbeat"),
+        ValueError("Gloomy"),
+        ValueError("label ABORTED is not allowed"),
+        RuntimeError("reward service UNAVAILABLE"),
+        ConnectionResetError("connection closed by peer"),
+    ],
+    ids=repr,
+)
+def test_an_error_that_only_uses_such_words_is_no_lost_process(error):
+    assert not leaving.is_lost_peer(error)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "UNAVAILABLE: failed to connect to all addresses",
+        "ABORTED: task 1 was aborted",
+        "INTERNAL: the coordination service has seen no heartbeat",
+    ],
+)
+def test_an_error_of_the_runtime_is_known_by_its_words(said):
+    error = jax.errors.JaxRuntimeError(said)
+    assert leaving.is_lost_peer(error)
+    of_orbax = TimeoutError("Timed out while waiting for a barrier.")
+    assert not leaving.is_lost_peer(of_orbax)
+    of_orbax.__cause__ = error
+    assert leaving.is_lost_peer(of_orbax)
+
+
+def test_what_a_callback_from_the_device_raises_is_no_lost_process():
+    def fail(_):
+        raise KeyError("heartbeat")
+
+    wanted = jax.ShapeDtypeStruct((), jnp.float32)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="heartbeat") as caught:
+        jax.jit(lambda x: jax.pure_callback(fail, wanted, x))(1.0).block_until_ready()
+    assert not leaving.is_lost_peer(caught.value)
+
+
+def test_the_error_of_a_process_of_several_keeps_its_traceback_and_code(monkeypatch, capfd):
+    monkeypatch.setattr(messages, "are_several", lambda: True)
+    monkeypatch.setattr(leaving, "_leaving", threading.Event())
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(messages, "process_index", lambda: 1)
+    told, ended = [], []
+    monkeypatch.setattr(messages, "report_failure", told.append)
+    monkeypatch.setattr(leaving.threading, "Timer", mock.Mock())
+    monkeypatch.setattr(leaving.os, "_exit", ended.append)
+
+    def fail():
+        raise ValueError("record 100 has no heartbeat annotations")
+
+    leaving.leave(fail)
+    assert told == ended == [1]
+    said = capfd.readouterr().err
+    assert "Traceback" in said and "ValueError: record 100 has no heartbeat annotations" in said
+
+
+LEFT_EARLY = """
+import sys
+import jax
+from jax._src import xla_bridge
+from qoq_jax.parallel import hosts, leaving, messages
+
+hosts.join()
+leaving._exit = leaving.os._exit
+
+def ended(code):
+    print("ended, with backends", sorted(xla_bridge._backends), flush=True)
+    leaving._exit(code)
+
+leaving.os._exit = ended
+
+def main():
+    if messages.process_index():
+        raise ValueError("no such data")
+    return 1
+
+hosts.leave(main)
+"""
+
+
+@pytest.mark.slow
+def test_leaving_starts_no_device():
+    """Which waits for the other processes: one that has failed before must not."""
+    with processes.Processes(["-c", LEFT_EARLY], count=2, devices=1) as started:
+        found = started.wait(60)
+    assert [code for code, _ in found] == [1, 1], found
+    assert all("ended, with backends []" in text for _, text in found), found
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Runs the thread that looks after the others, on these answers; what it ended this process
+    with. An answer that is an exception is raised.
+    """
+    monkeypatch.setattr(leaving, "_leaving", threading.Event())
+    monkeypatch.setattr(messages, "LOOK", 1e-4)
+    ended = []
+    monkeypatch.setattr(leaving.interrupt, "leave", lambda *of_it: ended.append(of_it))
+
+    def watch(answers):
+        monkeypatch.setattr(messages, "failure", mock.Mock(side_effect=answers))
+        leaving._watch()
+        return ended
+
+    return watch
+
+
+GONE = jax.errors.JaxRuntimeError("UNAVAILABLE: no answer")
+
+
+def test_a_look_at_the_others_that_fails_is_repeated(watched, capfd):
+    few = [GONE] * (leaving._LOOKS - 1)
+    ended = watched([*few, None, *few, (3, 2)])
+    assert [code for code, _ in ended] == [2] and "process 3" in ended[0][1]
+    assert not capfd.readouterr().err
+
+
+def test_looks_that_all_fail_end_with_one_line(watched, capfd):
+    assert watched([GONE] * leaving._LOOKS) == []
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and "process 0 does not answer (UNAVAILABLE: no answer)" in said
 
 
 @pytest.mark.slow

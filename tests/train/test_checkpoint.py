@@ -6,14 +6,15 @@ import errno
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from qoq_jax.base.errors import CheckpointError, RetryError
 from qoq_jax.models import sizes as variants
-from qoq_jax.parallel import messages
+from qoq_jax.parallel import hosts, messages
 from qoq_jax.train import checkpoint_store
-from qoq_jax.train.checkpoint import CHECKSUMS, Checkpointer
+from qoq_jax.train.checkpoint import CHECKSUMS, Checkpointer, raise_what_may_pass
 from qoq_jax.train.config import EvalConfig
 from qoq_jax.train.validation import Validation
 
@@ -175,3 +176,13 @@ def test_a_lost_process_does_not_damage_the_best_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(messages, "from_main", lost)
     with pytest.raises(messages.PeerError):
         validation.restore_best(tree(0))
+
+
+def test_an_error_with_the_words_of_a_lost_process_is_a_sign_of_damage(monkeypatch):
+    """Of several processes, what JAX's runtime says of another one is none."""
+    monkeypatch.setattr(hosts, "process_count", lambda: 2)
+    for error in (ValueError("status ABORTED is no dtype"), KeyError("heartbeat")):
+        raise_what_may_pass(error, "a checkpoint")
+    lost = jax.errors.JaxRuntimeError("ABORTED: a task has no heartbeat")
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        raise_what_may_pass(lost, "a checkpoint")

@@ -15,7 +15,7 @@ import pytest
 from helpers import object_store
 
 from qoq_jax.base import append, objects, storage
-from qoq_jax.base.errors import CheckpointError, ConfigError
+from qoq_jax.base.errors import CheckpointError, ConfigError, DataError
 from qoq_jax.models import sizes as variants
 from qoq_jax.parallel import hosts
 from qoq_jax.train import checkpoint_store
@@ -62,6 +62,18 @@ def restored(url, resume=False):
     found, data, step = checkpoints.restore(state(0), resume)
     checkpoints.close()
     return step, float(np.unique(found["a"]).item()), data
+
+
+@pytest.mark.parametrize("key", ["1/../../../evil", "1//tmp/evil", "1/state/../../../evil"])
+def test_a_key_that_leads_out_of_its_step_is_refused(bucket, cache, key):
+    url = f"{bucket}/{key.replace('/', '-')}"
+    for name in (checkpoint_store.COMMIT, checkpoint_store.CHECKSUMS):
+        objects.write(f"{url}/1/{name}", b"{}")
+    refused = pytest.raises(DataError, match="is no path below a folder")
+    with object_store.raw_key(url, key), refused:
+        checkpoint_store.place(url, read_only=True)
+    assert not [path for path in cache.rglob("*") if path.name == "evil"]
+    checkpoint_store.place(url, read_only=True).close()
 
 
 def test_another_machine_continues_from_the_last_step_and_two_are_kept(folder, cache):

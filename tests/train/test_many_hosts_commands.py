@@ -87,6 +87,21 @@ def names(workdir: pathlib.Path) -> set[str]:
     }
 
 
+def report_without_times(workdir: pathlib.Path) -> list[str]:
+    """Tags and texts of the report, without the run's facts (times, devices, folders), its date and
+    its speed.
+    """
+    page = (workdir / "report.html").read_text()
+    shown = page.partition("<header>")[2].partition('<section id="facts">')[0]
+    shown = re.sub(r"\b\d{4}-\d\d-\d\d\b", "DATE", shown.replace(workdir.name, "RUN"))
+    figures = re.split(r"(?=<figure>)", shown)
+    kept = "".join(
+        re.sub(r".*</figure>", "", part, flags=re.DOTALL) if "Tokens per second" in part else part
+        for part in figures
+    )
+    return kept.split("<")
+
+
 @pytest.mark.slow
 def test_files_metrics_and_evaluations_are_the_same(runs):
     one, two = runs
@@ -96,6 +111,12 @@ def test_files_metrics_and_evaluations_are_the_same(runs):
     assert evaluations in (["ecg.json"], ["rl.json", "sft.json"])
     for name in evaluations:
         assert files.read_json(one / "eval" / name) == files.read_json(two / "eval" / name)
+    if "rl.json" in evaluations:  # ECG pretraining has no report
+        reports = [report_without_times(run) for run in runs]
+        assert len(reports[0]) == len(reports[1])
+        assert not [pair for pair in zip(*reports) if len(set(pair)) > 1][:3]
+        told = "<".join(reports[0])
+        assert "macro-F1" in told and "Gradient norm" in told and "Tokens per second" not in told
     encoder = "ecg_encoder.safetensors"
     if (one / encoder).exists():
         assert (one / encoder).read_bytes() == (two / encoder).read_bytes()
