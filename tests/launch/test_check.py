@@ -152,22 +152,54 @@ SECRETS = [
     f"https://me:{CANARY}@example.org/x",
     f"sk-{CANARY}abcdefgh",
     "-----BEGIN RSA PRIVATE KEY-----",
+    f"--hf_token {CANARY}",
+    f"--hf-token '{CANARY}'",
+    f"WANDB_KEY={CANARY}",
+    f"--db.pass={CANARY}",
+    f"HF_TOKEN_1={CANARY}",
+    f"Bearer {CANARY}",
+    f"Authorization: {CANARY}",
+    f"eyJhbGciOiJIUzI1NiJ9.eyJ{CANARY}",
 ]
 
 
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("field", ["command", "env"])
 def test_secrets_are_found_and_not_shown(field, secret):
-    changed = {"env": {"NOTE": secret}, "command": f"qoq train --x {secret!r}"}[field]
+    quoted = secret if secret.startswith("--") else repr(secret)
+    changed = {"env": {"NOTE": secret}, "command": f"qoq train --x {quoted}"}[field]
     found = errors(TPU, **{field: changed})
     assert any(f"{field}" in one and "hold a secret" in one for one in found), found
     assert not any(CANARY in one for one in found)
 
 
-def test_a_secret_by_its_variable_is_found():
-    found = errors(TPU, env={"GITHUB_TOKEN": CANARY})
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GITHUB_TOKEN",
+        "HF_TOKEN_1",
+        "KAGGLE_KEY",
+        "WANDB_KEY",
+        "KEY_OF_MAPS",
+        "DB_PASS",
+        "DBPASSWORD",
+        "AWS_CREDENTIALS",
+        "GCP_CREDS",
+        "NETRC_AUTH",
+        "secret",
+    ],
+)
+def test_a_secret_by_its_variable_is_found(name):
+    found = errors(TPU, env={name: CANARY})
     assert len(found) == 1
-    assert found[0].startswith("env: GITHUB_TOKEN seems to hold a secret")
+    assert found[0].startswith(f"env: {name} seems to hold a secret")
+
+
+@pytest.mark.parametrize(
+    "name", ["TOKENIZERS_PARALLELISM", "MAX_TOKENS", "KEYBOARD", "BYPASS_CACHE", "AUTHOR"]
+)
+def test_names_that_only_look_like_those_of_secrets_pass(name):
+    assert errors(TPU, env={name: "1"}) == []
 
 
 @pytest.mark.parametrize(
@@ -175,10 +207,37 @@ def test_a_secret_by_its_variable_is_found():
     [
         "qoq train --config=x.py --config.data.tokenizer=hf/one --config.rl.max_tokens=512",
         "qoq train --config=x.py --token=$HF_TOKEN",
+        'qoq train --config=x.py --token "$HF_TOKEN"',
+        "qoq train --config=x.py --token --verbose",
+        "qoq train --config=configs/key.py:v5e-4x4",
     ],
 )
 def test_what_is_no_secret_passes(command):
     assert errors(TPU, command=command) == []
+
+
+@pytest.mark.parametrize("bad", ["\0", "\x1b[2J", "\t", "\r", "\x7f", "\x9b"])
+def test_control_characters_are_refused(bad):
+    for changes in ({"env": {"NOTE": f"a{bad}b"}}, {"command": f"{TPU.command} --x='a{bad}b'"}):
+        found = errors(TPU, **changes)
+        assert len(found) == 1
+        assert "has a control character" in found[0]
+        assert found[0].isprintable()
+
+
+@pytest.mark.parametrize("given", ["=runs/x", " runs/x", "=$HOME/x", "=file:///x"])
+@pytest.mark.parametrize(("job", "engine"), [(TPU, "gke"), (GPU, "slurm")])
+def test_the_workdir_of_the_command_is_shared_too(job, engine, given):
+    (found,) = errors(job, engine, command=f"{job.command} --config.workdir{given}")
+    assert "workdir '" in found
+    assert "all hosts share" in found
+
+
+def test_a_workdir_in_the_command_alone_is_enough():
+    command = f"{TPU.command} --config.workdir=gs://bucket/run"
+    assert errors(TPU, workdir="", command=command) == []
+    one = f"{TPU.command} --config.workdir=runs/x"
+    assert errors(ONE_HOST, "tpu-vm", command=one) == []
 
 
 def test_grace_is_bytes_by_hosts_and_rate():

@@ -123,6 +123,11 @@ def test_a_skypilot_task_has_these_fields(job):
     assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [42, 134, 143]
 
 
+def test_slurm_mounts_the_workdir_that_the_run_has():
+    job = dataclasses.replace(GPU, workdir="", command=f"{GPU.command} --config.workdir=/s/run")
+    assert ",/s/run:/s/run" in module("slurm").render(job)
+
+
 def test_names_of_slices():
     assert "nodes=(qoq-med-7b-0 qoq-med-7b-1)" in module("tpu-vm").render(SLICES)
 
