@@ -21,7 +21,7 @@ from qoq_jax.launch.spec import ENGINES, Job
 # Assumed GiB/s that one host writes to object storage; measure yours (docs/launch.md).
 WRITE_RATE = 0.25
 # Seconds beside the writing: the step or phase in flight, hashes, and the commit.
-SAVE_MARGIN = 30
+SAVE_MARGIN = 20
 GOOGLE_SPOT_NOTICE = 30  # seconds (docs.cloud.google.com/compute/docs/instances/spot)
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")  # of a label and of a service (RFC 1035)
@@ -101,22 +101,49 @@ def check(job: Job, engine: str) -> list[ConfigError]:
     return found
 
 
-def save_seconds(job: Job, at: Place) -> int:
-    """Seconds that the last save needs: every host writes its part at once,
+def save_seconds(gib: float, at: Place) -> int:
+    """Seconds that the last save of a checkpoint needs: every host writes its part at once,
 
-        checkpoint_gib / hosts / WRITE_RATE + SAVE_MARGIN
+        GiB / hosts / WRITE_RATE + SAVE_MARGIN
 
-    0 where the checkpoint's size is not known.
+    0 where the checkpoint's size is not known (0).
     """
-    if not job.checkpoint_gib:
-        return 0
-    return math.ceil(job.checkpoint_gib / at.all_hosts / WRITE_RATE + SAVE_MARGIN)
+    return math.ceil(gib / at.all_hosts / WRITE_RATE + SAVE_MARGIN) if gib else 0
+
+
+def graces(job: Job, gib: float, program: float) -> list[ConfigError]:
+    """Whether the last save fits into the program's grace, and that into the job's.
+
+    Args:
+      gib: of a checkpoint, as the plan of the command's config has it.
+      program: faults.grace of that config, in seconds.
+    """
+    at = place.of(job)
+    gib = max(gib, job.checkpoint_gib)
+    needed = save_seconds(gib, at)
+    if program < needed:
+        return [
+            ConfigError(
+                f"faults.grace = {program:g} s, and a checkpoint of {gib:.3g} GiB on "
+                f"{at.all_hosts} hosts takes about {needed} s to save",
+                hint=f"--config.faults.grace={needed}, and grace={needed + SAVE_MARGIN} or more",
+            )
+        ]
+    if program >= job.grace:
+        return [
+            ConfigError(
+                f"faults.grace = {program:g} s is not below grace = {job.grace} s: the program is "
+                "killed before it gives up",
+                hint=f"grace={math.ceil(program) + SAVE_MARGIN}",
+            )
+        ]
+    return []
 
 
 def notes(job: Job, engine: str) -> list[str]:
     """What is no mistake and should be known, one line each; of a job that `check` passes."""
     found = []
-    needed = save_seconds(job, place.of(job))
+    needed = save_seconds(job.checkpoint_gib, place.of(job))
     if job.spot and engine != "slurm" and needed > GOOGLE_SPOT_NOTICE:
         found.append(
             f"spot machines of Google Cloud are gone after {GOOGLE_SPOT_NOTICE} s and a save takes "
@@ -297,7 +324,7 @@ def _object_store(job: Job, engine: str, at: Place) -> Iterator[ConfigError]:
 
 
 def _grace(job: Job, at: Place) -> Iterator[ConfigError]:
-    needed = save_seconds(job, at)
+    needed = save_seconds(job.checkpoint_gib, at)
     if needed > job.grace:
         yield ConfigError(
             f"grace = {job.grace} s, and a checkpoint of {job.checkpoint_gib:g} GiB on "
