@@ -86,7 +86,7 @@ def test_the_shell_parts_of_a_skypilot_task_are_clean(job, tmp_path):
 
 def test_the_scripts_of_a_tpu_machine_are_clean(tmp_path):
     text = module("tpu-vm").render(TPU)
-    for word in ("INSTALL", "JOB"):
+    for word in ("INSTALL", "RUN", "JOB"):
         inner = text.split(f"<<'{word}'\n")[1].split(f"\n{word}\n")[0]
         script = tmp_path / word
         script.write_text("#!/usr/bin/env bash\n" + inner + "\n")
