@@ -143,12 +143,15 @@ def graces(job: Job, gib: float, program: float) -> list[ConfigError]:
 def notes(job: Job, engine: str) -> list[str]:
     """What is no mistake and should be known, one line each; of a job that `check` passes."""
     found = []
-    needed = save_seconds(job.checkpoint_gib, place.of(job))
+    at = place.of(job)
+    needed = save_seconds(job.checkpoint_gib, at)
     if job.spot and engine != "slurm" and needed > GOOGLE_SPOT_NOTICE:
         found.append(
             f"spot machines of Google Cloud are gone after {GOOGLE_SPOT_NOTICE} s and a save takes "
             f"about {needed} s: the steps since the last checkpoint are lost"
         )
+    if engine == "skypilot" and len(at.shape) == 3 and at.slice_chips > 64:
+        found.append(f"SkyPilot asks for {at.slice_chips} chips: the shape may not be {at.grid}")
     if engine == "skypilot":
         found.append("SkyPilot does not count restarts: max_restarts is not a limit there")
     return found

@@ -77,7 +77,12 @@ def test_local_processes_have_no_workdir_on_s3():
         ({"topology": "2*v5e:4x4"}, "write slices=2"),
         ({"topology": "v5e:3x3"}, "no such slice is for hire (hint: one of 1x1, 2x2, 2x4"),
         ({"topology": "v5e:8x4"}, "no such slice"),
-        ({"topology": "v5p:3x3x3"}, "no whole machines of 4"),
+        ({"topology": "v5p:3x3x3"}, "no such slice is for hire (hint: one of 2x2x1, 2x2x2, 2x2x4"),
+        ({"topology": "v5p:4x2x2"}, "no such slice"),
+        ({"topology": "v5p:1x2x2"}, "no such slice"),
+        ({"topology": "v4:2x4x8"}, "no such slice"),
+        ({"topology": "v4:8x4x4"}, "the smallest first"),
+        ({"topology": "tpu7x:4x4x6"}, "no such slice"),
         ({"topology": "cpu:2"}, "gke has no cpu"),
         ({"topology": "h100:4x8", "slices": 2}, "h100 has no slices"),
         ({"slices": 0}, "slices = 0"),
@@ -252,6 +257,12 @@ def test_spot_machines_may_be_gone_before_the_save():
     assert check.notes(TPU, "gke") == []
 
 
+@pytest.mark.parametrize(("topology", "said"), [("v5p:4x4x16", True), ("v5p:4x4x4", False)])
+def test_skypilot_asks_for_chips_and_not_for_a_shape(topology, said):
+    notes = check.notes(dataclasses.replace(TPU, topology=topology), "skypilot")
+    assert any("the shape may not be 4x4x16" in one for one in notes) == said
+
+
 @pytest.mark.parametrize(
     ("topology", "slices", "hosts", "per_host", "devices"),
     [
@@ -261,6 +272,8 @@ def test_spot_machines_may_be_gone_before_the_save():
         ("v6e:16x16", 2, 64, 4, 512),
         ("v5p:2x2x1", 1, 1, 4, 4),
         ("v5p:2x2x4", 1, 4, 4, 16),
+        ("v5p:4x4x16", 1, 64, 4, 256),
+        ("v4:12x12x24", 1, 864, 4, 3456),
         ("tpu7x:2x2x2", 1, 2, 4, 16),
         ("h100:4x8", 1, 4, 8, 32),
         ("cpu:2", 1, 1, 0, 2),

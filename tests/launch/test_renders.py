@@ -128,6 +128,22 @@ def test_slurm_mounts_the_workdir_that_the_run_has():
     assert ",/s/run:/s/run" in module("slurm").render(job)
 
 
+@pytest.mark.parametrize(
+    ("topology", "words"),
+    [
+        ("v4:2x2x4", "--accelerator-type=v4-32"),
+        ("v5p:4x4x4", "--accelerator-type=v5p-128"),
+        ("v5p:4x4x16", "--type=v5p --topology=4x4x16"),
+        ("v4:4x8x8", "--type=v4 --topology=4x8x8"),
+        ("v6e:16x16", "--accelerator-type=v6e-256"),
+    ],
+)
+def test_a_slice_is_asked_for_by_its_shape_where_several_have_as_many_chips(topology, words):
+    text = module("tpu-vm").render(dataclasses.replace(TPU, topology=topology))
+    assert f"{words} --runtime-version=" in text
+    assert text.count("--accelerator-type=") + text.count("--topology=") == 1
+
+
 def test_names_of_slices():
     assert "nodes=(qoq-med-7b-0 qoq-med-7b-1)" in module("tpu-vm").render(SLICES)
 

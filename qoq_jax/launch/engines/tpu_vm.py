@@ -121,6 +121,13 @@ def accelerator_type(at: Place) -> str:
     return f"{name}-{at.slice_chips * count}"
 
 
+def _kind(at: Place) -> list[str]:
+    """Options that say the slice: above a cube of 64 chips several shapes have as many."""
+    if len(at.shape) == 3 and at.slice_chips > 64:
+        return [f"--type={_TYPE[at.device][0]}", f"--topology={at.grid}"]
+    return [f"--accelerator-type={accelerator_type(at)}"]
+
+
 def runtime(job: Job, at: Place) -> str:
     """TPU software version: the job's, or that of the generation."""
     return job.runtime or _RUNTIME[at.device]
@@ -148,14 +155,13 @@ test -d .venv || ~/.local/bin/uv venv --quiet --python 3.11
 def render(job: Job) -> str:
     """The script. Run it from the repository, in tmux or screen: it stays until the job ends."""
     at = place.of(job)
-    create = [f"--accelerator-type={accelerator_type(at)}", f"--runtime-version={runtime(job, at)}"]
+    create = [*_kind(at), f"--runtime-version={runtime(job, at)}"]
     if job.slices == 1:
         create.append(f"--node-id={job.name}")
     else:
         create += [f"--node-count={job.slices}", f"--node-prefix={job.name}"]
     create += ["--spot"] * job.spot + ["--reserved"] * bool(job.reservation)
     restart = " | ".join(map(str, process.RESTART))
-    attach = _ATTACH.format(grace=job.grace, retry=process.RESTART[0])
     return f"""#!/usr/bin/env bash
 # {process.headline(job, "tpu-vm")}.
 # Run it at the root of the repository, in tmux or screen: it stays until the job ends. The machines
@@ -171,37 +177,7 @@ private=$(mktemp -d)  # for this user alone
 trap 'rm -rf "$private"' EXIT
 git archive --format=tar.gz --output="$private/source.tar.gz" HEAD
 {_secrets(job)}
-# What every host installs, once ...
-cat > "$private/install.sh" <<'INSTALL'
-set -euo pipefail
-{_RUNS}if runs; then
-  echo "qoq: a job runs here; nothing is installed"
-  exit
-fi
-exec 9>&-
-mkdir -p ~/qoq_jax
-tar -xzf ~/.qoq/source.tar.gz -C ~/qoq_jax
-cd ~/qoq_jax
-{install("tpu,gcs")}INSTALL
-
-# ... and runs, detached; it is read to its end before it starts, since a copy may come over it.
-cat > "$private/run.sh" <<'RUN'
-{{
-set -euo pipefail
-trap 'echo "$?" > ~/.qoq/code' EXIT
-cd ~/qoq_jax
-. .venv/bin/activate
-. ~/.qoq/secrets.sh
-{process.exports(job)}{_run(job, at)}
-exit
-}}
-RUN
-
-# What ssh runs: it starts the job or finds it, shows its log and ends with its code.
-cat > "$private/job.sh" <<'JOB'
-set -euo pipefail
-{_RUNS}{attach}JOB
-
+{_host_scripts(job, at)}
 {_FUNCTIONS}
 # Creates the machines where there are none, and waits until they are ready.
 provision() {{
@@ -246,6 +222,42 @@ for ((attempt = 0; attempt <= {job.max_restarts}; attempt++)); do
   esac
 done
 exit "$code"
+"""
+
+
+def _host_scripts(job: Job, at: Place) -> str:
+    """Lines that write what the hosts run: install.sh, run.sh and job.sh."""
+    attach = _ATTACH.format(grace=job.grace, retry=process.RESTART[0])
+    return f"""# What every host installs, once ...
+cat > "$private/install.sh" <<'INSTALL'
+set -euo pipefail
+{_RUNS}if runs; then
+  echo "qoq: a job runs here; nothing is installed"
+  exit
+fi
+exec 9>&-
+mkdir -p ~/qoq_jax
+tar -xzf ~/.qoq/source.tar.gz -C ~/qoq_jax
+cd ~/qoq_jax
+{install("tpu,gcs")}INSTALL
+
+# ... and runs, detached; it is read to its end before it starts, since a copy may come over it.
+cat > "$private/run.sh" <<'RUN'
+{{
+set -euo pipefail
+trap 'echo "$?" > ~/.qoq/code' EXIT
+cd ~/qoq_jax
+. .venv/bin/activate
+. ~/.qoq/secrets.sh
+{process.exports(job)}{_run(job, at)}
+exit
+}}
+RUN
+
+# What ssh runs: it starts the job or finds it, shows its log and ends with its code.
+cat > "$private/job.sh" <<'JOB'
+set -euo pipefail
+{_RUNS}{attach}JOB
 """
 
 
