@@ -74,6 +74,9 @@ _ASSIGNED = re.compile(
     rf"|(?<!\S)-[\w.-]*{_SECRET_WORD}[\w.-]*\s+[\"']?[^\s\"'$-]",
     re.IGNORECASE,
 )
+_COMPILER_FLAG = re.compile(
+    r"--(xla|megascale)_\w+=\S*"
+)  # as --xla_jf_simplifier_pass_enabled=true
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -222,7 +225,7 @@ def _secrets(job: Job) -> Iterator[ConfigError]:
             yield ConfigError(f"{field} seems to hold a secret", hint=hint)
     for name, value in job.env.items():
         named = _SECRET_NAME.search(name) and value
-        if named or _SECRET.search(value) or _ASSIGNED.search(value):
+        if named or _SECRET.search(value) or _ASSIGNED.search(_COMPILER_FLAG.sub("", value)):
             known = name if _VARIABLE.fullmatch(name) else "a variable"
             yield ConfigError(f"env: {known} seems to hold a secret", hint=hint)
 

@@ -200,6 +200,14 @@ def test_a_secret_by_its_variable_is_found(name):
     assert found[0].startswith(f"env: {name} seems to hold a secret")
 
 
+def test_a_compilers_pass_is_no_password():
+    flag = "--xla_jf_simplifier_pass_enabled=true"
+    assert errors(TPU, env={"LIBTPU_INIT_ARGS": flag}) == []
+    found = errors(TPU, env={"LIBTPU_INIT_ARGS": f"{flag} --xla_dump_to=hf_{CANARY}abcdefgh"})
+    assert "hold a secret" in found[0]
+    assert not any(CANARY in one for one in found)
+
+
 @pytest.mark.parametrize(
     "name", ["TOKENIZERS_PARALLELISM", "MAX_TOKENS", "KEYBOARD", "BYPASS_CACHE", "AUTHOR"]
 )
