@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 import pathlib
 import shlex
@@ -20,6 +21,7 @@ from qoq_jax.base.errors import ConfigError
 from qoq_jax.cli.parser import Commands, command
 from qoq_jax.launch import check, place, placeholders, process
 from qoq_jax.launch.engines import local
+from qoq_jax.launch.place import Place
 from qoq_jax.launch.spec import ENGINES, Job
 
 
@@ -58,7 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
         return _local(job, arguments, environment)
     engine = importlib.import_module(f"qoq_jax.launch.engines.{arguments.engine.replace('-', '_')}")
     for note in check.notes(job, arguments.engine):
-        print(f"qoq: note: {note}", file=sys.stderr)
+        _note(note)
+    if arguments.action == "submit" and arguments.engine == "tpu-vm":
+        _note_changes()
     lines = engine.commands(job, arguments.action)
     if arguments.dry_run:
         if arguments.action == "submit":
@@ -110,20 +114,22 @@ def load(path: str) -> Job:
 
 
 def check_config(job: Job) -> list[ConfigError]:
-    """Whether the mesh of the command's config is that of the accelerators, and its batch divides
-    over them. A config that is not on this machine, as inside the image, is not looked at.
+    """Whether the mesh of the command's config is that of the accelerators, its batch divides over
+    them, and a last save fits into the graces. A config that is not on this machine, as inside the
+    image, is not looked at; a note says so.
     """
     words = shlex.split(job.command)
     if words[:2] != ["qoq", "train"]:
+        _note("the command is not `qoq train --config=...`: no config is checked")
         return []
     file, overrides = "", []
     for word, after in zip(words, [*words[1:], ""], strict=True):
         if word.startswith("--config=") or word == "--config":
             file = word.removeprefix("--config=") if "=" in word else after
         elif word.startswith("--config."):
-            overrides.append(word)
+            overrides.append(word if "=" in word else f"{word}={after}")
     if not pathlib.Path(file.partition(":")[0]).is_file():
-        print(f"qoq: note: {file or 'the config'} is not here; see qoq plan", file=sys.stderr)
+        _note(f"{file or 'the config'} is not here and not checked; see qoq plan")
         return []
     # Configs import JAX; no accelerator is asked for.
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -131,32 +137,65 @@ def check_config(job: Job) -> list[ConfigError]:
 
     try:
         cfg = config.parse(config.override(config.load(file), overrides))
-        return _mesh_and_batch(job, cfg)
+        at = place.of(job)
+        return _processes(at, cfg) if at.kind == "cpu" else _mesh_and_batch(job, at, cfg)
     except ConfigError as error:
         return [error]
 
 
-def _mesh_and_batch(job: Job, cfg: Any) -> list[ConfigError]:
+def _processes(at: Place, cfg: Any) -> list[ConfigError]:
+    """Whether N processes, which have as many devices each, make up the mesh."""
+    sizes = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    _note(f"{at} does not say what devices its processes find: memory and batch are not checked")
+    if -1 in sizes or math.prod(sizes) % at.devices == 0:
+        return []
+    return [
+        ConfigError(
+            f"mesh data={sizes[0]}, fsdp={sizes[1]}, tensor={sizes[2]} does not divide over "
+            f"{at.devices} processes",
+            hint=f"--config.mesh.data={at.devices}, or -1 for all that is left",
+        )
+    ]
+
+
+def _mesh_and_batch(job: Job, at: Place, cfg: Any) -> list[ConfigError]:
     """By the instant plan: what `qoq plan` says of the same config and topology."""
-    from qoq_jax.plan import case, devices, instant
+    from qoq_jax.plan import case, devices, instant, memory
     from qoq_jax.train import stages
 
-    at = place.of(job)
-    if at.kind == "cpu":
-        return []
     topology = devices.parse(str(at))
     case.resolved(cfg.mesh, topology)
     if any(stages.get(name).alone for name in cfg.stages):
-        return []  # the plan knows multimodal models
-    return [
+        _note("only the mesh of the config is checked: the plan knows multimodal models")
+        return check.graces(job, 0, cfg.faults.grace)
+    plans = instant.plan(cfg, topology)
+    found = [
         ConfigError(
             f"stage {plan.case.stage.name} needs {plan.peak / 2**30:.1f} GiB of a device of "
             f"{at}, which has {plan.capacity / 2**30:.1f}",
             hint=f"qoq plan --config=... --topology={at} --search",
         )
-        for plan in instant.plan(cfg, topology)
+        for plan in plans
         if plan.verdict == "does not fit"
     ]
+    largest = max(memory.checkpoint(plan.case) for plan in plans)
+    return found or check.graces(job, largest / 2**30, cfg.faults.grace)
+
+
+def _note_changes() -> None:
+    """The machines of tpu-vm get the last commit (`git archive HEAD`), and nothing else."""
+    words = ["git", "status", "--porcelain"]
+    try:
+        found = subprocess.run(words, capture_output=True, text=True)
+    except OSError:
+        return  # the submit names a program that is not there
+    if changed := found.stdout.splitlines():
+        several = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        _note(f"the machines get the last commit, without changes: {changed[0][3:]}{several}")
+
+
+def _note(text: str) -> None:
+    print(f"qoq: note: {text}", file=sys.stderr)
 
 
 def _with_file(line: list[str], path: str) -> list[str]:

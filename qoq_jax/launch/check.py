@@ -21,7 +21,7 @@ from qoq_jax.launch.spec import ENGINES, Job
 # Assumed GiB/s that one host writes to object storage; measure yours (docs/launch.md).
 WRITE_RATE = 0.25
 # Seconds beside the writing: the step or phase in flight, hashes, and the commit.
-SAVE_MARGIN = 30
+SAVE_MARGIN = 20
 GOOGLE_SPOT_NOTICE = 30  # seconds (docs.cloud.google.com/compute/docs/instances/spot)
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")  # of a label and of a service (RFC 1035)
@@ -50,20 +50,34 @@ _KINDS: dict[Any, str] = {
     tuple[str, ...]: 'names of variables: ("HF_TOKEN",)',
     Mapping[str, str]: 'texts by name: {"NAME": "value"}',
 }
-# Forms that secrets are known by, and names that they are given by.
-_SECRETS = (
-    r"\bhf_[A-Za-z0-9]{16,}",  # Hugging Face
-    r"\b(AKIA|ASIA)[A-Z0-9]{16}\b",  # AWS
-    r"\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}",
-    r"\bAIza[\w-]{30,}|\bya29\.[\w-]{10,}",  # Google
-    r"\bsk-[A-Za-z0-9_-]{16,}",
-    r"-----BEGIN [A-Z ]*PRIVATE KEY",
-    r"://[^/\s:@]+:[^/\s@]+@",  # user:password in a URL
-    r"(?i)(password|passwd|pwd|token|secret|api[-_]?key|access[-_]?key)[\"']?\s*[=:]\s*[\"']?[^\s\"'$]",
+# Words of a name that a secret is given by, as in WANDB_KEY, HF_TOKEN_1, db.pass, authToken.
+_SECRET_WORD = (
+    r"(?<![a-z])(?:[a-z]*(?:token|secret|passw(?:or)?d|credentials?|apikey|accesskey|privatekey)"
+    r"|key|passphrase|pass|pwd|creds?|auth|authorization)(?![a-z])"
 )
-_SECRET = re.compile("|".join(f"(?:{one})" for one in _SECRETS[:-1]))
-_ASSIGNED = re.compile(_SECRETS[-1])
-_SECRET_NAME = re.compile(r"(?i)(password|passwd|token|secret|api_?key|access_?key)$")
+_SECRET_NAME = re.compile(_SECRET_WORD, re.IGNORECASE)
+# Forms that secrets are known by.
+_SECRET = re.compile(
+    r"\bhf_[A-Za-z0-9]{16,}"  # Hugging Face
+    r"|\b(AKIA|ASIA)[A-Z0-9]{16}\b"  # AWS
+    r"|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"
+    r"|\bAIza[\w-]{30,}|\bya29\.[\w-]{10,}"  # Google
+    r"|\bsk-[A-Za-z0-9_-]{16,}"
+    r"|\beyJ[\w-]{10,}"  # a JSON web token (RFC 7519)
+    r"|\b[Bb]earer\s+[\w.~+/-]{8,}"  # RFC 6750
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|://[^/\s:@]+:[^/\s@]+@"  # user:password in a URL
+)
+# NAME=value, NAME: value and --NAME value; a value that begins with $ is a variable.
+_ASSIGNED = re.compile(
+    rf"{_SECRET_WORD}([\w.-]*[\"']?\s*=|[\w-]*[\"']?\s*:)\s*[\"']?[^\s\"'$]"
+    rf"|(?<!\S)-[\w.-]*{_SECRET_WORD}[\w.-]*\s+[\"']?[^\s\"'$-]",
+    re.IGNORECASE,
+)
+_COMPILER_FLAG = re.compile(
+    r"--(xla|megascale)_\w+=\S*"
+)  # as --xla_jf_simplifier_pass_enabled=true
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def check(job: Job, engine: str) -> list[ConfigError]:
@@ -74,42 +88,73 @@ def check(job: Job, engine: str) -> list[ConfigError]:
         return [ConfigError(f"unknown engine {engine!r}", hint=did_you_mean(engine, ENGINES))]
     if wrong := list(_types(job)):
         return wrong
-    found = [*_names(job), *_secrets(job), *_numbers(job), *_command(job)]
+    mistaken = list(_command(job))
+    found = [*_names(job), *_secrets(job), *_numbers(job), *_control(job), *mistaken]
     found += [ConfigError(fault) for fault in flags.check(job)]
     try:
         at = place.of(job)
         process.environment(job)
     except ConfigError as error:
         return [*found, error]
-    found += [*_engine(job, engine, at), *_workdir(job, at)]
-    if not any(one.what.startswith("command") for one in found):
-        found += _object_store(job, engine, at)
+    found += _engine(job, engine, at)
+    if not mistaken:
+        found += [*_workdir(job, at), *_object_store(job, engine, at)]
     if job.grace > 0 and job.checkpoint_gib >= 0:
         found += _grace(job, at)
     return found
 
 
-def save_seconds(job: Job, at: Place) -> int:
-    """Seconds that the last save needs: every host writes its part at once,
+def save_seconds(gib: float, at: Place) -> int:
+    """Seconds that the last save of a checkpoint needs: every host writes its part at once,
 
-        checkpoint_gib / hosts / WRITE_RATE + SAVE_MARGIN
+        GiB / hosts / WRITE_RATE + SAVE_MARGIN
 
-    0 where the checkpoint's size is not known.
+    0 where the checkpoint's size is not known (0).
     """
-    if not job.checkpoint_gib:
-        return 0
-    return math.ceil(job.checkpoint_gib / at.all_hosts / WRITE_RATE + SAVE_MARGIN)
+    return math.ceil(gib / at.all_hosts / WRITE_RATE + SAVE_MARGIN) if gib else 0
+
+
+def graces(job: Job, gib: float, program: float) -> list[ConfigError]:
+    """Whether the last save fits into the program's grace, and that into the job's.
+
+    Args:
+      gib: of a checkpoint, as the plan of the command's config has it.
+      program: faults.grace of that config, in seconds.
+    """
+    at = place.of(job)
+    gib = max(gib, job.checkpoint_gib)
+    needed = save_seconds(gib, at)
+    if program < needed:
+        return [
+            ConfigError(
+                f"faults.grace = {program:g} s, and a checkpoint of {gib:.3g} GiB on "
+                f"{at.all_hosts} hosts takes about {needed} s to save",
+                hint=f"--config.faults.grace={needed}, and grace={needed + SAVE_MARGIN} or more",
+            )
+        ]
+    if program >= job.grace:
+        return [
+            ConfigError(
+                f"faults.grace = {program:g} s is not below grace = {job.grace} s: the program is "
+                "killed before it gives up",
+                hint=f"grace={math.ceil(program) + SAVE_MARGIN}",
+            )
+        ]
+    return []
 
 
 def notes(job: Job, engine: str) -> list[str]:
     """What is no mistake and should be known, one line each; of a job that `check` passes."""
     found = []
-    needed = save_seconds(job, place.of(job))
+    at = place.of(job)
+    needed = save_seconds(job.checkpoint_gib, at)
     if job.spot and engine != "slurm" and needed > GOOGLE_SPOT_NOTICE:
         found.append(
             f"spot machines of Google Cloud are gone after {GOOGLE_SPOT_NOTICE} s and a save takes "
             f"about {needed} s: the steps since the last checkpoint are lost"
         )
+    if engine == "skypilot" and len(at.shape) == 3 and at.slice_chips > 64:
+        found.append(f"SkyPilot asks for {at.slice_chips} chips: the shape may not be {at.grid}")
     if engine == "skypilot":
         found.append("SkyPilot does not count restarts: max_restarts is not a limit there")
     return found
@@ -175,13 +220,22 @@ def _secrets(job: Job) -> Iterator[ConfigError]:
     hint = "give its variable's name in secrets; your shell or the engine's store has the value"
     for field in ("name", "command", "image", "workdir", "reservation"):
         value = getattr(job, field)
-        if _SECRET.search(value) or _ASSIGNED.search(value):
+        # No name of an image is a secret's: "auth:1" is one.
+        if _SECRET.search(value) or (field != "image" and _ASSIGNED.search(value)):
             yield ConfigError(f"{field} seems to hold a secret", hint=hint)
     for name, value in job.env.items():
         named = _SECRET_NAME.search(name) and value
-        if named or _SECRET.search(value) or _ASSIGNED.search(value):
+        if named or _SECRET.search(value) or _ASSIGNED.search(_COMPILER_FLAG.sub("", value)):
             known = name if _VARIABLE.fullmatch(name) else "a variable"
             yield ConfigError(f"env: {known} seems to hold a secret", hint=hint)
+
+
+def _control(job: Job) -> Iterator[ConfigError]:
+    """No engine carries NUL, and terminals, YAML and shells read the others each in its own way."""
+    for name, value in [("command", job.command), ("workdir", job.workdir), *job.env.items()]:
+        if _CONTROL.search(value):
+            field = name if name in ("command", "workdir") else f"env: {name!r}"
+            yield ConfigError(f"{field} has a control character", hint="as NUL, a tab or a line")
 
 
 def _numbers(job: Job) -> Iterator[ConfigError]:
@@ -248,13 +302,19 @@ def _engine(job: Job, engine: str, at: Place) -> Iterator[ConfigError]:
 
 
 def _workdir(job: Job, at: Place) -> Iterator[ConfigError]:
+    """The workdir that the run has, of the command or of the job. That of a command for one host
+    may be relative.
+    """
     hint = "a gs:// or s3:// URL, or the absolute path of a folder that all hosts share"
-    if job.workdir and not re.match(r"(gs|s3)://[^/\s]+|/", job.workdir):
-        yield ConfigError(f"workdir {job.workdir!r}", hint=hint)
-    elif re.search(r"[\s,:]", job.workdir.partition("://")[2] or job.workdir):
-        yield ConfigError(f"workdir {job.workdir!r}", hint="no spaces, commas or colons")
-    elif not job.workdir and at.all_hosts > 1:
-        yield ConfigError(f"workdir is not set, and {at} has {at.all_hosts} hosts", hint=hint)
+    where = process.workdir(job)
+    absolute = re.match(r"(gs|s3)://[^/\s]+|/", where)
+    if not where:
+        if at.all_hosts > 1:
+            yield ConfigError(f"workdir is not set, and {at} has {at.all_hosts} hosts", hint=hint)
+    elif not absolute and (at.all_hosts > 1 or where == job.workdir or "://" in where):
+        yield ConfigError(f"workdir {where!r}", hint=hint)
+    elif re.search(r"[\s,:]", where.partition("://")[2] or where):
+        yield ConfigError(f"workdir {where!r}", hint="no spaces, commas or colons")
 
 
 def _object_store(job: Job, engine: str, at: Place) -> Iterator[ConfigError]:
@@ -270,7 +330,7 @@ def _object_store(job: Job, engine: str, at: Place) -> Iterator[ConfigError]:
 
 
 def _grace(job: Job, at: Place) -> Iterator[ConfigError]:
-    needed = save_seconds(job, at)
+    needed = save_seconds(job.checkpoint_gib, at)
     if needed > job.grace:
         yield ConfigError(
             f"grace = {job.grace} s, and a checkpoint of {job.checkpoint_gib:g} GiB on "

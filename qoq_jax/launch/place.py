@@ -86,10 +86,11 @@ def of(job: Job) -> Place:
             )
         return Place("gpu", device.name, shape, 1, shape[0], shape[1], topology.size)
     chips = math.prod(shape)
-    if device.slices and "x".join(map(str, shape)) not in device.slices:
+    if not device.hires(shape):
+        larger = ", or multiples of 4 as 4x4x8, the smallest first" if device.small else ""
         raise ConfigError(
             f"topology {job.topology!r}: no such slice is for hire",
-            hint=f"one of {', '.join(device.slices)}",
+            hint=f"one of {', '.join(device.slices or device.small)}{larger}",
         )
     per_host = chips if chips <= device.per_host else _MULTI_HOST
     if chips % per_host:

@@ -36,20 +36,22 @@ class Job:
         GPUs), "cpu:2" (processes of the engine local).
       slices: TPU slices, joined over the data centre's network.
       image: container image with qoq_jax in it; not used by local and tpu-vm.
-      workdir: gs:// or s3:// URL, or a folder that all hosts share.
+      workdir: gs:// or s3:// URL, or a folder that all hosts share; `--config.workdir` in the
+        command comes first.
       env: environment variables of every process; values are plain, never secrets.
       secrets: names of environment variables that hold secrets: the engine's own store or the
         launching shell has the values, and nothing that is rendered does.
       xla_flags: name of a set of qoq_jax/launch/xla_flags.toml; "" = the one of the accelerator,
         "none" = no flags.
-      grace: seconds between SIGTERM and SIGKILL; the final save must fit.
-      checkpoint_gib: size of a checkpoint, for the check of `grace`; 0 = not known.
+      grace: seconds between SIGTERM and SIGKILL; the config's faults.grace must be less, and the
+        final save must fit into that.
+      checkpoint_gib: size of a checkpoint, for the check of `grace`; 0 = that of the plan.
       max_restarts: of the whole job.
       spot: preemptible accelerators.
       reservation: name of a reservation, or "".
       project, zone: of Google Cloud. cluster: of GKE. partition, account: of SLURM.
       runtime: TPU software version of tpu-vm, as "v2-alpha-tpuv6e"; "" = the generation's.
-      hours: limit of the run; 0 = none.
+      hours: limit of each start, so that restarts begin anew; 0 = none.
     """
 
     name: str

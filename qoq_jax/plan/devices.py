@@ -17,7 +17,6 @@ import re
 from qoq_jax.base.errors import ConfigError, did_you_mean
 
 _FORM = re.compile(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)")
-_LARGEST_SLICE = {2: 256, 3: 12288}  # chips, by the number of dimensions; above: more slices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,10 @@ class Device:
       wraps_at: a dimension that is a multiple of it is a ring, with a link at each end.
       per_host: chips of the largest slice that is one host, or GPUs of a node.
       per_chip: devices of a chip.
+      most: chips of the largest slice; 0 for GPUs.
       slices: those for hire, the smallest first, where they are few: of two dimensions.
+      small: of three dimensions, those for hire below a cube of 64 chips; larger ones are made of
+        such cubes.
     """
 
     name: str
@@ -51,7 +53,19 @@ class Device:
     axes: int = 0
     wraps_at: int = 0
     per_chip: int = 1
+    most: int = 0
     slices: tuple[str, ...] = ()
+    small: tuple[str, ...] = ()
+
+    def hires(self, shape: tuple[int, ...]) -> bool:
+        """Whether a slice of the shape is for hire: "AxBxC, A <= B <= C, all at most 4 or all
+        multiples of 4" (cloud.google.com/tpu/docs/types-topologies).
+        """
+        named = self.slices or self.small
+        if not named or "x".join(map(str, shape)) in named:
+            return True
+        cubes = all(size % 4 == 0 for size in shape) and list(shape) == sorted(shape)
+        return bool(self.small) and cubes
 
 
 @functools.cache
@@ -60,7 +74,7 @@ def table() -> dict[str, Device]:
     text = importlib.resources.files("qoq_jax.plan").joinpath("devices.json").read_text("utf-8")
     rows = json.loads(text)
     return {
-        name: Device(name, **row | {"slices": tuple(row.get("slices", ()))})
+        name: Device(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
         for name, row in rows.items()
     }
 
@@ -135,7 +149,7 @@ class Topology:
             return shape and dataclasses.replace(self, shape=shape)
         at = self.shape.index(min(self.shape))
         shape = tuple(n * 2 if i == at else n for i, n in enumerate(self.shape))
-        if math.prod(shape) > _LARGEST_SLICE[self.device.axes]:
+        if math.prod(shape) > self.device.most:
             return None
         return dataclasses.replace(self, shape=tuple(sorted(shape)))
 
@@ -169,9 +183,9 @@ def parse(text: str) -> Topology:
             f"{text!r} is no topology of {name}",
             hint=f"write {device.axes} sizes, {name}:{example}",
         )
-    if math.prod(shape) > _LARGEST_SLICE[device.axes]:
+    if math.prod(shape) > device.most:
         raise ConfigError(
-            f"{text!r}: a slice of {name} has at most {_LARGEST_SLICE[device.axes]} chips",
+            f"{text!r}: a slice of {name} has at most {device.most} chips",
             hint=f"join slices: 2*{name}:...",
         )
     return Topology(device, shape, slices)

@@ -82,6 +82,12 @@ def moments(case: Case) -> int:
     return device_bytes(case.state.opt_state)
 
 
+def checkpoint(case: Case) -> int:
+    """Bytes of a checkpoint, of all devices together: trained weights and the optimiser's state."""
+    leaves = jax.tree.leaves((case.state.params, case.state.opt_state))
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
+
+
 def reference(case: Case) -> int:
     """The reference policy, or what adapters are added to, in float32."""
     return sum(4 * _shard(case, one) for one in spec.flatten(case.specs).values())

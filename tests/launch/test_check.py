@@ -77,7 +77,12 @@ def test_local_processes_have_no_workdir_on_s3():
         ({"topology": "2*v5e:4x4"}, "write slices=2"),
         ({"topology": "v5e:3x3"}, "no such slice is for hire (hint: one of 1x1, 2x2, 2x4"),
         ({"topology": "v5e:8x4"}, "no such slice"),
-        ({"topology": "v5p:3x3x3"}, "no whole machines of 4"),
+        ({"topology": "v5p:3x3x3"}, "no such slice is for hire (hint: one of 2x2x1, 2x2x2, 2x2x4"),
+        ({"topology": "v5p:4x2x2"}, "no such slice"),
+        ({"topology": "v5p:1x2x2"}, "no such slice"),
+        ({"topology": "v4:2x4x8"}, "no such slice"),
+        ({"topology": "v4:8x4x4"}, "the smallest first"),
+        ({"topology": "tpu7x:4x4x6"}, "no such slice"),
         ({"topology": "cpu:2"}, "gke has no cpu"),
         ({"topology": "h100:4x8", "slices": 2}, "h100 has no slices"),
         ({"slices": 0}, "slices = 0"),
@@ -112,7 +117,7 @@ def test_local_processes_have_no_workdir_on_s3():
         ({"command": "A=1 qoq train"}, "begins with a variable"),
         ({"command": "qoq train 'x"}, "close the quotation"),
         ({"command": "qoq sweep configs/evidence.py"}, "only qoq train and qoq evaluate"),
-        ({"topology": "v5e:4x4"}, "on 4 hosts takes about 121 s"),
+        ({"topology": "v5e:4x4", "grace": 110}, "on 4 hosts takes about 111 s"),
     ],
 )
 def test_mistakes(changes, message):
@@ -152,22 +157,62 @@ SECRETS = [
     f"https://me:{CANARY}@example.org/x",
     f"sk-{CANARY}abcdefgh",
     "-----BEGIN RSA PRIVATE KEY-----",
+    f"--hf_token {CANARY}",
+    f"--hf-token '{CANARY}'",
+    f"WANDB_KEY={CANARY}",
+    f"--db.pass={CANARY}",
+    f"HF_TOKEN_1={CANARY}",
+    f"Bearer {CANARY}",
+    f"Authorization: {CANARY}",
+    f"eyJhbGciOiJIUzI1NiJ9.eyJ{CANARY}",
 ]
 
 
 @pytest.mark.parametrize("secret", SECRETS)
 @pytest.mark.parametrize("field", ["command", "env"])
 def test_secrets_are_found_and_not_shown(field, secret):
-    changed = {"env": {"NOTE": secret}, "command": f"qoq train --x {secret!r}"}[field]
+    quoted = secret if secret.startswith("--") else repr(secret)
+    changed = {"env": {"NOTE": secret}, "command": f"qoq train --x {quoted}"}[field]
     found = errors(TPU, **{field: changed})
     assert any(f"{field}" in one and "hold a secret" in one for one in found), found
     assert not any(CANARY in one for one in found)
 
 
-def test_a_secret_by_its_variable_is_found():
-    found = errors(TPU, env={"GITHUB_TOKEN": CANARY})
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GITHUB_TOKEN",
+        "HF_TOKEN_1",
+        "KAGGLE_KEY",
+        "WANDB_KEY",
+        "KEY_OF_MAPS",
+        "DB_PASS",
+        "DBPASSWORD",
+        "AWS_CREDENTIALS",
+        "GCP_CREDS",
+        "NETRC_AUTH",
+        "secret",
+    ],
+)
+def test_a_secret_by_its_variable_is_found(name):
+    found = errors(TPU, env={name: CANARY})
     assert len(found) == 1
-    assert found[0].startswith("env: GITHUB_TOKEN seems to hold a secret")
+    assert found[0].startswith(f"env: {name} seems to hold a secret")
+
+
+def test_a_compilers_pass_is_no_password():
+    flag = "--xla_jf_simplifier_pass_enabled=true"
+    assert errors(TPU, env={"LIBTPU_INIT_ARGS": flag}) == []
+    found = errors(TPU, env={"LIBTPU_INIT_ARGS": f"{flag} --xla_dump_to=hf_{CANARY}abcdefgh"})
+    assert "hold a secret" in found[0]
+    assert not any(CANARY in one for one in found)
+
+
+@pytest.mark.parametrize(
+    "name", ["TOKENIZERS_PARALLELISM", "MAX_TOKENS", "KEYBOARD", "BYPASS_CACHE", "AUTHOR"]
+)
+def test_names_that_only_look_like_those_of_secrets_pass(name):
+    assert errors(TPU, env={name: "1"}) == []
 
 
 @pytest.mark.parametrize(
@@ -175,21 +220,55 @@ def test_a_secret_by_its_variable_is_found():
     [
         "qoq train --config=x.py --config.data.tokenizer=hf/one --config.rl.max_tokens=512",
         "qoq train --config=x.py --token=$HF_TOKEN",
+        'qoq train --config=x.py --token "$HF_TOKEN"',
+        "qoq train --config=x.py --token --verbose",
+        "qoq train --config=configs/key.py:v5e-4x4",
     ],
 )
 def test_what_is_no_secret_passes(command):
     assert errors(TPU, command=command) == []
 
 
+@pytest.mark.parametrize("bad", ["\0", "\x1b[2J", "\t", "\r", "\x7f", "\x9b"])
+def test_control_characters_are_refused(bad):
+    for changes in ({"env": {"NOTE": f"a{bad}b"}}, {"command": f"{TPU.command} --x='a{bad}b'"}):
+        found = errors(TPU, **changes)
+        assert len(found) == 1
+        assert "has a control character" in found[0]
+        assert found[0].isprintable()
+
+
+@pytest.mark.parametrize("given", ["=runs/x", " runs/x", "=$HOME/x", "=file:///x"])
+@pytest.mark.parametrize(("job", "engine"), [(TPU, "gke"), (GPU, "slurm")])
+def test_the_workdir_of_the_command_is_shared_too(job, engine, given):
+    (found,) = errors(job, engine, command=f"{job.command} --config.workdir{given}")
+    assert "workdir '" in found
+    assert "all hosts share" in found
+
+
+def test_a_workdir_in_the_command_alone_is_enough():
+    command = f"{TPU.command} --config.workdir=gs://bucket/run"
+    assert errors(TPU, workdir="", command=command) == []
+    one = f"{TPU.command} --config.workdir=runs/x"
+    assert errors(ONE_HOST, "tpu-vm", command=one) == []
+
+
 def test_grace_is_bytes_by_hosts_and_rate():
-    """90 GiB on 4 hosts at 0.25 GiB/s, and 30 s."""
-    job = dataclasses.replace(TPU, topology="v5e:4x4")
-    assert check.save_seconds(job, place.of(job)) == 120
+    """90 GiB on 4 hosts at 0.25 GiB/s, and 20 s."""
+    at = place.of(dataclasses.replace(TPU, topology="v5e:4x4"))
+    assert check.save_seconds(90, at) == 110
+    assert check.save_seconds(0, at) == 0
 
 
 def test_spot_machines_may_be_gone_before_the_save():
     assert "the steps since the last checkpoint are lost" in check.notes(SLICES, "gke")[0]
     assert check.notes(TPU, "gke") == []
+
+
+@pytest.mark.parametrize(("topology", "said"), [("v5p:4x4x16", True), ("v5p:4x4x4", False)])
+def test_skypilot_asks_for_chips_and_not_for_a_shape(topology, said):
+    notes = check.notes(dataclasses.replace(TPU, topology=topology), "skypilot")
+    assert any("the shape may not be 4x4x16" in one for one in notes) == said
 
 
 @pytest.mark.parametrize(
@@ -201,6 +280,8 @@ def test_spot_machines_may_be_gone_before_the_save():
         ("v6e:16x16", 2, 64, 4, 512),
         ("v5p:2x2x1", 1, 1, 4, 4),
         ("v5p:2x2x4", 1, 4, 4, 16),
+        ("v5p:4x4x16", 1, 64, 4, 256),
+        ("v4:12x12x24", 1, 864, 4, 3456),
         ("tpu7x:2x2x2", 1, 2, 4, 16),
         ("h100:4x8", 1, 4, 8, 32),
         ("cpu:2", 1, 1, 0, 2),

@@ -1,6 +1,7 @@
 """`qoq launch`: job files, --dry-run, and the engine's programs."""
 
 import pathlib
+import shlex
 import stat
 
 import pytest
@@ -34,12 +35,13 @@ def programs(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
 
-    def add(name, code=0):
+    def add(name, code=0, says=""):
         path = folder / name
         path.write_text(
             f'#!/bin/bash\necho "{name} $*" >> {tmp_path}/calls\n'
             f'for one; do if [[ -f $one ]]; then /bin/cat "$one" >> {tmp_path}/sent; fi; done\n'
             f'echo "<${{JAX_PLATFORMS-}}>" > {tmp_path}/platforms\n'
+            f"printf %s {shlex.quote(says)}\n"
             f"exit {code}\n"
         )
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -109,9 +111,8 @@ def test_the_first_command_that_fails_ends_it(job_file, programs):
 
 def test_a_program_that_is_not_there_is_named(job_file, programs, capsys):
     assert main(["launch", job_file(), "slurm"]) == 2
-    err = capsys.readouterr().err
+    (err,) = (x for x in capsys.readouterr().err.splitlines() if "note: " not in x)
     assert err.startswith("qoq: sbatch is not installed here (hint: ")
-    assert err.count("\n") == 1
 
 
 def test_all_mistakes_are_told(job_file, programs, capsys):
@@ -153,6 +154,12 @@ def test_no_file(capsys):
         ("qoq train --config {c} --config.mesh.data=1", "h100:1x8", "does not fit 8 devices"),
         ("qoq train --config={c} --config.model.variant=72b", "h100:1x1", "GiB of a device"),
         ("qoq train --config=elsewhere.py", "h100:1x8", ""),
+        ("qoq train --config={c} --config.mesh.data 1", "h100:1x8", "does not fit 8 devices"),
+        ("qoq train --config={c} --config.faults.grace=120", "h100:1x1", "not below grace = 120"),
+        ("qoq train --config={c} --config.faults.grace=20", "h100:1x1", "takes about 21 s to save"),
+        ("qoq train --config={c} --config.mesh.data=3", "cpu:2", "over 2 processes"),
+        ("qoq train --config={c} --config.mesh.data=4", "cpu:2", ""),
+        ("qoq train --config={c}", "cpu:2", ""),
     ],
 )
 def test_the_config_fits_the_accelerators(command, topology, message, tmp_path):
@@ -162,6 +169,46 @@ def test_the_config_fits_the_accelerators(command, topology, message, tmp_path):
     found = [str(one) for one in launch.check_config(launch.load(str(path)))]
     assert bool(found) == bool(message), found
     assert all(message in one for one in found), found
+
+
+@pytest.mark.parametrize(
+    ("command", "topology", "message"),
+    [
+        ("python x.py", "h100:1x8", "no config is checked"),
+        ("qoq evaluate --config=configs/quickstart.py", "h100:1x8", "no config is checked"),
+        ("qoq train --config=elsewhere.py", "h100:1x8", "elsewhere.py is not here"),
+        ("qoq train --config=configs/quickstart.py", "cpu:1", "memory and batch are not checked"),
+    ],
+)
+def test_a_check_that_is_left_out_is_said(command, topology, message, tmp_path, capsys):
+    path = tmp_path / "job.py"
+    path.write_text(JOB.format(topology=topology, more="").replace("python x.py", command))
+    assert launch.check_config(launch.load(str(path))) == []
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rank", "gib"), [(0, 93.7), (8, 0.226)])
+def test_the_checkpoint_is_that_of_the_plan(rank, gib, tmp_path):
+    """12 bytes a parameter that is trained: 8.38e9 of 7B with its ECG encoder, or adapters."""
+    command = (
+        "qoq train --config=configs/qoq_med_7b.py:v5e-16x16 --config.faults.grace=10"
+        f" --config.lora.rank={rank}"
+    )
+    path = tmp_path / "job.py"
+    path.write_text(JOB.format(topology="v5e:16x16", more="").replace("python x.py", command))
+    (found,) = launch.check_config(launch.load(str(path)))
+    assert f"a checkpoint of {gib} GiB on 64 hosts" in str(found)
+
+
+@pytest.mark.parametrize("action", ["submit", "status"])
+@pytest.mark.parametrize("changed", ["", " M one.py\n", " M one.py\n?? two.py\n"])
+def test_changes_that_the_machines_do_not_get_are_noted(action, changed, job_file, programs, capfd):
+    programs("git", says=changed)
+    words = ["launch", job_file("v5e:2x4"), "tpu-vm", "--dry-run", "--action", action]
+    assert main(words) == 0
+    said = capfd.readouterr().err
+    assert ("without changes: one.py" in said) == bool(changed and action == "submit")
+    assert ("and 1 more" in said) == ("two.py" in changed and action == "submit")
 
 
 @pytest.mark.parametrize(

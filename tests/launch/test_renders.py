@@ -86,7 +86,7 @@ def test_the_shell_parts_of_a_skypilot_task_are_clean(job, tmp_path):
 
 def test_the_scripts_of_a_tpu_machine_are_clean(tmp_path):
     text = module("tpu-vm").render(TPU)
-    for word in ("INSTALL", "JOB"):
+    for word in ("INSTALL", "RUN", "JOB"):
         inner = text.split(f"<<'{word}'\n")[1].split(f"\n{word}\n")[0]
         script = tmp_path / word
         script.write_text("#!/usr/bin/env bash\n" + inner + "\n")
@@ -121,6 +121,27 @@ def test_a_skypilot_task_has_these_fields(job):
     assert task["envs"] == dict(job.env)
     assert task["num_nodes"] == (at.hosts if at.kind == "gpu" else 1)
     assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [42, 134, 143]
+
+
+def test_slurm_mounts_the_workdir_that_the_run_has():
+    job = dataclasses.replace(GPU, workdir="", command=f"{GPU.command} --config.workdir=/s/run")
+    assert ",/s/run:/s/run" in module("slurm").render(job)
+
+
+@pytest.mark.parametrize(
+    ("topology", "words"),
+    [
+        ("v4:2x2x4", "--accelerator-type=v4-32"),
+        ("v5p:4x4x4", "--accelerator-type=v5p-128"),
+        ("v5p:4x4x16", "--type=v5p --topology=4x4x16"),
+        ("v4:4x8x8", "--type=v4 --topology=4x8x8"),
+        ("v6e:16x16", "--accelerator-type=v6e-256"),
+    ],
+)
+def test_a_slice_is_asked_for_by_its_shape_where_several_have_as_many_chips(topology, words):
+    text = module("tpu-vm").render(dataclasses.replace(TPU, topology=topology))
+    assert f"{words} --runtime-version=" in text
+    assert text.count("--accelerator-type=") + text.count("--topology=") == 1
 
 
 def test_names_of_slices():

@@ -4,6 +4,7 @@ what is not.
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -176,7 +177,7 @@ case "$*" in
     cat "$HERE/state" 2> /dev/null || { echo "ERROR: NOT_FOUND: one" >&2; exit 1; } ;;
   *" create "*) echo ACTIVE > "$HERE/state" ;;
   *" delete "*) rm "$HERE/state" ;;
-  *scp*) cp "${@:5:4}" "$HERE/sent" ;;
+  *scp*) cp "${@:5:6}" "$HERE/sent" ;;
   *job.sh*) (flock 9; code=$(next codes); exit "$code") 9> "$HERE/lock" ;;
 esac
 """
@@ -204,10 +205,41 @@ def test_a_failure_ends_the_script(code, cloud):
     assert cloud.calls().count("bash ~/.qoq/job.sh") == 1
 
 
-@pytest.mark.parametrize("code", [exit_codes.RETRY, 134, 137, exit_codes.PREEMPTED, 255])
+@pytest.mark.parametrize("code", [exit_codes.RETRY, 134, 137, exit_codes.PREEMPTED, 141, 255])
 def test_a_lost_machine_is_tried_again(code, cloud):
     assert cloud.job(TPU, code, 0) == 0
     assert cloud.calls().count("bash ~/.qoq/job.sh") == 2
+
+
+@pytest.mark.parametrize(("code", "same"), [(141, True), (255, True), (exit_codes.RETRY, False)])
+def test_a_lost_connection_asks_for_the_same_start(code, same, cloud):
+    """The machines know the exit code of a start that ended while nobody was connected."""
+    assert cloud.job(TPU, code, 0) == 0
+    first, second = re.findall(r"bash ~/\.qoq/job\.sh (\S+)", cloud.calls())
+    assert (first == second) == same
+
+
+def test_new_machines_get_a_new_start(cloud):
+    ends = "code=$(next codes);"
+    cloud("gcloud", GCLOUD.replace(ends, ends + ' ((code)) && rm "$HERE/state";'))
+    assert cloud.job(TPU, 255, 0) == 0
+    first, second = re.findall(r"bash ~/\.qoq/job\.sh (\S+)", cloud.calls())
+    assert first != second
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_an_installation_that_fails_ends_the_script(code, cloud):
+    cloud("gcloud", GCLOUD.replace("  *job.sh*)", f"  *install.sh*) exit {code} ;;\n  *job.sh*)"))
+    assert cloud.job(TPU, 0) == code
+    assert cloud.calls().count("bash ~/.qoq/install.sh") == 1
+    assert "bash ~/.qoq/job.sh" not in cloud.calls()
+
+
+def test_a_connection_lost_while_installing_is_tried_again(cloud):
+    once = 'if [[ ! -e $HERE/once ]]; then touch "$HERE/once"; exit 255; fi'
+    cloud("gcloud", GCLOUD.replace("  *job.sh*)", f"  *install.sh*) {once} ;;\n  *job.sh*)"))
+    assert cloud.job(TPU, 0) == 0
+    assert cloud.calls().count("bash ~/.qoq/install.sh") == 2
 
 
 def test_restarts_are_counted(cloud):
@@ -262,7 +294,7 @@ def test_a_state_that_is_told_the_next_time_is_waited_for(cloud):
 
 def test_a_request_that_failed_ends_the_script(cloud):
     assert cloud.job(TPU, 0, state="FAILED") == 1
-    assert "job.sh" not in cloud.calls()
+    assert "bash ~/.qoq/job.sh" not in cloud.calls()
 
 
 def test_all_slices_run_and_a_failure_counts_more_than_a_restart(cloud):

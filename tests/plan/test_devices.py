@@ -30,6 +30,8 @@ def test_topologies(text, size, chips, near):
         ("v5x:4x4", "did you mean 'v5"),
         ("v5e:4x4x4", "write 2 sizes, v5e:4x4"),
         ("v5e:32x16", "at most 256 chips"),
+        ("v5p:16x24x24", "at most 6144 chips"),
+        ("v4:16x16x20", "at most 4096 chips"),
         ("h100:1x1x8", "NODESxGPUS"),
         ("h100:16", "at most 8 GPUs a node"),
     ],

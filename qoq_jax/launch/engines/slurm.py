@@ -115,7 +115,7 @@ def _srun(job: Job) -> str:
     if job.image:
         words += [f"--container-image={job.image}", "--container-workdir=/mnt"]
         mounts = "$SLURM_SUBMIT_DIR:/mnt"
-        if job.workdir.startswith("/"):
-            mounts += f",{job.workdir}:{job.workdir}"
+        if (workdir := process.workdir(job)).startswith("/"):
+            mounts += f",{workdir}:{workdir}"
         return f'{shlex.join(words)} --container-mounts="{mounts}" '
     return shlex.join(words) + " "

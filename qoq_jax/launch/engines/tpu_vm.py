@@ -3,12 +3,16 @@
 It creates the machines, copies the repository's last commit to them, runs the command on all, and
 starts again what was preempted (docs.cloud.google.com/tpu/docs/queued-resources). The machines
 stay until they are deleted.
+
+The command runs detached from ssh, which only waits for it and shows its log: a connection that
+drops ends nothing, and the next one finds the job that runs, or the exit code of one that ended.
 """
 
 from __future__ import annotations
 
 import shlex
 
+from qoq_jax.base import exit_codes
 from qoq_jax.launch import place, process
 from qoq_jax.launch.place import Place
 from qoq_jax.launch.spec import Job
@@ -25,7 +29,38 @@ _RUNTIME = {
 _TYPE = {"v4": ("v4", 2), "v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
 DEVICES = tuple(_TYPE)
 _MOST_UNKNOWN = 10  # times, half a minute apart, that Google may not say a state
-
+# What a host does with the lock: a job that runs holds it, and has left no exit code yet.
+_RUNS = """mkdir -p ~/.qoq
+exec 9>> ~/.qoq/lock
+runs() {
+  [[ ! -e ~/.qoq/code ]] && ! flock --nonblock 9
+}
+"""
+# Starts the job, or finds the one that runs or has ended; $1 names the start.
+_ATTACH = r"""
+cd ~/.qoq
+touch log
+show=--lines=20
+if runs; then
+  echo "qoq: attached to the job that runs here"
+elif [[ -e code && $(cat start) == "$1" ]]; then
+  echo "qoq: the job has ended"
+else
+  # What an ended job has left behind may hold the TPU.
+  flock --wait {grace} --conflict-exit-code {retry} 9
+  rm -f code
+  echo "$1" > start
+  show=--bytes=+$(($(wc -c < log) + 1))
+  setsid nohup bash run.sh < /dev/null >> log 2>&1 &
+  echo "$!" > pid
+fi
+exec 9>&- # the job keeps it
+tail "$show" --follow=name --pid="$(cat pid)" log
+if [[ -e code ]]; then
+  exit "$(cat code)"
+fi
+exit 137 # killed, the shell around it too
+"""
 
 # Functions of the script.
 _FUNCTIONS = r"""# ABSENT when Google says so; UNKNOWN when it says nothing, as to an expired login.
@@ -49,15 +84,20 @@ install() {
   for node in "${nodes[@]}"; do
     on_all "$node" 'mkdir -p -m 700 ~/.qoq' || return 255
     "${tpus[@]}" tpu-vm scp "$private"/* "$node:.qoq/" "${where[@]}" --worker=all || return 255
-    on_all "$node" 'bash ~/.qoq/install.sh' || return 255
+    on_all "$node" 'bash ~/.qoq/install.sh' || return
   done
+}
+
+# Names a start of the job; the machines keep the exit code of the last one under it.
+new_start() {
+  start=$(date +%s)-$RANDOM
 }
 
 # The exit code is that of a failure where there is one, else of a process to start again.
 run() {
   local node pid one code=0 pids=()
   for node in "${nodes[@]}"; do
-    on_all "$node" 'bash ~/.qoq/job.sh' &
+    on_all "$node" "bash ~/.qoq/job.sh $start" &
     pids+=($!)
   done
   for pid in "${pids[@]}"; do
@@ -79,6 +119,13 @@ def accelerator_type(at: Place) -> str:
     """ "v5litepod-16" of v5e:4x4."""
     name, count = _TYPE[at.device]
     return f"{name}-{at.slice_chips * count}"
+
+
+def _kind(at: Place) -> list[str]:
+    """Options that say the slice: above a cube of 64 chips several shapes have as many."""
+    if len(at.shape) == 3 and at.slice_chips > 64:
+        return [f"--type={_TYPE[at.device][0]}", f"--topology={at.grid}"]
+    return [f"--accelerator-type={accelerator_type(at)}"]
 
 
 def runtime(job: Job, at: Place) -> str:
@@ -108,13 +155,13 @@ test -d .venv || ~/.local/bin/uv venv --quiet --python 3.11
 def render(job: Job) -> str:
     """The script. Run it from the repository, in tmux or screen: it stays until the job ends."""
     at = place.of(job)
-    create = [f"--accelerator-type={accelerator_type(at)}", f"--runtime-version={runtime(job, at)}"]
+    create = [*_kind(at), f"--runtime-version={runtime(job, at)}"]
     if job.slices == 1:
         create.append(f"--node-id={job.name}")
     else:
         create += [f"--node-count={job.slices}", f"--node-prefix={job.name}"]
     create += ["--spot"] * job.spot + ["--reserved"] * bool(job.reservation)
-    restart = " | ".join(map(str, (*process.RESTART, 255)))
+    restart = " | ".join(map(str, process.RESTART))
     return f"""#!/usr/bin/env bash
 # {process.headline(job, "tpu-vm")}.
 # Run it at the root of the repository, in tmux or screen: it stays until the job ends. The machines
@@ -130,23 +177,7 @@ private=$(mktemp -d)  # for this user alone
 trap 'rm -rf "$private"' EXIT
 git archive --format=tar.gz --output="$private/source.tar.gz" HEAD
 {_secrets(job)}
-# What every host installs, once ...
-cat > "$private/install.sh" <<'INSTALL'
-set -euo pipefail
-mkdir -p ~/qoq_jax
-tar -xzf ~/.qoq/source.tar.gz -C ~/qoq_jax
-cd ~/qoq_jax
-{install("tpu,gcs")}INSTALL
-
-# ... and runs. The lock waits for a process that a lost connection left behind.
-cat > "$private/job.sh" <<'JOB'
-set -euo pipefail
-cd ~/qoq_jax
-. .venv/bin/activate
-. ~/.qoq/secrets.sh
-{process.exports(job)}{_run(job, at)} 2>&1 | tee -a ~/.qoq/log
-JOB
-
+{_host_scripts(job, at)}
 {_FUNCTIONS}
 # Creates the machines where there are none, and waits until they are ready.
 provision() {{
@@ -154,8 +185,10 @@ provision() {{
   while true; do
     case $(state) in
       ACTIVE) return ;;
-      ABSENT) "${{tpus[@]}}" queued-resources create "$name" "${{where[@]}}" \\
-        {" ".join(map(shlex.quote, create))} ;;
+      ABSENT)
+        new_start
+        "${{tpus[@]}}" queued-resources create "$name" "${{where[@]}}" \\
+          {" ".join(map(shlex.quote, create))} ;;
       FAILED) echo "qoq: the request for $name failed" >&2; exit 1 ;;
       UNKNOWN)
         if ((++unknown == {_MOST_UNKNOWN})); then
@@ -169,6 +202,7 @@ provision() {{
   done
 }}
 
+new_start
 for ((attempt = 0; attempt <= {job.max_restarts}; attempt++)); do
   provision
   code=0
@@ -179,11 +213,51 @@ for ((attempt = 0; attempt <= {job.max_restarts}; attempt++)); do
   # gcloud ends with 1 too, when the machines are gone.
   if ((code == 1)) && [[ $(state) != ACTIVE ]]; then code=255; fi
   case $code in
-    {restart}) echo "qoq: ended with code $code; attempt $attempt of {job.max_restarts}" >&2 ;;
+    {restart})
+      echo "qoq: ended with code $code; attempt $attempt of {job.max_restarts}" >&2
+      new_start ;;
+    {exit_codes.READER_GONE} | 255)
+      echo "qoq: lost the connection; attempt $attempt of {job.max_restarts}" >&2 ;;
     *) exit "$code" ;;
   esac
 done
 exit "$code"
+"""
+
+
+def _host_scripts(job: Job, at: Place) -> str:
+    """Lines that write what the hosts run: install.sh, run.sh and job.sh."""
+    attach = _ATTACH.format(grace=job.grace, retry=process.RESTART[0])
+    return f"""# What every host installs, once ...
+cat > "$private/install.sh" <<'INSTALL'
+set -euo pipefail
+{_RUNS}if runs; then
+  echo "qoq: a job runs here; nothing is installed"
+  exit
+fi
+exec 9>&-
+mkdir -p ~/qoq_jax
+tar -xzf ~/.qoq/source.tar.gz -C ~/qoq_jax
+cd ~/qoq_jax
+{install("tpu,gcs")}INSTALL
+
+# ... and runs, detached; it is read to its end before it starts, since a copy may come over it.
+cat > "$private/run.sh" <<'RUN'
+{{
+set -euo pipefail
+trap 'echo "$?" > ~/.qoq/code' EXIT
+cd ~/qoq_jax
+. .venv/bin/activate
+. ~/.qoq/secrets.sh
+{process.exports(job)}{_run(job, at)}
+exit
+}}
+RUN
+
+# What ssh runs: it starts the job or finds it, shows its log and ends with its code.
+cat > "$private/job.sh" <<'JOB'
+set -euo pipefail
+{_RUNS}{attach}JOB
 """
 
 
@@ -205,8 +279,7 @@ def commands(job: Job, action: str) -> list[list[str]]:
 
 def _run(job: Job, at: Place) -> str:
     limit = f"timeout --signal=TERM --kill-after={job.grace} {limit_seconds(job)} "
-    wait = f"flock --wait {job.grace} --conflict-exit-code {process.RESTART[0]} ~/.qoq/lock \\\n  "
-    return wait + (limit if job.hours else "") + process.line(job, at.all_hosts > 1)
+    return (limit if job.hours else "") + process.line(job, at.all_hosts > 1)
 
 
 def limit_seconds(job: Job) -> str:
