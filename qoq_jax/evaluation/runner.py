@@ -141,9 +141,7 @@ def answer(
         rows = {(record["source"], record["id"]): record for record in records.values()}
         again = _numbered(setup.evaluation_iterator(split, limit), share)
         texts = {key: record["text"] for key, record in rows.items()}
-        prompts = (
-            (batch, [p for _, p in samples]) for batch, samples, _ in _numbered(again, share)
-        )
+        prompts = ((batch, [placed for _, placed in samples]) for batch, samples, _ in again)
         for key, found in likelihood.scores(setup, params, prompts, texts).items():
             rows[key]["scores"] = found
     for quarantined in share.join("skipped", data.quarantined):
