@@ -101,14 +101,14 @@ def _count(domain: Domain, rows: Rows, title: str) -> None:
         for number, row in enumerate(rows):
             labels = domain.labels.setdefault(row.dataset, collections.Counter())
             labels.update(row.answers)
-            domain.media[media_of(row)] += 1
+            domain.media[in_words(row)] += 1
             domain.boxed += bool(row.bbox)
             domain.boxes += len(row.bbox)
             domain.masked += row.segmentation_path is not None
             bar.update(number + 1)
 
 
-def media_of(row: schema.Row) -> str:
+def in_words(row: schema.Row) -> str:
     """What a row brings: "1 image", "2 images, 1 ECG", "text alone"."""
     counts = {name: len(getattr(row, field)) for field, name in _KINDS.items()}
     words = [f"{n} {name}{'s' if n > 1 else ''}" for name, n in counts.items() if n]

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qoq_jax.base import files
@@ -27,19 +28,42 @@ def to_row(converter: Converter, example: Example, split: str, seed: int) -> sch
       DataError: the example breaks a rule of rows (a label out of the vocabulary, a box without
         area): a mistake of the converter or a file that is not as published.
     """
+    dataset = table.find(converter.name)
+    about = (converter.name, dataset.domain, converter.question, dataset.labels)
+    return row_of(example, *about, split, seed)
+
+
+def row_of(
+    example: Example,
+    dataset: str,
+    domain: str,
+    question: qa.Question,
+    labels: Sequence[str],
+    split: str,
+    seed: int,
+) -> schema.Row:
+    """The row of an example of any data set.
+
+    Args:
+      dataset, domain: fields of the row.
+      question, labels: what is asked, and the allowed answers.
+      seed: of the wording and the order of the labels.
+
+    Raises:
+      DataError: the example breaks a rule of rows.
+    """
     marks = (
         "<image>" * len(example.images)
         + "<video>" * len(example.videos)
         + "<ecg>" * len(example.time_series)
     )
-    dataset = table.find(converter.name)
     fields: dict[str, Any] = {
         "id": example.id,
-        "dataset": converter.name,
-        "domain": dataset.domain,
-        "problem": qa.problem(converter.question, dataset.labels, marks, seed, example.id),
+        "dataset": dataset,
+        "domain": domain,
+        "problem": qa.problem(question, labels, marks, seed, example.id),
         "answer": ", ".join(example.labels),
-        "labels": list(dataset.labels),
+        "labels": list(labels),
         "patient": example.patient,
         "split": split,
         "images": list(example.images),
@@ -49,11 +73,11 @@ def to_row(converter: Converter, example: Example, split: str, seed: int) -> sch
         "bbox_labels": list(example.box_labels),
         "bbox_images": list(example.box_images),
         "segmentation_path": example.mask,
-        "source": converter.name,
+        "source": dataset,
     }
     return schema.validate_row(
-        {name: value for name, value in fields.items() if value not in ([], None)},
-        f"{converter.name}: {example.id}",
+        {name: value for name, value in fields.items() if value not in ([], None, "")},
+        f"{dataset}: {example.id}",
     )
 
 
@@ -108,10 +132,7 @@ def convert(converter: Converter, root: str | os.PathLike, seed: int = 0) -> dic
         "patients": len({example.patient for example in examples.values()}),
         "own_split": sum(1 for example in examples.values() if example.split),
         "splits_sha256": splits.fingerprint(chosen),
-        "dropped": {
-            reason: {"records": len(ids), "as": sorted(ids)[:_SHOWN]}
-            for reason, ids in sorted(dropped.items())
-        },
+        "dropped": dropped_facts(dropped),
     }
     files.write_json(os.path.join(folder.root, REPORT), report)
     return report
@@ -137,11 +158,24 @@ def _read(found: Found, present: frozenset[str]) -> tuple[dict[str, Example], di
     return examples, dropped
 
 
-def summary(report: dict[str, Any]) -> str:
+def dropped_facts(dropped: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+    """What a report says of the records that were left out: ids by reason -> counts and some."""
+    return {
+        reason: {"records": len(ids), "as": sorted(ids)[:_SHOWN]}
+        for reason, ids in sorted(dropped.items())
+    }
+
+
+def summary(report: Mapping[str, Any]) -> str:
     """The report in a few lines."""
+    return lines(report["dataset"], f"{report['patients']} patients", report)
+
+
+def lines(name: str, patients: str, report: Mapping[str, Any], *more: str) -> str:
+    """Rows by split, `more`, and what was left out."""
     rows = ", ".join(f"{count} {split}" for split, count in report["rows"].items())
-    lines = [f"{report['dataset']}: {rows}; {report['patients']} patients"]
+    found = [f"{name}: {rows}; {patients}", *more]
     for reason, ids in report["dropped"].items():
         shown = ", ".join(ids["as"][:3])
-        lines.append(f"  left out: {ids['records']}, {reason} ({shown})")
-    return "\n".join(lines)
+        found.append(f"  left out: {ids['records']}, {reason} ({shown})")
+    return "\n".join(found)

@@ -17,6 +17,7 @@ from qoq_jax.base import files
 from qoq_jax.base.errors import ConfigError, DataError, did_you_mean
 from qoq_jax.climb import qa
 from qoq_jax.climb.convert import splits
+from qoq_jax.climb.convert import write as convert_lib
 from qoq_jax.climb.convert.example import Dropped, Example
 from qoq_jax.climb.convert.folder import Folder
 from qoq_jax.data import rows as schema
@@ -115,6 +116,16 @@ def check_free(root: str) -> None:
 def write(
     folder: Folder, task: Task, found: Iterable[Example | Dropped], patients: bool
 ) -> dict[str, Any]:
+    """Writes the row files and import.json into the folder; returns the content of the latter.
+
+    Args:
+      found: what the folder holds.
+      patients: whether examples name their patients; else each is one of its own.
+
+    Raises:
+      DataError: nothing becomes a row, an id is there twice, labels that no question can list, or
+        rows are there that no import has written.
+    """
     check_free(folder.root)
     examples: dict[str, Example] = {}
     dropped: dict[str, list[str]] = {}
@@ -137,6 +148,7 @@ def write(
         for one in examples.values()
     ]
     chosen = splits.assign(grouped, task.name, task.seed)
+    question = qa.Question(task.shown or SHOWN[task.domain], task.asked, task.many)
     counts: dict[str, Counter[str]] = {}
     for split in schema.SPLITS:
         ids = sorted(identity for identity, its in chosen.items() if its == split)
@@ -145,7 +157,8 @@ def write(
             if os.path.exists(path):  # of an earlier import
                 os.unlink(path)
             continue
-        made = [_row(task, examples[identity], split, labels) for identity in ids]
+        about = (task.name, task.domain, question, labels)
+        made = [convert_lib.row_of(examples[one], *about, split, task.seed) for one in ids]
         schema.write_jsonl(path, made)
         counts[split] = Counter(answer for row in made for answer in row.answers)
     report = {
@@ -154,10 +167,7 @@ def write(
         "labels": {split: dict(sorted(found.items())) for split, found in counts.items()},
         "patients": len({one.patient for one in examples.values()}) if patients else _NO_PATIENTS,
         "splits_sha256": splits.fingerprint(chosen),
-        "dropped": {
-            reason: {"records": len(ids), "as": sorted(ids)[:5]}
-            for reason, ids in sorted(dropped.items())
-        },
+        "dropped": convert_lib.dropped_facts(dropped),
     }
     files.write_json(os.path.join(folder.root, REPORT), report)
     return report
@@ -188,36 +198,9 @@ def _check_labels(labels: Sequence[str], where: str) -> None:
             )
 
 
-def _row(task: Task, one: Example, split: str, labels: Sequence[str]) -> schema.Row:
-    marks = "<image>" * len(one.images) + "<video>" * len(one.videos)
-    marks += "<ecg>" * len(one.time_series)
-    question = qa.Question(task.shown or SHOWN[task.domain], task.asked, task.many)
-    fields: dict[str, Any] = {
-        "id": one.id,
-        "dataset": task.name,
-        "domain": task.domain,
-        "problem": qa.problem(question, labels, marks, task.seed, one.id),
-        "answer": ", ".join(one.labels),
-        "labels": list(labels),
-        "patient": one.patient,
-        "split": split,
-        "images": list(one.images),
-        "videos": list(one.videos),
-        "time-series": list(one.time_series),
-    }
-    return schema.validate_row(
-        {name: value for name, value in fields.items() if value not in ([], "")},
-        f"{task.name}: {one.id}",
-    )
-
-
 def summary(report: Mapping[str, Any]) -> str:
     """The report in a few lines."""
-    rows = ", ".join(f"{count} {split}" for split, count in report["rows"].items())
-    known = report["patients"]
-    people = f"{known} patients" if isinstance(known, int) else known
-    lines = [f"{report['dataset']['name']}: {rows}; {people}"]
-    lines.append("  labels: " + ", ".join(report["dataset"]["labels"]))
-    for reason, ids in report["dropped"].items():
-        lines.append(f"  left out: {ids['records']}, {reason} ({', '.join(ids['as'][:3])})")
-    return "\n".join(lines)
+    known, task = report["patients"], report["dataset"]
+    patients = f"{known} patients" if isinstance(known, int) else known
+    labels = "  labels: " + ", ".join(task["labels"])
+    return convert_lib.lines(task["name"], patients, report, labels)
