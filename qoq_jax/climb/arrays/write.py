@@ -25,11 +25,11 @@ from qoq_jax.climb.arrays import read, sets
 from qoq_jax.climb.arrays.record import Record
 from qoq_jax.climb.catalogue import table
 from qoq_jax.climb.convert import splits
+from qoq_jax.climb.convert import write as convert_lib
 from qoq_jax.data import rows as schema
 
 REPORT, FORMAT = "arrays.json", 1
 SHARD_BYTES = 1 << 28
-_SHOWN = 5  # ids per reason in the report
 
 
 def write(
@@ -188,10 +188,7 @@ def _report(
             if content.index
         },
         "splits_sha256": splits.fingerprint(chosen),
-        "dropped": {
-            reason: {"records": len(ids), "as": sorted(ids)[:_SHOWN]}
-            for reason, ids in sorted(dropped.items())
-        },
+        "dropped": convert_lib.dropped_facts(dropped),
     }
 
 
@@ -207,9 +204,7 @@ def _remove_stale(out: str, report: dict[str, Any]) -> None:
 
 def summary(report: dict[str, Any]) -> str:
     """The report in a few lines."""
-    counts = ", ".join(f"{one['records']} {split}" for split, one in report["splits"].items())
-    people = sum(one["patients"] for one in report["splits"].values())
-    lines = [f"{report['dataset']}: {counts}; {people} patients"]
-    for reason, ids in report["dropped"].items():
-        lines.append(f"  left out: {ids['records']}, {reason} ({', '.join(ids['as'][:3])})")
-    return "\n".join(lines)
+    parts = report["splits"]
+    people = sum(one["patients"] for one in parts.values())
+    rows = {split: one["records"] for split, one in parts.items()}
+    return convert_lib.lines(report["dataset"], f"{people} patients", report | {"rows": rows})
