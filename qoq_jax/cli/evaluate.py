@@ -36,6 +36,11 @@ def add(commands: Commands) -> None:
         help="also the likelihood of each allowed label, for AUROC and calibration",
     )
     evaluate.add_argument(
+        "--temperature",
+        action="store_true",
+        help="--scores of both splits, and a temperature fitted on validation and judged on test",
+    )
+    evaluate.add_argument(
         "--tasks", help="names or groups joined by commas, as climb,vqa-rad: see --list-tasks"
     )
     evaluate.add_argument(
@@ -66,9 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
         return _on_tasks(arguments)
     from qoq_jax.train import run as training
 
-    return training.evaluate_run(
-        arguments.model, arguments.stage, arguments.split, arguments.scores
-    )
+    scores, fit = arguments.scores or arguments.temperature, arguments.temperature
+    if fit and arguments.split != "test":
+        raise ConfigError("--temperature is judged on test", hint="leave out --split")
+    return training.evaluate_run(arguments.model, arguments.stage, arguments.split, scores, fit)
 
 
 def _list_tasks() -> int:
@@ -90,7 +96,7 @@ def _on_tasks(arguments: argparse.Namespace) -> int:
     tasks = table.find([word.strip() for word in arguments.tasks.split(",") if word.strip()])
     if arguments.limit < 0:
         raise ConfigError(f"--limit {arguments.limit}", hint="name 0 (all) or more questions")
-    for option in ("stage", "scores"):
+    for option in ("stage", "scores", "temperature"):
         if getattr(arguments, option):
             raise ConfigError(f"--{option} does not go with --tasks", hint="leave it out")
     if arguments.distributed:
