@@ -19,7 +19,7 @@ import jax
 
 from qoq_jax.base import append, files, lock, storage
 from qoq_jax.base.errors import ConfigError
-from qoq_jax.evaluation import calibration, few, runner
+from qoq_jax.evaluation import calibration, fairness, few, runner
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import hosts, messages
 from qoq_jax.report import report
@@ -155,6 +155,8 @@ def evaluate_stage(
         return
     files.write_json(_eval_file(workdir, stage, split), result, indent=None)
     print(f"{stage} on {split}: " + runner.headline(result["summary"]))
+    for line in fairness.lines(result.get("fairness", {})):
+        print(line)
     if "real" in result:
         print("real samples, " + few.line(result["real"]))
 

@@ -18,7 +18,7 @@ from qoq_jax.base import files, terminal
 from qoq_jax.base.errors import DataError
 from qoq_jax.data.answer_format import BOXED
 from qoq_jax.data.labels import split_labels
-from qoq_jax.evaluation import calibration, metrics, paper_table
+from qoq_jax.evaluation import calibration, fairness, metrics, paper_table
 from qoq_jax.evaluation.tasks import answers, ecg_qa, layouts, predictions, row_sets, scores
 from qoq_jax.evaluation.tasks.predictions import Response
 from qoq_jax.evaluation.tasks.question import Question, prompt
@@ -130,6 +130,8 @@ def run(evaluation: Evaluation, ask: Ask, output: str) -> dict:
         files.write_text(os.path.join(output, TABLE), paper_table.markdown(table))
     for name, numbers in results["results"].items():
         print(_line(name, numbers, results["n-samples"]))
+    for line in fairness.lines(results["qoq"].get("fairness", {})):
+        print(line)
     print(f"results: {os.path.join(output, RESULTS)}")
     return results
 
@@ -154,6 +156,8 @@ def summarize(evaluation: Evaluation, records: dict[str, list[dict]]) -> dict:
         own["table"] = paper_table.table(classified)
         if sure := calibration.summarize(classified):
             own["calibration"] = sure
+        if found := fairness.summarize(classified):
+            own["fairness"] = found
         climb = [task.name for task in evaluation.tasks if task.group == "climb"]
         rows = [r for r in classified if r["source"] in climb]
         if len(climb) > 1:
