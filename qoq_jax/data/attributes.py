@@ -20,6 +20,8 @@ SEXES = ("female", "male", "other")
 MOST_VALUES = 50  # of one attribute in a file; more would be identifiers
 _BAND = re.compile(r"(\d{1,2})(?:-(\d{1,3})|\+)")
 _LEAST_YEARS, _OLDEST, _MOST_LETTERS = 5, 90, 40
+_BANDS = ((25, "0-25"), (50, "26-50"), (75, "51-75"))
+_MOST_YEARS = 300  # PTB-XL writes 300 for people over 89
 _LONG_NUMBER = re.compile(r"\d{5}|\d+[-/.]\d+[-/.]\d+")  # of a record or a date
 
 Attributes = tuple[tuple[str, str], ...]
@@ -57,6 +59,22 @@ def parse(value: Any, where: str, identifiers: Iterable[str] = ()) -> Attributes
         if name == "age_band":
             _check_band(given, at)
     return tuple((name, value[name]) for name in NAMES if name in value)
+
+
+def of_person(sex: str, age: str) -> Attributes:
+    """Of the cells of a table: sex by name or first letter, age in years, in the bands of FairGRPO
+    (arXiv 2510.19893). What a cell does not say is left out.
+    """
+    first = {"f": "female", "m": "male"}.get(sex.strip()[:1].lower())
+    found = (("sex", first),) if first else ()
+    try:
+        years = float(age)
+    except ValueError:
+        return found
+    if not 0 <= years <= _MOST_YEARS:
+        return found
+    band = next((name for most, name in _BANDS if years <= most), "76+")
+    return (*found, ("age_band", band))
 
 
 def _check_band(text: str, where: str) -> None:
