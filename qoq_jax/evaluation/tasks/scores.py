@@ -5,7 +5,8 @@
     exact_match   share whose answer is the gold one, in normal form; of sets, the same set
     f1, recall    of the words of open answers (answers.token_f1); of sets, F1 of the sets
     unparseable   share without an answer that can be read
-    macro_f1, ... of classification: metrics.dataset_metrics. iou, iou_over_half: of regions
+    macro_f1, ... of classification, over data sets as in metrics.py
+    iou, iou_over_half   of regions, 0 where the response has no box
 
 Standard errors are the spread of a Bayesian bootstrap (Rubin 1981) that weighs groups (patients;
 pictures where no patient is known), since questions of one are alike.
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from qoq_jax.evaluation import metrics
+from qoq_jax.evaluation import compare, metrics
 
 DRAWS = 1000
 _AT_ONCE = 4_000_000  # draws x rows in memory
@@ -40,9 +41,9 @@ def of_task(records: Sequence[dict]) -> dict[str, Numbers]:
     """{"": numbers of all questions, "closed", "open", ...: of each kind if there are several}."""
     kind = records[0]["kind"]
     if kind == "labels":
-        return {"": _of_labels(records, _OF_LABELS)}
+        return {"": _of_labels(records)}
     if kind == "region":
-        return {"": _of_labels(records, ("iou", "iou_over_half"))}
+        return {"": _of_regions(records)}
     parts: dict[str, list[dict]] = {}
     for record in records:
         parts.setdefault(_KINDS[record["kind"]], []).append(record)
@@ -68,22 +69,24 @@ def _of_answers(records: Sequence[dict]) -> Numbers:
     return made
 
 
-def _of_labels(records: Sequence[dict], names: Sequence[str]) -> Numbers:
-    whole = metrics.dataset_metrics(records)
-    _, gold, predicted = metrics.indicators(records)
-    by_row: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "macro_f1": lambda w: metrics.weighted_macro_f1(gold, predicted, w),
-        "exact_match": _mean_of([metrics.is_exact(r) for r in records]),
-    }
-    ious = [r["iou"] for r in records]
-    if None not in ious:
-        by_row |= {"iou": _mean_of(ious), "iou_over_half": _mean_of([i > 0.5 for i in ious])}
+def _of_labels(records: Sequence[dict]) -> Numbers:
+    """Labels -> data set -> domain -> all, as metrics.py; a task may hold several data sets."""
+    whole = metrics.summarize_group(records, draws=0)["overall"]
     made: Numbers = {}
-    for name in names:
+    for name in _OF_LABELS:
         if name in whole:
             made[f"{name},none"] = whole[name]
-            drawn = by_row.get(name)
-            made[f"{name}_stderr,none"] = spread(records, drawn) if drawn else "N/A"
+            made[f"{name}_stderr,none"] = "N/A"
+    made["macro_f1_stderr,none"] = spread(records, lambda w: compare.macro_f1(records, w))
+    return made
+
+
+def _of_regions(records: Sequence[dict]) -> Numbers:
+    made: Numbers = {}
+    ious = [r["iou"] or 0.0 for r in records]
+    for name, values in (("iou", ious), ("iou_over_half", [iou > 0.5 for iou in ious])):
+        made[f"{name},none"] = float(np.mean(values))
+        made[f"{name}_stderr,none"] = spread(records, _mean_of(values))
     return made
 
 

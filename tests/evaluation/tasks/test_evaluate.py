@@ -195,3 +195,17 @@ def test_the_standard_error_counts_groups_not_questions():
     alike = scores.of_task(rows(4))[""]["exact_match_stderr,none"]
     assert alone == pytest.approx(0.025, rel=0.1)  # sqrt(0.25 / 400)
     assert alike > 5 * alone
+
+
+def test_a_task_of_several_data_sets_is_averaged_as_the_table_is():
+    rows = [
+        {"kind": "labels", "source": "t", "id": f"{name}{i}", "dataset": name, "domain": name}
+        | {"labels": [label], "vocabulary": ["x", "y"], "predicted": ["x"], "text": ""}
+        for name in ("ct", "mri")
+        for i, label in enumerate("xy")
+    ]
+    numbers = scores.of_task(rows)[""]
+    table = paper_table.table(rows)["rows"]
+    for name in ("macro_f1", "label_accuracy"):
+        assert numbers[f"{name},none"] == pytest.approx(table[name]["all"])
+    assert numbers["label_accuracy,none"] == 0.5 and numbers["macro_f1_stderr,none"] > 0
