@@ -42,7 +42,7 @@ logging.getLogger("absl").addFilter(
 __all__ = ["Checkpointer", "damage", "has_checkpoint", "model_fingerprint", "write_checksums"]
 SCORE = "macro_f1"  # of the validation rows, by which `keep_best` ranks
 # What does not change what a checkpoint holds.
-_RUNTIME_FIELDS = ("compute_dtype", "remat", "attention", "kv_cache_dtype")
+_RUNTIME_FIELDS = ("compute_dtype", "remat", "attention", "decode_attention", "kv_cache_dtype")
 
 
 def model_fingerprint(cfg: VlmConfig | EcgConfig) -> str:
