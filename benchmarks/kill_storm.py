@@ -53,7 +53,7 @@ class Tally:
     different: int = 0
 
 
-def storm(folder: pathlib.Path, kills: int, saving: int, seed: int, processes: int) -> Tally:
+def storm(folder: pathlib.Path, kills: int, saving: int, seed: int, processes: int = 1) -> Tally:
     """Kills `kills` times, `saving` of them during a save at least."""
 
     def run_of(name: str) -> SmallRun:
