@@ -69,8 +69,8 @@ def model_config(cfg: Config) -> variants.VlmConfig:
     model.ecg_tokens is 0.
 
     Raises:
-      ConfigError: an unknown variant, or a published model that is not supported or does not fit
-        model.ecg_tokens.
+      ConfigError: an unknown variant, a published model that is not supported or does not fit
+        model.ecg_tokens, or a kernel of another platform.
       CheckpointError: the directory or hub id cannot be read.
     """
     chosen = cfg.model
@@ -78,7 +78,13 @@ def model_config(cfg: Config) -> variants.VlmConfig:
     if kernel == "auto":
         kernel = attention.kernel_for(jax.default_backend())
     options = {"compute_dtype": chosen.compute_dtype, "remat": chosen.remat, "attention": kernel}
-    options["decode_attention"] = decode_attention.kernel_of(chosen.decode_attention)
+    decoding = decode_attention.kernel_of(chosen.decode_attention)
+    if decoding == "ragged" and jax.default_backend() != "tpu":
+        raise ConfigError(
+            f"model.decode_attention=ragged on {jax.default_backend()}: a kernel for TPUs",
+            hint="leave model.decode_attention at auto",
+        )
+    options["decode_attention"] = decoding
     if not is_published(chosen.variant):
         model = variants.get(chosen.variant)
     else:
