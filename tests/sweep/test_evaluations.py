@@ -8,64 +8,21 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from helpers.many_hosts import CONFIG
-from helpers.train import tiny_model
+from helpers import evaluation_sweep, processes
 
 from qoq_jax.base import files
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.evaluation import row_files
-from qoq_jax.models import spec, vlm
 from qoq_jax.sweep import evaluations, result_table
-from qoq_jax.sweep.evaluation_plan import Decoding, EvaluationSweep
-from qoq_jax.train import config as config_lib
-from qoq_jax.train import run_config
 from qoq_jax.train import setup as setup_lib
-from qoq_jax.train.plan import plan
-from qoq_jax.train.stage_run import checkpointer, start_state
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A run of stage sft with checkpoints of two steps, random weights."""
+def sweep(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluations")
-    patch = pytest.MonkeyPatch()
-    tiny = dataclasses.replace(tiny_model(), remat="none")
-    patch.setattr(setup_lib, "model_config", lambda cfg: tiny)
-    sections = CONFIG | {"data": CONFIG["data"] | {"root": str(folder / "data")}}
-    sections |= {"mesh": {"data": 1}, "eval": {"rows": 4}, "workdir": str(folder / "run")}
-    cfg = config_lib.parse(sections | {"stages": ["sft"]})
-    run_config.claim(cfg)
-    devices = jax.devices()[:1]
-    setup = setup_lib.assemble(cfg, devices=devices)
-    with jax.set_mesh(setup.mesh):
-        specs = vlm.param_specs(setup.model)
-        checkpoints = checkpointer(setup, "sft")
-        for step in (1, 2):
-            key = jax.random.key(step)
-            made = jax.jit(
-                lambda key: spec.init_params(specs, key),
-                out_shardings=spec.shardings(specs, setup.mesh),
-            )(key)
-            state = start_state(setup, plan(cfg, "sft"), made)[0]
-            checkpoints.save(step, state, {})
-        checkpoints.close()
-    yield cfg.workdir
-    patch.undo()
-
-
-@pytest.fixture(scope="module")
-def sweep(workdir):
-    """Two rows per domain: no multiple of the devices, so that batches are padded."""
-    draws = Decoding(temperature=1.0, samples=2)
-    return EvaluationSweep(
-        {"one": workdir},
-        tasks=("test",),
-        checkpoints="all",
-        decoding={"greedy": Decoding(), "draws": draws},
-        limit=1,
-        rows=2,
-        scores=True,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup_lib, "model_config", evaluation_sweep.model)
+        yield evaluation_sweep.sweep_of(evaluation_sweep.make_run(folder, steps=1))
 
 
 @pytest.fixture(scope="module")
@@ -82,18 +39,29 @@ def records(out: pathlib.Path) -> dict[str, list[dict]]:
     }
 
 
-def test_eight_devices_give_the_responses_and_the_table_of_one(sweep, on_one, tmp_path):
-    """Probabilities of labels round in other places."""
-    evaluations.run(sweep, str(tmp_path), devices=jax.devices())
-    one, eight = records(on_one), records(tmp_path)
-    for name, found in one.items():
-        for a, b in zip(found, eight[name], strict=True):
+def assert_same(one: pathlib.Path, other: pathlib.Path) -> None:
+    """The same responses and the same table; probabilities of labels round in other places."""
+    theirs = records(other)
+    for name, found in records(one).items():
+        for a, b in zip(found, theirs[name], strict=True):
             scores = a.pop("scores")
             np.testing.assert_allclose(
                 list(b.pop("scores").values()), list(scores.values()), atol=5e-6
             )
             assert a == b
-    assert (tmp_path / "table.csv").read_bytes() == (on_one / "table.csv").read_bytes()
+    assert (one / "table.csv").read_bytes() == (other / "table.csv").read_bytes()
+
+
+def test_eight_devices_give_the_responses_and_the_table_of_one(sweep, on_one, tmp_path):
+    evaluations.run(sweep, str(tmp_path), devices=jax.devices())
+    assert_same(on_one, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_give_them_too(sweep, on_one, tmp_path):
+    command = ["-m", "helpers.evaluation_sweep", sweep.runs["one"], str(tmp_path / "out")]
+    processes.run(command, 2, 2, 300, str(on_one / "compile_cache"))
+    assert_same(on_one, tmp_path / "out")
 
 
 def test_each_row_is_counted_once_for_each_sample(on_one):
