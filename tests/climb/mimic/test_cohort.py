@@ -15,6 +15,7 @@ PATIENTS = """subject_id,gender,anchor_age,anchor_year,anchor_year_group,dod
 3,F,17,2150,2011 - 2013,
 4,M,50,2150,2011 - 2013,
 5,F,50,2150,2011 - 2013,
+6,F,50,2150,2011 - 2013,
 """
 HEADER = (
     "subject_id,hadm_id,admittime,dischtime,deathtime,admission_type,admit_provider_id,"
@@ -40,6 +41,10 @@ ADMISSIONS = HEADER + "".join(
         admission(3, 31, "2150-01-01 00:00:00", "2150-01-09 00:00:00"),
         admission(4, 41, "2150-01-01 00:00:00", "2150-01-09 00:00:00", flag=1),
         admission(5, 51, "2150-01-01 00:00:00", "2150-01-01 12:00:00"),
+        # Some deaths are hours before the discharge that the table has.
+        admission(
+            6, 61, "2150-01-01 00:00:00", "2150-01-03 00:00:00", "2150-01-01 20:00:00", flag=1
+        ),
         admission(9, 91, "2150-01-01 00:00:00", "2150-01-01 12:00:00"),
     ]
 )
@@ -68,7 +73,7 @@ def stays(layout):
 
 def test_the_first_admission_of_each_patient_and_every_other_one_is_counted(layout):
     found, left_out = cohort.first_admissions(layout)
-    assert [stay.hadm for stay in found] == ["11", "21", "41", "51"]
+    assert [stay.hadm for stay in found] == ["11", "21", "41", "51", "61"]
     assert left_out == {
         "a later admission of the same patient": 1,
         "subject_id is not in patients": 1,
@@ -104,6 +109,8 @@ def test_labels_and_who_is_not_asked_about(layout):
         ("41", "ihm"): ("", "died in hospital at an unknown time"),
         ("51", "los"): ("", "discharged at the prediction time"),
         ("51", "ihm"): ("No", ""),
+        ("61", "los"): ("", "dead at the prediction time"),
+        ("61", "ihm"): ("Yes", ""),
     }
 
 
