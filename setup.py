@@ -117,5 +117,5 @@ setup(
         "tensorboardX>=2.6.2",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["qoq = qoq_jax.cli.main:main"]},
+    entry_points={"console_scripts": ["qoq = qoq_jax.cli.main:entry"]},
 )

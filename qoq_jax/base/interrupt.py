@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from qoq_jax.base import exit_codes, terminal
 
@@ -171,9 +171,9 @@ def last_words(call: Callable[[int], None]) -> Iterator[None]:
         _last_words.remove(call)
 
 
-def leave(code: int, message: str) -> None:
+def leave(code: int, message: str | None = None) -> NoReturn:
     """Ends this process at once, and its children; waits for no thread and runs no clean-up but
-    `last_words`.
+    `last_words`. Prints the message unless one was printed before.
     """
     for child in list(_children):
         child.kill()
@@ -191,6 +191,8 @@ def leave(code: int, message: str) -> None:
         speak = threading.Thread(target=call, args=(code,), daemon=True)
         speak.start()
         speak.join(GRACE / 2)  # a file system may stand still
-    say(message)
-    sys.stdout.flush()
+    if message is not None:
+        say(message)
+    with contextlib.suppress(OSError, ValueError):  # the reader may be gone
+        sys.stdout.flush()
     os._exit(code)
