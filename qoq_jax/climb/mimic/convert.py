@@ -158,7 +158,7 @@ def _values(found: events.Values, at: tuple[int, int], stay: Stay) -> Iterator[l
     """Values of a stay in the columns of `record.COLUMNS`; the lowest and the highest only where
     they are not the last.
     """
-    admission = record.hidden("admission", stay.hadm)
+    names = {0: "", int(stay.hadm): record.hidden("admission", stay.hadm)}
     for item, about in enumerate(ITEMS):
         last = found.value[(*at, item, 0)]
         for kind, name in enumerate(events.KINDS):
@@ -166,6 +166,7 @@ def _values(found: events.Values, at: tuple[int, int], stay: Stay) -> Iterator[l
             value = found.value[place]
             if value != value or (kind and value == last):
                 continue
+            of = int(found.hadm[place])
             yield [
                 about.name,
                 name,
@@ -173,7 +174,7 @@ def _values(found: events.Values, at: tuple[int, int], stay: Stay) -> Iterator[l
                 about.table,
                 tables.written(stay.arrived + int(found.charted[place])),
                 tables.written(stay.arrived + int(found.stored[place])),
-                admission if found.linked[place] else "",
+                names[of] if of in names else record.hidden("admission", str(of)),
             ]
 
 

@@ -31,14 +31,13 @@ class Values:
     Attributes:
       value: float32, NaN where there is none.
       charted, stored: int32, seconds after the stay's arrival.
-      linked: whether the line has the admission's hadm_id; False: it has none, and was linked by
-        patient and time.
+      hadm: int32, hadm_id of the line; 0: it has none, and was linked by patient and time.
     """
 
     value: np.ndarray
     charted: np.ndarray
     stored: np.ndarray
-    linked: np.ndarray
+    hadm: np.ndarray
 
 
 def collect(layout: Layout, stays: Sequence[Stay]) -> tuple[Values, Counter[str]]:
@@ -55,7 +54,7 @@ def collect(layout: Layout, stays: Sequence[Stay]) -> tuple[Values, Counter[str]
         np.full(shape, np.nan, np.float32),
         np.zeros(shape, np.int32),
         np.zeros(shape, np.int32),
-        np.zeros(shape, bool),
+        np.zeros(shape, np.int32),
     )
     left_out: Counter[str] = Counter()
     place_of = {stay.subject: place for place, stay in enumerate(stays)}
@@ -92,8 +91,13 @@ def _read(
             continue
         try:
             charted, stored = tables.seconds(charttime), tables.seconds(storetime)
+            of = int(hadm or 0)
         except DataError as error:
             raise DataError(error.what, where=path, hint=error.hint) from None
+        except ValueError:
+            raise DataError(
+                "a hadm_id is no number", where=path, hint="download it again"
+            ) from None
         if charted < stay.arrived:
             left_out[f"{name}: before arrival"] += 1
             continue
@@ -111,7 +115,7 @@ def _read(
             continue
         times = (charted - stay.arrived, stored - stay.arrived)
         for n in tasks:
-            _put(found, (n, place, item), value, times, bool(hadm))
+            _put(found, (n, place, item), value, times, of)
 
 
 def _put(
@@ -119,7 +123,7 @@ def _put(
     at: tuple[int, int, int],
     value: float,
     times: tuple[int, int],
-    linked: bool,
+    hadm: int,
 ) -> None:
     """Keeps a value where it is the last, the lowest or the highest. Ties go to the earlier times
     (of the last: to the later time of storing, then to the lower value), so the order of the file
@@ -137,5 +141,5 @@ def _put(
                 better = (sign * value, *times) < (sign * held, *held_times)
             if not better:
                 continue
-        found.value[place], found.linked[place] = value, linked
+        found.value[place], found.hadm[place] = value, hadm
         found.charted[place], found.stored[place] = times

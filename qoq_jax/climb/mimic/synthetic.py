@@ -3,7 +3,9 @@ the tasks, and their conversion, without credentials. It says nothing about real
 
 A hidden severity in [0, 1) moves vital signs, laboratory tests, pictures and heart rate, and
 decides length of stay and death, so that a model can learn both. Tables hold what a conversion has
-to leave out as well: results that are stored late, later admissions, blank hadm_id and storetime.
+to leave out as well: results that are stored late, later admissions and lines of theirs
+in the time of the first, earlier visits, blank hadm_id and storetime, care units, ECGs and pictures
+of later hours.
 """
 
 from __future__ import annotations
@@ -109,7 +111,7 @@ def build(root: str | os.PathLike, patients: int = 2000, seed: int = 0) -> None:
         "subject_id,hadm_id,stay_id,first_careunit,last_careunit,intime,outtime,los",
         [
             f"{subject[n]},{hadm[0, n]},{30_000_000 + n},Medical Intensive Care Unit (MICU),"
-            f"Medical Intensive Care Unit (MICU),{written(int(admitted[n]) + HOUR)},"
+            f"Medical Intensive Care Unit (MICU),{written(int(admitted[n]) + int(n % 13) * HOUR)},"
             f"{written(int(discharged[n]))},{(discharged[n] - admitted[n]) / 24 / HOUR:.4f}"
             for n in ill
         ],
@@ -160,13 +162,13 @@ def _write_events(
     again: np.ndarray,
     later: np.ndarray,
 ) -> None:
-    """labevents: four rounds after arrival, one of a later admission."""
+    """labevents: a visit of the day before, four rounds after arrival, a later admission."""
     subject, hadm, severity, registered, _ = people
     lines = []
     for item in ITEMS:
         if item.table != LABS or item.name not in _VALUES:
             continue
-        for offset in (1, 6, 20, 44):
+        for offset in (-30, 1, 6, 20, 44):
             value = _draw(rng, item.name, severity[chosen])
             at = registered[chosen] + offset * HOUR + rng.integers(0, 60, len(chosen)) * 60
             # Some results take a day; of one in fifty the time of storing is not there.
@@ -174,16 +176,17 @@ def _write_events(
             blank, known = rng.random(len(chosen)) < 0.02, rng.random(len(chosen)) < 0.7
             for n in range(len(chosen)):
                 one = chosen[n]
-                stay = hadm[0, one] if known[n] else ""
+                stay = hadm[0, one] if known[n] and offset > 0 else ""
                 stored = "" if blank[n] else written(int(at[n] + wait[n]))
                 lines.append(
                     f"{subject[one]},{stay},1,{item.ids[0]},P1,{written(int(at[n]))},{stored},"
                     f"{value[n]:.4g},{value[n]:.4g},{item.unit},,,,ROUTINE,"
                 )
         lines += [
-            f"{subject[n]},{hadm[1, n]},1,{item.ids[0]},P1,{written(int(later[n]) + HOUR)},"
-            f"{written(int(later[n]) + 2 * HOUR)},1,1,{item.unit},,,,ROUTINE,"
+            f"{subject[n]},{hadm[1, n]},1,{item.ids[0]},P1,{written(at + HOUR)},"
+            f"{written(at + 2 * HOUR)},{item.low + 1},{item.low + 1},{item.unit},,,,ROUTINE,"
             for n in again
+            for at in (int(later[n]), int(registered[n]))
         ]
     _write(
         os.path.join(ehr, "hosp", "labevents.csv.gz"),
@@ -196,7 +199,7 @@ def _write_events(
 def _write_charts(
     ehr: str, rng: np.random.Generator, chosen: np.ndarray, people: Sequence[np.ndarray]
 ) -> None:
-    """chartevents of the patients in intensive care: five rounds."""
+    """chartevents of the patients in intensive care: five rounds, some entered too early."""
     subject, hadm, severity, registered, _ = people
     lines = []
     for item in ITEMS:
@@ -208,9 +211,10 @@ def _write_charts(
             if number == FAHRENHEIT:
                 value, unit = value * 1.8 + 32, "°F"
             at = registered[chosen] + offset * HOUR + rng.integers(0, 60, len(chosen)) * 60
+            wait = np.where(rng.random(len(chosen)) < 0.05, -4 * HOUR, 600)
             lines += [
                 f"{subject[one]},{hadm[0, one]},{30_000_000 + one},7,{written(int(at[n]))},"
-                f"{written(int(at[n]) + 600)},{number},{value[n]:.4g},{value[n]:.4g},{unit},0"
+                f"{written(int(at[n] + wait[n]))},{number},{value[n]:.4g},{value[n]:.4g},{unit},0"
                 for n, one in enumerate(chosen)
             ]
     _write(
@@ -224,11 +228,11 @@ def _write_charts(
 def _write_ecgs(
     folder: str, rng: np.random.Generator, chosen: np.ndarray, people: Sequence[np.ndarray]
 ) -> None:
-    """Two WFDB records per patient (500 Hz, 10 s, 200 per mV): one early, one after discharge."""
+    """Three WFDB records per patient (500 Hz, 10 s, 200 per mV), the last one after discharge."""
     subject, _, severity, registered, discharged = people
     lines = []
     for n in chosen:
-        for offset in (HOUR, int(discharged[n] - registered[n]) + 24 * HOUR):
+        for offset in (HOUR, 15 * HOUR, int(discharged[n] - registered[n]) + 24 * HOUR):
             study = 40_000_000 + len(lines)
             name = f"files/p{str(subject[n])[:4]}/p{subject[n]}/s{study}/{study}"
             at = written(int(registered[n]) + offset)
@@ -253,14 +257,15 @@ def _write_ecgs(
 def _write_pictures(
     folder: str, rng: np.random.Generator, chosen: np.ndarray, people: Sequence[np.ndarray]
 ) -> None:
-    """Per patient a frontal and a lateral picture, and a frontal one after discharge."""
+    """Per patient two frontal pictures and a lateral one, and a frontal one after discharge."""
     subject, _, severity, registered, discharged = people
     lines = []
     for n in chosen:
         after = int(discharged[n] - registered[n]) + 24 * HOUR
-        for view, offset in (("AP", 2 * HOUR), ("LATERAL", 2 * HOUR), ("PA", after)):
+        views = (("AP", 2), ("LATERAL", 3), ("PA", 16), ("PA", after // HOUR))
+        for view, hours in views:
             study, dicom = 50_000_000 + len(lines), f"{rng.integers(1 << 62):016x}"
-            date, time = written(int(registered[n]) + offset).split(" ")
+            date, time = written(int(registered[n]) + hours * HOUR).split(" ")
             # As published: a number, so zeros at its start are lost.
             clock = f"{int(time.replace(':', ''))}.0"
             lines.append(
