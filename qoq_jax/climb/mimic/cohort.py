@@ -113,6 +113,8 @@ def _stay(cells: tuple[str, ...], person: tuple[str, int, int], path: str) -> St
     subject, hadm, _, _, _, kind, place, _, flag = cells
     admitted, discharged, died, registered = (_time(cells[n], path) for n in (2, 3, 4, 7))
     assert admitted is not None
+    if not hadm.isascii() or not hadm.isdigit():
+        raise DataError("a hadm_id is no number", where=path, hint="download the file again")
     if discharged is None:
         return "no dischtime"
     if discharged <= admitted or (died is not None and died < admitted):

@@ -159,3 +159,11 @@ def test_units_and_ranges_of_readings():
     assert items.reading(temperature, "223761", "98.6", "°F") == (37.0, "")
     value, why = items.reading(items.BY_NAME["heart rate"], "220045", "999", "bpm")
     assert math.isnan(value) and why == "outside of the plausible range"
+
+
+def test_an_admission_whose_name_is_no_number_is_refused_without_telling_it(layout, tmp_path):
+    path = tmp_path / "physionet.org/files/mimiciv/3.1/hosp/admissions.csv.gz"
+    path.write_bytes(gzip.compress(ADMISSIONS.replace("1,11,", "1,Jane,").encode()))
+    with pytest.raises(DataError, match="a hadm_id is no number") as refused:
+        cohort.first_admissions(layout)
+    assert "Jane" not in str(refused.value)
