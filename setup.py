@@ -12,6 +12,7 @@ GCS = "google-cloud-storage>=2.14"  # Orbax asks it about a bucket that it write
 DATASETS = "datasets>=4"
 OPENPYXL = "openpyxl>=3.1"
 EDFIO = "edfio>=0.4.18"
+MATPLOTLIB = "matplotlib>=3.9"  # figures of the notebooks
 FAST = ["numba>=0.63", "simplejpeg>=1.8"]
 PYARROW = "pyarrow>=17"
 BEAM = "apache-beam>=2.70"
@@ -49,11 +50,13 @@ EXTRAS = {
         "mkdocstrings[python]>=0.29",
         "mkdocs-api-autonav>=0.2",
     ],
+    "notebooks": [MATPLOTLIB],
     "dev": [
         BEAM,
         DATASETS,
         EDFIO,
         H5PY,
+        MATPLOTLIB,
         OPENPYXL,
         S3FS,
         "moto[s3]>=5.1",  # an S3 server for the tests
