@@ -78,6 +78,7 @@ setup(
     package_data={
         "qoq_jax": [
             "data/assets/*.json",
+            "report/assets/*",
             "climb/mini/*.safetensors",
             "plan/*.json",
             "plan/*.textproto",
