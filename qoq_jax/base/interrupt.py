@@ -18,13 +18,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from qoq_jax.base import exit_codes, terminal
 
 CODE = exit_codes.INTERRUPTED
 GRACE = 1.0  # seconds that the main thread has to end by itself
 _children: set[subprocess.Popen] = set()
+_starting = threading.Lock()  # held while a child starts and is put among them, and from `leave` on
 _acts: dict[int, Callable[[], None]] = {}  # signal number -> what the thread below calls
 _watching_since: list[float] = []  # when the thread below was started, while it is there
 _last_words: list[Callable[[int], None]] = []
@@ -141,15 +142,16 @@ def run(command: Sequence[str], timeout: float, **options: Any) -> subprocess.Co
     Raises:
       subprocess.TimeoutExpired: after killing it.
     """
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-    _children.add(child)
+    with _starting:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+        _children.add(child)
     try:
         out, err = child.communicate(timeout=timeout)
     except BaseException:
@@ -171,10 +173,11 @@ def last_words(call: Callable[[int], None]) -> Iterator[None]:
         _last_words.remove(call)
 
 
-def leave(code: int, message: str) -> None:
+def leave(code: int, message: str | None = None) -> NoReturn:
     """Ends this process at once, and its children; waits for no thread and runs no clean-up but
-    `last_words`.
+    `last_words`. Prints the message unless one was printed before.
     """
+    _starting.acquire(timeout=GRACE)
     for child in list(_children):
         child.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -191,6 +194,8 @@ def leave(code: int, message: str) -> None:
         speak = threading.Thread(target=call, args=(code,), daemon=True)
         speak.start()
         speak.join(GRACE / 2)  # a file system may stand still
-    say(message)
-    sys.stdout.flush()
+    if message is not None:
+        say(message)
+    with contextlib.suppress(OSError, ValueError):  # the reader may be gone
+        sys.stdout.flush()
     os._exit(code)

@@ -1,9 +1,11 @@
-"""`qoq evaluate`: a checkpoint of a run on a split."""
+"""`qoq evaluate`: a checkpoint of a run on a split, or any model on published tasks."""
 
 from __future__ import annotations
 
 import argparse
+import os
 
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.cli.parser import Commands, command, may_be_distributed
 from qoq_jax.train.stages import MODEL_STAGES
 
@@ -11,9 +13,17 @@ from qoq_jax.train.stages import MODEL_STAGES
 def add(commands: Commands) -> None:
     """Adds the command to the parser of `qoq`."""
     evaluate = command(
-        commands, "evaluate", run, "Evaluate the checkpoints of a run by greedy decoding."
+        commands,
+        "evaluate",
+        run,
+        "Evaluate the checkpoints of a run by greedy decoding, or any model on published tasks.",
     )
-    evaluate.add_argument("workdir", help="the workdir of a run")
+    evaluate.add_argument(
+        "model",
+        nargs="?",
+        help="the workdir of a run; with --tasks also a Hugging Face directory or hub id, or a "
+        "file of predictions (*.jsonl, *.jsonl.gz), which is scored without a model",
+    )
     evaluate.add_argument(
         "--stage", choices=MODEL_STAGES, help="default: the last one that was trained"
     )
@@ -25,13 +35,86 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="also the likelihood of each allowed label, for AUROC and calibration",
     )
+    evaluate.add_argument(
+        "--temperature",
+        action="store_true",
+        help="--scores of both splits, and a temperature fitted on validation and judged on test",
+    )
+    evaluate.add_argument(
+        "--tasks", help="names or groups joined by commas, as climb,vqa-rad: see --list-tasks"
+    )
+    evaluate.add_argument(
+        "--data-root", default=".", help="the folder in which each task has its own; default: ."
+    )
+    evaluate.add_argument(
+        "--limit", type=int, default=0, help="first questions of each task; default: all"
+    )
+    evaluate.add_argument(
+        "--boxed",
+        action="store_true",
+        help="ask for the answer in \\boxed{}, as models that reason",
+    )
+    evaluate.add_argument(
+        "--output", help="folder of the results; default: MODEL/eval/tasks, or evaluation/NAME"
+    )
+    evaluate.add_argument("--list-tasks", action="store_true", help="the tasks, and no more")
     may_be_distributed(evaluate)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluates; see train/run.py."""
+    """Evaluates; see train/run.py, and evaluation/tasks/ for --tasks."""
+    if arguments.list_tasks:
+        return _list_tasks()
+    if not arguments.model:
+        raise ConfigError("no model is named", hint="qoq evaluate WORKDIR, or --list-tasks")
+    if arguments.tasks is not None:
+        return _on_tasks(arguments)
     from qoq_jax.train import run as training
 
-    return training.evaluate_run(
-        arguments.workdir, arguments.stage, arguments.split, arguments.scores
-    )
+    scores, fit = arguments.scores or arguments.temperature, arguments.temperature
+    if fit and arguments.split != "test":
+        raise ConfigError("--temperature is judged on test", hint="leave out --split")
+    return training.evaluate_run(arguments.model, arguments.stage, arguments.split, scores, fit)
+
+
+def _list_tasks() -> int:
+    from qoq_jax.base import terminal
+    from qoq_jax.evaluation.tasks import table
+
+    rows = [
+        [task.name, task.group, task.split, task.metric, task.folder + "/", task.files]
+        for task in table.load().values()
+    ]
+    columns = ("task", "group", "split", "metric", "folder", "which holds")
+    terminal.table("tasks", columns, rows, plain=map("  ".join, (columns, *rows)))
+    return 0
+
+
+def _on_tasks(arguments: argparse.Namespace) -> int:
+    from qoq_jax.evaluation.tasks import evaluate, table
+
+    tasks = table.find([word.strip() for word in arguments.tasks.split(",") if word.strip()])
+    if arguments.limit < 0:
+        raise ConfigError(f"--limit {arguments.limit}", hint="name 0 (all) or more questions")
+    for option in ("stage", "scores", "temperature"):
+        if getattr(arguments, option):
+            raise ConfigError(f"--{option} does not go with --tasks", hint="leave it out")
+    if arguments.distributed:
+        raise ConfigError("--tasks runs in one process", hint="leave out --distributed")
+    name = arguments.model.rstrip("/")
+    if name.endswith((".jsonl", ".jsonl.gz")):
+        ask = evaluate.of_predictions(name, tasks)
+        output = os.path.join("evaluation", os.path.basename(name).partition(".jsonl")[0])
+    else:
+        from qoq_jax.train.load import load
+
+        ask = evaluate.asking_model(load(name), arguments.boxed)
+        is_run = os.path.isdir(os.path.join(name, "checkpoints"))
+        output = (
+            os.path.join(name, "eval", "tasks")
+            if is_run
+            else os.path.join("evaluation", os.path.basename(name))
+        )
+    asked = evaluate.Evaluation(name, tasks, arguments.data_root, arguments.limit, arguments.boxed)
+    evaluate.run(asked, ask, arguments.output or output)
+    return 0

@@ -11,6 +11,7 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NoReturn
 
 from qoq_jax.base import exit_codes, interrupt, terminal
 from qoq_jax.base.errors import QoqError
@@ -55,6 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not terminal.reader_is_gone():
             raise
         return exit_codes.READER_GONE
+
+
+def entry() -> NoReturn:
+    """The process `qoq`: `main`, and the end of the process with its exit code.
+
+    After Ctrl-C the process ends without Python's own way out, which takes apart libraries that
+    threads are still using: a process that went it was seen to end with SIGSEGV.
+    """
+    code = main()
+    if code == exit_codes.INTERRUPTED:
+        interrupt.leave(code)
+    sys.exit(code)
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -152,4 +165,4 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

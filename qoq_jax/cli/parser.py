@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   qoq train --config=configs/quickstart.py:grpo --config.rl.lr=1e-4 --config.workdir=runs/grpo
   qoq train --config=configs/ecg_jepa.py
   qoq evaluate runs/quickstart --split validation
+  qoq evaluate runs/quickstart --tasks climb,vqa-rad --data-root data
   qoq compare runs/grpo runs/quickstart
   qoq generate runs/quickstart --image scan.png --ask "Answer with one of: Normal, Pneumonia."
   qoq data list --domain ecg,ct --licence commercial

@@ -113,6 +113,7 @@ def _features() -> tfds.features.FeaturesDict:
             "bbox": features.Sequence(features.Tensor(shape=(4,), dtype=np.float32)),
             "bbox_images": features.Sequence(features.Scalar(np.int64)),
             "difficulty": features.Scalar(np.int64),
+            "attributes": features.Sequence(text),
         }
     )
 
@@ -125,6 +126,7 @@ def element(row: schema.Row) -> dict[str, Any]:
         "bbox": [np.array(box, np.float32) for box in row.bbox],
         "bbox_images": list(row.bbox_images),
         "difficulty": row.difficulty or 0,
+        "attributes": [f"{name}={value}" for name, value in row.attributes],
     }
 
 

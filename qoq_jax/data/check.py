@@ -8,8 +8,8 @@ import numpy as np
 
 from qoq_jax.base import storage, terminal
 from qoq_jax.base.errors import DataError
+from qoq_jax.data import attributes, sources, tfds_rows
 from qoq_jax.data import rows as schema
-from qoq_jax.data import sources, tfds_rows
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.index import Rows, open_rows
 from qoq_jax.data.sample import ProcessConfig, process
@@ -74,7 +74,7 @@ def _check(file: str) -> int:
             except DataError as error:
                 faults.append(str(error))
             bar.update(number + 1)
-    faults += _split_faults(file, rows)
+    faults += [*attributes.faults(rows), *_split_faults(file, rows)]
     for fault in faults[:_SHOWN]:
         print(fault)
     count = len(faults) + unlisted

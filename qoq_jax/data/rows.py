@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from qoq_jax.base import files
 from qoq_jax.base.errors import DataError, did_you_mean
+from qoq_jax.data import attributes as attribute_rules
 from qoq_jax.data import media, row_files
 from qoq_jax.data.labels import listed_labels, split_labels
 from qoq_jax.data.paths import is_inside, split_member
@@ -84,6 +85,7 @@ class Row:
       difficulty: 1 (easy) to 3, or None.
       reasoning: the text inside <think> for the warm start, or None.
       source: "climb-mini", "real", or what the file says.
+      attributes: (name, value) pairs for fairness by subgroup, coarse; see attributes.py.
     """
 
     id: str
@@ -104,6 +106,7 @@ class Row:
     difficulty: int | None = None
     reasoning: str | None = None
     source: str = ""
+    attributes: attribute_rules.Attributes = ()
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -124,7 +127,9 @@ class Row:
                 or (value == "" and name in ("patient", "split", "source"))
             ):
                 continue
-            if isinstance(value, tuple):
+            if name == "attributes":
+                value = dict(value)
+            elif isinstance(value, tuple):
                 value = [list(item) if isinstance(item, tuple) else item for item in value]
             out["time-series" if name == "time_series" else name] = value
         return out
@@ -190,29 +195,32 @@ def validate_row(obj: Any, where: str) -> Row:
     regions = _regions(obj, media, where)
     difficulty = _difficulty(obj, where)
     dataset = text("dataset", "")
-    paths = media["images"] + media["videos"] + media["time_series"]
-    domain = text("domain", "") or _domain_of(dataset, paths, where)
+    domain = text("domain", "") or _domain_of(dataset, sum(media.values(), ()), where)
     if domain not in DOMAINS:
         _fail(
             f"{where}: domain",
             f"unknown domain {_show(domain)}",
             did_you_mean(domain, DOMAINS, "use one of " + ", ".join(DOMAINS)),
         )
-    identity = obj.get("id")
+    identity, patient = obj.get("id"), text("patient", "")
+    identity = str(identity) if type(identity) is int else text("id", where)
     return Row(
-        id=str(identity) if type(identity) is int else text("id", where),
+        id=identity,
         dataset=dataset or domain,
         domain=domain,
         problem=problem,
         answer=answer,
         labels=labels,
-        patient=text("patient", ""),
+        patient=patient,
         split=split,
         **media,
         **regions,
         difficulty=difficulty,
         reasoning=text("reasoning", "") or None,
         source=text("source", ""),
+        attributes=attribute_rules.parse(
+            obj.get("attributes"), f"{where}: attributes", {identity, patient}
+        ),
     )
 
 

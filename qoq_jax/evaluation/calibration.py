@@ -2,7 +2,8 @@
 `scores` that sum to one.
 
 The confidence of a row is its largest probability; the row counts as right when that label is among
-the gold ones. Each function takes confidences and that.
+the gold ones. Most functions take confidences and that. A temperature is fitted on other rows than
+those it is judged on (`temperature`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 from qoq_jax.base.errors import DataError
 
 BINS = 10
+_LEAST = 1e-30  # a probability of 0 counts as this
+_TEMPERATURES = (0.01, 100.0)
 
 
 def confidences(records: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
@@ -110,3 +113,92 @@ def summarize(records: Sequence[dict]) -> dict | None:
         "aurc": aurc(confidence, right),
         "bins": bins(confidence, right),
     }
+
+
+# -------------------------------------------------------------------------------------- temperature
+
+
+def fit_temperature(records: Sequence[dict]) -> float:
+    """The T > 0 of least mean negative log-likelihood of the gold labels under softmax(log p / T)
+    (temperature scaling, Guo et al., arXiv 1706.04599, section 4.2), between 0.01 and 100.
+
+    The loss is convex in 1/T, so its slope is followed to zero by halving. Rows of several gold
+    labels count each alike; rows without scores or gold labels among them are passed over.
+
+    Raises:
+      DataError: no record has scores.
+    """
+    rows = _log_rows(records)
+    if not rows:
+        raise DataError(
+            "no record has scores to fit a temperature on", hint="qoq evaluate --scores"
+        )
+    low, high = (1 / bound for bound in reversed(_TEMPERATURES))
+
+    def slope(inverse: float) -> float:
+        return sum(float(_softmax(inverse * z) @ z - z[gold].mean()) for z, gold in rows)
+
+    for _ in range(100):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
+    return 1 / (low * high) ** 0.5
+
+
+def nll(records: Sequence[dict], temperature: float = 1.0) -> float:
+    """Mean negative log-likelihood of the gold labels at a temperature."""
+    each = []
+    for z, gold in _log_rows(records):
+        scaled = z / temperature
+        top = scaled.max()
+        each.append(top + np.log(np.exp(scaled - top).sum()) - scaled[gold].mean())
+    return float(np.mean(each))
+
+
+def rescaled(records: Sequence[dict], temperature: float) -> list[dict]:
+    """The records with softmax(log p / T) for their scores; which label is likeliest stays."""
+    made = []
+    for r in records:
+        if scores := r.get("scores"):
+            p = _softmax(_logs(list(scores.values())) / temperature)
+            r = r | {"scores": dict(zip(scores, map(float, p), strict=True))}
+        made.append(r)
+    return made
+
+
+def temperature(validation: Sequence[dict], test: Sequence[dict]) -> dict:
+    """A temperature fitted on validation records, and test records before and after it.
+
+    Returns:
+      {"temperature", "fitted_on": rows, "before" and "after": {"nll", "ece", "brier", "aurc"}}.
+
+    Raises:
+      DataError: either has no scores.
+    """
+    value = fit_temperature(validation)
+    if summarize(test) is None:
+        raise DataError("no test record has scores", hint="qoq evaluate --scores")
+    sides = {"before": list(test), "after": rescaled(test, value)}
+    return {"temperature": value, "fitted_on": len(_log_rows(validation))} | {
+        side: {"nll": nll(records)}
+        | {name: summarize(records)[name] for name in ("ece", "brier", "aurc")}
+        for side, records in sides.items()
+    }
+
+
+def _log_rows(records: Sequence[dict]) -> list[tuple[np.ndarray, list[int]]]:
+    """(log-probabilities of the labels, places of the gold ones) of the records that have both."""
+    rows = []
+    for r in records:
+        names = list(r.get("scores") or ())
+        if gold := [place for place, name in enumerate(names) if name in r["labels"]]:
+            rows.append((_logs(list(r["scores"].values())), gold))
+    return rows
+
+
+def _logs(probabilities: Sequence[float]) -> np.ndarray:
+    return np.log(np.maximum(np.array(probabilities, float), _LEAST))
+
+
+def _softmax(z: np.ndarray) -> np.ndarray:
+    shares = np.exp(z - z.max())
+    return shares / shares.sum()

@@ -79,8 +79,8 @@ def compare(first: Sequence[dict], second: Sequence[dict], draws: int = 1000) ->
         pair = [[r for r in side if name in ("all", r["domain"])] for side in rows]
         patients = [r.get("patient") or f"{r['source']}/{r['id']}" for r in pair[0]]
         weights = _weights(patients, draws)
-        scores = [_macro_f1(side, np.ones((1, len(patients)))) for side in pair]
-        drawn = [_macro_f1(side, weights) for side in pair]
+        scores = [macro_f1(side, np.ones((1, len(patients)))) for side in pair]
+        drawn = [macro_f1(side, weights) for side in pair]
         right = [[metrics.is_exact(r) for r in side] for side in pair]
         first_score, second_score = (float(score[0]) for score in scores)
         found.append(
@@ -98,7 +98,7 @@ def _weights(patients: Sequence[str], draws: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).exponential(size=(draws, len(names)))[:, index]
 
 
-def _macro_f1(records: Sequence[dict], weights: np.ndarray) -> np.ndarray:
+def macro_f1(records: Sequence[dict], weights: np.ndarray) -> np.ndarray:
     """[draws]: labels -> data set -> domain -> all, as in metrics.py, of weighted rows."""
     groups: dict[str, dict[str, list[int]]] = {}
     for place, r in enumerate(records):

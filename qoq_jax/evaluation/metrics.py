@@ -11,6 +11,7 @@ A record is one evaluated response as a JSON-able dict (`record` makes it):
   frame_size, frame_sizes       [w, h] of the first picture or None, and of all pictures
   iou                           IoU with the gold region, or None where there is none
   reward                        {"total", "accuracy", "format", ...}
+  attributes                    {"sex": ..., ...} of the row (data/attributes.py); absent without
   scores                        optional {label: probability or log-probability}; needed for AUROC
                                 only
 
@@ -79,6 +80,8 @@ def record(
         iou=reward.iou,
         reward=reward.parts(),
     )
+    if meta.row is not None and meta.row.attributes:
+        made["attributes"] = dict(meta.row.attributes)
     return made | ({"scores": scores} if scores else {})
 
 

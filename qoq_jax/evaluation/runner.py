@@ -15,7 +15,7 @@ from qoq_jax.data.packing import Budget, Placed
 from qoq_jax.data.pipeline import BatchIterator
 from qoq_jax.data.tokenizer import Tokenizer
 from qoq_jax.data.unpacking import unpack
-from qoq_jax.evaluation import calibration, few, likelihood, metrics
+from qoq_jax.evaluation import calibration, fairness, few, likelihood, metrics
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel import preemption
 from qoq_jax.parallel.hosts import Share
@@ -70,7 +70,8 @@ def evaluate(setup: Evaluable, params: Any, split: str) -> dict:
 
     Returns:
       {"split", "summary": metrics.summarize(records), "records"}; with real samples "real":
-      few.summarize of their records; with eval.scores "calibration": calibration.summarize of all.
+      few.summarize of their records; with eval.scores "calibration": calibration.summarize of all;
+      with attributes of rows "fairness": fairness.summarize of all.
       Of several processes only process 0 gets them; {} elsewhere.
     """
     cfg = setup.config.eval
@@ -78,12 +79,13 @@ def evaluate(setup: Evaluable, params: Any, split: str) -> dict:
     if records is None:
         return {}
     real = [r for r in records if r["source"] == "real"]
-    sure = calibration.summarize(records)
+    sure, groups = calibration.summarize(records), fairness.summarize(records)
     return {
         "split": split,
         "summary": metrics.summarize(records),
         **({"real": few.summarize(real)} if real else {}),
         **({"calibration": sure} if sure else {}),
+        **({"fairness": groups} if groups else {}),
         "records": records,
     }
 

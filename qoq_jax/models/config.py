@@ -30,6 +30,9 @@ class ModelConfig:
     # kernel of the attention: einsum, splash (TPU), flash (GPU); auto = splash on a TPU, else
     # einsum
     attention: Literal["auto", "einsum", "splash", "flash"] = "auto"
+    # kernel of the attention while sampling: einsum (reads all places of the cache), ragged (TPU;
+    # reads the filled blocks of each response); auto = einsum
+    decode_attention: Literal["auto", "einsum", "ragged"] = "auto"
     # ECG-JEPA safetensors file that the ECG encoder starts from; "climb-mini" = the one that comes
     # with the package, for variant nano; "" = random weights
     ecg_weights: str = ""

@@ -11,7 +11,6 @@ Axis letters: base/axes.py.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qoq_jax.models import cache as cache_lib
-from qoq_jax.models import int8, layers
+from qoq_jax.models import decode_attention, int8, layers
 from qoq_jax.models.attention import KeySet, TokenIds, attention, grouped_rows, packed_rows
 from qoq_jax.models.cache import KVCache
 from qoq_jax.models.gathered import gathered, in_compute_dtype
@@ -365,17 +364,23 @@ def _layer(params: dict[str, Any], i: int) -> dict[str, Any]:
 
 
 def decode_step(
-    params: dict[str, Any], cfg: VlmConfig, x: jax.Array, positions: jax.Array, cache: KVCache
+    params: dict[str, Any],
+    cfg: VlmConfig,
+    x: jax.Array,
+    positions: jax.Array,
+    cache: KVCache,
+    live: jax.Array | None = None,
 ) -> tuple[jax.Array, KVCache]:
     """One token of every response: embeddings x [B,G,D], positions [B,3,G] -> (hidden [B,G,D],
     cache).
 
     The G responses stand where `forward` has tokens; each attends to the prompt and its own earlier
-    tokens.
+    tokens. live: bool [B,G], rows whose hidden state is read, None = all; those of others are
+    arbitrary.
     """
     dec = cfg.decoder
     angles = mrope_angles(dec, positions)
-    written, now = cache_lib.written(cache), cache_lib.written_now(cache)
+    at = decode_attention.filled(cache, live)
 
     all_keys, all_values = [], []
     x = x.astype(layers.compute_dtype(cfg))
@@ -383,29 +388,16 @@ def decode_step(
         layer = _layer(params, i)
         q, k, v = _qkv(layer, x, angles, dec)
         q, k, v = q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)  # [B,K,G,N,h], [B,K,G,h]
-        prompt = KeySet(
-            int8.read(cache.prompt_k[i], x.dtype),
-            int8.read(cache.prompt_v[i], x.dtype),
-            valid=cache.prompt_mask,
-            k_axes="bkhs",
-            v_axes="bksh",
+        attended, keys, values = decode_attention.decode(
+            q,
+            k,
+            v,
+            cache,
+            i,
+            at,
+            kernel=cfg.decode_attention,
+            write_last=cfg.attention == "splash",
         )
-        keys, values = cache_lib.append(cache, i, k, v)
-        ring = functools.partial(KeySet, k_axes="bkghs", v_axes="bkgsh")
-        if cfg.attention == "splash":
-            # On a TPU the token is a set of its own, and is written after the ring was read: what
-            # is fetched to be read need not be sent back whole, a fifth of a step's HBM traffic.
-            # XLA on the CPU would copy the ring for this order.
-            ring_k, ring_v = cache.response_k[i], cache.response_v[i]
-            before = ring(
-                int8.read(ring_k, x.dtype),
-                int8.read(ring_v, x.dtype),
-                valid=written & ~now,
-            )
-            own = [before, ring(k[..., None], v[..., None, :])]
-        else:
-            own = [ring(int8.read(keys, x.dtype), int8.read(values, x.dtype), valid=written)]
-        attended = attention(q, [prompt, *own], axes="bkgnh")
         x = x + _output(layer, attended.swapaxes(1, 2))
         x = x + _mlp(layer, x, dec)
         all_keys.append(keys)

@@ -46,6 +46,8 @@ QWEN_FIRST_SPECIAL = 151643
 QWEN3_ECG_TOKEN_ID = QWEN_FIRST_SPECIAL + SPECIAL_TOKENS.index("<|time_series_pad|>") + 4
 # of models/attention.py; here, since sizes are read where there is no JAX
 ATTENTION_KERNELS = ("einsum", "splash", "flash", "splash-interpret", "flash-interpret")
+# of models/decode_attention.py
+DECODE_KERNELS = ("einsum", "ragged", "ragged-interpret")
 REMAT_POLICIES = ("none", "dots", "full", "offload")  # of models/layers.py
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # statistics of OpenAI CLIP
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -239,6 +241,7 @@ class VlmConfig:
     compute_dtype: str = "bfloat16"
     remat: str = "full"
     attention: str = "einsum"  # a kernel of models/attention.py, one of ATTENTION_KERNELS
+    decode_attention: str = "einsum"  # of models/decode_attention.py, one of DECODE_KERNELS
     kv_cache_dtype: str = "auto"  # of sampling: that of the products, or "int8" (models/cache.py)
 
     def __post_init__(self):
@@ -266,6 +269,11 @@ class VlmConfig:
         if self.attention not in ATTENTION_KERNELS:
             raise ConfigError(
                 f"attention={self.attention!r}", hint=f"use one of {', '.join(ATTENTION_KERNELS)}"
+            )
+        if self.decode_attention not in DECODE_KERNELS:
+            raise ConfigError(
+                f"decode_attention={self.decode_attention!r}",
+                hint=f"use one of {', '.join(DECODE_KERNELS)}",
             )
         if (
             isinstance(self.vision, Qwen3VisionConfig)

@@ -314,14 +314,20 @@ def decode_params(params: dict[str, Any], cfg: VlmConfig) -> dict[str, Any]:
 
 
 def decode_step(
-    params: dict[str, Any], cfg: VlmConfig, tokens: jax.Array, positions: jax.Array, cache: KVCache
+    params: dict[str, Any],
+    cfg: VlmConfig,
+    tokens: jax.Array,
+    positions: jax.Array,
+    cache: KVCache,
+    live: jax.Array | None = None,
 ) -> tuple[jax.Array, KVCache]:
     """Feeds a token to every response.
 
-    tokens int32 [B,G], positions int32 [B,3,G] -> (hidden [B,G,D], cache).
+    tokens int32 [B,G], positions int32 [B,3,G] -> (hidden [B,G,D], cache); live: see
+    decoder.decode_step.
     """
     x = _text(params, cfg, tokens)
-    return decoder.decode_step(params["decoder"], cfg, x, positions, cache)
+    return decoder.decode_step(params["decoder"], cfg, x, positions, cache, live)
 
 
 def decode_several(

@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.data.packing import Budget, empty_batch
-from qoq_jax.models import attention, critic, sizes, spec, vlm
+from qoq_jax.models import attention, critic, decode_attention, sizes, spec, vlm
 from qoq_jax.models import lora as lora_lib
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel import mesh as mesh_lib
@@ -153,6 +153,7 @@ def model_of(cfg: Config, kind: str) -> VlmConfig:
     kernel = chosen.attention
     if kernel == "auto":
         kernel = attention.kernel_for(kind)
+    decoding = decode_attention.kernel_of(chosen.decode_attention)
     name = HUB.get(chosen.variant, chosen.variant)
     if name not in sizes.NAMES:
         if not os.path.isdir(chosen.variant):
@@ -163,13 +164,14 @@ def model_of(cfg: Config, kind: str) -> VlmConfig:
             )
         from qoq_jax.train import setup  # it reads config.json with transformers
 
-        kept = dataclasses.replace(chosen, attention=kernel)
+        kept = dataclasses.replace(chosen, attention=kernel, decode_attention=decoding)
         return setup.model_config(dataclasses.replace(cfg, model=kept))
     model = dataclasses.replace(
         sizes.get(name),
         compute_dtype=chosen.compute_dtype,
         remat=chosen.remat,
         attention=kernel,
+        decode_attention=decoding,
     )
     if not chosen.ecg_tokens:
         return dataclasses.replace(model, ecg=None)

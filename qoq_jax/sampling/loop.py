@@ -207,7 +207,7 @@ def step(
     # The hidden state that predicts the token after it.
     positions = (slots.last[:, None] + 1 + length)[:, None, :]
     positions = jnp.broadcast_to(positions, (length.shape[0], 3, length.shape[1]))
-    hidden, cache = vlm.decode_step(params, cfg, token, positions, slots.cache)
+    hidden, cache = vlm.decode_step(params, cfg, token, positions, slots.cache, live)
     return DecodeState(slots.replace(hidden=hidden, cache=cache), decoded, live & ~ended, ended)
 
 

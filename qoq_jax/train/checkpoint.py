@@ -4,9 +4,8 @@ A checkpoint holds the TrainState, the data iterator's state and a small JSON re
 fingerprint, stage, step). A run that is killed at any moment restarts from the last committed step
 and continues bit-identically.
 
-Orbax reads many a flipped bit without a word, so the SHA-256 of every file is written into the
-folder before the commit (sha256.json) and compared before reading. A damaged checkpoint is named,
-and the one before it is used.
+Before it is read, its files are compared with the hashes that were written with it (checksums.py).
+A damaged checkpoint is named, and the one before it is used.
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from qoq_jax.base import append, exit_codes, files, progress, storage
+from qoq_jax.base import append, exit_codes, progress, storage
 from qoq_jax.base.errors import CheckpointError, QoqError, RetryError
 from qoq_jax.models.sizes import EcgConfig, VlmConfig
 from qoq_jax.parallel import hosts, leaving, messages
 from qoq_jax.train import checkpoint_store
-from qoq_jax.train.checkpoint_store import CHECKSUMS, has_checkpoint
+from qoq_jax.train.checkpoint_store import has_checkpoint
+from qoq_jax.train.checksums import CHECKSUMS, damage, raise_what_may_pass, write_checksums
 from qoq_jax.train.sections import CheckpointConfig
 
 # Orbax raises a failed write and also logs its traceback from each of its threads; the raised one
@@ -39,10 +39,10 @@ logging.getLogger("absl").addFilter(
     lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname
 )
 
-__all__ = ["Checkpointer", "damage", "has_checkpoint", "model_fingerprint", "write_checksums"]
+__all__ = ["Checkpointer", "has_checkpoint", "model_fingerprint"]
 SCORE = "macro_f1"  # of the validation rows, by which `keep_best` ranks
 # What does not change what a checkpoint holds.
-_RUNTIME_FIELDS = ("compute_dtype", "remat", "attention", "kv_cache_dtype")
+_RUNTIME_FIELDS = ("compute_dtype", "remat", "attention", "decode_attention", "kv_cache_dtype")
 
 
 def model_fingerprint(cfg: VlmConfig | EcgConfig) -> str:
@@ -56,63 +56,34 @@ def model_fingerprint(cfg: VlmConfig | EcgConfig) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def write_checksums(folder: str) -> None:
-    """Writes what a change of any file shows in, {path in it: SHA-256}, to its sha256.json."""
-    sums = checkpoint_store.digests(folder)
-    files.write_json(os.path.join(folder, CHECKSUMS), sums, indent=0)
-
-
-def damage(folder: str) -> str | None:
-    """What is wrong with the files of a checkpoint, or None.
-
-    Without sha256.json (an older checkpoint) nothing is known.
-
-    Raises:
-      RetryError: the storage does not answer, so that nothing is known either.
-    """
-    path = os.path.join(folder, CHECKSUMS)
-    try:
-        sums = files.read_json(path, None, error=CheckpointError)
-        if sums is None:
-            return None
-        found = checkpoint_store.digests(folder)
-        for name, wanted in sums.items():
-            if name not in found:
-                return f"{name} is missing"
-            if found[name] != wanted:
-                return f"{name} has changed since it was written"
-    except (CheckpointError, OSError, AttributeError) as error:
-        raise_what_may_pass(error, folder)
-        return f"{CHECKSUMS} cannot be read ({type(error).__name__})"
-    return None
-
-
-def raise_what_may_pass(error: Exception, where: str) -> None:
-    """For whoever takes an exception of reading for a sign of damage: raises it again when it is
-    none, since another process or the storage is what failed.
-
-    Raises:
-      RetryError: the storage does not answer.
-    """
-    if isinstance(error, QoqError) and not isinstance(error, CheckpointError):
-        raise error
-    if hosts.process_count() > 1 and leaving.is_lost_peer(error):
-        raise error
-    if exit_codes.is_transient(error):
-        raise RetryError(
-            f"cannot be read: {str(error).partition(chr(10))[0][:160]}",
-            where=where,
-            hint="start the same command again",
-        ) from error
-
-
 _KEEP = CheckpointConfig()
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, which leaves JAX's preemption service to parallel/preemption.py: it would ask with
-    numbers of steps, and the service counts one kind of numbers alone.
+    """Orbax's, with three differences.
+
+    It leaves JAX's preemption service to parallel/preemption.py: it would ask with numbers of
+    steps, and the service counts one kind of numbers alone. And it seals a step that it has
+    committed, in the thread of the save and before older steps are deleted. And a score that cannot
+    be read is none, so that `restore` comes to name the damage.
     """
+
+    def __init__(self, place: checkpoint_store.Place, options: Any):
+        super().__init__(place.folder, options=options)
+        self._place = place
+
+    def _finalize_checkpoint(self, step: int) -> None:
+        super()._finalize_checkpoint(step)
+        if hosts.is_main():
+            self._place.seal(step)
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        try:
+            found = super().metrics(step)
+        except ValueError:  # no JSON, no UTF-8
+            return None
+        is_whole = isinstance(found, dict) and isinstance(found.get(SCORE), int | float)
+        return found if is_whole else None
 
     def reached_preemption(self, step: int) -> bool:
         del step
@@ -185,7 +156,7 @@ class Checkpointer:
         )
         if read_only:
             options = checkpoint_managers.CheckpointManagerOptions(read_only=True, create=False)
-        self._manager = _Manager(self._folder, options=options)
+        self._manager = _Manager(self._place, options)
 
     def latest(self) -> int | None:
         """The last committed step, or None."""

@@ -3,8 +3,8 @@
 Orbax writes to a folder and to gs:// itself. To s3:// it cannot write (google/orbax issue 359), so
 its checkpoints are made in a folder of this machine and uploaded in its background thread:
 
-    all files of the step with sha256.json, then commit_success.txt, which makes it a checkpoint,
-    as Orbax has it on gs://
+    all files of the step with sha256.json, then seal.txt, then commit_success.txt, which makes it
+    a checkpoint, as Orbax has it on gs://
 
 The store is what counts: on another machine the small files of its steps are fetched first, so that
 Orbax knows the steps and their scores, and the arrays of one step when it is read. Whoever only
@@ -24,13 +24,13 @@ from collections.abc import Iterable, Iterator
 from qoq_jax.base import files, objects, storage
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.parallel import hosts
+from qoq_jax.train import checksums
+from qoq_jax.train.checksums import CHECKSUMS, COMMIT, SEAL
 
-COMMIT = "commit_success.txt"
-CHECKSUMS = "sha256.json"
 _ARRAYS = "state/"  # what of a step is not fetched until it is read
 _READING = "reading-"  # how the folders of those that only read begin
 _OLD = 24 * 3600.0  # seconds after which such a folder is what a killed process left
-_AT_COMMIT = (CHECKSUMS, "_CHECKPOINT_METADATA", COMMIT)  # what Orbax writes at the commit
+_UPLOADED = b"uploaded whole"
 
 
 def check(workdir: str) -> None:
@@ -77,6 +77,10 @@ class Place:
     def commit(self, step: int, folder: str) -> None:
         """Called in Orbax's thread when all files of a step are in `folder`, before it commits."""
 
+    def seal(self, step: int) -> None:
+        """Called in Orbax's thread when a step is committed."""
+        checksums.write_seal(os.path.join(self.folder, str(step)))
+
     def fetch(self, step: int) -> None:
         """Called before a step is read."""
 
@@ -119,9 +123,10 @@ class Copied(Place):
         found = objects.tree(f"{self._url}/{step}")
         for name, facts in found.items():
             target = os.path.join(self.folder, str(step), name)
-            if name == COMMIT or (name.startswith(_ARRAYS) and not arrays):
+            if name.startswith(_ARRAYS) and not arrays:
                 continue
-            if storage.size(target) != facts["size"]:
+            # Of the files of the commit Orbax has made its own here.
+            if storage.size(target) != facts["size"] or name in (*checksums.AT_COMMIT, SEAL):
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 objects.download(f"{self._url}/{step}/{name}", target)
 
@@ -145,8 +150,14 @@ class Staged(Copied):
         target = f"{self._url}/{step}"
         objects.remove(f"{target}/{COMMIT}")  # of a damaged one that has the same number
         objects.remove_tree(target)
+        sums = checksums.digests(folder, at_commit=True)
+        sums[COMMIT] = hashlib.sha256(_UPLOADED).hexdigest()
         objects.upload_tree(folder, target)
-        objects.write(f"{target}/{COMMIT}", b"uploaded whole")
+        objects.write(f"{target}/{SEAL}", checksums.seal(sums))
+        objects.write(f"{target}/{COMMIT}", _UPLOADED)
+
+    def seal(self, step: int) -> None:
+        """Nothing: the step of the store is sealed."""
 
     def keep_only(self, steps: Iterable[int]) -> None:
         kept = set(steps)
@@ -188,28 +199,6 @@ def reading(folder: str) -> Iterator[str]:
         return
     with storage.local_folder(folder) as made:
         yield made
-
-
-def digests(folder: str) -> dict[str, str]:
-    """What a change of a file of a checkpoint shows in, by relative path, without the files that
-    Orbax writes at the commit.
-
-    Of a local file its SHA-256. Of an object the size and checksum that the store has computed of
-    what arrived: nothing is read back, and the store itself watches over the bytes.
-    """
-    if storage.is_url(folder):
-        return {
-            name: f"{facts['size']} {facts.get('crc32c') or objects.version(facts)}"
-            for name, facts in sorted(objects.tree(folder).items())
-            if os.path.basename(name) not in _AT_COMMIT
-        }
-    names = sorted(
-        os.path.relpath(os.path.join(where, name), folder)
-        for where, names in storage.walk(folder)
-        for name in names
-        if name not in _AT_COMMIT
-    )
-    return {name: files.sha256(os.path.join(folder, name)) for name in names}
 
 
 def _is_staged(folder: str) -> bool:

@@ -19,7 +19,7 @@ import jax
 
 from qoq_jax.base import append, files, lock, storage
 from qoq_jax.base.errors import ConfigError
-from qoq_jax.evaluation import few, runner
+from qoq_jax.evaluation import calibration, fairness, few, runner
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import hosts, messages
 from qoq_jax.report import report
@@ -155,14 +155,19 @@ def evaluate_stage(
         return
     files.write_json(_eval_file(workdir, stage, split), result, indent=None)
     print(f"{stage} on {split}: " + runner.headline(result["summary"]))
+    for line in fairness.lines(result.get("fairness", {})):
+        print(line)
     if "real" in result:
         print("real samples, " + few.line(result["real"]))
 
 
-def evaluate_run(workdir: str, stage: str | None, split: str, scores: bool = False) -> int:
+def evaluate_run(
+    workdir: str, stage: str | None, split: str, scores: bool = False, temperature: bool = False
+) -> int:
     """`qoq evaluate`: restores the last checkpoint of a run and evaluates it.
 
     scores: with the likelihood of each label, whatever the run's config says.
+    temperature: fit one on the validation split too, and report test before and after it.
     """
     setup, params, stage = restore_run(workdir, stage)
     if scores:
@@ -170,8 +175,28 @@ def evaluate_run(workdir: str, stage: str | None, split: str, scores: bool = Fal
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, scores=True))
         setup = dataclasses.replace(setup, config=config)
     with jax.set_mesh(setup.mesh):
-        evaluate_stage(setup, stage, params, split)
+        for one in ("validation", split) if temperature else (split,):
+            evaluate_stage(setup, stage, params, one)
+    if temperature and hosts.is_main():
+        fit_temperature(workdir, stage)
     return 0
+
+
+def fit_temperature(workdir: str, stage: str) -> None:
+    """Puts "temperature" (calibration.temperature) into WORKDIR/eval/STAGE.json, from its records
+    and those of the validation split, and prints it.
+    """
+    path = _eval_file(workdir, stage, "test")
+    validation = files.read_json(_eval_file(workdir, stage, "validation"), finite=False)
+    result = files.read_json(path, finite=False)
+    found = calibration.temperature(validation["records"], result["records"])
+    files.write_json(path, result | {"temperature": found}, indent=None)
+    before, after = (found[side] for side in ("before", "after"))
+    print(
+        f"temperature {found['temperature']:.3f} of {found['fitted_on']} validation rows; test: "
+        f"NLL {before['nll']:.3f} -> {after['nll']:.3f}, "
+        f"calibration error {before['ece']:.3f} -> {after['ece']:.3f}"
+    )
 
 
 def restore_run(

@@ -19,7 +19,7 @@ from qoq_jax.data import images
 from qoq_jax.data import rows as schema
 from qoq_jax.data import tokenizer as tokenizer_lib
 from qoq_jax.data.sample import ProcessConfig
-from qoq_jax.models import attention
+from qoq_jax.models import attention, decode_attention
 from qoq_jax.models import sizes as variants
 from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
@@ -77,6 +77,7 @@ def model_config(cfg: Config) -> variants.VlmConfig:
     if kernel == "auto":
         kernel = attention.kernel_for(jax.default_backend())
     options = {"compute_dtype": chosen.compute_dtype, "remat": chosen.remat, "attention": kernel}
+    options["decode_attention"] = decode_attention.kernel_of(chosen.decode_attention)
     if not is_published(chosen.variant):
         model = variants.get(chosen.variant)
     else:

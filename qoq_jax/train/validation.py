@@ -23,7 +23,7 @@ from qoq_jax.base.errors import CheckpointError, QoqError
 from qoq_jax.evaluation import runner
 from qoq_jax.parallel import hosts, messages
 from qoq_jax.train import checkpoint_store
-from qoq_jax.train.checkpoint import damage, raise_what_may_pass, write_checksums
+from qoq_jax.train.checksums import damage, raise_what_may_pass, write_checksums, write_seal
 from qoq_jax.train.config import EvalConfig
 from qoq_jax.train.loop import Hook, Loop
 
@@ -90,6 +90,7 @@ class Validation:
                     saver.save(made, trained, force=True)
                 if hosts.is_main():
                     write_checksums(made)
+                    write_seal(made)
         if hosts.is_main():
             files.write_json(self._path, self.scores, indent=None)
             for name in storage.names(self._folder):

@@ -42,7 +42,7 @@ try:
                 pass  # compiled code does not look
         future.result()
 except KeyboardInterrupt:
-    sys.exit(interrupt.CODE)  # as the command line does
+    interrupt.leave(interrupt.CODE)  # as the command line does
 """
 
 

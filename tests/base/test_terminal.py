@@ -42,7 +42,7 @@ try:
                 if sys.argv[1] == "waiting":
                     raise
 except KeyboardInterrupt:
-    sys.exit(interrupt.CODE)
+    interrupt.leave(interrupt.CODE)
 """
 
 

@@ -61,3 +61,36 @@ def test_what_is_no_probability_is_refused():
     for scores in ({"a": -3.2, "b": -0.1}, {"a": 0.9, "b": 0.9}):
         with pytest.raises(DataError, match="no probabilities"):
             calibration.summarize([record(["a"], **scores)])
+
+
+def sharpened(count, factor, seed):
+    """Records whose true label is drawn from p, and whose scores are p to the power of `factor`."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for p in rng.dirichlet((1, 1, 1), count):
+        q = p**factor / (p**factor).sum()
+        made.append(record(["abc"[rng.choice(3, p=p)]], **dict(zip("abc", map(float, q)))))
+    return made
+
+
+def test_a_temperature_undoes_what_made_it_too_sure():
+    validation, test = sharpened(4000, 2.5, 0), sharpened(4000, 2.5, 1)
+    found = calibration.temperature(validation, test)
+    assert found["temperature"] == pytest.approx(2.5, rel=0.06) and found["fitted_on"] == 4000
+    assert found["after"]["nll"] < found["before"]["nll"]
+    assert found["after"]["ece"] < found["before"]["ece"] / 3
+    # Least where it was fitted, and the order of the labels stays.
+    best = calibration.nll(validation, found["temperature"])
+    assert all(best < calibration.nll(validation, found["temperature"] * x) for x in (0.98, 1.02))
+    for a, b in zip(test, calibration.rescaled(test, found["temperature"]), strict=True):
+        assert max(a["scores"], key=a["scores"].get) == max(b["scores"], key=b["scores"].get)
+        assert sum(b["scores"].values()) == pytest.approx(1)
+
+
+def test_temperature_by_hand():
+    # Two of three right at odds of 9 to 1: softmax(log p / T) is best at odds of 2 to 1.
+    rows = [record([gold], a=0.9, b=0.1) for gold in "aab"]
+    assert calibration.fit_temperature(rows) == pytest.approx(np.log(9) / np.log(2))
+    assert calibration.fit_temperature([record(["a"], a=1.0, b=0.0)]) == pytest.approx(0.01)
+    with pytest.raises(DataError, match="no record has scores"):
+        calibration.temperature([{"labels": ["a"]}], rows)

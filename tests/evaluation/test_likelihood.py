@@ -108,6 +108,29 @@ def test_one_pass_equals_one_pass_per_label(model):
         np.testing.assert_allclose(list(mine.values()), expected, rtol=2e-4)
 
 
+def test_auroc_equals_that_of_one_pass_per_label(model):
+    """Of six rows, the last one an unreadable response: same order of rows, so the same area."""
+    cfg, params = model
+    batch, samples = prompts(cfg, 8)
+    labels, texts = LABELS[:3], {row: TEXTS[row % 4] for row in range(6)}
+    for one in samples[:6]:
+        one.meta.vocabulary = labels
+    found = likelihood.scores(setup_of(cfg), params, iter([(batch, samples[:6])]), named(texts))
+
+    def areas(scores_of):
+        rows = [
+            {"labels": [labels[row // 2]], "vocabulary": labels, "predicted": [], "text": ""}
+            | {"scores": dict(zip(labels, scores_of(row), strict=True))}
+            for row in range(6)
+        ]
+        made = metrics.dataset_metrics(rows)["per_label"]
+        return {label: made[label]["auroc"] for label in labels}
+
+    expected = areas(lambda row: slow(cfg, params, batch, row, texts[row], labels))
+    assert areas(lambda row: found["mini", str(row)].values()) == expected
+    assert len(set(expected.values())) > 1
+
+
 def test_eight_devices_equal_one(model):
     cfg, params = model
     batch, samples = prompts(cfg, 8)

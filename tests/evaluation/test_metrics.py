@@ -193,11 +193,11 @@ def test_record_is_json_and_complete():
 
     mask = np.zeros((10, 20), bool)
     mask[2:5, 3:9] = True
-    meta = Meta(mask=mask, row=types.SimpleNamespace(patient="p1"))
+    meta = Meta(mask=mask, row=types.SimpleNamespace(patient="p1", attributes=(("sex", "other"),)))
     text = '```json\n[{"bbox_2d": [3, 2, 9, 5], "label": "P"}]\n```<think>x</think>\\boxed{p}'
     made = json.loads(json.dumps(metrics.record(text, meta, score(text, meta))))
     assert (
         made["gold_boxes"] == [[3, 2, 9, 5]] and made["iou"] == 1.0 and made["predicted"] == ["P"]
     )
-    assert made["patient"] == "p1"
+    assert made["patient"] == "p1" and made["attributes"] == {"sex": "other"}
     assert metrics.summarize([made], draws=5)["sources"]["real"]["overall"]["exact_match"] == 1.0

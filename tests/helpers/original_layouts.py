@@ -91,7 +91,7 @@ def _header_alone(path: str) -> None:
     os.remove(path.removesuffix(".hea") + ".mat")
 
 
-_PTB = "ecg_id,patient_id,scp_codes,strat_fold,filename_lr,filename_hr\n"
+_PTB = "ecg_id,patient_id,scp_codes,strat_fold,filename_lr,filename_hr,age,sex\n"
 _HAM = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\n"
 _CBIS = "patient_id,left or right breast,image view,assessment,pathology,image file path\n"
 _KITS = [
@@ -108,8 +108,9 @@ _COVIDX = "id,LUSS,source,probe,class,class_on_website,type"
 LAYOUTS: dict[str, dict[str, str | bytes | Callable[[str], None] | None]] = {
     "ptb-xl": {
         "ptbxl_database.csv": f"{_PTB}"
-        "1,15709.0,\"{'NORM': 100.0, 'SR': 0.0}\",3,records100/00000/1_lr,records500/00000/1_hr\n"
-        "2,13243.0,\"{'IMI': 50.0, 'STD_': 0.0, 'SR': 0.0}\",10,,records500/00000/2_hr\n"
+        "1,15709.0,\"{'NORM': 100.0, 'SR': 0.0}\",3,records100/00000/1_lr,"
+        "records500/00000/1_hr,56.0,1\n"
+        "2,13243.0,\"{'IMI': 50.0, 'STD_': 0.0, 'SR': 0.0}\",10,,records500/00000/2_hr,300.0,0\n"
         "3,20372.0,\"{'NEW': 0.0}\",1,,records500/00000/3_hr\n"
         "4,20372.0,NORM,1,,records500/00000/4_hr\n"
         "5,13243.0,\"{'AFIB': 0.0}\",9,,records500/00000/5_hr\n",

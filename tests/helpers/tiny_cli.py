@@ -5,7 +5,6 @@ helpers.tiny_cli train --config=...`.
 from __future__ import annotations
 
 import dataclasses
-import sys
 
 from helpers.train import tiny_model
 from qoq_jax.cli import main
@@ -20,4 +19,4 @@ def _tiny(cfg: Config):
 
 if __name__ == "__main__":
     setup_lib.model_config = weights_lib.model_config = _tiny
-    sys.exit(main.main(sys.argv[1:]))
+    main.entry()

@@ -1,12 +1,13 @@
 """The JobSet that GKE gets: its fields, and what becomes of a pod that ends with a code.
 
-SCHEMA is written by hand from the API references of the fields that we use:
-https://jobset.sigs.k8s.io/docs/reference/jobset.v1alpha2/ and
-https://kubernetes.io/docs/reference/generated/kubernetes-api/v1.32/ (Job, PodFailurePolicy, Pod).
-A tuple is a choice, a list has one kind of element, {"*": kind} any names, a trailing "?" marks a
-field that may be absent. A field that is not here is refused.
+The Job within, with its pods, is held against Kubernetes' own schemas (kubernetes-validate). No
+package carries those of JobSet: SCHEMA is written by hand from the reference of the fields that we
+use, https://jobset.sigs.k8s.io/docs/reference/jobset.v1alpha2/. A tuple is a choice, a list has one
+kind of element, {"*": kind} any names, a trailing "?" marks a field that may be absent. A field
+that is not here is refused.
 """
 
+import kubernetes_validate
 import pytest
 import yaml
 from helpers.jobs import GPU, SLICES, TPU
@@ -14,49 +15,7 @@ from helpers.jobs import GPU, SLICES, TPU
 from qoq_jax.base import exit_codes
 from qoq_jax.launch.engines import gke
 
-CODES = {
-    "containerName": str,
-    "operator": ("In", "NotIn"),
-    "values": [int],
-}
-REFERENCE = {
-    "fieldRef?": {"fieldPath": str},
-    "secretKeyRef?": {"name": str, "key": str},
-}
-CONTAINER = {
-    "name": str,
-    "image": str,
-    "command": [str],
-    "env": [{"name": str, "value?": str, "valueFrom?": REFERENCE}],
-    "resources": {"requests": {"*": int}, "limits": {"*": int}},
-    "volumeMounts": [{"name": str, "mountPath": str}],
-    "ports?": [{"containerPort": int}],
-}
-POD = {
-    "restartPolicy": ("Never",),  # as podFailurePolicy asks
-    "terminationGracePeriodSeconds": int,
-    "nodeSelector": {"*": str},
-    "tolerations": [{"key": str, "operator": ("Exists",), "effect": ("NoSchedule",)}],
-    "containers": [CONTAINER],
-    "volumes": [{"name": str, "emptyDir": {"medium": ("Memory",)}}],
-}
-JOB = {
-    "parallelism": int,
-    "completions": int,
-    "completionMode": ("Indexed",),
-    "backoffLimit": int,
-    "activeDeadlineSeconds?": int,
-    "podFailurePolicy": {
-        "rules": [
-            {
-                "action": ("FailJob", "Ignore", "Count", "FailIndex"),
-                "onExitCodes?": CODES,
-                "onPodConditions?": [{"type": str, "status": ("True", "False", "Unknown")}],
-            }
-        ]
-    },
-    "template": {"spec": POD},
-}
+KUBERNETES = "1.32"  # whose schemas
 REASONS = (
     "BackoffLimitExceeded",
     "DeadlineExceeded",
@@ -85,7 +44,7 @@ SCHEMA = {
                 }
             ],
         },
-        "replicatedJobs": [{"name": str, "replicas": int, "template": {"spec": JOB}}],
+        "replicatedJobs": [{"name": str, "replicas": int, "template": {"spec": dict}}],
     },
 }
 
@@ -125,6 +84,36 @@ def job_of(job):
 @pytest.mark.parametrize("job", [TPU, SLICES, GPU])
 def test_it_fits_the_schema(job):
     fits(made(job), SCHEMA)
+
+
+def check_job(job):
+    kubernetes_validate.validate(job, KUBERNETES, strict=True)
+
+
+def job_within(job):
+    (one,) = made(job)["spec"]["replicatedJobs"]
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, **one["template"]}
+
+
+@pytest.mark.parametrize("job", [TPU, SLICES, GPU])
+def test_the_job_within_fits_the_schema_of_kubernetes(job):
+    check_job(job_within(job))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda job: job.update(backofLimit=0),
+        lambda job: job.update(completions="two"),
+        lambda job: job["template"]["spec"]["containers"][0].pop("name"),
+        lambda job: job["podFailurePolicy"]["rules"][0].pop("action"),
+    ],
+)
+def test_the_schema_of_kubernetes_refuses(change):
+    job = job_within(TPU)
+    change(job["spec"])
+    with pytest.raises(kubernetes_validate.ValidationError):
+        check_job(job)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ import pytest
 from qoq_jax.base.errors import CheckpointError, RetryError
 from qoq_jax.models import sizes as variants
 from qoq_jax.parallel import hosts, messages
-from qoq_jax.train import checkpoint_store
-from qoq_jax.train.checkpoint import CHECKSUMS, Checkpointer, raise_what_may_pass
+from qoq_jax.train import checksums
+from qoq_jax.train.checkpoint import Checkpointer
+from qoq_jax.train.checksums import CHECKSUMS, SEAL, damage, raise_what_may_pass
 from qoq_jax.train.config import EvalConfig
+from qoq_jax.train.sections import CheckpointConfig
 from qoq_jax.train.validation import Validation
 
 # A limit on file size stands for a full disk: the write fails in Orbax's own threads in the same
@@ -86,8 +88,14 @@ def cut(folder):
     path.write_bytes(path.read_bytes()[:1000])
 
 
+def make_old(folder):
+    """As versions wrote it that knew no checksums."""
+    for name in (CHECKSUMS, SEAL):
+        (folder / name).unlink()
+
+
 def break_one_without_checksums(folder):
-    (folder / CHECKSUMS).unlink()
+    make_old(folder)
     (folder / "record" / "metadata").write_text("{")
 
 
@@ -127,6 +135,45 @@ def test_without_a_sound_checkpoint_the_error_is_one_line(tmp_path):
     )
 
 
+def test_a_flipped_bit_of_any_small_file_is_found(tmp_path):
+    """Those of the commit and the seal itself too, and the file is named."""
+    written(tmp_path, 2)
+    small = [p for p in (tmp_path / "2").rglob("*") if p.is_file() and p.stat().st_size < 3000]
+    assert {SEAL, "_CHECKPOINT_METADATA", "commit_success.txt"} <= {p.name for p in small}
+    for path in small:
+        content = path.read_bytes()
+        for at in range(0, len(content), 1 + len(content) // 50):
+            changed = bytearray(content)
+            changed[at] ^= 1 << at % 8
+            path.write_bytes(changed)
+            assert damage(str(tmp_path / "2")).startswith(str(path.relative_to(tmp_path / "2")))
+        path.write_bytes(content)
+    assert damage(str(tmp_path / "2")) is None
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_a_damaged_file_of_the_commit_gives_way_to_the_step_before(best, tmp_path, capfd):
+    keep = CheckpointConfig(keep_best=1 if best else 0)
+    checkpoints = Checkpointer(str(tmp_path), variants.get("nano"), keep)
+    for step in (2, 4):
+        checkpoints.save(step, tree(step), {"at": step}, score=step if best else None)
+    checkpoints.close()
+    for name in ("metrics/metrics", "_CHECKPOINT_METADATA") if best else ("_CHECKPOINT_METADATA",):
+        path = tmp_path / "4" / name
+        path.write_bytes(b"\x7b" + path.read_bytes()[:-1])
+    checkpoints = Checkpointer(str(tmp_path), variants.get("nano"), keep)
+    assert checkpoints.restore(tree(0), resume=True)[1:] == ({"at": 2}, 2)
+    checkpoints.close()
+    assert "step 2 is used" in capfd.readouterr().err
+
+
+def test_a_process_killed_before_the_seal_has_committed(tmp_path, capfd):
+    written(tmp_path, 2, 4)
+    (tmp_path / "4" / SEAL).unlink()
+    assert Checkpointer(str(tmp_path), variants.get("nano")).restore(tree(0))[2] == 4
+    assert capfd.readouterr().err == ""
+
+
 def timed_out(*_, **__):
     raise OSError(errno.ETIMEDOUT, "Connection timed out")
 
@@ -135,16 +182,16 @@ def unavailable(*_, **__):
     raise ValueError("UNAVAILABLE: Error reading state/d/x: HTTP response code: 503")
 
 
-@pytest.mark.parametrize("checksums", [True, False])
+@pytest.mark.parametrize("hashed", [True, False])
 @pytest.mark.parametrize("failing", ["digests", "arrays"])
-def test_storage_that_does_not_answer_is_no_damage(failing, checksums, tmp_path, monkeypatch):
+def test_storage_that_does_not_answer_is_no_damage(failing, hashed, tmp_path, monkeypatch):
     written(tmp_path, 2, 4)
-    if not checksums:
-        (tmp_path / "4" / CHECKSUMS).unlink()
+    if not hashed:
+        make_old(tmp_path / "4")
     checkpoints = Checkpointer(str(tmp_path), variants.get("nano"))
     with monkeypatch.context() as patch:
-        if failing == "digests" and checksums:
-            patch.setattr(checkpoint_store, "digests", timed_out)
+        if failing == "digests" and hashed:
+            patch.setattr(checksums, "digests", timed_out)
         else:
             patch.setattr(checkpoints._manager, "restore", unavailable)
         with pytest.raises(RetryError, match="cannot be read") as error:

@@ -18,8 +18,9 @@ from qoq_jax.base import append, objects, storage
 from qoq_jax.base.errors import CheckpointError, ConfigError, DataError
 from qoq_jax.models import sizes as variants
 from qoq_jax.parallel import hosts
-from qoq_jax.train import checkpoint_store
-from qoq_jax.train.checkpoint import Checkpointer, damage, has_checkpoint, write_checksums
+from qoq_jax.train import checkpoint_store, checksums
+from qoq_jax.train.checkpoint import Checkpointer, has_checkpoint
+from qoq_jax.train.checksums import damage, write_checksums, write_seal
 
 NANO = variants.get("nano")
 
@@ -67,7 +68,7 @@ def restored(url, resume=False):
 @pytest.mark.parametrize("key", ["1/../../../evil", "1//tmp/evil", "1/state/../../../evil"])
 def test_a_key_that_leads_out_of_its_step_is_refused(bucket, cache, key):
     url = f"{bucket}/{key.replace('/', '-')}"
-    for name in (checkpoint_store.COMMIT, checkpoint_store.CHECKSUMS):
+    for name in (checksums.COMMIT, checksums.CHECKSUMS):
         objects.write(f"{url}/1/{name}", b"{}")
     refused = pytest.raises(DataError, match="is no path below a folder")
     with object_store.raw_key(url, key), refused:
@@ -88,7 +89,7 @@ def test_another_machine_continues_from_the_last_step_and_two_are_kept(folder, c
 
 def test_a_step_without_its_mark_is_none(folder, cache):
     """What a process leaves that is killed while it uploads."""
-    objects.remove(f"{folder}/3/{checkpoint_store.COMMIT}")
+    objects.remove(f"{folder}/3/{checksums.COMMIT}")
     shutil.rmtree(cache)
     assert restored(folder)[0] == 2
     save(folder, 3)
@@ -101,7 +102,7 @@ def test_the_mark_comes_last(bucket, monkeypatch):
     monkeypatch.setattr(objects, "write", lambda url, x: (order.append(url), write(url, x)))
     monkeypatch.setattr(objects, "upload", lambda x, url: (order.append(url), upload(x, url)))
     save(f"{bucket}/last", 1)
-    assert order[-1] == f"{bucket}/last/1/{checkpoint_store.COMMIT}" and len(order) > 5
+    assert order[-1] == f"{bucket}/last/1/{checksums.COMMIT}" and len(order) > 5
 
 
 def test_the_rows_of_a_step_are_there_before_its_checkpoint(bucket, monkeypatch):
@@ -135,6 +136,17 @@ def test_a_damaged_step_is_set_aside_and_the_one_before_is_used(folder, cache, d
     assert f"qoq: {folder}/damaged-3: the checkpoint is damaged ({name} " in said
     assert storage.names(folder) == ["2", "damaged-3"]
     assert f"{name}" in objects.tree(f"{folder}/damaged-3") or damaged == "lost"
+
+
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "seal.txt", "commit_success.txt"])
+def test_a_damaged_file_of_the_commit_is_seen(folder, cache, name, capfd):
+    content = bytearray(objects.read(f"{folder}/3/{name}"))
+    content[5] ^= 4
+    objects.write(f"{folder}/3/{name}", bytes(content))
+    for _ in range(2):  # on this machine, where Orbax's own file still lies, and on another
+        assert restored(folder) == (2, 2.0, {"step": 2})
+        assert f"the checkpoint is damaged ({name} has changed" in capfd.readouterr().err
+        shutil.rmtree(cache)
 
 
 def test_a_store_that_refuses_is_one_line_and_leaves_the_last_step(folder, monkeypatch):
@@ -199,6 +211,7 @@ def test_single_checkpoints_are_whole_and_their_damage_is_seen(bucket):
         with ocp.StandardCheckpointer() as saver:
             saver.save(made, state(7), force=True)
         write_checksums(made)
+        write_seal(made)
     with checkpoint_store.reading(url) as read, ocp.StandardCheckpointer() as saver:
         assert damage(read) is None
         assert float(saver.restore(read, state(0))["a"][5]) == 7.0
@@ -215,10 +228,15 @@ def test_what_the_store_says_of_objects_shows_their_change():
     write_checksums("memory://bucket/1")
     objects.write("memory://bucket/1/_CHECKPOINT_METADATA", b"changed at the commit")
     assert damage("memory://bucket/1") is None
+    write_seal("memory://bucket/1")
+    assert damage("memory://bucket/1") is None
     objects.write("memory://bucket/1/state/d/x", b"2")
     assert damage("memory://bucket/1") == "state/d/x has changed since it was written"
     objects.remove("memory://bucket/1/state/d/x")
     assert damage("memory://bucket/1") == "state/d/x is missing"
+    objects.write("memory://bucket/1/_CHECKPOINT_METADATA", b"changed after the commit")
+    wrong = "_CHECKPOINT_METADATA has changed since it was written"
+    assert damage("memory://bucket/1") == wrong
 
 
 def test_several_processes_are_refused_where_orbax_cannot_write(monkeypatch):

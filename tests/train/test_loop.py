@@ -21,7 +21,7 @@ import qoq_jax
 from qoq_jax.cli import main as cli
 from qoq_jax.data import rows as schema
 from qoq_jax.models import spec
-from qoq_jax.train import checkpoint
+from qoq_jax.train import checksums
 from qoq_jax.train import run as loop
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -137,8 +137,9 @@ def test_a_run_leaves_everything(finished):
         result = json.loads((workdir / "eval" / f"{stage}.json").read_text())
         assert len(result["records"]) == 20 and "climb-mini" in result["summary"]["sources"]
         assert 1 <= len(list((workdir / "gallery" / stage).glob("case_*.json"))) <= 4
-        assert checkpoint.damage(str(workdir / "checkpoints" / stage / "6")) is None
-        assert (workdir / "checkpoints" / stage / "6" / checkpoint.CHECKSUMS).exists()
+        assert checksums.damage(str(workdir / "checkpoints" / stage / "6")) is None
+        for name in (checksums.CHECKSUMS, checksums.SEAL):
+            assert (workdir / "checkpoints" / stage / "6" / name).exists()
     data = json.loads((workdir / "data.json").read_text())["sources"]["climb-mini"]["splits"]
     assert data["train"]["rows"] == 80 and data.keys() == {"train", "test"}
     assert "<html" in (workdir / "report.html").read_text()

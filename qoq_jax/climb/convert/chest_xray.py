@@ -10,6 +10,7 @@ from qoq_jax.climb.convert.folder import Folder, choice
 from qoq_jax.climb.convert.folders import person
 from qoq_jax.climb.labels import chest_xray as labels
 from qoq_jax.climb.qa import Question
+from qoq_jax.data.attributes import of_person
 
 _CHEXPERT = labels.CHEXPERT
 _MIMIC_SPLITS = {"train": "train", "validate": "validation", "test": "test"}
@@ -69,7 +70,12 @@ def chexpert(folder: Folder) -> Found:
                     f"Path is {row['Path'][:80]!r}, not FOLDER/{name}/PATIENT/STUDY/FILE"
                 )
             yield Example(
-                id=path, labels=found, patient=parts[1], split=split, images=(base + path,)
+                id=path,
+                labels=found,
+                patient=parts[1],
+                split=split,
+                images=(base + path,),
+                attributes=of_person(row.get("Sex", ""), row.get("Age", "")),
             )
 
 

@@ -14,7 +14,9 @@ from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
 from qoq_jax.climb.convert.folder import Folder, whole
 from qoq_jax.climb.labels import ecg as labels
 from qoq_jax.climb.qa import Question
+from qoq_jax.data.attributes import of_person
 
+_SEX = {"0": "male", "1": "female"}  # of PTB-XL
 _FOLDS = {9: "validation", 10: "test"}
 _RECORDS = {  # names of records: the Challenge's folder of several sources holds them all
     "chapman-shaoxing": re.compile(r"JS\d{5}"),
@@ -45,6 +47,7 @@ def ptb_xl(folder: Folder) -> Found:
             patient=row["patient_id"].partition(".")[0],
             split=_FOLDS.get(fold, "train"),
             time_series=(f"{base}{row['filename_hr']}.hea",),
+            attributes=of_person(_SEX.get(row.get("sex", ""), ""), row.get("age", "")),
         )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.folder import Folder
 from qoq_jax.climb.qa import Question
+from qoq_jax.data.attributes import Attributes
 
 Box = tuple[float, float, float, float]
 
@@ -33,6 +34,7 @@ class Example:
       box_labels: one label per box, or ().
       box_images: the picture of each box, counted from 0; () = the first.
       mask: path of the mask of the finding, or None.
+      attributes: of the patient, coarse (data/attributes.py).
     """
 
     id: str
@@ -46,6 +48,7 @@ class Example:
     box_labels: tuple[str, ...] = ()
     box_images: tuple[int, ...] = ()
     mask: str | None = None
+    attributes: Attributes = ()
 
     @property
     def media(self) -> tuple[str, ...]:

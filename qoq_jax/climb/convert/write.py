@@ -74,9 +74,10 @@ def row_of(
         "bbox_images": list(example.box_images),
         "segmentation_path": example.mask,
         "source": dataset,
+        "attributes": dict(example.attributes),
     }
     return schema.validate_row(
-        {name: value for name, value in fields.items() if value not in ([], None, "")},
+        {name: value for name, value in fields.items() if value not in ([], {}, None, "")},
         f"{dataset}: {example.id}",
     )
 

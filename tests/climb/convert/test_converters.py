@@ -230,6 +230,16 @@ def test_rows_are_valid_and_their_media_open(tmp_path, name):
         assert check.run(str(path)) == 0
 
 
+def test_sex_and_age_become_coarse_attributes(tmp_path):
+    rows, _ = converted(tmp_path / "ecg", "ptb-xl")
+    assert rows["1"].attributes == (("sex", "female"), ("age_band", "51-75"))
+    assert rows["2"].attributes == (("sex", "male"), ("age_band", "76+"))
+    assert rows["5"].attributes == ()
+    rows, _ = converted(tmp_path / "xray", "chexpert")
+    row = rows["train/patient00001/study1/view1_frontal.jpg"]
+    assert row.attributes == (("sex", "female"), ("age_band", "51-75"))
+
+
 def test_boxes_are_those_of_findings_of_the_same_category(tmp_path):
     rows, _ = converted(tmp_path, "vindr-mammo")
     assert rows["i1"].bbox == ((10.0, 12.0, 30.0, 40.5),)
