@@ -78,5 +78,5 @@ def _side(path: str) -> viewer.Side:
 
 
 def _name(path: str) -> str:
-    """The last two parts of a path: eval/rl.json of two runs differ in their folder alone."""
+    """The last three parts of a path: eval/rl.json of two runs differ in their folder alone."""
     return "/".join(os.path.normpath(path).split(os.sep)[-3:])

@@ -56,12 +56,18 @@ def write(
       most: cases; of more, those that `gallery.choose` takes.
 
     Raises:
-      DataError: no records, or what is no record of an evaluation.
+      DataError: no records, what is no record of an evaluation, or two without a common row.
     """
     found = [saved.by_row(list(side.records)) for side in sides]
     if not found or not found[-1]:
         raise DataError("no records to show", hint="evaluate at least one row")
-    records = gallery.choose(list(found[-1].values()), most)
+    if not set(found[0]) & set(found[-1]):
+        raise DataError(
+            f"no row is in both {sides[0].name} and {sides[-1].name}",
+            hint="name evaluations of the same data",
+        )
+    # Failures first: they are what one looks for.
+    records = sorted(gallery.choose(list(found[-1].values()), most), key=gallery.is_right)
     keys = [(r["source"], r["id"]) for r in records]
     library.look_up(keys)
     cases, blocks = [], []
