@@ -13,6 +13,7 @@ DATASETS = "datasets>=4"
 OPENPYXL = "openpyxl>=3.1"
 EDFIO = "edfio>=0.4.18"
 FAST = ["numba>=0.63", "simplejpeg>=1.8"]
+PYARROW = "pyarrow>=17"
 BEAM = "apache-beam>=2.70"
 EXTRAS = {
     # Accelerators: the same code, another jaxlib.
@@ -35,6 +36,7 @@ EXTRAS = {
     "datasets": [DATASETS],  # data sets of Hugging Face to rows
     "beam": [BEAM],  # qoq data shards
     "wandb": ["wandb>=0.17"],
+    "parquet": [PYARROW],  # the table of a sweep of evaluations as Parquet
     # Paths that are URLs (docs/remote.md).
     "gcs": ["gcsfs>=2025.3", GCS],
     "s3": [S3FS],
@@ -58,6 +60,7 @@ EXTRAS = {
         "flask>=3",
         "flask-cors>=5",
         *FAST,
+        PYARROW,
         "pytest>=8",
         "pytest-xdist>=3.5",
         "hypothesis>=6.100",
