@@ -59,15 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> NoReturn:
-    """The process `qoq`: `main`, and the end of the process with its exit code.
-
-    After Ctrl-C the process ends without Python's own way out, which takes apart libraries that
-    threads are still using: a process that went it was seen to end with SIGSEGV.
+    """The process `qoq`: `main`, and the end of the process with its exit code; after Ctrl-C at
+    once.
     """
     code = main()
     if code == exit_codes.INTERRUPTED:
         interrupt.leave(code)
-    sys.exit(code)
+    interrupt.end(code)
 
 
 def _main(argv: Sequence[str] | None) -> int:

@@ -12,6 +12,7 @@ import jax
 
 from helpers.many_hosts import CONFIG
 from helpers.train import tiny_model
+from qoq_jax.base import interrupt
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import hosts
 from qoq_jax.sweep import evaluations
@@ -67,4 +68,5 @@ def sweep_of(workdir: str) -> EvaluationSweep:
 if __name__ == "__main__":
     hosts.join()
     setup_lib.model_config = model
-    sys.exit(evaluations.run(sweep_of(sys.argv[1]), sys.argv[2]))
+    sweep = sweep_of(sys.argv[1])
+    interrupt.end(hosts.leave(lambda: evaluations.run(sweep, sys.argv[2])))

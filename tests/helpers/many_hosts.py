@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from helpers.train import tiny_model
+from qoq_jax.base import interrupt
 from qoq_jax.evaluation import runner
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import hosts
@@ -136,4 +137,4 @@ def rows(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(hosts.leave(lambda: main(sys.argv[1], json.loads(sys.argv[2]))))
+    interrupt.end(hosts.leave(lambda: main(sys.argv[1], json.loads(sys.argv[2]))))

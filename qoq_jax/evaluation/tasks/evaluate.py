@@ -113,6 +113,8 @@ def run(evaluation: Evaluation, ask: Ask, output: str) -> dict:
     records: dict[str, list[dict]] = {}
     for task in evaluation.tasks:
         questions = READERS[task.layout](os.path.join(evaluation.root, task.folder))
+        if task.dataset:
+            questions = (one for one in questions if one.row.dataset == task.dataset)
         asked = itertools.islice(questions, evaluation.limit or None)
         found = records.setdefault(task.name, [])
         with terminal.Bar(task.name) as bar:

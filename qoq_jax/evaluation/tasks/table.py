@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from qoq_jax.base.errors import ConfigError, did_you_mean
 from qoq_jax.climb.catalogue import table as catalogue
+from qoq_jax.climb.mimic import tasks as mimic
 
 _MEDEVALKIT = "alibaba-damo-academy/MedEvalKit@9b12e3b utils/"
 
@@ -29,6 +30,7 @@ class Task:
       source: where this layout was read. unsure: what of it was not seen in the files themselves.
       homepage: of the set.
       version: of this entry; figures of other versions do not compare.
+      dataset: of the rows that are asked, where the folder has several; "" = all.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Task:
     homepage: str
     unsure: str = ""
     version: int = 1
+    dataset: str = ""
 
 
 _VQA = (
@@ -164,6 +167,10 @@ def load() -> Mapping[str, Task]:
         _of_rows("climb-mini", "own", "", "qoq data build"),
         _of_rows("real", "own", "", "qoq data samples"),
     ]
+    for name in mimic.DATASETS:
+        homepage, source = catalogue.load()[mimic.NAME].homepage, f"qoq data convert {mimic.NAME}"
+        made = _of_rows(name, mimic.NAME, homepage, source)
+        tasks.append(dataclasses.replace(made, folder=mimic.NAME, dataset=name))
     pages = {one.name: one.homepage for one in climb}
     for name in _GROUNDING:
         about = (_ROWS + ", the rows with a box or mask", f"rows of {name}", pages.get(name, ""))

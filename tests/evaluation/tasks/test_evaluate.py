@@ -37,6 +37,17 @@ def root(tmp_path_factory):
     heart = {"id": "e", "dataset": "ptb-xl", "domain": "ecg", "problem": "<ecg>Which?"}
     heart |= {"answer": "MI, CD", "labels": ["MI", "CD", "Normal"], "time-series": ["e.npz"]}
     schema.write_jsonl(ecg / "test.jsonl", [schema.validate_row(heart, "t")])
+    stays = folder / "mimic-iv"
+    stays.mkdir()
+    bins = {"domain": "multimodal", "problem": "How long?", "labels": ["0-4 days", ">12 days"]}
+    schema.write_jsonl(
+        stays / "test.jsonl",
+        [
+            schema.validate_row(bins | {"id": f"{of}-{i}", "dataset": of, "answer": answer}, "t")
+            for of in ("mimic-iv-los-text", "mimic-iv-los-full")
+            for i, answer in enumerate(["0-4 days", ">12 days"])
+        ],
+    )
     return folder
 
 
@@ -209,3 +220,10 @@ def test_a_task_of_several_data_sets_is_averaged_as_the_table_is():
     for name in ("macro_f1", "label_accuracy"):
         assert numbers[f"{name},none"] == pytest.approx(table[name]["all"])
     assert numbers["label_accuracy,none"] == 0.5 and numbers["macro_f1_stderr,none"] > 0
+
+
+def test_of_a_folder_of_several_data_sets_a_task_asks_its_own(root, tmp_path):
+    given = [{"id": f"mimic-iv-los-text-{i}", "response": "\\boxed{0-4 days}"} for i in range(2)]
+    found, _ = evaluated(root, tmp_path, "mimic-iv-los-text", *given)
+    assert found["n-samples"]["mimic-iv-los-text"]["effective"] == 2
+    assert found["results"]["mimic-iv-los-text"]["exact_match,none"] == pytest.approx(0.5)
