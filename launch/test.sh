@@ -10,4 +10,8 @@ source launch/venv.sh
 install_into_venv dev,parity
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
+if ! command -v chromium > /dev/null; then
+  echo "no chromium: the tests in a browser are left out (apt-get install chromium)"
+  set -- --ignore=tests/report/test_browser.py "$@"
+fi
 exec "$VENV/bin/python" -m pytest -n 2 --dist loadfile -q "$@"

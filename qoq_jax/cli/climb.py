@@ -84,16 +84,24 @@ def _convert(arguments: argparse.Namespace) -> int:
     from qoq_jax.base.errors import ConfigError
     from qoq_jax.climb.catalogue import table
     from qoq_jax.climb.convert import sets, write
+    from qoq_jax.climb.mimic import convert as mimic
+    from qoq_jax.climb.mimic import tasks
 
     if arguments.name == "list":
         for name in sets.CONVERTERS:
             row = table.find(name)
             print(f"{name:16} {row.domain:13} {', '.join(row.labels)}")
+        for name, (task, _) in tasks.DATASETS.items():
+            print(f"{name:20} {tasks.DOMAIN:13} {', '.join(tasks.TASKS[task].labels)}")
         return 0
-    converter = sets.get(arguments.name)
+    of_mimic = arguments.name in (tasks.NAME, *tasks.DATASETS)
+    converter = None if of_mimic else sets.get(arguments.name)
     if arguments.root is None:
-        raise ConfigError("no folder is given", hint=f"qoq data convert {converter.name} FOLDER")
+        raise ConfigError("no folder is given", hint=f"qoq data convert {arguments.name} FOLDER")
     storage.check_local(arguments.root)
+    if converter is None:
+        print(mimic.summary(mimic.convert(arguments.root, arguments.name, arguments.seed)))
+        return 0
     report = write.convert(converter, arguments.root, arguments.seed)
     print(write.summary(report))
     return 0

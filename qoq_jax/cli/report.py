@@ -1,8 +1,9 @@
-"""`qoq report`: a finished or running run as one HTML file."""
+"""`qoq report`: a finished or running run as one HTML file, and its cases as another."""
 
 from __future__ import annotations
 
 import argparse
+import os
 
 from qoq_jax.cli.parser import Commands, command
 
@@ -10,15 +11,42 @@ from qoq_jax.cli.parser import Commands, command
 def add(commands: Commands) -> None:
     """Adds the command to the parser of `qoq`."""
     report = command(
-        commands, "report", run, "Write a run's report as one self-contained HTML file."
+        commands,
+        "report",
+        run,
+        "Write a run's report as one self-contained HTML file, and cases.html beside it to look "
+        "through its test rows; of an eval/*.json the second alone.",
     )
-    report.add_argument("workdir", help="the workdir of a run")
-    report.add_argument("--out", help="default: WORKDIR/report.html")
+    report.add_argument("workdir", help="the workdir of a run, or an eval/*.json")
+    report.add_argument("--out", help="default: WORKDIR/report.html; of a file: cases.html")
+    report.add_argument(
+        "--against", help="a workdir or eval/*.json to show beside it, as the one before"
+    )
+    report.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="[SOURCE=]FOLDER",
+        help="a data set with the media of the rows; default: those that the run read",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the report and prints its path."""
-    from qoq_jax.report import report
+    """Writes the pages and prints their paths."""
+    from qoq_jax.base import storage
+    from qoq_jax.report import cases_page, report
 
-    print(report.write_report(arguments.workdir, arguments.out))
+    path, roots = arguments.workdir, dict(map(_root, arguments.data))
+    if storage.is_file(path):
+        print(cases_page.of_file(path, arguments.out or "cases.html", arguments.against, roots))
+        return 0
+    out = report.write_report(path, arguments.out)
+    print(out)
+    if page := cases_page.of_run(path, os.path.dirname(out), arguments.against, roots):
+        print(page)
     return 0
+
+
+def _root(text: str) -> tuple[str, str]:
+    name, found, folder = text.partition("=")
+    return (name, folder) if found else (os.path.basename(os.path.normpath(text)), text)

@@ -1,11 +1,15 @@
-"""`qoq sweep`: all runs of a config file, several seeds each, compared."""
+"""`qoq sweep`: all runs of a config file, several seeds each, compared; or evaluations of the
+checkpoints of runs.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import pathlib
 
-from qoq_jax.cli.parser import Commands, command
+from qoq_jax.base.errors import ConfigError, QoqError
+from qoq_jax.cli.parser import Commands, command, may_be_distributed
 
 
 def add(commands: Commands) -> None:
@@ -14,27 +18,70 @@ def add(commands: Commands) -> None:
         commands,
         "sweep",
         run,
-        "Run all runs of a config file that defines SWEEP, several seeds each, and compare them.",
+        "Do all that the SWEEP of a config file says: runs, several seeds each, and compare them; "
+        "or evaluations of checkpoints, in one table.",
     )
     sweep.add_argument(
         "file",
-        help="for example configs/evidence.py; override fields of every run with "
+        help="for example configs/evidence.py; override fields of every run that is trained with "
         "--config.section.field=value",
     )
-    sweep.add_argument("--out", help="folder of the runs; default: runs/NAME of the config file")
+    sweep.add_argument("--out", help="folder of the results; default: runs/NAME of the config file")
     sweep.add_argument(
         "--only", default="", help="only these runs, separated by commas, and those they start from"
     )
-    sweep.add_argument("--seeds", type=int, help="seeds of each run; default: the file's")
-    sweep.add_argument("--jobs", type=int, default=1, help="runs at the same time; default: 1")
+    sweep.add_argument(
+        "--seeds", type=int, help="seeds of each run or way of decoding; default: the file's"
+    )
+    sweep.add_argument(
+        "--jobs", type=int, default=1, help="runs that are trained at the same time; default: 1"
+    )
+    sweep.add_argument(
+        "--dry-run", action="store_true", help="list what would be done, and what is finished"
+    )
+    may_be_distributed(sweep)
+
+
+def joins(arguments: argparse.Namespace) -> bool:
+    """Whether this process itself is one of several (docs/pods.md): it evaluates. What is trained
+    runs in processes of its own.
+    """
+    from qoq_jax.sweep import run as sweeps
+
+    try:
+        return not arguments.dry_run and sweeps.is_of_evaluations(arguments.file)
+    except QoqError:  # which `run` meets again
+        return False
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the sweep; see sweep/run.py."""
+    """Runs the sweep; see sweep/run.py and sweep/evaluations.py."""
     from qoq_jax.sweep import run as sweeps
 
     out = arguments.out or f"runs/{pathlib.Path(arguments.file).stem}"
     only = [name for name in arguments.only.split(",") if name]
-    return sweeps.run(
-        arguments.file, out, only, arguments.seeds, arguments.jobs, arguments.overrides
-    )
+    if not sweeps.is_of_evaluations(arguments.file):
+        if arguments.distributed:
+            raise ConfigError(
+                "--distributed with a sweep that trains",
+                hint="set QOQ_COORDINATOR, QOQ_PROCESS_COUNT and QOQ_PROCESS_INDEX (docs/pods.md)",
+            )
+        if arguments.dry_run:
+            return sweeps.dry_run(arguments.file, out, only, arguments.seeds)
+        return sweeps.run(
+            arguments.file, out, only, arguments.seeds, arguments.jobs, arguments.overrides
+        )
+    if arguments.overrides or arguments.jobs != 1:
+        raise ConfigError(
+            "--jobs or --config... with a sweep of evaluations",
+            hint="each takes all devices, with the config of its run",
+        )
+    from qoq_jax.sweep import evaluations
+
+    sweep = sweeps.load_evaluations(arguments.file)
+    if arguments.seeds is not None:
+        sweep = dataclasses.replace(sweep, seeds=arguments.seeds)
+        sweep.check("--seeds")
+    if arguments.dry_run:
+        return evaluations.dry_run(sweep, out, only)
+    return evaluations.run(sweep, out, only)

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.evaluation import metrics
+from qoq_jax.evaluation import metrics, saved
 
 DRAWS = 10_000  # of signs, where not all are tried
-_FIELDS = ("id", "source", "domain", "dataset", "labels", "predicted")
 
 
 def paired_test(
@@ -62,7 +61,7 @@ def compare(first: Sequence[dict], second: Sequence[dict], draws: int = 1000) ->
       DataError: they are no records, share no row, hold a row twice, or a shared row has other gold
         labels.
     """
-    sides = [_by_id(rows) for rows in (first, second)]
+    sides = [saved.by_row(rows) for rows in (first, second)]
     shared = sorted(sides[0].keys() & sides[1].keys())
     if not shared:
         raise DataError(
@@ -90,21 +89,6 @@ def compare(first: Sequence[dict], second: Sequence[dict], draws: int = 1000) ->
             | {"interval": metrics.interval(drawn[1] - drawn[0])}
             | paired_test(*right, patients)
         )
-    return found
-
-
-def _by_id(records: Sequence[dict]) -> dict[tuple[str, str], dict]:
-    found: dict[tuple[str, str], dict] = {}
-    for record in records:
-        if not isinstance(record, dict) or any(name not in record for name in _FIELDS):
-            raise DataError(
-                "holds what is no record of an evaluation",
-                hint="a record has " + ", ".join(_FIELDS),
-            )
-        key = (record["source"], record["id"])
-        if key in found:
-            raise DataError(f"row {key[1]!r} of {key[0]} is there twice", hint="keep one of them")
-        found[key] = record
     return found
 
 

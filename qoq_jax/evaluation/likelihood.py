@@ -15,7 +15,7 @@ of a label.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,17 +63,34 @@ def scores(
     batches: Iterator[tuple[dict, Sequence[Placed]]],
     responses: Mapping[tuple[str, str], str],
 ) -> dict[tuple[str, str], dict[str, float]]:
-    """{(source, id) of a row: {label: probability}} of this process's rows that list labels.
+    """All rows of `scored` together."""
+    found = {}
+    for part in scored(setup, params, batches, responses):
+        found |= part
+    return found
 
-    All processes must call it.
+
+def scored(
+    setup: Any,
+    params: Any,
+    batches: Iterator[tuple[dict, Sequence[Placed]]],
+    responses: Mapping[tuple[str, str], str],
+    shape: tuple[int, int, int] | None = None,
+) -> Iterator[dict[tuple[str, str], dict[str, float]]]:
+    """{(source, id) of a row: {label: probability}} of this process's rows that list labels, batch
+    by batch.
+
+    All processes must call it, to its end.
 
     Args:
       setup: runner.Evaluable.
       params: model parameters on the mesh.
       batches: of prompts, one per text row, each with its samples.
       responses: (source, id) -> response, of this process's rows; others are passed over.
+      shape: (H, G, S) of every batch, the same on all processes; None = what each batch needs.
+        Other shapes are other programs, which round in other places.
     """
-    scorer, found = make_scorer(setup.model, 1.0), {}
+    scorer = make_scorer(setup.model, 1.0)
     for batch, samples in batches:
         asked = {}
         for placed in samples:
@@ -82,34 +99,49 @@ def scores(
                 made = choices(responses[key], labels, setup.tokenizer)
                 asked[placed.row] = (key, labels, made)
         rows = {row: made for row, (_, _, made) in asked.items()}
-        given, count, length = _shape(setup, rows)
+        if shape is None:
+            given, count, length = _rounded(np.max(setup.share.join("likelihood", _most(rows)), 0))
+        else:
+            given, count, length = shape
         if not count:
             continue
         tokens, mask = _branches(rows, len(batch["tokens"]), count, length, setup.model.pad_id)
         prompts = _with_given(batch, rows, given)
         logprobs = scorer(params, *setup.put((prompts, tokens, mask)))
         sums = setup.own(logprobs).sum(axis=-1)
-        for row, (key, labels, _) in asked.items():
-            found[key] = dict(zip(labels, _normalised(sums[row, : len(labels)]), strict=True))
-    return found
+        yield {
+            key: dict(zip(labels, _normalised(sums[row, : len(labels)]), strict=True))
+            for row, (key, labels, _) in asked.items()
+        }
 
 
 def _labels(meta: SampleMeta) -> tuple[str, ...]:
     return meta.vocabulary if len(meta.vocabulary) > 1 else ()
 
 
-def _shape(setup: Any, rows: Mapping[int, Choices]) -> tuple[int, int, int]:
-    """(H, G, S) that the rows of all processes fit in; (0, 0, 0) when there are none."""
-    mine = [
+def shape_of(
+    asked: Iterable[tuple[str, Sequence[str]]], tokenizer: Tokenizer
+) -> tuple[int, int, int]:
+    """(H, G, S) that hold all of these (response, labels), for `scored`."""
+    rows = {i: choices(text, labels, tokenizer) for i, (text, labels) in enumerate(asked)}
+    return _rounded(_most(rows))
+
+
+def _most(rows: Mapping[int, Choices]) -> list[int]:
+    """The largest H, G and S of some rows, 0 when there are none."""
+    return [
         max((len(made.given) for made in rows.values()), default=0),
         max((len(made.branches) for made in rows.values()), default=0),
         max((len(ids) for made in rows.values() for ids in made.branches), default=0),
     ]
-    given, count, length = np.max(setup.share.join("likelihood", mine), axis=0)
+
+
+def _rounded(most: Sequence[int]) -> tuple[int, int, int]:
+    """(H, G, S) that hold so many; (0, 0, 0) without labels."""
+    given, count, length = map(int, most)
     if not count:
         return 0, 0, 0
-    power = 1 << int(count - 1).bit_length()
-    return -(-int(given) // _ROOM) * _ROOM, power, -(-int(length) // 8) * 8
+    return -(-given // _ROOM) * _ROOM, 1 << (count - 1).bit_length(), -(-length // 8) * 8
 
 
 def _branches(

@@ -107,20 +107,20 @@ def answer(
     data, share = setup.evaluation_iterator(split, limit), setup.share
     metas: dict[int, Any] = {}  # number of the prompt -> of this process's prompts
 
-    def numbered() -> Iterator[tuple[dict, Samples, list[int]]]:
-        for batch, samples, rows in _numbered(data, share):
+    def remembered() -> Iterator[tuple[dict, Samples, list[int]]]:
+        for batch, samples, rows in numbered(data, share):
             metas.update((number, placed.meta) for number, placed in samples)
             yield batch, samples, rows
 
     def batches() -> Iterator[PackedBatch]:
-        for batch, _, rows in numbered():
+        for batch, _, rows in remembered():
             yield setup.put(batch), rows
 
     def from_server(server: vllm.Server) -> Iterator[Response]:
         with contextlib.closing(server):
             server.load(params)
             budget = setup.evaluation_budget()
-            for batch, samples, _ in numbered():
+            for batch, samples, _ in remembered():
                 unpacked = [unpack(batch, placed, budget) for _, placed in samples]
                 for (response,) in server.ask(unpacked, settings, seed=0):
                     number, _ = samples[response.prompt]
@@ -141,7 +141,7 @@ def answer(
     if scores:
         # The second pass may skip other samples than the first, so rows go by name.
         rows = {(record["source"], record["id"]): record for record in records.values()}
-        again = _numbered(setup.evaluation_iterator(split, limit), share)
+        again = numbered(setup.evaluation_iterator(split, limit), share)
         texts = {key: record["text"] for key, record in rows.items()}
         prompts = ((batch, [placed for _, placed in samples]) for batch, samples, _ in again)
         for key, found in likelihood.scores(setup, params, prompts, texts).items():
@@ -155,7 +155,7 @@ def answer(
     return [record for _, record in sorted((pair for part in parts for pair in part), key=_number)]
 
 
-def _numbered(data: BatchIterator, share: Share) -> Iterator[tuple[dict, Samples, list[int]]]:
+def numbered(data: BatchIterator, share: Share) -> Iterator[tuple[dict, Samples, list[int]]]:
     """Batches of this process, its samples with their numbers, and the rows of all processes that
     hold a prompt: prompts are numbered as if one process had read them.
     """

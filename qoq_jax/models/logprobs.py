@@ -55,11 +55,14 @@ def token_logprobs(
     vocabulary, tokens = kernel.shape[0], hidden.shape[0] * hidden.shape[1] // batch_shards()
     count = _slices(vocabulary, tensor_shards(), tokens, scores)
     width = -(-vocabulary // count)
-    # Slice j has the tokens j, j + n, j + 2n, ...: each device of a cut vocabulary has its share.
     kernel = jnp.pad(kernel, [(0, count * width - vocabulary), (0, 0)])
-    kernel = jnp.moveaxis(kernel.reshape(width, count, -1), 1, 0)
     form = _Form(vocabulary, count, temperature)
-    if not mesh.empty and mesh.size > 1:
+    if mesh.empty or mesh.size == 1:
+        kernel = kernel.reshape(count, width, -1)  # no copy of the head
+    else:
+        # Slice j has the tokens j, j + n, j + 2n, ...: each device of a cut vocabulary has its
+        # share.
+        kernel = jnp.moveaxis(kernel.reshape(width, count, -1), 1, 0)
         form = dataclasses.replace(
             form,
             kernel=partition_spec(mesh, (None, "vocab", "embed"), kernel.shape),
@@ -154,7 +157,8 @@ def _scores(
     place = jnp.arange(kernel.shape[0])
     if form.vocabulary_axis:
         place += jax.lax.axis_index(form.vocabulary_axis) * len(place)
-    ids = (place * form.count + j)[None, None]
+    ids = j * len(place) + place if form.kernel is None else place * form.count + j
+    ids = ids[None, None]
     scores = jnp.where(ids < form.vocabulary, scores / form.temperature, LOWEST)
     return kernel, scores, ids == targets[:, :, None]
 

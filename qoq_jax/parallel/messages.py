@@ -127,8 +127,10 @@ def failure() -> tuple[int, int] | None:
     Raises:
       jax.errors.JaxRuntimeError: process 0 is gone.
     """
-    found = []
-    for place, line in _client().key_value_dir_get(_FAILED):
+    client, found = _client(), []
+    if client is None:  # JAX has left the run: this process is at its end
+        return None
+    for place, line in client.key_value_dir_get(_FAILED):
         process = int(place.removeprefix(_FAILED).partition("/")[0])
         if not place.endswith("/pieces") and process != _state().process_id:
             found.append((process, int(json.loads(line))))

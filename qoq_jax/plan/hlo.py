@@ -235,9 +235,10 @@ def traffic(hlo: str) -> Traffic:
             count(name, known[name], set())
         return known[name]
 
-    def count(name: str, found: Traffic, seen: set[str], fused: bool = False) -> None:
-        """`fused`: of the computation only collectives are counted. seen: their channels; one that
-        runs beside products stands in the fusions that start, carry and end it.
+    def count(name: str, found: Traffic, seen: set[tuple], fused: bool = False) -> None:
+        """`fused`: of the computation only collectives are counted. seen: kind, channel and
+        operation of them; one that runs beside products stands in the fusions that start, carry and
+        end it. A channel alone names none: all all-to-alls of a program have the same.
         """
         sizes = {one.name: one for one in computations[name]}
         for one in computations[name]:
@@ -245,8 +246,9 @@ def traffic(hlo: str) -> Traffic:
             operation = operation[1] if operation else one.kind
             kind = one.kind.removesuffix("-start")
             channel = re.search(r"channel_id=(\d+)", one.line)
-            if kind in COLLECTIVES and (channel is None or channel[1] not in seen):
-                seen.update(channel.groups() if channel else ())
+            same = (kind, channel[1] if channel else one.name, operation)
+            if kind in COLLECTIVES and not (fused and same in seen):
+                seen.add(same)
                 operands = [sizes[name] for name in one.operands if name in sizes]
                 moved = one.bytes
                 if one.kind.endswith("-start"):

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from qoq_jax.base import storage
 from qoq_jax.base.files import write_json
-from qoq_jax.data import media, readers
+from qoq_jax.data import media
 from qoq_jax.data import rows as schema
-from qoq_jax.report import gallery
+from qoq_jax.report import gallery, shown
 
 
 def write_cases(
@@ -53,9 +52,7 @@ def _write_cases(
             case |= _write_pictures(folder, f"case_{i:02d}", row, root, record["frame_sizes"])
             if row.time_series:
                 case["ecg"] = f"case_{i:02d}.npz"
-                path = schema.resolve(root, row.time_series[0])
-                signal = readers.read_ecg(path, root=root, length=ecg_length)
-                np.savez(os.path.join(folder, case["ecg"]), signal=signal)
+                np.savez(os.path.join(folder, case["ecg"]), signal=shown.ecg(row, root, ecg_length))
         write_json(os.path.join(folder, f"case_{i:02d}.json"), case, indent=None)
 
 
@@ -64,21 +61,12 @@ def _write_pictures(
 ) -> dict[str, Any]:
     """Writes the pictures of a row, or the frames of its first video; {"image": file}, {"images":
     files} or {"frames": files}, {} without any.
-
-    sizes: (width, height) of each picture as the model saw it, one for all frames of a video.
     """
-    pictures = row.images[: gallery.MAX_PICTURES]
-    frames = [readers.read_image(schema.resolve(root, path)) for path in pictures]
-    if not frames:
-        clips = [readers.read_frames(schema.resolve(root, path)) for path in row.videos[:1]]
-        frames = [frame for clip in clips for frame in clip]
-        sizes = list(sizes[:1]) * len(frames)
-    files = []
-    for k, (frame, size) in enumerate(zip(frames, sizes, strict=False)):
-        files.append(f"{name}_{k}.png")
-        # Twice the model's frame: what the model saw, in a size that a person can look at.
-        shown = Image.fromarray(frame).resize((2 * size[0], 2 * size[1]), Image.Resampling.BICUBIC)
-        shown.save(os.path.join(folder, files[-1]))
-    if len(files) == 1:
-        return {"image": files[0]}
-    return {"images" if row.images else "frames": files} if files else {}
+    kind, pictures = shown.pictures(row, root, sizes)
+    names = []
+    for k, picture in enumerate(pictures):
+        names.append(f"{name}_{k}.png")
+        picture.save(os.path.join(folder, names[-1]))
+    if len(names) == 1:
+        return {"image": names[0]}
+    return {kind: names} if names else {}

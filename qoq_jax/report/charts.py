@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-INK, MUTED, GRID, PAPER = "#1b2733", "#697683", "#e4e8ec", "#ffffff"
+INK, MUTED, GRID, PAPER = "#1b2733", "#5c6975", "#e4e8ec", "#ffffff"
 BEFORE, AFTER = "#b3bdc7", "#0b7285"
 PARTS = {
     "total": INK,

@@ -107,7 +107,8 @@ def _table(domains: Sequence[stats.Domain]) -> str:
         )
     top = f"<th>{head[0]}</th>" + "".join(f'<th class="n">{cell}</th>' for cell in head[1:])
     return (
-        f'<div class="scroll"><table><tr>{top}<th>a row brings</th></tr>{"".join(lines)}</table>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="table">'
+        f"<table><tr>{top}<th>a row brings</th></tr>{''.join(lines)}</table>"
         '</div><p class="note">Splits share no patient; a patient of two domains counts in both.'
         "</p>"
     )

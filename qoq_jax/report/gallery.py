@@ -156,26 +156,21 @@ def _pictures(case: dict) -> tuple[str, bool]:
     for number, path in enumerate((case.get("images") or [])[:MAX_PICTURES]):
         sizes = case.get("frame_sizes") or []
         drawn = boxes_svg(
-            _read_picture(_inside(case["folder"], path)),
+            read_picture(inside(case["folder"], path)),
             _boxes_on(case, "gold_", number),
             _boxes_on(case, "", number),
             frame_size=sizes[number] if number < len(sizes) else None,
         )
         pictures.append(f'<div class="picture">{drawn}</div>')
     if paths:
-        frames = [_read_picture(_inside(case["folder"], p)) for p in paths[:MAX_PICTURES]]
+        frames = [read_picture(inside(case["folder"], p)) for p in paths[:MAX_PICTURES]]
         frames = [f for f in frames if f.shape == frames[0].shape]
         boxes = [_boxes_on(case, kind, 0) for kind in ("gold_", "")]
         drawn = boxes_svg(np.stack(frames), *boxes, frame_size=case.get("frame_size"))
         pictures.append(f'<div class="{"strip" if len(frames) > 1 else "picture"}">{drawn}</div>')
         wide = len(frames) > 1
     if case.get("ecg"):
-        path = _inside(case["folder"], case["ecg"])
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                pictures.append(draw_ecg(arrays["signal"]))
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"cannot be read as an ECG ({error})", where=str(path)) from error
+        pictures.append(draw_ecg(read_signal(case)))
         wide = True
     return "".join(pictures), wide
 
@@ -187,7 +182,18 @@ def _boxes_on(case: dict, kind: str, picture: int) -> list:
     return [box for box, number in zip(boxes, on, strict=False) if number == picture][:32]
 
 
-def _read_picture(path: pathlib.Path) -> np.ndarray:
+def read_signal(case: dict) -> np.ndarray:
+    """float [8, 2500] mV: the ECG of a case."""
+    path = inside(case["folder"], case["ecg"])
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["signal"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"cannot be read as an ECG ({error})", where=str(path)) from error
+
+
+def read_picture(path: pathlib.Path) -> np.ndarray:
+    """uint8 [h, w, 3] of a PNG or JPEG."""
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as picture:
             return np.asarray(picture.convert("RGB"))
@@ -195,7 +201,8 @@ def _read_picture(path: pathlib.Path) -> np.ndarray:
         raise DataError(f"cannot be read as a PNG or JPEG ({error})", where=str(path)) from error
 
 
-def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
+def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """The path of a file of the gallery; DataError when the name leads out of it."""
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise DataError(

@@ -59,7 +59,8 @@ def _table(found: dict[str, dict]) -> str:
         "over questions."
     )
     return (
-        f'<div class="scroll"><table><tr><th>question</th>{head}</tr>{"".join(lines)}</table></div>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="table">'
+        f"<table><tr><th>question</th>{head}</tr>{''.join(lines)}</table></div>"
         f'<p class="note">{note}</p>'
     )
 

@@ -158,7 +158,8 @@ def _metric_table(
         )
     head = "".join(f'<th class="n">{COLUMNS[column]}</th>' for column in columns)
     return (
-        f'<div class="scroll"><table><tr><th>{heading}</th><th '
+        f'<div class="scroll" tabindex="0" role="group" aria-label="table">'
+        f"<table><tr><th>{heading}</th><th "
         f'class="n">rows</th>{head}</tr>{"".join(lines)}'
         '</table></div><p class="note">Grey: before RL. Balanced accuracy is mean recall over '
         "labels. Label "
@@ -260,7 +261,8 @@ def source_rows(run: Run, name: str) -> str:
     return (
         f"{_metric_table(*groups, 'datasets', 'Data set', _dataset)}"
         f"<details{state}><summary>{listed} {escape(name, 80)} rows</summary>"
-        f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines[:MAX_LISTED])}</table></div>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="table">'
+        f"<table><tr>{head}</tr>{''.join(lines[:MAX_LISTED])}</table></div>"
         "</details>"
     )
 
@@ -322,7 +324,8 @@ def skipped(run: Run) -> str:
     return (
         f"<p>Could not be read, and were left out: {len(rows):,}. Nothing was put in their "
         "place.</p>"
-        f'<div class="scroll"><table><tr><th>row</th><th>reason</th></tr>{lines}</table></div>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="table">'
+        f"<table><tr><th>row</th><th>reason</th></tr>{lines}</table></div>"
         f"{more}"
     )
 

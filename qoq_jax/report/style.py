@@ -2,7 +2,7 @@
 nothing fetched: the page's own policy forbids it."""
 
 CSS = """
-:root { --ink:#1b2733; --muted:#697683; --line:#e4e8ec; --tint:#f6f8f9; --after:#0b7285;
+:root { --ink:#1b2733; --muted:#5c6975; --line:#e4e8ec; --tint:#f6f8f9; --after:#0b7285;
   --before:#b3bdc7;
   --gold:#1fa454; --predicted:#f5820b; --right:#1c7c45; --wrong:#b3401a; color-scheme: light; }
 * { box-sizing: border-box; }
@@ -33,13 +33,13 @@ nav a { color:var(--muted); text-decoration:none; } nav a:hover { color:var(--af
   margin:30px 0 10px; }
 .big { font-family:'Source Serif 4','Charter','Georgia',serif; font-size:68px; line-height:1;
   letter-spacing:-.03em; white-space:nowrap; }
-.big .from { color:#8b97a3; } .big .arrow { color:var(--before); padding:0 .12em; font-weight:300; }
+.big .from { color:#626f7c; } .big .arrow { color:var(--before); padding:0 .12em; font-weight:300; }
   .big .to { color:var(--after); }
 .stats { display:grid; grid-template-columns:repeat(4,1fr); border-top:1px solid var(--line);
   margin-top:26px; }
 .stat { padding:16px 16px 6px 0; }
 .stat b { display:block; font-size:23px; font-weight:600; letter-spacing:-.01em; }
-.stat b i { font-style:normal; font-weight:400; color:#8b97a3; }
+.stat b i { font-style:normal; font-weight:400; color:#626f7c; }
 .stat span { color:var(--muted); font-size:13.5px; }
 .grid2 { display:grid; grid-template-columns:1fr 1fr; gap:30px 44px; margin:20px 0; }
 figure { margin:0; min-width:0; } svg { display:block; width:100%; height:auto; }
@@ -62,7 +62,7 @@ td { border-bottom:1px solid var(--line); padding:6px 14px 6px 0; vertical-align
 td:first-child { min-width:9em; }
 th.n, td.n { text-align:right; white-space:nowrap; } tr.sum td { font-weight:600;
   border-bottom:1.5px solid var(--line); }
-td .was { color:#8b97a3; }
+td .was { color:#626f7c; }
 .ok { color:var(--right); font-weight:600; } .no { color:var(--wrong); font-weight:600; }
 .case { display:grid; grid-template-columns:minmax(0,5fr) minmax(0,6fr); gap:30px; padding:26px 0;
   border-top:1px solid var(--line); }

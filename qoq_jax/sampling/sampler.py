@@ -109,7 +109,7 @@ class Sampler:
         shape = (questions, settings.num_samples, settings.max_new_tokens)
         tokens = np.full(shape, self._cfg.pad_id, np.int32)
         mask, logprobs = np.zeros((2, *shape), np.float32)
-        for response in self._through_slots(params, iter([(batch, asked)]), banned, key_of):
+        for response in self.through_slots(params, iter([(batch, asked)]), banned, key_of):
             at = (asked[response.prompt], response.sample, slice(response.length))
             tokens[at] = response.token_ids
             mask[at] = 1
@@ -130,16 +130,21 @@ class Sampler:
         def key_of(prompt: int, sample: int) -> np.ndarray:
             return no_key
 
-        return self._through_slots(params, batches, banned, key_of)
+        return self.through_slots(params, batches, banned, key_of)
 
-    def _through_slots(
+    def through_slots(
         self,
         params: Any,
         batches: Iterator[PackedBatch],
         banned: jax.Array,
         key_of: Callable[[int, int], np.ndarray],
     ) -> Iterator[Response]:
-        """The responses to all prompts, in the order in which they end."""
+        """The responses to all prompts, in the order in which they end.
+
+        Args:
+          key_of: (prompt, sample) -> key data, uint32 [2], by which that response is drawn; prompts
+            are counted over all batches.
+        """
         first = next(batches, None)
         if first is None:
             return

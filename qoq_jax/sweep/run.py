@@ -22,6 +22,7 @@ from qoq_jax.base import exit_codes, files, terminal
 from qoq_jax.base.errors import ConfigError, QoqError
 from qoq_jax.parallel import hosts
 from qoq_jax.sweep import tables as sweep_report
+from qoq_jax.sweep.evaluation_plan import EvaluationSweep
 from qoq_jax.sweep.plan import Sweep
 from qoq_jax.train import config as config_lib
 
@@ -141,6 +142,21 @@ def run(
     return exit_code(codes)
 
 
+def dry_run(file: str, out: str, only: Sequence[str] = (), seeds: int | None = None) -> int:
+    """Prints the runs, in their order, and whether they are finished."""
+    sweep = load(file)
+    starts, others = jobs(dataclasses.replace(sweep, seeds=seeds or sweep.seeds), out, only)
+    rows = []
+    for job in (*starts, *others):
+        begun = "begun" if os.path.isdir(job.folder) else "to do"
+        done = os.path.exists(os.path.join(job.folder, "run.json"))
+        rows.append([job.folder, job.start or "-", "finished" if done else begun])
+    title = f"{len(rows)} runs in {out}"
+    lines = map("  ".join, rows)
+    terminal.table(title, ("run", "starts from", "state"), rows, plain=(title, *lines))
+    return 0
+
+
 def _is_first_process(side_by_side: int) -> bool:
     """Whether this process writes the report."""
     place = hosts.told()
@@ -172,6 +188,26 @@ def core_shares(runs: int) -> list[tuple[int, ...]]:
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     return [tuple(cores[i::runs]) if len(cores) >= runs else tuple(cores) for i in range(runs)]
+
+
+def is_of_evaluations(file: str) -> bool:
+    """Whether SWEEP of a config file is an EvaluationSweep.
+
+    Raises:
+      ConfigError: no such file.
+    """
+    return isinstance(getattr(config_lib.load_module(file), "SWEEP", None), EvaluationSweep)
+
+
+def load_evaluations(file: str) -> EvaluationSweep:
+    """SWEEP of a config file that has one of evaluations.
+
+    Raises:
+      ConfigError: it says nothing that can be done.
+    """
+    sweep: EvaluationSweep = config_lib.load_module(file).SWEEP
+    sweep.check(file)
+    return sweep
 
 
 def load(file: str) -> Sweep:

@@ -119,12 +119,25 @@ class Batches:
         Raises:
           DataError: they have other rows than each other.
         """
+        return self.one_pass(self.evaluation_rows(split, limit))
+
+    def evaluation_rows(self, split: str, limit: int) -> dict[str, Rows]:
+        """The rows of `evaluation_iterator`, by source."""
         rows = self.rows(split)
-        if limit:
-            rows = {
-                name: found.take(edits.per_domain(found.column("domain"), limit))
-                for name, found in rows.items()
-            }
+        if not limit:
+            return rows
+        return {
+            name: found.take(edits.per_domain(found.column("domain"), limit))
+            for name, found in rows.items()
+        }
+
+    def one_pass(self, rows: Mapping[str, Rows]) -> pipeline.BatchIterator:
+        """One pass in fixed order over rows of the run's sources, at least one. All processes must
+        ask for it.
+
+        Raises:
+          DataError: they have other rows than each other.
+        """
         data = pipeline.make_eval_iterator(
             self._recipe(rows, self.evaluation_budget(), answers=False), self._reading()
         )

@@ -231,7 +231,9 @@ class Checkpointer:
         except (OSError, ValueError) as error:
             raise self._failed(None, error) from error
 
-    def restore(self, abstract: Any, resume: bool = False) -> tuple[Any, dict, int]:
+    def restore(
+        self, abstract: Any, resume: bool = False, only: int | None = None
+    ) -> tuple[Any, dict, int]:
         """The last sound state in the layout of `abstract`, the data state, the step.
 
         Damaged checkpoints are passed over with a line on stderr each.
@@ -240,6 +242,7 @@ class Checkpointer:
           abstract: a state, or ShapeDtypeStructs with shardings.
           resume: training continues from it: damaged steps are renamed to damaged-STEP, since their
             numbers will be used again.
+          only: the state of this step, and no other.
 
         Raises:
           CheckpointError: there is none, all are damaged, or it belongs to another model.
@@ -253,6 +256,13 @@ class Checkpointer:
             raise CheckpointError(
                 "no checkpoint", where=self._name, hint="train first, or name another workdir"
             )
+        if only is not None:
+            if only not in steps:
+                kept = ", ".join(map(str, reversed(steps)))
+                raise CheckpointError(
+                    f"no checkpoint of step {only}", where=self._name, hint=f"it has {kept}"
+                )
+            steps = [only]
         for step, before in zip(steps, [*steps[1:], None]):
             folder, named = (f"{place}/{step}" for place in (self._folder, self._name))
             self._place.fetch(step)
@@ -292,8 +302,9 @@ class Checkpointer:
                 )
             if resume:
                 self._manager.reload()
+        alone = "" if only is not None else ", and there is no intact one before it"
         raise CheckpointError(
-            f"the checkpoint is damaged ({wrong}), and there is no intact one before it",
+            f"the checkpoint is damaged ({wrong}){alone}",
             where=named,
             hint=f"restore the folder from a copy, or delete {self._name} and start the same "
             "command again: the stage then starts from its beginning",

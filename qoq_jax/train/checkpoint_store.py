@@ -58,9 +58,14 @@ def place(folder: str, read_only: bool = False) -> Place:
 
 def has_checkpoint(folder: str) -> bool:
     """Whether a stage's folder holds a committed step."""
+    return bool(committed(folder))
+
+
+def committed(folder: str) -> list[int]:
+    """The committed steps in a stage's folder, the first one first."""
     if storage.is_url(folder):
-        return bool(_committed(folder))
-    return any(name.isdigit() for name in storage.names(folder))
+        return sorted(_committed(folder))
+    return sorted(int(name) for name in storage.names(folder) if name.isdigit())
 
 
 class Place:

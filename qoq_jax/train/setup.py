@@ -7,6 +7,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -68,8 +69,8 @@ def model_config(cfg: Config) -> variants.VlmConfig:
     model.ecg_tokens is 0.
 
     Raises:
-      ConfigError: an unknown variant, or a published model that is not supported or does not fit
-        model.ecg_tokens.
+      ConfigError: an unknown variant, a published model that is not supported or does not fit
+        model.ecg_tokens, or a kernel of another platform.
       CheckpointError: the directory or hub id cannot be read.
     """
     chosen = cfg.model
@@ -77,7 +78,13 @@ def model_config(cfg: Config) -> variants.VlmConfig:
     if kernel == "auto":
         kernel = attention.kernel_for(jax.default_backend())
     options = {"compute_dtype": chosen.compute_dtype, "remat": chosen.remat, "attention": kernel}
-    options["decode_attention"] = decode_attention.kernel_of(chosen.decode_attention)
+    decoding = decode_attention.kernel_of(chosen.decode_attention)
+    if decoding == "ragged" and jax.default_backend() != "tpu":
+        raise ConfigError(
+            f"model.decode_attention=ragged on {jax.default_backend()}: a kernel for TPUs",
+            hint="leave model.decode_attention at auto",
+        )
+    options["decode_attention"] = decoding
     if not is_published(chosen.variant):
         model = variants.get(chosen.variant)
     else:
@@ -129,13 +136,19 @@ def tokenizer_source(cfg: Config) -> str:
     )
 
 
-def assemble(cfg: Config, prepare: bool = True, training: bool = False) -> Setup:
+def assemble(
+    cfg: Config,
+    prepare: bool = True,
+    training: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+) -> Setup:
     """Checks that tokenizer, model, mesh and budgets fit each other, and starts to prepare the data
     sets when asked.
 
     Args:
       training: for `qoq train`: the data sets must be those that the run began with, with all
         splits that it will need.
+      devices: of the mesh; None = all.
 
     Raises:
       ConfigError: parts that do not fit. A data set that cannot be made or read is a DataError
@@ -143,7 +156,7 @@ def assemble(cfg: Config, prepare: bool = True, training: bool = False) -> Setup
     """
     model = model_config(cfg)
     tokenizer = tokenizer_lib.load(tokenizer_source(cfg))
-    mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     micro = {
         "sft": cfg.sft.accumulate,
@@ -164,14 +177,7 @@ def assemble(cfg: Config, prepare: bool = True, training: bool = False) -> Setup
                 f"fsdp devices{what}",
                 hint=f"set data.media_rows to a multiple of {shards * parts}",
             )
-    if cfg.mesh.rollout_tensor and {"align", "rl"} & set(cfg.stages):
-        rows = mesh_lib.rollout_mesh(mesh, cfg.mesh.rollout_tensor).shape["data"]
-        if prepare and cfg.data.media_rows % rows:
-            raise ConfigError(
-                f"data.media_rows = {cfg.data.media_rows} does not divide over the {rows} copies "
-                "of the weights of rollouts (devices / mesh.rollout_tensor)",
-                hint=f"set data.media_rows to a multiple of {rows}",
-            )
+    _check_rollout_rows(cfg, mesh, prepare)
     images.resampler()  # what resizes pictures is decided, and said, once
     process = ProcessConfig.for_model(
         model,
@@ -209,3 +215,15 @@ def assemble(cfg: Config, prepare: bool = True, training: bool = False) -> Setup
         mesh=mesh,
         share=hosts.Share.of(mesh),
     )
+
+
+def _check_rollout_rows(cfg: Config, mesh: jax.sharding.Mesh, prepare: bool) -> None:
+    """Raises ConfigError when the rows of media do not divide over the mesh of rollouts."""
+    if cfg.mesh.rollout_tensor and {"align", "rl"} & set(cfg.stages):
+        rows = mesh_lib.rollout_mesh(mesh, cfg.mesh.rollout_tensor).shape["data"]
+        if prepare and cfg.data.media_rows % rows:
+            raise ConfigError(
+                f"data.media_rows = {cfg.data.media_rows} does not divide over the {rows} copies "
+                "of the weights of rollouts (devices / mesh.rollout_tensor)",
+                hint=f"set data.media_rows to a multiple of {rows}",
+            )

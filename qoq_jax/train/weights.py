@@ -57,9 +57,11 @@ def published_weights(setup: Setup) -> dict[str, Any]:
     return {branch: found[branch] if branch in found else new[branch] for branch in wanted}
 
 
-def weights_after(setup: Setup, name: str) -> dict[str, Any]:
+def weights_after(setup: Setup, name: str, step: int | None = None) -> dict[str, Any]:
     """All weights that a stage reached, from its checkpoint. Adapters are added to what the stages
     before it reached.
+
+    step: see `load_weights`.
 
     Raises:
       CheckpointError: there is no sound checkpoint.
@@ -71,10 +73,10 @@ def weights_after(setup: Setup, name: str) -> dict[str, Any]:
             before = weights_after(setup, setup.config.stages[place - 1])
         else:
             before = start_weights(setup)
-    return load_weights(setup, name, before)
+    return load_weights(setup, name, before, step)
 
 
-def load_weights(setup: Setup, name: str, before: Any) -> dict[str, Any]:
+def load_weights(setup: Setup, name: str, before: Any, step: int | None = None) -> dict[str, Any]:
     """All weights that a stage has reached, from its last checkpoint (or its best, with
     `eval.best`).
 
@@ -82,6 +84,7 @@ def load_weights(setup: Setup, name: str, before: Any) -> dict[str, Any]:
       setup: the run.
       name: of the stage.
       before: the weights that the stage started from; needed for adapters, else None will do.
+      step: the checkpoint of this step, as it was saved.
 
     Raises:
       CheckpointError: there is no sound checkpoint.
@@ -96,9 +99,9 @@ def load_weights(setup: Setup, name: str, before: Any) -> dict[str, Any]:
         before = random_weights(setup, name)
     checkpoints = checkpointer(setup, name, read_only=True)
     try:
-        trained = checkpoints.restore(state_layout(setup, stage))[0].params
+        trained = checkpoints.restore(state_layout(setup, stage), only=step)[0].params
     finally:
         checkpoints.close()
-    if setup.config.eval.best:
+    if setup.config.eval.best and step is None:
         trained = Validation(setup.config.workdir, name, setup.config.eval).restore_best(trained)
     return full_weights(trained, before, stage.lora)

@@ -334,3 +334,9 @@ def test_a_process_that_is_killed_ends_the_others(dying):
     assert code in (42, -6), text  # our line, or JAX's own end of the process
     assert "Traceback" not in text or "another task died" in text, text
     assert "Timeout" not in text
+
+
+def test_nobody_has_failed_for_a_process_that_has_left_the_run(monkeypatch):
+    """The thread that looks may do so once more while JAX shuts down."""
+    monkeypatch.setattr(messages, "_client", lambda: None)
+    assert messages.failure() is None

@@ -75,3 +75,28 @@ ENTRY %main (p: f32[8]) -> f32[64] {
 """
     found = hlo_lib.traffic(hlo).collectives
     assert found == {"all-reduce": 32, "all-gather": 256}
+
+
+def test_collectives_that_share_a_channel_all_count():
+    """As all-to-alls of shard_map do; one of several fusions (start, carry, end) counts once."""
+    hlo = """
+%start (q: f32[8]) -> f32[64] {
+  %q = f32[8]{0} parameter(0)
+  ROOT %all-gather.1 = f32[64]{0} all-gather(%q), channel_id=1, metadata={op_name="weights"}
+}
+
+%end (r: f32[8]) -> f32[64] {
+  %r = f32[8]{0} parameter(0)
+  ROOT %all-gather.2 = f32[64]{0} all-gather(%r), channel_id=1, metadata={op_name="weights"}
+}
+
+ENTRY %main (p: f32[8]) -> f32[64] {
+  %p = f32[8]{0} parameter(0)
+  %begun = f32[64]{0} fusion(%p), kind=kCustom, calls=%start
+  %ended = f32[64]{0} fusion(%p), kind=kCustom, calls=%end
+  %there = f32[8]{0} all-to-all(%p), channel_id=1, metadata={op_name="heads"}
+  %back = f32[8]{0} all-to-all(%there), channel_id=1, metadata={op_name="heads"}
+  ROOT %sum = f32[64]{0} add(%begun, %ended)
+}
+"""
+    assert hlo_lib.traffic(hlo).collectives == {"all-gather": 256, "all-to-all": 64}

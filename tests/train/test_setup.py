@@ -32,6 +32,11 @@ def test_rows_must_divide_over_the_copies_of_the_rollouts():
         setup.assemble(Config(stages=("rl",), data=data, mesh=mesh))
 
 
+def test_a_kernel_of_tpus_is_refused_elsewhere():
+    with pytest.raises(ConfigError, match="ragged on cpu: a kernel for TPUs"):
+        setup.model_config(Config(model=ModelConfig(decode_attention="ragged")))
+
+
 def test_parts_that_do_not_fit_are_named():
     with pytest.raises(ConfigError, match="does not divide over 8"):
         setup.assemble(Config(mesh=MeshConfig(data=8), data=DataConfig(media_rows=4)))

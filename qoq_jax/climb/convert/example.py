@@ -34,6 +34,7 @@ class Example:
       box_labels: one label per box, or ().
       box_images: the picture of each box, counted from 0; () = the first.
       mask: path of the mask of the finding, or None.
+      text: what is told beside the media, before the question.
       attributes: of the patient, coarse (data/attributes.py).
     """
 
@@ -48,6 +49,7 @@ class Example:
     box_labels: tuple[str, ...] = ()
     box_images: tuple[int, ...] = ()
     mask: str | None = None
+    text: str = ""
     attributes: Attributes = ()
 
     @property

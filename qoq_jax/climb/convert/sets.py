@@ -15,6 +15,7 @@ from qoq_jax.climb.convert import (
     ultrasound,
 )
 from qoq_jax.climb.convert.example import Converter
+from qoq_jax.climb.mimic import tasks as mimic
 
 CONVERTERS: dict[str, Converter] = {
     converter.name: converter
@@ -30,8 +31,10 @@ def get(name: str) -> Converter:
       ConfigError: it has none.
     """
     if name not in CONVERTERS:
+        # MIMIC-IV's rows come from climb/mimic/convert.py.
+        names = (*CONVERTERS, mimic.NAME, *mimic.DATASETS)
         raise ConfigError(
             f"no converter for {name!r}",
-            hint=did_you_mean(name, CONVERTERS, f"there are {', '.join(CONVERTERS)}"),
+            hint=did_you_mean(name, names, f"there are {', '.join(names)}"),
         )
     return CONVERTERS[name]

@@ -56,6 +56,7 @@ def row_of(
         "<image>" * len(example.images)
         + "<video>" * len(example.videos)
         + "<ecg>" * len(example.time_series)
+        + (f"{example.text}\n" if example.text else "")
     )
     fields: dict[str, Any] = {
         "id": example.id,

@@ -1,0 +1,82 @@
+"""cases.html of a run or of an evaluation file: which records and media the viewer gets."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+
+from qoq_jax.base import files, storage
+from qoq_jax.evaluation import saved
+from qoq_jax.report import viewer
+from qoq_jax.report.shown import Library
+
+NAMES = {"sft": "before RL", "rl": "after RL", "align": "after alignment"}
+
+
+def of_run(
+    workdir: str | os.PathLike,
+    folder: str | os.PathLike,
+    against: str | None = None,
+    roots: Mapping[str, str] | None = None,
+) -> str | None:
+    """Writes folder/cases.html; None where the run has no evaluation of the test split.
+
+    Args:
+      against: workdir or eval/*.json of what is shown as the one before; default: the evaluation
+        before RL.
+      roots: source -> folder of rows and media, beside those that the run read.
+
+    Raises:
+      DataError: an evaluation cannot be read.
+    """
+    workdir, out = os.fspath(workdir), os.path.join(folder, "cases.html")
+    paths = {stage: os.path.join(workdir, "eval", f"{stage}.json") for stage in saved.STAGES}
+    found = {stage: path for stage, path in paths.items() if storage.is_file(path)}
+    if not found:
+        return None
+    last = next(iter(found))
+    sides = [viewer.Side(NAMES[last], saved.read(found[last])["records"])]
+    if against:
+        sides.insert(0, _side(against))
+    elif last != "sft" and "sft" in found:
+        sides.insert(0, viewer.Side(NAMES["sft"], saved.read(found["sft"])["records"]))
+    if not sides[-1].records:
+        return None
+    read = files.read_json(os.path.join(workdir, "data.json"), {}).get("sources", {})
+    config = files.read_json(os.path.join(workdir, "config.json"), {}, finite=False)
+    known = {name: entry["root"] for name, entry in read.items()} | dict(roots or {})
+    there = {name: root for name, root in known.items() if storage.is_dir(root)}
+    length = config.get("data", {}).get("ecg_length", "refuse")
+    name = os.path.basename(storage.absolute(workdir))
+    with storage.local_folder(workdir, leave_out=("checkpoints", "compile_cache")) as local:
+        galleries = [pathlib.Path(local) / "gallery" / last]
+        viewer.write(out, sides, Library(galleries, there, "test", length), f"Cases of {name}")
+    return out
+
+
+def of_file(
+    path: str, out: str, against: str | None = None, roots: Mapping[str, str] | None = None
+) -> str:
+    """Writes the page of an eval/*.json.
+
+    Args:
+      against, roots: as for `of_run`; without roots there are no media.
+
+    Raises:
+      DataError: an evaluation cannot be read.
+    """
+    content = saved.read(path)
+    sides = [_side(against)] if against else []
+    sides.append(viewer.Side(_name(path), content["records"]))
+    viewer.write(out, sides, Library((), roots, content.get("split", "test")), "Cases")
+    return out
+
+
+def _side(path: str) -> viewer.Side:
+    return viewer.Side(_name(path), saved.read(path)["records"])
+
+
+def _name(path: str) -> str:
+    """The last three parts of a path: eval/rl.json of two runs differ in their folder alone."""
+    return "/".join(os.path.normpath(path).split(os.sep)[-3:])
