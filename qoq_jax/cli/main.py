@@ -20,6 +20,7 @@ from qoq_jax.cli import (
     data,
     evaluate,
     generate,
+    grade,
     launch,
     parser,
     plan,
@@ -31,7 +32,7 @@ from qoq_jax.cli.parser import Commands, command
 from qoq_jax.parallel import compiler
 from qoq_jax.train.stages import MODEL_STAGES
 
-COMMANDS = (train, evaluate, compare, generate, data, report, sweep, plan, launch)
+COMMANDS = (train, evaluate, compare, generate, data, report, grade, sweep, plan, launch)
 _TAKE_OVERRIDES = ("train", "sweep", "plan")
 _SEVERAL = ("train", "evaluate")  # may run as several processes (docs/pods.md)
 _CONTINUES = {

@@ -33,6 +33,8 @@ EXAMPLES = """examples:
   qoq data import photos --domain dermoscopy --patient-pattern '(p\\d+)_'
   qoq data stats photos --html photos.html
   qoq report runs/quickstart
+  qoq report runs/quickstart --grading 50
+  qoq grade runs/quickstart/grading-key.json grading-AB.json grading-CD.json
   qoq plan --config=configs/qoq_med_7b.py:v5e-4x4 --topology v5e:4x4
   qoq launch launch/jobs/qoq_med_7b_v5e_4x4.py tpu-vm --dry-run
   qoq sweep configs/evidence.py --only grpo,drpo --seeds 2

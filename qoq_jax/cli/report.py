@@ -1,4 +1,6 @@
-"""`qoq report`: a finished or running run as one HTML file, and its cases as another."""
+"""`qoq report`: a finished or running run as one HTML file, its cases as another, or a grading
+sheet of its responses.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +31,16 @@ def add(commands: Commands) -> None:
         metavar="[SOURCE=]FOLDER",
         help="a data set with the media of the rows; default: those that the run read",
     )
+    report.add_argument(
+        "--grading",
+        type=int,
+        metavar="N",
+        help="in their place a blinded sheet, grading.html, on which clinicians compare the "
+        "responses of two evaluations to N rows, and its key, grading-key.json (qoq grade)",
+    )
+    report.add_argument(
+        "--seed", type=int, default=0, help="of the sheet's rows and their order; default: 0"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     from qoq_jax.report import cases_page, report
 
     path, roots = arguments.workdir, dict(map(_root, arguments.data))
+    if arguments.grading is not None:
+        return _grading(arguments, roots)
     if storage.is_file(path):
         print(cases_page.of_file(path, arguments.out or "cases.html", arguments.against, roots))
         return 0
@@ -44,6 +58,24 @@ def run(arguments: argparse.Namespace) -> int:
     print(out)
     if page := cases_page.of_run(path, os.path.dirname(out), arguments.against, roots):
         print(page)
+    return 0
+
+
+def _grading(arguments: argparse.Namespace, roots: dict[str, str]) -> int:
+    from qoq_jax.base import storage
+    from qoq_jax.report import cases_page, grading
+
+    path, against = arguments.workdir, arguments.against
+    count, seed = arguments.grading, arguments.seed
+    if storage.is_file(path):
+        out = arguments.out or "grading.html"
+        key = grading.write(out, *cases_page.opened_file(path, against, roots), count, seed)
+    else:
+        out = arguments.out or os.path.join(path, "grading.html")
+        with cases_page.opened_run(path, against, roots) as (sides, library):
+            key = grading.write(out, sides, library, count, seed)
+    print(out)
+    print(key)
     return 0
 
 

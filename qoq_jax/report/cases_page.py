@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from qoq_jax.base import files, storage
 from qoq_jax.evaluation import saved
@@ -22,36 +23,17 @@ def of_run(
 ) -> str | None:
     """Writes folder/cases.html; None where the run has no evaluation of the test split.
 
-    Args:
-      against: workdir or eval/*.json of what is shown as the one before; default: the evaluation
-        before RL.
-      roots: source -> folder of rows and media, beside those that the run read.
+    Args: as for `opened_run`.
 
     Raises:
       DataError: an evaluation cannot be read.
     """
-    workdir, out = os.fspath(workdir), os.path.join(folder, "cases.html")
-    paths = {stage: os.path.join(workdir, "eval", f"{stage}.json") for stage in saved.STAGES}
-    found = {stage: path for stage, path in paths.items() if storage.is_file(path)}
-    if not found:
-        return None
-    last = next(iter(found))
-    sides = [viewer.Side(NAMES[last], saved.read(found[last])["records"])]
-    if against:
-        sides.insert(0, _side(against))
-    elif last != "sft" and "sft" in found:
-        sides.insert(0, viewer.Side(NAMES["sft"], saved.read(found["sft"])["records"]))
-    if not sides[-1].records:
-        return None
-    read = files.read_json(os.path.join(workdir, "data.json"), {}).get("sources", {})
-    config = files.read_json(os.path.join(workdir, "config.json"), {}, finite=False)
-    known = {name: entry["root"] for name, entry in read.items()} | dict(roots or {})
-    there = {name: root for name, root in known.items() if storage.is_dir(root)}
-    length = config.get("data", {}).get("ecg_length", "refuse")
-    name = os.path.basename(storage.absolute(workdir))
-    with storage.local_folder(workdir, leave_out=("checkpoints", "compile_cache")) as local:
-        galleries = [pathlib.Path(local) / "gallery" / last]
-        viewer.write(out, sides, Library(galleries, there, "test", length), f"Cases of {name}")
+    out = os.path.join(folder, "cases.html")
+    with opened_run(workdir, against, roots) as (sides, library):
+        if not sides or not sides[-1].records:
+            return None
+        name = os.path.basename(storage.absolute(os.fspath(workdir)))
+        viewer.write(out, sides, library, f"Cases of {name}")
     return out
 
 
@@ -61,16 +43,62 @@ def of_file(
     """Writes the page of an eval/*.json.
 
     Args:
-      against, roots: as for `of_run`; without roots there are no media.
+      against, roots: as for `opened_run`; without roots there are no media.
 
     Raises:
       DataError: an evaluation cannot be read.
     """
+    sides, library = opened_file(path, against, roots)
+    viewer.write(out, sides, library, "Cases")
+    return out
+
+
+@contextlib.contextmanager
+def opened_run(
+    workdir: str | os.PathLike,
+    against: str | None = None,
+    roots: Mapping[str, str] | None = None,
+) -> Iterator[tuple[list[viewer.Side], Library]]:
+    """The evaluations of a run to show, none where it has none, and their media.
+
+    Args:
+      against: workdir or eval/*.json of what is shown as the one before; default: the evaluation
+        before RL.
+      roots: source -> folder of rows and media, beside those that the run read.
+
+    Raises:
+      DataError: an evaluation cannot be read.
+    """
+    workdir = os.fspath(workdir)
+    paths = {stage: os.path.join(workdir, "eval", f"{stage}.json") for stage in saved.STAGES}
+    found = {stage: path for stage, path in paths.items() if storage.is_file(path)}
+    if not found:
+        yield [], Library()
+        return
+    last = next(iter(found))
+    sides = [viewer.Side(NAMES[last], saved.read(found[last])["records"])]
+    if against:
+        sides.insert(0, _side(against))
+    elif last != "sft" and "sft" in found:
+        sides.insert(0, viewer.Side(NAMES["sft"], saved.read(found["sft"])["records"]))
+    read = files.read_json(os.path.join(workdir, "data.json"), {}).get("sources", {})
+    config = files.read_json(os.path.join(workdir, "config.json"), {}, finite=False)
+    known = {name: entry["root"] for name, entry in read.items()} | dict(roots or {})
+    there = {name: root for name, root in known.items() if storage.is_dir(root)}
+    length = config.get("data", {}).get("ecg_length", "refuse")
+    with storage.local_folder(workdir, leave_out=("checkpoints", "compile_cache")) as local:
+        galleries = [pathlib.Path(local) / "gallery" / last]
+        yield sides, Library(galleries, there, "test", length)
+
+
+def opened_file(
+    path: str, against: str | None = None, roots: Mapping[str, str] | None = None
+) -> tuple[list[viewer.Side], Library]:
+    """The same of an eval/*.json."""
     content = saved.read(path)
     sides = [_side(against)] if against else []
     sides.append(viewer.Side(_name(path), content["records"]))
-    viewer.write(out, sides, Library((), roots, content.get("split", "test")), "Cases")
-    return out
+    return sides, Library((), roots, content.get("split", "test"))
 
 
 def _side(path: str) -> viewer.Side:

@@ -74,9 +74,9 @@ def write(
     for record, key in zip(records, keys, strict=True):
         shown = library.of(record)
         cases.append(_case(record, [of_side.get(key) for of_side in found], shown))
-        blocks.append(None if shown is None else _json(_media(record, shown)))
+        blocks.append(None if shown is None else to_json(media_of(record, shown)))
     head = {"title": title, "sides": [side.name for side in sides], "total": len(found[-1])}
-    content = _json(head | {"cases": cases})
+    content = to_json(head | {"cases": cases})
     inside = len(content) + sum(len(block or "") for block in blocks) <= MAX_BYTES
     name = os.path.splitext(os.path.basename(out))[0] + "_files"
     folder = os.path.join(os.path.dirname(out), name)
@@ -87,13 +87,30 @@ def write(
             for i, block in enumerate(blocks):
                 if block is not None:
                     files.write_text(os.path.join(made, f"{i}.js"), f"qoqMedia({i}, {block});\n")
-    files.write_text(out, _page(title, content, blocks if inside else [], "" if inside else name))
+    files.write_text(
+        out, make_page(title, content, blocks if inside else [], "" if inside else name)
+    )
     return len(cases)
 
 
-def _page(title: str, content: str, blocks: Sequence[str | None], folder: str) -> str:
-    script, css = ((ASSETS / f"viewer.{kind}").read_text("utf-8") for kind in ("js", "css"))
-    body = (ASSETS / "viewer.html").read_text("utf-8")
+def make_page(
+    title: str,
+    content: str,
+    blocks: Sequence[str | None],
+    folder: str = "",
+    name: str = "viewer",
+) -> str:
+    """A page of ASSETS with its data.
+
+    Args:
+      content: JSON of `to_json` that the page reads first.
+      blocks: JSON of each case's media, where they are inside the page.
+      folder: of the media that are not.
+      name: "viewer" or "grading": NAME.html, NAME.js after draw.js, and NAME.css after viewer.css.
+    """
+    script = _assets("draw.js", f"{name}.js")
+    css = _assets(*dict.fromkeys(("viewer.css", f"{name}.css")))
+    body = _assets(f"{name}.html")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     data = [f'<script type="application/json" id="cases" data-files="{folder}">{content}</script>']
     data += [
@@ -115,7 +132,11 @@ def _page(title: str, content: str, blocks: Sequence[str | None], folder: str) -
     )
 
 
-def _json(value: Any) -> str:
+def _assets(*names: str) -> str:
+    return "".join((ASSETS / name).read_text("utf-8") for name in names)
+
+
+def to_json(value: Any) -> str:
     """JSON that may stand in a script element: no "<" of it can end one."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
@@ -127,13 +148,13 @@ def _case(record: dict, sides: Sequence[dict | None], shown: Shown | None) -> di
     patient = str(record.get("patient") or "").lower()
     named = bool(patient) and patient in str(record["id"]).lower()
     return {
-        "id": "" if named else _text(record["id"], 80),
+        "id": "" if named else text_of(record["id"], 80),
         "domain": gallery.title(record["domain"]),
-        "dataset": _text(record["dataset"], 60),
-        "source": _text(record["source"], 60),
-        "gold": _labels(record["labels"]),
-        "prompt": _text(shown.problem) if shown else "",
-        "goldBoxes": _boxes(record, "gold_"),
+        "dataset": text_of(record["dataset"], 60),
+        "source": text_of(record["source"], 60),
+        "gold": labels_of(record["labels"]),
+        "prompt": text_of(shown.problem) if shown else "",
+        "goldBoxes": boxes_of(record, "gold_"),
         "sides": [side and _answer(side) for side in sides],
     }
 
@@ -141,26 +162,28 @@ def _case(record: dict, sides: Sequence[dict | None], shown: Shown | None) -> di
 def _answer(record: dict) -> dict:
     """What one evaluation says on a case."""
     text = str(record.get("text", ""))
-    scores = {_text(k, 80): _number(v) for k, v in list((record.get("scores") or {}).items())[:32]}
+    scores = {
+        text_of(k, 80): _number(v) for k, v in list((record.get("scores") or {}).items())[:32]
+    }
     sure = [v for v in scores.values() if v is not None]
     return {
-        "predicted": _labels(record["predicted"]),
+        "predicted": labels_of(record["predicted"]),
         "right": gallery.is_right(record),
         "iou": _number(record.get("iou")),
         "confidence": max(sure, default=None),
         "scores": scores,
-        "boxes": _boxes(record, ""),
-        "think": _text(parse(text).think or ""),
-        "text": _text(text),
+        "boxes": boxes_of(record, ""),
+        "think": text_of(parse(text).think or ""),
+        "text": text_of(text),
         "reward": {
-            _text(k, 40): _number(v)
+            text_of(k, 40): _number(v)
             for k, v in (record.get("reward") or {}).items()
             if _number(v) is not None
         },
     }
 
 
-def _media(record: dict, shown: Shown) -> dict:
+def media_of(record: dict, shown: Shown) -> dict:
     """A block: pictures as data URLs with the (w, h) frame that boxes on each are in, and the ECG
     as SVG.
     """
@@ -171,10 +194,15 @@ def _media(record: dict, shown: Shown) -> dict:
         size = sizes[place] if place < len(sizes) and sizes[place] else picture.shape[1::-1]
         pictures.append({"src": figures.data_url(picture), "size": list(map(int, size))})
     ecg = None if shown.ecg is None else figures.draw_ecg(shown.ecg)
-    return {"kind": shown.kind, "pictures": pictures, "ecg": ecg, "fault": _text(shown.fault, 300)}
+    return {
+        "kind": shown.kind,
+        "pictures": pictures,
+        "ecg": ecg,
+        "fault": text_of(shown.fault, 300),
+    }
 
 
-def _boxes(record: dict, kind: str) -> list[list[float]]:
+def boxes_of(record: dict, kind: str) -> list[list[float]]:
     """[x1, y1, x2, y2, picture] each; what is no box of four finite numbers is left out."""
     boxes = record.get(f"{kind}boxes") or []
     on = record.get(f"{kind}box_images") or [0] * len(boxes)
@@ -183,8 +211,8 @@ def _boxes(record: dict, kind: str) -> list[list[float]]:
     return [box for box in found if None not in box][:MAX_BOXES]
 
 
-def _labels(labels: Sequence[str]) -> list[str]:
-    return [_text(label, 80) for label in labels[:12]]
+def labels_of(labels: Sequence[str]) -> list[str]:
+    return [text_of(label, 80) for label in labels[:12]]
 
 
 def _number(value: object) -> float | None:
@@ -192,7 +220,7 @@ def _number(value: object) -> float | None:
     return round(float(value), 4) if known else None
 
 
-def _text(value: object, limit: int = gallery.MAX_SHOWN) -> str:
+def text_of(value: object, limit: int = gallery.MAX_SHOWN) -> str:
     """Text without control characters; what is over the limit is said to be cut."""
     text = "".join(c if c.isprintable() or c == "\n" else " " for c in str(value)[: limit + 1])
     return text if len(text) <= limit else text[:limit] + " … (cut)"

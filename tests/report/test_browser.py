@@ -3,6 +3,7 @@ serious fault.
 """
 
 import csv
+import json
 import shutil
 import xml.etree.ElementTree
 
@@ -267,3 +268,48 @@ def test_axe_sees_low_contrast_and_names_that_are_missing(opened):
     page.evaluate("document.getElementById('count').style.color = '#ccc'")
     page.evaluate("document.getElementById('csv').textContent = ''")
     assert {"color-contrast", "button-name"} <= {rule for _, rule, _ in _serious(page)}
+
+
+@pytest.fixture(scope="module")
+def sheet(run):
+    """The grading sheet of the run."""
+    assert main.main(["report", str(run), "--grading", "6"]) == 0
+    return "grading.html"
+
+
+def test_answers_of_the_grading_sheet_survive_a_reload_and_are_downloaded(opened, run, sheet):
+    page = opened(sheet)
+    assert page.locator("[name=better]").first.is_disabled()
+    page.fill("#grader", "AB")
+    page.keyboard.press("Tab")
+    page.check("[name=better][value=same]")
+    page.check("[name=reasoningB][value='4']")
+    page.click("#next")
+    assert page.locator("[name=better]:checked").count() == 0
+    page.check("[name=harmA][value=no]")
+    page.fill("#comment", "a comment")
+    page.reload()
+    assert page.input_value("#grader") == "AB"
+    assert page.is_checked("[name=better][value=same]")
+    found = json.loads(saved(page, "#download"))
+    key = json.loads((run / "grading-key.json").read_text())
+    assert found["grader"] == "AB" and found["sheet"] == key["sheet"]
+    assert found["answers"] == {
+        "0": {"better": "same", "reasoningB": "4"},
+        "1": {"harmA": "no", "comment": "a comment"},
+    }
+    page.fill("#grader", "CD")
+    page.keyboard.press("Tab")
+    assert page.locator("#questions :checked").count() == 0
+    assert page.evaluate("window.hurt") is None
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_serious_in_the_grading_sheet(opened, sheet, width):
+    page = opened(sheet, width)
+    page.locator("#case .side").first.wait_for()
+    assert not _serious(page)
+    page.fill("#grader", "AB")
+    page.keyboard.press("Tab")
+    assert not _serious(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -90,7 +90,7 @@ def test_text_of_models_and_data_is_no_markup(run):
 
 def test_json_in_a_script_element_cannot_end_it():
     value = {"</script><!--": "a\u2028b\u2029</SCRIPT >"}
-    text = viewer._json(value)
+    text = viewer.to_json(value)
     assert json.loads(text) == value and "<" not in text
     assert "\u2028" not in text and "\u2029" not in text
 
