@@ -7,12 +7,14 @@ import json
 import shutil
 import xml.etree.ElementTree
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from helpers import cases
 from playwright.sync_api import sync_playwright
 
 from qoq_jax.cli import main
+from qoq_jax.evaluation import grades
 from qoq_jax.report import viewer
 
 FLAGS = [
@@ -273,7 +275,7 @@ def test_axe_sees_low_contrast_and_names_that_are_missing(opened):
 @pytest.fixture(scope="module")
 def sheet(run):
     """The grading sheet of the run."""
-    assert main.main(["report", str(run), "--grading", "6"]) == 0
+    assert main.main(["report", str(run), "--grading", "3"]) == 0
     return "grading.html"
 
 
@@ -302,6 +304,22 @@ def test_answers_of_the_grading_sheet_survive_a_reload_and_are_downloaded(opened
     page.keyboard.press("Tab")
     assert page.locator("#questions :checked").count() == 0
     assert page.evaluate("window.hurt") is None
+
+
+def test_qoq_grade_reads_what_the_sheet_downloads(opened, run, sheet, tmp_path):
+    page = opened(sheet)
+    page.fill("#grader", "EF")
+    page.keyboard.press("Tab")
+    for i in range(3):
+        for group in page.locator("#asked fieldset").all():
+            group.locator("input").nth(i % 2).check()
+        if i < 2:
+            page.click("#onward")
+    assert page.locator("#count").inner_text() == "3 of 3 rows fully answered"
+    (tmp_path / "a.json").write_text(saved(page, "#download"))
+    _, found = grades.read(str(run / "grading-key.json"), [str(tmp_path / "a.json")])
+    assert set(found["EF"]) == {"better", *grades.QUESTIONS}
+    assert not any(np.isnan(one).any() for one in found["EF"].values())
 
 
 @pytest.mark.parametrize("width", [1280, 390])

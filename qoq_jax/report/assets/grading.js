@@ -68,7 +68,7 @@ async function show(i) {
   slice = 0;
   at("row").value = i;
   at("previous").disabled = i === 0;
-  at("next").disabled = i === data.cases.length - 1;
+  at("next").disabled = at("onward").disabled = i === data.cases.length - 1;
   fill();
   const block = await load(i);
   if (chosen !== i) return;
@@ -118,7 +118,7 @@ document.querySelector("h1").textContent = data.title;
 data.cases.forEach((_, i) => at("row").append(make("option", { value: i })));
 for (const [name, words, values] of QUESTIONS) {
   const choices = values.map((value) => make("label", {}, make("input", { type: "radio", name, value }), value));
-  at("asked").append(make("fieldset", {}, make("legend", {}, words), ...choices));
+  at("asked").append(make("fieldset", { class: name === "better" ? "wide" : "" }, make("legend", {}, words), ...choices));
 }
 at("asked").append(make("label", { class: "wide" }, "Comment", make("textarea", { id: "comment", name: "comment", maxlength: 2000 })));
 at("questions").oninput = note;
@@ -126,7 +126,7 @@ at("questions").onsubmit = (event) => event.preventDefault();
 at("grader").onchange = begin;
 at("row").onchange = () => show(Number(at("row").value));
 at("previous").onclick = () => show(chosen - 1);
-at("next").onclick = () => { show(chosen + 1); scrollTo(0, 0); };
+at("next").onclick = at("onward").onclick = () => { show(chosen + 1); scrollTo(0, 0); };
 at("download").onclick = () => save(`grading-${code()}.json`, "application/json",
   JSON.stringify({ grader: code(), sheet: data.sheet, answers }, null, 1));
 at("grader").value = recall(place) || "";
