@@ -61,11 +61,10 @@ def krippendorff_alpha(values: np.ndarray, level: Level = "nominal") -> float | 
         return None
     counts = _counts(paired, seen)  # [units, values]
     of_unit, of_value = counts.sum(1), counts.sum(0)
-    total = of_value.sum()
+    # Equal values differ by 0, so their pairs, the diagonals, need not be right.
     pairs = counts[:, :, None] * counts[:, None, :]  # [units, values, values]
-    pairs -= counts[:, :, None] * np.eye(len(seen))
     coincidences = (pairs / (of_unit - 1)[:, None, None]).sum(0)
-    chance = (np.outer(of_value, of_value) - np.diag(of_value)) / (total - 1)
+    chance = np.outer(of_value, of_value) / (of_value.sum() - 1)
     if level == "nominal":
         difference = 1 - np.eye(len(seen))
     else:

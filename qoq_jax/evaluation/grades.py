@@ -46,7 +46,11 @@ def read(key: str, answers: Sequence[str]) -> tuple[dict, dict[str, dict[str, np
     """
     content = files.read_json(key, hint="name the sheet's -key.json")
     names = ("sheet", "evaluations", "rows")
-    if not isinstance(content, dict) or any(name not in content for name in names):
+    if (
+        not isinstance(content, dict)
+        or any(name not in content for name in names)
+        or any(row.get("A") not in (0, 1) for row in content["rows"])
+    ):
         raise DataError("is no key of a grading sheet", where=key, hint="name the -key.json")
     graders: dict[str, dict[str, np.ndarray]] = {}
     for path in answers:
@@ -83,8 +87,8 @@ def _unblinded(answers: dict, rows: Sequence[dict], path: str) -> dict[str, np.n
                 continue
             if name == "better" and answer in BETTER:
                 better[i] = SAME if answer == "same" else abs(first - (answer == "B"))
-            elif side in ("A", "B") and answer in QUESTIONS.get(question, {}):
-                grades[question][abs(first - (side == "B")), i] = QUESTIONS[question][answer]
+            elif side in ("A", "B") and str(answer) in QUESTIONS.get(question, {}):
+                grades[question][abs(first - (side == "B")), i] = QUESTIONS[question][str(answer)]
             else:
                 raise DataError(
                     f"{name}={answer!r} is no answer of the sheet",

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qoq_jax.base import files
-from qoq_jax.base.errors import DataError
+from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.data.answer_format import parse
 from qoq_jax.evaluation import saved
 from qoq_jax.report import gallery, viewer
@@ -46,9 +46,15 @@ def write(
     Raises:
       DataError: there are not two evaluations, they share fewer rows than that, media of a row are
         not there, or the page would be over viewer.MAX_BYTES.
+      ConfigError: the seed is negative.
     """
     if len(sides) != 2:
-        raise DataError("a grading sheet compares two evaluations", hint="name one by --against")
+        raise DataError(
+            "a grading sheet compares two evaluations of the test split",
+            hint="name the other by --against",
+        )
+    if seed < 0:
+        raise ConfigError(f"--seed {seed}", hint="0 or more")
     first, second = (saved.by_row(list(side.records)) for side in sides)
     shared = {key: first[key]["domain"] for key in sorted(first.keys() & second.keys())}
     if not 0 < count <= len(shared):

@@ -112,6 +112,11 @@ def test_more_rows_than_both_hold_are_refused(workdir, capsys, count):
     assert "share 12 rows" in capsys.readouterr().err
 
 
+def test_a_negative_seed_is_refused(workdir, capsys):
+    assert main.main(["report", str(workdir), "--grading", "3", "--seed", "-1"]) == 2
+    assert "--seed -1" in capsys.readouterr().err
+
+
 def test_one_evaluation_or_no_media_are_refused(tmp_path, capsys):
     path = cases.write_evaluation(tmp_path / "eval.json", cases.records())
     out = ["--grading", "3", "--out", str(tmp_path / "grading.html")]
@@ -181,6 +186,7 @@ def test_the_interval_draws_rows_and_not_judgements():
         ({"answers": {"99": FULL}}, "no row of the sheet"),
         ({"answers": {"0": {"better": "C"}}}, "better='C'"),
         ({"answers": {"0": {"harmC": "yes"}}}, "harmC"),
+        ({"answers": {"0": {"harmA": ["yes"]}}}, "harmA"),
         ({"answers": {"0": {"reasoningA": "6"}}}, "reasoningA"),
         ({"grader": ""}, "names no grader"),
     ],
@@ -191,6 +197,11 @@ def test_files_that_are_not_of_the_sheet_are_refused(tmp_path, workdir, change, 
     (tmp_path / "a.json").write_text(json.dumps(whole | change))
     with pytest.raises(DataError, match=words):
         grades.read(str(key_path), [str(tmp_path / "a.json")])
+
+
+def test_another_file_is_no_key(tmp_path, workdir):
+    with pytest.raises(DataError, match="no key of a grading sheet"):
+        grades.read(str(workdir / "eval/rl.json"), [])
 
 
 def test_one_grader_twice_is_refused(tmp_path, workdir):
