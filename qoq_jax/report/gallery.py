@@ -75,12 +75,17 @@ def shown_id(record: dict) -> str:
 
 
 def names_patient(record: dict, text: object) -> bool:
-    """Whether a text holds the patient of a record, in any case and with any separators."""
-    patient = str(record.get("patient") or "")
-    return bool(patient) and _words(patient) in _words(text)
+    """Whether a text holds the patient of a record: in any case and with any separators, or all
+    words of a name in another order.
+    """
+    if not record.get("patient"):
+        return False
+    patient, found = words(record["patient"]), words(text)
+    return patient in found or set(patient.split()) <= set(found.split())
 
 
-def _words(text: object) -> str:
+def words(text: object) -> str:
+    """The words of a text, lower case, with one space between."""
     return re.sub(r"[\W_]+", " ", str(text)).strip().casefold()
 
 
