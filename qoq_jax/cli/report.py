@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.cli.parser import Commands, command
 
 
@@ -29,28 +30,43 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="[SOURCE=]FOLDER",
-        help="a data set with the media of the rows; default: those that the run read",
+        help="a data set with the rows and their media; default: those that the run read",
+    )
+    report.add_argument(
+        "--traces",
+        metavar="DIR",
+        help="write no pages, but the responses of the run's evaluations as a data set with a "
+        "card, without media and patients, into this new folder",
+    )
+    report.add_argument(
+        "--license", metavar="NAME", help="of that data set, as cc-by-4.0; default: unknown"
     )
     report.add_argument(
         "--grading",
         type=int,
         metavar="N",
-        help="in their place a blinded sheet, grading.html, on which clinicians compare the "
+        help="write in their place a blinded sheet, grading.html, on which clinicians compare the "
         "responses of two evaluations to N rows, and its key, grading-key.json (qoq grade)",
     )
-    report.add_argument(
-        "--seed", type=int, default=0, help="of the sheet's rows and their order; default: 0"
-    )
+    report.add_argument("--seed", type=int, help="of the sheet's rows and their order; default: 0")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the pages and prints their paths."""
+    """Writes the pages, the sheet or the data set, and prints their paths."""
     from qoq_jax.base import storage
     from qoq_jax.report import cases_page, report
 
     path, roots = arguments.workdir, dict(map(_root, arguments.data))
+    if arguments.traces:
+        if arguments.grading is not None:
+            raise ConfigError("--grading does not go with --traces", hint="leave one out")
+        return _write_traces(arguments, roots)
+    if arguments.license:
+        raise ConfigError("--license is that of a data set", hint="add --traces DIR")
     if arguments.grading is not None:
         return _grading(arguments, roots)
+    if arguments.seed is not None:
+        raise ConfigError("--seed is that of a grading sheet", hint="add --grading N")
     if storage.is_file(path):
         print(cases_page.of_file(path, arguments.out or "cases.html", arguments.against, roots))
         return 0
@@ -66,7 +82,7 @@ def _grading(arguments: argparse.Namespace, roots: dict[str, str]) -> int:
     from qoq_jax.report import cases_page, grading
 
     path, against = arguments.workdir, arguments.against
-    count, seed = arguments.grading, arguments.seed
+    count, seed = arguments.grading, arguments.seed or 0
     if storage.is_file(path):
         out = arguments.out or "grading.html"
         key = grading.write(out, *cases_page.opened_file(path, against, roots), count, seed)
@@ -76,6 +92,27 @@ def _grading(arguments: argparse.Namespace, roots: dict[str, str]) -> int:
             key = grading.write(out, sides, library, count, seed)
     print(out)
     print(key)
+    return 0
+
+
+def _write_traces(arguments: argparse.Namespace, roots: dict[str, str]) -> int:
+    from qoq_jax.base import storage
+    from qoq_jax.report import traces, traces_card
+
+    for option in ("out", "against"):
+        if getattr(arguments, option):
+            raise ConfigError(f"--{option} does not go with --traces", hint="leave it out")
+    if not storage.is_dir(arguments.workdir):
+        raise ConfigError(
+            "no such folder", where=arguments.workdir, hint="--traces takes the workdir of a run"
+        )
+    licence = arguments.license or "unknown"
+    parts = traces.export(arguments.workdir, arguments.traces, licence, roots)
+    for part in parts:
+        print(f"{os.path.join(arguments.traces, part.path)}: {len(part.rows)} rows", end="")
+        print(f", {part.left_out} left out that name their patient" if part.left_out else "")
+    if names := traces_card.restricted(parts):
+        print(f"before you pass it on, check the terms of {', '.join(names)}")
     return 0
 
 

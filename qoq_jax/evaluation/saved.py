@@ -53,7 +53,7 @@ def by_row(records: list[dict]) -> dict[tuple[str, str], dict]:
       DataError: one is no record of an evaluation, or a row is there twice.
     """
     found: dict[tuple[str, str], dict] = {}
-    for record in records:
+    for number, record in enumerate(records, 1):
         if not isinstance(record, dict) or any(name not in record for name in FIELDS):
             raise DataError(
                 "holds what is no record of an evaluation",
@@ -61,6 +61,10 @@ def by_row(records: list[dict]) -> dict[tuple[str, str], dict]:
             )
         key = (record["source"], record["id"])
         if key in found:
-            raise DataError(f"row {key[1]!r} of {key[0]} is there twice", hint="keep one of them")
+            # Without its id, which may hold the patient's name.
+            raise DataError(
+                f"record {number} is of a row of {key[0]} that is there twice",
+                hint="keep one of them",
+            )
         found[key] = record
     return found

@@ -37,6 +37,17 @@ def of_run(
     return out
 
 
+def known_roots(
+    workdir: str | os.PathLike, roots: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """source -> folder of rows, of those that the run read (data.json) and of `roots`, as far as
+    they are there.
+    """
+    read = files.read_json(os.path.join(workdir, "data.json"), {}).get("sources", {})
+    known = {name: entry["root"] for name, entry in read.items()} | dict(roots or {})
+    return {name: root for name, root in known.items() if storage.is_dir(root)}
+
+
 def of_file(
     path: str, out: str, against: str | None = None, roots: Mapping[str, str] | None = None
 ) -> str:
@@ -81,10 +92,8 @@ def opened_run(
         sides.insert(0, _side(against))
     elif last != "sft" and "sft" in found:
         sides.insert(0, viewer.Side(NAMES["sft"], saved.read(found["sft"])["records"]))
-    read = files.read_json(os.path.join(workdir, "data.json"), {}).get("sources", {})
+    there = known_roots(workdir, roots)
     config = files.read_json(os.path.join(workdir, "config.json"), {}, finite=False)
-    known = {name: entry["root"] for name, entry in read.items()} | dict(roots or {})
-    there = {name: root for name, root in known.items() if storage.is_dir(root)}
     length = config.get("data", {}).get("ecg_length", "refuse")
     with storage.local_folder(workdir, leave_out=("checkpoints", "compile_cache")) as local:
         galleries = [pathlib.Path(local) / "gallery" / last]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import html
 import itertools
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,38 @@ def choose(cases: Sequence[dict], most: int) -> list[dict]:
     turns = [c for turn in itertools.zip_longest(*groups.values()) for c in turn if c is not None]
     kept = {id(c) for c in turns[:most]}
     return [c for key in sorted(groups) for c in groups[key] if id(c) in kept]
+
+
+def failures_first(cases: Sequence[dict], most: int) -> list[dict]:
+    """At most `most` cases: wrong answers of every domain and source in turn while they last, then
+    right ones.
+    """
+    right, wrong = ([c for c in cases if is_right(c) == side] for side in (True, False))
+    failures = choose(wrong, most)
+    return failures + choose(right, most - len(failures))
+
+
+def shown_id(record: dict) -> str:
+    """A row's id; "" where it holds its patient's, as names of files often do.
+
+    Case and what stands between the words make no difference: Meier^Anna is in meier_anna-01.
+    """
+    return "" if names_patient(record, record["id"]) else str(record["id"])
+
+
+def names_patient(record: dict, text: object) -> bool:
+    """Whether a text holds the patient of a record: in any case and with any separators, or all
+    words of a name in another order.
+    """
+    if not record.get("patient"):
+        return False
+    patient, found = words(record["patient"]), words(text)
+    return patient in found or set(patient.split()) <= set(found.split())
+
+
+def words(text: object) -> str:
+    """The words of a text, lower case, with one space between."""
+    return re.sub(r"[\W_]+", " ", str(text)).strip().casefold()
 
 
 def is_right(r: dict) -> bool:
@@ -95,9 +128,8 @@ def case_html(case: dict, before: dict | None = None) -> str:
         f"written</summary><pre>{escape(case['text'])}</pre></details>"
     )
     chip = f'<span class="chip {"ok" if right else "no"}">{"right" if right else "wrong"}</span>'
-    where = " · ".join(
-        escape(case.get(k) or "", 80) for k in ("dataset", "source", "id") if case.get(k)
-    )
+    known = (case.get("dataset"), case.get("source"), case.get("id") and shown_id(case))
+    where = " · ".join(escape(word, 80) for word in known if word)
     definitions = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
     return (
         f'<article class="case{" wide" if wide else ""}"><figure>{pictures}</figure><div '

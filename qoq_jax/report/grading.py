@@ -56,12 +56,7 @@ def write(
     if seed < 0:
         raise ConfigError(f"--seed {seed}", hint="0 or more")
     first, second = (saved.by_row(list(side.records)) for side in sides)
-    shared = {key: first[key]["domain"] for key in sorted(first.keys() & second.keys())}
-    if not 0 < count <= len(shared):
-        raise DataError(
-            f"--grading {count}: the two evaluations share {len(shared)} rows",
-            hint="name evaluations of the same data, and at least one row",
-        )
+    shared = _shared(first, second, count)
     generator = np.random.default_rng(seed)
     keys = sample(shared, count, generator)
     # Each evaluation is A in half of the rows, so that a liking for what stands left favours none.
@@ -75,13 +70,13 @@ def write(
             continue
         block = viewer.media_of(second[key], shown)
         pair = [_response(side[key], block) for side in (first, second)]
-        cases.append(
-            {
-                "domain": gallery.title(shared[key]),
-                "prompt": viewer.text_of(shown.problem),
-                "responses": pair[::-1] if place else pair,
-            }
-        )
+        named = gallery.names_patient(second[key], shown.problem)
+        case = {
+            "domain": gallery.title(shared[key]),
+            "prompt": "" if named else viewer.text_of(shown.problem),
+            "responses": pair[::-1] if place else pair,
+        }
+        cases.append(case)
         blocks.append(viewer.to_json(block))
     if without:
         raise DataError(
@@ -129,6 +124,30 @@ def sample(domains: dict[Key, str], count: int, generator: np.random.Generator) 
         for i in generator.choice(len(strata[name]), sizes[name], replace=False)
     ]
     return [chosen[i] for i in generator.permutation(count)]
+
+
+def _shared(first: dict[Key, dict], second: dict[Key, dict], count: int) -> dict[Key, str]:
+    """Domains of the rows that both hold, without those in which a response names the patient.
+
+    Raises:
+      DataError: they are fewer than `count`.
+    """
+    shared = {
+        key: second[key]["domain"]
+        for key in sorted(first.keys() & second.keys())
+        if not any(gallery.names_patient(second[key], _said(side[key])) for side in (first, second))
+    }
+    if not 0 < count <= len(shared):
+        raise DataError(
+            f"--grading {count}: the two evaluations share {len(shared)} rows, without those in "
+            "which a response names the patient",
+            hint="name evaluations of the same data, and at least one row",
+        )
+    return shared
+
+
+def _said(record: dict) -> str:
+    return "\n".join([str(record.get("text", "")), *map(str, record["predicted"])])
 
 
 def _response(record: dict, block: dict) -> dict:

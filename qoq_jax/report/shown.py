@@ -116,6 +116,11 @@ class Library:
                     if not names:
                         break
 
+    def problem(self, key: Key) -> str:
+        """The question of a row that `look_up` has found; "" without it."""
+        row = self._rows.get(key)
+        return "" if row is None else row.problem
+
     def of(self, record: dict) -> Shown | None:
         """Media of a record; None when neither a gallery nor a data set has them."""
         key = (record["source"], record["id"])

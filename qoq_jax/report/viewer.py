@@ -53,7 +53,7 @@ def write(
       out: the HTML file; may be a URL.
       sides: one evaluation, or two: before and after. Rows are those of the last one.
       library: media of the rows.
-      most: cases; of more, those that `gallery.choose` takes.
+      most: cases; of more, those that `gallery.failures_first` takes.
 
     Raises:
       DataError: no records, what is no record of an evaluation, or two without a common row.
@@ -66,8 +66,7 @@ def write(
             f"no row is in both {sides[0].name} and {sides[-1].name}",
             hint="name evaluations of the same data",
         )
-    # Failures first: they are what one looks for.
-    records = sorted(gallery.choose(list(found[-1].values()), most), key=gallery.is_right)
+    records = gallery.failures_first(list(found[-1].values()), most)
     keys = [(r["source"], r["id"]) for r in records]
     library.look_up(keys)
     cases, blocks = [], []
@@ -144,11 +143,8 @@ def to_json(value: Any) -> str:
 
 def _case(record: dict, sides: Sequence[dict | None], shown: Shown | None) -> dict:
     """What the list and the texts of a case need."""
-    # Ids are often names of files, and these often name the patient.
-    patient = str(record.get("patient") or "").lower()
-    named = bool(patient) and patient in str(record["id"]).lower()
     return {
-        "id": "" if named else text_of(record["id"], 80),
+        "id": text_of(gallery.shown_id(record), 80),
         "domain": gallery.title(record["domain"]),
         "dataset": text_of(record["dataset"], 60),
         "source": text_of(record["source"], 60),

@@ -99,6 +99,23 @@ def test_boxes_of_both_are_in_the_frame_of_the_picture_shown(tmp_path):
     assert responses[0]["boxes"] == responses[1]["boxes"] == [[4, 4, 20, 20, 0]]
 
 
+def test_the_patient_is_named_by_no_response_and_no_question(tmp_path):
+    root = cases.write_data(tmp_path / "data", 4)
+    rows = [json.loads(line) for line in (root / "test.jsonl").read_text().splitlines()]
+    rows[3]["problem"] = "What has Anna Meier?"
+    (root / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    patient = {"patient": "Meier^Anna"}
+    first = [cases.record(i, True, **patient) for i in (0, 3)]
+    second = [cases.record(0, True, text="Ms Meier, Anna, is well.", **patient), first[1]]
+    sides = [viewer.Side("a", first), viewer.Side("b", second)]
+    library = Library(roots={cases.SOURCE: str(root)})
+    with pytest.raises(DataError, match="share 1 rows"):
+        grading.write(tmp_path / "grading.html", sides, library, 2)
+    grading.write(tmp_path / "grading.html", sides, library, 1)
+    assert "Meier" not in (tmp_path / "grading.html").read_text()
+    assert content_of(tmp_path / "grading.html")["cases"][0]["prompt"] == ""
+
+
 def test_shares_of_domains_are_those_of_all_rows():
     domains = {("s", str(i)): "ct" if i < 60 else "ecg" if i < 90 else "derm" for i in range(100)}
     chosen = grading.sample(domains, 10, np.random.default_rng(0))
@@ -110,6 +127,12 @@ def test_shares_of_domains_are_those_of_all_rows():
 def test_more_rows_than_both_hold_are_refused(workdir, capsys, count):
     assert main.main(["report", str(workdir), "--grading", count]) == 1
     assert "share 12 rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["--seed", "1"], ["--grading", "3", "--traces", "t"]])
+def test_options_that_do_not_go_together_are_refused(workdir, capsys, more):
+    assert main.main(["report", str(workdir), *more]) == 2
+    assert more[0] in capsys.readouterr().err
 
 
 def test_a_negative_seed_is_refused(workdir, capsys):

@@ -237,6 +237,13 @@ def test_a_case_of_several_images_shows_each_box_on_its_own(tmp_path):
     assert "1 gold and 0 predicted" in first and "0 gold and 1 predicted" in second
 
 
+def test_a_case_leaves_out_an_id_that_holds_the_patient(tmp_path):
+    made = record(0, "ct", True, frame_size=None) | {"folder": tmp_path}
+    hidden = gallery.case_html(made | {"id": "Meier_Anna-01", "patient": "meier_anna"})
+    assert "meier" not in hidden.lower() and "ct-mini · climb-mini<" in hidden
+    assert "scan-7" in gallery.case_html(made | {"id": "scan-7", "patient": "meier_anna"})
+
+
 def test_choose_mixes_right_and_wrong_over_domains():
     made = [record(i, d, i < 8) for d in ("ct", "ecg") for i in range(10)]
     chosen = gallery.choose(made, 6)

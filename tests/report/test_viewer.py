@@ -107,9 +107,10 @@ def test_an_id_that_holds_the_patient_is_left_out(tmp_path):
     made = [
         cases.record(0, True, id="Meier_Anna-01", patient="meier_anna"),
         cases.record(1, True, id="scan-7", patient="meier_anna"),
+        cases.record(2, True, id="01-MEIER-anna", patient="Meier^Anna"),
     ]
     page = written(tmp_path, made)
-    assert sorted(c["id"] for c in page.block("cases")["cases"]) == ["", "scan-7"]
+    assert sorted(c["id"] for c in page.block("cases")["cases"]) == ["", "", "scan-7"]
     assert "meier" not in (tmp_path / "cases.html").read_text().lower()
 
 
@@ -124,10 +125,16 @@ def test_media_that_cannot_be_read_are_said_without_their_path(tmp_path):
     assert "meier" not in text and "a.png" not in text and "e.npz" not in text
 
 
-def test_of_more_cases_than_a_page_shows_each_domain_keeps_right_and_wrong_ones(tmp_path):
-    content = written(tmp_path, cases.records(), most=6).block("cases")
-    kept = {(c["domain"], c["sides"][0]["right"]) for c in content["cases"]}
-    assert len(kept) == len(content["cases"]) == 6 and content["total"] == 12
+@pytest.mark.parametrize(("most", "wrong"), [(3, 3), (9, 6), (12, 6)])
+def test_of_more_cases_than_a_page_shows_wrong_ones_go_before_right_ones(tmp_path, most, wrong):
+    # Chest X-rays have four wrong rows, the other domains one each; all domains have right ones.
+    made = [cases.record(i, i not in (0, 1, 2, 3, 6, 9)) for i in range(15)]
+    content = written(tmp_path, made, most=most).block("cases")
+    kept = [(c["domain"], c["sides"][0]["right"]) for c in content["cases"]]
+    assert content["total"] == 15 and len(kept) == most
+    assert [right for _, right in kept] == [False] * wrong + [True] * (most - wrong)
+    assert len(set(kept[:wrong])) == 3
+    assert len(set(kept[wrong:])) == min(3, most - wrong)
 
 
 def test_no_records_and_what_is_no_record_are_clear_errors(tmp_path):
@@ -137,6 +144,13 @@ def test_no_records_and_what_is_no_record_are_clear_errors(tmp_path):
         written(tmp_path, [{"id": "a"}])
     with pytest.raises(DataError, match="is there twice"):
         written(tmp_path, cases.records() * 2)
+
+
+def test_a_row_that_is_there_twice_is_not_named_since_its_id_may_hold_the_patient(tmp_path):
+    made = [cases.record(0, True), cases.record(1, True, id="Meier_Anna-01")]
+    with pytest.raises(DataError, match="record 3 is of a row of mini that is") as caught:
+        written(tmp_path, [*made, made[1]])
+    assert "meier" not in str(caught.value).lower()
 
 
 def test_another_evaluation_is_joined_row_by_row(tmp_path):
