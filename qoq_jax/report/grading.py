@@ -19,7 +19,7 @@ from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.data.answer_format import parse
 from qoq_jax.evaluation import saved
 from qoq_jax.report import gallery, viewer
-from qoq_jax.report.shown import FRAMES, Library
+from qoq_jax.report.shown import Library
 
 Key = tuple[str, str]  # source and id of a row
 
@@ -151,20 +151,10 @@ def _said(record: dict) -> str:
 
 
 def _response(record: dict, block: dict) -> dict:
-    """What a grader sees of one evaluation, its boxes in the frames of the block's pictures."""
-    sizes = record.get("frame_sizes") or [record.get("frame_size")]
-    boxes = []
-    for x1, y1, x2, y2, picture in viewer.boxes_of(record, ""):
-        if not 0 <= picture < len(block["pictures"]):
-            continue
-        to = block["pictures"][picture]["size"]
-        place = 0 if block["kind"] == FRAMES else picture
-        own = sizes[place] if place < len(sizes) and sizes[place] else to
-        x, y = to[0] / own[0], to[1] / own[1]
-        boxes.append([round(v, 1) for v in (x1 * x, y1 * y, x2 * x, y2 * y)] + [picture])
+    """What a grader sees of one evaluation."""
     text = str(record.get("text", ""))
     return {
         "answer": viewer.labels_of(record["predicted"]),
         "reasoning": viewer.text_of(parse(text).think or text),
-        "boxes": boxes,
+        "boxes": viewer.boxes_in(record, block),
     }

@@ -24,7 +24,7 @@ from qoq_jax.base.errors import DataError
 from qoq_jax.data.answer_format import parse
 from qoq_jax.evaluation import saved
 from qoq_jax.report import figures, gallery
-from qoq_jax.report.shown import Library, Shown
+from qoq_jax.report.shown import FRAMES, Library, Shown
 
 MOST = 500  # cases of a page
 MAX_BYTES = 30_000_000  # of a page that holds its media
@@ -72,8 +72,9 @@ def write(
     cases, blocks = [], []
     for record, key in zip(records, keys, strict=True):
         shown = library.of(record)
-        cases.append(_case(record, [of_side.get(key) for of_side in found], shown))
-        blocks.append(None if shown is None else to_json(media_of(record, shown)))
+        block = None if shown is None else media_of(record, shown)
+        cases.append(_case(record, [of_side.get(key) for of_side in found], shown, block))
+        blocks.append(block and to_json(block))
     head = {"title": title, "sides": [side.name for side in sides], "total": len(found[-1])}
     content = to_json(head | {"cases": cases})
     inside = len(content) + sum(len(block or "") for block in blocks) <= MAX_BYTES
@@ -141,7 +142,9 @@ def to_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _case(record: dict, sides: Sequence[dict | None], shown: Shown | None) -> dict:
+def _case(
+    record: dict, sides: Sequence[dict | None], shown: Shown | None, block: dict | None
+) -> dict:
     """What the list and the texts of a case need."""
     return {
         "id": text_of(gallery.shown_id(record), 80),
@@ -151,11 +154,11 @@ def _case(record: dict, sides: Sequence[dict | None], shown: Shown | None) -> di
         "gold": labels_of(record["labels"]),
         "prompt": text_of(shown.problem) if shown else "",
         "goldBoxes": boxes_of(record, "gold_"),
-        "sides": [side and _answer(side) for side in sides],
+        "sides": [side and _answer(side, block) for side in sides],
     }
 
 
-def _answer(record: dict) -> dict:
+def _answer(record: dict, block: dict | None) -> dict:
     """What one evaluation says on a case."""
     text = str(record.get("text", ""))
     scores = {
@@ -168,7 +171,7 @@ def _answer(record: dict) -> dict:
         "iou": _number(record.get("iou")),
         "confidence": max(sure, default=None),
         "scores": scores,
-        "boxes": boxes_of(record, ""),
+        "boxes": boxes_in(record, block) if block else [],
         "think": text_of(parse(text).think or ""),
         "text": text_of(text),
         "reward": {
@@ -205,6 +208,23 @@ def boxes_of(record: dict, kind: str) -> list[list[float]]:
     pairs = zip(boxes, on, strict=False)
     found = [[_number(v) for v in box] + [int(number)] for box, number in pairs if len(box) == 4]
     return [box for box in found if None not in box][:MAX_BOXES]
+
+
+def boxes_in(record: dict, block: dict) -> list[list[float]]:
+    """The response's boxes in the frames of a block's pictures, which may be of another evaluation
+    that saw them in another size.
+    """
+    sizes = record.get("frame_sizes") or [record.get("frame_size")]
+    found = []
+    for x1, y1, x2, y2, picture in boxes_of(record, ""):
+        if not 0 <= picture < len(block["pictures"]):
+            continue
+        to = block["pictures"][picture]["size"]
+        place = 0 if block["kind"] == FRAMES else picture
+        own = sizes[place] if place < len(sizes) and sizes[place] else to
+        x, y = to[0] / own[0], to[1] / own[1]
+        found.append([round(v, 1) for v in (x1 * x, y1 * y, x2 * x, y2 * y)] + [picture])
+    return found
 
 
 def labels_of(labels: Sequence[str]) -> list[str]:

@@ -220,3 +220,12 @@ def test_media_of_a_large_page_are_files_that_the_page_names(tmp_path, monkeypat
 
 def test_a_run_that_was_not_evaluated_has_no_page(tmp_path):
     assert cases_page.of_run(tmp_path, tmp_path) is None and not list(tmp_path.iterdir())
+
+
+def test_boxes_of_an_evaluation_that_saw_other_sizes_are_scaled_to_the_picture_that_is_shown():
+    block = {"kind": "images", "pictures": [{"size": [32, 24]}]}
+    twice = cases.record(0, True, boxes=[[8, 8, 40, 40]], frame_sizes=[[64, 48]])
+    assert viewer.boxes_in(twice, block) == [[4, 4, 20, 20, 0]]
+    assert viewer.boxes_in(cases.record(0, True), block) == [[4, 4, 20, 20, 0]]
+    elsewhere = cases.record(0, True, box_images=[1])
+    assert viewer.boxes_in(elsewhere, block) == []
