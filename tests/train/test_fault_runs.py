@@ -24,18 +24,16 @@ def prepared(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("phase", "fault"), [("rollout", "SIGTERM"), ("save", "SIGTERM"), ("train", "sleep")]
-)
+@pytest.mark.parametrize(("phase", "fault"), [("rollout", "SIGTERM"), ("save", "SIGTERM")])
 def test_a_phase_meets_a_fault(phase, fault, prepared):
     case = signal_matrix.try_case(prepared, phase, fault, processes=1)
     assert case.is_right(), case
 
 
 @pytest.mark.slow
-def test_two_processes_meet_the_death_of_one(tmp_path):
-    signal_matrix.prepare(tmp_path, processes=2)
-    case = signal_matrix.try_case(tmp_path, "train", "SIGKILL", processes=2)
+def test_two_processes_meet_the_death_of_one(prepared):
+    signal_matrix.prepare(prepared, processes=2)
+    case = signal_matrix.try_case(prepared, "train", "SIGKILL", processes=2)
     assert case.is_right(), case
 
 
