@@ -9,7 +9,6 @@ number of its patient is left out, and so is an id that does; the card counts bo
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -24,31 +23,10 @@ from qoq_jax.data.answer_format import parse
 from qoq_jax.evaluation import saved
 from qoq_jax.report import cases_page, gallery, traces_card
 from qoq_jax.report.shown import Library
+from qoq_jax.report.traces_card import Part
 
 SPLITS = ("test", "validation")
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # as the hub spells them: cc-by-4.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """One file of the data set.
-
-    Attributes:
-      sha256: of the evaluation's file.
-      rows: what is written. patients_known: those whose record names a patient.
-      left_out: rows whose texts name their patient.
-    """
-
-    stage: str
-    split: str
-    sha256: str
-    rows: Sequence[dict[str, Any]]
-    patients_known: int
-    left_out: int
-
-    @property
-    def path(self) -> str:
-        return f"{self.stage}/{self.split}.jsonl"
 
 
 def export(

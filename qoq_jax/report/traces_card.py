@@ -9,7 +9,7 @@ import dataclasses
 import importlib.metadata
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from qoq_jax.climb.catalogue import table
 
@@ -39,8 +39,15 @@ FIELDS: tuple[tuple[str, Any, str], ...] = (
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 
 
-class Part(Protocol):
-    """What the card needs of traces.Part."""
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One file of the data set.
+
+    Attributes:
+      sha256: of the evaluation's file.
+      rows: what is written. patients_known: those whose record names a patient.
+      left_out: rows whose texts name their patient.
+    """
 
     stage: str
     split: str
@@ -50,7 +57,8 @@ class Part(Protocol):
     left_out: int
 
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        return f"{self.stage}/{self.split}.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,13 +108,7 @@ class Folder:
             reader = csv.reader(text, delimiter="\t" if tabs else ",")
             try:
                 header = [name.strip() for name in next(reader, [])]
-                for column in columns:
-                    if column not in header:
-                        raise DataError(
-                            f"there is no column {column!r}",
-                            where=where,
-                            hint=did_you_mean(column, header, f"it has {', '.join(header)[:200]}"),
-                        )
+                need_columns(columns, header, where)
                 for line in reader:
                     cells = [cell.strip() for cell in line]
                     if not any(cells):
@@ -135,6 +129,17 @@ class Folder:
                 raise DataError(
                     f"is not a table of text: {error}", where=where, hint="download it again"
                 ) from error
+
+
+def need_columns(columns: Sequence[str], header: Sequence[str], where: str) -> None:
+    """Raises DataError when the header of table `where` lacks one of the columns."""
+    for column in columns:
+        if column not in header:
+            raise DataError(
+                f"there is no column {column!r}",
+                where=where,
+                hint=did_you_mean(column, header, f"it has {', '.join(header)[:200]}"),
+            )
 
 
 def number(row: Mapping[str, str], column: str) -> float | None:

@@ -17,7 +17,8 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 
-from qoq_jax.base.errors import DataError, did_you_mean
+from qoq_jax.base.errors import DataError
+from qoq_jax.climb.convert.folder import need_columns
 
 _EPOCH = datetime.datetime(1970, 1, 1)
 _DEPTH = 5  # physionet.org/files/mimiciv/3.1/hosp: as wget --recursive leaves it
@@ -138,13 +139,7 @@ def lines(path: str, *columns: str) -> Iterator[tuple[str, ...]]:
         with opener(path, "rb") as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
             reader = csv.reader(text)
             header = next(reader, [])
-            for column in columns:
-                if column not in header:
-                    raise DataError(
-                        f"there is no column {column!r}",
-                        where=path,
-                        hint=did_you_mean(column, header, f"it has {', '.join(header)[:200]}"),
-                    )
+            need_columns(columns, header, path)
             places = [header.index(column) for column in columns]
             # Of one column itemgetter gives the cell alone, not a tuple.
             pick = operator.itemgetter(*places) if len(places) > 1 else _only(places[0])

@@ -52,6 +52,16 @@ function picture(one, boxes, label) {
   }
   return svg;
 }
+// The control of a volume's slices or a video's frames: onSlice gets the number of the one to show.
+function slider(count, onSlice) {
+  const range = make("input", { type: "range", id: "slice", min: 1, max: count, value: 1, "aria-label": "slice or frame" });
+  const words = make("span", {}, `1 of ${count}`);
+  range.oninput = () => {
+    words.textContent = `${range.value} of ${count}`;
+    onSlice(range.value - 1);
+  };
+  return make("span", {}, range, " ", words);
+}
 function save(name, type, text) {
   const link = make("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
   link.click();

@@ -82,14 +82,10 @@ async function show(i) {
     controls.append(make("label", {}, box, make("i", { style: `background:${PREDICTED}` }), "boxes"));
   }
   if (block.kind === "frames" && block.pictures.length > 1) {
-    const range = make("input", { type: "range", id: "slice", min: 1, max: block.pictures.length, value: 1, "aria-label": "slice or frame" });
-    const words = make("span", {}, `1 of ${block.pictures.length}`);
-    range.oninput = () => {
-      slice = range.value - 1;
-      words.textContent = `${range.value} of ${block.pictures.length}`;
+    controls.append(slider(block.pictures.length, (chosen) => {
+      slice = chosen;
       drawn.forEach((draw) => draw());
-    };
-    controls.append(make("span", {}, range, " ", words));
+    }));
   }
   article.append(controls);
   if (block.ecg) {
