@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeAlias
 
 import jax
@@ -155,7 +155,9 @@ def answer(
     return [record for _, record in sorted((pair for part in parts for pair in part), key=_number)]
 
 
-def numbered(data: BatchIterator, share: Share) -> Iterator[tuple[dict, Samples, list[int]]]:
+def numbered(
+    data: Iterable[tuple[dict, list[Placed]]], share: Share
+) -> Iterator[tuple[dict, Samples, list[int]]]:
     """Batches of this process, its samples with their numbers, and the rows of all processes that
     hold a prompt: prompts are numbered as if one process had read them.
     """

@@ -62,7 +62,7 @@ def roofline(setup: Setup, work: Work) -> float | None:
     if device is None:
         return None
     settings, ways = work.settings, shards(setup.mesh)
-    budget = setup.evaluation_budget()
+    budget = work.asked.budget
     slots, width = settings.slots(budget.rows, ways)
     load = flops.Load(
         rows=slots,
