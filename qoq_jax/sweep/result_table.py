@@ -153,7 +153,7 @@ def _of_labels(records: Sequence[dict]) -> Iterator[_Part]:
         for domain, numbers in {"": group["overall"], **group["domains"]}.items():
             mine = [r for r in of_it if domain in ("", r["domain"])]
             error = scores.spread(mine, functools.partial(compare.macro_f1, mine))
-            first = {"metric": "macro_f1", "value": numbers["macro_f1"], "stderr": error}
+            first = _first("macro_f1", numbers["macro_f1"], error)
             named = {name: numbers[name] for name in METRICS if name in numbers}
             yield source, domain, mine, first | named
 
@@ -164,7 +164,12 @@ def _of_answers(records: Sequence[dict]) -> Iterator[_Part]:
         first = next(iter(numbers)).partition(",")[0]  # as scores.py writes it first
         named = {_OF_ANSWERS[name]: n for name, n in numbers.items() if name in _OF_ANSWERS}
         error = numbers[f"{first}_stderr,none"]
-        yield "", part, mine, {"metric": first, "value": named[first], "stderr": error} | named
+        yield "", part, mine, _first(first, named[first], error) | named
+
+
+def _first(metric: str, value: float, error: float) -> dict[str, Any]:
+    """Without the rounding of sums, which differs between machines."""
+    return {"metric": metric, "value": value, "stderr": round(error, 6)}
 
 
 def of_samples(records: Sequence[dict]) -> dict[str, float]:
