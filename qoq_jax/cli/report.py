@@ -54,7 +54,7 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Writes the pages, the sheet or the data set, and prints their paths."""
     from qoq_jax.base import storage
-    from qoq_jax.report import cases_page, report
+    from qoq_jax.report import cases_page, pages
 
     path, roots = arguments.workdir, dict(map(_root, arguments.data))
     if arguments.traces:
@@ -70,9 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     if storage.is_file(path):
         print(cases_page.of_file(path, arguments.out or "cases.html", arguments.against, roots))
         return 0
-    out = report.write_report(path, arguments.out)
-    print(out)
-    if page := cases_page.of_run(path, os.path.dirname(out), arguments.against, roots):
+    for page in pages.write(path, arguments.out, arguments.against, roots).values():
         print(page)
     return 0
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from qoq_jax.report import charts
+from qoq_jax.report import charts, tables
 from qoq_jax.report import seconds as seconds_of
 from qoq_jax.report.gallery import case_html, choose, escape, is_right, title
-from qoq_jax.report.run import Run
+from qoq_jax.report.run import SIDES, Run
 
 MAX_CASES = 30
 MAX_POINTS = 600  # of one curve; longer ones are averaged down
@@ -126,7 +126,7 @@ def domains(run: Run) -> str:
     return (
         f"<p>Macro-F1 on held-out {escape(run.main_source, 40)} rows. Thin lines are "
         "95 % intervals. Each domain counts the same in the mean, however rare.</p>"
-        f"{_keys()}<figure>{charts.paired_bars(rows)}</figure>"
+        f"{keys()}{tables.figure(charts.paired_bars(rows))}"
         "<h3>Every metric under its own name</h3>"
         + _metric_table(run.groups["before"], run.groups["after"], "domains", "Domain", title)
     )
@@ -175,13 +175,13 @@ def _cell(then: dict | None, now: dict | None, key: str) -> str:
     return was + (f"{values[-1]:.2f}" if values else "–")
 
 
-def _keys() -> str:
-    sides = (("before RL", charts.BEFORE), ("after RL", charts.AFTER))
-    keys = (
-        f'<span><i class="key" style="background:{colour}"></i>{name}</span>'
-        for name, colour in sides
+def keys(sides: Iterable[str] = tuple(SIDES)) -> str:
+    """The colours of the sides."""
+    named = (
+        f'<span><i class="key" style="background:var(--{side})"></i>{SIDES[side]}</span>'
+        for side in sides
     )
-    return f'<p class="keys">{"".join(keys)}</p>'
+    return f'<p class="keys">{"".join(named)}</p>'
 
 
 def localisation(run: Run) -> str:
@@ -199,7 +199,7 @@ def localisation(run: Run) -> str:
         f"{len(after or before):,} rows "
         f"that have one. Share of rows above 0.5: {shares}. Around a mask even the tightest box "
         "stays below "
-        f"1.</p>{_keys()}<figure>{charts.histogram(before, after)}</figure>"
+        f"1.</p>{keys()}{tables.figure(charts.histogram(before, after))}"
     )
 
 
