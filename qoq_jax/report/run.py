@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
@@ -14,37 +15,38 @@ SPLITS = {"validation": "-validation", "test": ""}  # and what names of eval/*.j
 SIDES = {"before": "before RL", "after": "after RL"}
 
 
+@dataclasses.dataclass
 class Run:
     """What a working directory holds.
 
-    curves, cases, config, facts, goodput: contents of metrics.jsonl, the gallery, config.json,
-      run.json and goodput.json.
-    records: {"before": [...], "after": [...]}, the records before and after RL (after alignment,
-      where there was no other RL).
-    evaluations: (stage, split) -> what eval/*.json has beside its records, by stage in order.
-    stages: {"before", "after"}: the stages of those two sides.
-    tasks: content of eval/tasks/results.json (evaluation/tasks/evaluate.py).
-    main_source: where most rows that are not real come from; the headline and the charts are about
-      those.
-    groups: {"before", "after"}: metrics of the main source's rows, or None.
+    Attributes:
+      curves, cases, config, facts, goodput: contents of metrics.jsonl, the gallery, config.json,
+        run.json and goodput.json.
+      records: {"before": [...], "after": [...]}, the records before and after RL (after alignment,
+        where there was no other RL).
+      evaluations: (stage, split) -> what eval/*.json has beside its records, by stage in order.
+      tasks: content of eval/tasks/results.json (evaluation/tasks/evaluate.py).
+      stages: {"before", "after"}: the stages of those two sides.
+      main_source: where most rows that are not real come from; the headline and the charts are
+        about those.
+      groups: {"before", "after"}: metrics of the main source's rows, or None.
     """
 
-    def __init__(
-        self,
-        curves: list[dict],
-        records: dict[str, list[dict]],
-        cases: list[dict],
-        config: dict,
-        facts: dict,
-        goodput: dict | None = None,
-        evaluations: dict[tuple[str, str], dict] | None = None,
-        tasks: dict | None = None,
-    ) -> None:
-        self.curves, self.cases, self.config, self.facts = curves, cases, config, facts
-        self.records, self.goodput = records, goodput or {}
-        self.evaluations, self.tasks = evaluations or {}, tasks or {}
+    curves: list[dict]
+    records: dict[str, list[dict]]
+    cases: list[dict]
+    config: dict
+    facts: dict
+    goodput: dict
+    evaluations: dict[tuple[str, str], dict]
+    tasks: dict
+    stages: dict[str, str] = dataclasses.field(init=False)
+    main_source: str | None = dataclasses.field(init=False)
+    groups: dict[str, dict | None] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
         self.stages = {"before": "sft", "after": _last(self.evaluations)}
-        rows = records["after"] or records["before"]
+        rows = self.records["after"] or self.records["before"]
         sources = [r["source"] for r in rows if r["source"] != "real"]
         self.main_source = (
             max(set(sources), key=sources.count) if sources else ("real" if rows else None)
@@ -82,7 +84,7 @@ class Run:
                 hint="give the working directory of a run",
             )
         known = (optional(name, {}) for name in ("config.json", "run.json", "goodput.json"))
-        return cls(curves, records, cases, *known, evaluations=evaluations, tasks=tasks)
+        return cls(curves, records, cases, *known, evaluations, tasks)
 
     def parts(self, name: str) -> dict[str, dict]:
         """Side -> this part of its evaluation, "temperature" for example, where it has one."""

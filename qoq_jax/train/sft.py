@@ -63,10 +63,11 @@ def run(setup: Setup, plan: Plan, weights: Any) -> Any:
         state, metrics = update(stage.on_device(state), setup.put(batch), stage.base)
         return StepResult(stage.offloaded(state), metrics, {}, [s.meta.id for s in samples])
 
-    return stage.loop(step, _headline)
+    return stage.loop(step, headline)
 
 
-def _headline(row: Row) -> dict[str, str]:
+def headline(row: Row) -> dict[str, str]:
+    """What of a log row is shown on the terminal."""
     return {"loss": f"{row['loss']:.3f}"}
 
 
