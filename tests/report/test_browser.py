@@ -257,6 +257,20 @@ def test_the_report_links_to_the_cases_and_these_to_the_report(opened, width):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
+def test_the_report_is_dark_where_asked_and_wide_parts_scroll_by_themselves(opened, width):
+    page = opened("measured/report.html", width)
+    colours = """[getComputedStyle(document.body).backgroundColor,
+        getComputedStyle(document.querySelector("svg text")).fill]"""
+    light = page.evaluate(colours)
+    page.emulate_media(color_scheme="dark")
+    paper, ink = page.evaluate(colours)
+    assert light[0] == "rgb(255, 255, 255)" and paper == "rgb(18, 23, 28)" and ink != light[1]
+    for name in ("calibration", "selective", "fairness", "tasks", "evaluations"):
+        assert page.locator(f"#{name}").bounding_box()["width"] <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("name", ["cases.html", "report.html", "measured/report.html"])
 def test_axe_finds_nothing_serious(opened, name, width):
     page = opened(name, width)
