@@ -81,7 +81,7 @@ def render(run: Run, viewer: str = "") -> str:
     headline, link = _headline(run), ""
     if viewer:
         link = f'<a class="page" href="{escape(viewer)}">Case viewer</a>'
-        headline += f'<p class="note"><a href="{escape(viewer)}">All test rows, to look through</a>'
+        headline += f'<p class="note"><a href="{escape(viewer)}">Test rows, to look through</a>'
         headline += ": responses, boxes and media, to filter and to search.</p>"
     if run.cases:  # last, with the bytes that the rest leaves
         used = len(

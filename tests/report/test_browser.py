@@ -252,7 +252,7 @@ def test_the_report_links_to_the_cases_and_these_to_the_report(opened, width):
     page.locator("#results").wait_for()
     assert page.url.endswith("/report.html")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.get_by_role("link", name="All test rows").click()
+    page.get_by_role("link", name="Test rows").click()
     page.locator("#list button").first.wait_for()
 
 

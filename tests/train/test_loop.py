@@ -142,7 +142,8 @@ def test_a_run_leaves_everything(finished):
             assert (workdir / "checkpoints" / stage / "6" / name).exists()
     data = json.loads((workdir / "data.json").read_text())["sources"]["climb-mini"]["splits"]
     assert data["train"]["rows"] == 80 and data.keys() == {"train", "test"}
-    assert "<html" in (workdir / "report.html").read_text()
+    assert 'href="cases.html"' in (workdir / "report.html").read_text()
+    assert '"report":"report.html"' in (workdir / "cases.html").read_text()
     assert any((workdir / "tensorboard").iterdir())
     assert "left" in output and "recompiles 0" in output
 
