@@ -23,7 +23,6 @@ from qoq_jax.train import log, rl, sft
 from qoq_jax.train.stage_run import speed
 
 HEADLINES = {"sft": sft.headline, "rl": rl.headline}
-PREFIX = "reward/domain/"
 
 
 def main() -> None:
@@ -39,6 +38,8 @@ def main() -> None:
     lines = (arguments.workdir / "metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if row["stage"] == arguments.stage]
     steps = config[arguments.stage]["steps"]
+    what = "reward" if arguments.stage == "rl" else "loss"
+    prefix = f"{what}/domain/"
     now = rows[0]["time"] - rows[0]["seconds/step"]
     console = Console(file=io.StringIO(), record=True, width=arguments.width)
     with terminal.off_screen(lambda: now):
@@ -47,10 +48,10 @@ def main() -> None:
             if row["step"] > arguments.share * steps:
                 break
             now = row["time"]
-            domains = {k.removeprefix(PREFIX): v for k, v in row.items() if k.startswith(PREFIX)}
+            domains = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
             said = HEADLINES[arguments.stage](row) | speed(row)
             about = f"{log.rate(row['seconds/step'])}  {arguments.memory}"
-            progress.show(row["step"], said, domains, row.get("loss"), about)
+            progress.show(row["step"], said, domains, what, about)
         console.print(terminal.picture())
     svg = console.export_svg(title="qoq train", theme=MONOKAI)
     # Fonts of another site would be asked for by whoever looks at it.

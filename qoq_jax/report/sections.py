@@ -65,16 +65,23 @@ def curves(run: Run) -> str:
         )
         out += _grid("grid2", [reward, chart(rl, "Loss", "loss")])
         out += _grid("small", [chart(rl, name, key, (205, 135)) for name, key in RL_CURVES.items()])
-        keys = sorted({key for line in rl for key in line if key.startswith("reward/domain/")})
-        names = {key: title(key.removeprefix("reward/domain/")) for key in keys}
-        if by_domain := _grid(
-            "small", [chart(rl, names[key], key, (205, 125), SHARE) for key in keys]
-        ):
+        if by_domain := _by_domain(rl, "reward/domain/", SHARE):
             out += "<h3>Reward by domain</h3>" + by_domain
     if warm := _grid("grid2", [chart(sft, name, key) for name, key in SFT_CURVES.items()]):
         out += "<h3>Supervised warm start</h3>" + warm
+        if by_domain := _by_domain(sft, "loss/domain/"):
+            out += "<h3>Loss by domain</h3>" + by_domain
     note = "Faint: as logged. Strong: moving average; the number at the end is its last value."
     return out and f'<p class="note">{note}</p>{out}'
+
+
+def _by_domain(
+    lines: Sequence[dict], prefix: str, y_range: tuple[float, float] | None = None
+) -> str:
+    """A small chart of each key that begins so."""
+    keys = sorted({key for line in lines for key in line if key.startswith(prefix)})
+    names = {key: title(key.removeprefix(prefix)) for key in keys}
+    return _grid("small", [chart(lines, names[key], key, (205, 125), y_range) for key in keys])
 
 
 def _series(lines: Sequence[dict], key: str, name: str, colour: str) -> charts.Series | None:

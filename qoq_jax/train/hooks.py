@@ -198,8 +198,8 @@ class WriteRow(Hook):
 
 
 class ShowProgress(Hook):
-    """The progress bar, or line: what `headline` makes of a row, and the reward of each domain;
-    without domains the loss.
+    """The progress bar, or line: what `headline` makes of a row, and the reward of each domain, or
+    its loss where there is no reward.
     """
 
     def __init__(self, headline: Callable[[Row], dict[str, str]]):
@@ -211,19 +211,20 @@ class ShowProgress(Hook):
     def after_step(self, loop: Loop) -> None:
         self._progress.advance(loop.done)
         if loop.row is not None:
-            prefix = "reward/domain/"
-            domains = {
-                name.removeprefix(prefix): value
-                for name, value in loop.row.items()
-                if name.startswith(prefix)
-            }
             row, said = loop.row, self._headline(loop.row)
+            what = next((one for one in ("reward", "loss") if _by_domain(row, one)), "")
             about = "  ".join(filter(None, (rate(row.get("seconds/step")), memory.line())))
-            self._progress.show(loop.done, said, domains, row.get("loss"), about)
+            self._progress.show(loop.done, said, _by_domain(row, what), what, about)
 
     def end(self, loop: Loop) -> None:
         del loop
         self._progress.close()
+
+
+def _by_domain(row: Row, what: str) -> dict[str, float]:
+    """{domain: value} of the row's WHAT/domain/DOMAIN."""
+    prefix = f"{what}/domain/"
+    return {key.removeprefix(prefix): x for key, x in row.items() if key.startswith(prefix)}
 
 
 class StopWhenNotFinite(Hook):

@@ -91,7 +91,7 @@ def open_writer(cfg: Config) -> MetricWriter:
 
 
 class Progress:
-    """Stage, step, time left and what is worth watching, and the reward of each domain.
+    """Stage, step, time left and what is worth watching, and the reward or loss of each domain.
 
     On a terminal a bar, below it the rate of steps, memory, and a curve of each domain since the
     process began; one line stays when the stage ends. Elsewhere a line each time, and that of the
@@ -116,15 +116,15 @@ class Progress:
         step: int,
         facts: dict[str, str],
         domains: dict[str, float] | None = None,
-        loss: float | None = None,
+        what: str = "reward",
         about: str = "",
     ) -> None:
         """Tells of the step that is done.
 
         Args:
           facts: of the line, name -> text.
-          domains: reward of each.
-          loss: has a curve where there are no domains.
+          domains: a number of each.
+          what: that number is.
           about: another line on a terminal: rate of steps, memory.
         """
         if self._bar is None:
@@ -133,19 +133,18 @@ class Progress:
         left = elapsed / max(done, 1) * (self._steps - step)
         said = "  ".join(f"{k} {v}" for k, v in facts.items())
         line = f"{self._stage} {step}/{self._steps}  left {clock(left)}  {said}"
-        rewards = "reward: " + "  ".join(f"{k} {v:.2f}" for k, v in (domains or {}).items())
+        numbers = f"{what}: " + "  ".join(f"{k} {v:.2f}" for k, v in (domains or {}).items())
         if self._on_terminal:
-            known = domains or ({} if loss is None else {"loss": loss})
-            for name, value in known.items():
+            for name, value in (domains or {}).items():
                 self._curves.setdefault(name, []).append(value)
-            heading = "reward by domain" if domains else ""
+            heading = f"{what} by domain"
             curves = dict(sorted(self._curves.items()))
             self._bar.update(step, panel=terminal.Panel((said, about), heading, curves))
             self._last = line
         else:
             print(line)
             if domains and self._shown % 5 == 0:
-                print("  " + rewards)
+                print("  " + numbers)
             sys.stdout.flush()
         self._shown += 1
 

@@ -23,7 +23,7 @@ from qoq_jax.train.log import Progress
 progress = Progress("sft", 4)
 for step in range(1, 5):
     domains = {"mri": 0.5, "ct": step / 4}
-    progress.show(step, {"loss": f"{1 / step:.2f}"}, domains, loss=0.1, about="4.0 steps/s")
+    progress.show(step, {"loss": f"{1 / step:.2f}"}, domains, about="4.0 steps/s")
     print("saved", step)
 progress.close()
 """
