@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 from qoq_jax.base.errors import ConfigError, did_you_mean
+from qoq_jax.models.encoders import (
+    biot,
+    ecg,
+    expression,
+    gat,
+    gcn,
+    graph_transformer,
+    labram,
+    motion,
+    units,
+)
 from qoq_jax.models.encoders.encoder import Encoder
 
-_FILES: tuple[tuple[Encoder, ...], ...] = ()
+_FILES: tuple[tuple[Encoder, ...], ...] = (
+    ecg.ENCODERS,
+    units.ENCODERS,
+    biot.ENCODERS,
+    labram.ENCODERS,
+    gcn.ENCODERS,
+    gat.ENCODERS,
+    graph_transformer.ENCODERS,
+    motion.ENCODERS,
+    expression.ENCODERS,
+)
 ENCODERS: dict[str, Encoder] = {one.name: one for rows in _FILES for one in rows}
 
 
