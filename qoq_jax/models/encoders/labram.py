@@ -176,7 +176,7 @@ def group_norm(x: Array, p: Params, seen: Array) -> Array:
     return (y * masked.rows(p["scale"], y) + masked.rows(p["bias"], y)).astype(x.dtype)
 
 
-def _row(name: str, cfg: LabramConfig, published: bool) -> Encoder:
+def _row(name: str, cfg: LabramConfig) -> Encoder:
     return Encoder(
         name=name,
         kind="eeg",
@@ -185,11 +185,11 @@ def _row(name: str, cfg: LabramConfig, published: bool) -> Encoder:
         param_specs=param_specs,
         tokens=tokens,
         pooled=pooled,
-        source="LaBraM, arXiv 2405.18765; 935963004/LaBraM" + ", as published" * published,
+        source="LaBraM, arXiv 2405.18765; 935963004/LaBraM",
     )
 
 
 ENCODERS = (
-    _row("labram_base", LabramConfig(), published=True),
-    _row("labram_small", LabramConfig(filters=4, depth=2, num_heads=5), published=False),
+    _row("labram_base", LabramConfig()),
+    _row("labram_small", LabramConfig(filters=4, depth=2, num_heads=5)),
 )

@@ -136,7 +136,7 @@ def test_expression_is_standardised_by_the_genes_that_vary_most():
         batches.expression(samples, standard, 3)
 
 
-@pytest.mark.parametrize("name", ["iiic", "abide", "ppmi", "proteins", "hugadb"])
+@pytest.mark.parametrize("name", ["iiic", "abide", "proteins", "hugadb"])
 def test_records_of_the_published_layouts_become_batches(name, tmp_path):
     WRITERS[name](tmp_path)
     found = list(read_all(name, tmp_path)[0].values())
