@@ -156,6 +156,21 @@ def test_tokens_and_vectors_have_the_shapes_of_the_contract(name):
 
 
 @pytest.mark.parametrize("name", TINY)
+def test_computation_runs_in_the_dtype_of_the_weights(name):
+    one = encoder(name)
+    weights = spec.abstract(one.param_specs(one.cfg), jnp.bfloat16)
+    vector, (tokens, _) = jax.eval_shape(
+        lambda weights, inputs: (
+            one.pooled(weights, one.cfg, inputs),
+            one.tokens(weights, one.cfg, inputs),
+        ),
+        weights,
+        batch(name),
+    )
+    assert vector.dtype == tokens.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("name", TINY)
 def test_every_weight_has_a_gradient(name):
     _, gradient = result(name)
     still = [path for path, g in spec.flatten(gradient).items() if not np.abs(g).max() > 1e-8]

@@ -52,9 +52,11 @@ _SOURCES = 30  # of the background
 _SPREAD = 0.25  # 1 - cos of the angle at which a source has fallen to 1 / e
 
 
-def _place(down: float, round_: float) -> np.ndarray:
-    """A point on the sphere [3] (right, front, up) of angles in degrees."""
-    a, b = np.radians(down), np.radians(round_)
+def _place(polar: float, azimuth: float) -> np.ndarray:
+    """A point on the sphere [3] (right, front, up): degrees from the top, and from the nose to the
+    right.
+    """
+    a, b = np.radians(polar), np.radians(azimuth)
     return np.array([np.sin(a) * np.sin(b), np.sin(a) * np.cos(b), np.cos(a)])
 
 
