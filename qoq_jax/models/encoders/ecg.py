@@ -315,7 +315,7 @@ def _pooled(params: Params, cfg: EcgConfig, batch: Batch) -> Array:
     return represent(params, cfg, batch["signal"])
 
 
-def _row(name: str, cfg: EcgConfig) -> Encoder:
+def _row(name: str, cfg: EcgConfig, published: bool) -> Encoder:
     return Encoder(
         name=name,
         kind="ecg",
@@ -324,12 +324,13 @@ def _row(name: str, cfg: EcgConfig) -> Encoder:
         param_specs=param_specs,
         tokens=_tokens,
         pooled=_pooled,
+        layouts=("ecg_jepa",) if published else (),
         source="ECG-JEPA, arXiv 2410.08559; sehunfromdaegu/ECG_JEPA",
     )
 
 
 ENCODERS = (
-    _row("ecg_jepa_base", sizes.BASE_ECG),
+    _row("ecg_jepa_base", sizes.BASE_ECG, published=True),
     # the size of the file that comes with the package: climb/mini/ecg_encoder.safetensors
-    _row("ecg_jepa_nano", sizes.NANO_ECG),
+    _row("ecg_jepa_nano", sizes.NANO_ECG, published=False),
 )
