@@ -6,36 +6,39 @@ weights. The published modules themselves gave 3e-6 (docs/encoders.md).
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.numpy import save_file
 
-from qoq_jax.hf import names
+from qoq_jax.hf import encoders, names
 from qoq_jax.models import spec as spec_lib
-from qoq_jax.models.encoders import biot, labram
+from qoq_jax.models.encoders import biot, labram, registry
 
 pytestmark = pytest.mark.parity
 BIOT = biot.BiotConfig(channels=5, width=16, depth=2, num_heads=4)
 LABRAM = labram.LabramConfig(filters=8, depth=2, num_heads=10, electrodes=("O2", "FP1", "CZ"))
 
 
-def state_dict(specs, seed):
-    """Random tensors under the published names and in the published shapes, and our parameters."""
+def published(encoder, seed):
+    """Random tensors under the published names and in the published shapes."""
     torch.manual_seed(seed)
-    theirs, ours = {}, {}
-    for path, spec in spec_lib.flatten(specs).items():
-        if not spec.hf_key:  # [1,t,i,o] of a convolution, for which there is no layout
-            key = f"patch_embed.conv{path.split('/')[1]}.weight"
-            kernel = 0.3 * np.random.default_rng(seed).normal(size=spec.shape).astype(np.float32)
-            theirs[key], ours[path] = torch.tensor(kernel).permute(3, 2, 0, 1), kernel
-            continue
-        keys = names.layer_keys(spec)
-        theirs |= {key: 0.3 * torch.randn(names.published_shape(spec)) for key in keys}
-        shape, order = names.split(spec)
-        layers = [theirs[key].numpy().reshape(shape).transpose(order) for key in keys]
-        ours[path] = np.stack(layers) if spec.stacked else layers[0]
-    return theirs, spec_lib.unflatten(ours)
+    specs = spec_lib.flatten(encoder.param_specs(encoder.cfg)).values()
+    return {
+        key: 0.3 * torch.randn(names.published_shape(spec))
+        for spec in specs
+        for key in names.layer_keys(spec)
+    }
+
+
+def loaded(encoder, tensors, folder, **more):
+    """Our parameters of a file of these tensors, and of more that are not the encoder's."""
+    path = str(folder / "model.safetensors")
+    save_file({name: tensor.numpy() for name, tensor in tensors.items()} | more, path)
+    return encoders.load(encoder, path)
 
 
 def dense(x, w, key):
@@ -101,19 +104,39 @@ def labram_reference(w, signal, cfg):
     return norm(x[:, 1:].mean(dim=1), w, "fc_norm", 1e-6)
 
 
-def test_biot():
-    w, params = state_dict(biot.param_specs(BIOT), 0)
+def test_biot(tmp_path):
+    encoder = dataclasses.replace(registry.get("biot"), cfg=BIOT, width=BIOT.width)
+    w = published(encoder, 0)
+    buffer = {"transformer.layers.layers.0.0.fn.local_attn.rel_pos.inv_freq": np.ones(2, "f")}
+    index, positions = np.arange(5), np.zeros((1, 1000, 16), "f")
+    more = {"index": index, "positional_encoding.pe": positions} | buffer
+    params = loaded(encoder, w, tmp_path, **more)
     signal = 30 * np.random.default_rng(0).normal(size=(2, 3, 2000)).astype(np.float32)
-    found = biot.pooled(params, BIOT, {"signal": signal, "channel_valid": np.ones((2, 3), bool)})
+    batch = {"signal": signal, "channel_valid": np.ones((2, 3), bool)}
     expected = biot_reference(w, signal, BIOT)
+    found = encoder.pooled(params, BIOT, batch)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
-def test_labram():
-    specs = labram.param_specs(LABRAM)
-    w, params = state_dict(specs, 1)
+def test_labram(tmp_path):
+    encoder = dataclasses.replace(registry.get("labram_base"), cfg=LABRAM, width=LABRAM.width)
+    w = published(encoder, 1)
+    head = {"head.weight": np.zeros((6, 200), "f"), "head.bias": np.zeros(6, "f")}
+    params = loaded(encoder, w, tmp_path, **head)
     signal = 30 * np.random.default_rng(0).normal(size=(2, 3, 800)).astype(np.float32)
-    found = labram.pooled(
-        params, LABRAM, {"signal": signal, "channel_valid": np.ones((2, 3), bool)}
-    )
+    batch = {"signal": signal, "channel_valid": np.ones((2, 3), bool)}
+    found = encoder.pooled(params, LABRAM, batch)
     np.testing.assert_allclose(found, labram_reference(w, signal, LABRAM), rtol=0, atol=1e-5)
+
+
+def test_a_pretrained_labram_gets_a_new_last_norm(tmp_path):
+    encoder = dataclasses.replace(registry.get("labram_base"), cfg=LABRAM, width=LABRAM.width)
+    tensors = {
+        f"student.{name}": tensor
+        for name, tensor in published(encoder, 1).items()
+        if not name.startswith("fc_norm.")
+    }
+    more = {"student.mask_token": np.ones((1, 1, 200), "f"), "student.norm.bias": np.ones(200, "f")}
+    params = loaded(encoder, tensors, tmp_path, **more)
+    np.testing.assert_array_equal(params["norm"]["scale"], np.ones(200))
+    np.testing.assert_array_equal(params["cls"], tensors["student.cls_token"].numpy())

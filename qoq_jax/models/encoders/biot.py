@@ -172,6 +172,7 @@ def _row(name: str, cfg: BiotConfig) -> Encoder:
         param_specs=param_specs,
         tokens=tokens,
         pooled=pooled,
+        layouts=("BIOT",),
         source="BIOT, arXiv 2305.10351; ycq091044/BIOT, pretrained-models/*.ckpt",
     )
 
