@@ -52,6 +52,7 @@ class Inputs:
     """Sizes of one modality.
 
     Attributes:
+      name: of the modality.
       pooled: W.
       tokens: S.
       width: V.
@@ -59,6 +60,7 @@ class Inputs:
         tokenizer of FT-Transformer, arXiv 2106.11959, section 3.1); else they share one.
     """
 
+    name: str
     pooled: int
     tokens: int
     width: int
@@ -71,7 +73,7 @@ class FusionConfig:
 
     Attributes:
       method: late, concat or attention.
-      inputs: {modality: its sizes}; the order is that of the concatenation.
+      inputs: of the modalities, in the order of the concatenation.
       classes: c, of an exclusive label.
       width: D.
       heads: of cross-attention.
@@ -80,7 +82,7 @@ class FusionConfig:
     """
 
     method: Method
-    inputs: Mapping[str, Inputs]
+    inputs: tuple[Inputs, ...]
     classes: int
     width: int = 32
     heads: int = 4
@@ -91,18 +93,16 @@ class FusionConfig:
 def param_specs(cfg: FusionConfig) -> dict[str, Any]:
     """Weights of the method alone; encoders have their own."""
     if cfg.method == "late":
-        return {
-            name: _linear(one.pooled, cfg.classes, zero=True) for name, one in cfg.inputs.items()
-        }
+        return {one.name: _linear(one.pooled, cfg.classes, zero=True) for one in cfg.inputs}
     if cfg.method == "concat":
         # one input more per modality: whether it is there
-        size = sum(one.pooled + 1 for one in cfg.inputs.values())
+        size = sum(one.pooled + 1 for one in cfg.inputs)
         return {
             "hidden": _linear(size, cfg.width),
             "out": _linear(cfg.width, cfg.classes, zero=True),
         }
     return {
-        "modalities": {name: _tokens(one, cfg.width) for name, one in cfg.inputs.items()},
+        "modalities": {one.name: _tokens(one, cfg.width) for one in cfg.inputs},
         # a token that each patient has, so that a softmax never runs over nothing
         "nothing": ParamSpec((cfg.width,), (None,), 0.02),
         "queries": ParamSpec((cfg.queries, cfg.width), (None, None), 1.0),
@@ -155,7 +155,8 @@ def logits(
     """Logits of "concat" and "attention", float32 [B,c]; "late" has one per modality
     (`late_logits`).
     """
-    assert set(patients) == set(cfg.inputs), f"{sorted(patients)} and {sorted(cfg.inputs)}"
+    names = {one.name for one in cfg.inputs}
+    assert set(patients) == names, f"{sorted(patients)} and {sorted(names)}"
     return (_concat if cfg.method == "concat" else _attend)(params, cfg, patients)
 
 
@@ -225,9 +226,10 @@ def _concat(
 ) -> jax.Array:
     """An MLP on all pooled vectors side by side, zeros for one that is not there."""
     parts = []
-    for name in cfg.inputs:
-        there = patients[name].present[:, None]
-        parts += [jnp.where(there, patients[name].pooled, 0.0), there.astype(jnp.float32)]
+    for one in cfg.inputs:
+        mine = patients[one.name]
+        there = mine.present[:, None]
+        parts += [jnp.where(there, mine.pooled, 0.0), there.astype(jnp.float32)]
     return _dense(
         jax.nn.gelu(_dense(jnp.concatenate(parts, axis=1), params["hidden"])), params["out"]
     )
@@ -238,8 +240,8 @@ def _attend(
 ) -> jax.Array:
     """Learned queries attend to the tokens of all modalities of their patient, block by block."""
     tokens, valid = [], []
-    for name, one in cfg.inputs.items():
-        mine, p = patients[name], params["modalities"][name]
+    for one in cfg.inputs:
+        mine, p = patients[one.name], params["modalities"][one.name]
         # [B,S,V] x [S,V,D] or [V,D] -> [B,S,D]
         equation = "bsv,svd->bsd" if one.table else "bsv,vd->bsd"
         found = jnp.where(mine.valid[..., None], mine.tokens, 0.0)

@@ -9,10 +9,10 @@ import pytest
 
 from qoq_jax.models import fusion, spec
 
-INPUTS = {
-    "record": fusion.Inputs(pooled=6, tokens=3, width=1, table=True),
-    "ecg": fusion.Inputs(pooled=4, tokens=2, width=4),
-}
+INPUTS = (
+    fusion.Inputs("record", pooled=6, tokens=3, width=1, table=True),
+    fusion.Inputs("ecg", pooled=4, tokens=2, width=4),
+)
 
 
 def config(method):
@@ -29,11 +29,11 @@ def weights(method):
 def patients(rows=5, seed=0):
     rng = np.random.default_rng(seed)
     found = {}
-    for name, one in INPUTS.items():
+    for one in INPUTS:
         valid = rng.random((rows, one.tokens)) < 0.7
         valid[0] = True
-        valid[1] = name == "record"  # a patient without an ECG
-        found[name] = fusion.Modality(
+        valid[1] = one.name == "record"  # a patient without an ECG
+        found[one.name] = fusion.Modality(
             rng.normal(size=(rows, one.pooled)).astype(np.float32),
             rng.normal(size=(rows, one.tokens, one.width)).astype(np.float32),
             valid,

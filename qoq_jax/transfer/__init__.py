@@ -1,0 +1,1 @@
+"""CLIMB's experiments: multitask pretraining, few-shot transfer, fusion."""
