@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -47,7 +47,7 @@ def fit(
     patients: Patients,
     labels: np.ndarray,
     rows: Rows,
-    seeds: int,
+    seeds: Sequence[int],
 ) -> dict[str, np.ndarray]:
     """Log-probabilities of all admissions by fusions that differ in their seed.
 
@@ -55,22 +55,22 @@ def fit(
       patients: features of all admissions; no gradient reaches an encoder.
       labels: int32 [n].
       rows: the admissions that are learned from, and those that choose.
-      seeds: how many, from 0 on: initial weights and order of the admissions.
+      seeds: of initial weights and of the order of the admissions.
 
     Returns:
       {"fused": float32 [seeds, n, c]}; of "late" also those of each modality's own head, by name,
       which say nothing where an admission lacks it.
     """
     run = _program(cfg, how, len(rows.train))
-    keys = jax.vmap(jax.random.key)(np.arange(seeds))
+    keys = jax.vmap(jax.random.key)(np.asarray(seeds))
     params = run(keys, dict(patients), labels, rows.train, rows.validation)
     if cfg.method != "late":
         return {"fused": np.asarray(_scores(cfg)(params, dict(patients)))}
     heads = {name: np.asarray(x) for name, x in _scores(cfg)(params, dict(patients)).items()}
     present = {name: np.asarray(one.present) for name, one in patients.items()}
     fused = []
-    for seed in range(seeds):
-        mine = {name: head[seed] for name, head in heads.items()}
+    for n in range(len(seeds)):
+        mine = {name: head[n] for name, head in heads.items()}
         weights = head_weights(mine, present, labels, rows.validation)
         fused.append(np.asarray(fusion.late_fusion(mine, present, weights)))
     return heads | {"fused": np.stack(fused)}
