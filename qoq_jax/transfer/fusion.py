@@ -143,7 +143,7 @@ def compare(cfg: FusionRunConfig, found: Admissions) -> dict[str, Any]:
             for name in media:
                 if name in scores:  # the heads of late fusion
                     add(name, "head", start, scores[name])
-    counts = {name: int(len(test.rows)) for name, test in tests.items()}
+    counts = {name: len(test.rows) for name, test in tests.items()}
     return {
         "counts": {"train": len(train), **counts},
         "classes": list(found.classes),
