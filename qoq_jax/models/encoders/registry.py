@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from qoq_jax.base.errors import ConfigError, did_you_mean
+from qoq_jax.models.encoders import convnextv2, eva02, swinv2, vit
 from qoq_jax.models.encoders.encoder import Encoder
 
-_FILES: tuple[tuple[Encoder, ...], ...] = ()
+_FILES: tuple[tuple[Encoder, ...], ...] = (
+    convnextv2.ENCODERS,
+    vit.ENCODERS,
+    swinv2.ENCODERS,
+    eva02.ENCODERS,
+)
 ENCODERS: dict[str, Encoder] = {one.name: one for rows in _FILES for one in rows}
 
 
