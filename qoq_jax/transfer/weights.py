@@ -1,0 +1,84 @@
+"""Weights of an encoder that was trained here: one safetensors file, its arrays named by their
+paths.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from qoq_jax.base import storage
+from qoq_jax.base.errors import CheckpointError, ConfigError
+from qoq_jax.base.files import replacing
+from qoq_jax.climb.mini import ecg_set
+from qoq_jax.hf import ecg as ecg_files
+from qoq_jax.hf import encoders as published
+from qoq_jax.models import spec
+from qoq_jax.models.encoders.encoder import Encoder, Params
+
+FILE = "encoder.safetensors"  # in the workdir of a run
+_NAME = "qoq_jax encoder"  # in the file's metadata
+
+
+def save(encoder: Encoder, path: str, params: Params) -> None:
+    """Writes the encoder's weights, float32, on one process alone."""
+    from safetensors.numpy import save_file
+
+    flat = {
+        name: np.ascontiguousarray(np.asarray(one, np.float32))
+        for name, one in spec.flatten(params).items()
+    }
+    with replacing(path) as partial:
+        save_file(flat, partial, {_NAME: encoder.name})
+
+
+def load_encoder(encoder: Encoder, path: str) -> Params:
+    """Weights of an encoder, float32 on the host.
+
+    Args:
+      path: what `save` wrote, or the workdir of a run that did; a published file
+        (hf/encoders.py); for ECG-JEPA also its own file, or "climb-mini", that of the package.
+
+    Raises:
+      CheckpointError: the file cannot be read, or is not of this encoder.
+      ConfigError: "climb-mini" for another encoder than ecg_jepa_nano.
+    """
+    if path == ecg_set.WEIGHTS_NAME:
+        if encoder.name != "ecg_jepa_nano":
+            raise ConfigError(
+                f"{path!r} has weights of ecg_jepa_nano, not of {encoder.name}",
+                hint="name a file, or the workdir of a run",
+            )
+        path = ecg_set.WEIGHTS
+    elif storage.exists(os.path.join(path, FILE)):
+        path = os.path.join(path, FILE)
+    name, arrays = _own(path)
+    if name is None:
+        if encoder.name.startswith("ecg_jepa"):
+            return ecg_files.load(path, encoder.cfg.num_heads)[0]["encoder"]
+        return published.load(encoder, path)
+    specs = spec.flatten(encoder.param_specs(encoder.cfg))
+    shapes = {key: spec_of.shape for key, spec_of in specs.items()}
+    if name != encoder.name or shapes != {key: one.shape for key, one in arrays.items()}:
+        raise CheckpointError(
+            f"has weights of {name}, not of {encoder.name}", where=path, hint="name that encoder"
+        )
+    return spec.unflatten(arrays)
+
+
+def _own(path: str) -> tuple[str | None, dict[str, Any]]:
+    """(encoder, arrays) of a file that `save` wrote; (None, {}) of any other."""
+    from safetensors import SafetensorError, safe_open
+
+    if not os.path.isfile(path):
+        return None, {}  # whose error is that of the published weights
+    try:
+        with safe_open(storage.local(path), "numpy") as file:
+            name = (file.metadata() or {}).get(_NAME)
+            return name, {key: file.get_tensor(key) for key in file.keys()} if name else {}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"not read ({error})", where=path, hint="give a safetensors file"
+        ) from error
