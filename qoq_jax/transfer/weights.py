@@ -77,7 +77,8 @@ def _own(path: str) -> tuple[str | None, dict[str, Any]]:
     try:
         with safe_open(storage.local(path), "numpy") as file:
             name = (file.metadata() or {}).get(_NAME)
-            return name, {key: file.get_tensor(key) for key in file.keys()} if name else {}
+            names = file.keys() if name else ()
+            return name, {key: file.get_tensor(key) for key in names}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"not read ({error})", where=path, hint="give a safetensors file"
