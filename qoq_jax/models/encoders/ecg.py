@@ -19,9 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qoq_jax.models import sizes
 from qoq_jax.models import spec as spec_lib
 from qoq_jax.models.attention import KeySet, TokenIds, attention
-from qoq_jax.models.sizes import EcgConfig
+from qoq_jax.models.encoders.encoder import Batch, Encoder
+from qoq_jax.models.sizes import BASE_ECG, EcgConfig
 from qoq_jax.models.spec import ParamSpec
 
 # Random weights: the paper's 0.02 at its width of 768, wider spread for narrower encoders.
@@ -299,3 +301,30 @@ def linear(x: Array, p: Params) -> Array:
 def rows(vector: Array, x: Array) -> Array:
     """A vector with leading axes of size one, so that it meets x at equal rank."""
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
+
+
+# --------------------------------------------------------------------------------------- registry
+
+
+def _tokens(params: Params, cfg: EcgConfig, batch: Batch) -> tuple[Array, Array]:
+    found = tokens(params, cfg, batch["signal"])
+    return found, jnp.ones(found.shape[:2], bool)
+
+
+def _pooled(params: Params, cfg: EcgConfig, batch: Batch) -> Array:
+    return represent(params, cfg, batch["signal"])
+
+
+ENCODERS = tuple(
+    Encoder(
+        name,
+        "ecg",
+        cfg,
+        cfg.width,
+        param_specs,
+        _tokens,
+        _pooled,
+        source="ECG-JEPA (Kim, arXiv 2410.08559); sehunfromdaegu/ECG_JEPA",
+    )
+    for name, cfg in (("ecg_jepa_nano", sizes.get("nano").ecg), ("ecg_jepa_base", BASE_ECG))
+)

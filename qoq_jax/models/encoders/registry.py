@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from qoq_jax.base.errors import ConfigError, did_you_mean
+from qoq_jax.models.encoders import ecg
 from qoq_jax.models.encoders.encoder import Encoder
 
-_FILES: tuple[tuple[Encoder, ...], ...] = ()
+_FILES: tuple[tuple[Encoder, ...], ...] = (ecg.ENCODERS,)
 ENCODERS: dict[str, Encoder] = {one.name: one for rows in _FILES for one in rows}
 
 
