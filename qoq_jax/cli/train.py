@@ -25,9 +25,13 @@ def add(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Trains; see train/run.py."""
+    """Trains; see train/run.py, and transfer/run.py for a config of an encoder."""
     from qoq_jax.train import config
     from qoq_jax.train import run as training
+    from qoq_jax.transfer import config as transfer_config
+    from qoq_jax.transfer import run as transfer
 
     raw = config.override(config.load(arguments.config), arguments.overrides)
+    if config.kind_of(arguments.config) == transfer_config.KIND:
+        return transfer.run(transfer_config.parse(raw))
     return training.run(config.parse(raw))
