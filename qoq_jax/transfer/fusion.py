@@ -27,7 +27,7 @@ from qoq_jax.models.fusion import FusionConfig
 from qoq_jax.train import config as train_config
 from qoq_jax.transfer import fusion_fit, fusion_inputs, fusion_table, weights
 from qoq_jax.transfer.fusion_config import FusionDataConfig, FusionRunConfig, PretrainedConfig
-from qoq_jax.transfer.fusion_scores import Area, Test
+from qoq_jax.transfer.fusion_scores import Area, HeldOut
 
 RANDOM, PRETRAINED = "random", "pretrained"
 _MEDIA = ("ecg", "xray")
@@ -104,7 +104,7 @@ def compare(cfg: FusionRunConfig, found: Admissions) -> dict[str, Any]:
             raise DataError(f"no training admission has an {name}", hint=f"set {name}.name to ''")
     everything = np.ones(len(found.ids), bool)
     complete = np.logical_and.reduce([everything, *media.values()])
-    tests = {"all": Test(found, everything), "complete": Test(found, complete)}
+    tests = {"all": HeldOut(found, everything), "complete": HeldOut(found, complete)}
     priors = np.bincount(found.labels[train], minlength=len(found.classes)) / len(train)
     rows: list[dict[str, Any]] = []
     areas: dict[tuple[str, str, str], Area | None] = {}

@@ -16,24 +16,23 @@ from qoq_jax.transfer.scores import weighted_auroc
 
 @dataclasses.dataclass(frozen=True)
 class Area:
-    """A macro AUROC: its mean over seeds, and of each bootstrap draw."""
+    """A macro AUROC: its mean over seeds, and of each bootstrap draw, NaN for a draw in which no
+    class is both there and not.
+    """
 
     value: float
     drawn: np.ndarray
 
     def told(self) -> dict[str, Any]:
         """{"value", "interval"}."""
-        return {"value": self.value, "interval": interval(self.drawn)}
+        return {"value": self.value, "interval": interval(self.drawn[~np.isnan(self.drawn)])}
 
     def over(self, other: Area) -> dict[str, Any]:
         """The same of the gain over another one on the same admissions."""
-        return {
-            "value": self.value - other.value,
-            "interval": interval(self.drawn - other.drawn),
-        }
+        return Area(self.value - other.value, self.drawn - other.drawn).told()
 
 
-class Test:
+class HeldOut:
     """The test admissions of a task, or some of them.
 
     Args:
@@ -64,7 +63,10 @@ class Test:
         for seed in scores[:, self.rows]:
             each = [(seed[:, k], self.labels == k) for k in self.classes]
             values.append(np.mean([auroc(*one) for one in each]))
-            drawn.append(np.nanmean([weighted_auroc(*one, self._weights) for one in each], axis=0))
+            areas = np.stack([weighted_auroc(*one, self._weights) for one in each])
+            seen = ~np.isnan(areas)
+            total, count = np.where(seen, areas, 0).sum(axis=0), seen.sum(axis=0)
+            drawn.append(np.where(count > 0, total / np.maximum(count, 1), np.nan))
         return Area(float(np.mean(values)), np.mean(drawn, axis=0))
 
     def sensitivity_and_specificity(self, scores: np.ndarray, priors: np.ndarray) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from qoq_jax.base.errors import ConfigError
 from qoq_jax.evaluation.metrics import auroc
 from qoq_jax.models.fusion import FusionConfig
 from qoq_jax.transfer import fusion, fusion_config, fusion_fit, fusion_inputs
-from qoq_jax.transfer.fusion_scores import Test
+from qoq_jax.transfer.fusion_scores import HeldOut
 
 
 def parsed(**fields):
@@ -115,7 +115,7 @@ def test_heads_count_by_their_validation_score():
 
 
 def test_gains_are_paired(found):
-    test = Test(found, np.ones(len(found.ids), bool))
+    test = HeldOut(found, np.ones(len(found.ids), bool))
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(1, len(found.ids), 4))
     scores[0, np.arange(len(found.ids)), found.labels] += 1
