@@ -1,5 +1,5 @@
 """Weights of an encoder that was trained here: one safetensors file, its arrays named by their
-paths.
+paths; of ECG-JEPA by its own names, so that `model.ecg_weights` takes the file too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from qoq_jax.hf import ecg as ecg_files
 from qoq_jax.hf import encoders as published
 from qoq_jax.models import spec
 from qoq_jax.models.encoders.encoder import Encoder, Params
+from qoq_jax.models.sizes import EcgConfig
 
 FILE = "encoder.safetensors"  # in the workdir of a run
 _NAME = "qoq_jax encoder"  # in the file's metadata
@@ -26,6 +27,9 @@ def save(encoder: Encoder, path: str, params: Params) -> None:
     """Writes the encoder's weights, float32, on one process alone."""
     from safetensors.numpy import save_file
 
+    if _is_jepa(encoder):
+        ecg_files.save(path, {"encoder": params}, encoder.cfg)
+        return
     flat = {
         name: np.ascontiguousarray(np.asarray(one, np.float32))
         for name, one in spec.flatten(params).items()
@@ -55,17 +59,23 @@ def load_encoder(encoder: Encoder, path: str) -> Params:
     elif storage.exists(os.path.join(path, FILE)):
         path = os.path.join(path, FILE)
     name, arrays = _own(path)
-    if name is None:
-        if encoder.name.startswith("ecg_jepa"):
-            return ecg_files.load(path, encoder.cfg.num_heads)[0]["encoder"]
+    if name is None and not _is_jepa(encoder):
         return published.load(encoder, path)
+    if name is None:
+        arrays = spec.flatten(ecg_files.load(path, encoder.cfg.num_heads)[0]["encoder"])
     specs = spec.flatten(encoder.param_specs(encoder.cfg))
-    shapes = {key: spec_of.shape for key, spec_of in specs.items()}
-    if name != encoder.name or shapes != {key: one.shape for key, one in arrays.items()}:
+    shapes = {key: one.shape for key, one in specs.items()}
+    if name not in (None, encoder.name) or shapes != {k: one.shape for k, one in arrays.items()}:
         raise CheckpointError(
-            f"has weights of {name}, not of {encoder.name}", where=path, hint="name that encoder"
+            f"has weights of {name or 'another size'}, not of {encoder.name}",
+            where=path,
+            hint="name their encoder",
         )
     return spec.unflatten(arrays)
+
+
+def _is_jepa(encoder: Encoder) -> bool:
+    return isinstance(encoder.cfg, EcgConfig)
 
 
 def _own(path: str) -> tuple[str | None, dict[str, Any]]:

@@ -74,14 +74,16 @@ def test_neighbours_are_joined_without_those_that_are_not_valid():
     np.testing.assert_array_equal(kept, [[True, True, False]])
 
 
-def test_weights_are_read_back_by_their_own_encoder_alone(tmp_path):
-    encoder = registry.get("ecg_jepa_nano")
+@pytest.mark.parametrize("name", ["ecg_jepa_nano", "gcn"])
+def test_weights_are_read_back_by_their_own_encoder_alone(name, tmp_path):
+    encoder = registry.get(name)
     params = spec.init_params(encoder.param_specs(encoder.cfg), jax.random.key(0))
     weights.save(encoder, str(tmp_path / weights.FILE), params)
     read = weights.load_encoder(encoder, str(tmp_path))  # the workdir of a run
     jax.tree.map(np.testing.assert_array_equal, read, params)
-    with pytest.raises(CheckpointError, match="weights of ecg_jepa_nano, not of ecg_jepa_base"):
-        weights.load_encoder(registry.get("ecg_jepa_base"), str(tmp_path / weights.FILE))
+    other = registry.get({"ecg_jepa_nano": "ecg_jepa_base", "gcn": "gat"}[name])
+    with pytest.raises(CheckpointError, match=f"not of {other.name}|4 heads, not 16"):
+        weights.load_encoder(other, str(tmp_path / weights.FILE))
 
 
 def test_the_weights_of_the_package_are_those_of_its_encoder():
