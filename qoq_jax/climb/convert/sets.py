@@ -17,10 +17,9 @@ from qoq_jax.climb.convert import (
 from qoq_jax.climb.convert.example import Converter
 from qoq_jax.climb.mimic import tasks as mimic
 
+MODULES = (ecg, chest_xray, mammography, photographs, lndb, ct, ultrasound, folders, bcss)
 CONVERTERS: dict[str, Converter] = {
-    converter.name: converter
-    for module in (ecg, chest_xray, mammography, photographs, lndb, ct, ultrasound, folders, bcss)
-    for converter in module.CONVERTERS
+    converter.name: converter for module in MODULES for converter in module.CONVERTERS
 }
 
 

@@ -14,6 +14,7 @@ from qoq_jax.base.errors import DataError
 from qoq_jax.climb.access import access
 from qoq_jax.climb.catalogue import table
 from qoq_jax.climb.convert import lndb, sets, write
+from qoq_jax.climb.convert.example import Dropped
 from qoq_jax.climb.convert.folder import Folder
 from qoq_jax.data import check, readers
 from qoq_jax.data import rows as schema
@@ -197,6 +198,13 @@ def converted(root, name):
     return rows, report
 
 
+def found_in(root, name):
+    """What the records of a folder give, without the tasks' files."""
+    converter, folder = sets.get(name), Folder(root)
+    for record in converter.read(folder):
+        yield from [record] if isinstance(record, Dropped) else converter.found(record, folder)
+
+
 def test_every_converter_is_tested():
     assert set(EXPECTED) == set(sets.CONVERTERS) == set(original_layouts.LAYOUTS)
 
@@ -330,7 +338,7 @@ def test_ham10000_with_the_table_that_the_dataverse_shows(tmp_path):
     )
     (tmp_path / "HAM10000_metadata.tab").write_text(table)
     (tmp_path / "ISIC_0027419.jpg").write_bytes(b"medium")
-    (found,) = sets.get("ham10000").found(Folder(tmp_path))
+    (found,) = found_in(tmp_path, "ham10000")
     assert (found.labels, found.patient) == (("MEL",), "HAM_0000118")
 
 
@@ -401,7 +409,7 @@ def test_an_odd_cell_gives_rows_or_one_line_that_names_the_table(tmp_path, name,
             with open(file, "w", encoding="latin-1", newline="") as out:
                 csv.writer(out).writerows(changed)
             try:
-                list(sets.get(name).found(sets.get(name).open(tmp_path)))
+                list(found_in(tmp_path, name))
             except DataError as error:
                 assert error.where.startswith(str(tmp_path)) and error.hint
                 assert "\n" not in str(error) and len(str(error)) < 600
