@@ -102,7 +102,7 @@ def examples(record: Record, folder: Folder) -> Found:
         yield Dropped(name, "its mask is not there")
         return
     table = f"{CUT}/{name}.csv"
-    if not folder.has(table):
+    if not os.path.isfile(os.path.join(folder.root, table)):
         cut(folder.root, name, *(os.path.join(folder.root, path) for path in (picture, mask)))
     for row in folder.read_table(table, *_COLUMNS):
         identity = row["patch"].removeprefix(f"{CUT}/")

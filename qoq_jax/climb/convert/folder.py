@@ -24,11 +24,13 @@ class Folder:
     Attributes:
       place: table, below the root, and line that were read last, for errors about what they say;
         "" before.
+      asked: what `has` has answered, by path.
     """
 
     def __init__(self, root: str | os.PathLike):
         self.root = os.fspath(root)
         self.place = ""
+        self.asked: dict[str, bool] = {}
         if not os.path.isdir(self.root):
             raise DataError(
                 "there is no such folder",
@@ -51,9 +53,9 @@ class Folder:
         """Whether `files` has a path; asks for this one alone, without the walk."""
         *folders, name = path.split("/")
         hidden = any(part.startswith((".", "__MACOSX")) for part in folders)
-        if hidden or "" in folders or name in ("", ".", "..") or name.startswith("._"):
-            return False
-        return os.path.isfile(os.path.join(self.root, path))
+        refused = hidden or "" in folders or name in ("", ".", "..") or name.startswith("._")
+        self.asked[path] = not refused and os.path.isfile(os.path.join(self.root, path))
+        return self.asked[path]
 
     @functools.cached_property
     def _by_folder(self) -> dict[str, list[str]]:

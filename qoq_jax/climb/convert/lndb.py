@@ -50,7 +50,7 @@ def cut(scan: str, windows: Mapping[str, int], folder: Folder) -> None:
     """Writes the windows of a scan, {path: first slice}, as uint8 frames in the lung window of the
     catalogue, when they are not all there.
     """
-    if all(map(folder.has, windows)):
+    if all(os.path.isfile(os.path.join(folder.root, window)) for window in windows):
         return
     lung = table.find("lndb").windows[0]
     low, high = lung.level - lung.width / 2, lung.level + lung.width / 2

@@ -6,7 +6,8 @@
 
 A part is there whole or not at all and depends on its records and their media alone. So a task may
 be made by any worker and twice, and a conversion that was ended goes on with the parts that are
-missing, damaged, of other records, or of another version of this package.
+missing, damaged, of other records or another version of this package, or whose media have come or
+gone since.
 """
 
 from __future__ import annotations
@@ -82,13 +83,13 @@ def plan(work: Conversion) -> tuple[list[Task], list[Dropped]]:
       DataError: the folder is not laid out as published.
     """
     dropped: list[Dropped] = []
-    found = _without(work.converter.read(Folder(work.root)), dropped)
+    folder = Folder(work.root)
+    found = _without(work.converter.read(folder), dropped)
     planned: list[Task] = []
     while batch := list(itertools.islice(found, work.converter.at_once)):
         content = b"".join(_line(vars(record)) for record in batch)
         task = Task(len(planned), _key(work, content), False)
-        body = _body(task, work)
-        done = body is not None and "error" not in json.loads(body.partition(b"\n")[0])
+        done = _is_done(_body(task, work), folder)
         if not done:
             os.makedirs(work.folder, exist_ok=True)
             with open(work.records(task.number), "wb") as file:  # no worker runs yet
@@ -140,6 +141,16 @@ def read(task: Task, work: Conversion) -> tuple[list[Dropped], list[bytes]]:
     return [Dropped(*one) for one in found["dropped"]], lines
 
 
+def _is_done(body: bytes | None, folder: Folder) -> bool:
+    """Whether a part is one that `read` takes, and each file that its task has asked for is there,
+    or not there, as it was then.
+    """
+    found = json.loads(body.partition(b"\n")[0]) if body else {"error": None}
+    if "error" in found:
+        return False
+    return all((path in folder.files) == there for path, there in found["asked"].items())
+
+
 def _without(found: Iterator[Record | Dropped], dropped: list[Dropped]) -> Iterator[Record]:
     """The records; what is left out is added to `dropped`."""
     for one in found:
@@ -158,7 +169,7 @@ def _converted(work: Conversion, content: bytes) -> bytes:
                 dropped.append((one.id, one.reason))
             else:
                 lines.append(_line(to_row(work.converter, one, work.seed).to_dict()))
-    return _line({"dropped": dropped}) + b"".join(lines)
+    return _line({"dropped": dropped, "asked": folder.asked}) + b"".join(lines)
 
 
 def _body(task: Task, work: Conversion) -> bytes | None:

@@ -16,6 +16,7 @@ from qoq_jax.base.errors import DataError
 from qoq_jax.cli import main
 from qoq_jax.climb import pipeline
 from qoq_jax.climb.convert import sets, tasks, write
+from qoq_jax.climb.convert.folder import Folder
 
 ROOT = pathlib.Path(__file__).parents[3]
 FAMILIES = (
@@ -59,6 +60,20 @@ def test_beam_gives_the_bytes_of_one_process(tree, name):
     convert(here, name, at_once=1000)
     convert(there, name, pipeline.beam("DirectRunner"))
     assert contents(here) == contents(there)
+
+
+def test_tasks_ask_for_single_files_and_may_be_made_twice_in_any_order(tree, monkeypatch):
+    def backwards(function, elements, *arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(Folder, "files", property(lambda _: pytest.fail("a walk in a task")))
+            for element in [*elements, *reversed(elements)]:
+                function(element, *arguments)
+
+    for name in sets.CONVERTERS:
+        here, there = tree(name, f"here/{name}"), tree(name, f"there/{name}")
+        convert(here, name, at_once=1000)
+        convert(there, name, backwards)
+        assert contents(here) == contents(there)
 
 
 def test_converters_can_be_sent_to_workers():
@@ -109,11 +124,16 @@ def contents_of(root, name):
 def stopped(tree, monkeypatch):
     """LNDb with all parts made and nothing merged."""
     root = tree("lndb")
+    stop(root, "lndb", monkeypatch)
+    return root
+
+
+def stop(root, name, monkeypatch):
+    """A conversion that is ended before its merge."""
     with monkeypatch.context() as patch:
         patch.setattr(write, "_merge", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            convert(root, "lndb")
-    return root
+            convert(root, name)
 
 
 def part(root, number):
@@ -144,6 +164,23 @@ def test_a_part_of_other_records_is_made_again(stopped, made):
     report = convert(stopped, "lndb")
     assert made == [0]
     assert {label for found in report["labels"].values() for label in found} == {"non-nodule"}
+
+
+def test_a_part_whose_medium_has_come_or_gone_is_made_again(tree, made, monkeypatch):
+    root = tree("aptos2019")
+    pictures = sorted((root / "train_images").iterdir())
+    whole = contents_of(tree("aptos2019", "whole"), "aptos2019")
+    content = pictures[0].read_bytes()
+    pictures[0].unlink()
+    for change in (lambda: pictures[0].write_bytes(content), pictures[1].unlink):
+        stop(root, "aptos2019", monkeypatch)
+        made.clear()
+        change()
+        stop(root, "aptos2019", monkeypatch)
+        assert len(made) == 1
+    pictures[1].write_bytes(content)
+    convert(root, "aptos2019")
+    assert contents(root) == whole
 
 
 def test_parts_of_another_version_are_made_again(stopped, made, monkeypatch):
