@@ -348,6 +348,16 @@ def test_a_folder_whose_name_is_a_pattern(tmp_path, name):
     assert set(rows) == set(EXPECTED[name])
 
 
+def test_a_folder_has_what_its_walk_finds(tmp_path):
+    paths = ["a.png", "b/c.png", ".d.png", "._e.png", ".f/g.png", "__MACOSX/h.png"]
+    for path in paths:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"medium")
+    folder = Folder(tmp_path / "b" / "..")
+    others = ["b", "b/", "", ".", "..", "b//c.png", "./a.png", "b/../a.png", f"{tmp_path}/a.png"]
+    assert {path for path in [*paths, *others, "i.png", "a\0"] if folder.has(path)} == folder.files
+
+
 def test_a_medium_that_is_not_there_is_reported(tmp_path):
     original_layouts.build(tmp_path, "aptos2019")
     (tmp_path / "train_images" / "000c.png").unlink()

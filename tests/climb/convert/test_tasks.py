@@ -1,6 +1,7 @@
 """Tasks of a conversion: the same bytes by any runner; what an ended conversion goes on with."""
 
 import dataclasses
+import errno
 import os
 import pathlib
 import pickle
@@ -203,6 +204,26 @@ def test_an_error_of_a_task_comes_after_the_other_tasks_and_names_the_file(tree,
     convert(root, "bcss")
     assert made == [0]
     assert contents(root) == contents_of(tree("bcss", "whole"), "bcss")
+
+
+def test_a_file_that_the_system_refuses_is_an_error_of_its_task(tree, monkeypatch):
+    def refused(work, content):
+        raise PermissionError(errno.EACCES, "Permission denied", "g1/E00001.hea")
+
+    monkeypatch.setattr(tasks, "_converted", refused)
+    with pytest.raises(DataError, match=r"^g1/E00001\.hea: Permission denied .*is kept"):
+        convert(tree("georgia"), "georgia")
+
+
+def test_storage_that_may_answer_later_ends_the_task_without_a_part(tree, monkeypatch):
+    def gone(work, content):
+        raise OSError(errno.ESTALE, "Stale file handle", "g1/E00001.hea")
+
+    monkeypatch.setattr(tasks, "_converted", gone)
+    root = tree("georgia")
+    with pytest.raises(OSError, match="Stale"):
+        convert(root, "georgia")
+    assert not list(root.glob(f"{tasks.FOLDER}/*.part"))
 
 
 def test_a_part_that_no_worker_has_written_is_named(tree):
