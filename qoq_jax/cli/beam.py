@@ -25,7 +25,7 @@ def add(parser: argparse.ArgumentParser, default: str, said: str) -> None:
         "--runner-options",
         default="",
         metavar="TEXT",
-        help="for the runner, after '=', which argparse wants before a dash: "
+        help="for the runner, written with '=': "
         "--runner-options='--direct_num_workers=8 --direct_running_mode=multi_processing'",
     )
 
