@@ -34,6 +34,7 @@ import nibabel
 import numpy as np
 import pydicom
 import scipy.io
+from helpers import slides
 from helpers.dicom import make_dicom
 from helpers.metaimage import make_metaimage
 from PIL import Image
@@ -71,6 +72,18 @@ def _picture(ending: str, **options: object) -> Maker:
         return path, path
 
     return write
+
+
+def _slide(**options: object) -> Maker:
+    def write(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+        path = slides.make_slide(folder / "a.svs", slides.picture(70, 90), **options)
+        return path, path
+
+    return write
+
+
+def _region(path: pathlib.Path) -> object:
+    return readers.read_image(f"{path}#x=10,y=20,width=60,height=40")
 
 
 def _dicom(compression: str = "", frames: int = 1) -> Maker:
@@ -205,6 +218,10 @@ KINDS: dict[str, tuple[Maker, Reader]] = {
     "tiff": (_picture("tif", compression="tiff_lzw"), readers.read_image),
     "bmp": (_picture("bmp"), readers.read_image),
     "webp": (_picture("webp"), readers.read_image),
+    "slide": (_slide(), _region),
+    "slide, BigTIFF": (_slide(big=True, rgb=True), _region),
+    "slide, deflate": (_slide(compression=slides.DEFLATE), _region),
+    "slide, JPEG 2000": (_slide(compression=slides.YCBCR_2000), _region),
     "dicom": (_dicom(), readers.read_image),
     "dicom, RLE": (_dicom("rle"), readers.read_image),
     "dicom, JPEG": (_dicom("JPEG"), readers.read_image),

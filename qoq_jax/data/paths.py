@@ -6,15 +6,23 @@ import os
 import pathlib
 import re
 
+SLIDE_SUFFIXES = (".svs", ".tif", ".tiff")
 # FILE::DATASET names an array inside of the file, FILE#3 its fourth recording (from 0), and
 # FILE#KEY=VALUE the recording at which the file's one-dimensional array KEY has that value.
-_MEMBER = re.compile(r"(?P<file>.*?\.(?:h5|hdf5|mat|npy))(?P<member>(?:::|#).*)", re.IGNORECASE)
+# SLIDE#x=..,y=..,width=..,height=.. names a region of a whole slide.
+_MEMBER = re.compile(
+    r"(?P<file>.*?\.(?:h5|hdf5|mat|npy))(?P<member>(?:::|#).*)"
+    r"|(?P<slide>.*?\.(?:svs|tiff?))(?P<region>#(?:x|y|width|height|level)=.*)",
+    re.IGNORECASE,
+)
 
 
 def split_member(path: str | os.PathLike) -> tuple[str, str]:
     """("exams.hdf5", "::tracings#3") of "exams.hdf5::tracings#3"; (path, "") of a plain path."""
     found = _MEMBER.fullmatch(os.fspath(path))
-    return (found["file"], found["member"]) if found else (os.fspath(path), "")
+    if found is None:
+        return os.fspath(path), ""
+    return found["file"] or found["slide"], found["member"] or found["region"]
 
 
 def is_inside(path: str | os.PathLike, root: str | os.PathLike) -> bool:
