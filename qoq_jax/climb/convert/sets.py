@@ -11,6 +11,7 @@ from qoq_jax.climb.convert import (
     folders,
     lndb,
     mammography,
+    mimic_iv_ecg,
     photographs,
     ultrasound,
 )
@@ -19,7 +20,18 @@ from qoq_jax.climb.mimic import tasks as mimic
 
 CONVERTERS: dict[str, Converter] = {
     converter.name: converter
-    for module in (ecg, chest_xray, mammography, photographs, lndb, ct, ultrasound, folders, bcss)
+    for module in (
+        ecg,
+        mimic_iv_ecg,
+        chest_xray,
+        mammography,
+        photographs,
+        lndb,
+        ct,
+        ultrasound,
+        folders,
+        bcss,
+    )
     for converter in module.CONVERTERS
 }
 

@@ -26,6 +26,10 @@ EXPECTED = {
         "2": ("MI, STTC", "test", "13243"),
         "5": ("A. Fib/Aflutter", "test", "13243"),  # of a patient who is in test
     },
+    "mimic-iv-ecg": {
+        "40689230": ("Normal", "", "10000032"),
+        "40689231": ("MI", "", "10000032"),
+    },
     "chapman-shaoxing": {"JS00001": ("HYP, A. Fib/Aflutter, Other", "", "JS00001")},
     "georgia": {"E00001": ("Normal", "", "E00001")},
     "cpsc2018": {"A0001": ("CD", "", "A0001")},
@@ -163,6 +167,13 @@ EXPECTED = {
 }
 DROPPED = {
     "ptb-xl": {"unknown code 'NEW'": 1, "scp_codes is not a dictionary of codes": 1},
+    "mimic-iv-ecg": {
+        "a statement that is not known": 1,
+        "findings that the machine doubts, and no other": 1,
+        "its signals are not there": 1,
+        "no statement of a finding": 1,
+        "the table of measurements has no line of it": 1,
+    },
     "georgia": {"no code": 1, "its signals are not there": 1, "unknown code '123'": 1},
     "cpsc2018": {"its name is not that of a record of this set": 1},
     "mimic-cxr": {"no finding is marked as present": 1, "its study has no labels": 1},
