@@ -6,6 +6,7 @@ import os
 
 from qoq_jax.base import files
 from qoq_jax.base.errors import DataError
+from qoq_jax.climb.convert import ct_ich
 from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
 from qoq_jax.climb.convert.folder import Folder, choice, whole
 from qoq_jax.climb.labels import ct as labels
@@ -88,15 +89,12 @@ def kits23(folder: Folder) -> Found:
 
 
 def hemorrhage(folder: Folder) -> Found:
-    """One question per slice in the brain window (version 1.0.0, JPEG), with the mask of the
-    hemorrhage where there is one.
+    """One question per slice in the brain window, with the mask of the hemorrhage where there is
+    one: the pictures of version 1.0.0, or those that ct_ich.py cuts from a later one.
     """
-    if folder.match("*hemorrhage_diagnosis_raw_ct.csv"):
-        raise DataError(
-            "is version 1.1 or later of CT-ICH, whose scans are NIfTI volumes",
-            where=folder.root,
-            hint="qoq data download hemorrhage gets version 1.0.0",
-        )
+    if ct_ich.is_raw(folder):
+        yield from ct_ich.examples(folder)
+        return
     table = "*hemorrhage_diagnosis.csv"
     base = folder.parent(table)
     for row in folder.table(table, "PatientNumber", "SliceNumber", "No_Hemorrhage"):
@@ -135,5 +133,6 @@ CONVERTERS = (
         "hemorrhage",
         Question("a slice of a head CT of a patient"),
         hemorrhage,
+        ct_ich.cut,
     ),
 )

@@ -440,12 +440,6 @@ def test_files_of_splits_of_an_earlier_conversion_are_gone(tmp_path):
     ]
 
 
-def test_version_1_3_of_ct_ich_is_told_from_1_0(tmp_path):
-    (tmp_path / "hemorrhage_diagnosis_raw_ct.csv").write_text("PatientNumber,SliceNumber\n49,1\n")
-    with pytest.raises(DataError, match="NIfTI volumes.*qoq data download hemorrhage"):
-        write.convert(sets.get("hemorrhage"), tmp_path)
-
-
 @pytest.mark.parametrize("name", ["chapman-shaoxing", "georgia", "cpsc2018"])
 def test_records_of_other_sources_of_the_challenge_are_left_out(tmp_path, name):
     for one in ("chapman-shaoxing", "georgia", "cpsc2018"):
