@@ -355,6 +355,17 @@ LAYOUTS: dict[str, dict[str, str | bytes | Callable[[str], None] | None]] = {
         f"{_CT_ICH}/Patients_CT/049/brain/15.jpg": None,
         f"{_CT_ICH}/Patients_CT/049/bone/14.jpg": None,
     },
+    "echonet-dynamic": {
+        "EchoNet-Dynamic/FileList.csv": "FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,"
+        "NumberOfFrames,Split\n0X1,40.0,60,100,112,112,50,174,TRAIN\n"
+        "0X2.avi,40.5,60,101,112,112,50,174,VAL\n0X3,50.0,50,100,112,112,50,174,TEST\n"
+        "0X4,,50,100,112,112,50,174,TEST\n0X5,55.1,50,100,112,112,50,174,TRAIN\n",
+        "EchoNet-Dynamic/VolumeTracings.csv": "FileName,X1,Y1,X2,Y2,Frame\n0X1.avi,1,2,3,4,46\n",
+        "EchoNet-Dynamic/Videos/0X1.avi": None,
+        "EchoNet-Dynamic/Videos/0X2.avi": None,
+        "EchoNet-Dynamic/Videos/0X3.avi": None,
+        "EchoNet-Dynamic/Videos/0X4.avi": None,
+    },
     "busi": {
         "Dataset_BUSI_with_GT/benign/benign (1).png": None,
         "Dataset_BUSI_with_GT/benign/benign (1)_mask.png": None,

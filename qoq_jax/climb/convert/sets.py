@@ -8,6 +8,7 @@ from qoq_jax.climb.convert import (
     chest_xray,
     ct,
     ecg,
+    echonet,
     folders,
     lndb,
     mammography,
@@ -29,6 +30,7 @@ CONVERTERS: dict[str, Converter] = {
         lndb,
         ct,
         ultrasound,
+        echonet,
         folders,
         bcss,
     )

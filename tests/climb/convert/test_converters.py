@@ -129,6 +129,11 @@ EXPECTED = {
         "049-14": ("Has Hemorrhage", "", "049"),
         "049-15": ("No Hemorrhage", "", "049"),
     },
+    "echonet-dynamic": {
+        "0X1": ("Reduced", "train", "0X1"),
+        "0X2": ("Mildly reduced", "validation", "0X2"),
+        "0X3": ("Preserved", "test", "0X3"),
+    },
     "busi": {
         "benign (1)": ("Benign", "", "benign (1)"),
         "malignant (2)": ("Malignant", "", "malignant (2)"),
@@ -188,12 +193,18 @@ DROPPED = {
     "lndb": {"its scan is not there": 1},
     "bcss": {"none of the four tissues covers half of it": 2, "its mask is not there": 1},
     "kits23": {"whether it is malignant is not known": 1},
+    "echonet-dynamic": {
+        "its ejection fraction is not between 0 and 100 %": 1,
+        "a file that the tables name is not there": 1,
+    },
     "covid-blues": {"the table has no test of its patient": 1},
     "covid-us": {"its class is Other": 1, "it does not show the lung": 1},
     "brain-tumor-2": {"a second copy of the same picture": 2},
 }
 PICTURES = tuple(  # sets whose media in miniature can be opened
-    name for name in EXPECTED if name not in ("inspect", "kits23", "covid-blues", "covid-us")
+    name
+    for name in EXPECTED
+    if name not in ("inspect", "kits23", "echonet-dynamic", "covid-blues", "covid-us")
 )
 
 
