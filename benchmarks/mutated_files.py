@@ -159,6 +159,10 @@ def _video(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     return path, path
 
 
+def _clip(path: pathlib.Path) -> object:
+    return readers.read_frames(f"{path}#start=0.1,end=0.35")
+
+
 def _signal() -> np.ndarray:
     """float32 [12, 1000]: 10 s at 100 Hz, mV."""
     times = np.arange(1000) / 100
@@ -236,6 +240,7 @@ KINDS: dict[str, tuple[Maker, Reader]] = {
     "metaimage, zraw": (_metaimage("mhd", True, True), readers.read_frames),
     "npz": (_npz, readers.read_frames),
     "video": (_video, readers.read_frames),
+    "video, interval": (_video, _clip),
     "mask, png": (_picture("png"), readers.read_mask),
     "mask, nifti": (_nifti(".nii.gz"), readers.read_mask),
     "mask, dicom": (_dicom(), readers.read_mask),
@@ -250,7 +255,7 @@ KINDS: dict[str, tuple[Maker, Reader]] = {
     "ecg, csv": (_bare("csv"), readers.read_ecg),
 }
 if importlib.util.find_spec("cv2") is None:
-    del KINDS["video"]
+    del KINDS["video"], KINDS["video, interval"]
 
 
 # ------------------------------------------------------------------------------------- mutations

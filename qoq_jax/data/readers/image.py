@@ -33,7 +33,7 @@ def read_image(path: files.Path) -> np.ndarray:
       DataError: not there, not one of `FORMATS` or DICOM, damaged, truncated, over 100 million
         pixels, of several pages, or a whole slide.
     """
-    if paths.split_member(path)[1]:
+    if paths.is_part(path):
         return _to_rgb(picture := _region(path, levels=False), colour=picture.ndim == 3)
     path = files.check_file(path)
     if dicom.is_dicom(path):
@@ -44,7 +44,7 @@ def read_image(path: files.Path) -> np.ndarray:
 
 def read_levels(path: files.Path) -> np.ndarray:
     """A mask picture as it is stored, one channel: [h, w]."""
-    if paths.split_member(path)[1]:
+    if paths.is_part(path):
         picture = _region(path, levels=True)
     else:
         picture = _open(files.check_file(path), levels=True)

@@ -17,7 +17,7 @@ def read_mask(path: files.Path, frames: int = 4) -> np.ndarray:
     frames)` takes from a volume of this length. A DICOM segmentation object of one slice: any of
     its segments. NaN is no region.
     """
-    if paths.split_member(path)[1]:
+    if paths.is_part(path):
         return _region(image.read_levels(path))
     path = files.check_file(path)
     if nifti.is_volume(path):

@@ -83,6 +83,12 @@ def region(path: files.Path) -> Image.Image:
         is not inside of the slide or covers tiles of over 100 million pixels.
     """
     name, member = paths.split_member(path)
+    if files.suffix(name) not in paths.SLIDE_SUFFIXES:
+        raise DataError(
+            "names an interval of a video, which is no picture",
+            where=str(path),
+            hint='list it under "videos"',
+        )
     asked = parse(member, str(path))
     file = files.check_file(name, whole=False)
     with files.decoding(file, "a slide", _KINDS), open(file, "rb") as opened:
