@@ -69,11 +69,11 @@ def of_statement(statement: str) -> frozenset[str] | None:
 
 
 def plain(statement: str) -> str:
-    """As the patterns expect it: lower case, single spaces, no marks around it.
+    """As the patterns expect it: lower case, single spaces, no marks around it, "nonspecific".
 
     The makers of the machines write the same statement in capitals, between stars, with a stop.
     """
-    return _MARKS.sub("", " ".join(statement.lower().split()))
+    return _MARKS.sub("", " ".join(statement.lower().split())).replace("non-", "non")
 
 
 @functools.cache
