@@ -149,10 +149,25 @@ def _decoded(
             hint="name a smaller region, or one of a coarser level",
         )
     _check_kind(page, where)
-    across, down = -(-width // tile[0]), -(-length // tile[1])
-    if page.count(_OFFSETS) != across * down:
+    tiles = _read_tiles(file, page, columns, rows, where)
+    files.check_declared(pixels // 8, sum(map(len, tiles)), where, True)
+    if page.number(_COMPRESSION) in _BY_LIBTIFF:
+        picture = _by_libtiff(page, tiles, (len(columns), len(rows)))
+    else:
+        picture = _jpeg_2000(page, tiles, (len(columns), len(rows)))
+    at = left - columns.start * tile[0], top - rows.start * tile[1]
+    return picture.crop((*at, at[0] + asked.width, at[1] + asked.height))
+
+
+def _read_tiles(
+    file: BinaryIO, page: tiff.Page, columns: range, rows: range, where: pathlib.Path
+) -> list[bytes]:
+    """The tiles of some columns and rows as they are stored, row by row."""
+    width, length = _size(page)
+    across = -(-width // page.number(_TILE_WIDTH))
+    if page.count(_OFFSETS) != across * -(-length // page.number(_TILE_LENGTH)):
         raise ValueError("another number of tiles than its size needs")
-    tiles = []
+    tiles, held = [], 0
     for row in rows:
         first = row * across + columns.start
         offsets = page.numbers(_OFFSETS, first, len(columns))
@@ -163,16 +178,11 @@ def _decoded(
                 where=str(where),
                 hint="the scanner left it out: name another region or drop the row",
             )
-        if sum(map(len, tiles)) + sum(counts) > files.MAX_ARRAY_BYTES:
+        held += sum(counts)
+        if held > files.MAX_ARRAY_BYTES:
             raise ValueError("tiles are larger than their pixels")
         tiles += [tiff.read(file, *one) for one in zip(offsets, counts, strict=True)]
-    files.check_declared(pixels // 8, sum(map(len, tiles)), where, True)
-    if page.number(_COMPRESSION) in _BY_LIBTIFF:
-        picture = _by_libtiff(page, tiles, (len(columns), len(rows)))
-    else:
-        picture = _jpeg_2000(page, tiles, (len(columns), len(rows)))
-    at = left - columns.start * tile[0], top - rows.start * tile[1]
-    return picture.crop((*at, at[0] + asked.width, at[1] + asked.height))
+    return tiles
 
 
 def _check_kind(page: tiff.Page, where: pathlib.Path) -> None:
