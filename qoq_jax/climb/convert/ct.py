@@ -6,6 +6,7 @@ import os
 
 from qoq_jax.base import files
 from qoq_jax.base.errors import DataError
+from qoq_jax.climb.convert import ct_ich
 from qoq_jax.climb.convert.example import Converter, Dropped, Found, Record, Records
 from qoq_jax.climb.convert.folder import Folder, choice, whole
 from qoq_jax.climb.labels import ct as labels
@@ -98,13 +99,10 @@ def kits23(record: Record, folder: Folder) -> Found:
 
 
 def hemorrhage_records(folder: Folder) -> Records:
-    """Slices in the brain window (version 1.0.0, JPEG)."""
-    if folder.match("*hemorrhage_diagnosis_raw_ct.csv"):
-        raise DataError(
-            "is version 1.1 or later of CT-ICH, whose scans are NIfTI volumes",
-            where=folder.root,
-            hint="qoq data download hemorrhage gets version 1.0.0",
-        )
+    """Slices in the brain window (version 1.0.0, JPEG), or the scans of a later version."""
+    if ct_ich.is_raw(folder):
+        yield from ct_ich.records(folder)
+        return
     table = "*hemorrhage_diagnosis.csv"
     base = folder.parent(table)
     for row in folder.table(table, "PatientNumber", "SliceNumber", "No_Hemorrhage"):
@@ -118,6 +116,9 @@ def hemorrhage_records(folder: Folder) -> Records:
 
 def hemorrhage(record: Record, folder: Folder) -> Found:
     """One question per slice, with the mask of the hemorrhage where there is one."""
+    if "scan" in record.facts:
+        yield from ct_ich.examples(record, folder)
+        return
     label, stem = value("hemorrhage", record.facts["without"]), record.facts["stem"]
     mask = f"{stem}_HGE_Seg.jpg"
     bleeding = label == "Has Hemorrhage" and folder.has(mask)
@@ -149,5 +150,6 @@ CONVERTERS = (
         Question("a slice of a head CT of a patient"),
         hemorrhage_records,
         hemorrhage,
+        at_once=8,  # scans; slices of version 1.0.0 take no time
     ),
 )

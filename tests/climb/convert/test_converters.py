@@ -27,6 +27,10 @@ EXPECTED = {
         "2": ("MI, STTC", "test", "13243"),
         "5": ("A. Fib/Aflutter", "test", "13243"),  # of a patient who is in test
     },
+    "mimic-iv-ecg": {
+        "40689230": ("Normal", "", "10000032"),
+        "40689231": ("MI", "", "10000032"),
+    },
     "chapman-shaoxing": {"JS00001": ("HYP, A. Fib/Aflutter, Other", "", "JS00001")},
     "georgia": {"E00001": ("Normal", "", "E00001")},
     "cpsc2018": {"A0001": ("CD", "", "A0001")},
@@ -126,6 +130,11 @@ EXPECTED = {
         "049-14": ("Has Hemorrhage", "", "049"),
         "049-15": ("No Hemorrhage", "", "049"),
     },
+    "echonet-dynamic": {
+        "0X1": ("Reduced", "train", "0X1"),
+        "0X2": ("Mildly reduced", "validation", "0X2"),
+        "0X3": ("Preserved", "test", "0X3"),
+    },
     "busi": {
         "benign (1)": ("Benign", "", "benign (1)"),
         "malignant (2)": ("Malignant", "", "malignant (2)"),
@@ -164,6 +173,13 @@ EXPECTED = {
 }
 DROPPED = {
     "ptb-xl": {"unknown code 'NEW'": 1, "scp_codes is not a dictionary of codes": 1},
+    "mimic-iv-ecg": {
+        "a statement that is not known": 1,
+        "findings that the machine doubts, and no other": 1,
+        "its signals are not there": 1,
+        "no statement of a finding": 1,
+        "the table of measurements has no line of it": 1,
+    },
     "georgia": {"no code": 1, "its signals are not there": 1, "unknown code '123'": 1},
     "cpsc2018": {"its name is not that of a record of this set": 1},
     "mimic-cxr": {"no finding is marked as present": 1, "its study has no labels": 1},
@@ -178,12 +194,18 @@ DROPPED = {
     "lndb": {"its scan is not there": 1},
     "bcss": {"none of the four tissues covers half of it": 2, "its mask is not there": 1},
     "kits23": {"whether it is malignant is not known": 1},
+    "echonet-dynamic": {
+        "its ejection fraction is not between 0 and 100 %": 1,
+        "a file that the tables name is not there": 1,
+    },
     "covid-blues": {"the table has no test of its patient": 1},
     "covid-us": {"its class is Other": 1, "it does not show the lung": 1},
     "brain-tumor-2": {"a second copy of the same picture": 2},
 }
 PICTURES = tuple(  # sets whose media in miniature can be opened
-    name for name in EXPECTED if name not in ("inspect", "kits23", "covid-blues", "covid-us")
+    name
+    for name in EXPECTED
+    if name not in ("inspect", "kits23", "echonet-dynamic", "covid-blues", "covid-us")
 )
 
 
@@ -445,12 +467,6 @@ def test_files_of_splits_of_an_earlier_conversion_are_gone(tmp_path):
         "test.jsonl",
         "validation.jsonl",
     ]
-
-
-def test_version_1_3_of_ct_ich_is_told_from_1_0(tmp_path):
-    (tmp_path / "hemorrhage_diagnosis_raw_ct.csv").write_text("PatientNumber,SliceNumber\n49,1\n")
-    with pytest.raises(DataError, match="NIfTI volumes.*qoq data download hemorrhage"):
-        write.convert(sets.get("hemorrhage"), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["chapman-shaoxing", "georgia", "cpsc2018"])

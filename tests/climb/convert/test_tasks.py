@@ -21,8 +21,8 @@ from qoq_jax.climb.convert.folder import Folder
 
 ROOT = pathlib.Path(__file__).parents[3]
 FAMILIES = (
-    *("georgia", "mimic-cxr", "cmmd", "ham10000", "lndb"),
-    *("hemorrhage", "covid-us", "brain-tumor-2", "bcss"),
+    *("georgia", "mimic-iv-ecg", "mimic-cxr", "cmmd", "ham10000", "lndb"),
+    *("hemorrhage", "covid-us", "echonet-dynamic", "brain-tumor-2", "bcss"),
 )
 
 
