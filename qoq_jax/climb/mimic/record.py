@@ -11,10 +11,14 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+<<<<<<< HEAD
 from qoq_jax.base import files
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert import write
+=======
+>>>>>>> main
 from qoq_jax.climb.convert.example import Example
+from qoq_jax.climb.convert.row import row_of
 from qoq_jax.climb.mimic.items import BY_NAME, CHART, LABS
 from qoq_jax.climb.mimic.tasks import DATASETS, DOMAIN, INPUTS, NAME, TASKS, dataset
 from qoq_jax.data.rows import Row
@@ -117,7 +121,7 @@ def rows(line: Mapping[str, Any], split: str, seed: int, names: tuple[str, ...])
                 ("age_band", line["age"].replace(" or older", "+")),
             ),
         )
-        yield write.row_of(example, name, DOMAIN, task.question, task.labels, split, seed)
+        yield row_of(example, name, DOMAIN, task.question, task.labels, split, seed)
 
 
 def wanted(name: str) -> tuple[str, ...]:
