@@ -18,10 +18,10 @@ from jax.sharding import Mesh
 from qoq_jax.base import storage
 from qoq_jax.base.errors import CheckpointError, ConfigError, did_you_mean
 from qoq_jax.base.files import replacing
-from qoq_jax.hf import load as load_lib
 from qoq_jax.hf import names as keys
 from qoq_jax.hf import safetensors as files
 from qoq_jax.hf.encoder_layouts import LAYOUTS, Form, Layout
+from qoq_jax.hf.load import from_tensors
 from qoq_jax.hf.save import to_tensors
 from qoq_jax.models import spec as spec_lib
 from qoq_jax.models.encoders.encoder import Encoder
@@ -60,7 +60,7 @@ def load(
         )
     tensors = {name: _read(layout, name, shape, theirs) for name, shape in shapes.items()}
     specs = encoder.param_specs(encoder.cfg)
-    return load_lib.from_tensors(specs, tensors, mesh, dtype, where=path)
+    return from_tensors(specs, tensors, mesh, dtype, where=path)
 
 
 def save(encoder: Encoder, path: str, params: Mapping[str, Any], layout: str = "") -> None:
