@@ -10,7 +10,7 @@ shape is another program to compile: `bucket` chooses among a few.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 import numpy as np
@@ -190,8 +190,7 @@ def windows(record: Record, steps: int, hop: int) -> list[tuple[int, int]]:
         raise ConfigError(f"windows of {steps} steps every {hop}", hint="use 1 to the length")
     length = len(record.arrays["motion"])
     starts = range(0, max(length - steps, 0) + hop, hop)
-    found = [(start, min(start + steps, length)) for start in starts]
-    return [pair for pair in found if pair[0] < length]
+    return [(start, min(start + steps, length)) for start in starts]
 
 
 def motion(cuts: Sequence[tuple[Record, tuple[int, int]]], steps: int, standard: Standard) -> Batch:
@@ -243,7 +242,6 @@ def expression(records: Sequence[Record], standard: Standard, genes: int) -> Bat
 
 def most_varying(standard: Standard, genes: int) -> Standard:
     """The standard of the genes that vary most; in their old order."""
-    spread: Mapping[int, float] = dict(enumerate(standard.std))
-    kept = sorted(sorted(spread, key=lambda i: (-spread[i], i))[:genes])
+    kept = np.sort(np.argsort(-standard.std, kind="stable")[:genes])
     names = tuple(standard.names[i] for i in kept)
     return Standard(names, standard.mean[kept], standard.std[kept])

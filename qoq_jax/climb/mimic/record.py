@@ -11,12 +11,8 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-<<<<<<< HEAD
 from qoq_jax.base import files
 from qoq_jax.base.errors import DataError
-from qoq_jax.climb.convert import write
-=======
->>>>>>> main
 from qoq_jax.climb.convert.example import Example
 from qoq_jax.climb.convert.row import row_of
 from qoq_jax.climb.mimic.items import BY_NAME, CHART, LABS

@@ -59,7 +59,7 @@ def build(name: str, out: str | os.PathLike, patients: int = 0, seed: int = 0) -
     one = get(name)
     if patients < 0:
         raise ConfigError(f"{patients} patients", where=name, hint="use 1 or more")
-    items = [_item(one, number, seed) for number in range(patients or one.patients)]
+    items = [item(one, number, seed) for number in range(patients or one.patients)]
     records = read.in_splits(one.form, one.labels, items, seed)
     return write.write_records(one.form, one.labels, records, os.fspath(out), seed)
 
@@ -76,7 +76,8 @@ def get(name: str) -> MadeUp:
     return SETS[name]
 
 
-def _item(one: MadeUp, number: int, seed: int) -> Item:
+def item(one: MadeUp, number: int, seed: int) -> Item:
+    """A patient of a set: its records depend on the seed, the set and the number alone."""
     patient = f"p{number:05d}"
 
     def records() -> Iterator[Record]:

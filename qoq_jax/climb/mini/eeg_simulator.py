@@ -52,9 +52,11 @@ _SOURCES = 30  # of the background
 _SPREAD = 0.25  # 1 - cos of the angle at which a source has fallen to 1 / e
 
 
-def _place(down: float, round_: float) -> np.ndarray:
-    """A point on the sphere [3] (right, front, up) of angles in degrees."""
-    a, b = np.radians(down), np.radians(round_)
+def _place(polar: float, azimuth: float) -> np.ndarray:
+    """A point on the sphere [3] (right, front, up): degrees from the top, and from the nose to the
+    right.
+    """
+    a, b = np.radians(polar), np.radians(azimuth)
     return np.array([np.sin(a) * np.sin(b), np.sin(a) * np.cos(b), np.cos(a)])
 
 
@@ -106,11 +108,11 @@ def simulate(label: str, who: Head, rng: np.random.Generator, seconds: int = SEC
     size = rng.uniform(60, 200)  # of the pattern, where it is largest
     t = np.arange(n) / RATE
     if label in ("LPD", "GPD"):
-        signal += np.outer(_gains(label, who, rng), size * discharges(t, rng))
+        signal += np.outer(gains(label, who, rng), size * discharges(t, rng))
     elif label in ("LRDA", "GRDA"):
-        signal += np.outer(_gains(label, who, rng), 0.6 * size * rhythm(t, rng))
+        signal += np.outer(gains(label, who, rng), 0.6 * size * rhythm(t, rng))
     elif label == "SZ":
-        near = _gains("LPD" if rng.random() < 0.6 else "GPD", who, rng)
+        near = gains("LPD" if rng.random() < 0.6 else "GPD", who, rng)
         far = near ** rng.uniform(0.3, 0.7)
         spread = t / seconds  # the field grows from `near` to `far`
         wave = size * seizure(t, rng)
@@ -119,7 +121,7 @@ def simulate(label: str, who: Head, rng: np.random.Generator, seconds: int = SEC
     return np.round(signal, 1).astype(np.float32)
 
 
-def _gains(label: str, who: Head, rng: np.random.Generator) -> np.ndarray:
+def gains(label: str, who: Head, rng: np.random.Generator) -> np.ndarray:
     """What each electrode sees of a pattern [electrode]: of one on a side, or on both."""
     if label.startswith("L"):
         return _field(_place(*who.focus), _SPREAD)

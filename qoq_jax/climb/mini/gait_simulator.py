@@ -64,10 +64,10 @@ class Walker:
 def walker(rng: np.random.Generator) -> Walker:
     """A person."""
     return Walker(
-        float(rng.normal(1, 0.09)),
-        float(rng.normal(1, 0.14)),
-        rng.normal(0, 9, 6),
-        rng.normal(0, 9, 6),
+        float(rng.normal(1, 0.12)),
+        float(rng.normal(1, 0.18)),
+        rng.normal(0, 15, 6),
+        rng.normal(0, 15, 6),
         rng.normal(0, 1.5, (6, 3)),
     )
 
@@ -79,7 +79,7 @@ def simulate(label: str, who: Walker, rng: np.random.Generator, seconds: float) 
     every = np.arange(0, t[-1] + 1, 0.5)  # the pace changes slowly
     wander = np.interp(t, every, np.cumsum(rng.normal(0, 0.015, len(every))))
     phase = 2 * np.pi * (mean.rate * who.pace * t + wander) + rng.uniform(0, 2 * np.pi)
-    size = who.size * rng.normal(1, 0.06)
+    size = who.size * rng.normal(1, 0.12)
     sensors = []
     for leg, behind in enumerate((0.0, np.pi)):
         # The foot first, then the shin and the thigh, each a little ahead of the one below.
@@ -87,7 +87,7 @@ def simulate(label: str, who: Walker, rng: np.random.Generator, seconds: float) 
             place = 3 * leg + i
             own = phase - behind + 0.5 * i
             angle = lean + size * swing * (np.sin(own) + mean.second * np.sin(2 * own + 0.8))
-            angle = angle + rng.normal(0, 3) + _tremor(rng, t)
+            angle = angle + rng.normal(0, 6) + _tremor(rng, t)
             shock = mean.shock * size * 0.7**i * _shocks(np.mod(phase - behind, 2 * np.pi))
             sensors.append(_measured(angle, shock, who, place, rng))
     return np.concatenate(sensors, axis=1).astype(np.float32)

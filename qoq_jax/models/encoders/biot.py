@@ -163,7 +163,7 @@ def linear_attention(p: Params, x: Array, valid: Array) -> Array:
     return y + masked.rows(p["out"]["bias"], x)
 
 
-def _row(name: str, cfg: BiotConfig, published: bool) -> Encoder:
+def _row(name: str, cfg: BiotConfig) -> Encoder:
     return Encoder(
         name=name,
         kind="eeg",
@@ -172,13 +172,13 @@ def _row(name: str, cfg: BiotConfig, published: bool) -> Encoder:
         param_specs=param_specs,
         tokens=tokens,
         pooled=pooled,
-        layouts=("biot",) if published else (),
+        layouts=("BIOT",),
         source="BIOT, arXiv 2305.10351; ycq091044/BIOT, pretrained-models/*.ckpt",
     )
 
 
 ENCODERS = (
-    _row("biot", BiotConfig(), published=True),
-    _row("biot_18_channels", BiotConfig(channels=18), published=True),
-    _row("biot_small", BiotConfig(width=64, depth=2, num_heads=4), published=False),
+    _row("biot", BiotConfig()),
+    _row("biot_18_channels", BiotConfig(channels=18)),
+    _row("biot_small", BiotConfig(width=64, depth=2, num_heads=4)),
 )

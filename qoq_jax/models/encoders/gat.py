@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from qoq_jax.models import spec as spec_lib
+from qoq_jax.models.attention import MASKED
 from qoq_jax.models.encoders import graph, masked
 from qoq_jax.models.encoders.encoder import Batch, Encoder, Params
 from qoq_jax.models.encoders.masked import Array
@@ -66,6 +67,7 @@ def attend(p: Params, x: Array, adjacency: Array) -> Array:
 
     αₙ = softmaxₘ leaky_relu(a · W hₙ + a' · W hₘ + c Aₙₘ), for each head (equations 3 to 5). The
     term of the weight of the edge is that of PyTorch Geometric's GATConv with one edge feature.
+    These scores are no products of queries and keys, and so do not go through models/attention.py.
     """
     # [B,N,F] x [F,K,h] -> [B,N,K,h]
     z = jnp.einsum("bnf,fkh->bnkh", x, p["kernel"])
@@ -73,8 +75,9 @@ def attend(p: Params, x: Array, adjacency: Array) -> Array:
     asked = jnp.einsum("bnkh,kh->bkn", z, p["asked"])[:, :, None]
     edge = p["edge"].reshape(1, -1, 1, 1) * adjacency[:, None].astype(z.dtype)
     itself = jnp.eye(adjacency.shape[1], dtype=bool)[None]
-    scores = jax.nn.leaky_relu(asks + asked + edge, _SLOPE)
-    weights = graph.neighbour_softmax(scores, (adjacency != 0) | itself).astype(z.dtype)
+    scores = jax.nn.leaky_relu(asks + asked + edge, _SLOPE).astype(jnp.float32)
+    near = ((adjacency != 0) | itself)[:, None]
+    weights = jax.nn.softmax(jnp.where(near, scores, MASKED)).astype(z.dtype)
     # [B,K,N,M] x [B,M,K,h] -> [B,N,K,h]
     mixed = jnp.einsum("bknm,bmkh->bnkh", weights, z)
     mixed = mixed.reshape(*mixed.shape[:2], -1)

@@ -12,8 +12,6 @@ import jax.numpy as jnp
 from qoq_jax.models.encoders.encoder import Batch
 from qoq_jax.models.encoders.masked import Array
 
-MASKED = -1e30
-
 
 def edges(batch: Batch) -> Array:
     """The adjacency [B,N,M] without the edges of padded nodes."""
@@ -24,12 +22,3 @@ def edges(batch: Batch) -> Array:
 def features(batch: Batch, dtype: jax.typing.DTypeLike) -> Array:
     """Features [B,N,F], 0 for padded nodes."""
     return jnp.where(batch["node_valid"][..., None], batch["nodes"], 0).astype(dtype)
-
-
-def neighbour_softmax(scores: Array, seen: Array) -> Array:
-    """Softmax in float32 of scores [B,K,N,M] over the nodes that are seen [B,N,M].
-
-    Scores of graphs depend on the edge between two nodes, which models/attention.py, whose masks
-    are rules between the ids of tokens, does not know.
-    """
-    return jax.nn.softmax(jnp.where(seen[:, None], scores.astype(jnp.float32), MASKED))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from qoq_jax.models import spec as spec_lib
+from qoq_jax.models.attention import KeySet, attention
 from qoq_jax.models.encoders import graph, masked
 from qoq_jax.models.encoders.encoder import Batch, Encoder, Params
 from qoq_jax.models.encoders.masked import Array
@@ -72,11 +73,10 @@ def attend(p: Params, x: Array, adjacency: Array, valid: Array) -> Array:
     """out(softmaxₘ(qₙ · kₘ / √h + c Aₙₘ) vₘ), of [B,N,W] over the nodes that are there."""
     # [B,N,W] x [W,X,K,h] -> X of [B,N,K,h]
     q, k, v = jnp.moveaxis(jnp.einsum("bnw,wxkh->bnxkh", x, p["qkv"]), 2, 0)
-    scores = jnp.einsum("bnkh,bmkh->bknm", q, k) * q.shape[-1] ** -0.5
-    scores = scores + p["edge"].reshape(1, -1, 1, 1) * adjacency[:, None].astype(x.dtype)
-    weights = graph.neighbour_softmax(scores, valid[:, None]).astype(x.dtype)
-    # [B,K,N,M] x [B,M,K,h] -> [B,N,K,h], and [K,h,W] -> [B,N,W]
-    mixed = jnp.einsum("bknm,bmkh->bnkh", weights, v)
+    edge = p["edge"].reshape(1, -1, 1, 1) * adjacency[:, None].astype(x.dtype)  # [B,K,N,M]
+    keys = KeySet(k, v, valid=valid, bias=edge, bias_axes="bkts")
+    mixed = attention(q, [keys], axes="btkh")
+    # [B,N,K,h] x [K,h,W] -> [B,N,W]
     y = jnp.einsum("bnkh,khw->bnw", mixed, p["out"]["kernel"])
     return y + masked.rows(p["out"]["bias"], y)
 

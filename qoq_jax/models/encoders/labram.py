@@ -62,11 +62,7 @@ class LabramConfig:
 
 
 def param_specs(cfg: LabramConfig) -> Params:
-    """The encoder, under the names of the published fine-tuned state dicts.
-
-    Kernels of the convolutions [1,t,i,o] are theirs [o,i,1,t] transposed, a layout that
-    models/spec.py does not have.
-    """
+    """The encoder, under the names of the published fine-tuned state dicts."""
     width, head = cfg.width, cfg.width // cfg.num_heads
     blocks = masked.block_specs(width, cfg.num_heads, 4 * width, cfg.depth, "blocks.{}")
     for name in ("q", "k"):
@@ -79,7 +75,13 @@ def param_specs(cfg: LabramConfig) -> Params:
     return {
         "convolutions": {
             name: {
-                "kernel": ParamSpec((1, t, i, cfg.filters), (None,) * 4, fan_in(t * i)),
+                "kernel": ParamSpec(
+                    (1, t, i, cfg.filters),
+                    (None,) * 4,
+                    fan_in(t * i),
+                    f"patch_embed.conv{name}.weight",
+                    "conv",
+                ),
                 "bias": _vector(cfg.filters, "zeros", f"patch_embed.conv{name}.bias"),
                 "norm": masked.norm_specs(cfg.filters, f"patch_embed.norm{name}"),
             }
@@ -176,7 +178,7 @@ def group_norm(x: Array, p: Params, seen: Array) -> Array:
     return (y * masked.rows(p["scale"], y) + masked.rows(p["bias"], y)).astype(x.dtype)
 
 
-def _row(name: str, cfg: LabramConfig, published: bool) -> Encoder:
+def _row(name: str, cfg: LabramConfig) -> Encoder:
     return Encoder(
         name=name,
         kind="eeg",
@@ -185,11 +187,12 @@ def _row(name: str, cfg: LabramConfig, published: bool) -> Encoder:
         param_specs=param_specs,
         tokens=tokens,
         pooled=pooled,
-        source="LaBraM, arXiv 2405.18765; 935963004/LaBraM" + ", as published" * published,
+        layouts=("LaBraM",),
+        source="LaBraM, arXiv 2405.18765; 935963004/LaBraM",
     )
 
 
 ENCODERS = (
-    _row("labram_base", LabramConfig(), published=True),
-    _row("labram_small", LabramConfig(filters=4, depth=2, num_heads=5), published=False),
+    _row("labram_base", LabramConfig()),
+    _row("labram_small", LabramConfig(filters=4, depth=2, num_heads=5)),
 )
