@@ -14,7 +14,7 @@ import jax
 from qoq_jax.base import append, files, storage, terminal
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.parallel import hosts
-from qoq_jax.train.config import Config
+from qoq_jax.train.config import RunSettings
 
 
 class MetricWriter:
@@ -80,7 +80,7 @@ class MetricWriter:
             self._wandb.finish()
 
 
-def open_writer(cfg: Config) -> MetricWriter:
+def open_writer(cfg: RunSettings) -> MetricWriter:
     """The writer that a run's config asks for."""
     return MetricWriter(
         cfg.workdir,
