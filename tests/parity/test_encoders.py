@@ -13,7 +13,7 @@ from helpers.encoders import encode, tiny
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
-from benchmarks.timm_models import timm
+from benchmarks.timm_models import loud, timm
 from qoq_jax.hf import encoders
 from qoq_jax.hf import names as keys
 from qoq_jax.models import spec
@@ -76,16 +76,6 @@ OTHER = {
     ("transformers", "dinov2_small_registers"): (24, 40),
     ("timm", "eva02_base"): (24, 40),
 }
-
-
-def loud(model):
-    """The model with every weight drawn, so that none is 0 or 1."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for weight in model.parameters():
-            fan_in = weight[0].numel() if weight.ndim > 1 else 0
-            torch.nn.init.normal_(weight, *((0, fan_in**-0.5) if fan_in else (0.5, 0.3)))
-    return model.eval()
 
 
 def timm_outputs(model, pictures):
