@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 READERS = ["pydicom>=3.0,<4", "nibabel>=5.3"]
 TORCH = "torch>=2.8"
+TIMM = "timm>=1.0.20"
 H5PY = "h5py>=3.11"
 S3FS = "s3fs>=2025.3"
 GCS = "google-cloud-storage>=2.14"  # Orbax asks it about a bucket that it writes to
@@ -42,8 +43,8 @@ EXTRAS = {
     "gcs": ["gcsfs>=2025.3", GCS],
     "s3": [S3FS],
     # The reference implementations that tests and benchmarks compare with; never needed to run.
-    "parity": [TORCH],
-    "benchmarks": [TORCH, "scikit-learn>=1.5"],
+    "parity": [TORCH, TIMM],
+    "benchmarks": [TORCH, TIMM, "scikit-learn>=1.5"],
     "docs": [
         "mkdocs>=1.6,<2",
         "mkdocs-material>=9.6",
