@@ -70,6 +70,7 @@ def test_slices_that_are_not_valid_change_nothing():
     valid = jnp.asarray([[True, True, False], [False, False, False]])
     inputs = {"pixels": jnp.asarray(pixels), "slice_valid": valid}
     tokens, mask = image.tokens(brightness, {"one": jnp.ones(())}, None, inputs)
+    assert image.pictures({"one": jnp.ones(())}, inputs)[2].sum() == 0
     np.testing.assert_array_equal(tokens[0], pixels[0, :2].mean(axis=0).reshape(4, 3))
     np.testing.assert_array_equal(tokens[1], 0)
     np.testing.assert_array_equal(mask, [[True] * 4, [False] * 4])

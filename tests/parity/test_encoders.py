@@ -30,7 +30,8 @@ TIMM = {
     "dinov2_giant": ("vit_giant_patch14_dinov2", {**VIT, "patch_size": 8, "mlp_ratio": 3}),
     "swinv2_tiny": (
         "swinv2_tiny_window8_256",
-        {"img_size": 32, "window_size": 4, "embed_dim": 8, "depths": (2, 2), "num_heads": (1, 2)},
+        {"img_size": 32, "window_size": 4, "embed_dim": 8, "depths": (2, 2), "num_heads": (1, 2)}
+        | {"pretrained_window_sizes": (3, 2)},
     ),
     "eva02_tiny": (
         "eva02_tiny_patch14_224",
@@ -64,6 +65,14 @@ TRANSFORMERS = {
         "Swinv2",
         {"image_size": 32, "window_size": 4, "embed_dim": 8, "depths": (2, 2), "num_heads": (1, 2)},
     ),
+}
+# timm's ConvNeXt has four stages whatever it is asked for; offsets of its Swin are counted in
+# smaller windows here, as those of weights that were trained at a smaller size
+CONVNEXT = {"depths": (1, 2, 1, 1), "widths": (4, 8, 12, 16)}
+OWN_SIZES = {
+    ("timm", "convnextv2_atto"): CONVNEXT,
+    ("transformers", "convnextv2_atto"): CONVNEXT,
+    ("timm", "swinv2_tiny"): {"trained_windows": (3, 2)},
 }
 # Rows and columns of pixels other than those of the weights: positions are interpolated, as
 # transformers does it (timm stretches the filter for ViT too).
@@ -105,9 +114,7 @@ CASES = [("timm", name) for name in TIMM] + [("transformers", name) for name in 
 def case(request, tmp_path_factory):
     """(encoder, their model, its outputs, folder of its file, size of pictures)."""
     library, name = request.param
-    # timm's ConvNeXt has four stages whatever it is asked for
-    stages = {"depths": (1, 2, 1, 1), "widths": (4, 8, 12, 16)} if "convnext" in name else {}
-    encoder = tiny(name, **stages)
+    encoder = tiny(name, **OWN_SIZES.get(request.param, {}))
     size = OTHER.get(request.param, (32, 32))
     folder = tmp_path_factory.mktemp("theirs")
     torch.set_num_threads(1)
@@ -163,7 +170,7 @@ def timm_name(name):
         "convnextv2": f"convnextv2_{size}",
         "vit": f"vit_{size}_patch16_224",
         "dinov2": f"vit_{size}_patch14_{'reg4_' if more else ''}dinov2",
-        "swinv2": f"swinv2_{size}_{more or 'window8'}_256",
+        "swinv2": f"swinv2_{size}_{more or 'window8'}_{'192to' if '12to' in more else ''}256",
         "eva02": f"eva02_{size}_patch14_{336 if size in ('tiny', 'small') else 448}",
     }.get(family) or "vit_base_patch14_dinov2"
 
