@@ -1,5 +1,6 @@
-"""Names of encoders' weights in published files: those of timm, which the specs have, and those of
-transformers, as `save_pretrained` writes them.
+"""Names of encoders' weights in published files: those of timm, which the specs of vision encoders
+have, and those of transformers, as `save_pretrained` writes them; specs of EEG encoders have the
+names of their authors.
 
 A layout other than timm's is a table of rules. Each says under which name, or in which parts, a
 weight or the weights of a module are stored.
@@ -90,6 +91,18 @@ def _without_class_position(tensors: Mapping[str, Any]) -> dict[str, Any]:
     table = tensors["embeddings.position_embeddings"]
     table = np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)
     return tensors | {"embeddings.position_embeddings": table}
+
+
+def _with_last_norm(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """A pretrained LaBraM has no norm behind the mean of its tokens: a new one, as fine-tuning has
+    it (935963004/LaBraM, run_class_finetuning.py).
+    """
+    tensors = dict(tensors)
+    if "cls_token" in tensors and not any(name.startswith("fc_norm.") for name in tensors):
+        width = tensors["cls_token"].shape[-1]
+        tensors["fc_norm.weight"] = np.ones(width, np.float32)
+        tensors["fc_norm.bias"] = np.zeros(width, np.float32)
+    return tensors
 
 
 _VIT = "encoder.layer.{}."
@@ -205,4 +218,11 @@ LAYOUTS: dict[str, Layout] = {
         saved=_without_class_position,
     ),
     "Swinv2Model": Layout(_SWIN_RULES, "swinv2."),
+    # positions, and the buffers of a local attention that no head uses
+    "BIOT": Layout(other=r"index|positional_encoding\.pe|.*\.local_attn\..*"),
+    "LaBraM": Layout(
+        prefix="student.",
+        other=r"(lm_)?head\..*|norm\..*|mask_token|projection_head\..*",
+        opened=_with_last_norm,
+    ),
 }

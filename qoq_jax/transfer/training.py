@@ -1,0 +1,204 @@
+"""Training an encoder and its head on labelled sets: the step, and the loop around it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from qoq_jax.data.pipeline import Reading
+from qoq_jax.models import spec
+from qoq_jax.models.encoders import registry
+from qoq_jax.models.encoders.encoder import Encoder, Params
+from qoq_jax.parallel import hosts
+from qoq_jax.parallel import mesh as mesh_lib
+from qoq_jax.train import hooks, loop, session
+from qoq_jax.train.batches import WholeData, check_same_rows
+from qoq_jax.train.checkpoint import Checkpointer
+from qoq_jax.train.goodput import AccountSeconds
+from qoq_jax.train.log import open_writer
+from qoq_jax.train.optim import make_optimizer, schedule
+from qoq_jax.train.profiling import ProfileSteps
+from qoq_jax.train.state import TrainState, apply_gradients, start
+from qoq_jax.transfer import model
+from qoq_jax.transfer.batches import Batches
+from qoq_jax.transfer.config import TransferConfig
+from qoq_jax.transfer.sets import LabelledSet, Vocabulary
+
+STREAM = 5  # of random numbers, for the first weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What a checkpoint's weights belong to."""
+
+    encoder: str
+    cfg: Any
+    classes: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What the trainings of a run share.
+
+    Attributes:
+      config: of the run.
+      encoder: its row of the registry.
+      vocabulary: classes of all sets of its kind, whichever of them are trained on: all models of
+        an experiment have one head.
+      mesh: devices.
+      reading: the share of this process.
+    """
+
+    config: TransferConfig
+    encoder: Encoder
+    vocabulary: Vocabulary
+    mesh: jax.sharding.Mesh
+    reading: Reading
+
+    @property
+    def specs(self) -> dict[str, Any]:
+        """Declarations of the weights."""
+        return model.param_specs(self.encoder, len(self.vocabulary))
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of the computation."""
+        return jnp.dtype(self.config.compute_dtype)
+
+    def random_weights(self, seed: int) -> Params:
+        """{"encoder", "head"} on the mesh."""
+        make = jax.jit(
+            functools.partial(spec.init_params, self.specs),
+            out_shardings=spec.shardings(self.specs, self.mesh),
+        )
+        return make(jax.random.fold_in(jax.random.key(seed), STREAM))
+
+    def optimizer(self, lr: float, warmup: int, steps: int) -> optax.GradientTransformation:
+        """AdamW by section optimizer."""
+        rate = schedule(self.config.train.schedule, lr, warmup, steps)
+        return make_optimizer(self.config.optimizer, rate, self.specs)
+
+
+def bench_of(
+    cfg: TransferConfig, vocabulary: Vocabulary, devices: Sequence[jax.Device] | None = None
+) -> Bench:
+    """The mesh of a config, and what a process reads.
+
+    Raises:
+      ConfigError: a batch that does not divide over the devices.
+    """
+    mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
+    for batch in (cfg.train.batch, cfg.few.batch):
+        mesh_lib.partition_spec(mesh, ("batch",), (batch,))
+    share = hosts.Share.of(mesh)
+    reading = Reading(
+        process_index=share.index,
+        process_count=share.count,
+        on_error=cfg.data.on_error,
+        max_bad=cfg.data.max_bad_fraction,
+        threads=2,
+    )
+    return Bench(cfg, registry.get(cfg.encoder), vocabulary, mesh, reading)
+
+
+def make_step(
+    bench: Bench, optimizer: optax.GradientTransformation, layout: TrainState
+) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the jitted `step(state, batch) -> (state, metrics)`; the state is donated and keeps
+    the sharding of `layout`.
+    """
+
+    def step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
+        def loss_fn(params: Params) -> jax.Array:
+            found = model.logits(params, bench.encoder, batch["inputs"], bench.dtype)
+            return model.loss(found, batch)
+
+        loss, grads = jax.value_and_grad(loss_fn)(state.params)
+        state, applied = apply_gradients(state, grads, loss, optimizer)
+        return state, {"loss": loss, "samples": batch["weight"].sum()} | applied
+
+    return jax.jit(
+        step, donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, layout), None)
+    )
+
+
+def train(bench: Bench, stage: str, sets: Sequence[LabelledSet], steps: int) -> Params:
+    """Trains from random weights on some sets, from the stage's last checkpoint to the end; returns
+    {"encoder", "head"} on the mesh.
+
+    Raises:
+      DataError: a sample that cannot be read, or a checkpoint of other data.
+    """
+    cfg = bench.config
+    data = Batches(
+        sets,
+        bench.vocabulary,
+        batch=cfg.train.batch,
+        seed=cfg.seed,
+        temperature=cfg.train.temperature,
+        reading=bench.reading,
+    )
+    check_same_rows(data.fingerprint)
+    share = hosts.Share.of(bench.mesh)
+    whole_data = WholeData(data, share)
+    optimizer = bench.optimizer(cfg.train.lr, min(cfg.train.warmup, steps // 2), steps)
+    architecture = Architecture(cfg.encoder, bench.encoder.cfg, bench.vocabulary.classes)
+    folder = os.path.join(cfg.workdir, "checkpoints", stage)
+    checkpoints = Checkpointer(folder, architecture, cfg.checkpoint)
+    first = start(bench.random_weights(cfg.seed), optimizer, bench.mesh)
+    state, data_state, begin = loop.resume(checkpoints, first, stage, steps)
+    if begin >= steps:
+        checkpoints.close()
+        return state.params
+    if data_state is not None:
+        data.set_state(data_state)
+    update = make_step(bench, optimizer, state)
+    sharding = mesh_lib.batch_sharding(bench.mesh)
+
+    def step(state: TrainState, number: int) -> loop.StepResult:
+        del number  # the state counts its own steps
+        batch = hosts.to_global(next(data), sharding)
+        return loop.StepResult(*update(state, batch), facts={})
+
+    account = session.account_of(cfg.workdir)
+    grace = cfg.faults.grace
+    return loop.run(
+        loop.Loop(stage, begin, steps, state),
+        step,
+        [
+            hooks.TraceSteps(),
+            ProfileSteps(cfg.workdir, cfg.profile),
+            AccountSeconds(account, cfg.train.save_every),
+            hooks.GuardTransfers(),
+            hooks.MeanRow(cfg.log.every, _summarise),
+            hooks.CountCompilations(),
+            hooks.CountSkippedSamples(whole_data),
+            hooks.CountSkippedUpdates(cfg.workdir, share),
+            hooks.WriteRow(functools.partial(open_writer, cfg)),
+            hooks.ShowProgress(_headline),
+            hooks.StopWhenNotFinite(cfg.optimizer.max_skipped),
+            hooks.SaveCheckpoints(checkpoints, cfg.train.save_every, whole_data, grace=grace),
+        ],
+    ).params
+
+
+def _summarise(steps: list[loop.Row], seconds: float) -> loop.Row:
+    """The log row of some steps: means, and rates."""
+    row = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+    samples = sum(step["samples"] for step in steps)
+    return row | {
+        "samples_per_second": float(samples) / seconds,
+        "seconds/step": seconds / len(steps),
+    }
+
+
+def _headline(row: loop.Row) -> dict[str, str]:
+    return {"loss": f"{row['loss']:.4f}", "samples/s": f"{row['samples_per_second']:.0f}"}
