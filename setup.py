@@ -43,6 +43,8 @@ EXTRAS = {
     "gcs": ["gcsfs>=2025.3", GCS],
     "s3": [S3FS],
     # The reference implementations that tests and benchmarks compare with; never needed to run.
+    # timm too, but installed by itself (launch/test.sh): it brings torchvision, which fails beside
+    # a torch without CUDA, and transformers with it.
     "parity": [TORCH],
     "benchmarks": [TORCH, "scikit-learn>=1.5"],
     "docs": [
