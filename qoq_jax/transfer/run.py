@@ -19,15 +19,14 @@ import jax
 
 from qoq_jax.base import files, storage
 from qoq_jax.base.errors import ConfigError
-from qoq_jax.models.encoders import registry
 from qoq_jax.models.encoders.encoder import Params
 from qoq_jax.parallel import hosts, messages
 from qoq_jax.train import datasets, run_record, session
-from qoq_jax.transfer import batches, inputs, predict, scores, training
-from qoq_jax.transfer.config import TransferConfig
+from qoq_jax.transfer import batches, few_shot, inputs, predict, scores, training
+from qoq_jax.transfer.config import TransferConfig, encoder_of
 from qoq_jax.transfer.sets import LabelledSet, Vocabulary, check_patients, chosen
 
-STAGE = "pretrain"
+STAGE, SOURCE = "pretrain", "source"
 RESULT = "result.json"
 
 
@@ -54,7 +53,7 @@ def find_sets(cfg: TransferConfig) -> dict[str, LabelledSet]:
     roots: dict[str, str] = {}
     if cfg.data.mini_rows or cfg.data.real or cfg.data.extra:
         roots, _ = datasets.prepare(cfg)
-    found = inputs.find(registry.get(cfg.encoder), cfg.data, roots)
+    found = inputs.find(encoder_of(cfg), cfg.data, roots)
     check_patients(found.values())
     return found
 
@@ -92,6 +91,9 @@ def _run(cfg: TransferConfig, found: Mapping[str, LabelledSet] | None) -> int:
             if hosts.is_main():
                 files.write_json(path, result)
                 print(f"{cfg.workdir}: macro AUROC {result['auroc']:.3f} of {len(sets)} sets")
+        # ------------------------------------------------------------------------ few-shot transfer
+        if cfg.target:
+            _transfer(bench, sets, found[cfg.target], params)
     run_record.write_run(
         cfg.workdir,
         totals,
@@ -99,6 +101,24 @@ def _run(cfg: TransferConfig, found: Mapping[str, LabelledSet] | None) -> int:
         model=cfg.encoder,
     )
     return 0
+
+
+def _transfer(
+    bench: training.Bench, sets: Sequence[LabelledSet], target: LabelledSet, params: Params
+) -> None:
+    """Few-shot transfer to the target from each start."""
+    cfg = bench.config
+    source = few_shot.source_of(target, sets, cfg.few.source)
+    few_shot.check_unseen(target, [*sets, source])
+    few_shot.run(
+        bench,
+        target,
+        {
+            few_shot.ALL_OTHERS: lambda: params,
+            few_shot.ONE_OTHER: lambda: training.train(bench, SOURCE, [source], cfg.train.steps),
+            few_shot.RANDOM: lambda: bench.random_weights(cfg.seed),
+        },
+    )
 
 
 def evaluate(

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.data.pipeline import Reading
 from qoq_jax.models import spec
-from qoq_jax.models.encoders import registry
 from qoq_jax.models.encoders.encoder import Encoder, Params
 from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
@@ -29,7 +29,7 @@ from qoq_jax.train.profiling import ProfileSteps
 from qoq_jax.train.state import TrainState, apply_gradients, start
 from qoq_jax.transfer import model
 from qoq_jax.transfer.batches import Batches
-from qoq_jax.transfer.config import TransferConfig
+from qoq_jax.transfer.config import TransferConfig, encoder_of
 from qoq_jax.transfer.sets import LabelledSet, Vocabulary
 
 STREAM = 5  # of random numbers, for the first weights
@@ -93,11 +93,14 @@ def bench_of(
     """The mesh of a config, and what a process reads.
 
     Raises:
-      ConfigError: a batch that does not divide over the devices.
+      ConfigError: a batch that does not divide over the devices, or a size of pictures that the
+        encoder cannot take.
     """
     mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
     for batch in (cfg.train.batch, cfg.few.batch):
         mesh_lib.partition_spec(mesh, ("batch",), (batch,))
+    encoder = encoder_of(cfg)
+    _check_size(encoder, len(vocabulary))
     share = hosts.Share.of(mesh)
     reading = Reading(
         process_index=share.index,
@@ -106,7 +109,26 @@ def bench_of(
         max_bad=cfg.data.max_bad_fraction,
         threads=2,
     )
-    return Bench(cfg, registry.get(cfg.encoder), vocabulary, mesh, reading)
+    return Bench(cfg, encoder, vocabulary, mesh, reading)
+
+
+def _check_size(encoder: Encoder, classes: int) -> None:
+    if encoder.kind != "image":
+        return
+    size = encoder.cfg.image_size
+    shapes = {
+        "pixels": jax.ShapeDtypeStruct((1, 1, size, size, 3), jnp.uint8),
+        "slice_valid": jax.ShapeDtypeStruct((1, 1), jnp.bool_),
+    }
+    params = spec.abstract(model.param_specs(encoder, classes))
+    try:
+        jax.eval_shape(functools.partial(model.logits, encoder=encoder), params, inputs=shapes)
+    except ValueError as error:
+        raise ConfigError(
+            f"data.image_size = {size}: {error}",
+            where=encoder.name,
+            hint="use a multiple of the encoder's patches and of its steps down",
+        ) from error
 
 
 def make_step(

@@ -23,7 +23,7 @@ from qoq_jax.models import sizes
 from qoq_jax.models import spec as spec_lib
 from qoq_jax.models.attention import KeySet, TokenIds, attention
 from qoq_jax.models.encoders.encoder import Batch, Encoder
-from qoq_jax.models.sizes import BASE_ECG, EcgConfig
+from qoq_jax.models.sizes import EcgConfig
 from qoq_jax.models.spec import ParamSpec
 
 # Random weights: the paper's 0.02 at its width of 768, wider spread for narrower encoders.
@@ -303,28 +303,34 @@ def rows(vector: Array, x: Array) -> Array:
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
 
 
-# --------------------------------------------------------------------------------------- registry
+# ------------------------------------------------------------------------------- for the registry
 
 
 def _tokens(params: Params, cfg: EcgConfig, batch: Batch) -> tuple[Array, Array]:
-    found = tokens(params, cfg, batch["signal"])
-    return found, jnp.ones(found.shape[:2], bool)
+    x = tokens(params, cfg, batch["signal"])
+    return x, jnp.ones(x.shape[:2], bool)
 
 
 def _pooled(params: Params, cfg: EcgConfig, batch: Batch) -> Array:
     return represent(params, cfg, batch["signal"])
 
 
-ENCODERS = tuple(
-    Encoder(
-        name,
-        "ecg",
-        cfg,
-        cfg.width,
-        param_specs,
-        _tokens,
-        _pooled,
-        source="ECG-JEPA (Kim, arXiv 2410.08559); sehunfromdaegu/ECG_JEPA",
+def _row(name: str, cfg: EcgConfig, published: bool) -> Encoder:
+    return Encoder(
+        name=name,
+        kind="ecg",
+        cfg=cfg,
+        width=cfg.width,
+        param_specs=param_specs,
+        tokens=_tokens,
+        pooled=_pooled,
+        layouts=("ecg_jepa",) if published else (),
+        source="ECG-JEPA, arXiv 2410.08559; sehunfromdaegu/ECG_JEPA",
     )
-    for name, cfg in (("ecg_jepa_nano", sizes.get("nano").ecg), ("ecg_jepa_base", BASE_ECG))
+
+
+ENCODERS = (
+    _row("ecg_jepa_base", sizes.BASE_ECG, published=True),
+    # the size of the file that comes with the package: climb/mini/ecg_encoder.safetensors
+    _row("ecg_jepa_nano", sizes.NANO_ECG, published=False),
 )
