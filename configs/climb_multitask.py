@@ -15,7 +15,7 @@ def get_config(arg: str = "ecg"):
     cfg.encoder = "ecg_jepa_nano"
     cfg.data.mini_rows = 600
     cfg.data.cache = True
-    cfg.train.steps = 60
-    cfg.train.batch = 16
+    cfg.training.steps = 60
+    cfg.training.batch = 16
     cfg.log.tensorboard = False
     return cfg

@@ -104,7 +104,7 @@ class TransferConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     data: TransferDataConfig = field(default_factory=TransferDataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    train: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     few: FewShotConfig = field(default_factory=FewShotConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)

@@ -11,7 +11,6 @@ both scored by macro AUROC on the target's test split.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import zlib
@@ -22,15 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qoq_jax.base import append, storage
+from qoq_jax.base import append, files, storage
 from qoq_jax.base.errors import DataError
-from qoq_jax.base.files import read_bytes
 from qoq_jax.evaluation.probe import linear_probe
 from qoq_jax.models.encoders.encoder import Params
 from qoq_jax.parallel import hosts, messages
-from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.train import hooks, loop
-from qoq_jax.train.state import TrainState, start
 from qoq_jax.transfer import predict, scores, training
 from qoq_jax.transfer.batches import batch_of, labels_of
 from qoq_jax.transfer.sets import LabelledSet, Split
@@ -139,11 +135,14 @@ def _key(line: Mapping[str, Any]) -> tuple[str, str, int, int]:
 
 
 def _read(path: str) -> list[dict[str, Any]]:
-    """The whole lines of the file; a last one that a kill left half-written is dropped."""
+    """The lines of the file; a last one that a kill left half-written is taken out of it."""
     if not storage.exists(path):
         return []
-    text = read_bytes(path).decode()
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    text = files.read_bytes(path).decode()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        files.write_text(path, whole)
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 class _Probe:
@@ -165,29 +164,22 @@ class _Probe:
 
 
 class _FineTuning:
-    """Training of all weights on a few samples; the programs are compiled once."""
+    """Training of all weights on a few samples."""
 
     def __init__(self, bench: training.Bench, target: LabelledSet):
         self._bench, self._target = bench, target
         few = bench.config.few
-        self._optimizer = bench.optimizer(few.lr, few.steps // 10, few.steps)
-        self._fresh: TrainState | None = None
-        self._step: Callable[..., Any] | None = None
+        self._rates = bench.rates(few.lr, few.steps // 10, few.steps)
 
     def score(self, params: Params, picked: np.ndarray, number: int) -> float:
         bench, target, few = self._bench, self._target, self._bench.config.few
-        state = self._state(params)
-        batches = self._batches(picked, number)
-        sharding = mesh_lib.batch_sharding(bench.mesh)
-
-        def step(state: TrainState, number: int) -> loop.StepResult:
-            del number
-            batch = hosts.to_global(next(batches), sharding)
-            return loop.StepResult(*self._step(state, batch), facts={})
-
+        weights = {
+            "encoder": jax.tree.map(jnp.copy, params["encoder"]),  # a step donates them
+            "head": jax.tree.map(jnp.zeros_like, params["head"]),
+        }
         state = loop.run(
-            loop.Loop("few_shot", 0, few.steps, state),
-            step,
+            loop.Loop("few_shot", 0, few.steps, bench.start(weights)),
+            training.stepper(bench, self._batches(picked, number), self._rates),
             [
                 hooks.GuardTransfers(),
                 hooks.MeanRow(few.steps, lambda steps, seconds: hooks.mean_of_steps(steps)),
@@ -197,18 +189,6 @@ class _FineTuning:
         found = predict.logits(bench, state.params, target.splits["test"])
         own = found[:, bench.vocabulary.columns(target)]
         return scores.of_set(target, own, draws=0)["auroc"]
-
-    def _state(self, params: Params) -> TrainState:
-        """Step 0 from these weights with a head of zeros; a step donates it."""
-        weights = {
-            "encoder": jax.tree.map(jnp.copy, params["encoder"]),
-            "head": jax.tree.map(jnp.zeros_like, params["head"]),
-        }
-        if self._fresh is None:
-            self._fresh = start(weights, self._optimizer, self._bench.mesh)
-            self._step = training.make_step(self._bench, self._optimizer, self._fresh)
-        copied = jax.tree.map(jnp.copy, dataclasses.replace(self._fresh, params=None))
-        return dataclasses.replace(copied, params=weights)
 
     def _batches(self, picked: np.ndarray, number: int) -> Iterator[dict[str, Any]]:
         """Samples drawn with replacement, this process's share of each batch."""

@@ -40,7 +40,9 @@ def _all(
 ) -> np.ndarray:
     sharding = mesh_lib.batch_sharding(bench.mesh)
     found = []
-    for inputs, count in batches.in_order(split, bench.config.train.batch, bench.reading, numbers):
+    for inputs, count in batches.in_order(
+        split, bench.config.training.batch, bench.reading, numbers
+    ):
         made = compiled(params, hosts.to_global(inputs, sharding))
         found.append(np.asarray(hosts.gather(made))[:count])
     return np.concatenate(found)

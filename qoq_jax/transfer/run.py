@@ -81,10 +81,13 @@ def _run(cfg: TransferConfig, found: Mapping[str, LabelledSet] | None) -> int:
     sets = pretraining_sets(cfg, found)
     bench = training.bench_of(cfg, Vocabulary.of(found.values()))
     if hosts.is_main():
-        files.write_json(os.path.join(cfg.workdir, "sets.json"), _facts(cfg, sets, bench))
+        facts = _facts(cfg, sets, bench)
+        if cfg.target:
+            facts |= {"target": cfg.target, "target_domain": found[cfg.target].domain}
+        files.write_json(os.path.join(cfg.workdir, "sets.json"), facts)
     with jax.set_mesh(bench.mesh):
         # --------------------------------------------------------------------- training and scores
-        params = training.train(bench, STAGE, sets, cfg.train.steps)
+        params = training.train(bench, STAGE, sets, cfg.training.steps)
         path = os.path.join(cfg.workdir, RESULT)
         if not messages.from_main("evaluated", lambda: storage.exists(path)):
             result = evaluate(bench, params, sets)
@@ -115,7 +118,7 @@ def _transfer(
         target,
         {
             few_shot.ALL_OTHERS: lambda: params,
-            few_shot.ONE_OTHER: lambda: training.train(bench, SOURCE, [source], cfg.train.steps),
+            few_shot.ONE_OTHER: lambda: training.train(bench, SOURCE, [source], cfg.training.steps),
             few_shot.RANDOM: lambda: bench.random_weights(cfg.seed),
         },
     )
@@ -136,10 +139,9 @@ def _facts(
     cfg: TransferConfig, sets: Sequence[LabelledSet], bench: training.Bench
 ) -> dict[str, Any]:
     counts = {one.name: len(one.splits["train"]) for one in sets if "train" in one.splits}
-    share = batches.shares(counts, cfg.train.temperature)
+    share = batches.shares(counts, cfg.training.temperature)
     return {
         "classes": bench.vocabulary.classes,
-        "target": cfg.target,
         "trained_on": {
             one.name: {
                 "domain": one.domain,
@@ -154,7 +156,7 @@ def _facts(
 
 
 def replaced(cfg: TransferConfig, **changes: Any) -> TransferConfig:
-    """The config with other fields; `steps` is that of section train."""
+    """The config with other fields; `steps` is that of section training."""
     if "steps" in changes:
-        changes["train"] = dataclasses.replace(cfg.train, steps=changes.pop("steps"))
+        changes["training"] = dataclasses.replace(cfg.training, steps=changes.pop("steps"))
     return dataclasses.replace(cfg, **changes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,8 @@ from qoq_jax.train.goodput import AccountSeconds
 from qoq_jax.train.log import open_writer
 from qoq_jax.train.optim import make_optimizer, schedule
 from qoq_jax.train.profiling import ProfileSteps
-from qoq_jax.train.state import TrainState, apply_gradients, start
+from qoq_jax.train.sections import OptimizerConfig
+from qoq_jax.train.state import TrainState, apply_gradients, layout
 from qoq_jax.transfer import model
 from qoq_jax.transfer.batches import Batches
 from qoq_jax.transfer.config import TransferConfig, encoder_of
@@ -64,9 +65,10 @@ class Bench:
     reading: Reading
 
     @property
-    def specs(self) -> dict[str, Any]:
-        """Declarations of the weights."""
-        return model.param_specs(self.encoder, len(self.vocabulary))
+    def program(self) -> Program:
+        """What its compiled functions depend on."""
+        cfg, classes = self.config, len(self.vocabulary)
+        return Program(self.encoder, classes, cfg.compute_dtype, cfg.optimizer, self.mesh)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -75,16 +77,20 @@ class Bench:
 
     def random_weights(self, seed: int) -> Params:
         """{"encoder", "head"} on the mesh."""
-        make = jax.jit(
-            functools.partial(spec.init_params, self.specs),
-            out_shardings=spec.shardings(self.specs, self.mesh),
-        )
-        return make(jax.random.fold_in(jax.random.key(seed), STREAM))
+        return _make_weights(self.program)(jax.random.fold_in(jax.random.key(seed), STREAM))
 
-    def optimizer(self, lr: float, warmup: int, steps: int) -> optax.GradientTransformation:
-        """AdamW by section optimizer."""
-        rate = schedule(self.config.train.schedule, lr, warmup, steps)
-        return make_optimizer(self.config.optimizer, rate, self.specs)
+    def start(self, params: Params) -> TrainState:
+        """Step 0 around weights on the mesh, which the state takes over."""
+        replicated = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
+        # Two separate zeros: a donated buffer must not appear twice in the state.
+        step, skipped = (hosts.place(np.zeros((), np.int32), replicated) for _ in range(2))
+        moments = _make_moments(self.program)(params)
+        return TrainState(step, params, moments, skipped, None, None)
+
+    def rates(self, lr: float, warmup: int, steps: int) -> np.ndarray:
+        """float32 [steps]: the learning rate of each step."""
+        rate = schedule(self.config.training.schedule, lr, warmup, steps)
+        return np.asarray(jax.vmap(rate)(jnp.arange(steps)), np.float32)
 
 
 def bench_of(
@@ -97,7 +103,7 @@ def bench_of(
         encoder cannot take.
     """
     mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
-    for batch in (cfg.train.batch, cfg.few.batch):
+    for batch in (cfg.training.batch, cfg.few.batch):
         mesh_lib.partition_spec(mesh, ("batch",), (batch,))
     encoder = encoder_of(cfg)
     _check_size(encoder, len(vocabulary))
@@ -131,25 +137,90 @@ def _check_size(encoder: Encoder, classes: int) -> None:
         ) from error
 
 
-def make_step(
-    bench: Bench, optimizer: optax.GradientTransformation, layout: TrainState
-) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns the jitted `step(state, batch) -> (state, metrics)`; the state is donated and keeps
-    the sharding of `layout`.
-    """
+# --------------------------------------------------------------------------------------- programs
 
-    def step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the compiled functions depend on: runs in one process that share it compile once."""
+
+    encoder: Encoder
+    classes: int
+    dtype: str
+    optimizer: OptimizerConfig
+    mesh: jax.sharding.Mesh
+
+    @property
+    def specs(self) -> dict[str, Any]:
+        """Declarations of the weights."""
+        return model.param_specs(self.encoder, self.classes)
+
+    def adamw(self, rate: jax.Array | float) -> optax.GradientTransformation:
+        """The optimiser at a learning rate."""
+        return make_optimizer(self.optimizer, lambda count: rate, self.specs)
+
+    def shardings(self) -> TrainState:
+        """Where a state lies."""
+        places = spec.shardings(self.specs, self.mesh)
+        params = jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+            spec.abstract(self.specs),
+            places,
+        )
+        state = layout(params, self.adamw(0.0), self.mesh)
+        return jax.tree.map(lambda x: x.sharding, state)
+
+
+@functools.cache
+def _make_weights(program: Program) -> Callable[[jax.Array], Params]:
+    make = functools.partial(spec.init_params, program.specs)
+    return jax.jit(make, out_shardings=spec.shardings(program.specs, program.mesh))
+
+
+@functools.cache
+def _make_moments(program: Program) -> Callable[[Params], Any]:
+    return jax.jit(program.adamw(0.0).init, out_shardings=program.shardings().opt_state)
+
+
+@functools.cache
+def make_step(
+    program: Program,
+) -> Callable[[TrainState, dict[str, Any], jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the jitted `step(state, batch, learning rate []) -> (state, metrics)`; the state is
+    donated.
+    """
+    dtype = jnp.dtype(program.dtype)
+
+    def step(
+        state: TrainState, batch: dict[str, Any], rate: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         def loss_fn(params: Params) -> jax.Array:
-            found = model.logits(params, bench.encoder, batch["inputs"], bench.dtype)
+            found = model.logits(params, program.encoder, batch["inputs"], dtype)
             return model.loss(found, batch)
 
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
-        state, applied = apply_gradients(state, grads, loss, optimizer)
+        state, applied = apply_gradients(state, grads, loss, program.adamw(rate))
         return state, {"loss": loss, "samples": batch["weight"].sum()} | applied
 
-    return jax.jit(
-        step, donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, layout), None)
-    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(program.shardings(), None))
+
+
+def stepper(
+    bench: Bench, batches: Iterator[dict[str, Any]], rates: np.ndarray
+) -> Callable[[TrainState, int], loop.StepResult]:
+    """The step of a loop: the next batch at the learning rate of its number."""
+    update, sharding = make_step(bench.program), mesh_lib.batch_sharding(bench.mesh)
+    replicated = jax.sharding.NamedSharding(bench.mesh, jax.sharding.PartitionSpec())
+
+    def step(state: TrainState, number: int) -> loop.StepResult:
+        batch = hosts.to_global(next(batches), sharding)
+        rate = hosts.place(rates[number], replicated)
+        return loop.StepResult(*update(state, batch, rate), facts={})
+
+    return step
+
+
+# ------------------------------------------------------------------------------------------- train
 
 
 def train(bench: Bench, stage: str, sets: Sequence[LabelledSet], steps: int) -> Params:
@@ -163,42 +234,34 @@ def train(bench: Bench, stage: str, sets: Sequence[LabelledSet], steps: int) -> 
     data = Batches(
         sets,
         bench.vocabulary,
-        batch=cfg.train.batch,
+        batch=cfg.training.batch,
         seed=cfg.seed,
-        temperature=cfg.train.temperature,
+        temperature=cfg.training.temperature,
         reading=bench.reading,
     )
     check_same_rows(data.fingerprint)
     share = hosts.Share.of(bench.mesh)
     whole_data = WholeData(data, share)
-    optimizer = bench.optimizer(cfg.train.lr, min(cfg.train.warmup, steps // 2), steps)
+    rates = bench.rates(cfg.training.lr, min(cfg.training.warmup, steps // 2), steps)
     architecture = Architecture(cfg.encoder, bench.encoder.cfg, bench.vocabulary.classes)
     folder = os.path.join(cfg.workdir, "checkpoints", stage)
     checkpoints = Checkpointer(folder, architecture, cfg.checkpoint)
-    first = start(bench.random_weights(cfg.seed), optimizer, bench.mesh)
+    first = bench.start(bench.random_weights(cfg.seed))
     state, data_state, begin = loop.resume(checkpoints, first, stage, steps)
     if begin >= steps:
         checkpoints.close()
         return state.params
     if data_state is not None:
         data.set_state(data_state)
-    update = make_step(bench, optimizer, state)
-    sharding = mesh_lib.batch_sharding(bench.mesh)
-
-    def step(state: TrainState, number: int) -> loop.StepResult:
-        del number  # the state counts its own steps
-        batch = hosts.to_global(next(data), sharding)
-        return loop.StepResult(*update(state, batch), facts={})
-
     account = session.account_of(cfg.workdir)
     grace = cfg.faults.grace
     return loop.run(
         loop.Loop(stage, begin, steps, state),
-        step,
+        stepper(bench, data, rates),
         [
             hooks.TraceSteps(),
             ProfileSteps(cfg.workdir, cfg.profile),
-            AccountSeconds(account, cfg.train.save_every),
+            AccountSeconds(account, cfg.training.save_every),
             hooks.GuardTransfers(),
             hooks.MeanRow(cfg.log.every, _summarise),
             hooks.CountCompilations(),
@@ -207,7 +270,7 @@ def train(bench: Bench, stage: str, sets: Sequence[LabelledSet], steps: int) -> 
             hooks.WriteRow(functools.partial(open_writer, cfg)),
             hooks.ShowProgress(_headline),
             hooks.StopWhenNotFinite(cfg.optimizer.max_skipped),
-            hooks.SaveCheckpoints(checkpoints, cfg.train.save_every, whole_data, grace=grace),
+            hooks.SaveCheckpoints(checkpoints, cfg.training.save_every, whole_data, grace=grace),
         ],
     ).params
 
