@@ -8,8 +8,9 @@ from helpers import transfer as tiny
 
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.climb.labels import union
+from qoq_jax.climb.mini import array_sets
 from qoq_jax.transfer import run
-from qoq_jax.transfer.config import TransferDataConfig, encoder_of
+from qoq_jax.transfer.config import TransferConfig, TransferDataConfig, encoder_of
 from qoq_jax.transfer.inputs import find
 from qoq_jax.transfer.sets import Vocabulary
 
@@ -80,3 +81,17 @@ def test_an_unknown_set_or_target_is_named(configured, sets):
 def test_the_target_is_never_pretrained_on(configured, sets):
     found = run.pretraining_sets(configured(target="skin"), sets)
     assert [one.name for one in found] == ["chest", "heart"]
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "form"),
+    [("eeg-mini", "biot", (16, 2000)), ("connectome-mini", "gcn", (32, 360))],
+)
+def test_records_of_arrays_are_a_set_too(tmp_path, name, encoder, form):
+    array_sets.build(name, tmp_path, patients=12)
+    data = TransferDataConfig(mini_rows=0, arrays=(str(tmp_path),))
+    one = find(encoder_of(TransferConfig(encoder=encoder)), data, {})[name]
+    assert (one.form, one.exclusive) == (form, True)
+    sample = one.splits["train"].read(0)
+    assert {array.shape[0] for array in sample.values()} == {form[0]}
+    assert one.splits["train"].gold.shape[1] == len(one.labels)
