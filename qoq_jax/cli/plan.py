@@ -64,6 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
     prices = cost.read_prices(arguments.prices) if arguments.prices else None
     if prices is not None:
         cost.price_of(topology.device.name, prices)
+    if config.kind_of(arguments.config):
+        raise ConfigError(
+            "an encoder's config, which is not planned yet",
+            where=arguments.config,
+            hint="plan a config of the multimodal model",
+        )
     raw = config.override(config.load(arguments.config), arguments.overrides)
     cfg = config.parse(raw)
     case.check_stages(cfg)

@@ -85,7 +85,7 @@ def test_the_target_is_never_pretrained_on(configured, sets):
 
 @pytest.mark.parametrize(
     ("name", "encoder", "form"),
-    [("eeg-mini", "biot", (16, 2000)), ("connectome-mini", "gcn", (32, 360))],
+    [("eeg-mini", "biot", (16, 2000)), ("connectome-mini", "gcn", (70, 360))],
 )
 def test_records_of_arrays_are_a_set_too(tmp_path, name, encoder, form):
     array_sets.build(name, tmp_path, patients=12)
