@@ -45,18 +45,17 @@ def draw(split: Split, shots: int, seed: int, number: int, name: str) -> np.ndar
     """
     rng = np.random.default_rng([seed, number, zlib.crc32(name.encode())])
     order = rng.permutation(len(split))
-    taken: dict[int, int] = {}  # label -> samples drawn for it
+    left = [iter(order[split.gold[order, k]]) for k in range(split.gold.shape[1])]
     used: set[int] = set()
     found: list[int] = []
     # By turns, so that a draw of fewer shots is a part of one of more.
-    for turn in range(1, shots + 1):
-        for k in range(split.gold.shape[1]):
-            for i in order:
-                patient = int(split.patients[i]) or -int(i) - 1
-                if split.gold[i, k] and patient not in used:
+    for _ in range(shots):
+        for samples in left:
+            for i in map(int, samples):
+                patient = int(split.patients[i]) or -i - 1  # not known: a patient of its own
+                if patient not in used:
                     used.add(patient)
-                    found.append(int(i))
-                    taken[k] = turn
+                    found.append(i)
                     break
     return np.array(sorted(found), int)
 
