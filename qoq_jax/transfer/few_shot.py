@@ -23,6 +23,7 @@ import numpy as np
 
 from qoq_jax.base import append, files, storage
 from qoq_jax.base.errors import DataError
+from qoq_jax.base.fields import check_choice
 from qoq_jax.evaluation.probe import linear_probe
 from qoq_jax.models.encoders.encoder import Params
 from qoq_jax.parallel import hosts, messages
@@ -63,23 +64,39 @@ def draw(split: Split, shots: int, seed: int, number: int, name: str) -> np.ndar
 def source_of(target: LabelledSet, sets: Sequence[LabelledSet], named: str = "") -> LabelledSet:
     """The one set of "single-source": the named one, else the largest other of the target's domain,
     or of all.
+
+    Raises:
+      ConfigError: no other set has that name.
     """
-    others = [one for one in sets if one.name != target.name and "train" in one.splits]
-    near = [one for one in others if one.domain == target.domain] or others
-    near = [one for one in others if one.name == named] or near
-    return max(near, key=lambda one: len(one.splits["train"]))
+    others = {one.name: one for one in sets if one.name != target.name and "train" in one.splits}
+    if named:
+        check_choice("few.source", named, others)
+        return others[named]
+    near = [one for one in others.values() if one.domain == target.domain]
+    return max(near or others.values(), key=lambda one: len(one.splits["train"]))
 
 
-def check_unseen(target: LabelledSet, trained_on: Sequence[LabelledSet]) -> None:
-    """Raises DataError when a start was trained on the target, or on a copy of its samples."""
-    prints = {split.fingerprint for split in target.splits.values()}
+def check_unseen(target: LabelledSet, trained_on: Sequence[LabelledSet]) -> list[str]:
+    """Sentences on patients of the target that other sets name too. Ids of unrelated sets may be
+    alike ("1"), so that is for the reader to judge.
+
+    Raises:
+      DataError: the target itself is among the sets that a start was trained on.
+    """
+    notes = []
+    mine = np.unique(np.concatenate([split.patients for split in target.splits.values()]))
     for one in trained_on:
-        if one.name == target.name or prints & {s.fingerprint for s in one.splits.values()}:
+        if one.name == target.name:
             raise DataError(
                 f"the target {target.name} is among the sets that were pretrained on",
-                where=one.name,
                 hint="leave it out, or choose another target",
             )
+        theirs = np.concatenate([split.patients for split in one.splits.values()])
+        if shared := len(np.setdiff1d(np.intersect1d(mine, theirs), [0])):
+            notes.append(
+                f"{shared} patients of {target.name} have the ids of patients of {one.name}"
+            )
+    return notes
 
 
 def run(

@@ -112,7 +112,8 @@ def _transfer(
     """Few-shot transfer to the target from each start."""
     cfg = bench.config
     source = few_shot.source_of(target, sets, cfg.few.source)
-    few_shot.check_unseen(target, [*sets, source])
+    for note in few_shot.check_unseen(target, sets):
+        hosts.say(f"note: {note}")
     few_shot.run(
         bench,
         target,

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from qoq_jax.base.errors import DataError
+from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.transfer import few_shot, run
 
 
@@ -48,10 +48,10 @@ def test_a_start_that_was_trained_on_the_target_is_refused(sets):
         few_shot.check_unseen(sets["skin"], [sets["chest"], sets["skin"]])
 
 
-def test_a_start_that_was_trained_on_a_copy_of_the_target_is_refused(sets):
+def test_patients_that_another_set_names_too_are_told(sets):
     copy = dataclasses.replace(sets["skin"], name="renamed")
-    with pytest.raises(DataError, match="the target skin is among the sets"):
-        few_shot.check_unseen(sets["skin"], [copy])
+    (note,) = few_shot.check_unseen(sets["skin"], [sets["chest"], copy])
+    assert note == "20 patients of skin have the ids of patients of renamed"
 
 
 def test_the_one_source_is_the_largest_near_one(sets):
@@ -60,6 +60,8 @@ def test_the_one_source_is_the_largest_near_one(sets):
     assert few_shot.source_of(sets["heart"], [sets["chest"], sets["skin"]]).name == "skin"
     named = few_shot.source_of(sets["heart"], [sets["chest"], sets["skin"]], "chest")
     assert named.name == "chest"
+    with pytest.raises(ConfigError, match="few.source = 'skin'"):
+        few_shot.source_of(sets["skin"], list(sets.values()), "skin")
 
 
 def test_a_run_transfers_from_each_start_and_goes_on_where_it_was(configured, sets, tmp_path):
