@@ -15,7 +15,7 @@ from qoq_jax.sweep.transfer_plan import TransferSweep
 from qoq_jax.transfer import config
 
 KIND = config.KIND
-SWEEP = TransferSweep("multitask", seeds=2, budgets=("samples",))
+SWEEP = TransferSweep("multitask", seeds=4, budgets=("samples",))
 
 
 def get_config(arg: str = "mini"):

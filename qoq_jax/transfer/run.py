@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from qoq_jax.base import files, storage
-from qoq_jax.base.errors import ConfigError
+from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.models.encoders.encoder import Params
 from qoq_jax.parallel import hosts, messages
 from qoq_jax.train import datasets, run_record, session
@@ -80,14 +80,24 @@ def _run(cfg: TransferConfig, found: Mapping[str, LabelledSet] | None) -> int:
     found = find_sets(cfg) if found is None else found
     sets = pretraining_sets(cfg, found)
     bench = training.bench_of(cfg, Vocabulary.of(found.values()))
+    facts, source = _facts(cfg, sets, bench), None
+    if cfg.target:  # what is wrong with it is said before anything is trained
+        target = found[cfg.target]
+        source = few_shot.source_of(target, sets, cfg.few.source)
+        for note in few_shot.check_unseen(target, sets):
+            hosts.say(f"note: {note}")
+        facts |= {"target": target.name, "target_domain": target.domain, "source": source.name}
     if hosts.is_main():
-        facts = _facts(cfg, sets, bench)
-        if cfg.target:
-            facts |= {"target": cfg.target, "target_domain": found[cfg.target].domain}
         files.write_json(os.path.join(cfg.workdir, "sets.json"), facts)
+
+    def train(stage: str, sets: Sequence[LabelledSet]) -> Params:
+        params, skipped = training.train(bench, stage, sets, cfg.training.steps)
+        totals.keep({"where": name, "reason": reason} for name, reason in skipped.items())
+        return params
+
     with jax.set_mesh(bench.mesh):
         # --------------------------------------------------------------------- training and scores
-        params = training.train(bench, STAGE, sets, cfg.training.steps)
+        params = train(STAGE, sets)
         path = os.path.join(cfg.workdir, RESULT)
         if not messages.from_main("evaluated", lambda: storage.exists(path)):
             result = evaluate(bench, params, sets)
@@ -95,8 +105,13 @@ def _run(cfg: TransferConfig, found: Mapping[str, LabelledSet] | None) -> int:
                 files.write_json(path, result)
                 print(f"{cfg.workdir}: macro AUROC {result['auroc']:.3f} of {len(sets)} sets")
         # ------------------------------------------------------------------------ few-shot transfer
-        if cfg.target:
-            _transfer(bench, sets, found[cfg.target], params)
+        if source is not None:
+            starts = {
+                few_shot.ALL_OTHERS: lambda: params,
+                few_shot.ONE_OTHER: lambda: train(SOURCE, [source]),
+                few_shot.RANDOM: lambda: bench.random_weights(cfg.seed),
+            }
+            few_shot.run(bench, found[cfg.target], starts)
     run_record.write_run(
         cfg.workdir,
         totals,
@@ -106,33 +121,20 @@ def _run(cfg: TransferConfig, found: Mapping[str, LabelledSet] | None) -> int:
     return 0
 
 
-def _transfer(
-    bench: training.Bench, sets: Sequence[LabelledSet], target: LabelledSet, params: Params
-) -> None:
-    """Few-shot transfer to the target from each start."""
-    cfg = bench.config
-    source = few_shot.source_of(target, sets, cfg.few.source)
-    for note in few_shot.check_unseen(target, sets):
-        hosts.say(f"note: {note}")
-    few_shot.run(
-        bench,
-        target,
-        {
-            few_shot.ALL_OTHERS: lambda: params,
-            few_shot.ONE_OTHER: lambda: training.train(bench, SOURCE, [source], cfg.training.steps),
-            few_shot.RANDOM: lambda: bench.random_weights(cfg.seed),
-        },
-    )
-
-
 def evaluate(
     bench: training.Bench, params: Params, sets: Sequence[LabelledSet], split: str = "test"
 ) -> dict[str, Any]:
-    """`scores.together` of the sets that have the split."""
+    """`scores.together` of the sets that have the split.
+
+    Raises:
+      DataError: none has.
+    """
     made = {}
     for one in (one for one in sets if split in one.splits):
         found = predict.logits(bench, params, one.splits[split])
         made[one.name] = scores.of_set(one, found[:, bench.vocabulary.columns(one)], split)
+    if not made:
+        raise DataError(f"no data set has a {split} split", hint="hold samples out for it")
     return scores.together(made)
 
 

@@ -223,9 +223,11 @@ def stepper(
 # ------------------------------------------------------------------------------------------- train
 
 
-def train(bench: Bench, stage: str, sets: Sequence[LabelledSet], steps: int) -> Params:
+def train(
+    bench: Bench, stage: str, sets: Sequence[LabelledSet], steps: int
+) -> tuple[Params, dict[str, str]]:
     """Trains from random weights on some sets, from the stage's last checkpoint to the end; returns
-    {"encoder", "head"} on the mesh.
+    {"encoder", "head"} on the mesh, and the samples that were left out (name -> reason).
 
     Raises:
       DataError: a sample that cannot be read, or a checkpoint of other data.
@@ -250,12 +252,12 @@ def train(bench: Bench, stage: str, sets: Sequence[LabelledSet], steps: int) -> 
     state, data_state, begin = loop.resume(checkpoints, first, stage, steps)
     if begin >= steps:
         checkpoints.close()
-        return state.params
+        return state.params, data_state["quarantined"]
     if data_state is not None:
         data.set_state(data_state)
     account = session.account_of(cfg.workdir)
     grace = cfg.faults.grace
-    return loop.run(
+    state = loop.run(
         loop.Loop(stage, begin, steps, state),
         stepper(bench, data, rates),
         [
@@ -272,7 +274,8 @@ def train(bench: Bench, stage: str, sets: Sequence[LabelledSet], steps: int) -> 
             hooks.StopWhenNotFinite(cfg.optimizer.max_skipped),
             hooks.SaveCheckpoints(checkpoints, cfg.training.save_every, whole_data, grace=grace),
         ],
-    ).params
+    )
+    return state.params, whole_data.quarantined
 
 
 def _summarise(steps: list[loop.Row], seconds: float) -> loop.Row:

@@ -73,6 +73,13 @@ def test_a_set_by_itself_sees_as_many_of_its_samples(file):
     assert [cell.seed for cell in made] == [0] * 5 + [1] * 5
 
 
+def test_numbers_of_shots_are_read_from_the_command_line(file):
+    _, base = transfers.load(file, ["--config.few.shots=2,4"])
+    assert base.few.shots == (2, 4)
+    with pytest.raises(ConfigError, match="few.shots = 'two' is not a tuple"):
+        transfers.load(file, ["--config.few.shots=two"])
+
+
 def test_a_target_is_left_out_of_its_run(file):
     _, base = transfers.load(file)
     made = cells(TransferSweep("few_shot", 1), base, run.find_sets(base), "out")

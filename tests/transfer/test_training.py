@@ -1,5 +1,6 @@
 """Training: one device and eight, a killed run and a whole one, what a run writes."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from qoq_jax.base.errors import ConfigError, Preempted
+from qoq_jax.base.errors import ConfigError, DataError, Preempted
 from qoq_jax.models import spec
 from qoq_jax.parallel import preemption
 from qoq_jax.transfer import run, training
@@ -17,7 +18,7 @@ from qoq_jax.transfer.sets import Vocabulary
 def trained(cfg, sets, devices=None):
     bench = training.bench_of(cfg, Vocabulary.of(sets.values()), devices)
     with jax.set_mesh(bench.mesh):
-        return jax.device_get(training.train(bench, run.STAGE, list(sets.values()), 6))
+        return jax.device_get(training.train(bench, run.STAGE, list(sets.values()), 6)[0])
 
 
 def assert_close(a, b, **tolerance):
@@ -63,7 +64,7 @@ def test_a_set_trains_its_own_columns_alone(configured, sets, tmp_path):
     bench = training.bench_of(cfg, Vocabulary.of(sets.values()), jax.devices()[:1])
     with jax.set_mesh(bench.mesh):
         before = jax.device_get(bench.random_weights(cfg.seed))["head"]["kernel"]
-        after = training.train(bench, run.STAGE, [sets["skin"]], 2)["head"]["kernel"]
+        after = training.train(bench, run.STAGE, [sets["skin"]], 2)[0]["head"]["kernel"]
     own = bench.vocabulary.columns(sets["skin"])
     other = [k for k in range(len(bench.vocabulary)) if k not in own]
     np.testing.assert_array_equal(after[:, other], before[:, other])
@@ -74,3 +75,23 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(configured, se
     cfg = configured(few={"batch": 12})
     with pytest.raises(ConfigError, match="12 rows does not divide over 8 devices"):
         training.bench_of(cfg, Vocabulary.of(sets.values()))
+
+
+def test_what_could_not_be_read_is_in_the_record_of_the_run(configured, sets, tmp_path):
+    split = sets["skin"].splits["train"]
+
+    def read(place):
+        if place == 3:
+            raise DataError("is damaged", where="a.png")
+        return split.read(place)
+
+    part = {**sets["skin"].splits, "train": dataclasses.replace(split, read=read)}
+    cfg = configured(
+        workdir=str(tmp_path),
+        sets=("skin",),
+        data={"on_error": "skip", "max_bad_fraction": 0.05},
+    )
+    broken = sets | {"skin": dataclasses.replace(sets["skin"], splits=part)}
+    assert run.run_on(cfg, broken) == 0
+    (skipped,) = json.loads((tmp_path / "run.json").read_text())["skipped"]
+    assert skipped["where"] == "skin/skin-train-3" and "is damaged" in skipped["reason"]
