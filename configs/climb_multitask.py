@@ -37,8 +37,7 @@ def get_config(arg: str = "mini"):
         cfg.data.on_error = "skip"
         cfg.log.every = 50
         return cfg
-    cfg.encoder = "convnextv2_mini"
-    cfg.data.image_size = 64
+    cfg.encoder = "convnextv2_micro"
     cfg.data.mini_rows = 1200
     cfg.data.cache = True
     cfg.training.steps = 160

@@ -137,7 +137,8 @@ def check_config(job: Job) -> list[ConfigError]:
     from qoq_jax.transfer import config as transfer_config
 
     try:
-        parse = transfer_config.parse if config.kind_of(file) else config.parse
+        of_encoder = config.kind_of(file) == transfer_config.KIND
+        parse = transfer_config.parse if of_encoder else config.parse
         cfg = parse(config.override(config.load(file), overrides))
         at = place.of(job)
         return _processes(at, cfg) if at.kind == "cpu" else _mesh_and_batch(job, at, cfg)

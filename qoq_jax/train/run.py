@@ -21,7 +21,7 @@ from qoq_jax.base.errors import ConfigError
 from qoq_jax.evaluation import calibration, fairness, few, runner
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import hosts, messages
-from qoq_jax.report import report
+from qoq_jax.report import pages
 from qoq_jax.report.cases import write_cases
 from qoq_jax.rewards import custom
 from qoq_jax.rl import algorithms
@@ -70,7 +70,8 @@ def _run(cfg: Config) -> int:
     # ------------------------------------------------------------------------------------ report
     _write_run_record(setup, totals)
     if hosts.is_main():
-        print(f"report: {report.write_report(cfg.workdir)}")
+        for name, page in pages.write(cfg.workdir).items():
+            print(f"{name}: {page}")
     return 0
 
 

@@ -39,7 +39,7 @@ def features(
       dtype: of the computation.
     """
     cast = functools.partial(jax.tree.map, lambda x: x.astype(dtype))
-    prepared = _normalised(encoder, inputs)
+    prepared = normalised(encoder, inputs)
     pooled = encoder.pooled(cast(params["encoder"]), encoder.cfg, prepared)
     return pooled.astype(jnp.float32)
 
@@ -54,7 +54,7 @@ def logits(
     return found + head["bias"].reshape(1, -1)
 
 
-def _normalised(encoder: Encoder, inputs: Batch) -> Batch:
+def normalised(encoder: Encoder, inputs: Batch) -> Batch:
     """Pixels travel as uint8, a quarter of float32, and become (x / 255 - mean) / std here."""
     if encoder.kind != "image":
         return inputs

@@ -1,6 +1,7 @@
 """A run of this room: the sets of a config, training on them, their scores, and few-shot transfer.
 
     WORKDIR/sets.json       the sets: samples of each split, labels, share of the training stream
+    WORKDIR/encoder.safetensors  what was trained, without the head (weights.py)
     WORKDIR/result.json     scores of the test split (scores.together)
     WORKDIR/few_shot.jsonl  with a target: one line per probe and fine-tuning (few_shot.py)
 
@@ -22,7 +23,7 @@ from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.models.encoders.encoder import Params
 from qoq_jax.parallel import hosts, messages
 from qoq_jax.train import datasets, run_record, session
-from qoq_jax.transfer import batches, few_shot, inputs, predict, scores, training
+from qoq_jax.transfer import batches, few_shot, inputs, predict, scores, training, weights
 from qoq_jax.transfer.config import TransferConfig, encoder_of
 from qoq_jax.transfer.sets import LabelledSet, Vocabulary, check_patients, chosen
 
@@ -101,7 +102,9 @@ def _run(cfg: TransferConfig, found: Mapping[str, LabelledSet] | None) -> int:
         path = os.path.join(cfg.workdir, RESULT)
         if not messages.from_main("evaluated", lambda: storage.exists(path)):
             result = evaluate(bench, params, sets)
+            trained = hosts.gather(params["encoder"])
             if hosts.is_main():
+                weights.save(bench.encoder, os.path.join(cfg.workdir, weights.FILE), trained)
                 files.write_json(path, result)
                 print(f"{cfg.workdir}: macro AUROC {result['auroc']:.3f} of {len(sets)} sets")
         # ------------------------------------------------------------------------ few-shot transfer

@@ -211,9 +211,15 @@ def pool(params: Params, cfg: ConvNeXtConfig, x: jax.Array) -> jax.Array:
     return layers.layer_norm(x.mean(axis=1), params["norm"], cfg.norm_eps)
 
 
-def _row(name: str, depths: tuple[int, ...], width: int, conv_mlp: bool = False) -> Encoder:
+def _row(
+    name: str,
+    depths: tuple[int, ...],
+    width: int,
+    conv_mlp: bool = False,
+    image_size: int = ConvNeXtConfig.image_size,
+) -> Encoder:
     widths = tuple(width << stage for stage in range(4))
-    cfg = ConvNeXtConfig(depths=depths, widths=widths, conv_mlp=conv_mlp)
+    cfg = ConvNeXtConfig(depths=depths, widths=widths, conv_mlp=conv_mlp, image_size=image_size)
     return image.row(
         f"convnextv2_{name}",
         cfg,
@@ -225,9 +231,9 @@ def _row(name: str, depths: tuple[int, ...], width: int, conv_mlp: bool = False)
 
 
 ENCODERS = (
-    _row(
-        "mini", (1, 1, 2, 1), 16, conv_mlp=True
-    ),  # of no publication: for runs of minutes on a CPU
+    # not of the paper: small enough to be trained on a laptop, the first one many times over
+    _row("micro", (1, 1, 2, 1), 16, image_size=64),
+    _row("mini", (1, 1, 2, 1), 24, image_size=96),
     _row("atto", (2, 2, 6, 2), 40, conv_mlp=True),
     _row("femto", (2, 2, 6, 2), 48, conv_mlp=True),
     _row("pico", (2, 2, 6, 2), 64, conv_mlp=True),

@@ -141,8 +141,7 @@ def windows_of(cfg: SwinConfig, stage: int, rows: int, columns: int) -> Windows:
     if rows % size[0] or columns % size[1]:
         raise ValueError(
             f"{rows} x {columns} places of stage {stage} do not divide into windows of "
-            f"{size[0]} x {size[1]}; sides of pictures must be multiples of "
-            f"{PATCH * cfg.window << (len(cfg.depths) - 1)}, or the {cfg.image_size} of the weights"
+            f"{size[0]} x {size[1]}; pictures of {cfg.image_size} x {cfg.image_size} do"
         )
     trained = (cfg.trained_windows[stage],) * 2 if cfg.trained_windows else size
     return Windows(rows, columns, size, trained)
