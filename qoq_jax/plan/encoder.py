@@ -218,7 +218,8 @@ def show(found: EncoderPlan) -> None:
     print(
         f"{said}: {found.peak / GIB:.2f} of {found.capacity / GIB:.2f} GiB\n"
         f"a step takes at least {found.step_seconds:.3g} s ({found.flops / 1e12:.3g} TFLOP; "
-        f"products {found.compute:.3g} s, gradients {found.reduce:.3g} s); {cfg.training.steps} steps"
+        f"products {found.compute:.3g} s, gradients {found.reduce:.3g} s); "
+        f"{cfg.training.steps} steps"
     )
 
 
