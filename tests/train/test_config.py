@@ -23,6 +23,7 @@ from qoq_jax.rl.config import Algorithm
 from qoq_jax.rl.drpo import DRPOConfig
 from qoq_jax.train import config
 from qoq_jax.transfer import config as transfer
+from qoq_jax.transfer import fusion_config
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
@@ -42,7 +43,12 @@ def test_every_config_loads_and_tells_how_to_run_it(path):
     )
     shown = variants_of(path)
     assert shown
-    parse = {"": config.parse, transfer.KIND: transfer.parse}[config.kind_of(str(path))]
+    parsers = {
+        "": config.parse,
+        transfer.KIND: transfer.parse,
+        fusion_config.KIND: fusion_config.parse,
+    }
+    parse = parsers[config.kind_of(str(path))]
     for argument in shown:
         parse(config.load(f"{path}:{argument}" if argument else str(path)))
 
