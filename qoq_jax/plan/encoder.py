@@ -19,14 +19,13 @@ from jax.sharding import AbstractMesh
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import spec
-from qoq_jax.models.encoders import registry
 from qoq_jax.models.encoders.encoder import Encoder
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.plan.devices import Topology
 from qoq_jax.plan.memory import GIB
 from qoq_jax.plan.show import table
 from qoq_jax.transfer import model
-from qoq_jax.transfer.config import TransferConfig
+from qoq_jax.transfer.config import TransferConfig, encoder_of
 
 _CLASSES = 128  # columns of the head: the union of CLIMB's labels has about so many
 _SIGNALS = {"ecg": (8, 2500), "eeg": (16, 2000)}  # [C,T] of a sample
@@ -82,12 +81,12 @@ def plan(cfg: TransferConfig, topology: Topology) -> EncoderPlan:
       ConfigError: a mesh or batch that does not fit the devices, or a kind of encoder whose samples
         have no shape of their own (graphs, sensors, expression).
     """
-    encoder = registry.get(cfg.encoder)
+    encoder = encoder_of(cfg)
     sizes = mesh_lib.resolved_sizes(_sizes(cfg.mesh), topology.size, topology.slices)
     mesh = AbstractMesh(sizes, mesh_lib.MESH_AXES)
     specs = model.param_specs(encoder, _CLASSES)
-    rows = cfg.train.batch // math.prod(sizes[:2])
-    mesh_lib.partition_spec(mesh, ("batch",), (cfg.train.batch,))
+    rows = cfg.training.batch // math.prod(sizes[:2])
+    mesh_lib.partition_spec(mesh, ("batch",), (cfg.training.batch,))
     inputs = sample_shapes(encoder, cfg.data.frames, rows)
     params, count = spec.abstract(specs), spec.count(specs)
     step = functools.partial(_loss, encoder, jnp.dtype(cfg.compute_dtype))
@@ -206,7 +205,7 @@ def show(found: EncoderPlan) -> None:
     cfg = found.config
     print(
         f"\nencoder {cfg.encoder} ({found.weights / 1e6:.1f} M weights) on {found.topology} "
-        f"({found.topology.size} devices): {mesh}, {cfg.train.batch} samples a step"
+        f"({found.topology.size} devices): {mesh}, {cfg.training.batch} samples a step"
     )
     parts = {
         "weights, gradients, moments": found.state,
@@ -219,7 +218,8 @@ def show(found: EncoderPlan) -> None:
     print(
         f"{said}: {found.peak / GIB:.2f} of {found.capacity / GIB:.2f} GiB\n"
         f"a step takes at least {found.step_seconds:.3g} s ({found.flops / 1e12:.3g} TFLOP; "
-        f"products {found.compute:.3g} s, gradients {found.reduce:.3g} s); {cfg.train.steps} steps"
+        f"products {found.compute:.3g} s, gradients {found.reduce:.3g} s); "
+        f"{cfg.training.steps} steps"
     )
 
 

@@ -243,14 +243,14 @@ def _read_value(text: str, like: Any, key: str) -> Any:
             return int(text)
         if isinstance(like, float):
             return float(text)
+        if isinstance(like, (tuple, list)):
+            words = text.strip("()[]").replace("'", "").replace('"', "").split(",")
+            of = int if like and isinstance(like[0], int) else str
+            return tuple(of(word) for word in words if word)
     except (KeyError, ValueError):
         raise ConfigError(
             f"{key} = {text!r} is not a {type(like).__name__}", hint=f"now {like!r}"
         ) from None
-    if isinstance(like, (tuple, list)):
-        return tuple(
-            part for part in text.strip("()[]").replace("'", "").replace('"', "").split(",") if part
-        )
     return text
 
 

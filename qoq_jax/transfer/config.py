@@ -12,6 +12,7 @@ from qoq_jax.base.errors import ConfigError
 from qoq_jax.base.fields import NotNegative, Positive
 from qoq_jax.data import readers
 from qoq_jax.models.encoders import registry
+from qoq_jax.models.encoders.encoder import Encoder
 from qoq_jax.parallel.mesh import MeshConfig
 from qoq_jax.rl.config import Schedule
 from qoq_jax.train import config as train_config
@@ -40,6 +41,8 @@ class TransferDataConfig:
     # tfds:NAME@DIR for one that tensorflow-datasets has prepared in DIR
     extra: tuple[str, ...] = ()
     arrays: tuple[str, ...] = ()  # folders that `qoq data arrays` has written
+    # rows and columns that pictures are resized to; 0 = what the encoder's weights were trained at
+    image_size: NotNegative[int] = 0
     frames: Positive[int] = 4  # slices of a volume, or frames of a video, evenly spaced
     cache: bool = False  # keep decoded samples in memory: for some thousand small ones
     # a bad sample: "raise", or "skip" (its place in the batch stays empty, and it is counted)
@@ -101,12 +104,21 @@ class TransferConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     data: TransferDataConfig = field(default_factory=TransferDataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    train: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     few: FewShotConfig = field(default_factory=FewShotConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+
+def encoder_of(cfg: TransferConfig) -> Encoder:
+    """The row of the registry, at the config's size of pictures."""
+    row = registry.get(cfg.encoder)
+    if row.kind == "image" and cfg.data.image_size:
+        size = dataclasses.replace(row.cfg, image_size=cfg.data.image_size)
+        return dataclasses.replace(row, cfg=size)
+    return row
 
 
 def default() -> ml_collections.ConfigDict:

@@ -14,10 +14,15 @@ from typing import Any
 import numpy as np
 
 from qoq_jax.base.errors import ConfigError, DataError
+from qoq_jax.climb.arrays import batches as arrays
+from qoq_jax.climb.arrays import montage
+from qoq_jax.climb.arrays.record import Record
+from qoq_jax.climb.arrays.source import ArraySource
 from qoq_jax.data import images, media, readers
 from qoq_jax.data import rows as schema
 from qoq_jax.data.sample import check_ecg, read_medium
 from qoq_jax.models.encoders.encoder import Encoder
+from qoq_jax.models.encoders.labram import LabramConfig
 from qoq_jax.transfer.config import TransferDataConfig
 from qoq_jax.transfer.sets import Inputs, LabelledSet, of_arrays, of_rows
 
@@ -41,10 +46,11 @@ def find(
     else:
         if encoder.kind not in RECORDS:
             raise ConfigError(
-                f"encoder {encoder.name}: nothing makes batches of kind {encoder.kind} yet",
-                hint=f"there are image, ecg{''.join(f', {kind}' for kind in RECORDS)}",
+                f"encoder {encoder.name}: nothing here reads records of kind {encoder.kind}",
+                hint=f"kinds: image, ecg, {', '.join(RECORDS)}",
             )
-        made = [of_arrays(folder, *RECORDS[encoder.kind](encoder)) for folder in cfg.arrays]
+        domain, prepare = RECORDS[encoder.kind]
+        made = [of_arrays(one, domain, functools.partial(prepare, encoder)) for one in cfg.arrays]
         found = {one.name: one for one in made}
     if not found:
         raise DataError(
@@ -61,10 +67,6 @@ def _cached(one: LabelledSet) -> LabelledSet:
         for name, split in one.splits.items()
     }
     return dataclasses.replace(one, splits=splits)
-
-
-# kind -> (encoder -> (form of the set, Record -> arrays))
-RECORDS: dict[str, Callable[[Encoder], tuple[tuple[int, ...], Callable[[Any], Inputs]]]] = {}
 
 
 # ----------------------------------------------------------------------------------------- images
@@ -124,3 +126,51 @@ def _ecg_reader(
         return {"signal": check_ecg(signal, where)}
 
     return read
+
+
+# ---------------------------------------------------------------------------------------- records
+
+
+def _eeg(
+    encoder: Encoder, source: ArraySource
+) -> tuple[tuple[int, ...], Callable[[Record], Inputs]]:
+    """The channels that the encoder was made for, over the length of the set's records."""
+    of_labram = isinstance(encoder.cfg, LabramConfig)
+    wanted = encoder.cfg.electrodes if of_labram else montage.BIPOLAR
+    samples = int(source.report["arrays"]["signal"]["axes"][-1])
+
+    def read(record: Record) -> Inputs:
+        return _first(arrays.eeg([record], wanted, samples))
+
+    return (len(wanted), samples), read
+
+
+def _graph(
+    encoder: Encoder, source: ArraySource
+) -> tuple[tuple[int, ...], Callable[[Record], Inputs]]:
+    """A connectome with as many nodes as the set has regions, and the encoder's features."""
+    forms = source.report["arrays"]
+    if "adjacency" not in forms:
+        raise ConfigError(
+            f"{source.report['dataset']}: its graphs have no common number of nodes",
+            where=source.folder,
+            hint="name folders of connectomes (ABIDE, PPMI, ABCD) in data.arrays",
+        )
+    nodes, features = int(forms["adjacency"]["axes"][-1]), int(encoder.cfg.features)
+
+    def read(record: Record) -> Inputs:
+        return _first(arrays.graph([record], nodes, features))
+
+    return (nodes, features), read
+
+
+def _first(batch: Inputs) -> Inputs:
+    """The one sample of a batch."""
+    return {name: array[0] for name, array in batch.items()}
+
+
+# kind -> (domain of a set that the catalogue does not have, what makes its reader)
+RECORDS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "eeg": ("eeg", _eeg),
+    "graph": ("brain_network", _graph),
+}

@@ -19,16 +19,15 @@ from typing import Any
 import jax
 
 from qoq_jax.base import files, storage
-from qoq_jax.base.errors import ConfigError
-from qoq_jax.models.encoders import registry
+from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.models.encoders.encoder import Params
 from qoq_jax.parallel import hosts, messages
 from qoq_jax.train import datasets, run_record, session
-from qoq_jax.transfer import batches, inputs, predict, scores, training, weights
-from qoq_jax.transfer.config import TransferConfig
+from qoq_jax.transfer import batches, few_shot, inputs, predict, scores, training, weights
+from qoq_jax.transfer.config import TransferConfig, encoder_of
 from qoq_jax.transfer.sets import LabelledSet, Vocabulary, check_patients, chosen
 
-STAGE = "pretrain"
+STAGE, SOURCE = "pretrain", "source"
 RESULT = "result.json"
 
 
@@ -55,7 +54,7 @@ def find_sets(cfg: TransferConfig) -> dict[str, LabelledSet]:
     roots: dict[str, str] = {}
     if cfg.data.mini_rows or cfg.data.real or cfg.data.extra:
         roots, _ = datasets.prepare(cfg)
-    found = inputs.find(registry.get(cfg.encoder), cfg.data, roots)
+    found = inputs.find(encoder_of(cfg), cfg.data, roots)
     check_patients(found.values())
     return found
 
@@ -82,11 +81,24 @@ def _run(cfg: TransferConfig, found: Mapping[str, LabelledSet] | None) -> int:
     found = find_sets(cfg) if found is None else found
     sets = pretraining_sets(cfg, found)
     bench = training.bench_of(cfg, Vocabulary.of(found.values()))
+    facts, source = _facts(cfg, sets, bench), None
+    if cfg.target:  # what is wrong with it is said before anything is trained
+        target = found[cfg.target]
+        source = few_shot.source_of(target, sets, cfg.few.source)
+        for note in few_shot.check_unseen(target, sets):
+            hosts.say(f"note: {note}")
+        facts |= {"target": target.name, "target_domain": target.domain, "source": source.name}
     if hosts.is_main():
-        files.write_json(os.path.join(cfg.workdir, "sets.json"), _facts(cfg, sets, bench))
+        files.write_json(os.path.join(cfg.workdir, "sets.json"), facts)
+
+    def train(stage: str, sets: Sequence[LabelledSet]) -> Params:
+        params, skipped = training.train(bench, stage, sets, cfg.training.steps)
+        totals.keep({"where": name, "reason": reason} for name, reason in skipped.items())
+        return params
+
     with jax.set_mesh(bench.mesh):
         # --------------------------------------------------------------------- training and scores
-        params = training.train(bench, STAGE, sets, cfg.train.steps)
+        params = train(STAGE, sets)
         path = os.path.join(cfg.workdir, RESULT)
         if not messages.from_main("evaluated", lambda: storage.exists(path)):
             result = evaluate(bench, params, sets)
@@ -95,6 +107,14 @@ def _run(cfg: TransferConfig, found: Mapping[str, LabelledSet] | None) -> int:
                 weights.save(bench.encoder, os.path.join(cfg.workdir, weights.FILE), trained)
                 files.write_json(path, result)
                 print(f"{cfg.workdir}: macro AUROC {result['auroc']:.3f} of {len(sets)} sets")
+        # ------------------------------------------------------------------------ few-shot transfer
+        if source is not None:
+            starts = {
+                few_shot.ALL_OTHERS: lambda: params,
+                few_shot.ONE_OTHER: lambda: train(SOURCE, [source]),
+                few_shot.RANDOM: lambda: bench.random_weights(cfg.seed),
+            }
+            few_shot.run(bench, found[cfg.target], starts)
     run_record.write_run(
         cfg.workdir,
         totals,
@@ -107,11 +127,17 @@ def _run(cfg: TransferConfig, found: Mapping[str, LabelledSet] | None) -> int:
 def evaluate(
     bench: training.Bench, params: Params, sets: Sequence[LabelledSet], split: str = "test"
 ) -> dict[str, Any]:
-    """`scores.together` of the sets that have the split."""
+    """`scores.together` of the sets that have the split.
+
+    Raises:
+      DataError: none has.
+    """
     made = {}
     for one in (one for one in sets if split in one.splits):
         found = predict.logits(bench, params, one.splits[split])
         made[one.name] = scores.of_set(one, found[:, bench.vocabulary.columns(one)], split)
+    if not made:
+        raise DataError(f"no data set has a {split} split", hint="hold samples out for it")
     return scores.together(made)
 
 
@@ -119,10 +145,9 @@ def _facts(
     cfg: TransferConfig, sets: Sequence[LabelledSet], bench: training.Bench
 ) -> dict[str, Any]:
     counts = {one.name: len(one.splits["train"]) for one in sets if "train" in one.splits}
-    share = batches.shares(counts, cfg.train.temperature)
+    share = batches.shares(counts, cfg.training.temperature)
     return {
         "classes": bench.vocabulary.classes,
-        "target": cfg.target,
         "trained_on": {
             one.name: {
                 "domain": one.domain,
@@ -137,7 +162,7 @@ def _facts(
 
 
 def replaced(cfg: TransferConfig, **changes: Any) -> TransferConfig:
-    """The config with other fields; `steps` is that of section train."""
+    """The config with other fields; `steps` is that of section training."""
     if "steps" in changes:
-        changes["train"] = dataclasses.replace(cfg.train, steps=changes.pop("steps"))
+        changes["training"] = dataclasses.replace(cfg.training, steps=changes.pop("steps"))
     return dataclasses.replace(cfg, **changes)

@@ -8,11 +8,11 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from qoq_jax.base.errors import ConfigError, DataError, did_you_mean
+from qoq_jax.climb.arrays.record import Record
 from qoq_jax.climb.arrays.source import ArraySource
 from qoq_jax.climb.catalogue import table
 from qoq_jax.climb.labels import union
@@ -243,39 +243,37 @@ def is_exclusive(name: str, splits: Mapping[str, Split]) -> bool:
 # ----------------------------------------------------------------------------------------- arrays
 
 
-def of_arrays(folder: str, form: tuple[int, ...], read: Callable[[Any], Inputs]) -> LabelledSet:
+Prepare = Callable[[ArraySource], tuple[tuple[int, ...], Callable[[Record], Inputs]]]
+
+
+def of_arrays(folder: str, domain: str, prepare: Prepare) -> LabelledSet:
     """The data set that `qoq data arrays` wrote to a folder.
 
     Args:
-      form: of its arrays.
-      read: Record -> arrays of fixed shape.
+      domain: of a set that the catalogue does not have.
+      prepare: training records -> (form of the set, Record -> arrays of fixed shape).
 
     Raises:
       DataError: the folder is not complete, or its set has no labels.
     """
-    made: dict[str, Split] = {}
-    report: dict[str, Any] = {}
-    for split in schema.SPLITS:
-        try:
-            source = ArraySource(folder, split)
-        except DataError as error:
-            if "there is no split" in error.what:
-                continue
-            raise
-        report, index = source.report, source.index
-        labels = tuple(report["labels"])
+    first = ArraySource(folder, "train")
+    report = first.report
+    name, labels = report["dataset"], tuple(report["labels"])
+    if not labels:
+        raise DataError(f"{name} has no labels of records", where=folder)
+    form, read = prepare(first)
+    made = {}
+    for split in report["splits"]:
+        source = ArraySource(folder, split)
         made[split] = Split(
-            gold=np.array([[label in one["labels"] for label in labels] for one in index]),
-            patients=np.array([_hash(one["patient"]) for one in index], np.uint64),
-            names=lambda number, source=source: f"{folder}/{source.index[number]['id']}",
+            gold=np.array([[label in one["labels"] for label in labels] for one in source.index]),
+            patients=np.array([_hash(one["patient"]) for one in source.index], np.uint64),
+            names=lambda number, source=source: f"{name}/{source.index[number]['id']}",
             read=lambda number, source=source: read(source[number]),
             fingerprint=report["splits"][split]["sha256"],
         )
-    name = report["dataset"]
-    if not report["labels"]:
-        raise DataError(f"{name} has no labels of records", where=folder)
-    domain = table.find(name).domain
-    return LabelledSet(name, domain, tuple(report["labels"]), is_exclusive(name, made), form, made)
+    domain = table.load()[name].domain if name in table.load() else domain
+    return LabelledSet(name, domain, labels, is_exclusive(name, made), form, made)
 
 
 def _hash(patient: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.data.pipeline import Reading
 from qoq_jax.models import spec
-from qoq_jax.models.encoders import registry
 from qoq_jax.models.encoders.encoder import Encoder, Params
 from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
@@ -26,10 +26,11 @@ from qoq_jax.train.goodput import AccountSeconds
 from qoq_jax.train.log import open_writer
 from qoq_jax.train.optim import make_optimizer, schedule
 from qoq_jax.train.profiling import ProfileSteps
-from qoq_jax.train.state import TrainState, apply_gradients, start
+from qoq_jax.train.sections import OptimizerConfig
+from qoq_jax.train.state import TrainState, apply_gradients, layout
 from qoq_jax.transfer import model
 from qoq_jax.transfer.batches import Batches
-from qoq_jax.transfer.config import TransferConfig
+from qoq_jax.transfer.config import TransferConfig, encoder_of
 from qoq_jax.transfer.sets import LabelledSet, Vocabulary
 
 STREAM = 5  # of random numbers, for the first weights
@@ -64,9 +65,10 @@ class Bench:
     reading: Reading
 
     @property
-    def specs(self) -> dict[str, Any]:
-        """Declarations of the weights."""
-        return model.param_specs(self.encoder, len(self.vocabulary))
+    def program(self) -> Program:
+        """What its compiled functions depend on."""
+        cfg, classes = self.config, len(self.vocabulary)
+        return Program(self.encoder, classes, cfg.compute_dtype, cfg.optimizer, self.mesh)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -75,16 +77,20 @@ class Bench:
 
     def random_weights(self, seed: int) -> Params:
         """{"encoder", "head"} on the mesh."""
-        make = jax.jit(
-            functools.partial(spec.init_params, self.specs),
-            out_shardings=spec.shardings(self.specs, self.mesh),
-        )
-        return make(jax.random.fold_in(jax.random.key(seed), STREAM))
+        return _make_weights(self.program)(jax.random.fold_in(jax.random.key(seed), STREAM))
 
-    def optimizer(self, lr: float, warmup: int, steps: int) -> optax.GradientTransformation:
-        """AdamW by section optimizer."""
-        rate = schedule(self.config.train.schedule, lr, warmup, steps)
-        return make_optimizer(self.config.optimizer, rate, self.specs)
+    def start(self, params: Params) -> TrainState:
+        """Step 0 around weights on the mesh, which the state takes over."""
+        replicated = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
+        # Two separate zeros: a donated buffer must not appear twice in the state.
+        step, skipped = (hosts.place(np.zeros((), np.int32), replicated) for _ in range(2))
+        moments = _make_moments(self.program)(params)
+        return TrainState(step, params, moments, skipped, None, None)
+
+    def rates(self, lr: float, warmup: int, steps: int) -> np.ndarray:
+        """float32 [steps]: the learning rate of each step."""
+        rate = schedule(self.config.training.schedule, lr, warmup, steps)
+        return np.asarray(jax.vmap(rate)(jnp.arange(steps)), np.float32)
 
 
 def bench_of(
@@ -93,11 +99,14 @@ def bench_of(
     """The mesh of a config, and what a process reads.
 
     Raises:
-      ConfigError: a batch that does not divide over the devices.
+      ConfigError: a batch that does not divide over the devices, or a size of pictures that the
+        encoder cannot take.
     """
     mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
-    for batch in (cfg.train.batch, cfg.few.batch):
+    for batch in (cfg.training.batch, cfg.few.batch):
         mesh_lib.partition_spec(mesh, ("batch",), (batch,))
+    encoder = encoder_of(cfg)
+    _check_size(encoder, len(vocabulary))
     share = hosts.Share.of(mesh)
     reading = Reading(
         process_index=share.index,
@@ -106,33 +115,119 @@ def bench_of(
         max_bad=cfg.data.max_bad_fraction,
         threads=2,
     )
-    return Bench(cfg, registry.get(cfg.encoder), vocabulary, mesh, reading)
+    return Bench(cfg, encoder, vocabulary, mesh, reading)
 
 
+def _check_size(encoder: Encoder, classes: int) -> None:
+    if encoder.kind != "image":
+        return
+    size = encoder.cfg.image_size
+    shapes = {
+        "pixels": jax.ShapeDtypeStruct((1, 1, size, size, 3), jnp.uint8),
+        "slice_valid": jax.ShapeDtypeStruct((1, 1), jnp.bool_),
+    }
+    params = spec.abstract(model.param_specs(encoder, classes))
+    try:
+        jax.eval_shape(functools.partial(model.logits, encoder=encoder), params, inputs=shapes)
+    except ValueError as error:
+        raise ConfigError(
+            f"data.image_size = {size}: {error}",
+            where=encoder.name,
+            hint="use a multiple of the encoder's patches and of its steps down",
+        ) from error
+
+
+# --------------------------------------------------------------------------------------- programs
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the compiled functions depend on: runs in one process that share it compile once."""
+
+    encoder: Encoder
+    classes: int
+    dtype: str
+    optimizer: OptimizerConfig
+    mesh: jax.sharding.Mesh
+
+    @property
+    def specs(self) -> dict[str, Any]:
+        """Declarations of the weights."""
+        return model.param_specs(self.encoder, self.classes)
+
+    def adamw(self, rate: jax.Array | float) -> optax.GradientTransformation:
+        """The optimiser at a learning rate."""
+        return make_optimizer(self.optimizer, lambda count: rate, self.specs)
+
+    def shardings(self) -> TrainState:
+        """Where a state lies."""
+        places = spec.shardings(self.specs, self.mesh)
+        params = jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+            spec.abstract(self.specs),
+            places,
+        )
+        state = layout(params, self.adamw(0.0), self.mesh)
+        return jax.tree.map(lambda x: x.sharding, state)
+
+
+@functools.cache
+def _make_weights(program: Program) -> Callable[[jax.Array], Params]:
+    make = functools.partial(spec.init_params, program.specs)
+    return jax.jit(make, out_shardings=spec.shardings(program.specs, program.mesh))
+
+
+@functools.cache
+def _make_moments(program: Program) -> Callable[[Params], Any]:
+    return jax.jit(program.adamw(0.0).init, out_shardings=program.shardings().opt_state)
+
+
+@functools.cache
 def make_step(
-    bench: Bench, optimizer: optax.GradientTransformation, layout: TrainState
-) -> Callable[[TrainState, dict[str, Any]], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns the jitted `step(state, batch) -> (state, metrics)`; the state is donated and keeps
-    the sharding of `layout`.
+    program: Program,
+) -> Callable[[TrainState, dict[str, Any], jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the jitted `step(state, batch, learning rate []) -> (state, metrics)`; the state is
+    donated.
     """
+    dtype = jnp.dtype(program.dtype)
 
-    def step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(
+        state: TrainState, batch: dict[str, Any], rate: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         def loss_fn(params: Params) -> jax.Array:
-            found = model.logits(params, bench.encoder, batch["inputs"], bench.dtype)
+            found = model.logits(params, program.encoder, batch["inputs"], dtype)
             return model.loss(found, batch)
 
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
-        state, applied = apply_gradients(state, grads, loss, optimizer)
+        state, applied = apply_gradients(state, grads, loss, program.adamw(rate))
         return state, {"loss": loss, "samples": batch["weight"].sum()} | applied
 
-    return jax.jit(
-        step, donate_argnums=0, out_shardings=(jax.tree.map(lambda x: x.sharding, layout), None)
-    )
+    return jax.jit(step, donate_argnums=0, out_shardings=(program.shardings(), None))
 
 
-def train(bench: Bench, stage: str, sets: Sequence[LabelledSet], steps: int) -> Params:
+def stepper(
+    bench: Bench, batches: Iterator[dict[str, Any]], rates: np.ndarray
+) -> Callable[[TrainState, int], loop.StepResult]:
+    """The step of a loop: the next batch at the learning rate of its number."""
+    update, sharding = make_step(bench.program), mesh_lib.batch_sharding(bench.mesh)
+    replicated = jax.sharding.NamedSharding(bench.mesh, jax.sharding.PartitionSpec())
+
+    def step(state: TrainState, number: int) -> loop.StepResult:
+        batch = hosts.to_global(next(batches), sharding)
+        rate = hosts.place(rates[number], replicated)
+        return loop.StepResult(*update(state, batch, rate), facts={})
+
+    return step
+
+
+# ------------------------------------------------------------------------------------------- train
+
+
+def train(
+    bench: Bench, stage: str, sets: Sequence[LabelledSet], steps: int
+) -> tuple[Params, dict[str, str]]:
     """Trains from random weights on some sets, from the stage's last checkpoint to the end; returns
-    {"encoder", "head"} on the mesh.
+    {"encoder", "head"} on the mesh, and the samples that were left out (name -> reason).
 
     Raises:
       DataError: a sample that cannot be read, or a checkpoint of other data.
@@ -141,42 +236,34 @@ def train(bench: Bench, stage: str, sets: Sequence[LabelledSet], steps: int) -> 
     data = Batches(
         sets,
         bench.vocabulary,
-        batch=cfg.train.batch,
+        batch=cfg.training.batch,
         seed=cfg.seed,
-        temperature=cfg.train.temperature,
+        temperature=cfg.training.temperature,
         reading=bench.reading,
     )
     check_same_rows(data.fingerprint)
     share = hosts.Share.of(bench.mesh)
     whole_data = WholeData(data, share)
-    optimizer = bench.optimizer(cfg.train.lr, min(cfg.train.warmup, steps // 2), steps)
+    rates = bench.rates(cfg.training.lr, min(cfg.training.warmup, steps // 2), steps)
     architecture = Architecture(cfg.encoder, bench.encoder.cfg, bench.vocabulary.classes)
     folder = os.path.join(cfg.workdir, "checkpoints", stage)
     checkpoints = Checkpointer(folder, architecture, cfg.checkpoint)
-    first = start(bench.random_weights(cfg.seed), optimizer, bench.mesh)
+    first = bench.start(bench.random_weights(cfg.seed))
     state, data_state, begin = loop.resume(checkpoints, first, stage, steps)
     if begin >= steps:
         checkpoints.close()
-        return state.params
+        return state.params, data_state["quarantined"]
     if data_state is not None:
         data.set_state(data_state)
-    update = make_step(bench, optimizer, state)
-    sharding = mesh_lib.batch_sharding(bench.mesh)
-
-    def step(state: TrainState, number: int) -> loop.StepResult:
-        del number  # the state counts its own steps
-        batch = hosts.to_global(next(data), sharding)
-        return loop.StepResult(*update(state, batch), facts={})
-
     account = session.account_of(cfg.workdir)
     grace = cfg.faults.grace
-    return loop.run(
+    state = loop.run(
         loop.Loop(stage, begin, steps, state),
-        step,
+        stepper(bench, data, rates),
         [
             hooks.TraceSteps(),
             ProfileSteps(cfg.workdir, cfg.profile),
-            AccountSeconds(account, cfg.train.save_every),
+            AccountSeconds(account, cfg.training.save_every),
             hooks.GuardTransfers(),
             hooks.MeanRow(cfg.log.every, _summarise),
             hooks.CountCompilations(),
@@ -185,9 +272,10 @@ def train(bench: Bench, stage: str, sets: Sequence[LabelledSet], steps: int) -> 
             hooks.WriteRow(functools.partial(open_writer, cfg)),
             hooks.ShowProgress(_headline),
             hooks.StopWhenNotFinite(cfg.optimizer.max_skipped),
-            hooks.SaveCheckpoints(checkpoints, cfg.train.save_every, whole_data, grace=grace),
+            hooks.SaveCheckpoints(checkpoints, cfg.training.save_every, whole_data, grace=grace),
         ],
-    ).params
+    )
+    return state.params, whole_data.quarantined
 
 
 def _summarise(steps: list[loop.Row], seconds: float) -> loop.Row:

@@ -39,18 +39,18 @@ def test_products_are_counted_as_often_as_a_loop_runs():
 
 
 def test_a_step_is_three_forward_passes_and_what_is_computed_again():
-    found = plan(train__batch=64)
+    found = plan(training__batch=64)
     tokens, width, depth = 64 * 400, 64, 2
     forward = 2 * tokens * depth * 12 * width**2
     assert 3 * forward < found.flops < 5 * forward
 
 
 def test_more_devices_hold_less_each():
-    one, four = (plan(shape, train__batch=64) for shape in ("v5e:1x1", "v5e:2x2"))
+    one, four = (plan(shape, training__batch=64) for shape in ("v5e:1x1", "v5e:2x2"))
     assert one.activations == pytest.approx(4 * four.activations, rel=0.02)
     assert one.flops == four.flops
     assert one.reduce == 0 < four.reduce
-    cut = plan("v5e:2x2", train__batch=64, mesh__data=1, mesh__fsdp=4)
+    cut = plan("v5e:2x2", training__batch=64, mesh__data=1, mesh__fsdp=4)
     assert cut.state < four.state / 2
 
 
@@ -58,7 +58,7 @@ def test_what_has_no_shape_or_does_not_divide_is_refused():
     with pytest.raises(ConfigError, match="encoder gcn: a graph has no size of its own"):
         plan(encoder="gcn")
     with pytest.raises(ConfigError, match="30 rows does not divide over 4 devices"):
-        plan(train__batch=30)
+        plan(training__batch=30)
 
 
 def test_qoq_plan_takes_the_config_of_an_encoder(capsys):
