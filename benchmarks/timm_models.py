@@ -1,4 +1,4 @@
-"""timm without torchvision, for parity tests and benchmarks.
+"""timm without torchvision, and weights that show, for parity tests and benchmarks.
 
 timm imports torchvision for transforms, data sets and one norm, none of which its models need.
 torchvision's wheels belong to the CUDA builds of torch, and beside a CPU build they fail at import.
@@ -12,6 +12,8 @@ import functools
 import importlib
 import sys
 import types
+
+import torch
 
 _NAMES = (
     "torchvision",
@@ -44,6 +46,18 @@ class _Absent(types.ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         return _Attributes(name, (), {})
+
+
+def loud(model):
+    """The torch model with every weight drawn: as they are made, scales of branches are 0 or 1e-5,
+    and what a branch computes would not show.
+    """
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            fan_in = weight[0].numel() if weight.ndim > 1 else 0
+            torch.nn.init.normal_(weight, *((0, fan_in**-0.5) if fan_in else (0.5, 0.3)))
+    return model.eval()
 
 
 @functools.cache

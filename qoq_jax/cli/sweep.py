@@ -34,7 +34,11 @@ def add(commands: Commands) -> None:
         "--seeds", type=int, help="seeds of each run or way of decoding; default: the file's"
     )
     sweep.add_argument(
-        "--jobs", type=int, default=1, help="runs that are trained at the same time; default: 1"
+        "--jobs",
+        type=int,
+        default=1,
+        help="runs that are trained at the same time, each on its share of this machine's "
+        "cores and of its GPUs or TPU chips; default: 1",
     )
     sweep.add_argument(
         "--dry-run", action="store_true", help="list what would be done, and what is finished"

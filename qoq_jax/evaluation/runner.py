@@ -171,7 +171,9 @@ def _watched(
             bar.update(done)
 
 
-def numbered(data: BatchIterator, share: Share) -> Iterator[tuple[dict, Samples, list[int]]]:
+def numbered(
+    data: Iterable[tuple[dict, list[Placed]]], share: Share
+) -> Iterator[tuple[dict, Samples, list[int]]]:
     """Batches of this process, its samples with their numbers, and the rows of all processes that
     hold a prompt: prompts are numbered as if one process had read them.
     """

@@ -195,12 +195,10 @@ def media_of(record: dict, shown: Shown) -> dict:
     """A block: pictures as data URLs with the (w, h) frame that boxes on each are in, and the ECG
     as SVG.
     """
-    sizes = record.get("frame_sizes") or [record.get("frame_size")]
-    pictures = []
-    for i, picture in enumerate(shown.pictures):
-        place = 0 if shown.kind == "frames" else i
-        size = sizes[place] if place < len(sizes) and sizes[place] else picture.shape[1::-1]
-        pictures.append({"src": figures.data_url(picture), "size": list(map(int, size))})
+    pictures = [
+        {"src": figures.data_url(picture), "size": size}
+        for picture, size in zip(shown.pictures, sizes_of(record, shown), strict=True)
+    ]
     ecg = None if shown.ecg is None else figures.draw_ecg(shown.ecg)
     return {
         "kind": shown.kind,
@@ -208,6 +206,16 @@ def media_of(record: dict, shown: Shown) -> dict:
         "ecg": ecg,
         "fault": text_of(shown.fault, 300),
     }
+
+
+def sizes_of(record: dict, shown: Shown) -> list[list[int]]:
+    """[w, h] of the frame that boxes on each picture are in."""
+    sizes, found = record.get("frame_sizes") or [record.get("frame_size")], []
+    for i, picture in enumerate(shown.pictures):
+        place = 0 if shown.kind == FRAMES else i
+        size = sizes[place] if place < len(sizes) and sizes[place] else picture.shape[1::-1]
+        found.append(list(map(int, size)))
+    return found
 
 
 def boxes_of(record: dict, kind: str) -> list[list[float]]:

@@ -21,6 +21,7 @@ from qoq_jax.base.errors import ConfigError
 from qoq_jax.evaluation import calibration, fairness, few, runner
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import hosts, messages
+from qoq_jax.parallel.mesh import MESH_AXES, MeshConfig
 from qoq_jax.report import pages
 from qoq_jax.report.cases import write_cases
 from qoq_jax.rewards import custom
@@ -178,10 +179,16 @@ def fit_temperature(workdir: str, stage: str) -> None:
 
 
 def restore_run(
-    workdir: str, stage: str | None = None, prepare: bool = True
+    workdir: str,
+    stage: str | None = None,
+    prepare: bool = True,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Setup, dict[str, Any], str]:
-    """(setup, all weights, stage name) of a finished or running training run; `prepare`: its data
-    sets are needed too.
+    """(setup, all weights, stage name) of a finished or running training run.
+
+    Args:
+      prepare: its data sets are needed too.
+      mesh: for another than the run was trained on.
 
     Raises:
       ConfigError: the run has no such stage, or trained no model that answers.
@@ -200,7 +207,11 @@ def restore_run(
             f"the run has no stage {stage}", where=workdir, hint=f"it has {', '.join(cfg.stages)}"
         )
     name = stage or run_config.last_trained_stage(cfg)
-    setup = assemble(cfg, prepare)
+    devices = None
+    if mesh is not None:
+        cfg = dataclasses.replace(cfg, mesh=MeshConfig(*(mesh.shape[axis] for axis in MESH_AXES)))
+        devices = list(mesh.devices.flat)
+    setup = assemble(cfg, prepare, devices=devices)
     with jax.set_mesh(setup.mesh):
         return setup, weights_after(setup, name), name
 

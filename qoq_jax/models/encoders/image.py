@@ -101,8 +101,11 @@ def pooled(
 
 
 def pictures(params: Params, batch: Batch) -> jax.Array:
-    """Pixels [B,Z,y,x,3] -> pictures [N,y,x,3] in the dtype of the weights."""
-    x = einops.rearrange(batch["pixels"], "b z y x c -> (b z) y x c")
+    """Pixels [B,Z,y,x,3] -> pictures [N,y,x,3] in the dtype of the weights; slices that are not
+    valid are black, so that no gradient meets what they hold.
+    """
+    valid = batch["slice_valid"][:, :, None, None, None]
+    x = einops.rearrange(jnp.where(valid, batch["pixels"], 0), "b z y x c -> (b z) y x c")
     return constrain(x.astype(dtype_of(params)), ("batch", None, None, None))
 
 

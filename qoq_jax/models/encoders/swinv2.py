@@ -285,22 +285,27 @@ def pool(params: Params, cfg: SwinConfig, x: jax.Array) -> jax.Array:
     return x.mean(axis=1)
 
 
-def _row(size: str, window: int, width: int, depth: int, heads: int) -> Encoder:
+def _row(size: str, window: int, trained: tuple[int, ...] = ()) -> Encoder:
+    width, depth, heads = SIZES[size]
     cfg = SwinConfig(
         image_size=256,
         width=width,
         depths=(2, 2, depth, 2),
         num_heads=tuple(heads << stage for stage in range(4)),
         window=window,
+        trained_windows=trained,
     )
     name = f"swinv2_{size}" + ("" if window == 8 else f"_window{window}")
+    name = name.replace("window", "window12to") if trained else name
     source = "arXiv 2111.09883; timm swin_transformer_v2.py, transformers modeling_swinv2.py"
     architecture, layouts = (param_specs, features, pool), ("timm", "Swinv2Model")
     return image.row(name, cfg, width << 3, architecture, layouts, source)
 
 
-ENCODERS = tuple(
-    _row(size, window, *sizes)
-    for window in (8, 16)
-    for size, sizes in (("tiny", (96, 6, 3)), ("small", (96, 18, 3)), ("base", (128, 18, 4)))
+# width of the first stage, blocks of the third, heads of the first
+SIZES = {"tiny": (96, 6, 3), "small": (96, 18, 3), "base": (128, 18, 4), "large": (192, 18, 6)}
+ENCODERS = (
+    *(_row(size, window) for window in (8, 16) for size in ("tiny", "small", "base")),
+    # trained on ImageNet-22k at 192 x 192, then at 256 x 256
+    *(_row(size, 16, (12, 12, 12, 6)) for size in ("base", "large")),
 )
