@@ -66,7 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
     from qoq_jax.sweep import run as sweeps
     from qoq_jax.sweep import transfers
 
-    out = arguments.out or f"runs/{pathlib.Path(arguments.file).stem}"
+    file, _, variant = arguments.file.partition(":")
+    name = pathlib.Path(file).stem + (f"-{variant}" if variant else "")
+    out = arguments.out or f"runs/{name}"
     only = [name for name in arguments.only.split(",") if name]
     if transfers.is_of_encoders(arguments.file):
         if only or arguments.jobs != 1:
