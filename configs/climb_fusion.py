@@ -5,7 +5,7 @@
 takes made-up patients and, for the X-ray, random weights alone. With one that was pretrained on
 pictures:
 
-    qoq train --config=configs/climb_multitask.py:image --config.workdir=runs/pictures
+    qoq train --config=configs/climb_multitask.py --config.workdir=runs/pictures
     qoq train --config=configs/climb_fusion.py --config.xray.weights=runs/pictures
 
 With the data, converted by `qoq data convert mimic-iv FOLDER`:
@@ -21,5 +21,5 @@ KIND = fusion_config.KIND
 def get_config():
     cfg = fusion_config.default()
     cfg.ecg.name, cfg.ecg.weights = "ecg_jepa_nano", "climb-mini"
-    cfg.xray.name = "convnextv2_mini"
+    cfg.xray.name = "convnextv2_micro"
     return cfg

@@ -7,7 +7,7 @@ from qoq_jax.models.encoders import registry
 from qoq_jax.transfer import config, run
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def tiny_encoder():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.ENCODERS, "tiny", tiny.ENCODER)
@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
     return tiny.write_sets(tmp_path_factory.mktemp("sets"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def configured(folder, tiny_encoder):
     """Sections -> config of the tiny encoder on the tiny sets."""
 
@@ -42,6 +42,6 @@ def configured(folder, tiny_encoder):
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sets(configured):
     return run.find_sets(configured(data={"cache": True}))

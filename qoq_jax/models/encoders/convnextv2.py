@@ -233,7 +233,6 @@ def _row(
 ENCODERS = (
     # not of the paper: small enough to be trained on a laptop, the first one many times over
     _row("micro", (1, 1, 2, 1), 16, image_size=64),
-    _row("mini", (1, 1, 2, 1), 24, image_size=96),
     _row("atto", (2, 2, 6, 2), 40, conv_mlp=True),
     _row("femto", (2, 2, 6, 2), 48, conv_mlp=True),
     _row("pico", (2, 2, 6, 2), 64, conv_mlp=True),
