@@ -11,8 +11,13 @@ import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NoReturn
 
 from qoq_jax.base.errors import DataError, did_you_mean
+from qoq_jax.data import paths
+
+# Of folders that hold nothing of a data set; a disk's own lost+found is not for its users to read.
+_HIDDEN = (".", "__MACOSX", "lost+found")
 
 
 class Folder:
@@ -40,22 +45,34 @@ class Folder:
 
     @functools.cached_property
     def files(self) -> frozenset[str]:
-        """Paths of all files below the root, with "/", found by one walk."""
+        """Paths of all files below the root, with "/", found by one walk.
+
+        Raises:
+          OSError: a folder cannot be read; what is in it would be missing without a word.
+        """
         found = []
-        for where, folders, names in os.walk(self.root, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        for where, folders, names in os.walk(self.root, onerror=_refuse, followlinks=True):
+            folders[:] = [name for name in folders if not name.startswith(_HIDDEN)]
             base = os.path.relpath(where, self.root).replace(os.sep, "/")
             prefix = "" if base == "." else f"{base}/"
             found += [prefix + name for name in names if not name.startswith("._")]
         return frozenset(found)
 
     def has(self, path: str) -> bool:
-        """Whether `files` has a path; asks for this one alone, without the walk."""
+        """Whether `files` has a path; asks for this one alone, without the walk. A link that leads
+        out of the root is no file here, since no reader follows it.
+        """
         *folders, name = path.split("/")
-        hidden = any(part.startswith((".", "__MACOSX")) for part in folders)
+        hidden = any(part.startswith(_HIDDEN) for part in folders)
         refused = hidden or "" in folders or name in ("", ".", "..") or name.startswith("._")
-        self.asked[path] = not refused and os.path.isfile(os.path.join(self.root, path))
+        self.asked[path] = not refused and os.path.isfile(place := os.path.join(self.root, path))
+        self.asked[path] = self.asked[path] and paths.is_inside(place, self.root)
         return self.asked[path]
+
+    def leads_out(self, path: str) -> bool:
+        """Whether a path is a file by a link that leads out of the root."""
+        place = os.path.join(self.root, path)
+        return os.path.isfile(place) and not paths.is_inside(place, self.root)
 
     @functools.cached_property
     def _by_folder(self) -> dict[str, list[str]]:
@@ -155,6 +172,10 @@ class Folder:
                 raise DataError(
                     f"is not a table of text: {error}", where=where, hint="download it again"
                 ) from error
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise error
 
 
 def need_columns(columns: Sequence[str], header: Sequence[str], where: str) -> None:
