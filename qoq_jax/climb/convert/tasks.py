@@ -98,7 +98,8 @@ def remove(work: Conversion) -> None:
     """Removes records and parts, whole or cut short by a kill."""
     for path in pathlib.Path(work.folder).iterdir():
         if not path.name.startswith(lock.NAME):
-            path.unlink()
+            with contextlib.suppress(OSError):  # the rows are there; NFS may still hold a name
+                path.unlink()
 
 
 def plan(work: Conversion) -> tuple[list[Task], list[Dropped]]:
