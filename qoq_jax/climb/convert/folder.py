@@ -7,10 +7,11 @@ import fnmatch
 import functools
 import gzip
 import io
+import itertools
 import math
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from qoq_jax.base.errors import DataError, did_you_mean
@@ -18,6 +19,7 @@ from qoq_jax.data import paths
 
 # Of folders that hold nothing of a data set; a disk's own lost+found is not for its users to read.
 _HIDDEN = (".", "__MACOSX", "lost+found")
+_END = "\x1eend"  # a line of its own after the last one of a table
 
 
 class Folder:
@@ -142,28 +144,29 @@ class Folder:
           encoding: of the text.
 
         Raises:
-          DataError: a column is missing, or a line is longer than the header.
+          DataError: a column is missing, a line is longer than the header, or a quotation mark is
+            open at the end, as in a file that was cut short.
         """
         where = os.path.join(self.root, path)
         opener = gzip.open if path.endswith(".gz") else open
         with opener(where, "rb") as raw, io.TextIOWrapper(raw, encoding, newline="") as text:
             tabs = path.removesuffix(".gz").endswith((".tsv", ".tab", ".txt"))
-            reader = csv.reader(text, delimiter="\t" if tabs else ",")
+            lines = _lines(text, "\t" if tabs else ",", where)
             try:
-                header = [name.strip() for name in next(reader, [])]
+                header = [name.strip() for name in next(lines, (1, []))[1]]
                 need_columns(columns, header, where)
-                for line in reader:
+                for number_of_line, line in lines:
                     cells = [cell.strip() for cell in line]
                     if not any(cells):
                         continue
                     if len(line) > len(header):
                         raise DataError(
-                            f"line {reader.line_num} has {len(line)} fields, the header "
+                            f"line {number_of_line} has {len(line)} fields, the header "
                             f"{len(header)}",
                             where=where,
                             hint="download the file again",
                         )
-                    self.place = f"{path}, line {reader.line_num}"
+                    self.place = f"{path}, line {number_of_line}"
                     yield dict(zip(header, cells, strict=False)) | dict.fromkeys(
                         header[len(line) :], ""
                     )
@@ -172,6 +175,23 @@ class Folder:
                 raise DataError(
                     f"is not a table of text: {error}", where=where, hint="download it again"
                 ) from error
+
+
+def _lines(text: Iterable[str], delimiter: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """(number of the line, cells) of each record of a CSV text.
+
+    Raises:
+      DataError: a quotation mark is open at its end: the last cell holds the rest of the text.
+    """
+    reader = csv.reader(itertools.chain(text, [_END]), delimiter=delimiter)
+    for cells in reader:
+        if cells == [_END]:
+            return
+        if cells and cells[-1].endswith(_END):
+            raise DataError(
+                "a quotation mark is open at its end", where=where, hint="download it again"
+            )
+        yield reader.line_num, cells
 
 
 def _refuse(error: OSError) -> NoReturn:

@@ -254,6 +254,10 @@ def test_two_records_of_one_id_are_an_error(tree):
         (["lndb", "--runner-options=--direct_num_workers=2"], "no runner"),
         (["lndb", "--runner", "NoSuchRunner"], "refuses the runner 'NoSuchRunner'"),
         (
+            ["lndb", "--runner", "DirectRunner", "--runner-options=direct_num_workers=2"],
+            "'direct_num_workers=2' belongs to no option",
+        ),
+        (
             ["lndb", "--runner", "DirectRunner", "--runner-options=--direct_num_workrs=2"],
             "no option --direct_num_workrs (hint: did you mean '--direct_num_workers'?)",
         ),
