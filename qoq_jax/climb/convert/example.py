@@ -20,7 +20,7 @@ from qoq_jax.data.attributes import Attributes
 
 Box = tuple[float, float, float, float]
 _MISSING = "a file that the tables name is not there"
-_LEADS_OUT = "a file is behind a link that leads out of the data folder"
+LEADS_OUT = "a file is behind a link that leads out of the data folder"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Converter:
             for one in self.records(folder):
                 if isinstance(one, Record):
                     one = dataclasses.replace(one, place=folder.place)
-                _check_text(one, folder)
+                check_text(one, folder)
                 yield one
 
     def found(self, record: Record, folder: Folder) -> Found:
@@ -142,11 +142,11 @@ class Converter:
             for one in self.examples(record, folder):
                 if isinstance(one, Example) and not all(map(folder.has, one.media)):
                     out = any(map(folder.leads_out, one.media))
-                    one = Dropped(one.id, _LEADS_OUT if out else _MISSING)
+                    one = Dropped(one.id, LEADS_OUT if out else _MISSING)
                 yield one
 
 
-def _check_text(one: Record | Dropped, folder: Folder) -> None:
+def check_text(one: Record | Example | Dropped, folder: Folder) -> None:
     """Refuses names of files that are not UTF-8, as some archives unpack: JSON cannot hold them."""
     try:
         json.dumps(vars(one), ensure_ascii=False).encode()

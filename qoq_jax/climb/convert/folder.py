@@ -72,8 +72,10 @@ class Folder:
         return self.asked[path]
 
     def leads_out(self, path: str) -> bool:
-        """Whether a path is a file by a link that leads out of the root."""
-        place = os.path.join(self.root, path)
+        """Whether a path, or the file that it names a part of, is a file by a link that leads out
+        of the root.
+        """
+        place = os.path.join(self.root, paths.split_member(path)[0])
         return os.path.isfile(place) and not paths.is_inside(place, self.root)
 
     @functools.cached_property
