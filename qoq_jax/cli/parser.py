@@ -39,6 +39,7 @@ EXAMPLES = """examples:
   qoq plan --config=configs/qoq_med_7b.py:v5e-4x4 --topology v5e:4x4
   qoq launch launch/jobs/qoq_med_7b_v5e_4x4.py tpu-vm --dry-run
   qoq sweep configs/evidence.py --only grpo,drpo --seeds 2
+  qoq sweep configs/climb_multitask.py
   qoq convert runs/quickstart exported
   qoq convert Qwen/Qwen2.5-VL-7B-Instruct qoq-start --ecg multiblock_epoch100.pth --dtype float32
 """
