@@ -161,7 +161,7 @@ def decoder_inputs(
     if table.shape[1]:
         text = place_media(text, table, batch["media_index"])
     deepstack = None if features is None else (features, batch["media_index"])
-    return constrain(text, ("batch", None, None)), deepstack
+    return constrain(text, ("batch", "tokens", None)), deepstack
 
 
 def embed(params: dict[str, Any], cfg: VlmConfig, batch: dict[str, jax.Array]) -> jax.Array:

@@ -9,12 +9,13 @@ import dataclasses
 import functools
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.data.packing import Budget, empty_batch
@@ -94,7 +95,7 @@ class Case:
         ways = self.config.mesh.rollout_tensor
         if not ways:
             return self.mesh
-        return _abstract(*mesh_lib.rollout_sizes(self.mesh.size, ways))
+        return _abstract(mesh_lib.rollout_sizes(self.mesh.size, ways))
 
     @property
     def rollout_ways(self) -> int:
@@ -186,14 +187,13 @@ def resolved(cfg: MeshConfig, topology: Topology) -> MeshConfig:
         the network between slices.
     """
     try:
-        sizes = (cfg.data, cfg.fsdp, cfg.tensor)
-        data, fsdp, tensor = mesh_lib.resolved_sizes(sizes, topology.size, topology.slices)
+        found = mesh_lib.resolved_sizes(cfg.sizes, topology.size, topology.slices)
         if cfg.rollout_tensor:
             mesh_lib.rollout_sizes(topology.size, cfg.rollout_tensor)
     except ConfigError as error:
         hint = f"{error.hint}; qoq plan --search tries all"
         raise ConfigError(error.what, where=str(topology), hint=hint) from None
-    return dataclasses.replace(cfg, data=data, fsdp=fsdp, tensor=tensor)
+    return dataclasses.replace(cfg, **dict(zip(MESH_AXES, found, strict=True)))
 
 
 def check_stages(cfg: Config) -> None:
@@ -218,7 +218,7 @@ def make(cfg: Config, topology: Topology, stage: str) -> Case:
     """
     check_stages(cfg)
     cfg = dataclasses.replace(cfg, mesh=resolved(cfg.mesh, topology))
-    mesh = _abstract(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    mesh = _abstract(cfg.mesh.sizes)
     planned, model = plan_lib.plan(cfg, stage), model_of(cfg, topology.device.kind)
     if planned.algorithm is not None:
         model = dataclasses.replace(model, kv_cache_dtype=planned.rl.kv_cache_dtype)
@@ -239,8 +239,8 @@ def make(cfg: Config, topology: Topology, stage: str) -> Case:
     return case
 
 
-def _abstract(data: int, fsdp: int, tensor: int) -> AbstractMesh:
-    return AbstractMesh((data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+def _abstract(sizes: Sequence[int]) -> AbstractMesh:
+    return AbstractMesh(tuple(sizes), MESH_AXES, axis_types=mesh_lib.AXIS_TYPES)
 
 
 # ------------------------------------------------------------------------------------------- shapes

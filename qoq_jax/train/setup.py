@@ -156,7 +156,7 @@ def assemble(
     """
     model = model_config(cfg)
     tokenizer = tokenizer_lib.load(tokenizer_source(cfg))
-    mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
+    mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices, cfg.mesh.sequence)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     micro = {
         "sft": cfg.sft.accumulate,

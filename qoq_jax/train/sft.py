@@ -75,8 +75,11 @@ def sft_loss(
 ) -> tuple[jax.Array, LossMetrics]:
     """Cross-entropy of the response tokens, −Σ log π(xₜ | x₍<ₜ₎) / denominator."""
     hidden = vlm.hidden(params, cfg, batch)
-    weight = batch["loss_mask"][:, 1:]
-    logprobs, entropy = token_logprobs(params["decoder"], hidden[:, :-1], batch["tokens"][:, 1:])
+    # The last token predicts one that does not exist, and does not count.
+    targets, weight = (
+        jnp.pad(batch[name][:, 1:], [(0, 0), (0, 1)]) for name in ("tokens", "loss_mask")
+    )
+    logprobs, entropy = token_logprobs(params["decoder"], hidden, targets)
     loss = -(logprobs * weight).sum() / denominator
     sums = {"loss": loss, "entropy": (entropy * weight).sum() / denominator}
     return loss, LossMetrics(sums, {})
