@@ -255,8 +255,8 @@ def forward(
         mlp = layer["mlp"]
         layer = gathered({**layer, "mlp": {}}, {**specs, "mlp": {}}, dtype)
         q, k, v = _qkv(layer, x, angles, dec)
-        attended = sequence.to_tokens(attend(*sequence.to_heads(q, k, v)))
-        x = x + _output(layer, attended)
+        attended = attend(*sequence.row_heads(q, k, v))
+        x = x + _output(layer, sequence.to_tokens(attended, "batch", "tokens"))
         y = layers.rms_norm(x, layer["mlp_norm"]["scale"], dec.norm_eps)
         x = x + swiglu_by_slices(y, mlp, specs["mlp"])
         if deepstack:

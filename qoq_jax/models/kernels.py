@@ -52,8 +52,7 @@ def _over_devices(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return kernel(q, k, v, segment)
-    heads = "row_heads" if rows == "batch" else "heads"
-    of_k = partition_spec(mesh, (rows, None, heads, None), k.shape)
+    of_k = partition_spec(mesh, (rows, None, "row_heads", None), k.shape)
     # Where key-value heads do not divide, query heads stay whole with them.
     of_q = PartitionSpec(of_k[0], None, of_k[2], None)
     return jax.shard_map(

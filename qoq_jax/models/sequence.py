@@ -39,12 +39,9 @@ def repeats(heads: int, kv_heads: int, ways: int) -> int:
     return times
 
 
-def to_heads(q: jax.Array, k: jax.Array, v: jax.Array) -> Heads:
-    """From a share of the tokens and all heads that tensor leaves to all tokens and a share of the
-    heads.
-
-    q [B,T,K,N,h], k and v [B,T,K,h]; returned as they are where rows are not cut, else K may have
-    become a multiple of what it was, and N as much smaller.
+def row_heads(q: jax.Array, k: jax.Array, v: jax.Array) -> Heads:
+    """`to_heads` of text rows. q [B,T,K,N,h], k and v [B,T,K,h]; where rows are cut, K may become a
+    multiple of what it was, and N as much smaller.
     """
     if sequence_shards() == 1:
         return q, k, v
@@ -52,21 +49,38 @@ def to_heads(q: jax.Array, k: jax.Array, v: jax.Array) -> Heads:
     times = repeats(K * N, K, sequence_shards() * tensor_shards())
     q = einops.rearrange(q, "b t k (r n) h -> b t (k r) n h", r=times)
     k, v = (jnp.repeat(x, times, axis=2) for x in (k, v))
-    return _traded(q), _traded(k), _traded(v)
+    q, k, v = (to_heads(x, "batch", "tokens") for x in (q, k, v))
+    return q, k, v
 
 
-def _traded(x: jax.Array) -> jax.Array:
-    """Heads [B,T,K,...] cut by tokens, cut by heads. Both said, the compiler has one all-to-all."""
-    rest = (None,) * (x.ndim - 3)
-    x = constrain(x, ("batch", "tokens", "heads", *rest))
-    return constrain(x, ("batch", None, "row_heads", *rest))
+def to_heads(x: jax.Array, rows: str, tokens: str | None) -> jax.Array:
+    """From a share of the tokens and all heads (that tensor leaves) to all tokens and a share of
+    the heads.
 
-
-def to_tokens(attended: jax.Array) -> jax.Array:
-    """The way back: [B,T,K,N,h], K and N as `to_heads` returned them."""
+    Args:
+      x: rows, tokens, key-value heads, ...; returned as it is where rows are not cut.
+      rows, tokens: logical axes of the first two.
+    """
     if sequence_shards() == 1:
-        return attended
-    return constrain(attended, ("batch", "tokens", "heads", None, None))
+        return x
+    # Both said, the compiler has one all-to-all.
+    x = constrain(x, (rows, tokens, "heads", *(None,) * (x.ndim - 3)))
+    return constrain(x, (rows, None, "row_heads", *(None,) * (x.ndim - 3)))
+
+
+def to_tokens(x: jax.Array, rows: str, tokens: str | None) -> jax.Array:
+    """The way back of `to_heads`."""
+    if sequence_shards() == 1:
+        return x
+    x = constrain(x, (rows, None, "row_heads", *(None,) * (x.ndim - 3)))
+    return constrain(x, (rows, tokens, "heads", *(None,) * (x.ndim - 3)))
+
+
+def patch_axis(patches: int, merged: int) -> str | None:
+    """The logical axis of so many patches of a media row, of which `merged` make a token: cut where
+    each device has whole tokens, as many as the others.
+    """
+    return "patches" if patches % (merged * sequence_shards()) == 0 else None
 
 
 def predecessors(hidden: jax.Array, start: int, branches: int, first: jax.Array) -> jax.Array:

@@ -117,6 +117,8 @@ def media_tables(
     if batch["patches"].shape[1]:
         with jax.named_scope("vision"):
             tokens, features = vision_tower(cfg).tokens(_vision_weights(params, cfg), cfg, batch)
+        if features is not None:  # any token of a row may read any of them
+            features = constrain(features, (None, "media", None, None))
         parts.append(tokens)
     if batch["ecg"].shape[1]:
         parts.append(ecg_tokens(params, cfg, batch["ecg"]))

@@ -38,7 +38,8 @@ AXIS_RULES: dict[str, tuple[str, ...]] = {
     "embed": ("fsdp", "sequence"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
-    # of text rows while they attend, when a device has all tokens of a row
+    "patches": ("sequence",),  # of media rows, likewise
+    # while rows attend, when a device has all their tokens
     "row_heads": ("tensor", "sequence"),
     "mlp": ("tensor",),
     "vocab": ("tensor",),
