@@ -6,11 +6,11 @@ prints what it needs: `qoq plan --compile` for a size in the place of a config.
     pip install jax-cuda12-pjrt jax-cuda12-plugin --no-deps    # the compiler of GPUs, likewise
     python benchmarks/pod_programs.py --topology h100:1x1x8 --mesh fsdp=8 --attention flash
 
-4,096 prompt and 4,096 response tokens if not said otherwise, 5 responses per question, one image of 524,288 pixels
-(2,688 patches) and one ECG per row. Programs: sft, policy (update), scorer (log-probabilities of
-the reference), and, on the mesh of rollouts (--tensor), reshard (the weights of a step on their way
-to it), prefill, and decode (one token of every response). The package's plan/ has the formulas, the
-devices and the reading of optimised programs.
+4,096 prompt and 4,096 response tokens unless said otherwise, 5 responses per question, one image of
+524,288 pixels (2,688 patches) and one ECG per row. Programs: sft, policy (update), scorer
+(log-probabilities of the reference), and, on the mesh of rollouts (--tensor), reshard (the weights
+of a step on their way to it), prefill, and decode (one token of every response). The package's
+plan/ has the formulas, the devices and the reading of optimised programs.
 """
 
 from __future__ import annotations

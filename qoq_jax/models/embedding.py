@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from qoq_jax.parallel.mesh import partition_spec
+from qoq_jax.parallel.mesh import partition_spec, sequence_shards
 
 
 @jax.named_scope("embed")
@@ -29,6 +29,8 @@ def embed_tokens(table: jax.Array, tokens: jax.Array, dtype: jax.typing.DTypeLik
         return jnp.take(table, tokens, axis=0).astype(dtype)
     cut = partition_spec(mesh, ("vocab", "embed"), table.shape)
     of_vocabulary, of_width = cut
+    length = tokens.shape[1]
+    tokens = jnp.pad(tokens, [(0, 0), (0, -length % sequence_shards())])  # few, while decoding
     rows = partition_spec(mesh, ("batch", None), tokens.shape)
     found = partition_spec(mesh, ("batch", "tokens", None), (*tokens.shape, 1))
     if found[1] and not of_width:  # a device looks up what it needs
@@ -50,4 +52,5 @@ def embed_tokens(table: jax.Array, tokens: jax.Array, dtype: jax.typing.DTypeLik
             x = jax.lax.all_to_all(x, "fsdp", split_axis=0, concat_axis=2, tiled=True)
         return x
 
-    return jax.shard_map(on_device, in_specs=(cut, rows), out_specs=found)(table, tokens)
+    x = jax.shard_map(on_device, in_specs=(cut, rows), out_specs=found)(table, tokens)
+    return x[:, :length]

@@ -136,9 +136,7 @@ def make_mesh(
         arranged = across_slices(shape, devices)
         return Mesh(arranged, MESH_AXES, axis_types=AXIS_TYPES)
     if len(devices) == jax.device_count():
-        return jax.make_mesh(
-            tuple(shape), MESH_AXES, axis_types=AXIS_TYPES, devices=devices
-        )
+        return jax.make_mesh(tuple(shape), MESH_AXES, axis_types=AXIS_TYPES, devices=devices)
     # A subset of the devices (a test, one host of a sweep) has no torus to follow: the given order
     # is kept.
     return Mesh(np.array(devices).reshape(shape), MESH_AXES, axis_types=AXIS_TYPES)

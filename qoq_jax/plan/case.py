@@ -223,6 +223,7 @@ def make(cfg: Config, topology: Topology, stage: str) -> Case:
     if planned.algorithm is not None:
         model = dataclasses.replace(model, kv_cache_dtype=planned.rl.kv_cache_dtype)
     case = Case(cfg, model, topology, mesh, planned)
+    budgets.check_sequence(cfg, model, cfg.mesh.sequence, cfg.mesh.tensor)
     wanted = case.batch_ways * case.parts
     if cfg.data.media_rows % wanted:
         raise ConfigError(
