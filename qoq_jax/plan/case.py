@@ -70,6 +70,11 @@ class Case:
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     @property
+    def sequence(self) -> int:
+        """Devices that share the tokens of a row in training."""
+        return self.mesh.shape["sequence"]
+
+    @property
     def tensor(self) -> int:
         """Ways that heads and hidden units are cut in training."""
         return self.mesh.shape["tensor"]

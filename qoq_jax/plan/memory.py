@@ -263,7 +263,7 @@ def tokens(case: Case, rows: float | None = None) -> float:
     if case.is_rl:
         length += case.stage.rl.rollouts * case.stage.rl.response_tokens
     micro = budget.rows / case.batch_ways / case.parts if rows is None else rows
-    return micro * length
+    return micro * length / case.sequence
 
 
 def layer_inputs(case: Case, remat: str) -> float:
@@ -287,10 +287,20 @@ def media(case: Case) -> float:
     """Inputs of the towers' blocks, which wait for the backward pass."""
     budget, vision, b = case.budget, case.model.vision, case.compute_bytes
     rows = budget.media_rows / case.batch_ways / case.parts
-    found = vision.depth * budget.patches * vision.width * b
+    found = vision.depth * patches(case) * vision.width * b
     if (ecg := case.model.ecg) is not None:
         found += ecg.depth * budget.ecgs * ecg.leads * ecg.patches * ecg.width * b
     return rows * found
+
+
+def patches(case: Case) -> float:
+    """Patches of a media row that a device computes in training."""
+    found = case.budget.patches
+    return (
+        found / case.sequence
+        if found % (case.sequence * case.model.vision.merge_unit) == 0
+        else found
+    )
 
 
 def channels(case: Case, tensor: int | None = None) -> tuple[float, float]:

@@ -156,9 +156,7 @@ def assemble(
     """
     model = model_config(cfg)
     tokenizer = tokenizer_lib.load(tokenizer_source(cfg))
-    sizes = cfg.mesh
-    mesh = mesh_lib.make_mesh(sizes.data, sizes.fsdp, sizes.tensor, devices, sizes.sequence)
-    budgets.check_sequence(cfg, model, mesh.shape["sequence"], mesh.shape["tensor"])
+    mesh = _mesh(cfg, model, devices)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     micro = {
         "sft": cfg.sft.accumulate,
@@ -217,6 +215,16 @@ def assemble(
         mesh=mesh,
         share=hosts.Share.of(mesh),
     )
+
+
+def _mesh(
+    cfg: Config, model: variants.VlmConfig, devices: Sequence[jax.Device] | None
+) -> jax.sharding.Mesh:
+    """The mesh of a config; raises ConfigError when it does not fit the devices or the rows."""
+    sizes = cfg.mesh
+    mesh = mesh_lib.make_mesh(sizes.data, sizes.fsdp, sizes.tensor, devices, sizes.sequence)
+    budgets.check_sequence(cfg, model, mesh.shape["sequence"], mesh.shape["tensor"])
+    return mesh
 
 
 def _check_rollout_rows(cfg: Config, mesh: jax.sharding.Mesh, prepare: bool) -> None:

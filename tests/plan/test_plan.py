@@ -127,6 +127,11 @@ def test_an_update_moves_each_weight_three_times():
     ("changes", "message"),
     [
         ({"mesh.fsdp": 8}, "v5e:4x4: mesh data=1 fsdp=8 tensor=1 does not fit 16 devices"),
+        ({"mesh.fsdp": 2, "mesh.sequence": 8}, "4 key-value heads do not divide over 8 devices"),
+        (
+            {"mesh.fsdp": 4, "mesh.sequence": 4, "data.max_prompt_tokens": 4095},
+            "data.max_prompt_tokens = 4095 does not divide over mesh.sequence = 4",
+        ),
         ({"mesh.fsdp": 4, "mesh.tensor": 4, "rl.accumulate": 64}, "set data.media_rows"),
         ({"mesh.rollout_tensor": 3}, "does not divide 16 devices"),
         ({"model.variant": "Qwen/Qwen9"}, "planned without a download"),
