@@ -321,6 +321,16 @@ def rows_on(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree)
 
 
+def numbers(mesh: Mesh, one: spec.ParamSpec) -> int:
+    """Numbers of a weight on a device."""
+    return _numbers(mesh, one.axes, one.shape)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _numbers(mesh: Mesh, axes: tuple, shape: tuple[int, ...]) -> int:
+    return math.prod(mesh_lib.named_sharding(mesh, axes, shape).shard_shape(shape))
+
+
 def device_bytes(tree: Any) -> int:
     """Bytes of a pytree of shapes with shardings on one device."""
     return sum(

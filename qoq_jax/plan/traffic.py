@@ -24,7 +24,7 @@ from jax.sharding import AbstractMesh
 
 from qoq_jax.models import logprobs, mlp, spec
 from qoq_jax.parallel.mesh import AXIS_RULES, partition_spec
-from qoq_jax.plan import flops, memory
+from qoq_jax.plan import flops, memory, slots
 from qoq_jax.plan.case import Case
 
 WEIGHT_AXES = AXIS_RULES["embed"]  # that weights are cut over along their width
@@ -222,7 +222,7 @@ def _decode(case: Case, load: flops.Load, found: Moved) -> None:
     layers = spec.count(case.specs["decoder"]["layers"])
     of_layers = 1 if case.rollout_weights == "int8" else b
     weights = (of_layers * layers + b * decoder.vocab_size * D) / tensor
-    cache = memory.cache_bytes(case)
+    cache = slots.cache_bytes(case)
     # A part of the ring is fetched once more; off a TPU, where it is written first, all of it.
     again = 1.35 if case.model.attention == "splash" else 2
     q, kv = memory.channels(case, tensor)
@@ -243,7 +243,7 @@ def _decode(case: Case, load: flops.Load, found: Moved) -> None:
 
 def _reshard(case: Case) -> Moved:
     """Weights cast, and laid over the devices of sampling."""
-    there = float(memory.sampling_weights(case))
+    there = float(slots.sampling_weights(case))
     here = memory.reference(case) / 4 * case.compute_bytes
     found = Moved(hbm=memory.reference(case) + 3 * here + 5 * there)
     _over(case, "fsdp", there + here, found)
