@@ -25,8 +25,6 @@ from qoq_jax.train.plan import plan
 
 ROWS, PROMPT, G, S = 4, 8, 3, 4
 STAGE = plan(Config(rl=RlConfig(rollouts=G)), "rl")
-# Two key-value heads: each of four devices has half of the query heads of one.
-MESHES = [dict(fsdp=2, sequence=2, tensor=2), dict(data=2, sequence=4)]
 
 
 def assert_equal_to_one_device(function, ways, batch, one=None):
@@ -45,8 +43,9 @@ def prompts(rng, segments):
     return text_batch(rng.integers(1, 120, segments.shape), segment_ids=segments)
 
 
-@pytest.mark.parametrize("ways", MESHES)
-def test_supervised_loss_of_packed_rows(ways):
+def test_supervised_loss_of_packed_rows():
+    """Two key-value heads over four devices: each has half of the query heads of one."""
+    ways = dict(data=2, sequence=4)
     rng = np.random.default_rng(0)
     segments = np.repeat([[1, 2, 0]] * ROWS, [7, 6, 3], axis=1)
     mask = (rng.uniform(size=segments.shape) < 0.5) & (segments > 0)
@@ -71,9 +70,9 @@ def update_batch() -> UpdateBatch:
     )
 
 
-@pytest.mark.parametrize("ways", MESHES)
-def test_policy_loss_of_grouped_rows(ways):
-    """As the scorer's log-probabilities, which enter it."""
+def test_policy_loss_of_grouped_rows():
+    """And the scorer's log-probabilities."""
+    ways = dict(fsdp=2, sequence=2, tensor=2)
 
     def loss(params, batch):
         divisors = dict.fromkeys(("tokens", "responses", "loss"), 20.0)
