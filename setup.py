@@ -13,6 +13,7 @@ DATASETS = "datasets>=4"
 OPENPYXL = "openpyxl>=3.1"
 EDFIO = "edfio>=0.4.18"
 MATPLOTLIB = "matplotlib>=3.9"  # figures of the notebooks
+PANDAS = "pandas>=2.2"  # tables of the notebooks, Results.to_frame
 FAST = ["numba>=0.63", "simplejpeg>=1.8"]
 PYARROW = "pyarrow>=17"
 BEAM = "apache-beam>=2.70"
@@ -42,6 +43,8 @@ EXTRAS = {
     "gcs": ["gcsfs>=2025.3", GCS],
     "s3": [S3FS],
     # The reference implementations that tests and benchmarks compare with; never needed to run.
+    # timm too, but installed by itself (launch/test.sh): it brings torchvision, which fails beside
+    # a torch without CUDA, and transformers with it.
     "parity": [TORCH],
     "benchmarks": [TORCH, "scikit-learn>=1.5"],
     "docs": [
@@ -50,13 +53,14 @@ EXTRAS = {
         "mkdocstrings[python]>=0.29",
         "mkdocs-api-autonav>=0.2",
     ],
-    "notebooks": [MATPLOTLIB],
+    "notebooks": [MATPLOTLIB, PANDAS],
     "dev": [
         BEAM,
         DATASETS,
         EDFIO,
         H5PY,
         MATPLOTLIB,
+        PANDAS,
         OPENPYXL,
         S3FS,
         "moto[s3]>=5.1",  # an S3 server for the tests

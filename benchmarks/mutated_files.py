@@ -34,6 +34,7 @@ import nibabel
 import numpy as np
 import pydicom
 import scipy.io
+from helpers import slides
 from helpers.dicom import make_dicom
 from helpers.metaimage import make_metaimage
 from PIL import Image
@@ -71,6 +72,18 @@ def _picture(ending: str, **options: object) -> Maker:
         return path, path
 
     return write
+
+
+def _slide(**options: object) -> Maker:
+    def write(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+        path = slides.make_slide(folder / "a.svs", slides.picture(70, 90), **options)
+        return path, path
+
+    return write
+
+
+def _region(path: pathlib.Path) -> object:
+    return readers.read_image(f"{path}#x=10,y=20,width=60,height=40")
 
 
 def _dicom(compression: str = "", frames: int = 1) -> Maker:
@@ -146,6 +159,10 @@ def _video(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     return path, path
 
 
+def _clip(path: pathlib.Path) -> object:
+    return readers.read_frames(f"{path}#start=0.1,end=0.35")
+
+
 def _signal() -> np.ndarray:
     """float32 [12, 1000]: 10 s at 100 Hz, mV."""
     times = np.arange(1000) / 100
@@ -205,6 +222,10 @@ KINDS: dict[str, tuple[Maker, Reader]] = {
     "tiff": (_picture("tif", compression="tiff_lzw"), readers.read_image),
     "bmp": (_picture("bmp"), readers.read_image),
     "webp": (_picture("webp"), readers.read_image),
+    "slide": (_slide(), _region),
+    "slide, BigTIFF": (_slide(big=True, rgb=True), _region),
+    "slide, deflate": (_slide(compression=slides.DEFLATE), _region),
+    "slide, JPEG 2000": (_slide(compression=slides.YCBCR_2000), _region),
     "dicom": (_dicom(), readers.read_image),
     "dicom, RLE": (_dicom("rle"), readers.read_image),
     "dicom, JPEG": (_dicom("JPEG"), readers.read_image),
@@ -219,6 +240,7 @@ KINDS: dict[str, tuple[Maker, Reader]] = {
     "metaimage, zraw": (_metaimage("mhd", True, True), readers.read_frames),
     "npz": (_npz, readers.read_frames),
     "video": (_video, readers.read_frames),
+    "video, interval": (_video, _clip),
     "mask, png": (_picture("png"), readers.read_mask),
     "mask, nifti": (_nifti(".nii.gz"), readers.read_mask),
     "mask, dicom": (_dicom(), readers.read_mask),
@@ -233,7 +255,7 @@ KINDS: dict[str, tuple[Maker, Reader]] = {
     "ecg, csv": (_bare("csv"), readers.read_ecg),
 }
 if importlib.util.find_spec("cv2") is None:
-    del KINDS["video"]
+    del KINDS["video"], KINDS["video, interval"]
 
 
 # ------------------------------------------------------------------------------------- mutations

@@ -8,6 +8,8 @@ VENV=${VENV:-.venv-test}
 source launch/venv.sh
 
 install_into_venv dev,parity
+# Without what it depends on: torchvision fails beside a torch without CUDA.
+"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt timm
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
 if ! command -v chromium > /dev/null; then

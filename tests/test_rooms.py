@@ -25,6 +25,7 @@ ROOMS = (
     "evaluation",
     "report",
     "train",
+    "transfer",
     "plan",
     "launch",
     "sweep",

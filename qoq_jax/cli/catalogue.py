@@ -115,7 +115,6 @@ def _licences(arguments: argparse.Namespace) -> int:
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from qoq_jax.climb.catalogue import show
 
     if rows:
-        terminal.table(title, columns, rows, show.aligned(columns, rows))
+        terminal.table(title, columns, rows, terminal.aligned(columns, rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from qoq_jax.base import storage
+from qoq_jax.cli import beam
 from qoq_jax.cli.parser import Commands, command
 
 
@@ -23,6 +24,7 @@ def add(actions: Commands) -> None:
     convert.add_argument(
         "--seed", type=int, default=0, help="of splits, wordings and label order; default: 0"
     )
+    beam.add(convert, "", "none, this process without Beam")
     _add_import(actions)
 
 
@@ -82,6 +84,7 @@ def _add_import(actions: Commands) -> None:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from qoq_jax.base.errors import ConfigError
+    from qoq_jax.climb import pipeline
     from qoq_jax.climb.catalogue import table
     from qoq_jax.climb.convert import sets, write
     from qoq_jax.climb.mimic import convert as mimic
@@ -99,10 +102,17 @@ def _convert(arguments: argparse.Namespace) -> int:
     if arguments.root is None:
         raise ConfigError("no folder is given", hint=f"qoq data convert {arguments.name} FOLDER")
     storage.check_local(arguments.root)
+    options = beam.options(arguments)
     if converter is None:
+        if arguments.runner:
+            raise ConfigError(
+                f"--runner {arguments.runner}: the tables of MIMIC-IV are read by one process",
+                hint="leave it out",
+            )
         print(mimic.summary(mimic.convert(arguments.root, arguments.name, arguments.seed)))
         return 0
-    report = write.convert(converter, arguments.root, arguments.seed)
+    run = pipeline.beam(arguments.runner, options) if arguments.runner else pipeline.here
+    report = write.convert(converter, arguments.root, arguments.seed, run)
     print(write.summary(report))
     return 0
 

@@ -6,6 +6,11 @@ import argparse
 
 from qoq_jax.cli.parser import Commands, command
 
+_NOTE = """\
+95 %: of the gain, bootstrap over patients. won/lost: rows that the second
+alone or the first alone has right. p: of these, exchanging the two by patient
+(McNemar's exact test with one row each); not corrected for several domains."""
+
 
 def add(commands: Commands) -> None:
     """Adds the command to the parser of `qoq`."""
@@ -31,26 +36,24 @@ def run(arguments: argparse.Namespace) -> int:
     sides = [saved.read(path)["records"] for path in (arguments.first, arguments.second)]
     rows = compare(*sides)
     left_out = [len(side) - rows[0]["count"] for side in sides]
-    cells, lines = [], []
-    for row in rows:
-        low, high = row["interval"]
-        cells.append(
-            [
-                row["name"],
-                str(row["count"]),
-                str(row["patients"]),
-                f"{row['first']:.3f}",
-                f"{row['second']:.3f}",
-                f"{row['gain']:+.3f}",
-                f"{low:+.3f} to {high:+.3f}",
-                f"{row['won']} / {row['lost']}",
-                f"{row['p']:.2g}",
-            ]
-        )
-        lines.append("  ".join(cells[-1]))
-    columns = ("domain", "rows", "patients", "first", "second", "gain", "95 %", "won / lost", "p")
+    cells = [
+        [
+            row["name"],
+            str(row["count"]),
+            str(row["patients"]),
+            f"{row['first']:.3f}",
+            f"{row['second']:.3f}",
+            f"{row['gain']:+.3f}",
+            "{:+.3f} to {:+.3f}".format(*row["interval"]),
+            f"{row['won']}/{row['lost']}",
+            "<0.001" if row["p"] < 0.001 else f"{row['p']:.3f}",
+        ]
+        for row in rows
+    ]
+    columns = ("domain", "rows", "patients", "first", "second", "gain", "95 %", "won/lost", "p")
     title = f"macro-F1, {arguments.first} -> {arguments.second}"
-    terminal.table(title, columns, cells, plain=(title, "  ".join(columns), *lines))
+    terminal.table(title, columns, cells, plain=(title, *terminal.aligned(columns, cells)))
+    print(_NOTE)
     if any(left_out):
         print(f"rows that only one of them has, left out: {left_out[0]} and {left_out[1]}")
     return 0

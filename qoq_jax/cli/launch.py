@@ -134,9 +134,12 @@ def check_config(job: Job) -> list[ConfigError]:
     # Configs import JAX; no accelerator is asked for.
     os.environ["JAX_PLATFORMS"] = "cpu"
     from qoq_jax.train import config
+    from qoq_jax.transfer import config as transfer_config
 
     try:
-        cfg = config.parse(config.override(config.load(file), overrides))
+        of_encoder = config.kind_of(file) == transfer_config.KIND
+        parse = transfer_config.parse if of_encoder else config.parse
+        cfg = parse(config.override(config.load(file), overrides))
         at = place.of(job)
         return _processes(at, cfg) if at.kind == "cpu" else _mesh_and_batch(job, at, cfg)
     except ConfigError as error:
@@ -161,10 +164,11 @@ def _mesh_and_batch(job: Job, at: Place, cfg: Any) -> list[ConfigError]:
     """By the instant plan: what `qoq plan` says of the same config and topology."""
     from qoq_jax.plan import case, devices, instant, memory
     from qoq_jax.train import stages
+    from qoq_jax.transfer.config import TransferConfig
 
     topology = devices.parse(str(at))
     case.resolved(cfg.mesh, topology)
-    if any(stages.get(name).alone for name in cfg.stages):
+    if isinstance(cfg, TransferConfig) or any(stages.get(name).alone for name in cfg.stages):
         _note("only the mesh of the config is checked: the plan knows multimodal models")
         return check.graces(job, 0, cfg.faults.grace)
     plans = instant.plan(cfg, topology)

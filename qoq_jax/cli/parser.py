@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   qoq data samples data_cache/real
   qoq data validate data_cache/climb-mini
   qoq data convert ham10000 data/ham10000
+  qoq data convert lndb data/lndb --runner DirectRunner
   qoq data shards data/ham10000 shards/ham10000
   qoq data arrays tuab data/tuab
   qoq data import photos --domain dermoscopy --patient-pattern '(p\\d+)_'

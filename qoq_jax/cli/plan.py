@@ -65,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     if prices is not None:
         cost.price_of(topology.device.name, prices)
     raw = config.override(config.load(arguments.config), arguments.overrides)
+    if kind := config.kind_of(arguments.config):
+        return _plan_encoder(kind, raw, topology, arguments)
     cfg = config.parse(raw)
     case.check_stages(cfg)
     if arguments.mesh:
@@ -103,6 +105,28 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         show.show_cost(paid, plans)
     return _done(arguments, found, all(plan.spare >= 0 for plan in plans))
+
+
+def _plan_encoder(kind: str, raw: Any, topology: Any, arguments: argparse.Namespace) -> int:
+    """The plan of a config of an encoder (configs/climb_multitask.py)."""
+    from qoq_jax.plan import encoder
+    from qoq_jax.transfer import config
+
+    if kind != config.KIND:
+        raise ConfigError("fusions are compared on one device", hint="there is nothing to plan")
+    given = [name for name in ("search", "prices") if getattr(arguments, name)]
+    if arguments.compile is not None or given:
+        name = "compile" if arguments.compile is not None else given[0]
+        raise ConfigError(f"--{name} is not for the config of an encoder", hint="leave it out")
+    cfg = config.parse(raw)
+    if arguments.mesh:
+        cfg = dataclasses.replace(cfg, mesh=_mesh(cfg.mesh, arguments.mesh))
+    found = encoder.plan(cfg, topology)
+    if arguments.json:
+        print(json.dumps(encoder.as_json(found), indent=1))
+    else:
+        encoder.show(found)
+    return 0 if found.spare >= 0 else 1
 
 
 def _check(arguments: argparse.Namespace, topology: Any) -> None:

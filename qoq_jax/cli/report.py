@@ -39,6 +39,12 @@ def add(commands: Commands) -> None:
         "card, without media and patients, into this new folder",
     )
     report.add_argument(
+        "--tfds",
+        action="store_true",
+        help="the data set of --traces for tensorflow-datasets: DIR is its data_dir, which may "
+        "hold others",
+    )
+    report.add_argument(
         "--license", metavar="NAME", help="of that data set, as cc-by-4.0; default: unknown"
     )
     report.add_argument(
@@ -54,15 +60,16 @@ def add(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Writes the pages, the sheet or the data set, and prints their paths."""
     from qoq_jax.base import storage
-    from qoq_jax.report import cases_page, report
+    from qoq_jax.report import cases_page, pages
 
     path, roots = arguments.workdir, dict(map(_root, arguments.data))
     if arguments.traces:
         if arguments.grading is not None:
             raise ConfigError("--grading does not go with --traces", hint="leave one out")
         return _write_traces(arguments, roots)
-    if arguments.license:
-        raise ConfigError("--license is that of a data set", hint="add --traces DIR")
+    for option in ("license", "tfds"):
+        if getattr(arguments, option):
+            raise ConfigError(f"--{option} is that of a data set", hint="add --traces DIR")
     if arguments.grading is not None:
         return _grading(arguments, roots)
     if arguments.seed is not None:
@@ -70,9 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     if storage.is_file(path):
         print(cases_page.of_file(path, arguments.out or "cases.html", arguments.against, roots))
         return 0
-    out = report.write_report(path, arguments.out)
-    print(out)
-    if page := cases_page.of_run(path, os.path.dirname(out), arguments.against, roots):
+    for page in pages.write(path, arguments.out, arguments.against, roots).values():
         print(page)
     return 0
 
@@ -106,10 +111,21 @@ def _write_traces(arguments: argparse.Namespace, roots: dict[str, str]) -> int:
         raise ConfigError(
             "no such folder", where=arguments.workdir, hint="--traces takes the workdir of a run"
         )
-    licence = arguments.license or "unknown"
-    parts = traces.export(arguments.workdir, arguments.traces, licence, roots)
-    for part in parts:
-        print(f"{os.path.join(arguments.traces, part.path)}: {len(part.rows)} rows", end="")
+    given = (arguments.workdir, arguments.traces, arguments.license or "unknown", roots)
+    if arguments.tfds:
+        from qoq_jax.report import traces_tfds  # slow to import
+
+        found = [
+            (f"tfds:{name}@{arguments.traces} {part.split}", part)
+            for name, parts in traces_tfds.export(*given)
+            for part in parts
+        ]
+    else:
+        made = traces.export(*given)
+        found = [(os.path.join(arguments.traces, part.path), part) for part in made]
+    parts = [part for _, part in found]
+    for name, part in found:
+        print(f"{name}: {len(part.rows)} rows", end="")
         print(f", {part.left_out} left out that name their patient" if part.left_out else "")
     if names := traces_card.restricted(parts):
         print(f"before you pass it on, check the terms of {', '.join(names)}")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 
-from qoq_jax.base.errors import ConfigError
+from qoq_jax.cli import beam
 from qoq_jax.cli.parser import Commands, command, shard_bytes
 
 
@@ -22,15 +21,7 @@ def add(actions: Commands) -> None:
     parser.add_argument(
         "--shard-size", default="256MB", metavar="SIZE", help="media per shard; default: 256MB"
     )
-    parser.add_argument(
-        "--runner", default="DirectRunner", help="of Beam, as DataflowRunner; default: DirectRunner"
-    )
-    parser.add_argument(
-        "--runner-options",
-        default="",
-        metavar="TEXT",
-        help="for the runner: '--direct_num_workers=8 --direct_running_mode=multi_processing'",
-    )
+    beam.add(parser, "DirectRunner", "DirectRunner")
     tfds = command(
         actions, "tfds", _tfds, "Prepare a data set for tensorflow-datasets, as ArrayRecord files."
     )
@@ -47,21 +38,12 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.out,
         shard_bytes(arguments.shard_size),
         arguments.runner,
-        _words(arguments.runner_options),
+        beam.options(arguments),
     )
     shards = manifest["shards"]
     records, size = (sum(one[key] for one in shards) for key in ("records", "bytes"))
     print(f"{arguments.out}: {records:,} rows in {len(shards)} shards, {size / 1e6:,.1f} MB")
     return 0
-
-
-def _words(text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise ConfigError(
-            f"--runner-options {text}: {error}", hint="close each quotation mark"
-        ) from None
 
 
 def _tfds(arguments: argparse.Namespace) -> int:

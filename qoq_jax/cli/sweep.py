@@ -1,5 +1,5 @@
-"""`qoq sweep`: all runs of a config file, several seeds each, compared; or evaluations of the
-checkpoints of runs.
+"""`qoq sweep`: all runs of a config file, several seeds each, compared; evaluations of the
+checkpoints of runs; or encoders on the labels of many data sets.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def add(commands: Commands) -> None:
     )
     sweep.add_argument(
         "file",
-        help="for example configs/evidence.py; override fields of every run that is trained with "
-        "--config.section.field=value",
+        help="for example configs/evidence.py, or NAME.py:ARG of a sweep of encoders; override "
+        "fields of every run that is trained with --config.section.field=value",
     )
     sweep.add_argument("--out", help="folder of the results; default: runs/NAME of the config file")
     sweep.add_argument(
@@ -34,7 +34,11 @@ def add(commands: Commands) -> None:
         "--seeds", type=int, help="seeds of each run or way of decoding; default: the file's"
     )
     sweep.add_argument(
-        "--jobs", type=int, default=1, help="runs that are trained at the same time; default: 1"
+        "--jobs",
+        type=int,
+        default=1,
+        help="runs that are trained at the same time, each on its share of this machine's "
+        "cores and of its GPUs or TPU chips; default: 1",
     )
     sweep.add_argument(
         "--dry-run", action="store_true", help="list what would be done, and what is finished"
@@ -43,23 +47,35 @@ def add(commands: Commands) -> None:
 
 
 def joins(arguments: argparse.Namespace) -> bool:
-    """Whether this process itself is one of several (docs/pods.md): it evaluates. What is trained
-    runs in processes of its own.
+    """Whether this process itself is one of several (docs/pods.md): it evaluates, or trains
+    encoders. Other trainings run in processes of their own.
     """
     from qoq_jax.sweep import run as sweeps
+    from qoq_jax.sweep import transfers
 
     try:
-        return not arguments.dry_run and sweeps.is_of_evaluations(arguments.file)
+        return not arguments.dry_run and (
+            transfers.is_of_encoders(arguments.file) or sweeps.is_of_evaluations(arguments.file)
+        )
     except QoqError:  # which `run` meets again
         return False
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the sweep; see sweep/run.py and sweep/evaluations.py."""
+    """Runs the sweep; see sweep/run.py, sweep/evaluations.py and sweep/transfers.py."""
     from qoq_jax.sweep import run as sweeps
+    from qoq_jax.sweep import transfers
 
     out = arguments.out or f"runs/{pathlib.Path(arguments.file).stem}"
     only = [name for name in arguments.only.split(",") if name]
+    if transfers.is_of_encoders(arguments.file):
+        if only or arguments.jobs != 1:
+            raise ConfigError(
+                "--jobs or --only with a sweep of encoders",
+                hint="they are trained one after the other; choose sets in the config",
+            )
+        loaded = transfers.load(arguments.file, arguments.overrides, arguments.seeds)
+        return (transfers.dry_run if arguments.dry_run else transfers.run)(*loaded, out)
     if not sweeps.is_of_evaluations(arguments.file):
         if arguments.distributed:
             raise ConfigError(

@@ -4,8 +4,9 @@ made.
 Readers and the libraries below them take paths. `opened` gives a folder of its own to each sample;
 a file of it is fetched whole, with two requests (size, bytes; of shards with all that its record
 holds), when a reader first asks for it, and all are gone when the sample is made. Containers of
-many recordings (HDF5, .mat, .npy) are kept on this machine instead (base/objects.py). Of a local
-root of plain files nothing of this happens.
+many recordings (HDF5, .mat, .npy), slides of which rows name regions and videos of which they name
+intervals are kept on this machine instead (base/objects.py). Of a local root of plain files nothing
+of this happens.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from qoq_jax.base import objects, storage
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import shards
-from qoq_jax.data.paths import split_member
+from qoq_jax.data.paths import is_part, split_member
 
 MAX_FILE_BYTES = 2 << 30
 _KEPT = (".h5", ".hdf5", ".mat", ".npy")
@@ -72,7 +73,7 @@ def fetched(path: str | os.PathLike) -> pathlib.Path:
                 if found is not None:
                     found.extract(name, folder)
                 else:
-                    _fetch(f"{root}/{name}", target)
+                    _fetch(f"{root}/{name}", target, is_part(path))
     return file
 
 
@@ -82,15 +83,16 @@ def sizes(root: str | os.PathLike) -> Callable[[str], int]:
     return storage.sizes(os.fspath(root)) if found is None else found.size
 
 
-def _fetch(url: str, target: str) -> None:
+def _fetch(url: str, target: str, in_part: bool) -> None:
+    """Puts an object at `target`; one of which a part is read is kept for others to come."""
     try:
         facts = objects.info(url)
         if facts["type"] != "file" or os.path.exists(target):
             return
-        if facts["size"] > MAX_FILE_BYTES:
+        if facts["size"] > MAX_FILE_BYTES and not in_part:
             raise DataError("the file is over 2 GiB", where=url, hint="crop or split it")
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        if target.lower().endswith(_KEPT):
+        if in_part or target.lower().endswith(_KEPT):
             _link(objects.local(url), target)
         else:
             with open(target, "wb") as file:

@@ -6,15 +6,34 @@ import os
 import pathlib
 import re
 
+SLIDE_SUFFIXES = (".svs", ".tif", ".tiff")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 # FILE::DATASET names an array inside of the file, FILE#3 its fourth recording (from 0), and
 # FILE#KEY=VALUE the recording at which the file's one-dimensional array KEY has that value.
-_MEMBER = re.compile(r"(?P<file>.*?\.(?:h5|hdf5|mat|npy))(?P<member>(?:::|#).*)", re.IGNORECASE)
+# SLIDE#x=..,y=..,width=..,height=.. names a region of a whole slide, VIDEO#start=..,end=.. seconds.
+_MEMBER = re.compile(
+    r"(.*?\.(?:h5|hdf5|mat|npy))((?:::|#).*)"
+    r"|(.*?\.(?:svs|tiff?))(#(?:x|y|width|height|level)=.*)"
+    r"|(.*?\.(?:mp4|avi|mov|mkv))(#(?:start|end)=.*)",
+    re.IGNORECASE,
+)
 
 
 def split_member(path: str | os.PathLike) -> tuple[str, str]:
     """("exams.hdf5", "::tracings#3") of "exams.hdf5::tracings#3"; (path, "") of a plain path."""
     found = _MEMBER.fullmatch(os.fspath(path))
-    return (found["file"], found["member"]) if found else (os.fspath(path), "")
+    if found is None:
+        return os.fspath(path), ""
+    file, member = (part for part in found.groups() if part is not None)
+    return file, member
+
+
+def is_part(path: str | os.PathLike) -> bool:
+    """Whether the path names a region of a slide or an interval of a video: a part of a file that
+    is read without the rest of it.
+    """
+    file, member = split_member(path)
+    return bool(member) and file.lower().endswith(SLIDE_SUFFIXES + VIDEO_SUFFIXES)
 
 
 def is_inside(path: str | os.PathLike, root: str | os.PathLike) -> bool:

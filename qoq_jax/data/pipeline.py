@@ -436,13 +436,30 @@ def _mix(
         raise ConfigError(
             f"weights_by_domain: {dict(weights)}", hint="use numbers of at least 0, not all 0"
         )
-    used = sorted(domain for domain, weight in weights.items() if weight > 0)
-    parts = []
-    for domain in used:
-        places = np.flatnonzero(domains == schema.DOMAINS.index(domain))
-        pairs = grain.MapDataset.source(_Pairs(sources, places))
-        parts.append(pairs.shuffle(seed=_seed(seed, domain)).repeat())
-    mixed = grain.MapDataset.mix(parts, weights=[weights[domain] for domain in used])
+    parts = {
+        domain: grain.MapDataset.source(
+            _Pairs(sources, np.flatnonzero(domains == schema.DOMAINS.index(domain)))
+        )
+        for domain, weight in weights.items()
+        if weight > 0
+    }
+    return mix(parts, weights, seed, window)
+
+
+def mix(
+    parts: Mapping[str, grain.MapDataset], weights: Mapping[str, float], seed: int, window: int
+) -> grain.MapDataset:
+    """An endless sequence with each part at its weight's share, shuffled anew each epoch.
+
+    Args:
+      parts: name -> its elements, of some weight each.
+      window: elements that are shuffled after mixing.
+    """
+    names = sorted(parts)
+    mixed = grain.MapDataset.mix(
+        [parts[name].shuffle(seed=_seed(seed, name)).repeat() for name in names],
+        weights=[weights[name] for name in names],
+    )
     return grain.experimental.WindowShuffleMapDataset(
         mixed, window_size=window, seed=_seed(seed, "window")
     )

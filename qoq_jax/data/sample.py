@@ -185,10 +185,11 @@ def _process(
             where=here("time-series"),
             hint="set model.ecg_tokens",
         )
-    read = [_read(readers.read_image, root, path, here("images")) for path in row.images]
+    read = [read_medium(readers.read_image, root, path, here("images")) for path in row.images]
     stacks = [resize(image[None], cfg, cfg.max_pixels, here("images")) for image in read]
     clips = [
-        _read(readers.read_frames, root, path, here("videos"), cfg.frames) for path in row.videos
+        read_medium(readers.read_frames, root, path, here("videos"), cfg.frames)
+        for path in row.videos
     ]
     stacks += [resize(clip, cfg, cfg.frame_max_pixels, here("videos")) for clip in clips]
     cut = [
@@ -199,7 +200,7 @@ def _process(
     read_ecg = functools.partial(
         readers.read_ecg, root=root, length=cfg.ecg_length, note=lengths.append
     )
-    signals = [_read(read_ecg, root, path, here("time-series")) for path in row.time_series]
+    signals = [read_medium(read_ecg, root, path, here("time-series")) for path in row.time_series]
     ecg = [check_ecg(signal, here("time-series")) for signal in signals]
 
     grids = [grid for _, grid in cut]
@@ -351,7 +352,7 @@ def naming(where: str) -> Iterator[None]:
         raise DataError(error.what, where=place, hint=error.hint) from error
 
 
-def _read(
+def read_medium(
     reader: Callable[..., np.ndarray], root: str | os.PathLike, path: str, where: str, *args: Any
 ) -> np.ndarray:
     """Reads a medium that must lie inside root; what cannot be read is a DataError that names the
@@ -442,7 +443,7 @@ def _meta(
         height, width = original[0].shape[-3:-1]
         h, w = resized[0].shape[1:3]
         if row.segmentation_path:
-            full = _read(
+            full = read_medium(
                 readers.read_mask,
                 root,
                 row.segmentation_path,

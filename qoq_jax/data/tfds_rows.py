@@ -22,6 +22,7 @@ from typing import Any, Self
 from qoq_jax.base.errors import ConfigError, DataError
 
 PREFIX = "tfds:"
+TRACES = "qoq_traces"  # name of data sets of responses (report/traces_tfds.py)
 _FIRST = re.compile(r".+-(?P<split>[^-]+)\.array_record-00000-of-\d{5}")
 
 
@@ -107,13 +108,20 @@ class Elements:
         self._where = str(path)
         split = _FIRST.fullmatch(path.name)["split"]
         try:
-            self._source = tfds.builder_from_directory(path.parent).as_data_source(split)
+            builder = tfds.builder_from_directory(path.parent)
+            self._source = builder.as_data_source(split)
         except Exception as error:  # its own, and any file error
             raise DataError(
                 f"tensorflow-datasets cannot open it ({type(error).__name__}: {str(error)[:80]})",
                 where=self._where,
                 hint='prepare it again with file_format="array_record"',
             ) from None
+        if builder.name == TRACES:
+            raise DataError(
+                "holds responses of a model (qoq report --traces), which are no rows",
+                where=self._where,
+                hint="read it with tfds.data_source",
+            )
 
     def watch(self) -> None:
         """Nothing: records carry checksums."""

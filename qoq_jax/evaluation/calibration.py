@@ -71,22 +71,26 @@ def ece(confidence: np.ndarray, right: np.ndarray, count: int = BINS) -> float:
     return float(sum(gaps) / len(confidence))
 
 
-def aurc(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Area under the risk-coverage curve: the mean, over k, of the error among the k most confident
-    rows (Geifman, Uziel and El-Yaniv,
-    arXiv 1805.08206). Rows of equal confidence enter together.
+def risks(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """float [N]: the error among the k most confident rows, k from 1 to N: the risk-coverage curve
+    (Geifman, Uziel and El-Yaniv, arXiv 1805.08206). Rows of equal confidence enter together.
     """
     order = np.argsort(-confidence, kind="stable")
     errors = np.cumsum(~right[order])
     # Within a tie every order is as good: the errors of the tie are spread evenly over it.
     _, first = np.unique(-confidence[order], return_index=True)
     edges = np.append(first, len(order))
-    risk = np.empty(len(order))
+    wrong = np.empty(len(order))
     for begin, end in itertools.pairwise(edges):
         before = errors[begin - 1] if begin else 0
         share = np.arange(1, end - begin + 1) / (end - begin)
-        risk[begin:end] = before + share * (errors[end - 1] - before)
-    return float(np.mean(risk / np.arange(1, len(order) + 1)))
+        wrong[begin:end] = before + share * (errors[end - 1] - before)
+    return wrong / np.arange(1, len(order) + 1)
+
+
+def aurc(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Area under the risk-coverage curve: the mean of `risks`."""
+    return float(np.mean(risks(confidence, right)))
 
 
 def summarize(records: Sequence[dict]) -> dict | None:

@@ -16,7 +16,7 @@ from qoq_jax.data import rows as schema
 from qoq_jax.evaluation import metrics
 
 _NOT_VISION = ("ecg", "multimodal")
-_TITLES = {
+TITLES = {
     "macro_f1": "macro-F1",
     "balanced_accuracy": "balanced accuracy (mean recall)",
     "label_accuracy": 'label accuracy (the paper\'s "balanced accuracy")',
@@ -57,5 +57,5 @@ def markdown(made: dict) -> str:
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, values in made["rows"].items():
         cells = (f"{values[column]:.3f}" if column in values else "" for column in columns)
-        lines.append(f"| {_TITLES[name]} | {' | '.join(cells)} |")
+        lines.append(f"| {TITLES[name]} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -48,6 +48,7 @@ class RowFiles:
         Raises:
           ConfigError: the folder holds an evaluation of something else.
         """
+        identity = json.loads(json.dumps(identity))  # tuples are lists there
         theirs = files.read_json(os.path.join(self._folder, _IDENTITY), {})
         changed = sorted(k for k in identity if theirs and theirs.get(k) != identity[k])
         if changed:

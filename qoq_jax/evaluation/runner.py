@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any, Protocol, TypeAlias
 
 import jax
 import numpy as np
 
-from qoq_jax.base import progress
+from qoq_jax.base import progress, terminal
 from qoq_jax.data.packing import Budget, Placed
 from qoq_jax.data.pipeline import BatchIterator
 from qoq_jax.data.tokenizer import Tokenizer
 from qoq_jax.data.unpacking import unpack
 from qoq_jax.evaluation import calibration, fairness, few, likelihood, metrics
 from qoq_jax.models.sizes import VlmConfig
-from qoq_jax.parallel import preemption
+from qoq_jax.parallel import hosts, preemption
 from qoq_jax.parallel.hosts import Share
 from qoq_jax.rewards import score as rewards
 from qoq_jax.sampling import vllm
@@ -53,6 +53,9 @@ class Evaluable(Protocol):
 
     def evaluation_iterator(self, split: str, limit: int) -> BatchIterator:
         """One pass over a split, `limit` rows per domain of each source."""
+
+    def evaluation_rows(self, split: str, limit: int) -> Mapping[str, Sized]:
+        """Those rows, by source."""
 
     def evaluation_budget(self) -> Budget:
         """The shape of its batches."""
@@ -132,7 +135,7 @@ def answer(
         sampler = make_sampler(setup.model, settings, setup.mesh)
         responses = sampler.greedy(params, batches(), setup.banned)
     records = {}
-    for response in responses:
+    for response in _watched(responses, setup.evaluation_rows(split, limit), split):
         if response.prompt in metas:
             meta, text = metas[response.prompt], setup.tokenizer.decode(response.token_ids)
             records[response.prompt] = metrics.record(
@@ -155,7 +158,22 @@ def answer(
     return [record for _, record in sorted((pair for part in parts for pair in part), key=_number)]
 
 
-def numbered(data: BatchIterator, share: Share) -> Iterator[tuple[dict, Samples, list[int]]]:
+def _watched(
+    responses: Iterable[Response], rows: Mapping[str, Sized], split: str
+) -> Iterator[Response]:
+    """The responses, with a bar on the main process's terminal."""
+    if not hosts.is_main():
+        yield from responses
+        return
+    with terminal.Bar(f"answering the {split} split", sum(map(len, rows.values()))) as bar:
+        for done, response in enumerate(responses, 1):
+            yield response
+            bar.update(done)
+
+
+def numbered(
+    data: Iterable[tuple[dict, list[Placed]]], share: Share
+) -> Iterator[tuple[dict, Samples, list[int]]]:
     """Batches of this process, its samples with their numbers, and the rows of all processes that
     hold a prompt: prompts are numbered as if one process had read them.
     """

@@ -46,19 +46,25 @@ def read(path: str) -> dict[str, Any]:
     return content
 
 
+def check(records: list[dict]) -> None:
+    """Raises DataError where one is no record of an evaluation."""
+    for record in records:
+        if not isinstance(record, dict) or any(name not in record for name in FIELDS):
+            raise DataError(
+                "holds what is no record of an evaluation",
+                hint="a record has " + ", ".join(FIELDS),
+            )
+
+
 def by_row(records: list[dict]) -> dict[tuple[str, str], dict]:
     """(source, id) -> record.
 
     Raises:
       DataError: one is no record of an evaluation, or a row is there twice.
     """
+    check(records)
     found: dict[tuple[str, str], dict] = {}
     for number, record in enumerate(records, 1):
-        if not isinstance(record, dict) or any(name not in record for name in FIELDS):
-            raise DataError(
-                "holds what is no record of an evaluation",
-                hint="a record has " + ", ".join(FIELDS),
-            )
         key = (record["source"], record["id"])
         if key in found:
             # Without its id, which may hold the patient's name.

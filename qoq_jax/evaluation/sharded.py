@@ -18,28 +18,81 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
+import jax
 import numpy as np
 
 from qoq_jax.base import progress
 from qoq_jax.base.errors import DataError
 from qoq_jax.data.index import Rows
+from qoq_jax.data.meta import SampleMeta
+from qoq_jax.data.packing import Budget, Placed
 from qoq_jax.data.pipeline import BatchIterator
+from qoq_jax.data.tokenizer import Tokenizer
 from qoq_jax.evaluation import calibration, likelihood, metrics, runner
 from qoq_jax.evaluation.row_files import RowFiles
+from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel import hosts
+from qoq_jax.parallel.hosts import Share
 from qoq_jax.rewards import score as rewards
 from qoq_jax.sampling.sampler import PackedBatch, make_sampler
 from qoq_jax.sampling.schedule import Settings
 
+Batch: TypeAlias = tuple[dict[str, np.ndarray], list[Placed]]
 
-class Sharded(runner.Evaluable, Protocol):
-    """What it needs of a run besides; train.setup.Setup has it."""
 
-    def one_pass(self, rows: Mapping[str, Rows]) -> BatchIterator:
-        """One pass over rows of the run's sources."""
+class OnDevices(Protocol):
+    """A model on a mesh; train.setup.Setup is one.
+
+    Attributes:
+      model: VlmConfig. mesh: of the parameters.
+      banned: bool [V], tokens that are never sampled. share: the rows of this process.
+    """
+
+    model: VlmConfig
+    tokenizer: Tokenizer
+    mesh: jax.sharding.Mesh
+    share: Share
+
+    @property
+    def banned(self) -> jax.Array: ...
+
+    def put(self, batch: Any) -> Any:
+        """A host batch on the mesh."""
+
+    def own(self, tree: Any) -> Any:
+        """Its inverse: this process's rows as numpy arrays."""
+
+
+class Asked(Protocol):
+    """The questions of an evaluation: `SplitRows`, or tasks.asked.Questions.
+
+    Attributes:
+      ids: source -> the ids of its questions, in order.
+      budget: the shape of a batch.
+    """
+
+    @property
+    def ids(self) -> Mapping[str, Sequence[str]]: ...
+
+    @property
+    def budget(self) -> Budget: ...
+
+    def fingerprint(self) -> dict[str, str]:
+        """Source -> a text that changes when its questions do."""
+
+    def batches(self, places: Mapping[str, np.ndarray]) -> Iterator[Batch]:
+        """(batch, placed samples) of this process: one pass over the questions of each source at
+        these places, in order. All processes must ask for it, and get as many batches.
+        """
+
+    def record(self, text: str, meta: SampleMeta) -> dict:
+        """The record of a response."""
+
+    def content(self, records: list[dict], several: bool) -> dict[str, Any]:
+        """What is written beside "records"; several: responses to each question."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,26 +100,66 @@ class Work:
     """What is to be evaluated.
 
     Attributes:
-      rows: source -> its rows.
-      ids: source -> the ids of these rows, in order.
+      asked: the questions.
       settings: how to sample; `rows` of it is a multiple of its samples and the devices.
       seed: of the draws; 0 and of no account when greedy.
-      scores: the likelihood of each label too.
+      scores: the likelihood of each label too, where labels are asked for.
     """
 
-    rows: Mapping[str, Rows]
-    ids: Mapping[str, tuple[str, ...]]
+    asked: Asked
     settings: Settings
     seed: int = 0
     scores: bool = False
 
-    def without(self, done: set[tuple[str, str]]) -> dict[str, Rows]:
-        """The rows that are not among these (source, id)."""
-        left = {
+    def without(self, done: set[tuple[str, str]]) -> dict[str, np.ndarray]:
+        """Source -> the places of its questions that are not among these (source, id)."""
+        return {
             source: np.array([i for i, name in enumerate(ids) if (source, name) not in done], int)
-            for source, ids in self.ids.items()
+            for source, ids in self.asked.ids.items()
         }
-        return {source: self.rows[source].take(places) for source, places in left.items()}
+
+
+class Run(runner.Evaluable, Protocol):
+    """A run with its data; train.setup.Setup has it."""
+
+    def one_pass(self, rows: Mapping[str, Rows]) -> BatchIterator:
+        """One pass over rows of the run's sources."""
+
+
+class SplitRows:
+    """Rows of a run's own sources.
+
+    Args:
+      rows: source -> its rows.
+    """
+
+    def __init__(self, run: Run, rows: Mapping[str, Rows]):
+        self._run, self._rows = run, rows
+        self.ids = {source: tuple(row.id for row in found) for source, found in rows.items()}
+
+    @property
+    def budget(self) -> Budget:
+        return self._run.evaluation_budget()
+
+    def fingerprint(self) -> dict[str, str]:
+        return {source: rows.fingerprint for source, rows in self._rows.items()}
+
+    def batches(self, places: Mapping[str, np.ndarray]) -> Iterator[Batch]:
+        data = self._run.one_pass({name: self._rows[name].take(at) for name, at in places.items()})
+        yield from data
+        for quarantined in self._run.share.join("skipped", data.quarantined):
+            self._run.remember_quarantined(quarantined)
+
+    def record(self, text: str, meta: SampleMeta) -> dict:
+        return metrics.record(text, meta, rewards.score(text, meta, self._run.config.rl.reward))
+
+    def content(self, records: list[dict], several: bool) -> dict[str, Any]:
+        """{"summary", "calibration"} as `runner.evaluate` has them. Several responses to a row are
+        no independent rows, so there are no intervals then.
+        """
+        sure = calibration.summarize(records)
+        summary = metrics.summarize(records, **({"draws": 0} if several else {}))
+        return {"summary": summary} | ({"calibration": sure} if sure else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +176,10 @@ class Speed:
     seconds: float
 
 
-def evaluate(setup: Sharded, params: Any, work: Work, files: RowFiles) -> Speed:
+def evaluate(model: OnDevices, params: Any, work: Work, files: RowFiles) -> Speed:
     """Answers the rows that are not answered yet; process 0 then writes the whole evaluation.
 
-    All processes must call it, within `jax.set_mesh` of the setup's mesh.
+    All processes must call it, within `jax.set_mesh` of the model's mesh.
 
     Raises:
       DataError: rows are left that could not be made, and data.on_error is not "skip".
@@ -97,12 +190,12 @@ def evaluate(setup: Sharded, params: Any, work: Work, files: RowFiles) -> Speed:
     found = files.read()
     answered = {(source, name) for source, name, _ in found}
     done = {row for row in answered if all((*row, sample) in found for sample in samples)}
-    rows, tokens = _answer(setup, params, work, work.without(done), files)
+    rows, tokens = _answer(model, params, work, work.without(done), files)
     if work.scores:
         hosts.barrier("row files")
         found = files.read()
         for sample in samples:
-            _score(setup, params, work, sample, found, files)
+            _score(model, params, work, sample, found, files)
     hosts.barrier("row files")
     seconds = time.monotonic() - began
     if hosts.is_main():
@@ -112,39 +205,36 @@ def evaluate(setup: Sharded, params: Any, work: Work, files: RowFiles) -> Speed:
 
 @progress.phase("evaluation")
 def _answer(
-    setup: Sharded, params: Any, work: Work, rows: Mapping[str, Rows], files: RowFiles
+    model: OnDevices, params: Any, work: Work, left: Mapping[str, np.ndarray], files: RowFiles
 ) -> tuple[int, int]:
     """Writes the records of this process; (rows, tokens) of all processes."""
-    if not any(map(len, rows.values())):
+    if not any(map(len, left.values())):
         return 0, 0
-    data, share, settings = setup.one_pass(rows), setup.share, work.settings
+    asked, share, settings = work.asked, model.share, work.settings
     metas: dict[int, Any] = {}  # number of the prompt -> of this process's prompts
     names: list[int] = []  # of all prompts
 
     def batches() -> Iterator[PackedBatch]:
-        for batch, prompts, at in runner.numbered(data, share):
+        for batch, prompts, at in runner.numbered(asked.batches(left), share):
             metas.update((number, placed.meta) for number, placed in prompts)
             mine = [row_name(placed.meta.source, placed.meta.id) for _, placed in prompts]
             names.extend(name for part in share.join("names", mine) for name in part)
-            yield setup.put(batch), at
+            yield model.put(batch), at
 
     def key_of(prompt: int, sample: int) -> np.ndarray:
         return response_key(work.seed, names[prompt], sample)
 
-    sampler, tokens = make_sampler(setup.model, settings, setup.mesh), 0
-    for response in sampler.through_slots(params, batches(), setup.banned, key_of):
+    sampler, tokens = make_sampler(model.model, settings, model.mesh), 0
+    for response in sampler.through_slots(params, batches(), model.banned, key_of):
         tokens += response.length
         if response.prompt in metas:
-            meta, text = metas[response.prompt], setup.tokenizer.decode(response.token_ids)
-            reward = rewards.score(text, meta, setup.config.rl.reward)
-            files.add(metrics.record(text, meta, reward), response.sample)
-    for quarantined in share.join("skipped", data.quarantined):
-        setup.remember_quarantined(quarantined)
+            text = model.tokenizer.decode(response.token_ids)
+            files.add(asked.record(text, metas[response.prompt]), response.sample)
     return len(names), tokens
 
 
 def _score(
-    setup: Sharded,
+    model: OnDevices,
     params: Any,
     work: Work,
     sample: int,
@@ -152,37 +242,37 @@ def _score(
     files: RowFiles,
 ) -> None:
     """Adds the likelihood of each label to the records of this process that have none."""
-    ready = {(source, name): r for (source, name, g), r in found.items() if g == sample}
-    texts = {
-        row: r["text"] for row, r in ready.items() if "scores" not in r and len(r["vocabulary"]) > 1
+    # Options of a question, "A. CT", are no labels that a model boxes.
+    ready = {
+        (source, name): r
+        for (source, name, g), r in found.items()
+        if g == sample and len(r["vocabulary"]) > 1 and r.get("kind", "labels") == "labels"
     }
-    every = {(source, name) for source, ids in work.ids.items() for name in ids}
+    texts = {row: r["text"] for row, r in ready.items() if "scores" not in r}
+    every = {(source, name) for source, ids in work.asked.ids.items() for name in ids}
     if not texts:
         return
     # One shape for all, whatever rows come together and whatever is left after a kill.
-    asked = ((r["text"], r["vocabulary"]) for r in ready.values() if len(r["vocabulary"]) > 1)
-    shape = likelihood.shape_of(asked, setup.tokenizer)
-    data = setup.one_pass(work.without(every - texts.keys()))
+    asked = ((r["text"], r["vocabulary"]) for r in ready.values())
+    shape = likelihood.shape_of(asked, model.tokenizer)
+    data = work.asked.batches(work.without(every - texts.keys()))
     batches = (
         (batch, [placed for _, placed in prompts])
-        for batch, prompts, _ in runner.numbered(data, setup.share)
+        for batch, prompts, _ in runner.numbered(data, model.share)
     )
-    for part in likelihood.scored(setup, params, batches, texts, shape):
+    for part in likelihood.scored(model, params, batches, texts, shape):
         for (source, name), chances in part.items():
             files.add({"source": source, "id": name, "scores": chances}, sample)
 
 
 def _content(work: Work, files: RowFiles) -> dict[str, Any]:
-    """{"summary", "records", "calibration"} as `runner.evaluate` has them, each record with its
-    "sample". Each response counts as a row; several responses to a row are no independent rows, so
-    there are no intervals then.
-    """
-    found, several = files.read(), work.settings.num_samples > 1
+    """The evaluation with its records in the order of the rows, each with its "sample"."""
+    found, samples = files.read(), work.settings.num_samples
     records = [
         found[source, name, sample]
-        for source, ids in work.ids.items()
+        for source, ids in work.asked.ids.items()
         for name in ids
-        for sample in range(work.settings.num_samples)
+        for sample in range(samples)
         if (source, name, sample) in found
     ]
     if len(records) != len(found):
@@ -190,12 +280,7 @@ def _content(work: Work, files: RowFiles) -> dict[str, Any]:
             f"{len(found) - len(records)} responses are to rows that are not asked for",
             hint="delete the folder of this evaluation",
         )
-    sure = calibration.summarize(records)
-    return {
-        "summary": metrics.summarize(records, **({"draws": 0} if several else {})),
-        "records": records,
-        **({"calibration": sure} if sure else {}),
-    }
+    return work.asked.content(records, samples > 1) | {"records": records}
 
 
 # --------------------------------------------------------------------------------------------- keys

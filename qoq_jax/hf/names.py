@@ -65,6 +65,12 @@ def published_shape(spec: ParamSpec) -> tuple[int, ...]:
     if spec.hf_layout == "patches":
         side = math.isqrt(shape[0] // (3 * PATCH_FRAMES))
         return (shape[1], 3, PATCH_FRAMES, side, side)
+    if spec.hf_layout == "conv":
+        return (shape[3], shape[2], *shape[:2])
+    if spec.hf_layout == "depthwise":
+        return (shape[2], 1, *shape[:2])
+    if spec.hf_layout == "pointwise":
+        return (shape[1], shape[0], 1, 1)
     return shape
 
 
@@ -80,6 +86,9 @@ def split(spec: ParamSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return shape, tuple(range(len(shape)))
     if spec.hf_layout == "linear":
         return (*shape[1:], shape[0]), (last, *range(last))
+    if spec.hf_layout == "conv":
+        return (shape[3], shape[2], *shape[:2]), (2, 3, 1, 0)
+    # linear_out, patches, depthwise and pointwise: their outputs come first, and last in ours
     return (shape[-1], *shape[:-1]), (*range(1, len(shape)), 0)
 
 

@@ -75,6 +75,8 @@ class KeySet:
       valid: bool, axes as the ids have; keys that are False are seen by none.
       causal: a key is seen from its own index on.
       exclude_self: a key is not seen from its own index.
+      bias: added to the scores, whose axes are those of `bias_axes`: of the heads, t and s, and of
+        rows that it differs between.
       longest: equal segments are contiguous and at most so many tokens long, and the keys are
         those of the queries: scores exist between neighbours only. None = not known.
     """
@@ -83,8 +85,10 @@ class KeySet:
     v: jax.Array
     ids: TokenIds = NO_IDS
     valid: jax.Array | None = None
+    bias: jax.Array | None = None
     k_axes: str = flax.struct.field(pytree_node=False, default="bskh")
     v_axes: str = flax.struct.field(pytree_node=False, default="bskh")
+    bias_axes: str = flax.struct.field(pytree_node=False, default="kts")
     causal: bool = flax.struct.field(pytree_node=False, default=False)
     exclude_self: bool = flax.struct.field(pytree_node=False, default=False)
     longest: int | None = flax.struct.field(pytree_node=False, default=None)
@@ -112,7 +116,8 @@ def attention(
         return _between_neighbours(q, one.k, one.v, ids.segment, longest)
     # Scores against keys that differ from token to token are few: as many as those keys.
     own_keys = any("t" in one.k_axes for one in keys)
-    if "t" in axes and not own_keys and q.shape[axes.index("t")] > 2 * QUERY_BLOCK:
+    biased = any(one.bias is not None for one in keys)
+    if "t" in axes and not own_keys and not biased and q.shape[axes.index("t")] > 2 * QUERY_BLOCK:
         return _in_query_blocks(q, keys, ids, axes)
     return _masked_softmax(q, keys, ids, axes)
 
@@ -132,6 +137,8 @@ def _masked_softmax(q: jax.Array, keys: Sequence[KeySet], ids: TokenIds, axes: s
         axis=-1,
     )
     scores = scores * q.shape[-1] ** -0.5
+    if any(one.bias is not None for one in keys):
+        scores = scores + _bias(keys, f"{rows}s")
     seen = _seen(keys, ids, axes, f"{rows}s")
     if seen is not None:
         scores = jnp.where(seen, scores, MASKED)
@@ -144,6 +151,12 @@ def _masked_softmax(q: jax.Array, keys: Sequence[KeySet], ids: TokenIds, axes: s
         parts.append(jnp.einsum(f"{rows}s,{one.v_axes}->{axes}", part, one.v))
         start = end
     return functools.reduce(jnp.add, parts)
+
+
+def _bias(keys: Sequence[KeySet], to: str) -> jax.Array:
+    """What is added to scores of axes `to`; of one set of keys, which all users of a bias have."""
+    (one,) = keys
+    return _spread(one.bias.astype(jnp.float32), one.bias_axes, to)
 
 
 def _seen(keys: Sequence[KeySet], ids: TokenIds, axes: str, to: str) -> jax.Array | None:

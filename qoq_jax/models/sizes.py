@@ -321,14 +321,7 @@ def _nano() -> VlmConfig:
             full_attention_blocks=(1,),
             max_frame_patches=64,  # 112 x 112 pixels
         ),
-        ecg=EcgConfig(
-            width=64,
-            depth=2,
-            num_heads=4,
-            predictor_width=32,
-            predictor_depth=1,
-            predictor_heads=2,
-        ),
+        ecg=NANO_ECG,
         compute_dtype="float32",
         remat="none",
         **_special_ids(NANO_FIRST_SPECIAL),
@@ -407,6 +400,9 @@ def _qwen3(
     )
 
 
+NANO_ECG = EcgConfig(
+    width=64, depth=2, num_heads=4, predictor_width=32, predictor_depth=1, predictor_heads=2
+)
 BASE_ECG = EcgConfig(  # the published ECG-JEPA
     width=768, depth=12, num_heads=16, predictor_width=384, predictor_depth=6, predictor_heads=12
 )

@@ -13,6 +13,9 @@ in]):
   "linear_out"  theirs [out, in] <-> ours [in..., out]: attention output kernels
   "patches"     theirs [out, 3, f, p, p] (Conv3d whose stride is its kernel)
                 <-> ours [3 * f * p * p, out]
+  "conv"        theirs [out, in, kh, kw] <-> ours [kh, kw, in, out]: two-dimensional convolutions
+  "depthwise"   theirs [n, 1, kh, kw] <-> ours [kh, kw, n]: one kernel per channel
+  "pointwise"   theirs [out, in, 1, 1] <-> ours [in, out]: linear kernels written as convolutions
 """
 
 from __future__ import annotations
@@ -29,7 +32,17 @@ import numpy as np
 
 from qoq_jax.parallel import mesh as mesh_lib
 
-HF_LAYOUTS = ("", "tensor", "vector", "linear", "linear_out", "patches")
+HF_LAYOUTS = (
+    "",
+    "tensor",
+    "vector",
+    "linear",
+    "linear_out",
+    "patches",
+    "conv",
+    "depthwise",
+    "pointwise",
+)
 # Standard deviation of a unit normal cut at two standard deviations: initial values are divided by
 # it.
 TRUNCATED_STD = 0.87962566103423978

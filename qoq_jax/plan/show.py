@@ -29,8 +29,8 @@ def show_stage(plan: StagePlan) -> None:
         f"({case.topology.size} devices): {mesh}{sampling}, remat={case.model.remat}, "
         f"attention={case.model.attention}{micro}"
     )
-    _table("GiB of a device, by phase of a step", *_memory(plan))
-    _table("one step", *_programs(plan))
+    table("GiB of a device, by phase of a step", *_memory(plan))
+    table("one step", *_programs(plan))
     print(verdict(plan))
 
 
@@ -73,7 +73,7 @@ def show_advice(found: Sequence[Proposal], topology: Topology, most: int = 8) ->
     if not rows:
         print("no single change of the layout lowers the peak: use more devices or a smaller model")
         return
-    _table("what to change", ("change", "peak, GiB", "", "step, s", "cost"), rows)
+    table("what to change", ("change", "peak, GiB", "", "step, s", "cost"), rows)
 
 
 def show_layouts(found: Sequence[Layout], most: int = 5) -> None:
@@ -152,7 +152,8 @@ def _programs(plan: StagePlan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return heads, rows
 
 
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on a terminal, plain lines elsewhere."""
     terminal.table(title, heads, rows, _plain(title, heads, rows))
 
 

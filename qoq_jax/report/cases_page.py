@@ -20,10 +20,13 @@ def of_run(
     folder: str | os.PathLike,
     against: str | None = None,
     roots: Mapping[str, str] | None = None,
+    report: str = "",
 ) -> str | None:
     """Writes folder/cases.html; None where the run has no evaluation of the test split.
 
-    Args: as for `opened_run`.
+    Args:
+      against, roots: as for `opened_run`.
+      report: address of the report that the page links to.
 
     Raises:
       DataError: an evaluation cannot be read.
@@ -33,7 +36,7 @@ def of_run(
         if not sides or not sides[-1].records:
             return None
         name = os.path.basename(storage.absolute(os.fspath(workdir)))
-        viewer.write(out, sides, library, f"Cases of {name}")
+        viewer.write(out, sides, library, f"Cases of {name}", report=report)
     return out
 
 

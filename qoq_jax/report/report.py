@@ -8,7 +8,9 @@ directory.
                        ... and "labels", counts per domain (by_domain.py)
   eval/sft.json        {"records": [...]} of the evaluation before RL; records are those of
                        metrics.py
-  eval/rl.json         the same after RL
+  eval/rl.json         the same after RL (where there is none, eval/align.json); both may have
+                       "temperature" (calibration.py) and "fairness" (subgroups.py)
+  eval/*-validation.json, eval/align.json, eval/tasks/results.json   see evaluations.py
   gallery/STAGE/case_*.json  cases, see gallery.py; those of the last stage are shown
   config.json          the run's config
   goodput.json         "seconds": {part: s}, "starts", "lost_steps", see train/goodput.py
@@ -28,7 +30,7 @@ import pathlib
 
 from qoq_jax.base import files, storage
 from qoq_jax.evaluation import metrics
-from qoq_jax.report import by_domain, calibration, sections, style
+from qoq_jax.report import by_domain, calibration, evaluations, sections, style, subgroups
 from qoq_jax.report import real as real_samples
 from qoq_jax.report.charts import number, range_plot
 from qoq_jax.report.gallery import escape
@@ -38,22 +40,27 @@ MAX_BYTES = 8_000_000
 
 
 def write_report(
-    workdir: str | os.PathLike, out_html: str | os.PathLike | None = None
+    workdir: str | os.PathLike,
+    out_html: str | os.PathLike | None = None,
+    viewer: str = "",
 ) -> pathlib.Path | str:
     """Writes workdir/report.html (or out_html) and returns its path; what has no file is left out.
+
+    Args:
+      viewer: address of the case viewer that the page links to; "" where there is none.
 
     Raises:
       DataError: there is nothing to report on, or one of the files is damaged.
     """
     with storage.local_folder(workdir, leave_out=("checkpoints", "compile_cache")) as folder:
-        page = render(Run.read(pathlib.Path(folder)))
+        page = render(Run.read(pathlib.Path(folder)), viewer)
     out = os.path.join(workdir, "report.html") if out_html is None else out_html
     files.write_text(out, page)
     return out if storage.is_url(out) else pathlib.Path(out)
 
 
-def render(run: Run) -> str:
-    """The whole page."""
+def render(run: Run, viewer: str = "") -> str:
+    """The whole page; `viewer`: as for `write_report`."""
     parts = {
         "results": ("Results by domain", sections.domains(run)),
         "curves": ("How training went", sections.curves(run)),
@@ -61,13 +68,21 @@ def render(run: Run) -> str:
         "iou": ("Where it looked", sections.localisation(run)),
         "confusion": ("What it mixes up", sections.confusion(run)),
         "calibration": ("How sure it is", calibration.calibration(run)),
+        "selective": ("If it may keep silent", calibration.selective(run)),
+        "fairness": ("Fairness by group", subgroups.fairness_by_group(run)),
         "real": ("Real samples", real_samples.real(run)),
         "others": ("Other data sets", sections.others(run)),
+        "tasks": ("Published tasks", evaluations.tasks(run)),
+        "evaluations": ("Every evaluation", evaluations.every(run)),
         "cases": ("Cases", ""),
         "skipped": ("Skipped samples", sections.skipped(run)),
         "facts": ("Run facts", sections.facts(run)),
     }
-    headline = _headline(run)
+    headline, link = _headline(run), ""
+    if viewer:
+        link = f'<a class="page" href="{escape(viewer)}">Case viewer</a>'
+        headline += f'<p class="note"><a href="{escape(viewer)}">Test rows, to look through</a>'
+        headline += ": responses, boxes and media, to filter and to search.</p>"
     if run.cases:  # last, with the bytes that the rest leaves
         used = len(
             "".join([style.CSS, headline, *(content for _, content in parts.values())]).encode()
@@ -75,6 +90,7 @@ def render(run: Run) -> str:
         parts["cases"] = ("Cases", sections.cases(run, MAX_BYTES - used - 20_000))
     parts = {key: part for key, part in parts.items() if part[1]}
     nav = "".join(f'<a href="#{key}">{name}</a>' for key, (name, _) in parts.items())
+    nav = link + nav
     made = datetime.datetime.now(datetime.UTC).strftime("%d %B %Y, %H:%M UTC")
     filled = (
         f'<section id="{key}"><h2>{name}</h2>{text}</section>'

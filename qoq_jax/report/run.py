@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.evaluation import metrics
+from qoq_jax.evaluation import metrics, saved
 from qoq_jax.report.gallery import read_cases, read_json
 
+SPLITS = {"validation": "-validation", "test": ""}  # and what names of eval/*.json end with
+SIDES = {"before": "before RL", "after": "after RL"}
 
+
+@dataclasses.dataclass
 class Run:
     """What a working directory holds.
 
-    curves, cases, config, facts, goodput: contents of metrics.jsonl, the gallery, config.json,
-      run.json and goodput.json.
-    records: {"before": [...], "after": [...]}, the records before and after RL.
-    main_source: where most rows that are not real come from; the headline and the charts are about
-      those.
-    groups: {"before", "after"}: metrics of the main source's rows, or None.
+    Attributes:
+      curves, cases, config, facts, goodput: contents of metrics.jsonl, the gallery, config.json,
+        run.json and goodput.json.
+      records: {"before": [...], "after": [...]}, the records before and after RL (after alignment,
+        where there was no other RL).
+      evaluations: (stage, split) -> what eval/*.json has beside its records, by stage in order.
+      tasks: content of eval/tasks/results.json (evaluation/tasks/evaluate.py).
+      stages: {"before", "after"}: the stages of those two sides.
+      main_source: where most rows that are not real come from; the headline and the charts are
+        about those.
+      groups: {"before", "after"}: metrics of the main source's rows, or None.
     """
 
-    def __init__(
-        self,
-        curves: list[dict],
-        records: dict[str, list[dict]],
-        cases: list[dict],
-        config: dict,
-        facts: dict,
-        goodput: dict | None = None,
-    ) -> None:
-        self.curves, self.cases, self.config, self.facts = curves, cases, config, facts
-        self.records, self.goodput = records, goodput or {}
-        rows = records["after"] or records["before"]
+    curves: list[dict]
+    records: dict[str, list[dict]]
+    cases: list[dict]
+    config: dict
+    facts: dict
+    goodput: dict
+    evaluations: dict[tuple[str, str], dict]
+    tasks: dict
+    stages: dict[str, str] = dataclasses.field(init=False)
+    main_source: str | None = dataclasses.field(init=False)
+    groups: dict[str, dict | None] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stages = {"before": "sft", "after": _last(self.evaluations)}
+        rows = self.records["after"] or self.records["before"]
         sources = [r["source"] for r in rows if r["source"] != "real"]
         self.main_source = (
             max(set(sources), key=sources.count) if sources else ("real" if rows else None)
@@ -47,22 +61,38 @@ class Run:
         curves = (
             _read_curves(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
         )
-        sft, rl = (optional(f"eval/{name}.json", {}).get("records", []) for name in ("sft", "rl"))
+        found = {
+            (stage, split): optional(f"eval/{stage}{ending}.json", {})
+            for stage in reversed(saved.STAGES)
+            for split, ending in SPLITS.items()
+        }
+        evaluations = {key: content for key, content in found.items() if content}
+        rows = {key: content.pop("records", None) or [] for key, content in evaluations.items()}
+        sides = {"before": ("sft", "test"), "after": (_last(evaluations), "test")}
+        records = {side: rows.get(key, []) for side, key in sides.items()}
         cases = next(
             filter(
                 None, (read_cases(folder / "gallery" / stage) for stage in ("rl", "align", "sft"))
             ),
             [],
         )
-        if not (curves or sft or rl or cases):
+        tasks = optional("eval/tasks/results.json", {})
+        if not (curves or any(records.values()) or cases or tasks):
             raise DataError(
                 "nothing to report on",
                 where=str(folder),
                 hint="give the working directory of a run",
             )
-        records = {"before": sft, "after": rl}
         known = (optional(name, {}) for name in ("config.json", "run.json", "goodput.json"))
-        return cls(curves, records, cases, *known)
+        return cls(curves, records, cases, *known, evaluations, tasks)
+
+    def parts(self, name: str) -> dict[str, dict]:
+        """Side -> this part of its evaluation, "temperature" for example, where it has one."""
+        found = {
+            side: self.evaluations.get((stage, "test"), {}).get(name)
+            for side, stage in self.stages.items()
+        }
+        return {side: part for side, part in found.items() if part}
 
     @property
     def other_sources(self) -> list[str]:
@@ -77,6 +107,11 @@ class Run:
     def group(self, side: str, source: str | None) -> dict | None:
         rows = self.of_source(side, source)
         return metrics.summarize_group(rows) if rows else None
+
+
+def _last(evaluations: Mapping[tuple[str, str], dict]) -> str:
+    """The last stage of RL whose test rows were evaluated."""
+    return next((stage for stage in ("rl", "align") if (stage, "test") in evaluations), "rl")
 
 
 def _read_curves(path: pathlib.Path) -> list[dict]:

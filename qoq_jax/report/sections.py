@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from qoq_jax.report import charts
+from qoq_jax.report import charts, tables
 from qoq_jax.report import seconds as seconds_of
 from qoq_jax.report.gallery import case_html, choose, escape, is_right, title
-from qoq_jax.report.run import Run
+from qoq_jax.report.run import SIDES, Run
 
 MAX_CASES = 30
 MAX_POINTS = 600  # of one curve; longer ones are averaged down
@@ -65,16 +65,23 @@ def curves(run: Run) -> str:
         )
         out += _grid("grid2", [reward, chart(rl, "Loss", "loss")])
         out += _grid("small", [chart(rl, name, key, (205, 135)) for name, key in RL_CURVES.items()])
-        keys = sorted({key for line in rl for key in line if key.startswith("reward/domain/")})
-        names = {key: title(key.removeprefix("reward/domain/")) for key in keys}
-        if by_domain := _grid(
-            "small", [chart(rl, names[key], key, (205, 125), SHARE) for key in keys]
-        ):
+        if by_domain := _by_domain(rl, "reward/domain/", SHARE):
             out += "<h3>Reward by domain</h3>" + by_domain
     if warm := _grid("grid2", [chart(sft, name, key) for name, key in SFT_CURVES.items()]):
         out += "<h3>Supervised warm start</h3>" + warm
+        if by_domain := _by_domain(sft, "loss/domain/"):
+            out += "<h3>Loss by domain</h3>" + by_domain
     note = "Faint: as logged. Strong: moving average; the number at the end is its last value."
     return out and f'<p class="note">{note}</p>{out}'
+
+
+def _by_domain(
+    lines: Sequence[dict], prefix: str, y_range: tuple[float, float] | None = None
+) -> str:
+    """A small chart of each key that begins so."""
+    keys = sorted({key for line in lines for key in line if key.startswith(prefix)})
+    names = {key: title(key.removeprefix(prefix)) for key in keys}
+    return _grid("small", [chart(lines, names[key], key, (205, 125), y_range) for key in keys])
 
 
 def _series(lines: Sequence[dict], key: str, name: str, colour: str) -> charts.Series | None:
@@ -126,7 +133,7 @@ def domains(run: Run) -> str:
     return (
         f"<p>Macro-F1 on held-out {escape(run.main_source, 40)} rows. Thin lines are "
         "95 % intervals. Each domain counts the same in the mean, however rare.</p>"
-        f"{_keys()}<figure>{charts.paired_bars(rows)}</figure>"
+        f"{keys()}{tables.figure(charts.paired_bars(rows))}"
         "<h3>Every metric under its own name</h3>"
         + _metric_table(run.groups["before"], run.groups["after"], "domains", "Domain", title)
     )
@@ -175,13 +182,13 @@ def _cell(then: dict | None, now: dict | None, key: str) -> str:
     return was + (f"{values[-1]:.2f}" if values else "–")
 
 
-def _keys() -> str:
-    sides = (("before RL", charts.BEFORE), ("after RL", charts.AFTER))
-    keys = (
-        f'<span><i class="key" style="background:{colour}"></i>{name}</span>'
-        for name, colour in sides
+def keys(sides: Iterable[str] = tuple(SIDES)) -> str:
+    """The colours of the sides."""
+    named = (
+        f'<span><i class="key" style="background:var(--{side})"></i>{SIDES[side]}</span>'
+        for side in sides
     )
-    return f'<p class="keys">{"".join(keys)}</p>'
+    return f'<p class="keys">{"".join(named)}</p>'
 
 
 def localisation(run: Run) -> str:
@@ -199,7 +206,7 @@ def localisation(run: Run) -> str:
         f"{len(after or before):,} rows "
         f"that have one. Share of rows above 0.5: {shares}. Around a mask even the tightest box "
         "stays below "
-        f"1.</p>{_keys()}<figure>{charts.histogram(before, after)}</figure>"
+        f"1.</p>{keys()}{tables.figure(charts.histogram(before, after))}"
     )
 
 

@@ -1,4 +1,5 @@
 """The responses of a run's evaluations as a data set for Hugging Face: `qoq report --traces`.
+traces_tfds.py writes the same for tensorflow-datasets.
 
     DIR/README.md          the card; its YAML front matter names the files and their features
     DIR/STAGE/SPLIT.jsonl  a line per row of the evaluation after a stage, with FIELDS
@@ -39,13 +40,36 @@ def export(
 
     Args:
       out: a new folder; may be a URL.
+      licence, roots: as for `collect`.
+
+    Raises:
+      ConfigError, DataError: as `collect`.
+      CheckpointError: `out` is there and not empty.
+    """
+    parts, provenance = collect(workdir, licence, roots)
+    with storage.new_folder(out, last="README.md") as made:
+        for part in parts:
+            os.makedirs(os.path.join(made, part.stage), exist_ok=True)
+            lines = (_line(row, part) for row in part.rows)
+            files.write_text(os.path.join(made, *part.path.split("/")), "".join(lines))
+        files.write_text(
+            os.path.join(made, "README.md"), traces_card.card(parts, licence, provenance)
+        )
+    return parts
+
+
+def collect(
+    workdir: str, licence: str = "unknown", roots: Mapping[str, str] | None = None
+) -> tuple[list[Part], traces_card.Provenance]:
+    """The parts of a run's data set, the last stage's first, and where they come from.
+
+    Args:
       licence: of the card, as the hub spells it.
       roots: source -> folder of its rows, beside those that the run read; questions come from them.
 
     Raises:
       ConfigError: no such spelling of a licence.
       DataError: the run has no evaluation, or one that cannot be read.
-      CheckpointError: `out` is there and not empty.
     """
     if not _LICENCE.fullmatch(licence):
         raise ConfigError(
@@ -72,15 +96,7 @@ def export(
         run=files.read_json(os.path.join(workdir, "run.json"), {}, finite=False),
         sources=files.read_json(os.path.join(workdir, "data.json"), {}).get("sources", {}),
     )
-    with storage.new_folder(out, last="README.md") as made:
-        for part in parts:
-            os.makedirs(os.path.join(made, part.stage), exist_ok=True)
-            lines = (_line(row, part) for row in part.rows)
-            files.write_text(os.path.join(made, *part.path.split("/")), "".join(lines))
-        files.write_text(
-            os.path.join(made, "README.md"), traces_card.card(parts, licence, provenance)
-        )
-    return parts
+    return parts, provenance
 
 
 def trace(record: dict, question: str, stage: str, seed: int | None) -> dict[str, Any]:
@@ -162,9 +178,12 @@ def _line(row: dict[str, Any], part: Part) -> str:
     try:
         return json.dumps(row, allow_nan=False) + "\n"
     except ValueError as error:
-        raise DataError(
-            "a box is no finite number", where=part.path, hint="run the evaluation again"
-        ) from error
+        raise not_finite(part) from error
+
+
+def not_finite(part: Part) -> DataError:
+    """Of a row whose boxes cannot be written."""
+    return DataError("a box is no finite number", where=part.path, hint="run the evaluation again")
 
 
 def _texts(values: Sequence[object]) -> list[str]:

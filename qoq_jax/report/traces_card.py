@@ -77,8 +77,22 @@ class Provenance:
 
 def card(parts: Sequence[Part], licence: str, provenance: Provenance) -> str:
     """README.md: front matter, then what is in the data set, where it comes from, its limits."""
-    texts = (_head(parts), _fields(), _origin(parts, provenance), _left_out(parts), _limits(parts))
-    return _front_matter(parts, licence) + "\n".join(texts)
+    first = parts[0]
+    usage = (
+        "```python\nimport datasets\n\n"
+        f'traces = datasets.load_dataset("json", data_files={{"{first.split}": "{first.path}"}})\n'
+        "```\n\n"
+        "`load_dataset` of the folder or of the data set's name on the hub knows the files and "
+        "the type of each field. A configuration is the stage of training after which the model "
+        "was asked.\n"
+    )
+    return _front_matter(parts, licence) + text(parts, usage, provenance)
+
+
+def text(parts: Sequence[Part], usage: str, provenance: Provenance) -> str:
+    """The card below its front matter; `usage` says how the data set is read."""
+    rest = (_fields(), _origin(parts, provenance), _left_out(parts), _limits(parts))
+    return "\n".join((_head(parts) + usage, *rest))
 
 
 def restricted(parts: Sequence[Part]) -> list[str]:
@@ -122,7 +136,6 @@ def _feature(name: str, kind: Any) -> dict[str, Any]:
 
 
 def _head(parts: Sequence[Part]) -> str:
-    first = parts[0]
     counts = [
         (
             part.stage,
@@ -142,12 +155,6 @@ def _head(parts: Sequence[Part]) -> str:
         "**Everything in `response`, `reasoning`, `boxes` and `answer` is model output, right or "
         "wrong. Not for clinical use.**\n\n"
         f"{_table(columns, counts)}\n"
-        "```python\nimport datasets\n\n"
-        f'traces = datasets.load_dataset("json", data_files={{"{first.split}": "{first.path}"}})\n'
-        "```\n\n"
-        "`load_dataset` of the folder or of the data set's name on the hub knows the files and "
-        "the type of each field. A configuration is the stage of training after which the model "
-        "was asked.\n"
     )
 
 

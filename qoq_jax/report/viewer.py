@@ -10,6 +10,7 @@ each in the folder cases_files beside it.
 from __future__ import annotations
 
 import base64
+import concurrent.futures
 import dataclasses
 import hashlib
 import json
@@ -28,6 +29,7 @@ from qoq_jax.report.shown import FRAMES, Library, Shown
 
 MOST = 500  # cases of a page
 MAX_BYTES = 30_000_000  # of a page that holds its media
+AT_ONCE = 4  # cases whose media are read: most of that is decoding, or waiting for a network
 MAX_BOXES = 32  # of one case and side
 ASSETS = pathlib.Path(__file__).parent / "assets"
 
@@ -46,6 +48,7 @@ def write(
     library: Library,
     title: str = "Cases",
     most: int = MOST,
+    report: str = "",
 ) -> int:
     """Writes the page and returns how many cases it shows.
 
@@ -54,6 +57,7 @@ def write(
       sides: one evaluation, or two: before and after. Rows are those of the last one.
       library: media of the rows.
       most: cases; of more, those that `gallery.failures_first` takes.
+      report: address of the report that the page links to; "" where there is none.
 
     Raises:
       DataError: no records, what is no record of an evaluation, or two without a common row.
@@ -69,13 +73,18 @@ def write(
     records = gallery.failures_first(list(found[-1].values()), most)
     keys = [(r["source"], r["id"]) for r in records]
     library.look_up(keys)
-    cases, blocks = [], []
-    for record, key in zip(records, keys, strict=True):
+
+    def make(record: dict, key: tuple[str, str]) -> tuple[dict, str | None]:
         shown = library.of(record)
         block = None if shown is None else media_of(record, shown)
-        cases.append(_case(record, [of_side.get(key) for of_side in found], shown, block))
-        blocks.append(block and to_json(block))
+        case = _case(record, [of_side.get(key) for of_side in found], shown, block)
+        return case, block and to_json(block)
+
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        made = list(pool.map(make, records, keys))
+    cases, blocks = [case for case, _ in made], [block for _, block in made]
     head = {"title": title, "sides": [side.name for side in sides], "total": len(found[-1])}
+    head["report"] = report
     content = to_json(head | {"cases": cases})
     inside = len(content) + sum(len(block or "") for block in blocks) <= MAX_BYTES
     name = os.path.splitext(os.path.basename(out))[0] + "_files"
@@ -83,10 +92,10 @@ def write(
     if inside:
         storage.remove_tree(folder)  # of an earlier, larger page
     else:
-        with storage.filling(folder) as made:
+        with storage.filling(folder) as filled:
             for i, block in enumerate(blocks):
                 if block is not None:
-                    files.write_text(os.path.join(made, f"{i}.js"), f"qoqMedia({i}, {block});\n")
+                    files.write_text(os.path.join(filled, f"{i}.js"), f"qoqMedia({i}, {block});\n")
     files.write_text(
         out, make_page(title, content, blocks if inside else [], "" if inside else name)
     )
@@ -186,12 +195,10 @@ def media_of(record: dict, shown: Shown) -> dict:
     """A block: pictures as data URLs with the (w, h) frame that boxes on each are in, and the ECG
     as SVG.
     """
-    sizes = record.get("frame_sizes") or [record.get("frame_size")]
-    pictures = []
-    for i, picture in enumerate(shown.pictures):
-        place = 0 if shown.kind == "frames" else i
-        size = sizes[place] if place < len(sizes) and sizes[place] else picture.shape[1::-1]
-        pictures.append({"src": figures.data_url(picture), "size": list(map(int, size))})
+    pictures = [
+        {"src": figures.data_url(picture), "size": size}
+        for picture, size in zip(shown.pictures, sizes_of(record, shown), strict=True)
+    ]
     ecg = None if shown.ecg is None else figures.draw_ecg(shown.ecg)
     return {
         "kind": shown.kind,
@@ -199,6 +206,16 @@ def media_of(record: dict, shown: Shown) -> dict:
         "ecg": ecg,
         "fault": text_of(shown.fault, 300),
     }
+
+
+def sizes_of(record: dict, shown: Shown) -> list[list[int]]:
+    """[w, h] of the frame that boxes on each picture are in."""
+    sizes, found = record.get("frame_sizes") or [record.get("frame_size")], []
+    for i, picture in enumerate(shown.pictures):
+        place = 0 if shown.kind == FRAMES else i
+        size = sizes[place] if place < len(sizes) and sizes[place] else picture.shape[1::-1]
+        found.append(list(map(int, size)))
+    return found
 
 
 def boxes_of(record: dict, kind: str) -> list[list[float]]:

@@ -111,13 +111,13 @@ class Model:
             source,
         )
         self.process = process or process_config(cfg)
-        self._engine = Engine(params, cfg, mesh, self._banned())
+        self._engine = Engine(params, cfg, mesh, self.banned_ids())
 
     def __repr__(self) -> str:
         count = sum(x.size for x in jax.tree.leaves(self.params))
         return f"Model({self.source}, {count:,} parameters)"
 
-    def _banned(self) -> Sequence[int]:
+    def banned_ids(self) -> Sequence[int]:
         """Ids that are never sampled: modality tokens, other control tokens, and ids that stand for
         nothing.
         """

@@ -8,9 +8,12 @@ import re
 from typing import Literal
 
 from qoq_jax.base.errors import ConfigError
+from qoq_jax.evaluation.tasks import read, table
+from qoq_jax.evaluation.tasks.table import Task
 from qoq_jax.parallel.mesh import MeshConfig
 
 LAST, ALL = "last", "all"
+SPLITS = ("validation", "test")
 _NAME = re.compile(r"[\w.+-]+")
 
 
@@ -36,12 +39,15 @@ class EvaluationSweep:
 
     Attributes:
       runs: name in the tables -> workdir of a `qoq train` run.
-      tasks: splits of each run's own data, "validation" or "test".
+      tasks: splits of each run's own data, "validation" or "test", and names or groups of published
+        tasks (`qoq evaluate --list-tasks`).
+      data_root: the folder in which each published task has its own.
+      boxed: published questions of visual question answering ask for \\boxed{}.
       checkpoints: "last", "all" that a stage has kept, or steps.
       stage: of the runs; "" = the last one that was trained.
       decoding: name in the tables -> Decoding.
       seeds: of each way of decoding that draws.
-      limit: rows per domain of each source; 0 = all.
+      limit: rows per domain of each source, and first questions of a published task; 0 = all.
       rows: responses that a device works at; 0 = the run's eval.rows.
       scores: the likelihood of each allowed label too.
       mesh: data * fsdp * tensor is the number of devices; as it is, each has whole weights.
@@ -49,6 +55,8 @@ class EvaluationSweep:
 
     runs: dict[str, str]
     tasks: tuple[str, ...] = ("test",)
+    data_root: str = "."
+    boxed: bool = False
     checkpoints: Literal["last", "all"] | tuple[int, ...] = LAST
     stage: str = ""
     decoding: dict[str, Decoding] = dataclasses.field(
@@ -61,15 +69,17 @@ class EvaluationSweep:
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
     def check(self, where: str) -> None:
-        """Raises ConfigError when it says nothing that can be done; where: the config file."""
+        """Checks that it can be done; where: the config file.
+
+        Raises:
+          ConfigError: it says nothing that can be done. DataError: a published task has no files.
+        """
         wrong = ""
         names = [*self.runs, *self.decoding]
         if not (self.runs and self.tasks and self.decoding):
             wrong = "no runs, no tasks or no decoding"
         elif bad := [name for name in names if not _NAME.fullmatch(name)]:
             wrong = f"the name {bad[0]!r}, which is to be part of a folder's name"
-        elif unknown := [task for task in self.tasks if task not in ("validation", "test")]:
-            wrong = f"the task {unknown[0]!r}"
         elif isinstance(self.checkpoints, str) and self.checkpoints not in (LAST, ALL):
             wrong = f"checkpoints={self.checkpoints!r}"
         elif self.seeds < 1 or min(self.limit, self.rows) < 0:
@@ -81,6 +91,20 @@ class EvaluationSweep:
                 wrong = f"decoding {name!r}: {one.samples} greedy samples, which are all alike"
         if wrong:
             raise ConfigError(f"SWEEP has {wrong}", where=where, hint="see docs/evaluation.md")
+        read.check(self.published(), self.data_root)
+
+    def splits(self) -> list[str]:
+        """The tasks that are splits of each run's own data."""
+        return [name for name in dict.fromkeys(self.tasks) if name in SPLITS]
+
+    def published(self) -> list[Task]:
+        """The other ones.
+
+        Raises:
+          ConfigError: there is no such task.
+        """
+        names = [name for name in self.tasks if name not in SPLITS]
+        return table.find(names) if names else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +136,7 @@ def cells_of(sweep: EvaluationSweep, run: str, stage: str, steps: list[int]) -> 
     return [
         Cell(run, sweep.runs[run], stage, step, task, decoding, how, seed)
         for step in steps
-        for task in sweep.tasks
+        for task in [*sweep.splits(), *(task.name for task in sweep.published())]
         for decoding, how in sweep.decoding.items()
         for seed in range(sweep.seeds if how.temperature else 1)
     ]

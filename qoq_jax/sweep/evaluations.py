@@ -25,11 +25,13 @@ from qoq_jax.base import files, lock, storage, terminal
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.evaluation import sharded
 from qoq_jax.evaluation.row_files import RowFiles
+from qoq_jax.evaluation.tasks import table
+from qoq_jax.evaluation.tasks.asked import Asking, Questions
 from qoq_jax.parallel import hosts, messages
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.sampling.schedule import Settings, shards
 from qoq_jax.sweep import result_table, speed
-from qoq_jax.sweep.evaluation_plan import ALL, LAST, Cell, EvaluationSweep, cells_of
+from qoq_jax.sweep.evaluation_plan import ALL, LAST, SPLITS, Cell, EvaluationSweep, cells_of
 from qoq_jax.train import checkpoint_store, run_config, stages
 from qoq_jax.train.config import Config
 from qoq_jax.train.setup import assemble
@@ -100,8 +102,9 @@ def where_all(sweep: EvaluationSweep, only: Sequence[str]) -> list[tuple[str, st
 
     Raises:
       ConfigError: `only` names a run that the sweep does not have, or a run has no such stage.
-      CheckpointError: a run, or a checkpoint, is not there.
+      CheckpointError: a run, or a checkpoint, is not there. See also `EvaluationSweep.check`.
     """
+    sweep.check("EvaluationSweep")
     unknown = [name for name in only if name not in sweep.runs]
     if unknown:
         raise ConfigError(
@@ -138,9 +141,9 @@ class _Run:
     ):
         self._sweep, self._stage = sweep, stage
         cfg = _over_devices(sweep, run_config.read(sweep.runs[name]), devices)
-        self._setup = assemble(cfg, devices=devices)
+        self._setup = assemble(cfg, prepare=bool(sweep.splits()), devices=devices)
         self._weights: dict[int, Any] = {}  # step -> weights, of one step
-        self._rows: dict[str, tuple[dict, dict]] = {}  # task -> (rows, ids), by source
+        self._asked: dict[str, sharded.Asked] = {}  # by task
 
     def evaluate(self, cell: Cell, out: str) -> str:
         """Evaluates what is not evaluated yet; returns what to say of it."""
@@ -158,13 +161,8 @@ class _Run:
         return said
 
     def _work(self, cell: Cell) -> sharded.Work:
-        if cell.task not in self._rows:
-            rows = self._setup.evaluation_rows(cell.task, self._sweep.limit)
-            self._rows[cell.task] = (
-                rows,
-                {source: tuple(row.id for row in found) for source, found in rows.items()},
-            )
-        rows, ids = self._rows[cell.task]
+        if cell.task not in self._asked:
+            self._asked[cell.task] = self._questions(cell.task)
         how, cfg = cell.how, self._setup.config
         # Whole slots for each device, whatever their number: its programs are always the same.
         ways = shards(self._setup.mesh)
@@ -177,7 +175,23 @@ class _Run:
             num_samples=how.samples,
             rows=slots * how.samples * ways,
         )
-        return sharded.Work(rows, ids, settings, cell.seed, self._sweep.scores)
+        return sharded.Work(self._asked[cell.task], settings, cell.seed, self._sweep.scores)
+
+    def _questions(self, task: str) -> sharded.Asked:
+        setup, sweep = self._setup, self._sweep
+        if task in SPLITS:
+            return sharded.SplitRows(setup, setup.evaluation_rows(task, sweep.limit))
+        asking = Asking(
+            model=setup.model,
+            tokenizer=setup.tokenizer,
+            process=setup.process,
+            share=setup.share,
+            ways=shards(setup.mesh),
+            rows=setup.config.eval.rows // shards(setup.mesh),
+            limit=sweep.limit,
+            boxed=sweep.boxed,
+        )
+        return Questions(table.load()[task], sweep.data_root, asking)
 
     def _identity(self, cell: Cell, work: sharded.Work) -> dict[str, Any]:
         """All that decides the records, beside the code; JSON."""
@@ -191,7 +205,7 @@ class _Run:
 
         return {
             "checkpoint": messages.from_main("checkpoint", digest),
-            "rows": {source: rows.fingerprint for source, rows in work.rows.items()},
+            "rows": work.asked.fingerprint(),
             "decoding": dataclasses.asdict(cell.how),
             "max_new_tokens": work.settings.max_new_tokens,
             "seed": cell.seed,

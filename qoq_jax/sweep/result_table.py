@@ -1,8 +1,11 @@
 """The one table of a sweep of evaluations, as CSV, Parquet and a page.
 
 A row is what an evaluation says of one domain of one source: `domain` "" is all domains, `source`
-"" all sources. Metrics are those of evaluation/metrics.py, over `responses`; with several samples
-each response counts as a row, and of each row
+"" all sources. Metrics are those of evaluation/metrics.py, over `responses`; of published questions
+that are not classification those of evaluation/tasks/scores.py, where `domain` "" is all questions
+and "closed", "open", "choice" or "set" those of a kind. `metric` names the first one, `value` is
+its value again, and `stderr` the spread of a Bayesian bootstrap over patients (scores.py). With
+several samples each response counts as a row, and of each row
 
   any_exact_match    share of rows with at least one sample that is exactly right (pass@k)
   vote_exact_match   share of rows whose most frequent predicted set of labels is exactly right, the
@@ -16,16 +19,18 @@ from __future__ import annotations
 
 import collections
 import csv
+import functools
 import io
 import os
 import statistics
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 from qoq_jax.base import files, terminal
 from qoq_jax.data.answer_format import fold
-from qoq_jax.evaluation import metrics
+from qoq_jax.evaluation import compare, metrics
 from qoq_jax.evaluation.row_files import DONE
+from qoq_jax.evaluation.tasks import scores
 from qoq_jax.report import charts, style
 from qoq_jax.report.gallery import escape
 from qoq_jax.sweep.evaluation_plan import Cell
@@ -35,6 +40,10 @@ TABLE = "table.json"
 METRICS = (
     "macro_f1",
     "exact_match",
+    "acc",
+    "acc_nearest",
+    "token_f1",
+    "token_recall",
     "any_exact_match",
     "vote_exact_match",
     "balanced_accuracy",
@@ -66,10 +75,24 @@ COLUMNS: dict[str, type] = {
     "domain": str,
     "rows": int,
     "responses": int,
+    "metric": str,
+    "value": float,
+    "stderr": float,
     **dict.fromkeys(METRICS, float),
 }
 SHOWN = ("run", "stage", "step", "task", "decoding", "seed", "rows")
-SHOWN_METRICS = ("macro_f1", "exact_match", "vote_exact_match", "auroc", "iou", "format")
+SHOWN_METRICS = ("macro_f1", "exact_match", "acc", "vote_exact_match", "auroc", "iou", "format")
+# Names of scores.of_task -> columns; those of words are no recall and no F1 of labels.
+_OF_ANSWERS = {
+    "exact_match,none": "exact_match",
+    "acc,none": "acc",
+    "acc,nearest": "acc_nearest",
+    "f1,none": "token_f1",
+    "recall,none": "token_recall",
+    "unparseable,none": "unparseable",
+    "iou,none": "iou",
+    "iou_over_half,none": "iou_over_half",
+}
 
 # ----------------------------------------------------------------------------- of one evaluation
 
@@ -89,37 +112,64 @@ def summarise(cell: Cell, folder: str) -> None:
 
 def rows_of(cell: Cell, records: Sequence[dict]) -> list[dict[str, Any]]:
     """The rows of the table, without `best`, from the records of an evaluation in order."""
+    labels = records[0].get("kind", "labels") == "labels"
+    about = {
+        "run": cell.run,
+        "stage": cell.stage,
+        "step": cell.step,
+        "task": cell.task,
+        "decoding": cell.decoding,
+        "temperature": float(cell.how.temperature),
+        "top_p": float(cell.how.top_p),
+        "top_k": cell.how.top_k,
+        "samples": cell.how.samples,
+        "seed": cell.seed,
+    }
+    found = []
+    for source, domain, mine, numbers in (_of_labels if labels else _of_answers)(records):
+        of_these = {
+            "source": source,
+            "domain": domain,
+            "rows": len({(r["source"], r["id"]) for r in mine}),
+            "responses": len(mine),
+        }
+        several = cell.how.samples > 1 and mine[0].get("kind") != "region"
+        found.append(about | of_these | numbers | (of_samples(mine) if several else {}))
+    return found
+
+
+# (source, domain, their records, their numbers)
+_Part: TypeAlias = tuple[str, str, Sequence[dict], dict[str, Any]]
+
+
+def _of_labels(records: Sequence[dict]) -> Iterator[_Part]:
     by_source: dict[str, list[dict]] = {"": list(records)}
     for r in records:
         by_source.setdefault(r["source"], []).append(r)
     if len(by_source) == 2:  # all of one source
         del by_source[records[0]["source"]]
-    found = []
     for source, of_it in by_source.items():
         group = metrics.summarize_group(of_it, draws=0)
         for domain, numbers in {"": group["overall"], **group["domains"]}.items():
             mine = [r for r in of_it if domain in ("", r["domain"])]
-            found.append(
-                {
-                    "run": cell.run,
-                    "stage": cell.stage,
-                    "step": cell.step,
-                    "task": cell.task,
-                    "decoding": cell.decoding,
-                    "temperature": float(cell.how.temperature),
-                    "top_p": float(cell.how.top_p),
-                    "top_k": cell.how.top_k,
-                    "samples": cell.how.samples,
-                    "seed": cell.seed,
-                    "source": source,
-                    "domain": domain,
-                    "rows": len({(r["source"], r["id"]) for r in mine}),
-                    "responses": len(mine),
-                    **{name: numbers[name] for name in METRICS if name in numbers},
-                    **(of_samples(mine) if cell.how.samples > 1 else {}),
-                }
-            )
-    return found
+            error = scores.spread(mine, functools.partial(compare.macro_f1, mine))
+            first = _first("macro_f1", numbers["macro_f1"], error)
+            named = {name: numbers[name] for name in METRICS if name in numbers}
+            yield source, domain, mine, first | named
+
+
+def _of_answers(records: Sequence[dict]) -> Iterator[_Part]:
+    for part, numbers in scores.of_task(records).items():
+        mine = [r for r in records if part in ("", scores.kind_of(r))]
+        first = next(iter(numbers)).partition(",")[0]  # as scores.py writes it first
+        named = {_OF_ANSWERS[name]: n for name, n in numbers.items() if name in _OF_ANSWERS}
+        error = numbers[f"{first}_stderr,none"]
+        yield "", part, mine, _first(first, named[first], error) | named
+
+
+def _first(metric: str, value: float, error: float) -> dict[str, Any]:
+    """Without the rounding of sums, which differs between machines."""
+    return {"metric": metric, "value": value, "stderr": round(error, 6)}
 
 
 def of_samples(records: Sequence[dict]) -> dict[str, float]:
@@ -127,12 +177,17 @@ def of_samples(records: Sequence[dict]) -> dict[str, float]:
     rows: dict[tuple[str, str], list[dict]] = collections.defaultdict(list)
     for r in records:
         rows[r["source"], r["id"]].append(r)
-    right = [any(map(metrics.is_exact, samples)) for samples in rows.values()]
-    voted = [metrics.is_exact(_elected(samples)) for samples in rows.values()]
+    right = [any(map(_is_exact, samples)) for samples in rows.values()]
+    voted = [_is_exact(_elected(samples)) for samples in rows.values()]
     return {
         "any_exact_match": statistics.fmean(right),
         "vote_exact_match": statistics.fmean(voted),
     }
+
+
+def _is_exact(record: dict) -> bool:
+    """As the record says where its question has rules of its own."""
+    return record["exact"] if "exact" in record else metrics.is_exact(record)
 
 
 def _elected(samples: Sequence[dict]) -> dict:
@@ -244,7 +299,7 @@ def page(rows: Sequence[dict], wanted: int) -> str:
     parts = []
     for task in dict.fromkeys(row["task"] for row in rows):
         if chart := _chart(rows, task):
-            parts.append(f"<section><h2>macro-F1 on {escape(task)}</h2>{chart}</section>")
+            parts.append(f"<section><h2>{escape(task)}</h2>{chart}</section>")
     whole = [row for row in rows if not row["domain"]]
     parts.append(f"<section><h2>All domains</h2>{_html(whole, ('source',))}</section>")
     by_domain = [row for row in rows if row["domain"]]
@@ -258,13 +313,14 @@ def page(rows: Sequence[dict], wanted: int) -> str:
 
 
 def _chart(rows: Sequence[dict], task: str) -> str:
-    found = curves(rows, task, "macro_f1")
+    found = curves(rows, task, "value")
     series = [
         charts.Series(" ".join(key), *zip(*points, strict=True), COLOURS[i % len(COLOURS)])
         for i, (key, points) in enumerate(found.items())
         if len(points) > 1
     ]
-    title = f"macro-F1 on {task}, mean over seeds"
+    metric = next(row["metric"] for row in rows if row["task"] == task)
+    title = f"{metric} on {task}, mean over seeds"
     return charts.line_chart(title, series, width=760, height=420) if series else ""
 
 

@@ -21,10 +21,19 @@ from collections.abc import Sequence
 from qoq_jax.base import exit_codes, files, terminal
 from qoq_jax.base.errors import ConfigError, QoqError
 from qoq_jax.parallel import hosts
+from qoq_jax.sweep import subsets
 from qoq_jax.sweep import tables as sweep_report
 from qoq_jax.sweep.evaluation_plan import EvaluationSweep
 from qoq_jax.sweep.plan import Sweep
 from qoq_jax.train import config as config_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a run is: its cores, () = all, and what its environment has beside this process's."""
+
+    cores: tuple[int, ...] = ()
+    devices: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,36 +91,37 @@ def run(
       out: folder of all runs.
       only: args to run; () = all.
       seeds: instead of the sweep's own number.
-      side_by_side: runs at a time.
+      side_by_side: runs at a time, each with its share of this machine's cores and devices.
       overrides: `--config.a.b=value` for every run.
 
     Of several processes (docs/pods.md) each starts its process of every run, one run after the
     other, and the first one writes the report.
 
     Raises:
-      ConfigError: a finished run was trained with another config, or several processes are to do
-        several runs at a time.
+      ConfigError: a finished run was trained with another config, several processes are to do
+        several runs at a time, or these are more than there are devices.
     """
     writes = _is_first_process(side_by_side)
     sweep = load(file)
     sweep = dataclasses.replace(sweep, seeds=seeds or sweep.seeds)
     starts, others = jobs(sweep, out, only)
+    subsets.of_runs(max(1, min(side_by_side, len(others))))  # too many are said before any work
     os.makedirs(out, exist_ok=True)
     for job in (*starts, *others):
         _check_finished(file, job, out, overrides)
     numbers = {job: number for number, job in enumerate((*starts, *others), 1)}
     lock, codes = threading.Lock(), []
-    shares: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()
+    free: queue.SimpleQueue[Place] = queue.SimpleQueue()
 
     def one(job: Job) -> None:
         if not os.path.exists(os.path.join(job.folder, "run.json")):
             if exit_codes.PREEMPTED in codes:
                 return  # the machine will be taken away
-            cores = shares.get()
+            place = free.get()
             try:
-                code = _train(file, job, out, cores, overrides, numbers[job])
+                code = _train(file, job, out, place, overrides, numbers[job])
             finally:
-                shares.put(cores)
+                free.put(place)
             if code:
                 with lock:
                     codes.append(code)
@@ -129,9 +139,9 @@ def run(
     with terminal.Bar("sweep: runs", len(others)) as bar:
         for group in (*([job] for job in starts), others):
             at_a_time = max(1, min(side_by_side, len(group)))
-            shares = queue.SimpleQueue()
-            for share in core_shares(at_a_time):
-                shares.put(share)
+            free = queue.SimpleQueue()
+            for share in zip(core_shares(at_a_time), subsets.of_runs(at_a_time), strict=True):
+                free.put(Place(*share))
             with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
                 list(pool.map(one, group))
             if codes and group is not others:
@@ -282,9 +292,9 @@ def _log(job: Job) -> str:
 
 
 def _train(
-    file: str, job: Job, out: str, cores: Sequence[int], overrides: Sequence[str], number: int
+    file: str, job: Job, out: str, place: Place, overrides: Sequence[str], number: int
 ) -> int:
-    """`qoq train` of a job, the n-th of the sweep, in a process of its own on its cores."""
+    """`qoq train` of a job, the n-th of the sweep, in a process of its own at its place."""
     os.makedirs(os.path.dirname(job.folder), exist_ok=True)
     command = [
         sys.executable,
@@ -294,8 +304,8 @@ def _train(
         f"--config={file}:{job.name}",
         *assignments(job, out, overrides),
     ]
-    if cores and shutil.which("taskset"):
-        command = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
+    if place.cores and shutil.which("taskset"):
+        command = ["taskset", "--cpu-list", ",".join(map(str, place.cores)), *command]
     with open(_log(job), "a", encoding="utf-8") as log:
         try:
             return subprocess.run(
@@ -303,7 +313,7 @@ def _train(
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 check=False,
-                env=hosts.environment_of_job(number),
+                env=hosts.environment_of_job(number) | place.devices,
             ).returncode
         except OSError as error:
             raise QoqError(f"cannot start a run: {error.strerror}", where=job.folder) from error

@@ -32,7 +32,9 @@ _KINDS = {
 
 def note(out: str, name: str, setup: Setup, work: Work, speed: Speed) -> str:
     """Appends the speed of an evaluation to OUT/speed.jsonl, on process 0; returns it as text."""
-    seconds, most = max(speed.seconds, 1e-9), roofline(setup, work)
+    seconds, moved = max(speed.seconds, 1e-9), bytes_per_token(setup, work)
+    device = device_of(setup.mesh.devices.flat[0].device_kind)  # None of a CPU
+    most = None if device is None else device.hbm / moved
     row = {
         "evaluation": name,
         "devices": setup.mesh.size,
@@ -43,6 +45,7 @@ def note(out: str, name: str, setup: Setup, work: Work, speed: Speed) -> str:
         "seconds": speed.seconds,
         "rows_per_second": speed.rows / seconds,
         "tokens_per_second": speed.tokens / seconds,
+        "bytes_per_token": moved,
         "roofline_tokens_per_second": most,
     }
     if hosts.is_main():
@@ -54,15 +57,12 @@ def note(out: str, name: str, setup: Setup, work: Work, speed: Speed) -> str:
     )
 
 
-def roofline(setup: Setup, work: Work) -> float | None:
-    """Most tokens/s of decoding on all devices of the mesh: all rows at work, caches full, weights
-    in two bytes. None for a device that devices.json does not have, as a CPU.
+def bytes_per_token(setup: Setup, work: Work) -> float:
+    """What a device moves to and from its memory for each token that all devices decode together,
+    at the least: all rows at work, caches full, weights in two bytes.
     """
-    device = device_of(setup.mesh.devices.flat[0].device_kind)
-    if device is None:
-        return None
     settings, ways = work.settings, shards(setup.mesh)
-    budget = setup.evaluation_budget()
+    budget = work.asked.budget
     slots, width = settings.slots(budget.rows, ways)
     load = flops.Load(
         rows=slots,
@@ -73,8 +73,7 @@ def roofline(setup: Setup, work: Work) -> float | None:
         patches=0,
         ecgs=0,
     )
-    moved = flops.decode_bytes(setup.model, load, setup.mesh.shape["tensor"], ways)
-    return slots * width * device.hbm / moved
+    return flops.decode_bytes(setup.model, load, setup.mesh.shape["tensor"], ways) / (slots * width)
 
 
 def device_of(kind: str) -> devices.Device | None:

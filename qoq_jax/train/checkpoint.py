@@ -26,7 +26,6 @@ from orbax.checkpoint import checkpoint_managers
 
 from qoq_jax.base import append, exit_codes, progress, storage
 from qoq_jax.base.errors import CheckpointError, QoqError, RetryError
-from qoq_jax.models.sizes import EcgConfig, VlmConfig
 from qoq_jax.parallel import hosts, leaving, messages
 from qoq_jax.train import checkpoint_store
 from qoq_jax.train.checkpoint_store import has_checkpoint
@@ -45,7 +44,7 @@ SCORE = "macro_f1"  # of the validation rows, by which `keep_best` ranks
 _RUNTIME_FIELDS = ("compute_dtype", "remat", "attention", "decode_attention", "kv_cache_dtype")
 
 
-def model_fingerprint(cfg: VlmConfig | EcgConfig) -> str:
+def model_fingerprint(cfg: Any) -> str:
     """Short hash of the architecture; two models with equal fingerprints have interchangeable
     parameters.
     """
@@ -125,7 +124,7 @@ class Checkpointer:
 
     Args:
       folder: where the numbered step folders live; made when missing.
-      model: configuration whose fingerprint guards against a checkpoint of another model.
+      model: dataclass whose fingerprint guards against a checkpoint of another model.
       keep: which steps are kept.
       read_only: nothing is written or deleted there, and a run may be training in it meanwhile.
 
@@ -136,7 +135,7 @@ class Checkpointer:
     def __init__(
         self,
         folder: str,
-        model: VlmConfig | EcgConfig,
+        model: Any,
         keep: CheckpointConfig = _KEEP,
         read_only: bool = False,
     ):

@@ -17,7 +17,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import field
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import ml_collections
 
@@ -47,6 +47,20 @@ from qoq_jax.train.sections import (
 
 # A run may go on with other values of these.
 _CHANGE_NO_RESULT = ("workdir", "compile_cache", "checkpoint", "faults", "profile", "log")
+
+
+_T = TypeVar("_T")
+
+
+class RunSettings(Protocol):
+    """What the config of any run has: where it writes, and how it is guarded, profiled, logged."""
+
+    workdir: str
+    compile_cache: str
+    checkpoint: CheckpointConfig
+    faults: FaultsConfig
+    profile: ProfileConfig
+    log: LogConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +106,19 @@ def parse(config: ml_collections.ConfigDict) -> Config:
       ConfigError: an unknown key, a wrong type, or a value that makes no sense; the message names
         the field.
     """
-    parsed = _build(
-        Config,
-        config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config),
-        "",
-    )
+    parsed = parse_as(Config, config)
     _check(parsed)
+    return parsed
+
+
+def parse_as(kind: type[_T], config: ml_collections.ConfigDict | dict) -> _T:
+    """ConfigDict -> frozen dataclass of a kind, by the rules of its sections; raises as `parse`."""
+    values = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    parsed = _build(kind, values, "")
+    for entry in dataclasses.fields(parsed):
+        section = getattr(parsed, entry.name)
+        if hasattr(section, "check"):
+            section.check()
     return parsed
 
 
@@ -117,6 +138,13 @@ def load(path: str) -> ml_collections.ConfigDict:
             where=path,
             hint="correct the config file",
         ) from error
+
+
+def kind_of(path: str) -> str:
+    """KIND of a config file, which says whose configs it has: "" (of this module), or "transfer"
+    (of transfer/config.py).
+    """
+    return getattr(load_module(path.partition(":")[0]), "KIND", "")
 
 
 def load_module(file: str) -> ModuleType:
@@ -177,7 +205,7 @@ def override(
     return config
 
 
-def differences(config: Config, other: dict) -> list[str]:
+def differences(config: RunSettings, other: dict) -> list[str]:
     """Fields in which a config.json is another config, but for those that change no result.
 
     A field that it does not name is one that came later, with its default.
@@ -198,10 +226,10 @@ def differences(config: Config, other: dict) -> list[str]:
             elif a != b:
                 yield prefix + key
 
-    return sorted(compare(as_json(config), other, as_json(Config()), ""))
+    return sorted(compare(as_json(config), other, as_json(type(config)()), ""))
 
 
-def as_json(config: Config) -> dict:
+def as_json(config: RunSettings) -> dict:
     """The config as config.json holds it: tuples are lists."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
@@ -215,14 +243,14 @@ def _read_value(text: str, like: Any, key: str) -> Any:
             return int(text)
         if isinstance(like, float):
             return float(text)
+        if isinstance(like, (tuple, list)):
+            words = text.strip("()[]").replace("'", "").replace('"', "").split(",")
+            of = int if like and isinstance(like[0], int) else str
+            return tuple(of(word) for word in words if word)
     except (KeyError, ValueError):
         raise ConfigError(
             f"{key} = {text!r} is not a {type(like).__name__}", hint=f"now {like!r}"
         ) from None
-    if isinstance(like, (tuple, list)):
-        return tuple(
-            part for part in text.strip("()[]").replace("'", "").replace('"', "").split(",") if part
-        )
     return text
 
 
@@ -287,11 +315,7 @@ def _typed(value: object, kind: Any, where: str) -> object:
 
 
 def _check(config: Config) -> None:
-    """The rules of the sections, then those between them."""
-    for entry in dataclasses.fields(config):
-        section = getattr(config, entry.name)
-        if hasattr(section, "check"):
-            section.check()
+    """The rules between the sections."""
     algorithms.check(config.rl)
     _check_rollout(config)
     _check_stages(config)

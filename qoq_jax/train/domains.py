@@ -1,9 +1,10 @@
-"""What reinforcement learning does to each domain, for the log and the report.
+"""What training does to each domain, for the log and the report: in supervised stages the loss of
+each, in reinforcement learning more.
 
 A domain that falls onto one label is seen here first: its entropy and its labels narrow, and soon
 it has no share of the advantages, since responses that are all alike earn all the same.
 
-Letters: Q groups, G responses of a group, S response positions, N domains.
+Letters: Q groups, G responses of a group, S response positions, N domains; B rows of T tokens.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ import numpy as np
 
 from qoq_jax.data.answer_format import boxed_labels, last_boxed
 from qoq_jax.data.meta import SampleMeta
+from qoq_jax.data.packing import Placed
 from qoq_jax.data.rows import DOMAINS
 from qoq_jax.rl import losses
 from qoq_jax.rl.batches import GroupBatch
 
 # Names in the metrics and facts of a step; not averaged as numbers are, but joined by `row`.
 SUMS, ENTROPY, LABELS = "domain_sums", "domain_entropy", "labels"
-JOINED = (SUMS, ENTROPY, LABELS)
+LOSS = "domain_loss"  # of supervised stages
+_OF_RL = (SUMS, ENTROPY, LABELS)
+JOINED = (*_OF_RL, LOSS)
 MOST_LABELS = 12  # of a domain that a row names; the others are counted together
 OTHERS, NONE = "(others)", "(no answer)"
 
@@ -98,6 +102,17 @@ def entropy_sums(entropy: jax.Array, mask: jax.Array, domains: jax.Array) -> jax
     return _by_domain(per_group, domains)
 
 
+def loss_sums(losses: jax.Array, weight: jax.Array, domains: jax.Array) -> jax.Array:
+    """Sums over the tokens of each domain, float32 [2, N]: loss, weight.
+
+    Args:
+      losses, weight: [B, T], of each token.
+      domains: int [B, T], as `token_domains`.
+    """
+    per_token = [jax.lax.stop_gradient(losses * weight).reshape(-1), weight.reshape(-1)]
+    return _by_domain(per_token, domains.reshape(-1))
+
+
 def _by_domain(per_group: Sequence[jax.Array], domains: jax.Array) -> jax.Array:
     """[Q] each -> [rows, N]; a group whose number is not finite counts as 0 there, or the product
     would spread it over all domains.
@@ -112,6 +127,19 @@ def _by_domain(per_group: Sequence[jax.Array], domains: jax.Array) -> jax.Array:
 
 
 # ------------------------------------------------------------------------------------ on the host
+
+
+def token_domains(segment_ids: np.ndarray, samples: Iterable[Placed]) -> np.ndarray:
+    """int32 [B, T]: the number of the domain of each token's sample, -1 where there is none.
+
+    Args:
+      segment_ids: [B, T] of a packed batch, 0 where there is no sample.
+      samples: of the batch.
+    """
+    table = np.full((len(segment_ids), segment_ids.max(initial=0) + 1), -1, np.int32)
+    for one in samples:
+        table[one.row, one.segment] = DOMAINS.index(one.meta.domain)
+    return np.take_along_axis(table, segment_ids, axis=1)
 
 
 def count_labels(texts: Sequence[str], metas: Sequence[SampleMeta]) -> Labels:
@@ -171,13 +199,24 @@ def row(steps: Sequence[dict[str, Any]]) -> dict[str, Any]:
         domain/NAME/top_label        share of its responses that name its most frequent label
 
     and "labels": {NAME: {"responses": n, "sampled": {label: responses}, "gold": {...}}}, the most
-    frequent first; {} for steps of other stages. Sums over the steps are divided once, so that a
+    frequent first. In supervised stages, in their place,
+
+        loss/domain/NAME             mean over the tokens of its gold responses, nats
+
+    and {} in others. Sums over the steps are divided once, so that a
     step counts by its responses.
 
     Of a domain whose groups DAPO has left out, all of them, the policy learns nothing: it has no
     entropy and no KL, and an advantage share of 0.
     """
-    if not all(name in step for step in steps for name in JOINED):
+    if all(LOSS in step for step in steps):
+        total, weight = np.sum([np.asarray(step[LOSS], np.float64) for step in steps], axis=0)
+        return {
+            f"loss/domain/{name}": float(total[number] / weight[number])
+            for number, name in enumerate(DOMAINS)
+            if weight[number]
+        }
+    if not all(name in step for step in steps for name in _OF_RL):
         return {}
     responses, kl, spread = np.sum([np.asarray(step[SUMS], np.float64) for step in steps], axis=0)
     entropy, tokens = np.sum([np.asarray(step[ENTROPY], np.float64) for step in steps], axis=0)

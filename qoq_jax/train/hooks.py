@@ -33,9 +33,9 @@ import numpy as np
 
 from qoq_jax.base import append
 from qoq_jax.base.errors import Preempted, QoqError
-from qoq_jax.parallel import hosts, preemption
+from qoq_jax.parallel import hosts, memory, preemption
 from qoq_jax.train.checkpoint import Checkpointer, SaveSpeed
-from qoq_jax.train.log import CompileCounter, MetricWriter, Progress
+from qoq_jax.train.log import CompileCounter, MetricWriter, Progress, rate
 from qoq_jax.train.loop import Hook, Loop, Row
 
 WARMUP_STEPS = 2  # steps of a process in which compilations are expected
@@ -198,7 +198,9 @@ class WriteRow(Hook):
 
 
 class ShowProgress(Hook):
-    """The progress bar, or line: what `headline` makes of a row, and the reward of each domain."""
+    """The progress bar, or line: what `headline` makes of a row, and the reward of each domain, or
+    its loss where there is no reward.
+    """
 
     def __init__(self, headline: Callable[[Row], dict[str, str]]):
         self._headline = headline
@@ -209,17 +211,20 @@ class ShowProgress(Hook):
     def after_step(self, loop: Loop) -> None:
         self._progress.advance(loop.done)
         if loop.row is not None:
-            prefix = "reward/domain/"
-            domains = {
-                name.removeprefix(prefix): value
-                for name, value in loop.row.items()
-                if name.startswith(prefix)
-            }
-            self._progress.show(loop.done, self._headline(loop.row), domains)
+            row, said = loop.row, self._headline(loop.row)
+            what = next((one for one in ("reward", "loss") if _by_domain(row, one)), "")
+            about = "  ".join(filter(None, (rate(row.get("seconds/step")), memory.line())))
+            self._progress.show(loop.done, said, _by_domain(row, what), what, about)
 
     def end(self, loop: Loop) -> None:
         del loop
         self._progress.close()
+
+
+def _by_domain(row: Row, what: str) -> dict[str, float]:
+    """{domain: value} of the row's WHAT/domain/DOMAIN."""
+    prefix = f"{what}/domain/"
+    return {key.removeprefix(prefix): x for key, x in row.items() if key.startswith(prefix)}
 
 
 class StopWhenNotFinite(Hook):

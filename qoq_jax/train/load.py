@@ -65,7 +65,7 @@ def _is_hf(directory: str) -> bool:
 def _of_run(workdir: str, mesh: jax.sharding.Mesh | None, dtype: Any) -> Model:
     from qoq_jax.train import run  # here: all of training, which no other source needs
 
-    setup, params, stage = run.restore_run(workdir, prepare=False)
+    setup, params, stage = run.restore_run(workdir, prepare=False, mesh=mesh)
     cfg = models.inference_config(setup.model, dtype)
     if dtype is not None:
         params = jax.tree.map(lambda x: x.astype(dtype), params)

@@ -14,7 +14,7 @@ import jax
 from qoq_jax.base import append, files, storage, terminal
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.parallel import hosts
-from qoq_jax.train.config import Config
+from qoq_jax.train.config import RunSettings
 
 
 class MetricWriter:
@@ -80,7 +80,7 @@ class MetricWriter:
             self._wandb.finish()
 
 
-def open_writer(cfg: Config) -> MetricWriter:
+def open_writer(cfg: RunSettings) -> MetricWriter:
     """The writer that a run's config asks for."""
     return MetricWriter(
         cfg.workdir,
@@ -91,10 +91,11 @@ def open_writer(cfg: Config) -> MetricWriter:
 
 
 class Progress:
-    """Stage, step, time left and what is worth watching, and the reward of each domain.
+    """Stage, step, time left and what is worth watching, and the reward or loss of each domain.
 
-    On a terminal a bar, of which one line stays when the stage ends; elsewhere a line each time,
-    and that of the domains every fifth time. Of several processes only the main one shows it.
+    On a terminal a bar, below it the rate of steps, memory, and a curve of each domain since the
+    process began; one line stays when the stage ends. Elsewhere a line each time, and that of the
+    domains every fifth time. Of several processes only the main one shows it.
     """
 
     def __init__(self, stage: str, steps: int, start: int = 0):
@@ -103,6 +104,7 @@ class Progress:
         self._on_terminal = terminal.is_terminal()
         self._bar = terminal.Bar(stage, steps, start) if hosts.is_main() else None
         self._shown, self._last = 0, ""
+        self._curves: dict[str, list[float]] = {}
 
     def advance(self, step: int) -> None:
         """Moves the bar; says nothing elsewhere."""
@@ -110,23 +112,39 @@ class Progress:
             self._bar.update(step)
 
     def show(
-        self, step: int, facts: dict[str, str], domains: dict[str, float] | None = None
+        self,
+        step: int,
+        facts: dict[str, str],
+        domains: dict[str, float] | None = None,
+        what: str = "reward",
+        about: str = "",
     ) -> None:
-        """Tells of the step that is done."""
+        """Tells of the step that is done.
+
+        Args:
+          facts: of the line, name -> text.
+          domains: a number of each.
+          what: that number is.
+          about: another line on a terminal: rate of steps, memory.
+        """
         if self._bar is None:
             return
         done, elapsed = step - self._start, time.monotonic() - self._began
         left = elapsed / max(done, 1) * (self._steps - step)
         said = "  ".join(f"{k} {v}" for k, v in facts.items())
         line = f"{self._stage} {step}/{self._steps}  left {clock(left)}  {said}"
-        rewards = "reward: " + "  ".join(f"{k} {v:.2f}" for k, v in (domains or {}).items())
+        numbers = f"{what}: " + "  ".join(f"{k} {v:.2f}" for k, v in (domains or {}).items())
         if self._on_terminal:
-            self._bar.update(step, f"{said}\n{rewards}" if domains else said)
+            for name, value in (domains or {}).items():
+                self._curves.setdefault(name, []).append(value)
+            heading = f"{what} by domain"
+            curves = dict(sorted(self._curves.items()))
+            self._bar.update(step, panel=terminal.Panel((said, about), heading, curves))
             self._last = line
         else:
             print(line)
             if domains and self._shown % 5 == 0:
-                print("  " + rewards)
+                print("  " + numbers)
             sys.stdout.flush()
         self._shown += 1
 
@@ -136,6 +154,13 @@ class Progress:
             self._bar.close()
         if self._last:
             print(self._last, flush=True)
+
+
+def rate(seconds: float | None) -> str:
+    """Of steps that take so long: 0.25 -> "4.0 steps/s", 12 -> "12.0 s/step", None -> ""."""
+    if not seconds:
+        return ""
+    return f"{seconds:.1f} s/step" if seconds >= 1 else f"{1 / seconds:.1f} steps/s"
 
 
 def clock(seconds: float) -> str:

@@ -48,10 +48,11 @@ def run(setup: Setup, plan: Plan, weights: Any) -> Any:
     stage = StageRun(setup, plan, weights, keep=True)
     stage.feed(setup.training_iterator(plan.name, answers=False, domains=plan.domains))
     with contextlib.closing(RlStep(stage, weights)) as step:
-        return stage.loop(step, _headline)
+        return stage.loop(step, headline)
 
 
-def _headline(row: Row) -> dict[str, str]:
+def headline(row: Row) -> dict[str, str]:
+    """What of a log row is shown on the terminal."""
     return {
         "reward": f"{row['reward/total']:.3f}",
         "acc": f"{row['reward/accuracy']:.2f}",

@@ -8,7 +8,6 @@ left alone.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -17,16 +16,17 @@ from typing import Any
 
 import jax
 
-from qoq_jax.base import append, files, lock, storage
+from qoq_jax.base import files, storage
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.evaluation import calibration, fairness, few, runner
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import hosts, messages
-from qoq_jax.report import report
+from qoq_jax.parallel.mesh import MESH_AXES, MeshConfig
+from qoq_jax.report import pages
 from qoq_jax.report.cases import write_cases
 from qoq_jax.rewards import custom
 from qoq_jax.rl import algorithms
-from qoq_jax.train import checkpoint_store, jepa, rl, run_config, run_record, session, sft, stages
+from qoq_jax.train import jepa, rl, run_config, run_record, session, sft, stages
 from qoq_jax.train.config import Config
 from qoq_jax.train.plan import Plan, plan
 from qoq_jax.train.setup import Setup, assemble
@@ -41,32 +41,10 @@ ALONE: dict[str, Callable[[Config], int]] = {"jepa": jepa.run}
 
 def run(cfg: Config) -> int:
     """`qoq train`. Returns the exit code."""
-    checkpoint_store.check(cfg.workdir)
-    run_config.check_alike(cfg)
-    with contextlib.ExitStack() as held:
-
-        def claim() -> bool:
-            storage.make_folder(cfg.workdir)
-            held.enter_context(lock.hold(cfg.workdir))
-            return run_config.claim(cfg)
-
-        claimed = messages.from_main("workdir", claim)
-        try:
-            with session.running(cfg):
-                return _run(cfg)
-        except ConfigError:
-            if claimed and hosts.is_main():
-                run_config.release(cfg.workdir)
-            raise
-        finally:
-            append.flush_all()
+    return session.run(cfg, _run)
 
 
 def _run(cfg: Config) -> int:
-    # Private to the run, since a compile cache is code: a restart then begins without compiling
-    # again.
-    cache = cfg.compile_cache or os.path.join(cfg.workdir, "compile_cache")
-    jax.config.update("jax_compilation_cache_dir", storage.absolute(cache))
     if stages.is_alone(cfg.stages):
         return ALONE[stages.get(cfg.stages[0]).program](cfg)
 
@@ -93,7 +71,8 @@ def _run(cfg: Config) -> int:
     # ------------------------------------------------------------------------------------ report
     _write_run_record(setup, totals)
     if hosts.is_main():
-        print(f"report: {report.write_report(cfg.workdir)}")
+        for name, page in pages.write(cfg.workdir).items():
+            print(f"{name}: {page}")
     return 0
 
 
@@ -200,10 +179,16 @@ def fit_temperature(workdir: str, stage: str) -> None:
 
 
 def restore_run(
-    workdir: str, stage: str | None = None, prepare: bool = True
+    workdir: str,
+    stage: str | None = None,
+    prepare: bool = True,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Setup, dict[str, Any], str]:
-    """(setup, all weights, stage name) of a finished or running training run; `prepare`: its data
-    sets are needed too.
+    """(setup, all weights, stage name) of a finished or running training run.
+
+    Args:
+      prepare: its data sets are needed too.
+      mesh: for another than the run was trained on.
 
     Raises:
       ConfigError: the run has no such stage, or trained no model that answers.
@@ -222,7 +207,11 @@ def restore_run(
             f"the run has no stage {stage}", where=workdir, hint=f"it has {', '.join(cfg.stages)}"
         )
     name = stage or run_config.last_trained_stage(cfg)
-    setup = assemble(cfg, prepare)
+    devices = None
+    if mesh is not None:
+        cfg = dataclasses.replace(cfg, mesh=MeshConfig(*(mesh.shape[axis] for axis in MESH_AXES)))
+        devices = list(mesh.devices.flat)
+    setup = assemble(cfg, prepare, devices=devices)
     with jax.set_mesh(setup.mesh):
         return setup, weights_after(setup, name), name
 

@@ -12,10 +12,10 @@ from qoq_jax.data.answer_format import PIXELS
 from qoq_jax.parallel import messages
 from qoq_jax.train import config as config_lib
 from qoq_jax.train.checkpoint import has_checkpoint
-from qoq_jax.train.config import Config
+from qoq_jax.train.config import Config, RunSettings
 
 
-def check_alike(cfg: Config) -> None:
+def check_alike(cfg: RunSettings) -> None:
     """Checks that all processes of the run were started with the same config.
 
     Raises:
@@ -30,7 +30,7 @@ def check_alike(cfg: Config) -> None:
             )
 
 
-def claim(cfg: Config) -> bool:
+def claim(cfg: RunSettings) -> bool:
     """Writes config.json and returns True, or checks that the run there was started with the same
     config.
 

@@ -4,18 +4,20 @@ baseline without RL.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from qoq_jax.data.packing import empty_batch
+from qoq_jax.data.packing import Placed, empty_batch
 from qoq_jax.models import vlm
 from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.models.sizes import VlmConfig
+from qoq_jax.train import domains
 from qoq_jax.train.loop import Row, StepResult
 from qoq_jax.train.optim import stop_frozen_gradients
 from qoq_jax.train.plan import Plan
@@ -53,35 +55,49 @@ def run(setup: Setup, plan: Plan, weights: Any) -> Any:
     # compiled before the data are asked for, which may still be on their way
     if not stage.finished:
         budget = setup.training_budget(plan.name, answers=True)
-        empty = setup.put(empty_batch(budget.part(setup.share.count)))
-        update = update.lower(stage.layout, empty, stage.base).compile()
+        empty = with_domains(empty_batch(budget.part(setup.share.count)), [])
+        update = update.lower(stage.layout, setup.put(empty), stage.base).compile()
     stage.feed(setup.training_iterator(plan.name, answers=True, domains=plan.domains))
 
     def step(state: TrainState, number: int) -> StepResult:
         del number  # nothing is sampled
         batch, samples = next(stage.data)
-        state, metrics = update(stage.on_device(state), setup.put(batch), stage.base)
+        batch = setup.put(with_domains(batch, samples))
+        state, metrics = update(stage.on_device(state), batch, stage.base)
         return StepResult(stage.offloaded(state), metrics, {}, [s.meta.id for s in samples])
 
-    return stage.loop(step, _headline)
+    return stage.loop(step, headline)
 
 
-def _headline(row: Row) -> dict[str, str]:
+def with_domains(batch: Mapping[str, np.ndarray], samples: Sequence[Placed]) -> Batch:
+    """A packed batch with "domains", int32 [B, T], by which the loss of each is summed."""
+    return {**batch, "domains": domains.token_domains(batch["segment_ids"], samples)}
+
+
+def headline(row: Row) -> dict[str, str]:
+    """What of a log row is shown on the terminal."""
     return {"loss": f"{row['loss']:.3f}"}
 
 
 def sft_loss(
     params: Any, cfg: VlmConfig, batch: Batch, denominator: jax.Array
 ) -> tuple[jax.Array, LossMetrics]:
-    """Cross-entropy of the response tokens, −Σ log π(xₜ | x₍<ₜ₎) / denominator."""
+    """Cross-entropy of the response tokens, −Σ log π(xₜ | x₍<ₜ₎) / denominator; of a batch
+    `with_domains` also the sums of each domain.
+    """
     hidden = vlm.hidden(params, cfg, batch)
     # The last token predicts one that does not exist, and does not count.
-    targets, weight = (
-        jnp.pad(batch[name][:, 1:], [(0, 0), (0, 1)]) for name in ("tokens", "loss_mask")
-    )
-    logprobs, entropy = token_logprobs(params["decoder"], hidden, targets)
+    next_one = {
+        name: jnp.pad(batch[name][:, 1:], [(0, 0), (0, 1)])
+        for name in ("tokens", "loss_mask", "domains")
+        if name in batch
+    }
+    weight = next_one["loss_mask"]
+    logprobs, entropy = token_logprobs(params["decoder"], hidden, next_one["tokens"])
     loss = -(logprobs * weight).sum() / denominator
     sums = {"loss": loss, "entropy": (entropy * weight).sum() / denominator}
+    if "domains" in next_one:
+        sums[domains.LOSS] = domains.loss_sums(-logprobs, weight, next_one["domains"])
     return loss, LossMetrics(sums, {})
 
 

@@ -244,7 +244,7 @@ class StageRun:
             hooks.CountSkippedUpdates(cfg.workdir, self.setup.share),
             validate,
             hooks.WriteRow(functools.partial(open_writer, cfg)),
-            hooks.ShowProgress(lambda row: headline(row) | _speed(row)),
+            hooks.ShowProgress(lambda row: headline(row) | speed(row)),
             hooks.StopWhenNotFinite(cfg.optimizer.max_skipped),
             StopEarly(self._validation),
             hooks.SaveCheckpoints(
@@ -277,5 +277,6 @@ def summarise(steps: list[Row], seconds: float) -> Row:
     return row
 
 
-def _speed(row: Row) -> dict[str, str]:
+def speed(row: Row) -> dict[str, str]:
+    """What of a log row of any stage is shown on the terminal beside its headline."""
     return {"tok/s": f"{row['tokens_per_second']:.0f}", "recompiles": str(int(row["recompiles"]))}

@@ -1,5 +1,5 @@
-"""From a host to training, once per kind of access: download, convert, shards by Beam, validate,
-stats, ten steps; on data sets in miniature in their published layouts.
+"""From a host to training, once per kind of access: download, convert and shards by Beam,
+validate, stats, ten steps; on data sets in miniature in their published layouts.
 """
 
 import dataclasses
@@ -138,7 +138,7 @@ def test_from_a_host_to_ten_steps(kind, tmp_path, server, monkeypatch, compiled,
 
     qoq("data", "download", name, "--root", root)
     qoq("data", "download", name, "--root", root, "--check")
-    qoq("data", "convert", name, root, "--seed", seed)
+    qoq("data", "convert", name, root, "--seed", seed, "--runner", "DirectRunner")
     qoq("data", "shards", root, out, "--shard-size", 1000)
     for path in out.glob("*.jsonl"):
         qoq("data", "validate", path)

@@ -91,6 +91,17 @@ def _header_alone(path: str) -> None:
     os.remove(path.removesuffix(".hea") + ".mat")
 
 
+_CARTS = "subject_id,study_id,cart_id,ecg_time," + ",".join(f"report_{i}" for i in range(18))
+_P1000 = "files/p1000/p10000032/s4068923"
+
+
+def _printed(study: int, *statements: str) -> str:
+    """A line of machine_measurements.csv."""
+    cells = [*(f'"{one}"' for one in statements), *[""] * (18 - len(statements))]
+    where = f"10000032,4068923{study},6848296,2180-07-23 08:44:00"
+    return ",".join([where, *cells, "0.005-150 Hz,60 Hz notch,659,40,128,170,258,518,81,77,29999"])
+
+
 _PTB = "ecg_id,patient_id,scp_codes,strat_fold,filename_lr,filename_hr,age,sex\n"
 _HAM = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\n"
 _CBIS = "patient_id,left or right breast,image view,assessment,pathology,image file path\n"
@@ -117,6 +128,28 @@ LAYOUTS: dict[str, dict[str, str | bytes | Callable[[str], None] | None]] = {
         "records500/00000/1_hr.hea": _record(None, ".dat"),
         "records500/00000/2_hr.hea": _record(None, ".dat"),
         "records500/00000/5_hr.hea": _record(None, ".dat"),
+    },
+    "mimic-iv-ecg": {
+        "record_list.csv": "subject_id,study_id,file_name,ecg_time,path\n"
+        + "".join(
+            f"10000032,4068923{i},4068923{i},2180-07-23 08:44:00,{_P1000}{i}/4068923{i}\n"
+            for i in range(7)
+        ),
+        "machine_measurements.csv": f"{_CARTS},bandwidth,filtering,rr_interval,p_onset,p_end,"
+        "qrs_onset,qrs_end,t_end,p_axis,qrs_axis,t_axis\n"
+        + "\n".join(
+            (
+                _printed(0, "Sinus rhythm", "Normal ECG"),
+                _printed(1, "Sinus bradycardia.", "Inferior infarct - age undetermined"),
+                _printed(2, "ATRIAL FIBRILLATION", "*** UNHEARD OF ***", "Abnormal ECG"),
+                _printed(3, "Sinus rhythm", "Possible anterior infarct - age undetermined"),
+                _printed(4, "Sinus rhythm", "Normal ECG"),
+                _printed(5),
+            )
+        ),
+        f"{_P1000}0/40689230.hea": _record(None, ".dat"),
+        f"{_P1000}1/40689231.hea": _record(None, ".dat"),
+        f"{_P1000}4/40689234.hea": None,
     },
     "chapman-shaoxing": {"WFDBRecords/01/010/JS00001.hea": _record("164889003,39732003,164917005")},
     "georgia": {
@@ -321,6 +354,17 @@ LAYOUTS: dict[str, dict[str, str | bytes | Callable[[str], None] | None]] = {
         f"{_CT_ICH}/Patients_CT/049/brain/14_HGE_Seg.jpg": None,
         f"{_CT_ICH}/Patients_CT/049/brain/15.jpg": None,
         f"{_CT_ICH}/Patients_CT/049/bone/14.jpg": None,
+    },
+    "echonet-dynamic": {
+        "EchoNet-Dynamic/FileList.csv": "FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,"
+        "NumberOfFrames,Split\n0X1,40.0,60,100,112,112,50,174,TRAIN\n"
+        "0X2.avi,40.5,60,101,112,112,50,174,VAL\n0X3,50.0,50,100,112,112,50,174,TEST\n"
+        "0X4,,50,100,112,112,50,174,TEST\n0X5,55.1,50,100,112,112,50,174,TRAIN\n",
+        "EchoNet-Dynamic/VolumeTracings.csv": "FileName,X1,Y1,X2,Y2,Frame\n0X1.avi,1,2,3,4,46\n",
+        "EchoNet-Dynamic/Videos/0X1.avi": None,
+        "EchoNet-Dynamic/Videos/0X2.avi": None,
+        "EchoNet-Dynamic/Videos/0X3.avi": None,
+        "EchoNet-Dynamic/Videos/0X4.avi": None,
     },
     "busi": {
         "Dataset_BUSI_with_GT/benign/benign (1).png": None,

@@ -200,6 +200,14 @@ def test_the_checkpoint_is_that_of_the_plan(rank, gib, tmp_path):
     assert f"a checkpoint of {gib} GiB on 64 hosts" in str(found)
 
 
+@pytest.mark.parametrize(("mesh", "wrong"), [("", 0), (" --config.mesh.data=3", 1)])
+def test_the_mesh_of_an_encoders_config_is_checked_too(mesh, wrong, tmp_path):
+    path = tmp_path / "job.py"
+    command = f"qoq train --config={CONFIGS / 'climb_multitask.py'}:pod{mesh}"
+    path.write_text(JOB.format(topology="v5e:4x4", more="").replace("python x.py", command))
+    assert len(launch.check_config(launch.load(str(path)))) == wrong
+
+
 @pytest.mark.parametrize("action", ["submit", "status"])
 @pytest.mark.parametrize("changed", ["", " M one.py\n", " M one.py\n?? two.py\n"])
 def test_changes_that_the_machines_do_not_get_are_noted(action, changed, job_file, programs, capfd):

@@ -10,7 +10,7 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from helpers import cases
+from helpers import cases, measured
 from playwright.sync_api import sync_playwright
 
 from qoq_jax.cli import main
@@ -42,9 +42,10 @@ def browser():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A workdir with its pages."""
+    """A workdir with its pages, and in its folder "measured" the pages of one with all sections."""
     workdir = cases.write_workdir(tmp_path_factory.mktemp("runs") / "mine")
     assert main.main(["report", str(workdir)]) == 0
+    assert main.main(["report", str(measured.write_run(workdir / "measured"))]) == 0
     return workdir
 
 
@@ -243,7 +244,34 @@ def test_on_a_phone_list_and_case_take_turns(opened):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", ["cases.html", "report.html"])
+def test_the_report_links_to_the_cases_and_these_to_the_report(opened, width):
+    page = opened("report.html", width)
+    page.locator("nav").get_by_role("link", name="Case viewer").click()
+    page.locator("#list button").first.wait_for()
+    page.get_by_role("link", name="Report", exact=True).click()
+    page.locator("#results").wait_for()
+    assert page.url.endswith("/report.html")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.get_by_role("link", name="Test rows").click()
+    page.locator("#list button").first.wait_for()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_report_is_dark_where_asked_and_wide_parts_scroll_by_themselves(opened, width):
+    page = opened("measured/report.html", width)
+    colours = """[getComputedStyle(document.body).backgroundColor,
+        getComputedStyle(document.querySelector("svg text")).fill]"""
+    light = page.evaluate(colours)
+    page.emulate_media(color_scheme="dark")
+    paper, ink = page.evaluate(colours)
+    assert light[0] == "rgb(255, 255, 255)" and paper == "rgb(18, 23, 28)" and ink != light[1]
+    for name in ("calibration", "selective", "fairness", "tasks", "evaluations"):
+        assert page.locator(f"#{name}").bounding_box()["width"] <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", ["cases.html", "report.html", "measured/report.html"])
 def test_axe_finds_nothing_serious(opened, name, width):
     page = opened(name, width)
     serious = _serious(page)

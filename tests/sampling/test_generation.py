@@ -59,7 +59,7 @@ def test_greedy_tokens_are_the_most_likely_ones_of_the_full_forward_pass(model, 
     """
     prepared = model.prepare(samples())[:3]
     prompts = [processed(sample, answer.token_ids[:-1]) for sample, answer in zip(prepared, greedy)]
-    banned = model._banned()
+    banned = model.banned_ids()
     assert (
         len({tuple(answer.token_ids) for answer in greedy}) == 4
         and len(set(greedy[0].token_ids)) > 5
@@ -115,7 +115,7 @@ def test_refill_changes_no_token_and_needs_fewer_steps():
     prepared = model.prepare([{"prompt": f"Question {i}: why?"} for i in range(16)])
     steps, tokens = {}, {}
     for refill in (True, False):
-        engine = Engine(model.params, model.cfg, None, model._banned())
+        engine = Engine(model.params, model.cfg, None, model.banned_ids())
         settings = Settings(max_new_tokens=64, temperature=2.0, rows=4, refill=refill)
         found = engine.generate(prepared, settings, [(0, i) for i in range(16)])
         tokens[refill] = [np.concatenate(answers[0].tokens) for answers in found]
@@ -203,7 +203,7 @@ def test_an_end_token_ends_the_answer_and_banned_tokens_never_come():
     # nearly uniform over the words
     found = model.generate(samples()[:1], 200, temperature=20.0, num_samples=40)[0]
     tokens = np.concatenate([answer.token_ids for answer in found])
-    assert not set(tokens.tolist()) & set(model._banned()) and len(set(tokens.tolist())) > 300
+    assert not set(tokens.tolist()) & set(model.banned_ids()) and len(set(tokens.tolist())) > 300
     ended = [answer for answer in found if answer.finish_reason == "eos"]
     assert ended and all(answer.token_ids[-1] in model.cfg.eos_ids for answer in ended)
     assert all(not set(answer.token_ids[:-1].tolist()) & set(model.cfg.eos_ids) for answer in found)

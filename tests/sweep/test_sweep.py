@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import subprocess
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy import stats
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.sweep import run as sweep
+from qoq_jax.sweep import subsets
 from qoq_jax.sweep import tables as sweep_report
 from qoq_jax.train import config as config_lib
 
@@ -61,8 +63,8 @@ def finish(folder: str, stage: str, score: float, seed: int = 0) -> None:
 def test_every_run_is_made_once_from_its_start(tmp_path, monkeypatch):
     made = []
 
-    def train(file, job, out, cores, overrides, number):
-        assert set(cores) <= os.sched_getaffinity(0)
+    def train(file, job, out, place, overrides, number):
+        assert set(place.cores) <= os.sched_getaffinity(0) and not place.devices
         made.append(job)
         finish(
             job.folder, "rl" if job.name in SCORES else "sft", SCORES.get(job.name, [0.3])[job.seed]
@@ -173,6 +175,38 @@ def test_runs_side_by_side_share_no_core():
     shares = sweep.core_shares(len(cores))
     assert sorted(core for share in shares for core in share) == cores and all(shares)
     assert sweep.core_shares(len(cores) + 1) == [tuple(cores)] * (len(cores) + 1)
+
+
+def test_runs_side_by_side_see_their_own_devices(tmp_path):
+    gpus = subsets.of_runs(4, {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}, str(tmp_path))
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in gpus] == ["0,1", "2,3", "4,5", "6,7"]
+    forced = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--a --xla_force_host_platform_device_count=8"}
+    flags = "--a --xla_force_host_platform_device_count=2"
+    assert subsets.of_runs(4, forced, str(tmp_path)) == [{"XLA_FLAGS": flags}] * 4
+    assert subsets.of_runs(2, {}, str(tmp_path)) == [{}, {}]
+    assert subsets.of_runs(1, forced, str(tmp_path)) == [{}]
+    for chip in range(8):
+        (tmp_path / f"accel{chip}").touch()
+    chips = subsets.of_runs(2, {}, str(tmp_path))
+    assert [one["TPU_VISIBLE_CHIPS"] for one in chips] == ["0,1,2,3", "4,5,6,7"]
+    assert {one["TPU_CHIPS_PER_PROCESS_BOUNDS"] for one in chips} == {"2,2,1"}
+    assert chips[0]["TPU_MESH_CONTROLLER_PORT"] != chips[1]["TPU_MESH_CONTROLLER_PORT"]
+    with pytest.raises(ConfigError, match="--jobs 9 with 8 TPU chips"):
+        subsets.of_runs(9, {}, str(tmp_path))
+
+
+def test_a_run_is_started_at_its_place(tmp_path, monkeypatch):
+    started = []
+
+    def run(command, env, **more):
+        started.append((command, env["CUDA_VISIBLE_DEVICES"]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    job = sweep.Job("grpo", 0, str(tmp_path / "grpo" / "seed0"), "")
+    place = sweep.Place(devices={"CUDA_VISIBLE_DEVICES": "2,3"})
+    assert sweep._train("evidence.py", job, str(tmp_path), place, (), 1) == 0
+    assert [devices for _, devices in started] == ["2,3"]
 
 
 def test_intervals_and_areas():

@@ -22,6 +22,8 @@ from qoq_jax.rl.algorithms import ALGORITHMS, SUPERVISED
 from qoq_jax.rl.config import Algorithm
 from qoq_jax.rl.drpo import DRPOConfig
 from qoq_jax.train import config
+from qoq_jax.transfer import config as transfer
+from qoq_jax.transfer import fusion_config
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.py"))
@@ -41,11 +43,14 @@ def test_every_config_loads_and_tells_how_to_run_it(path):
     )
     shown = variants_of(path)
     assert shown
+    parsers = {
+        "": config.parse,
+        transfer.KIND: transfer.parse,
+        fusion_config.KIND: fusion_config.parse,
+    }
+    parse = parsers[config.kind_of(str(path))]
     for argument in shown:
-        assert isinstance(
-            config.parse(config.load(f"{path}:{argument}" if argument else str(path))),
-            config.Config,
-        )
+        parse(config.load(f"{path}:{argument}" if argument else str(path)))
 
 
 def test_every_field_is_read_by_code():
@@ -63,7 +68,8 @@ def test_every_field_is_read_by_code():
             else:
                 yield field.name
 
-    unread = [name for name in leaves(config.Config) if not re.search(rf"\.{name}\b", code)]
+    names = [*leaves(config.Config), *leaves(transfer.TransferConfig)]
+    unread = [name for name in names if not re.search(rf"\.{name}\b", code)]
     assert not unread, f"config fields that no code reads: {unread}"
 
 
@@ -232,6 +238,7 @@ def test_errors_name_fields_as_the_command_line_takes_them():
                     bare.add(name)
 
     walk(config.default(), "")
+    walk(transfer.default(), "")
     names = {key.partition(".")[0] for key in sections if "." in key}
     wrong = []
     for path in sorted((REPOSITORY / "qoq_jax").rglob("*.py")):

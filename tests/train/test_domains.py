@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qoq_jax.data.packing import Placed
 from qoq_jax.data.rows import DOMAINS
 from qoq_jax.rl.batches import GroupBatch
 from qoq_jax.train import domains
@@ -97,6 +98,19 @@ def test_a_row_divides_the_sums_of_its_steps_once():
     counts = {"responses": 10, "sampled": {"A": 9, "B": 1}, "gold": {"A": 5}}
     assert row["labels"] == {"ct": counts}
     assert not any(name.startswith("domain/mri") for name in row)
+
+
+def test_the_loss_of_a_domain_is_the_mean_over_its_tokens_in_all_steps():
+    segments = np.array([[1, 1, 2, 2, 0], [1, 1, 1, 1, 1]])
+    placed = [(0, 1, "ct"), (0, 2, "ecg"), (1, 1, "ct")]
+    samples = [Placed(types.SimpleNamespace(domain=name), b, s) for b, s, name in placed]
+    found = domains.token_domains(segments, samples)
+    assert found.tolist() == [[CT, CT, ECG, ECG, -1], [CT] * 5] and found.dtype == np.int32
+    losses = np.arange(10, dtype=np.float32).reshape(2, 5)
+    weight = np.array([[0, 1, 1, 1, 0], [0, 0, 0, 1, 1]], np.float32)
+    sums = domains.loss_sums(jnp.asarray(losses), jnp.asarray(weight), jnp.asarray(found))
+    row = domains.row([{domains.LOSS: sums}, {domains.LOSS: _table(2, {CT: (20.0, 2.0)})}])
+    assert row == {"loss/domain/ct": (1 + 8 + 9 + 20) / 5, "loss/domain/ecg": 2.5}
 
 
 def test_labels_of_two_steps_are_added():

@@ -123,7 +123,9 @@ def test_a_run_leaves_everything(finished):
     ]
     assert rows[5]["loss"] < rows[0]["loss"]
     assert all(row["recompiles"] == 0 for row in rows)
-    last = rows[-1]
+    first, last = rows[0], rows[-1]
+    by_domain = [x for name, x in first.items() if name.startswith("loss/domain/")]
+    assert len(by_domain) > 1 and min(by_domain) <= first["loss"] <= max(by_domain)
     assert last["logprob_difference_max"] < 1e-4 and last["update_finite"] == 1
     assert {
         "reward/total",
@@ -142,7 +144,8 @@ def test_a_run_leaves_everything(finished):
             assert (workdir / "checkpoints" / stage / "6" / name).exists()
     data = json.loads((workdir / "data.json").read_text())["sources"]["climb-mini"]["splits"]
     assert data["train"]["rows"] == 80 and data.keys() == {"train", "test"}
-    assert "<html" in (workdir / "report.html").read_text()
+    assert 'href="cases.html"' in (workdir / "report.html").read_text()
+    assert '"report":"report.html"' in (workdir / "cases.html").read_text()
     assert any((workdir / "tensorboard").iterdir())
     assert "left" in output and "recompiles 0" in output
 

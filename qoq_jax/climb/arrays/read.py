@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.arrays import sets
-from qoq_jax.climb.arrays.record import Item, Record, Records, check
+from qoq_jax.climb.arrays.record import Form, Item, Record, Records, check
 from qoq_jax.climb.catalogue import table
 from qoq_jax.climb.convert import splits
 from qoq_jax.climb.convert.example import Dropped, Example
@@ -33,12 +33,17 @@ def records(name: str, root: str | os.PathLike, seed: int = 0) -> Records:
     reader, vocabulary = sets.get(name), table.find(name).labels
     items, dropped = find(name, root)
     yield from dropped
-    chosen = assign(items, name, seed)
+    yield from in_splits(reader, vocabulary, items, seed)
+
+
+def in_splits(form: Form, vocabulary: tuple[str, ...], items: list[Item], seed: int) -> Records:
+    """The records of items, checked and with their splits; `seed` as for `records`."""
+    chosen = assign(items, form.name, seed)
     for item in items:
         try:
             for one in item.read():
                 if isinstance(one, Record):
-                    check(one, reader, vocabulary)
+                    check(one, form, vocabulary)
                     one = dataclasses.replace(one, split=chosen[item.id])
                 yield one
         except DataError as error:

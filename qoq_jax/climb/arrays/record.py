@@ -42,7 +42,7 @@ class Record:
         that it knows (graph, experiment).
       labels: in the catalogue's spelling and order; () where the set has no label of a record (PPI
         labels nodes, in an array).
-      arrays: by name, as `Reader.arrays` says.
+      arrays: by name, as `Form.arrays` says.
       names: of the places along an axis: names["channel"][i] is what place i is.
       metadata: what else the source tells about the record, as text.
       split: train, validation or test; "" before splits are drawn.
@@ -78,17 +78,26 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader:
-    """How a data set as it is published becomes records.
+class Form:
+    """What the records of a data set are.
 
     Attributes:
-      name: of the data set in the catalogue.
+      name: of the data set.
       arrays: the form of each array of a record.
-      items: takes the folder and yields what is in it, in an order that is always the same.
     """
 
     name: str
     arrays: Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader(Form):
+    """How a data set of the catalogue as it is published becomes records.
+
+    Attributes:
+      items: takes the folder and yields what is in it, in an order that is always the same.
+    """
+
     items: Callable[[Folder], Iterator[Item | Dropped]]
 
 
@@ -104,11 +113,11 @@ def label_of(dataset: str, raw: str | int | float, where: str) -> str:
         raise DataError(error.what, where=where, hint=error.hint) from None
 
 
-def check(record: Record, reader: Reader, vocabulary: tuple[str, ...] = ()) -> None:
-    """Whether a record is of its reader's form.
+def check(record: Record, form: Form, vocabulary: tuple[str, ...] = ()) -> None:
+    """Whether a record is of its data set's form.
 
     Args:
-      vocabulary: labels of the catalogue, () where it has none.
+      vocabulary: labels of the data set, () where it has none.
 
     Raises:
       DataError: an array is missing, of another dtype or shape, or not finite where only numbers
@@ -116,16 +125,17 @@ def check(record: Record, reader: Reader, vocabulary: tuple[str, ...] = ()) -> N
     """
 
     def fail(what: str) -> None:
-        raise DataError(what, where=f"{reader.name}: {record.id}")
+        raise DataError(what, where=f"{form.name}: {record.id}")
 
-    if set(record.arrays) != set(reader.arrays):
-        fail(f"has the arrays {sorted(record.arrays)}, not {sorted(reader.arrays)}")
+    if set(record.arrays) != set(form.arrays):
+        fail(f"has the arrays {sorted(record.arrays)}, not {sorted(form.arrays)}")
     lengths: dict[Any, int] = {axis: len(places) for axis, places in record.names.items()}
-    for name, form in reader.arrays.items():
+    for name, expected in form.arrays.items():
         array = record.arrays[name]
-        if array.dtype != np.dtype(form.dtype) or array.ndim != len(form.axes):
-            fail(f"{name} is {array.dtype} {list(array.shape)}, not {form.dtype} {form.axes}")
-        for axis, length in zip(form.axes, array.shape):
+        if array.dtype != np.dtype(expected.dtype) or array.ndim != len(expected.axes):
+            wanted = f"{expected.dtype} {expected.axes}"
+            fail(f"{name} is {array.dtype} {list(array.shape)}, not {wanted}")
+        for axis, length in zip(expected.axes, array.shape):
             if length != lengths.setdefault(axis, axis if isinstance(axis, int) else length):
                 fail(f"{name} has {length} along {axis}, not {lengths[axis]}")
     for label in record.labels:

@@ -22,7 +22,7 @@ import numpy as np
 from qoq_jax.base import files
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.arrays import read, sets
-from qoq_jax.climb.arrays.record import Record
+from qoq_jax.climb.arrays.record import Form, Record, Records
 from qoq_jax.climb.catalogue import table
 from qoq_jax.climb.convert import splits
 from qoq_jax.climb.convert import write as convert_lib
@@ -53,24 +53,46 @@ def write(
       DataError: as `read.records`, or no record could be read.
     """
     out = os.fspath(out) or os.path.join(root, "arrays")
+    form, vocabulary = sets.get(name), table.find(name).labels
+    found = read.records(name, root, seed)
+    return write_records(form, vocabulary, found, out, seed, shard_bytes)
+
+
+def write_records(
+    form: Form,
+    vocabulary: tuple[str, ...],
+    records: Records,
+    out: str,
+    seed: int,
+    shard_bytes: int = SHARD_BYTES,
+) -> dict[str, Any]:
+    """Writes records that have their splits; returns the report.
+
+    Args:
+      form, vocabulary: of the data set.
+      seed: of the splits, for the report.
+
+    Raises:
+      DataError: there is no record.
+    """
     with contextlib.suppress(FileNotFoundError):
         os.remove(os.path.join(out, REPORT))
     dropped: dict[str, list[str]] = {}
     with contextlib.ExitStack() as stack:
         written = {split: stack.enter_context(Split(out, split)) for split in schema.SPLITS}
-        for one in read.records(name, root, seed):
+        for one in records:
             if isinstance(one, Record):
                 written[one.split].add(one, shard_bytes)
             else:
                 dropped.setdefault(one.reason, []).append(one.id)
         if not any(split.index for split in written.values()):
             why = "; ".join(f"{len(ids)}: {reason}" for reason, ids in dropped.items())
-            raise DataError(f"no record of {name} can be read ({why})", where=os.fspath(root))
+            raise DataError(f"no record of {form.name} can be read ({why})", where=out)
     for split in written.values():
         if split.index:
             lines = "".join(f"{json.dumps(line)}\n" for line in split.index)
             files.write_text(os.path.join(out, f"{split.split}.index.jsonl"), lines)
-    report = _report(name, seed, written, dropped)
+    report = _report(form, vocabulary, seed, written, dropped)
     files.write_json(os.path.join(out, REPORT), report)
     _remove_stale(out, report)
     return report
@@ -164,17 +186,21 @@ class Split:
 
 
 def _report(
-    name: str, seed: int, written: dict[str, Split], dropped: dict[str, list[str]]
+    form: Form,
+    vocabulary: tuple[str, ...],
+    seed: int,
+    written: dict[str, Split],
+    dropped: dict[str, list[str]],
 ) -> dict[str, Any]:
     chosen = {line["id"]: split for split, one in written.items() for line in one.index}
     return {
         "format": FORMAT,
-        "dataset": name,
+        "dataset": form.name,
         "seed": seed,
-        "labels": list(table.find(name).labels),
+        "labels": list(vocabulary),
         "arrays": {
-            array: dataclasses.asdict(form) | {"axes": list(form.axes)}
-            for array, form in sets.get(name).arrays.items()
+            name: dataclasses.asdict(array) | {"axes": list(array.axes)}
+            for name, array in form.arrays.items()
         },
         "splits": {
             split: {

@@ -55,22 +55,6 @@ def licence_cells(row: Dataset) -> tuple[str, ...]:
     )
 
 
-def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with columns of one width; numbers stand to the right."""
-    table = [columns, *rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    right = [
-        all(not cell or cell[0].isdigit() for cell in column) for column in zip(*rows, strict=True)
-    ]
-    return [
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(line, widths, right or [False] * len(line), strict=False)
-        ).rstrip()
-        for line in table
-    ]
-
-
 # Left out of the list one after the other where a terminal is too narrow.
 _SPARE = ("test", "train", "labels", "domain", "access", "licence")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import glob
 import io
 import os
 
@@ -12,7 +11,7 @@ from PIL import Image
 
 from qoq_jax.base import files
 from qoq_jax.base.errors import DataError
-from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
+from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found, Record, Records
 from qoq_jax.climb.convert.folder import Folder
 from qoq_jax.climb.labels.read import values
 from qoq_jax.climb.qa import Question
@@ -33,27 +32,10 @@ def starts(length: int) -> list[int]:
     return sorted({*range(0, last, PATCH - OVERLAP), last})
 
 
-def cut(folder: Folder) -> None:
-    """Writes the patches of each region, the mask of each patch's tissue, and a table of both,
-    below patches/. Regions whose table is there are passed over.
+def cut(root: str, name: str, picture: str, mask: str) -> None:
+    """Writes the patches of a region, the mask of each patch's tissue, and last a table of both,
+    below patches/.
     """
-    for name, (picture, mask) in _regions(folder).items():
-        table = f"{CUT}/{name}.csv"
-        if mask and table not in folder.files:
-            paths = (os.path.join(folder.root, path) for path in (picture, mask))
-            _cut_region(folder.root, name, *paths)
-
-
-def _regions(folder: Folder) -> dict[str, tuple[str, str]]:
-    """{name: (picture, mask or "")} of the regions."""
-    masks = {path.rpartition("/")[2]: path for path in folder.match("masks/*.png", "*/masks/*.png")}
-    return {
-        path.rpartition("/")[2].removesuffix(".png"): (path, masks.get(path.rpartition("/")[2], ""))
-        for path in folder.match("images/TCGA-*.png", "*/images/TCGA-*.png")
-    }
-
-
-def _cut_region(root: str, name: str, picture: str, mask: str) -> None:
     shown, codes = pictures.read_image(picture), pictures.read_levels(mask)
     if shown.shape[:2] != codes.shape:
         raise DataError(
@@ -87,43 +69,62 @@ def _save(path: str, pixels: np.ndarray) -> None:
         Image.fromarray(pixels).save(partial, "PNG")
 
 
-def examples(folder: Folder) -> Found:
-    """One question per patch, half of which or more is one of the four tissues; the test split is
-    that of the authors' baseline.
-    """
-    regions = _regions(folder)
+def records(folder: Folder) -> Records:
+    """Regions; the test split is that of the authors' baseline."""
+    masks = {path.rpartition("/")[2]: path for path in folder.match("masks/*.png", "*/masks/*.png")}
+    # Of several pictures of one name the last.
+    regions = {
+        path.rpartition("/")[2]: path
+        for path in folder.match("images/TCGA-*.png", "*/images/TCGA-*.png")
+    }
     if not regions:
         raise DataError(
             "images/TCGA-*.png is not there",
             where=folder.root,
             hint="put the regions into images/ and masks/: qoq data download bcss says how",
         )
-    for name, (_, mask) in regions.items():
-        if not mask:
-            yield Dropped(name, "its mask is not there")
-            continue
+    for name, picture in regions.items():
         # TCGA-A1-A0SK-DX1_xmin45749_...: project, site, patient
-        site, patient = name.split("-")[1], "-".join(name.split("-")[:3])
-        for row in folder.table(glob.escape(f"{CUT}/{name}.csv"), *_COLUMNS):
-            identity = row["patch"].removeprefix(f"{CUT}/")
-            if not row["label"]:
-                yield Dropped(identity, "none of the four tissues covers half of it")
-                continue
-            yield Example(
-                id=identity,
-                labels=(row["label"],),
-                patient=patient,
-                split="test" if site in _TEST_SITES else "train",
-                images=(f"{row['patch']}.png",),
-                mask=f"{row['patch']}_mask.png",
-            )
+        yield Record(
+            id=name.removesuffix(".png"),
+            patient="-".join(name.split("-")[:3]),
+            split="test" if name.split("-")[1] in _TEST_SITES else "train",
+            facts={"picture": picture, "mask": masks.get(name)},
+        )
+
+
+def examples(record: Record, folder: Folder) -> Found:
+    """One question per patch, half of which or more is one of the four tissues. A region is cut
+    when its table is not there.
+    """
+    name, picture, mask = record.id, record.facts["picture"], record.facts["mask"]
+    if mask is None:
+        yield Dropped(name, "its mask is not there")
+        return
+    table = f"{CUT}/{name}.csv"
+    if not os.path.isfile(os.path.join(folder.root, table)):
+        cut(folder.root, name, *(os.path.join(folder.root, path) for path in (picture, mask)))
+    for row in folder.read_table(table, *_COLUMNS):
+        identity = row["patch"].removeprefix(f"{CUT}/")
+        if not row["label"]:
+            yield Dropped(identity, "none of the four tissues covers half of it")
+            continue
+        yield Example(
+            id=identity,
+            labels=(row["label"],),
+            patient=record.patient,
+            split=record.split,
+            images=(f"{row['patch']}.png",),
+            mask=f"{row['patch']}_mask.png",
+        )
 
 
 CONVERTERS = (
     Converter(
         "bcss",
         Question("a patch of a breast cancer section of a patient", "the main tissue"),
+        records,
         examples,
-        cut,
+        at_once=1,
     ),
 )

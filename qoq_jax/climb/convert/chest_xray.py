@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
+from qoq_jax.climb.convert.example import Converter, Dropped, Found, Record, Records
 from qoq_jax.climb.convert.folder import Folder, choice
 from qoq_jax.climb.convert.folders import person
 from qoq_jax.climb.labels import chest_xray as labels
@@ -16,7 +17,12 @@ _CHEXPERT = labels.CHEXPERT
 _MIMIC_SPLITS = {"train": "train", "validate": "validation", "test": "test"}
 
 
-def _findings(row: dict[str, str]) -> tuple[str, ...] | str:
+def _cells(row: Mapping[str, str]) -> dict[str, str]:
+    """The cells of CheXpert's labels."""
+    return {name: row[name] for name in _CHEXPERT}
+
+
+def _findings(row: Mapping[str, str]) -> tuple[str, ...] | str:
     """CheXpert labels that a row marks as present, or why there are none; uncertain ones count as
     absent, as in CLIMB.
     """
@@ -26,31 +32,39 @@ def _findings(row: dict[str, str]) -> tuple[str, ...] | str:
         return error.what
 
 
-def mimic_cxr(folder: Folder) -> Found:
-    """One question per picture, with the labels of its study; the published split."""
+def mimic_cxr_records(folder: Folder) -> Records:
+    """Pictures, with what is said of their study; the published split."""
     name = "*mimic-cxr-2.0.0-split.csv*"
     base, of_study = folder.parent(name), {}
     studies = folder.table("*mimic-cxr-2.0.0-chexpert.csv*", "subject_id", "study_id", *_CHEXPERT)
     for row in studies:
-        of_study[row["subject_id"], row["study_id"]] = _findings(row)
+        of_study[row["subject_id"], row["study_id"]] = _cells(row)
     for row in folder.table(name, "dicom_id", "study_id", "subject_id", "split"):
         subject, study, dicom = row["subject_id"], row["study_id"], row["dicom_id"]
-        found = of_study.get((subject, study), "its study has no labels")
-        if isinstance(found, str):
-            yield Dropped(dicom, found)
-            continue
-        yield Example(
+        yield Record(
             id=dicom,
-            labels=found,
             patient=f"p{subject}",
             split=choice(row, "split", _MIMIC_SPLITS),
-            images=(f"{base}files/p{subject[:2]}/p{subject}/s{study}/{dicom}.jpg",),
+            facts={
+                "study": of_study.get((subject, study)),
+                "image": f"{base}files/p{subject[:2]}/p{subject}/s{study}/{dicom}.jpg",
+            },
         )
 
 
-def chexpert(folder: Folder) -> Found:
-    """One question per picture. The 234 pictures that the source calls valid, which radiologists
-    labelled, are the test split.
+def mimic_cxr(record: Record, folder: Folder) -> Found:
+    """One question per picture, with the labels of its study."""
+    study = record.facts["study"]
+    found = "its study has no labels" if study is None else _findings(study)
+    if isinstance(found, str):
+        yield Dropped(record.id, found)
+        return
+    yield record.example(found, images=(record.facts["image"],))
+
+
+def chexpert_records(folder: Folder) -> Records:
+    """Pictures. The 234 that the source calls valid, which radiologists labelled, are the test
+    split.
     """
     for name, split in (("train", "train"), ("valid", "test")):
         pattern = (f"{name}.csv", f"*/{name}.csv")
@@ -60,28 +74,30 @@ def chexpert(folder: Folder) -> Found:
         for row in folder.table(pattern, "Path", *_CHEXPERT):
             # CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg
             _, _, path = row["Path"].partition("/")
-            found = _findings(row)
-            if isinstance(found, str):
-                yield Dropped(path, found)
-                continue
             parts = path.split("/")
             if len(parts) != 4:
                 raise DataError(
                     f"Path is {row['Path'][:80]!r}, not FOLDER/{name}/PATIENT/STUDY/FILE"
                 )
-            yield Example(
-                id=path,
-                labels=found,
-                patient=parts[1],
-                split=split,
-                images=(base + path,),
-                attributes=of_person(row.get("Sex", ""), row.get("Age", "")),
-            )
+            person = {"sex": row.get("Sex", ""), "age": row.get("Age", "")}
+            facts = {"cells": _cells(row), "image": base + path} | person
+            yield Record(id=path, patient=parts[1], split=split, facts=facts)
 
 
-def vindr_cxr(folder: Folder) -> Found:
-    """One question per picture: its global labels by the majority of three readers, in the test
-    split by their consensus. (The released CLIMB pairs pictures and rows by position.)
+def chexpert(record: Record, folder: Folder) -> Found:
+    """One question per picture."""
+    facts = record.facts
+    found = _findings(facts["cells"])
+    if isinstance(found, str):
+        yield Dropped(record.id, found)
+        return
+    person = of_person(facts["sex"], facts["age"])
+    yield record.example(found, images=(facts["image"],), attributes=person)
+
+
+def vindr_cxr_records(folder: Folder) -> Records:
+    """Pictures, with the lines of their readers: three, in the test split their consensus. (The
+    released CLIMB pairs pictures and rows by position.)
     """
     for split in ("train", "test"):
         pattern = f"*image_labels_{split}.csv"
@@ -90,40 +106,57 @@ def vindr_cxr(folder: Folder) -> Found:
         for row in folder.table(pattern, "image_id"):
             readers[row["image_id"]].append(row)
         for image, rows in readers.items():
-            found = labels.vindr(rows).labels
-            if not found:
-                yield Dropped(image, "its readers agree on no label")
-                continue
-            endings = (f"{base}{split}/{image}.dicom", f"{base}{split}/{image}.png")
-            path = next((path for path in endings if path in folder.files), endings[0])
-            yield Example(id=image, labels=found, patient=image, split=split, images=(path,))
+            facts = {"readers": rows, "stem": f"{base}{split}/{image}"}
+            yield Record(id=image, patient=image, split=split, facts=facts)
 
 
-def coronahack(folder: Folder) -> Found:
-    """One question per picture; three of the four classes, as in CLIMB."""
+def vindr_cxr(record: Record, folder: Folder) -> Found:
+    """One question per picture: its global labels by the majority of its readers."""
+    found = labels.vindr(record.facts["readers"]).labels
+    if not found:
+        yield Dropped(record.id, "its readers agree on no label")
+        return
+    endings = (f"{record.facts['stem']}.dicom", f"{record.facts['stem']}.png")
+    yield record.example(found, images=(next(filter(folder.has, endings), endings[0]),))
+
+
+def coronahack_records(folder: Folder) -> Records:
+    """Pictures, with their class."""
     table = "*Chest_xray_Corona_Metadata.csv"
     columns = ("X_ray_image_name", "Label", "Dataset_type", "Label_1_Virus_category")
     pictures = {path.rpartition("/")[2]: path for path in folder.match("*.jp*g", "*.png")}
     for row in folder.table(table, *columns):
-        name, kind = row["X_ray_image_name"], row["Label_1_Virus_category"]
-        if row["Label"] == "Normal":
-            label = "Normal"
-        elif kind.lower() in ("bacteria", "virus"):
-            label = "Bacterial Pneumonia" if kind.lower() == "bacteria" else "Viral Pneumonia"
-        else:
-            yield Dropped(name, f"its class is {kind or 'not given'}")
-            continue
-        split = choice(row, "Dataset_type", {"TRAIN": "train", "TEST": "test"})
-        path = pictures.get(name, name)
-        patient = person(name) or name
-        yield Example(id=name, labels=(label,), patient=patient, split=split, images=(path,))
+        name = row["X_ray_image_name"]
+        yield Record(
+            id=name,
+            patient=person(name) or name,
+            split=choice(row, "Dataset_type", {"TRAIN": "train", "TEST": "test"}),
+            facts={
+                "label": row["Label"],
+                "kind": row["Label_1_Virus_category"],
+                "image": pictures.get(name, name),
+            },
+        )
+
+
+def coronahack(record: Record, folder: Folder) -> Found:
+    """One question per picture; three of the four classes, as in CLIMB."""
+    kind = record.facts["kind"]
+    if record.facts["label"] == "Normal":
+        label = "Normal"
+    elif kind.lower() in ("bacteria", "virus"):
+        label = "Bacterial Pneumonia" if kind.lower() == "bacteria" else "Viral Pneumonia"
+    else:
+        yield Dropped(record.id, f"its class is {kind or 'not given'}")
+        return
+    yield record.example((label,), images=(record.facts["image"],))
 
 
 _XRAY = Question("a chest X-ray of a patient")
 _FINDINGS = Question("a chest X-ray of a patient", "the diagnosis, with all findings", many=True)
 CONVERTERS = (
-    Converter("mimic-cxr", _FINDINGS, mimic_cxr),
-    Converter("chexpert", _FINDINGS, chexpert),
-    Converter("vindr-cxr", _FINDINGS, vindr_cxr),
-    Converter("coronahack", _XRAY, coronahack),
+    Converter("mimic-cxr", _FINDINGS, mimic_cxr_records, mimic_cxr),
+    Converter("chexpert", _FINDINGS, chexpert_records, chexpert),
+    Converter("vindr-cxr", _FINDINGS, vindr_cxr_records, vindr_cxr),
+    Converter("coronahack", _XRAY, coronahack_records, coronahack),
 )

@@ -6,36 +6,38 @@ import os
 
 from qoq_jax.base import files
 from qoq_jax.base.errors import DataError
-from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
+from qoq_jax.climb.convert import ct_ich
+from qoq_jax.climb.convert.example import Converter, Dropped, Found, Record, Records
 from qoq_jax.climb.convert.folder import Folder, choice, whole
 from qoq_jax.climb.labels import ct as labels
 from qoq_jax.climb.labels.read import value
 from qoq_jax.climb.qa import Question
 
+_RSPECT = ("pe_present_on_image", "chronic_pe", "acute_and_chronic_pe")
+_INSPECT = ("pe_positive", "pe_acute", "pe_subsegmentalonly")
 _INSPECT_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 
 
-def rspect(folder: Folder) -> Found:
-    """One question per slice; a study, which is one patient's, is in one split (the released CLIMB
-    draws slices). Slices of an examination with acute and chronic emboli have both labels.
-    """
+def rspect_records(folder: Folder) -> Records:
+    """Slices; a study, one patient's, is in one split (the released CLIMB draws slices)."""
     table = ("train.csv", "*/train.csv")
     base = folder.parent(*table)
     study, series, slice_ = "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"
-    columns = (study, series, slice_, "pe_present_on_image", "chronic_pe", "acute_and_chronic_pe")
-    for row in folder.table(table, *columns):
-        yield Example(
-            id=row[slice_],
-            labels=labels.rspect(row),
-            patient=row[study],
-            images=(f"{base}train/{row[study]}/{row[series]}/{row[slice_]}.dcm",),
-        )
+    for row in folder.table(table, study, series, slice_, *_RSPECT):
+        path = f"{base}train/{row[study]}/{row[series]}/{row[slice_]}.dcm"
+        facts = {"cells": {name: row[name] for name in _RSPECT}, "image": path}
+        yield Record(id=row[slice_], patient=row[study], facts=facts)
 
 
-def inspect(folder: Folder) -> Found:
-    """One question per CT pulmonary angiogram, a volume; the official split where its table is
-    there.
+def rspect(record: Record, folder: Folder) -> Found:
+    """One question per slice. Those of an examination with acute and chronic emboli have both
+    labels.
     """
+    yield record.example(labels.rspect(record.facts["cells"]), images=(record.facts["image"],))
+
+
+def inspect_records(folder: Folder) -> Records:
+    """CT pulmonary angiograms; the official split where its table is there."""
     volumes = {
         path.rpartition("/")[2].removesuffix(".nii.gz"): path for path in folder.match("*.nii.gz")
     }
@@ -53,65 +55,74 @@ def inspect(folder: Folder) -> Found:
             for column in ("PatientID", "person_id"):
                 if row.get(column):
                     patients[key] = row[column]
-    kinds = ("pe_positive", "pe_acute", "pe_subsegmentalonly")
     table = "*Final_Impressions_labels.csv"
-    for row in folder.table(table, "impression_id", *kinds):
+    for row in folder.table(table, "impression_id", *_INSPECT):
         key = row["impression_id"]
         name = images.get(key, key)
-        yield Example(
+        yield Record(
             id=key,
-            labels=(labels.inspect(row),),
             patient=patients.get(key, key),
             split=own.get(key, ""),
-            videos=(volumes.get(name, f"{name}.nii.gz"),),
+            facts={
+                "cells": {name: row[name] for name in _INSPECT},
+                "volume": volumes.get(name, f"{name}.nii.gz"),
+            },
         )
 
 
-def kits23(folder: Folder) -> Found:
-    """One question per kidney CT with a known histology, a volume."""
+def inspect(record: Record, folder: Folder) -> Found:
+    """One question per angiogram, a volume."""
+    found = (labels.inspect(record.facts["cells"]),)
+    yield record.example(found, videos=(record.facts["volume"],))
+
+
+def kits23_records(folder: Folder) -> Records:
+    """Kidney CTs."""
     path = folder.one("*kits23.json")
     base = folder.parent("*kits23.json")
     cases = files.read_json(os.path.join(folder.root, path))
     if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
         raise DataError("is not a list of cases", where=os.path.join(folder.root, path))
     for case in cases:
-        name, malignant = str(case.get("case_id")), case.get("malignant")
-        if not isinstance(malignant, bool):
-            yield Dropped(name, "whether it is malignant is not known")
-            continue
-        yield Example(
-            id=name,
-            labels=(value("kits23", malignant),),
-            patient=name,
-            videos=(f"{base}{name}/imaging.nii.gz",),
-        )
+        name = str(case.get("case_id"))
+        facts = {"malignant": case.get("malignant"), "volume": f"{base}{name}/imaging.nii.gz"}
+        yield Record(id=name, patient=name, facts=facts)
 
 
-def hemorrhage(folder: Folder) -> Found:
-    """One question per slice in the brain window (version 1.0.0, JPEG), with the mask of the
-    hemorrhage where there is one.
-    """
-    if folder.match("*hemorrhage_diagnosis_raw_ct.csv"):
-        raise DataError(
-            "is version 1.1 or later of CT-ICH, whose scans are NIfTI volumes",
-            where=folder.root,
-            hint="qoq data download hemorrhage gets version 1.0.0",
-        )
+def kits23(record: Record, folder: Folder) -> Found:
+    """One question per CT with a known histology, a volume."""
+    malignant = record.facts["malignant"]
+    if isinstance(malignant, bool):
+        yield record.example((value("kits23", malignant),), videos=(record.facts["volume"],))
+    else:
+        yield Dropped(record.id, "whether it is malignant is not known")
+
+
+def hemorrhage_records(folder: Folder) -> Records:
+    """Slices in the brain window (version 1.0.0, JPEG), or the scans of a later version."""
+    if ct_ich.is_raw(folder):
+        yield from ct_ich.records(folder)
+        return
     table = "*hemorrhage_diagnosis.csv"
     base = folder.parent(table)
     for row in folder.table(table, "PatientNumber", "SliceNumber", "No_Hemorrhage"):
         patient, number = f"{whole(row, 'PatientNumber'):03d}", whole(row, "SliceNumber")
-        label = value("hemorrhage", whole(row, "No_Hemorrhage"))
-        brain = f"{base}Patients_CT/{patient}/brain/{number}"
-        mask = f"{brain}_HGE_Seg.jpg"
-        bleeding = label == "Has Hemorrhage" and mask in folder.files
-        yield Example(
-            id=f"{patient}-{number}",
-            labels=(label,),
-            patient=patient,
-            images=(f"{brain}.jpg",),
-            mask=mask if bleeding else None,
-        )
+        facts = {
+            "without": whole(row, "No_Hemorrhage"),
+            "stem": f"{base}Patients_CT/{patient}/brain/{number}",
+        }
+        yield Record(id=f"{patient}-{number}", patient=patient, facts=facts)
+
+
+def hemorrhage(record: Record, folder: Folder) -> Found:
+    """One question per slice, with the mask of the hemorrhage where there is one."""
+    if "scan" in record.facts:
+        yield from ct_ich.examples(record, folder)
+        return
+    label, stem = value("hemorrhage", record.facts["without"]), record.facts["stem"]
+    mask = f"{stem}_HGE_Seg.jpg"
+    bleeding = label == "Has Hemorrhage" and folder.has(mask)
+    yield record.example((label,), images=(f"{stem}.jpg",), mask=mask if bleeding else None)
 
 
 _PE = "the kind of pulmonary embolism"
@@ -119,21 +130,26 @@ CONVERTERS = (
     Converter(
         "rspect",
         Question("a slice of a CT pulmonary angiogram", "the kinds of pulmonary embolism", True),
+        rspect_records,
         rspect,
     ),
     Converter(
         "inspect",
         Question("a CT pulmonary angiogram of a patient", _PE),
+        inspect_records,
         inspect,
     ),
     Converter(
         "kits23",
         Question("an abdominal CT of a patient with a kidney tumor", "the kind of tumor"),
+        kits23_records,
         kits23,
     ),
     Converter(
         "hemorrhage",
         Question("a slice of a head CT of a patient"),
+        hemorrhage_records,
         hemorrhage,
+        at_once=8,  # scans; slices of version 1.0.0 take no time
     ),
 )

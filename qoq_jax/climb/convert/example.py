@@ -1,7 +1,7 @@
-"""What a converter finds in a data set as it is published: examples, and what it has to leave out.
+"""A converter: what the published tables say, as records, and the examples that a record gives.
 
-A converter is a function of a `Folder`. It yields an `Example` per question, or a `Dropped` with
-the reason; it writes nothing, decides no split beyond the source's own, and decodes no medium.
+The records come from one look at the folder. What a record gives depends on the record and on its
+own media alone, so that any worker may do it, in any order and twice (climb/convert/tasks.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.folder import Folder
@@ -67,57 +68,88 @@ class Dropped:
     reason: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What the tables and names of files say of one thing that is shown or asked about.
+
+    Attributes:
+      id: of its example, or what the ids of its examples begin with.
+      patient, split: as those of an example.
+      facts: what `Converter.examples` needs to know, as JSON has it.
+      place: what was read last when the record was made (`Folder.place`), for errors.
+    """
+
+    id: str
+    patient: str
+    split: str = ""
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    place: str = ""
+
+    def example(self, labels: tuple[str, ...], **more: Any) -> Example:
+        """The example of a record that gives one; `more`: its other fields."""
+        return Example(self.id, labels, self.patient, self.split, **more)
+
+
+Records = Iterator[Record | Dropped]
 Found = Iterator[Example | Dropped]
 
 
 @dataclasses.dataclass(frozen=True)
 class Converter:
-    """How the records of one data set become examples.
+    """How a published data set becomes examples.
 
     Attributes:
       name: of the data set in the catalogue, which has its domain and its labels.
       question: what is asked.
-      examples: the function; it takes the folder and yields what it finds.
-      cut: where rows show parts of the published media: the function that writes these parts below
-        the folder, those that are not there yet. None: rows show media as they are published.
+      records: of a folder, in an order that depends on its content alone; opens tables, no media.
+        `Dropped`: what can be seen only beside other records, as a second copy.
+      examples: what a record gives. It reads the media of this record alone, and what it writes
+        (parts of media, below the folder) appears whole and is the same at each call.
+      at_once: records of a task; fewer where a record takes longer.
     """
 
     name: str
     question: Question
-    examples: Callable[[Folder], Found]
-    cut: Callable[[Folder], None] | None = None
+    records: Callable[[Folder], Records]
+    examples: Callable[[Record, Folder], Found]
+    at_once: int = 1000
 
-    def open(self, root: str | os.PathLike) -> Folder:
-        """The folder of the data set, in which all media of its rows are.
-
-        Raises:
-          DataError: there is none, or a medium that has to be cut cannot be read.
-        """
-        folder = Folder(root)
-        if self.cut is None:
-            return folder
-        with _placed(folder):
-            self.cut(folder)
-        return Folder(root)
-
-    def found(self, folder: Folder) -> Found:
-        """What `examples` yields; its errors about a cell name the table and the line.
+    def read(self, folder: Folder) -> Records:
+        """What `records` yields, with the place of each record; errors about a cell name table and
+        line.
 
         Raises:
           DataError: the folder is not laid out as published.
         """
-        with _placed(folder):
-            yield from self.examples(folder)
+        with _errors_at(folder.root, lambda: folder.place):
+            for one in self.records(folder):
+                if isinstance(one, Record):
+                    one = dataclasses.replace(one, place=folder.place)
+                yield one
+
+    def found(self, record: Record, folder: Folder) -> Found:
+        """What `examples` yields, without examples whose media are not there; errors about a cell
+        name table and line.
+
+        Raises:
+          DataError: a cell without a meaning, or a medium that cannot be read.
+        """
+        with _errors_at(folder.root, lambda: record.place):
+            for one in self.examples(record, folder):
+                if isinstance(one, Example) and not all(map(folder.has, one.media)):
+                    one = Dropped(one.id, "a file that the tables name is not there")
+                yield one
 
 
 @contextlib.contextmanager
-def _placed(folder: Folder) -> Iterator[None]:
-    """Errors that name no file are about the line that was read last."""
+def _errors_at(root: str, place: Callable[[], str]) -> Iterator[None]:
+    """Errors that name no file of the folder are about `place`, where that is known."""
     try:
         yield
     except DataError as error:
-        if not folder.place or (error.where or "").startswith(folder.root):
+        if not place() or (error.where or "").startswith(root):
             raise
-        where = f"{folder.place}: {error.where}" if error.where else folder.place
+        at = os.path.join(root, place())
+        where = f"{at}: {error.where}" if error.where else at
         hint = error.hint or "download the file again"
         raise DataError(error.what, where=where, hint=hint) from None

@@ -22,12 +22,15 @@ class Folder:
       root: the folder.
 
     Attributes:
-      place: table and line that were read last, for errors about what they say; "" before.
+      place: table, below the root, and line that were read last, for errors about what they say;
+        "" before.
+      asked: what `has` has answered, by path.
     """
 
     def __init__(self, root: str | os.PathLike):
         self.root = os.fspath(root)
         self.place = ""
+        self.asked: dict[str, bool] = {}
         if not os.path.isdir(self.root):
             raise DataError(
                 "there is no such folder",
@@ -45,6 +48,14 @@ class Folder:
             prefix = "" if base == "." else f"{base}/"
             found += [prefix + name for name in names if not name.startswith("._")]
         return frozenset(found)
+
+    def has(self, path: str) -> bool:
+        """Whether `files` has a path; asks for this one alone, without the walk."""
+        *folders, name = path.split("/")
+        hidden = any(part.startswith((".", "__MACOSX")) for part in folders)
+        refused = hidden or "" in folders or name in ("", ".", "..") or name.startswith("._")
+        self.asked[path] = not refused and os.path.isfile(os.path.join(self.root, path))
+        return self.asked[path]
 
     @functools.cached_property
     def _by_folder(self) -> dict[str, list[str]]:
@@ -89,18 +100,33 @@ class Folder:
     def table(
         self, pattern: str | Sequence[str], *columns: str, encoding: str = "utf-8-sig"
     ) -> Iterator[dict[str, str]]:
+        """Rows of the table that a pattern fits, as `read_table`.
+
+        Args:
+          pattern: of the file, or several to try, as in `one`.
+          columns: that must be there.
+          encoding: of the text.
+
+        Raises:
+          DataError: no such file, or as `read_table`.
+        """
+        path = self.one(*([pattern] if isinstance(pattern, str) else pattern))
+        return self.read_table(path, *columns, encoding=encoding)
+
+    def read_table(
+        self, path: str, *columns: str, encoding: str = "utf-8-sig"
+    ) -> Iterator[dict[str, str]]:
         """Rows of a CSV or TSV file, plain or gzip, as {column: text without outer spaces}. Lines
         without any text are passed over.
 
         Args:
-          pattern: of the file, or several to try, as in `one`.
+          path: below the root.
           columns: that must be there; the header is read by name, never by position.
           encoding: of the text.
 
         Raises:
-          DataError: no such file, a column is missing, or a line is longer than the header.
+          DataError: a column is missing, or a line is longer than the header.
         """
-        path = self.one(*([pattern] if isinstance(pattern, str) else pattern))
         where = os.path.join(self.root, path)
         opener = gzip.open if path.endswith(".gz") else open
         with opener(where, "rb") as raw, io.TextIOWrapper(raw, encoding, newline="") as text:
@@ -120,11 +146,11 @@ class Folder:
                             where=where,
                             hint="download the file again",
                         )
-                    self.place = f"{where}, line {reader.line_num}"
+                    self.place = f"{path}, line {reader.line_num}"
                     yield dict(zip(header, cells, strict=False)) | dict.fromkeys(
                         header[len(line) :], ""
                     )
-                self.place = where
+                self.place = path
             except (UnicodeDecodeError, csv.Error, EOFError, OSError, zlib.error) as error:
                 raise DataError(
                     f"is not a table of text: {error}", where=where, hint="download it again"
@@ -146,7 +172,7 @@ def number(row: Mapping[str, str], column: str) -> float | None:
     """A cell as a finite number; None where it is empty or "NaN", as pandas writes an empty one.
 
     Raises:
-      DataError: without a place, which `Converter.found` adds: the cell is none of these.
+      DataError: without a place, which `Converter` adds: the cell is none of these.
     """
     text = row[column]
     if not text or text.lower() == "nan":
@@ -164,7 +190,7 @@ def whole(row: Mapping[str, str], column: str) -> int:
     """A cell as a whole number, which "3.0" is too.
 
     Raises:
-      DataError: without a place, which `Converter.found` adds: the cell is none.
+      DataError: without a place, which `Converter` adds: the cell is none.
     """
     found = number(row, column)
     if found is None or not found.is_integer():
@@ -179,7 +205,7 @@ def choice(row: Mapping[str, str], column: str, allowed: Mapping[str, str]) -> s
     """What a cell stands for, {cell: meaning}.
 
     Raises:
-      DataError: without a place, which `Converter.found` adds: the cell is none of these.
+      DataError: without a place, which `Converter` adds: the cell is none of these.
     """
     if row[column] not in allowed:
         raise DataError(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import zipfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from qoq_jax.base import files
 from qoq_jax.climb.catalogue import table
-from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found
+from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found, Record, Records
 from qoq_jax.climb.convert.folder import Folder, number, whole
 from qoq_jax.climb.labels import ct as labels
 from qoq_jax.climb.qa import Question
@@ -46,20 +46,17 @@ def _slice_axis(header: metaimage.Header) -> int:
     return int(np.argmax(np.abs(header.to_lps[2]) / np.maximum(steps, 1e-12)))
 
 
-def cut(folder: Folder) -> None:
-    """Writes the windows of each labelled scan as uint8 frames, in the lung window of the
-    catalogue, below windows/. Scans whose windows are all there are passed over.
+def cut(scan: str, windows: Mapping[str, int], folder: Folder) -> None:
+    """Writes the windows of a scan, {path: first slice}, as uint8 frames in the lung window of the
+    catalogue, when they are not all there.
     """
+    if all(os.path.isfile(os.path.join(folder.root, window)) for window in windows):
+        return
     lung = table.find("lndb").windows[0]
     low, high = lung.level - lung.width / 2, lung.level + lung.width / 2
-    for name, path in _scans(folder).items():
-        where = os.path.join(folder.root, path)
-        windows = _windows(name, metaimage.read_header(where))
-        if all(window in folder.files for window in windows):
-            continue
-        shown = grey.to_uint8(nifti.read_volume(where), low, high)
-        for window, first in windows.items():
-            _save(os.path.join(folder.root, window), shown[first : first + SLICES])
+    shown = grey.to_uint8(nifti.read_volume(os.path.join(folder.root, scan)), low, high)
+    for window, first in windows.items():
+        _save(os.path.join(folder.root, window), shown[first : first + SLICES])
 
 
 def _save(path: str, frames: np.ndarray) -> None:
@@ -75,28 +72,18 @@ def _save(path: str, frames: np.ndarray) -> None:
         np.lib.format.write_array(member, np.ascontiguousarray(frames), allow_pickle=False)
 
 
-def _scans(folder: Folder) -> dict[str, str]:
-    """{"LNDb-0001": path of its .mhd} of the labelled scans that are there."""
-    volumes = {
-        path.rpartition("/")[2].removesuffix(".mhd"): path
-        for path in folder.match("*LNDb-????.mhd")
-    }
-    listed = folder.table("*trainCTs.csv", "LNDbID")
-    names = [f"LNDb-{whole(row, 'LNDbID'):04d}" for row in listed]
-    return {name: volumes[name] for name in names if name in volumes}
-
-
 def _windows(name: str, header: metaimage.Header) -> dict[str, int]:
     """{path of a window: its first slice}."""
     slices = header.shape[_slice_axis(header)]
     return {f"{CUT}/{name}/{first:04d}.npz": first for first in first_slices(slices)}
 
 
-def examples(folder: Folder) -> Found:
-    """One question per window: the greatest finding whose centre lies in it, of any radiologist;
-    "non-nodule" where there is none.
-    """
-    scans = _scans(folder)
+def records(folder: Folder) -> Records:
+    """Labelled scans, with the findings of all radiologists: [x, y, z] and label."""
+    scans = {
+        path.rpartition("/")[2].removesuffix(".mhd"): path
+        for path in folder.match("*LNDb-????.mhd")
+    }
     findings = defaultdict(list)
     columns = ("LNDbID", "x", "y", "z", "Nodule", "Volume")
     for row in folder.table("*trainNodules.csv", *columns):
@@ -106,26 +93,38 @@ def examples(folder: Folder) -> Found:
             findings[f"LNDb-{whole(row, 'LNDbID'):04d}"].append((point, label))
     for row in folder.table("*trainCTs.csv", "LNDbID"):
         name = f"LNDb-{whole(row, 'LNDbID'):04d}"
-        if name not in scans:
-            yield Dropped(name, "its scan is not there")
-            continue
-        header = metaimage.read_header(os.path.join(folder.root, scans[name]))
-        found = [(slice_of(point, header), label) for point, label in findings[name]]
-        for window, first in _windows(name, header).items():
-            inside = {label for place, label in found if first <= place < first + SLICES}
-            yield Example(
-                id=f"{name}-{first:04d}",
-                labels=(next(label for label in labels.LNDB if label in {*inside, "non-nodule"}),),
-                patient=name,
-                videos=(window,),
-            )
+        facts = {"scan": scans.get(name), "findings": findings[name]}
+        yield Record(id=name, patient=name, facts=facts)
+
+
+def examples(record: Record, folder: Folder) -> Found:
+    """One question per window: the greatest finding whose centre lies in it; "non-nodule" where
+    there is none. Windows are written below windows/.
+    """
+    name, scan = record.id, record.facts["scan"]
+    if scan is None:
+        yield Dropped(name, "its scan is not there")
+        return
+    header = metaimage.read_header(os.path.join(folder.root, scan))
+    windows = _windows(name, header)
+    cut(scan, windows, folder)
+    found = [(slice_of(point, header), label) for point, label in record.facts["findings"]]
+    for window, first in windows.items():
+        inside = {label for place, label in found if first <= place < first + SLICES}
+        yield Example(
+            id=f"{name}-{first:04d}",
+            labels=(next(label for label in labels.LNDB if label in {*inside, "non-nodule"}),),
+            patient=record.patient,
+            videos=(window,),
+        )
 
 
 CONVERTERS = (
     Converter(
         "lndb",
         Question("a window of 24 slices of a chest CT of a patient", "the largest finding"),
+        records,
         examples,
-        cut,
+        at_once=1,
     ),
 )

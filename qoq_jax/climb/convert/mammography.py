@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.climb.convert.example import Box, Converter, Dropped, Example, Found
+from qoq_jax.climb.convert.example import Converter, Dropped, Example, Found, Record, Records
 from qoq_jax.climb.convert.folder import Folder, choice, number
 from qoq_jax.climb.labels.read import value, values
 from qoq_jax.climb.qa import Question
@@ -17,35 +17,43 @@ from qoq_jax.data.readers import dicom, files
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def vindr_mammo(folder: Folder) -> Found:
-    """One question per picture: the BI-RADS category of its breast. Boxes are those of findings of
-    the same category, which is what the answer rests on.
+def vindr_mammo_records(folder: Folder) -> Records:
+    """Pictures, with the category of their breast and the boxes of findings of this category, which
+    is what the answer rests on.
     """
     table = "*breast-level_annotations.csv"
     base, boxes = folder.parent(table), defaultdict(list)
     for row in folder.table("*finding_annotations.csv", "image_id", "finding_birads", *_CORNERS):
         corners = [number(row, corner) for corner in _CORNERS]
         if None not in corners and corners[0] < corners[2] and corners[1] < corners[3]:
-            box: Box = tuple(max(value, 0.0) for value in corners)  # type: ignore[assignment]
+            box = [max(corner, 0.0) for corner in corners]
             boxes[row["image_id"], row["finding_birads"]].append(box)
     for row in folder.table(table, "study_id", "image_id", "breast_birads", "split"):
         image, category = row["image_id"], row["breast_birads"]
-        if category not in values("vindr-mammo"):
-            yield Dropped(image, f"its category is {category or 'not given'}")
-            continue
-        yield Example(
+        yield Record(
             id=image,
-            labels=(category,),
             patient=row["study_id"],
             split=choice(row, "split", {"training": "train", "test": "test"}),
-            images=(f"{base}images/{row['study_id']}/{image}.dicom",),
-            boxes=tuple(boxes[image, category]),
+            facts={
+                "category": category,
+                "image": f"{base}images/{row['study_id']}/{image}.dicom",
+                "boxes": boxes[image, category],
+            },
         )
 
 
-def cbis_ddsm(folder: Folder) -> Found:
-    """One question per full mammogram: the highest assessment of its lesions; 0 (incomplete) where
-    there is no other, which the released CLIMB leaves out.
+def vindr_mammo(record: Record, folder: Folder) -> Found:
+    """One question per picture: the BI-RADS category of its breast."""
+    category, boxes = record.facts["category"], tuple(map(tuple, record.facts["boxes"]))
+    if category in values("vindr-mammo"):
+        yield record.example((category,), images=(record.facts["image"],), boxes=boxes)
+    else:
+        yield Dropped(record.id, f"its category is {category or 'not given'}")
+
+
+def cbis_ddsm_records(folder: Folder) -> Records:
+    """Full mammograms, with the highest assessment of their lesions; 0 (incomplete) where there is
+    no other, which the released CLIMB leaves out.
 
     The paths in the tables of lesions are not those of a download from TCIA: the folder of a
     picture is found by the first part, which is its Subject ID in metadata.csv. A patient who is in
@@ -77,53 +85,60 @@ def cbis_ddsm(folder: Folder) -> Found:
         subject, split = about[picture]
         place = where.get(subject)
         found = [path for path in folder.directly_in(place or "?") if path.endswith(".dcm")]
-        if len(found) != 1:
-            yield Dropped(picture, f"{len(found)} files of its series are there")
-            continue
-        yield Example(
-            id=picture,
-            labels=(value("cbis-ddsm", grade),),
-            patient="_".join(picture.split("_")[:2]),
-            split=split,
-            images=(found[0],),
-        )
+        patient = "_".join(picture.split("_")[:2])
+        facts = {"grade": grade, "files": found}
+        yield Record(id=picture, patient=patient, split=split, facts=facts)
 
 
-def cmmd(folder: Folder) -> Found:
-    """One question per breast, with all its views. The table says left or right, the side of a
-    picture is in its header (the released CLIMB gives a patient's pictures of both sides to each
-    row).
-    """
+def cbis_ddsm(record: Record, folder: Folder) -> Found:
+    """One question per mammogram: the highest assessment of its lesions."""
+    found = record.facts["files"]
+    if len(found) == 1:
+        yield record.example((value("cbis-ddsm", record.facts["grade"]),), images=(found[0],))
+    else:
+        yield Dropped(record.id, f"{len(found)} files of its series are there")
+
+
+def cmmd_records(folder: Folder) -> Records:
+    """Patients: the pictures of both breasts, and what the table says of each breast."""
     table = folder.one("*CMMD_clinicaldata_revision.xlsx", "*CMMD_clinicaldata_revision.csv")
     if table.endswith(".csv"):
         rows = folder.table(table, "ID1", "LeftRight", "classification")
     else:
         rows = _sheet(os.path.join(folder.root, table), "ID1", "LeftRight", "classification")
-    views = defaultdict(list)
+    pictures: dict[str, list[str]] = defaultdict(list)
     for path in folder.match("*/D[12]-[0-9][0-9][0-9][0-9]/*.dcm"):
         person = next(part for part in path.split("/") if part[:3] in ("D1-", "D2-"))
+        pictures[person].append(path)
+    breasts: dict[str, dict[str, str]] = defaultdict(dict)
+    for row in rows:
+        person, side = row["ID1"], row["LeftRight"]
+        if side in breasts[person]:
+            yield Dropped(f"{person}-{side}", "the table has the breast twice")
+            continue
+        breasts[person][side] = value("cmmd", row["classification"])
+    for person in sorted({*pictures, *breasts}):
+        facts = {"files": pictures[person], "breasts": breasts[person]}
+        yield Record(id=person, patient=person, facts=facts)
+
+
+def cmmd(record: Record, folder: Folder) -> Found:
+    """One question per breast, with all its views. The table says left or right, the side of a
+    picture is in its header (the released CLIMB gives a patient's pictures of both sides to each
+    row).
+    """
+    views = defaultdict(list)
+    for path in record.facts["files"]:
         side = _laterality(folder, path)
         if side not in ("L", "R"):
             yield Dropped(path, "its header does not say the side")
-        views[person, side].append(path)
-    seen = set()
-    for row in rows:
-        person, side = row["ID1"], row["LeftRight"]
-        identity = f"{person}-{side}"
-        if identity in seen:
-            yield Dropped(identity, "the table has the breast twice")
-            continue
-        seen.add(identity)
-        found = views[person, side]
-        if not found:
+        views[side].append(path)
+    for side, label in record.facts["breasts"].items():
+        identity = f"{record.id}-{side}"
+        if views[side]:
+            yield Example(identity, (label,), record.patient, images=tuple(views[side]))
+        else:
             yield Dropped(identity, "no picture of this side is there")
-            continue
-        yield Example(
-            id=identity,
-            labels=(value("cmmd", row["classification"]),),
-            patient=person,
-            images=tuple(found),
-        )
 
 
 def _laterality(folder: Folder, path: str) -> str:
@@ -157,11 +172,13 @@ def _sheet(path: str, *columns: str) -> Iterator[dict[str, str]]:
 
 _MAMMOGRAM = Question("a mammogram of a patient", "the BI-RADS category of the breast")
 CONVERTERS = (
-    Converter("vindr-mammo", _MAMMOGRAM, vindr_mammo),
-    Converter("cbis-ddsm", _MAMMOGRAM, cbis_ddsm),
+    Converter("vindr-mammo", _MAMMOGRAM, vindr_mammo_records, vindr_mammo),
+    Converter("cbis-ddsm", _MAMMOGRAM, cbis_ddsm_records, cbis_ddsm),
     Converter(
         "cmmd",
         Question("the mammograms of one breast of a patient"),
+        cmmd_records,
         cmmd,
+        at_once=100,
     ),
 )

@@ -8,19 +8,32 @@ from qoq_jax.climb.convert import (
     chest_xray,
     ct,
     ecg,
+    echonet,
     folders,
     lndb,
     mammography,
+    mimic_iv_ecg,
     photographs,
     ultrasound,
 )
 from qoq_jax.climb.convert.example import Converter
 from qoq_jax.climb.mimic import tasks as mimic
 
+MODULES = (
+    ecg,
+    mimic_iv_ecg,
+    chest_xray,
+    mammography,
+    photographs,
+    lndb,
+    ct,
+    ultrasound,
+    echonet,
+    folders,
+    bcss,
+)
 CONVERTERS: dict[str, Converter] = {
-    converter.name: converter
-    for module in (ecg, chest_xray, mammography, photographs, lndb, ct, ultrasound, folders, bcss)
-    for converter in module.CONVERTERS
+    converter.name: converter for module in MODULES for converter in module.CONVERTERS
 }
 
 

@@ -6,4 +6,5 @@ ecg.py           SNOMED CT and SCP-ECG codes to seven classes
 chest_xray.py    CheXpert's uncertain labels, VinDr-CXR's readers
 ct.py            pulmonary embolism (RSPECT, INSPECT), lung nodules (LNDb)
 eeg.py           votes of raters (IIIC)
+union.py         one vocabulary over data sets
 """

@@ -7,11 +7,9 @@ labels are computed again, and each row is made again from its line and has to b
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,13 +27,6 @@ from qoq_jax.data.rows import Row
 
 _SHOWN = 20
 _MISSHAPEN = (KeyError, TypeError, ValueError, AttributeError, DataError)
-#: All fields of a line; another one would be an input that nothing here has looked at.
-FIELDS = frozenset(
-    (
-        *("id", "patient", "task", "label", "arrived", "admitted", "predicted", "outcome"),
-        *("sex", "age", "admission_type", "admission_location", "unit", "ecg", "xray", "values"),
-    )
-)
 #: What a record does not say before its patient has left. (The question says "dies".)
 _AFTERWARDS = re.compile(
     r"discharg|expired|deceased|\bdied\b|\bdead\b|death|hospice|\bDN[RI]\b|comfort measures", re.I
@@ -78,7 +69,7 @@ def faults(folder: str) -> Iterator[str]:
                 yield f"row {row.id!r} is in two splits"
             found[row.id] = (split, row.answer, hash(row.problem), hash(row))
     split_of: dict[str, str] = {}
-    for line in _lines(folder):
+    for line in record.lines(folder):
         where = f"{line['task']} of admission {line['id']}"
         wrong = list(_line_faults(line))
         yield from (f"{where}: {fault}" for fault in wrong)
@@ -111,25 +102,8 @@ def _row_faults(row: Row, split: str, answer: str, problem: int, whole: int) -> 
         yield f"row {row.id!r}: media, patient or another field are not those of its inputs"
 
 
-def _lines(folder: str) -> Iterator[dict[str, Any]]:
-    path = os.path.join(folder, record.INPUTS_FILE)
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            for number, text in enumerate(file, 1):
-                line = files.parse_json(text)
-                if not isinstance(line, dict) or not FIELDS.issubset(line):
-                    raise ValueError(f"line {number} is not one of a conversion")
-                if line["task"] not in TASKS:
-                    raise ValueError(f"line {number} is of an unknown task")
-                yield line
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(
-            f"cannot be read: {error}", where=path, hint="convert the tables again"
-        ) from error
-
-
 def _line_faults(line: Mapping[str, Any]) -> Iterator[str]:
-    for name in sorted(set(line) - FIELDS):
+    for name in sorted(set(line) - record.FIELDS):
         yield f"a field {json.dumps(name)[:40]} that is no input"
     try:
         arrived, admitted, predicted = (

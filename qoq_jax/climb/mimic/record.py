@@ -4,12 +4,17 @@ task, and the rows of a line: text and media follow from the line alone.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import os
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qoq_jax.climb.convert import write
+from qoq_jax.base import files
+from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.example import Example
+from qoq_jax.climb.convert.row import row_of
 from qoq_jax.climb.mimic.items import BY_NAME, CHART, LABS
 from qoq_jax.climb.mimic.tasks import DATASETS, DOMAIN, INPUTS, NAME, TASKS, dataset
 from qoq_jax.data.rows import Row
@@ -19,6 +24,36 @@ UNITS = "icu/icustays"
 ADMISSION = "hosp/admissions"
 #: Columns of `values` in a line.
 COLUMNS = ("item", "kind", "value", "source", "charttime", "storetime", "admission")
+
+#: All fields of a line; another one would be an input that the audit has not looked at.
+FIELDS = frozenset(
+    (
+        *("id", "patient", "task", "label", "arrived", "admitted", "predicted", "outcome"),
+        *("sex", "age", "admission_type", "admission_location", "unit", "ecg", "xray", "values"),
+    )
+)
+
+
+def lines(folder: str) -> Iterator[dict[str, Any]]:
+    """The lines of INPUTS_FILE in a folder that a conversion wrote.
+
+    Raises:
+      DataError: the file is not there, is damaged, or a line lacks a field.
+    """
+    path = os.path.join(folder, INPUTS_FILE)
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for number, text in enumerate(file, 1):
+                line = files.parse_json(text)
+                if not isinstance(line, dict) or not FIELDS.issubset(line):
+                    raise ValueError(f"line {number} is not one of a conversion")
+                if line["task"] not in TASKS:
+                    raise ValueError(f"line {number} is of an unknown task")
+                yield line
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(
+            f"cannot be read: {error}", where=path, hint="convert the tables again"
+        ) from error
 
 
 def hidden(kind: str, identity: str) -> str:
@@ -82,7 +117,7 @@ def rows(line: Mapping[str, Any], split: str, seed: int, names: tuple[str, ...])
                 ("age_band", line["age"].replace(" or older", "+")),
             ),
         )
-        yield write.row_of(example, name, DOMAIN, task.question, task.labels, split, seed)
+        yield row_of(example, name, DOMAIN, task.question, task.labels, split, seed)
 
 
 def wanted(name: str) -> tuple[str, ...]:

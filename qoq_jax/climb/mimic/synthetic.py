@@ -1,8 +1,10 @@
 """A made-up hospital in the published layout of MIMIC-IV, MIMIC-CXR-JPG and MIMIC-IV-ECG: to try
 the tasks, and their conversion, without credentials. It says nothing about real patients.
 
-A hidden severity in [0, 1) moves vital signs, laboratory tests, pictures and heart rate, and
-decides length of stay and death, so that a model can learn both. Tables hold what a conversion has
+Each patient has three hidden severities in [0, 1): of what the record shows (vital signs and
+laboratory tests), of the heart (heart rate of the ECG) and of the lungs (an opacity in the X-ray).
+Their sum, as a rank in [0, 1), decides length of stay and death, so that a model can learn both,
+and learns more from more modalities. Tables hold what a conversion has
 to leave out as well: results that are stored late, later admissions and lines of theirs
 in the time of the first, earlier visits, blank hadm_id and storetime, care units, ECGs and pictures
 of later hours.
@@ -24,7 +26,6 @@ from qoq_jax.climb.mimic.tasks import HOUR
 
 _LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")
 _YEAR = 365 * 24 * HOUR
-_MOST_WITH_MEDIA = 40  # patients: media are what takes space
 #: {item: (value of the well, value of the very ill)}.
 _VALUES = {
     "heart rate": (72, 130),
@@ -52,17 +53,21 @@ _VALUES = {
 }
 
 
-def build(root: str | os.PathLike, patients: int = 2000, seed: int = 0) -> None:
+def build(
+    root: str | os.PathLike, patients: int = 2000, seed: int = 0, with_media: int = 40
+) -> None:
     """Writes mimiciv/3.1, mimic-cxr-jpg/2.1.0 and mimic-iv-ecg/1.0 below `root`.
 
     Args:
-      patients: how many; one in five has a second admission, and up to 40 have media.
+      patients: how many; one in five has a second admission.
       seed: the same gives the same tables.
+      with_media: patients who have ECGs and X-rays, 0.4 MB each.
     """
     rng = np.random.default_rng(seed)
     subject = 10_000_000 + rng.choice(9_000_000, patients, replace=False)
     hadm = 20_000_000 + rng.choice(9_000_000, 2 * patients, replace=False).reshape(2, patients)
-    severity = rng.random(patients)
+    measured, heart, lungs = rng.random((3, patients))
+    severity = np.argsort(np.argsort(measured + heart + lungs)) / patients
     age, year = rng.integers(18, 90, patients), rng.integers(2110, 2200, patients)
     admitted = (year - 1970) * _YEAR + rng.integers(30, 330, patients) * 24 * HOUR
     admitted = admitted + rng.integers(0, 24 * 60, patients) * 60
@@ -117,11 +122,13 @@ def build(root: str | os.PathLike, patients: int = 2000, seed: int = 0) -> None:
         ],
     )
     _write_items(ehr)
-    people = (subject, hadm, severity, registered, discharged)
+    people = (subject, hadm, measured, registered, discharged)
     _write_events(ehr, rng, np.arange(patients), people, again, later)
     _write_charts(ehr, rng, ill, people)
-    media = np.arange(min(patients, _MOST_WITH_MEDIA))
+    media = np.arange(min(patients, with_media))
+    people = (subject, hadm, heart, registered, discharged)
     _write_ecgs(os.path.join(os.fspath(root), "mimic-iv-ecg", "1.0"), rng, media, people)
+    people = (subject, hadm, lungs, registered, discharged)
     _write_pictures(os.path.join(os.fspath(root), "mimic-cxr-jpg", "2.1.0"), rng, media, people)
 
 
@@ -237,7 +244,8 @@ def _write_ecgs(
             name = f"files/p{str(subject[n])[:4]}/p{subject[n]}/s{study}/{study}"
             at = written(int(registered[n]) + offset)
             lines.append(f"{subject[n]},{study},{study},{at},{name}")
-            phase = np.arange(5000) / 500 * (60 + 80 * severity[n]) / 60 % 1
+            beats = np.arange(5000) / 500 * (60 + 80 * severity[n]) / 60
+            phase = (beats + rng.random()) % 1
             beat = np.exp(-(((phase - 0.3) / 0.02) ** 2)) + 0.2 * np.exp(
                 -(((phase - 0.6) / 0.06) ** 2)
             )
@@ -252,6 +260,22 @@ def _write_ecgs(
             files.write_bytes(f"{path}.dat", signal.tobytes())
     header = "subject_id,study_id,file_name,ecg_time,path"
     files.write_text(os.path.join(folder, "record_list.csv"), "\n".join([header, *lines]) + "\n")
+
+
+def _chest(rng: np.random.Generator, severity: float) -> np.ndarray:
+    """Two dark lungs, an opacity in one of them that is the denser the worse, and an exposure of
+    its own; uint8 [96,96].
+    """
+    y, x = np.mgrid[:96, :96] / 96
+    side, high = rng.choice([0.3, 0.7]), rng.uniform(0.35, 0.65)
+    lungs = np.maximum(
+        *(np.exp(-(((x - at) / 0.13) ** 4) - ((y - 0.5) / 0.33) ** 4) for at in (0.3, 0.7))
+    )
+    opacity = np.exp(-(((x - side) / 0.1) ** 2) - ((y - high) / 0.13) ** 2)
+    pixels = 150 - 110 * lungs * (1 - severity * opacity)
+    return (
+        (pixels * rng.uniform(0.8, 1.2) + rng.normal(0, 8, (96, 96))).clip(0, 255).astype(np.uint8)
+    )
 
 
 def _write_pictures(
@@ -271,7 +295,7 @@ def _write_pictures(
             lines.append(
                 f"{dicom},{subject[n]},{study},{view},96,96,{date.replace('-', '')},{clock}"
             )
-            pixels = rng.normal(60 + 150 * severity[n], 8, (96, 96)).clip(0, 255).astype(np.uint8)
+            pixels = _chest(rng, severity[n])
             path = os.path.join(folder, "files", f"p{str(subject[n])[:2]}", f"p{subject[n]}")
             path = os.path.join(path, f"s{study}", f"{dicom}.jpg")
             with files.replacing(path) as partial:

@@ -12,6 +12,7 @@ from qoq_jax.climb.convert.example import Dropped, Example
 from qoq_jax.climb.convert.folder import Folder
 from qoq_jax.climb.own import write as write_lib
 from qoq_jax.climb.own.write import SPLIT_OF, Columns, Task
+from qoq_jax.data.paths import split_member
 
 _SUFFIXES = {
     "images": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm"),
@@ -125,7 +126,7 @@ def _of_table(
             yield Dropped(identity, "names an unknown split")
         elif columns.patient and not line[columns.patient]:
             yield Dropped(identity, "names no patient")
-        elif not set(paths) <= folder.files:
+        elif not {split_member(path)[0] for path in paths} <= folder.files:
             yield Dropped(identity, "a file is not there")
         else:
             media: dict[str, tuple[str, ...]] = {}
@@ -141,8 +142,10 @@ def _of_table(
 
 
 def _kind(path: str, domain: str) -> str | None:
-    """The field of `Example` for a file, by its name."""
-    name = path.lower()
+    """The field of `Example` for a file or a part of one, by its name."""
+    name, part = split_member(path.lower())
+    if part and name.endswith(".svs"):
+        return "images"
     for kind, suffixes in _SUFFIXES.items():
         if name.endswith(suffixes) and (kind != "time_series" or domain in _ECG_DOMAINS):
             return kind

@@ -20,6 +20,7 @@ from qoq_jax.climb.convert import splits
 from qoq_jax.climb.convert import write as convert_lib
 from qoq_jax.climb.convert.example import Dropped, Example
 from qoq_jax.climb.convert.folder import Folder
+from qoq_jax.climb.convert.row import row_of
 from qoq_jax.data import rows as schema
 from qoq_jax.data.labels import split_labels
 
@@ -158,7 +159,7 @@ def write(
                 os.unlink(path)
             continue
         about = (task.name, task.domain, question, labels)
-        made = [convert_lib.row_of(examples[one], *about, split, task.seed) for one in ids]
+        made = [row_of(examples[one], *about, split, task.seed) for one in ids]
         schema.write_jsonl(path, made)
         counts[split] = Counter(answer for row in made for answer in row.answers)
     report = {

@@ -44,7 +44,8 @@ def record(row: schema.Row, root: str | os.PathLike) -> tuple[bytes, dict[str, i
         for path in parts.media_of(row):
             if split_member(path)[1]:
                 raise DataError(
-                    "is one recording of a file of many, which no record can hold",
+                    "is one recording of a file of many, or a part of a slide or video: no record "
+                    "holds it",
                     where=f"row {row.id!r}: {path}",
                     hint="train from the folder itself; such files are read in place",
                 )

@@ -28,8 +28,12 @@ Path = str | os.PathLike
 T = TypeVar("T")
 
 
-def check_file(path: Path) -> pathlib.Path:
-    """The path, once it is known to be a regular file of a sane size."""
+def check_file(path: Path, whole: bool = True) -> pathlib.Path:
+    """The path, once it is known to be a regular file of a sane size.
+
+    Args:
+      whole: it will be read whole; False: a part of it alone, so that it may be over 2 GiB.
+    """
     path = media.fetched(path)
     if not path.is_file():
         raise DataError(
@@ -38,7 +42,7 @@ def check_file(path: Path) -> pathlib.Path:
     size = path.stat().st_size
     if size == 0:
         raise DataError("the file is empty", where=str(path), hint="fetch or build it again")
-    if size > media.MAX_FILE_BYTES:
+    if whole and size > media.MAX_FILE_BYTES:
         raise DataError("the file is over 2 GiB", where=str(path), hint="crop or split it")
     return path
 

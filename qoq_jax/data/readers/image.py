@@ -1,4 +1,6 @@
-"""Pictures: PNG, JPEG, TIFF, BMP and WebP by Pillow, single-frame DICOM by readers.dicom."""
+"""Pictures: PNG, JPEG, TIFF, BMP and WebP by Pillow, single-frame DICOM by readers.dicom, regions
+of whole slides by readers.slide.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from qoq_jax.base.errors import DataError
-from qoq_jax.data.readers import dicom, files, grey, jpeg, kinds
+from qoq_jax.data import paths
+from qoq_jax.data.readers import dicom, files, grey, jpeg, kinds, slide
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 _KINDS = tuple(f"a {name} picture" for name in ("PNG", "JPEG", "TIFF", "BigTIFF", "BMP", "WebP"))
@@ -28,8 +31,10 @@ def read_image(path: files.Path) -> np.ndarray:
 
     Raises:
       DataError: not there, not one of `FORMATS` or DICOM, damaged, truncated, over 100 million
-        pixels, or of several pages.
+        pixels, of several pages, or a whole slide.
     """
+    if paths.is_part(path):
+        return _to_rgb(picture := _region(path, levels=False), colour=picture.ndim == 3)
     path = files.check_file(path)
     if dicom.is_dicom(path):
         return dicom.read_frames(path, single=True)[0]
@@ -39,8 +44,10 @@ def read_image(path: files.Path) -> np.ndarray:
 
 def read_levels(path: files.Path) -> np.ndarray:
     """A mask picture as it is stored, one channel: [h, w]."""
-    path = files.check_file(path)
-    picture = _open(path, levels=True)
+    if paths.is_part(path):
+        picture = _region(path, levels=True)
+    else:
+        picture = _open(files.check_file(path), levels=True)
     return picture if picture.ndim == 2 else picture.max(axis=-1)
 
 
@@ -147,8 +154,16 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
             ) from None
 
 
+def _region(path: files.Path, levels: bool) -> np.ndarray:
+    return _levels(slide.region(path), path, levels)
+
+
 def _open(path: pathlib.Path, levels: bool = False) -> np.ndarray:
     """uint8 [h, w, 3], or [h, w] of any number type where the file has no colours."""
+    if files.suffix(path) == slide.SUFFIX:
+        raise DataError(
+            "is a whole slide", where=str(path), hint=f'name a region of it: "FILE{slide.EXAMPLE}"'
+        )
     with _reading(path), Image.open(path, formats=FORMATS) as picture:
         _check_one_page(picture, path, 'list it under "videos": its pages are frames there')
         _check_size(picture, path, 1)
@@ -174,7 +189,9 @@ def _check_size(picture: Image.Image, where: files.Path, pages: int) -> None:
 
 def _too_large(where: files.Path) -> DataError:
     return DataError(
-        f"is over {files.MAX_PIXELS:,} pixels", where=str(where), hint="downsample or tile it"
+        f"is over {files.MAX_PIXELS:,} pixels",
+        where=str(where),
+        hint=f'downsample or tile it; of a tiled TIFF name a region: "FILE{slide.EXAMPLE}"',
     )
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from qoq_jax.base.errors import DataError
+from qoq_jax.data import paths
 from qoq_jax.data.readers import dicom, files, image, nifti, video
 
 
 def read_mask(path: files.Path, frames: int = 4) -> np.ndarray:
     """bool [h, w]: True in the region, in the frame of the image or volume the mask belongs to.
 
-    A picture: nonzero = region. A volume (.nii, .nii.gz, .nrrd, .mhd, .mha, .npz with "mask",
-    multi-frame DICOM): nonzero in any of the frames that `read_frames(path, frames)` takes from a
-    volume of this length. A DICOM segmentation object of one slice: any of its segments. NaN is no
-    region.
+    A picture, or a region of a slide: nonzero = region. A volume (.nii, .nii.gz, .nrrd, .mhd, .mha,
+    .npz with "mask", multi-frame DICOM): nonzero in any of the frames that `read_frames(path,
+    frames)` takes from a volume of this length. A DICOM segmentation object of one slice: any of
+    its segments. NaN is no region.
     """
+    if paths.is_part(path):
+        return _region(image.read_levels(path))
     path = files.check_file(path)
     if nifti.is_volume(path):
         volume = _region(nifti.read_volume(path))

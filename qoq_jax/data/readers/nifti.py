@@ -68,7 +68,7 @@ def read_volume(path: files.Path) -> np.ndarray:
     if files.suffix(path) in metaimage.SUFFIXES:
         values, to_lps = metaimage.read(path)
     else:
-        values, to_lps = _nrrd(path) if files.suffix(path) == ".nrrd" else _nifti(path)
+        values, to_lps = _nrrd(path) if files.suffix(path) == ".nrrd" else read_nifti(path)
     with np.errstate(all="ignore"):  # of axes that are not finite
         lengths = np.linalg.norm(to_lps, axis=0)
     if not (np.isfinite(lengths).all() and lengths.all() and _volume(to_lps / lengths) > 1e-6):
@@ -98,8 +98,13 @@ def axial(values: np.ndarray, to_lps: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values[tuple(slice(None, None, step) for step in flips)])
 
 
-def _nifti(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """(values [i, j, k], 3x3 voxel axes in LPS)."""
+def read_nifti(path: files.Path) -> tuple[np.ndarray, np.ndarray]:
+    """(values [i, j, k] as they are stored, scaled; 3x3 voxel axes in LPS).
+
+    Raises:
+      DataError: damaged, truncated, declares more than it holds or over 1 GiB, not one volume.
+    """
+    path = files.check_file(path)
     nibabel = files.need("nibabel", None, path, "reading NIfTI")
     with files.decoding(path, "NIfTI", _NIFTI_KINDS):
         stored = path.read_bytes()

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import pathlib
+import re
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from qoq_jax.base.errors import DataError
+from qoq_jax.data import paths
+from qoq_jax.data.paths import VIDEO_SUFFIXES
 from qoq_jax.data.readers import dicom, files, grey, image, kinds, nifti
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv")
 PAGE_SUFFIXES = (".tif", ".tiff")
+_SECONDS = r"([0-9]{1,6}(?:\.[0-9]{1,6})?)"
+_INTERVAL = re.compile(f"#start={_SECONDS},end={_SECONDS}")
 _VIDEOS = ("an AVI video", "an MP4 or MOV video", "a Matroska or WebM video")
 
 
@@ -28,12 +34,17 @@ def read_frames(path: files.Path, count: int = 4) -> np.ndarray:
     """uint8 [count, h, w, 3] from a volume (.nii, .nii.gz, .nrrd, .mhd, .mha), multi-frame DICOM,
     TIFF pages, .npz or video file.
 
+    "a.mp4#start=12,end=15.5" names an interval of a video, in seconds: the frames from the one at
+    its start to the last one before its end.
+
     An .npz holds "frames": uint8 [n, h, w] or [n, h, w, 3]. Volumes are turned to the canonical
     axial view (readers.nifti) and mapped to grey by `grey.window` over the whole volume.
 
     Raises:
       DataError: not there, another type, damaged, truncated, or too large.
     """
+    if paths.is_part(path):
+        return _interval(path, count)
     path = files.check_file(path)
     suffix = files.suffix(path)
     if suffix == ".npz":
@@ -76,18 +87,80 @@ def _npz(path: pathlib.Path, count: int) -> np.ndarray:
     return frames if frames.ndim == 4 else grey.grey_to_rgb(frames)
 
 
+def parse_interval(path: files.Path) -> tuple[float, float]:
+    """(start, end), seconds, of "a.mp4#start=12,end=15.5".
+
+    Raises:
+      DataError: another form, or an empty interval.
+    """
+    name, member = paths.split_member(path)
+    if files.suffix(name) not in VIDEO_SUFFIXES:
+        raise DataError(
+            "names a region of a slide, which is no video",
+            where=str(path),
+            hint='list it under "images"',
+        )
+    found = _INTERVAL.fullmatch(member)
+    if found is None or not float(found[1]) < float(found[2]):
+        raise DataError(
+            f"{member!r} names no interval",
+            where=str(path),
+            hint='write "FILE#start=12,end=15.5" in seconds, the end after the start',
+        )
+    return float(found[1]), float(found[2])
+
+
+def _interval(path: files.Path, count: int) -> np.ndarray:
+    """Frames of a part of a video. Each is sought, which the tests of OpenCV's own positions in
+    docs/data.md found to be exact; a video of which the position differs is refused.
+    """
+    start, end = parse_interval(path)
+    file = files.check_file(paths.split_member(path)[0], whole=False)
+    cv2 = files.need("cv2", "video", file, "reading a video file")
+    with files.decoding(file, "a video", _VIDEOS):
+        capture = cv2.VideoCapture(str(file))
+        try:
+            total, rate = _total(cv2, capture), capture.get(cv2.CAP_PROP_FPS)
+            if not 0 < rate <= 1000:
+                raise ValueError("no rate")
+            first, stop = round(start * rate), round(end * rate)
+            if not first < stop <= total:
+                raise DataError(
+                    f"has {total / rate:.2f} s of {rate:.2f} frames per second",
+                    where=str(path),
+                    hint="give an interval inside of it that holds a frame",
+                )
+            frames: dict[int, np.ndarray] = {}
+            wanted = [first + int(place) for place in frame_indices(stop - first, count)]
+            for place in sorted(set(wanted)):
+                capture.set(cv2.CAP_PROP_POS_FRAMES, place)
+                if int(capture.get(cv2.CAP_PROP_POS_FRAMES)) != place or not capture.grab():
+                    raise DataError(
+                        f"its frame {place} cannot be sought",
+                        where=str(path),
+                        hint="cut the interval into a file of its own",
+                    )
+                frames[place] = capture.retrieve()[1][..., ::-1]
+            return np.stack([frames[place] for place in wanted])
+        finally:
+            capture.release()
+
+
+def _total(cv2: ModuleType, capture: Any) -> int:
+    """Frames that an opened video declares; ValueError where it is none."""
+    total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    size = [int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
+    if not 0 < total <= 1_000_000 or not 0 < size[0] * size[1] <= files.MAX_PIXELS:
+        raise ValueError("no frames")
+    return total
+
+
 def _movie(path: pathlib.Path, count: int) -> np.ndarray:
     cv2 = files.need("cv2", "video", path, "reading a video file")
     with files.decoding(path, "a video", _VIDEOS):
         capture = cv2.VideoCapture(str(path))
         try:
-            total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-            size = [
-                int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-            ]
-            if not 0 < total <= 1_000_000 or not 0 < size[0] * size[1] <= files.MAX_PIXELS:
-                raise ValueError("no frames")
-            wanted = frame_indices(total, count)
+            wanted = frame_indices(_total(cv2, capture), count)
             frames = {}
             # read in order: seeking is inexact in compressed video
             for index in range(int(wanted[-1]) + 1):

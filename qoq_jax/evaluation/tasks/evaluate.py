@@ -11,36 +11,21 @@ import dataclasses
 import datetime
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 from qoq_jax.base import files, terminal
 from qoq_jax.base.errors import DataError
-from qoq_jax.data.answer_format import BOXED
+from qoq_jax.data.answer_format import BOXED, PIXELS
 from qoq_jax.data.labels import split_labels
+from qoq_jax.data.meta import SampleMeta
 from qoq_jax.evaluation import calibration, fairness, metrics, paper_table
-from qoq_jax.evaluation.tasks import answers, ecg_qa, layouts, predictions, row_sets, scores
-from qoq_jax.evaluation.tasks.predictions import Response
-from qoq_jax.evaluation.tasks.question import Question, prompt
+from qoq_jax.evaluation.tasks import answers, predictions, read, row_sets, scores
+from qoq_jax.evaluation.tasks.question import Question
 from qoq_jax.evaluation.tasks.table import Task
 from qoq_jax.rewards import score as rewards
 
-READERS: dict[str, Callable[[str], Iterator[Question]]] = {
-    "rows": row_sets.rows,
-    "regions": row_sets.regions,
-    "vqa_rad": layouts.vqa_rad,
-    "slake": layouts.slake,
-    "path_vqa": layouts.path_vqa,
-    "pmc_vqa": layouts.pmc_vqa,
-    "omnimedvqa": layouts.omnimedvqa,
-    "medxpertqa": layouts.medxpertqa,
-    "mmmu": layouts.mmmu,
-    "ecg_qa": ecg_qa.ecg_qa,
-}
 RESULTS, RECORDS, TABLE = "results.json", "records.json", "table.md"
-# Questions of a task -> a response to each, in order.
-Ask: TypeAlias = Callable[[str, Sequence[Question]], list[Response]]
-_BATCH = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,69 +46,34 @@ class Evaluation:
     boxed: bool = False
 
 
-def asking_model(model: Any, boxed: bool) -> Ask:
-    """Greedy responses of a sampling.model.Model."""
-
-    def ask(task: str, questions: Sequence[Question]) -> list[Response]:
-        samples = [
-            {
-                "prompt": prompt(question, boxed),
-                "images": [_picture(one) for one in question.images],
-                "videos": list(question.videos),
-                "ecg": list(question.ecgs),
-            }
-            for question in questions
-        ]
-        try:
-            sizes = [sample["meta"].frame_sizes for sample in model.prepare(samples)]
-            found = model.generate(samples)
-        except DataError as error:
-            where = f"{task}, questions from {questions[0].id!r} on: {error.where}"
-            raise DataError(error.what, where=where, hint=error.hint) from error
-        coordinates = model.process.box_coordinates
-        return [
-            Response(one[0].text, {}, size, coordinates)
-            for one, size in zip(found, sizes, strict=True)
-        ]
-
-    return ask
-
-
-def of_predictions(path: str, tasks: Sequence[Task]) -> Ask:
-    """Responses of a file; each question needs one."""
-    given = predictions.read(path, [task.name for task in tasks])
-
-    def ask(task: str, questions: Sequence[Question]) -> list[Response]:
-        for question in questions:
-            if (task, question.id) not in given:
-                raise DataError(
-                    f"no response to {question.id!r} of {task}",
-                    where=path,
-                    hint="give each question a response, an empty one too",
-                )
-        return [given[task, question.id] for question in questions]
-
-    return ask
-
-
-def run(evaluation: Evaluation, ask: Ask, output: str) -> dict:
-    """Evaluates, prints a line per task, and writes results.json, records.json and, of tasks of
-    classification, table.md into the folder `output`. Returns the results.
-    """
+def of_predictions(evaluation: Evaluation, path: str, output: str) -> dict:
+    """Scores the responses of a file, which has one to each question; see `write`."""
+    given = predictions.read(path, [task.name for task in evaluation.tasks])
     records: dict[str, list[dict]] = {}
     for task in evaluation.tasks:
-        questions = READERS[task.layout](os.path.join(evaluation.root, task.folder))
-        if task.dataset:
-            questions = (one for one in questions if one.row.dataset == task.dataset)
-        asked = itertools.islice(questions, evaluation.limit or None)
         found = records.setdefault(task.name, [])
+        asked = read.questions(task, evaluation.root)
         with terminal.Bar(task.name) as bar:
-            while batch := list(itertools.islice(asked, _BATCH)):
-                given = ask(task.name, batch)
-                found += [_record(task.name, *pair) for pair in zip(batch, given, strict=True)]
+            for question in itertools.islice(asked, evaluation.limit or None):
+                response = given.get((task.name, question.id))
+                if response is None:
+                    raise DataError(
+                        f"no response to {question.id!r} of {task.name}",
+                        where=path,
+                        hint="give each question a response, an empty one too",
+                    )
+                meta = meta_of(question, task.name, response.frame_sizes, response.box_coordinates)
+                found.append(record(question, response.text, meta, response.scores))
                 bar.update(len(found))
         if not found:
-            raise DataError("has no questions", where=task.name, hint=f"it asks {task.files}")
+            raise read.no_questions(task)
+    return write(evaluation, records, output)
+
+
+def write(evaluation: Evaluation, records: dict[str, list[dict]], output: str) -> dict:
+    """Prints a line per task, and writes results.json, records.json and, of tasks of
+    classification, table.md into the folder `output`. Returns the results.
+    """
     results = summarize(evaluation, records)
     files.write_json(os.path.join(output, RESULTS), results)
     rows = [record for found in records.values() for record in found]
@@ -188,50 +138,73 @@ def summarize(evaluation: Evaluation, records: dict[str, list[dict]]) -> dict:
     }
 
 
-def _record(task: str, question: Question, response: Response) -> dict:
+def meta_of(
+    question: Question,
+    task: str,
+    frame_sizes: tuple[tuple[int, int], ...] = (),
+    box_coordinates: str = PIXELS,
+) -> SampleMeta:
+    """What a response to the question is scored by.
+
+    Args:
+      frame_sizes: (w, h) of each picture as the model saw it; () = as it is stored.
+      box_coordinates: how the response writes boxes.
+
+    Raises:
+      DataError: see row_sets.meta_of.
+    """
     if question.kind in ("labels", "region"):
-        sizes, coordinates = response.frame_sizes, response.box_coordinates
-        meta = row_sets.meta_of(question, task, sizes, coordinates)
-        made = metrics.record(
-            response.text, meta, rewards.score(response.text, meta), response.scores
-        )
-        if BOXED not in response.text:
+        return row_sets.meta_of(question, task, frame_sizes, box_coordinates)
+    return SampleMeta(
+        id=question.id,
+        dataset=task,
+        domain="ecg" if question.ecgs else "multimodal",
+        labels=question.answers,
+        vocabulary=question.options,
+        boxes=(),
+        box_labels=(),
+        box_images=(),
+        mask=None,
+        frame_sizes=frame_sizes,
+        source=task,
+        row=None,
+        box_coordinates=box_coordinates,
+    )
+
+
+def record(
+    question: Question, text: str, meta: SampleMeta, chances: dict[str, float] | None = None
+) -> dict:
+    """The record of a response; meta: of `meta_of`, chances: {label: probability}."""
+    if question.kind in ("labels", "region"):
+        made = metrics.record(text, meta, rewards.score(text, meta), chances)
+        if BOXED not in text:
             # A model that was not trained to box its answer may still give labels and nothing else.
-            named = split_labels(answers.said(response.text), question.options)
+            named = split_labels(answers.said(text), question.options)
             made["predicted"] = list(named) if set(named) <= set(question.options) else []
         return made | {"kind": question.kind}
-    found, near = answers.predicted(question, response.text), None
+    found, near = answers.predicted(question, text), None
     made = {
         "id": question.id,
-        "dataset": task,
-        "domain": "ecg" if question.ecgs else "multimodal",
-        "source": task,
+        "dataset": meta.dataset,
+        "domain": meta.domain,
+        "source": meta.source,
         "patient": question.group,
         "kind": question.kind,
         "labels": list(question.answers),
         "vocabulary": list(question.options),
         "predicted": list(found),
-        "text": response.text,
+        "text": text,
         "exact": answers.is_exact(question, found),
     }
     if question.kind == "choice":
-        near = answers.nearest(question, response.text)
+        near = answers.nearest(question, text)
         made["exact_nearest"] = answers.is_exact(question, near)
     if question.kind == "open":
         made["f1"], made["recall"] = answers.token_f1(question.answers[0], " ".join(found))
     if question.kind == "set":
         made["f1"] = rewards.set_f1(found, question.answers)
     return made
-
-
-def _picture(one: str | bytes) -> Any:
-    if isinstance(one, str):
-        return one
-    import io
-
-    from PIL import Image
-
-    return Image.open(io.BytesIO(one))
 
 
 def _line(name: str, numbers: dict, counts: dict) -> str:

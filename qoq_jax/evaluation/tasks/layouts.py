@@ -78,7 +78,7 @@ def pmc_vqa(root: str) -> Iterator[Question]:
     folder = Folder(root)
     for number, cells in enumerate(folder.table("test_2.csv")):
         line = {name.lower(): value for name, value in cells.items()}
-        where = folder.place
+        where = os.path.join(root, folder.place)
         options = tuple(text_of(line, f"choice {letter}", where) for letter in "abcd")
         answer = line.get("answer_label") or text_of(line, "answer", where)
         name = text_of(line, "figure_path", where)

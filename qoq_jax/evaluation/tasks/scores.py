@@ -46,13 +46,18 @@ def of_task(records: Sequence[dict]) -> dict[str, Numbers]:
         return {"": _of_regions(records)}
     parts: dict[str, list[dict]] = {}
     for record in records:
-        parts.setdefault(_KINDS[record["kind"]], []).append(record)
+        parts.setdefault(kind_of(record), []).append(record)
     found = {"": _of_answers(records)}
     return found | ({k: _of_answers(v) for k, v in parts.items()} if len(parts) > 1 else {})
 
 
+def kind_of(record: dict) -> str:
+    """The part of `of_task` that a question belongs to, "region" or "labels"."""
+    return _KINDS.get(record["kind"], record["kind"])
+
+
 def _of_answers(records: Sequence[dict]) -> Numbers:
-    kinds = {_KINDS[r["kind"]] for r in records}
+    kinds = {kind_of(r) for r in records}
     first = "acc" if kinds == {"choice"} else "exact_match"
     columns = {(first, "none"): [r["exact"] for r in records]}
     if "choice" in kinds:
@@ -111,7 +116,10 @@ def group_weights(
     records: Sequence[dict], draws: int = DRAWS, seed: int = 0
 ) -> Iterator[np.ndarray]:
     """Weights [draws, rows] in parts that fit into memory: Exp(1) per group."""
-    names = [r.get("patient") or f"row {place}" for place, r in enumerate(records)]
+    names = [
+        r.get("patient") or f"row {r.get('source')} {r.get('id', place)}"  # samples of a row too
+        for place, r in enumerate(records)
+    ]
     groups, index = np.unique(names, return_inverse=True)
     rng, size = np.random.default_rng(seed), max(1, _AT_ONCE // len(records))
     for start in range(0, draws, size):

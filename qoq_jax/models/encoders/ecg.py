@@ -19,8 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qoq_jax.models import sizes
 from qoq_jax.models import spec as spec_lib
 from qoq_jax.models.attention import KeySet, TokenIds, attention
+from qoq_jax.models.encoders.encoder import Batch, Encoder
 from qoq_jax.models.sizes import EcgConfig
 from qoq_jax.models.spec import ParamSpec
 
@@ -299,3 +301,36 @@ def linear(x: Array, p: Params) -> Array:
 def rows(vector: Array, x: Array) -> Array:
     """A vector with leading axes of size one, so that it meets x at equal rank."""
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
+
+
+# ------------------------------------------------------------------------------- for the registry
+
+
+def _tokens(params: Params, cfg: EcgConfig, batch: Batch) -> tuple[Array, Array]:
+    x = tokens(params, cfg, batch["signal"])
+    return x, jnp.ones(x.shape[:2], bool)
+
+
+def _pooled(params: Params, cfg: EcgConfig, batch: Batch) -> Array:
+    return represent(params, cfg, batch["signal"])
+
+
+def _row(name: str, cfg: EcgConfig, published: bool) -> Encoder:
+    return Encoder(
+        name=name,
+        kind="ecg",
+        cfg=cfg,
+        width=cfg.width,
+        param_specs=param_specs,
+        tokens=_tokens,
+        pooled=_pooled,
+        layouts=("ecg_jepa",) if published else (),
+        source="ECG-JEPA, arXiv 2410.08559; sehunfromdaegu/ECG_JEPA",
+    )
+
+
+ENCODERS = (
+    _row("ecg_jepa_base", sizes.BASE_ECG, published=True),
+    # the size of the file that comes with the package: climb/mini/ecg_encoder.safetensors
+    _row("ecg_jepa_nano", sizes.NANO_ECG, published=False),
+)

@@ -3,9 +3,38 @@
 from __future__ import annotations
 
 from qoq_jax.base.errors import ConfigError, did_you_mean
+from qoq_jax.models.encoders import (
+    biot,
+    convnextv2,
+    ecg,
+    eva02,
+    expression,
+    gat,
+    gcn,
+    graph_transformer,
+    labram,
+    motion,
+    swinv2,
+    units,
+    vit,
+)
 from qoq_jax.models.encoders.encoder import Encoder
 
-_FILES: tuple[tuple[Encoder, ...], ...] = ()
+_FILES: tuple[tuple[Encoder, ...], ...] = (
+    convnextv2.ENCODERS,
+    vit.ENCODERS,
+    swinv2.ENCODERS,
+    eva02.ENCODERS,
+    ecg.ENCODERS,
+    units.ENCODERS,
+    biot.ENCODERS,
+    labram.ENCODERS,
+    gcn.ENCODERS,
+    gat.ENCODERS,
+    graph_transformer.ENCODERS,
+    motion.ENCODERS,
+    expression.ENCODERS,
+)
 ENCODERS: dict[str, Encoder] = {one.name: one for rows in _FILES for one in rows}
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import einops
@@ -25,6 +24,7 @@ from qoq_jax.models.attention import segment_rows
 from qoq_jax.models.gathered import gathered
 from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
 from qoq_jax.models.spec import ParamSpec, fan_in, residual_scale
+from qoq_jax.models.tables import layer_norm_specs, linear_specs
 from qoq_jax.models.vision.patches import normalise, patch_embed_init, rotary_angles
 from qoq_jax.parallel.mesh import constrain
 
@@ -43,9 +43,9 @@ def param_specs(cfg: Qwen3VisionConfig, out_width: int) -> dict[str, Any]:
         )
         std = fan_in(merged)
         return {
-            "norm": _norm(f"{key}norm", norm_size, count),
-            "hidden": _linear(f"{key}linear_fc1", *to_hidden, std, count),
-            "out": _linear(f"{key}linear_fc2", *to_out, std, count),
+            "norm": layer_norm_specs(f"{key}norm", norm_size, count),
+            "hidden": linear_specs(f"{key}linear_fc1", *to_hidden, std, count),
+            "out": linear_specs(f"{key}linear_fc2", *to_out, std, count),
         }
 
     qkv = (W, 3, H, h), ("embed", None, "heads", None)
@@ -66,13 +66,13 @@ def param_specs(cfg: Qwen3VisionConfig, out_width: int) -> dict[str, Any]:
             (cfg.position_grid**2, W), (None, "embed"), 0.02, "visual.pos_embed.weight", "tensor"
         ),
         "blocks": {
-            "attention_norm": _norm(f"{at}norm1", W, L),
-            "qkv": _linear(f"{at}attn.qkv", *qkv, fan_in(W), L),
-            "o": _linear(f"{at}attn.proj", *output, fan_in(W, out_scale), L, "linear_out"),
-            "mlp_norm": _norm(f"{at}norm2", W, L),
+            "attention_norm": layer_norm_specs(f"{at}norm1", W, L),
+            "qkv": linear_specs(f"{at}attn.qkv", *qkv, fan_in(W), L),
+            "o": linear_specs(f"{at}attn.proj", *output, fan_in(W, out_scale), L, "linear_out"),
+            "mlp_norm": layer_norm_specs(f"{at}norm2", W, L),
             "mlp": {
-                "up": _linear(f"{at}mlp.linear_fc1", (W, F), ("embed", "mlp"), fan_in(W), L),
-                "down": _linear(
+                "up": linear_specs(f"{at}mlp.linear_fc1", (W, F), ("embed", "mlp"), fan_in(W), L),
+                "down": linear_specs(
                     f"{at}mlp.linear_fc2", (F, W), ("mlp", "embed"), fan_in(F, out_scale), L
                 ),
             },
@@ -90,43 +90,6 @@ def _always_decays(spec: ParamSpec) -> ParamSpec:
     their stack of J is no axis of a matrix went unseen. Runs keep their numbers.
     """
     return dataclasses.replace(spec, decay=True)
-
-
-def _norm(key: str, size: int, count: int | None) -> dict[str, ParamSpec]:
-    """LayerNorm, stacked `count` times; None = alone."""
-    stack, axes = ((), ()) if count is None else ((count,), ("layers",))
-    return {
-        name: ParamSpec(
-            (*stack, size),
-            (*axes, None),
-            init,
-            f"{key}.{theirs}",
-            "vector",
-            compute_in_float32=True,
-        )
-        for name, theirs, init in (("scale", "weight", "ones"), ("bias", "bias", "zeros"))
-    }
-
-
-def _linear(
-    key: str,
-    shape: Sequence[int],
-    axes: Sequence[str | None],
-    std: float,
-    count: int | None,
-    layout: str = "linear",
-) -> dict[str, ParamSpec]:
-    """Kernel and bias, stacked `count` times; None = alone."""
-    stack, layer = ((), ()) if count is None else ((count,), ("layers",))
-    outputs = slice(-1, None) if layout == "linear_out" else slice(1, None)
-    # a bias is cut over devices as the outputs are, but never along the width
-    bias_axes = [axis if axis in ("heads", "mlp") else None for axis in axes[outputs]]
-    return {
-        "kernel": ParamSpec((*stack, *shape), (*layer, *axes), std, f"{key}.weight", layout),
-        "bias": ParamSpec(
-            (*stack, *shape[outputs]), (*layer, *bias_axes), "zeros", f"{key}.bias", "vector"
-        ),
-    }
 
 
 def frame_sizes(patch_hw: jax.Array, patch_frame: jax.Array) -> jax.Array:

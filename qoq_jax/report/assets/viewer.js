@@ -210,6 +210,8 @@ document.addEventListener("keydown", (event) => {
 
 // ----------------------------------------------------------------------------------------- start
 document.querySelector("h1").textContent = data.title;
+if (data.report) at("report").href = data.report;
+else at("report").remove();
 for (const name of [...new Set(data.cases.map((c) => c.domain))].sort()) at("domain").append(make("option", {}, name));
 for (const [value, [name]] of Object.entries(OUTCOMES)) at("outcome").append(make("option", { value }, name));
 if (!data.cases.some((c) => shown(c).confidence !== null)) at("confidence").hidden = true;

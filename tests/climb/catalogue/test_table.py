@@ -43,7 +43,7 @@ inspect          ct            5    23240   17434   5806
 kits23           ct            2      478     361    117
 hemorrhage       ct            2     2501    1986    515
 rspect           ct            3  1790594 1342945 447649
-echonet-dynamic  ultrasound    0    10247    8196   2051
+echonet-dynamic  ultrasound    3    10247    8196   2051
 busi             ultrasound    3      780     583    197
 covid-blues      ultrasound    2      362     266     96
 covid-us         ultrasound    3       99      74     25

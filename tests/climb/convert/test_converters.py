@@ -14,6 +14,7 @@ from qoq_jax.base.errors import DataError
 from qoq_jax.climb.access import access
 from qoq_jax.climb.catalogue import table
 from qoq_jax.climb.convert import lndb, sets, write
+from qoq_jax.climb.convert.example import Dropped
 from qoq_jax.climb.convert.folder import Folder
 from qoq_jax.data import check, readers
 from qoq_jax.data import rows as schema
@@ -25,6 +26,10 @@ EXPECTED = {
         "1": ("Normal", "train", "15709"),
         "2": ("MI, STTC", "test", "13243"),
         "5": ("A. Fib/Aflutter", "test", "13243"),  # of a patient who is in test
+    },
+    "mimic-iv-ecg": {
+        "40689230": ("Normal", "", "10000032"),
+        "40689231": ("MI", "", "10000032"),
     },
     "chapman-shaoxing": {"JS00001": ("HYP, A. Fib/Aflutter, Other", "", "JS00001")},
     "georgia": {"E00001": ("Normal", "", "E00001")},
@@ -125,6 +130,11 @@ EXPECTED = {
         "049-14": ("Has Hemorrhage", "", "049"),
         "049-15": ("No Hemorrhage", "", "049"),
     },
+    "echonet-dynamic": {
+        "0X1": ("Reduced", "train", "0X1"),
+        "0X2": ("Mildly reduced", "validation", "0X2"),
+        "0X3": ("Preserved", "test", "0X3"),
+    },
     "busi": {
         "benign (1)": ("Benign", "", "benign (1)"),
         "malignant (2)": ("Malignant", "", "malignant (2)"),
@@ -163,6 +173,13 @@ EXPECTED = {
 }
 DROPPED = {
     "ptb-xl": {"unknown code 'NEW'": 1, "scp_codes is not a dictionary of codes": 1},
+    "mimic-iv-ecg": {
+        "a statement that is not known": 1,
+        "findings that the machine doubts, and no other": 1,
+        "its signals are not there": 1,
+        "no statement of a finding": 1,
+        "the table of measurements has no line of it": 1,
+    },
     "georgia": {"no code": 1, "its signals are not there": 1, "unknown code '123'": 1},
     "cpsc2018": {"its name is not that of a record of this set": 1},
     "mimic-cxr": {"no finding is marked as present": 1, "its study has no labels": 1},
@@ -177,12 +194,18 @@ DROPPED = {
     "lndb": {"its scan is not there": 1},
     "bcss": {"none of the four tissues covers half of it": 2, "its mask is not there": 1},
     "kits23": {"whether it is malignant is not known": 1},
+    "echonet-dynamic": {
+        "its ejection fraction is not between 0 and 100 %": 1,
+        "a file that the tables name is not there": 1,
+    },
     "covid-blues": {"the table has no test of its patient": 1},
     "covid-us": {"its class is Other": 1, "it does not show the lung": 1},
     "brain-tumor-2": {"a second copy of the same picture": 2},
 }
 PICTURES = tuple(  # sets whose media in miniature can be opened
-    name for name in EXPECTED if name not in ("inspect", "kits23", "covid-blues", "covid-us")
+    name
+    for name in EXPECTED
+    if name not in ("inspect", "kits23", "echonet-dynamic", "covid-blues", "covid-us")
 )
 
 
@@ -195,6 +218,13 @@ def converted(root, name):
             row = schema.validate_row(json.loads(line), path.name)
             rows[row.id] = row
     return rows, report
+
+
+def found_in(root, name):
+    """What the records of a folder give, without the tasks' files."""
+    converter, folder = sets.get(name), Folder(root)
+    for record in converter.read(folder):
+        yield from [record] if isinstance(record, Dropped) else converter.found(record, folder)
 
 
 def test_every_converter_is_tested():
@@ -330,7 +360,7 @@ def test_ham10000_with_the_table_that_the_dataverse_shows(tmp_path):
     )
     (tmp_path / "HAM10000_metadata.tab").write_text(table)
     (tmp_path / "ISIC_0027419.jpg").write_bytes(b"medium")
-    (found,) = sets.get("ham10000").found(Folder(tmp_path))
+    (found,) = found_in(tmp_path, "ham10000")
     assert (found.labels, found.patient) == (("MEL",), "HAM_0000118")
 
 
@@ -338,6 +368,16 @@ def test_ham10000_with_the_table_that_the_dataverse_shows(tmp_path):
 def test_a_folder_whose_name_is_a_pattern(tmp_path, name):
     rows, _ = converted(tmp_path / "data [1]*", name)
     assert set(rows) == set(EXPECTED[name])
+
+
+def test_a_folder_has_what_its_walk_finds(tmp_path):
+    paths = ["a.png", "b/c.png", ".d.png", "._e.png", ".f/g.png", "__MACOSX/h.png"]
+    for path in paths:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(b"medium")
+    folder = Folder(tmp_path / "b" / "..")
+    others = ["b", "b/", "", ".", "..", "b//c.png", "./a.png", "b/../a.png", f"{tmp_path}/a.png"]
+    assert {path for path in [*paths, *others, "i.png", "a\0"] if folder.has(path)} == folder.files
 
 
 def test_a_medium_that_is_not_there_is_reported(tmp_path):
@@ -401,7 +441,7 @@ def test_an_odd_cell_gives_rows_or_one_line_that_names_the_table(tmp_path, name,
             with open(file, "w", encoding="latin-1", newline="") as out:
                 csv.writer(out).writerows(changed)
             try:
-                list(sets.get(name).found(sets.get(name).open(tmp_path)))
+                list(found_in(tmp_path, name))
             except DataError as error:
                 assert error.where.startswith(str(tmp_path)) and error.hint
                 assert "\n" not in str(error) and len(str(error)) < 600
@@ -427,12 +467,6 @@ def test_files_of_splits_of_an_earlier_conversion_are_gone(tmp_path):
         "test.jsonl",
         "validation.jsonl",
     ]
-
-
-def test_version_1_3_of_ct_ich_is_told_from_1_0(tmp_path):
-    (tmp_path / "hemorrhage_diagnosis_raw_ct.csv").write_text("PatientNumber,SliceNumber\n49,1\n")
-    with pytest.raises(DataError, match="NIfTI volumes.*qoq data download hemorrhage"):
-        write.convert(sets.get("hemorrhage"), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["chapman-shaoxing", "georgia", "cpsc2018"])

@@ -113,6 +113,23 @@ def test_a_table_of_ecgs_and_pictures(tmp_path):
     assert rows["Yes"].problem.startswith("<image><ecg>") and not rows["No"].images
 
 
+def test_a_table_of_parts_of_slides_and_videos(tmp_path):
+    region, interval = "a.svs#x=0,y=0,width=8,height=8", "b.mp4#start=1,end=2"
+    lines = [f'"{region}",,Yes', f',"{interval}",No', "a.svs,,No", f'"c{region}",,No']
+    (tmp_path / "t.csv").write_text("\n".join(["tile,clip,label", *lines]) + "\n")
+    for name in ("a.svs", "b.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    report = tables.from_table(
+        tmp_path, "t.csv", Task("unit", "pathology"), Columns(("tile", "clip"))
+    )
+    rows = {row.answer: row for found in rows_of(tmp_path).values() for row in found}
+    assert rows["Yes"].images == (region,) and rows["No"].videos == (interval,)
+    assert {reason: found["records"] for reason, found in report["dropped"].items()} == {
+        "names a file of a kind that is not read": 1,  # a whole slide
+        "a file is not there": 1,
+    }
+
+
 @pytest.mark.parametrize("saved", [True, False])
 def test_a_data_set_of_hugging_face(tmp_path, saved, capsys, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

@@ -11,6 +11,7 @@ from qoq_jax.cli import main
 from qoq_jax.data import rows as schema
 from qoq_jax.evaluation import compare, metrics, paper_table
 from qoq_jax.evaluation.tasks import predictions, scores
+from qoq_jax.sampling import model
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,8 @@ def test_boxes_in_the_frame_that_the_model_saw(root, tmp_path):
     assert found["results"]["grounding-busi"]["iou,none"] == pytest.approx(0.5)
 
 
-def test_a_model_is_asked(root, tmp_path, capsys):
+def test_a_model_is_asked(root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(model, "MAX_NEW_TOKENS", 8)
     out = str(tmp_path / "out")
     tasks = ["--tasks", "omnimedvqa,ecg-qa", "--limit", "1", "--output", out]
     code = main.main(["evaluate", "nano", *tasks, "--data-root", str(root)])

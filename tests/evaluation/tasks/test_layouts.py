@@ -6,7 +6,7 @@ import pytest
 from helpers import vqa_layouts
 
 from qoq_jax.base.errors import ConfigError, DataError
-from qoq_jax.evaluation.tasks import evaluate, table
+from qoq_jax.evaluation.tasks import read, table
 from qoq_jax.evaluation.tasks.question import prompt
 
 
@@ -19,7 +19,7 @@ def root(tmp_path_factory):
 
 def asked(root, name):
     task = table.load()[name]
-    return list(evaluate.READERS[task.layout](str(root / task.folder)))
+    return list(read.READERS[task.layout](str(root / task.folder)))
 
 
 def test_vqa_rad_and_path_vqa_from_parquet(root):
@@ -34,7 +34,7 @@ def test_vqa_rad_as_first_published(tmp_path):
     item = {"qid": 5, "image_name": "synpic1.jpg", "question": "CT?", "answer": "No"}
     items = [item | {"phrase_type": "test_freeform"}, item | {"qid": 6, "phrase_type": "para"}]
     vqa_layouts.put(tmp_path / "VQA_RAD Dataset Public.json", items)
-    (one,) = evaluate.READERS["vqa_rad"](str(tmp_path))
+    (one,) = read.READERS["vqa_rad"](str(tmp_path))
     assert (one.id, one.kind, one.group) == ("5", "yes_no", "synpic1.jpg")
     assert one.images == (str(tmp_path / "VQA_RAD Image Folder" / "synpic1.jpg"),)
 
@@ -82,17 +82,17 @@ def test_ecg_qa(root):
 def test_faults_name_the_place(root, tmp_path):
     for name in ("vqa-rad", "slake", "pmc-vqa", "omnimedvqa", "medxpertqa-mm", "mmmu-medical"):
         with pytest.raises(DataError, match="is not there"):
-            list(evaluate.READERS[table.load()[name].layout](str(tmp_path)))
+            list(read.READERS[table.load()[name].layout](str(tmp_path)))
     (tmp_path / "MM").mkdir()
     broken = {"id": "x", "question": "q", "options": {"A": "a"}, "label": "Q", "images": []}
     (tmp_path / "MM/test.jsonl").write_text(json.dumps(broken))
     with pytest.raises(DataError, match=r"test\.jsonl, line 1: .*letter of no option"):
-        list(evaluate.READERS["medxpertqa"](str(tmp_path)))
+        list(read.READERS["medxpertqa"](str(tmp_path)))
 
 
 def test_names_of_tasks():
     assert len(table.find(["climb"])) == 30
     assert [task.name for task in table.find(["slake", "vqa-rad", "slake"])] == ["slake", "vqa-rad"]
-    assert {task.layout for task in table.load().values()} == set(evaluate.READERS)
+    assert {task.layout for task in table.load().values()} == set(read.READERS)
     with pytest.raises(ConfigError, match="no task 'vqa-rd'.*did you mean 'vqa-rad'"):
         table.find(["vqa-rd"])

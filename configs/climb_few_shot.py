@@ -1,0 +1,28 @@
+"""Few-shot transfer to a data set that was left out of the pretraining: RQ2 of CLIMB (arXiv
+2503.07667).
+
+    qoq sweep configs/climb_few_shot.py           # each target, with 1, 8 and 32 samples per label
+    qoq train --config=configs/climb_few_shot.py  # one target: 15 minutes on 2 CPU cores
+    qoq train --config=configs/climb_few_shot.py:pod --config.data.extra=data/ham10000,data/busi \
+        --config.target=busi
+"""
+
+import pathlib
+
+from qoq_jax.sweep.transfer_plan import TransferSweep
+from qoq_jax.train.config import load_module
+from qoq_jax.transfer import config
+
+KIND = config.KIND
+TARGETS = ("derm-mini", "covid-cxr-mini")
+SWEEP = TransferSweep("few_shot", seeds=1, targets=TARGETS)
+MULTITASK = str(pathlib.Path(__file__).with_name("climb_multitask.py"))
+
+
+def get_config(arg: str = "mini"):
+    cfg = load_module(MULTITASK).get_config(arg)
+    cfg.workdir = f"runs/climb_few_shot_{arg}"
+    cfg.few.steps = 1000 if arg == "pod" else 30
+    cfg.few.lr = 1e-4 if arg == "pod" else 1e-3
+    cfg.target = "" if arg == "pod" else TARGETS[0]
+    return cfg

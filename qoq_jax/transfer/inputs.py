@@ -1,0 +1,176 @@
+"""From media and records to the arrays of one sample, for each kind of encoder (models/encoders/
+encoder.py): what a set's `read` is made of.
+
+To add a kind: its reader of rows or of records here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from qoq_jax.base.errors import ConfigError, DataError
+from qoq_jax.climb.arrays import batches as arrays
+from qoq_jax.climb.arrays import montage
+from qoq_jax.climb.arrays.record import Record
+from qoq_jax.climb.arrays.source import ArraySource
+from qoq_jax.data import images, media, readers
+from qoq_jax.data import rows as schema
+from qoq_jax.data.sample import check_ecg, read_medium
+from qoq_jax.models.encoders.encoder import Encoder
+from qoq_jax.models.encoders.labram import LabramConfig
+from qoq_jax.transfer.config import TransferDataConfig
+from qoq_jax.transfer.sets import Inputs, LabelledSet, of_arrays, of_rows
+
+
+def find(
+    encoder: Encoder, cfg: TransferDataConfig, roots: dict[str, str]
+) -> dict[str, LabelledSet]:
+    """The data sets of an encoder's kind, by name, in the order of the folders.
+
+    Args:
+      roots: source -> folder of rows.
+
+    Raises:
+      ConfigError: nothing reads that kind.
+      DataError: there is no such set, or something is wrong with one.
+    """
+    if encoder.kind == "image":
+        found = of_rows(roots, _image_form(cfg.frames), _image_reader(encoder))
+    elif encoder.kind == "ecg":
+        found = of_rows(roots, _ecg_form, _ecg_reader(cfg.ecg_length))
+    else:
+        if encoder.kind not in RECORDS:
+            raise ConfigError(
+                f"encoder {encoder.name}: nothing here reads records of kind {encoder.kind}",
+                hint=f"kinds: image, ecg, {', '.join(RECORDS)}",
+            )
+        domain, prepare = RECORDS[encoder.kind]
+        made = [of_arrays(one, domain, functools.partial(prepare, encoder)) for one in cfg.arrays]
+        found = {one.name: one for one in made}
+    if not found:
+        raise DataError(
+            f"there is no data set of kind {encoder.kind}",
+            hint="set data.mini_rows, data.extra or data.arrays",
+        )
+    return {name: _cached(one) for name, one in found.items()} if cfg.cache else found
+
+
+def _cached(one: LabelledSet) -> LabelledSet:
+    """The set, each sample of which is read once."""
+    splits = {
+        name: dataclasses.replace(split, read=functools.cache(split.read))
+        for name, split in one.splits.items()
+    }
+    return dataclasses.replace(one, splits=splits)
+
+
+# ----------------------------------------------------------------------------------------- images
+
+
+def _image_form(frames: int) -> Callable[[schema.Row], tuple[int, ...] | None]:
+    """(slices,) of a row of pictures alone: 1 for one picture, `frames` for more than that."""
+
+    def form_of(row: schema.Row) -> tuple[int, ...] | None:
+        if row.time_series or not (row.images or row.videos):
+            return None
+        return (1,) if len(row.images) == 1 and not row.videos else (frames,)
+
+    return form_of
+
+
+def _image_reader(encoder: Encoder) -> Callable[[schema.Row, str, tuple[int, ...]], Inputs]:
+    size = int(encoder.cfg.image_size)
+
+    def read(row: schema.Row, root: str, form: tuple[int, ...]) -> Inputs:
+        """pixels uint8 [Z,y,x,3], slice_valid bool [Z]; pictures are resized to a square."""
+        (slices,), where, stack = form, f"row {row.id!r}", []
+        with media.opened(root) as folder:
+            for path in row.images:
+                stack.append(read_medium(readers.read_image, folder, path, where))
+            for path in row.videos:
+                stack += list(read_medium(readers.read_frames, folder, path, where, slices))
+        if len(stack) > slices:
+            stack = [stack[i] for i in readers.frame_indices(len(stack), slices)]
+        pixels = np.zeros((slices, size, size, 3), np.uint8)
+        for i, picture in enumerate(stack):
+            pixels[i] = images.resize(picture, size, size)
+        return {"pixels": pixels, "slice_valid": np.arange(slices) < len(stack)}
+
+    return read
+
+
+# ------------------------------------------------------------------------------------------- ECGs
+
+
+def _ecg_form(row: schema.Row) -> tuple[int, ...] | None:
+    """(8, 2500) of a row of one ECG alone."""
+    alone = len(row.time_series) == 1 and not (row.images or row.videos)
+    return (8, 2500) if alone else None
+
+
+def _ecg_reader(
+    length: readers.EcgLength,
+) -> Callable[[schema.Row, str, tuple[int, ...]], Inputs]:
+    def read(row: schema.Row, root: str, form: tuple[int, ...]) -> Inputs:
+        """signal float32 [8, 2500] in mV."""
+        del form
+        where = f"row {row.id!r}"
+        with media.opened(root) as folder:
+            reader = functools.partial(readers.read_ecg, root=folder, length=length)
+            signal = read_medium(reader, folder, row.time_series[0], where)
+        return {"signal": check_ecg(signal, where)}
+
+    return read
+
+
+# ---------------------------------------------------------------------------------------- records
+
+
+def _eeg(
+    encoder: Encoder, source: ArraySource
+) -> tuple[tuple[int, ...], Callable[[Record], Inputs]]:
+    """The channels that the encoder was made for, over the length of the set's records."""
+    of_labram = isinstance(encoder.cfg, LabramConfig)
+    wanted = encoder.cfg.electrodes if of_labram else montage.BIPOLAR
+    samples = int(source.report["arrays"]["signal"]["axes"][-1])
+
+    def read(record: Record) -> Inputs:
+        return _first(arrays.eeg([record], wanted, samples))
+
+    return (len(wanted), samples), read
+
+
+def _graph(
+    encoder: Encoder, source: ArraySource
+) -> tuple[tuple[int, ...], Callable[[Record], Inputs]]:
+    """A connectome with as many nodes as the set has regions, and the encoder's features."""
+    forms = source.report["arrays"]
+    if "adjacency" not in forms:
+        raise ConfigError(
+            f"{source.report['dataset']}: its graphs have no common number of nodes",
+            where=source.folder,
+            hint="name folders of connectomes (ABIDE, PPMI, ABCD) in data.arrays",
+        )
+    nodes, features = int(forms["adjacency"]["axes"][-1]), int(encoder.cfg.features)
+
+    def read(record: Record) -> Inputs:
+        return _first(arrays.graph([record], nodes, features))
+
+    return (nodes, features), read
+
+
+def _first(batch: Inputs) -> Inputs:
+    """The one sample of a batch."""
+    return {name: array[0] for name, array in batch.items()}
+
+
+# kind -> (domain of a set that the catalogue does not have, what makes its reader)
+RECORDS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "eeg": ("eeg", _eeg),
+    "graph": ("brain_network", _graph),
+}
