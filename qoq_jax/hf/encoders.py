@@ -43,15 +43,15 @@ def load(
       The parameters, as `encoder.param_specs` describes. A classifier in the file is left out.
 
     Raises:
+      ConfigError: nobody has published weights of the encoder that are read here.
       CheckpointError: the file cannot be read, or weights are missing, left over, or of another
         shape or type than the encoder's; all are named, and nothing is loaded.
     """
+    names = _layouts(encoder)
     local = storage.local(path)
     stored = files.open_directory(local) if os.path.isdir(local) else files.header(local)
     shapes = _shapes(encoder)
-    layout = max(
-        (LAYOUTS[name] for name in encoder.layouts), key=lambda x: _known(x, stored, shapes)
-    )
+    layout = max((LAYOUTS[name] for name in names), key=lambda x: _known(x, stored, shapes))
     theirs = layout.opened(_own(layout, stored))
     problems = _problems(layout, theirs, shapes)
     if problems:
@@ -76,9 +76,10 @@ def save(encoder: Encoder, path: str, params: Mapping[str, Any], layout: str = "
       ConfigError: the encoder has no such layout.
       CheckpointError: parameters of another encoder; all that do not fit are named.
     """
-    layout = layout or encoder.layouts[0]
-    if layout not in encoder.layouts:
-        hint = did_you_mean(layout, encoder.layouts)
+    names = _layouts(encoder)
+    layout = layout or names[0]
+    if layout not in names:
+        hint = did_you_mean(layout, names)
         raise ConfigError(f"{encoder.name} has no layout {layout!r}", where="layout", hint=hint)
     specs = encoder.param_specs(encoder.cfg)
     flat, leaves = spec_lib.flatten(specs), spec_lib.flatten(params)
@@ -103,6 +104,18 @@ def save(encoder: Encoder, path: str, params: Mapping[str, Any], layout: str = "
     plan = {name: (files.dtype_name(x.dtype), x.shape) for name, x in theirs.items()}
     with replacing(path) as partial:
         files.write(partial, plan, theirs.values())
+
+
+def _layouts(encoder: Encoder) -> tuple[str, ...]:
+    """Names of the layouts of this file that the encoder has; at least one."""
+    names = tuple(name for name in encoder.layouts if name in LAYOUTS)
+    if not names:
+        raise ConfigError(
+            f"no published layout of {encoder.name} is known here",
+            where="encoder",
+            hint="transfer/weights.py reads what a run here trained, and files of ECG-JEPA",
+        )
+    return names
 
 
 def _shapes(encoder: Encoder) -> dict[str, Shape]:

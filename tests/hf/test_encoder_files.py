@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from qoq_jax.base.errors import CheckpointError, ConfigError
 from qoq_jax.hf import encoders
+from qoq_jax.models.encoders import registry
 
 ENCODER = tiny("vit_small")
 
@@ -72,3 +73,14 @@ def test_parameters_of_another_encoder_are_not_written(tmp_path):
 def test_an_unknown_layout_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no layout 'VitModel'.*did you mean 'ViTModel'"):
         encoders.save(ENCODER, str(tmp_path / "x"), {}, "VitModel")
+
+
+@pytest.mark.parametrize("name", ["gcn", "ecg_jepa_nano", "ecg_jepa_base"])
+def test_an_encoder_without_a_layout_is_refused_in_one_line(name, tmp_path):
+    path = str(tmp_path / "model.safetensors")
+    save_file({"a": np.zeros(3, np.float32)}, path)
+    encoder = registry.get(name)
+    with pytest.raises(ConfigError, match=f"no published layout of {name}"):
+        encoders.load(encoder, path)
+    with pytest.raises(ConfigError, match=f"no published layout of {name}"):
+        encoders.save(encoder, path, {})
