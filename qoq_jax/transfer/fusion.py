@@ -141,7 +141,8 @@ def compare(cfg: FusionRunConfig, found: Admissions) -> dict[str, Any]:
             scores = {name: np.concatenate([one[name] for one in made]) for name in made[0]}
             add("all", method, start, scores.pop("fused"))
             for name in media:
-                if name in scores:  # the heads of late fusion
+                # the heads of late fusion; without pretrained weights the head is the random one
+                if name in scores and (start == RANDOM or getattr(cfg, name).weights):
                     add(name, "head", start, scores[name])
     counts = {name: len(test.rows) for name, test in tests.items()}
     return {

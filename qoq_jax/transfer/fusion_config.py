@@ -65,6 +65,9 @@ class FusionRunConfig:
                     f"{section}.name = {name!r} reads {registry.get(name).kind}",
                     hint=f"name an encoder of kind {kind}",
                 )
+        for name in ("tasks", "methods"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name} is empty", hint="name one at least")
         if self.width % 4:
             raise ConfigError(f"width = {self.width}", hint="a multiple of 4, the heads")
 

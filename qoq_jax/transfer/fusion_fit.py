@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from qoq_jax.base.fields import NotNegative, Positive
 from qoq_jax.evaluation.metrics import auroc
 from qoq_jax.models import fusion, spec
 from qoq_jax.models.fusion import FusionConfig, Modality
@@ -28,10 +29,10 @@ Patients = Mapping[str, Modality]
 class FitConfig:
     """How a fusion is learned."""
 
-    epochs: int = 60
-    batch: int = 64  # admissions
-    lr: float = 1e-3  # of AdamW, to 0 by a cosine
-    weight_decay: float = 0.05
+    epochs: Positive[int] = 60
+    batch: Positive[int] = 64  # admissions
+    lr: NotNegative[float] = 1e-3  # of AdamW, to 0 by a cosine
+    weight_decay: NotNegative[float] = 0.05
 
 
 class Rows(NamedTuple):

@@ -50,7 +50,7 @@ class HeldOut:
         # a patient has one admission, so to draw admissions is to draw patients
         rng = np.random.default_rng(0)
         size = len(self.rows)
-        draws = rng.integers(size, size=(BOOTSTRAP_DRAWS, size)) if size else np.zeros((0, 0), int)
+        draws = rng.integers(max(size, 1), size=(BOOTSTRAP_DRAWS, size))
         self._weights = np.stack([np.bincount(one, minlength=size) for one in draws]) * 1.0
 
     def area(self, scores: np.ndarray) -> Area | None:

@@ -130,3 +130,24 @@ def test_gains_are_paired(found):
 def test_an_encoder_of_another_kind_is_refused():
     with pytest.raises(ConfigError, match=r"xray.name = 'units' reads ecg"):
         parsed(xray__name="units")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("fit__epochs", 0, "fit.epochs = 0 must be positive"),
+        ("fit__batch", 0, "fit.batch = 0 must be positive"),
+        ("tasks", (), "tasks is empty"),
+        ("methods", (), "methods is empty"),
+    ],
+)
+def test_what_compares_nothing_is_refused(field, value, message):
+    with pytest.raises(ConfigError, match=message):
+        parsed(**{field: value})
+
+
+def test_no_test_admission_with_all_media_has_no_score(found):
+    none = HeldOut(found, np.zeros(len(found.ids), bool))
+    scores = np.zeros((1, len(found.ids), len(found.classes)))
+    assert none.area(scores) is None
+    assert none.sensitivity_and_specificity(scores, np.ones(len(found.classes))) == {}
