@@ -20,6 +20,7 @@ from jax.sharding import AbstractMesh
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import spec
 from qoq_jax.models.encoders.encoder import Encoder
+from qoq_jax.models.encoders.labram import LabramConfig
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.plan.devices import Topology
 from qoq_jax.plan.memory import GIB
@@ -139,6 +140,8 @@ def sample_shapes(encoder: Encoder, frames: int, rows: int) -> dict[str, jax.Sha
             hint=f"plan an encoder of kind image, {' or '.join(_SIGNALS)}",
         )
     channels, steps = _SIGNALS[encoder.kind]
+    if isinstance(encoder.cfg, LabramConfig):
+        channels = len(encoder.cfg.electrodes)
     made = {"signal": jax.ShapeDtypeStruct((rows, channels, steps), jnp.float32)}
     if encoder.kind == "eeg":
         made["channel_valid"] = jax.ShapeDtypeStruct((rows, channels), bool)

@@ -10,6 +10,7 @@ import pytest
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.cli import main
+from qoq_jax.models.encoders import registry
 from qoq_jax.plan import devices, encoder
 from qoq_jax.transfer import config
 
@@ -69,3 +70,9 @@ def test_qoq_plan_takes_the_config_of_an_encoder(capsys):
     assert json.loads(capsys.readouterr().out)["mesh"]["fsdp"] == 16
     assert main.main([*arguments, "--search"]) == 2
     assert "--search is not for the config of an encoder" in capsys.readouterr().err
+
+
+def test_a_sample_of_labram_has_its_electrodes():
+    labram = registry.get("labram_small")
+    made = encoder.sample_shapes(labram, frames=1, rows=2)
+    assert made["channel_valid"].shape == (2, len(labram.cfg.electrodes))
