@@ -67,11 +67,14 @@ def source_of(target: LabelledSet, sets: Sequence[LabelledSet], named: str = "")
 
     Raises:
       ConfigError: no other set has that name.
+      DataError: there is no other set with a training split.
     """
     others = {one.name: one for one in sets if one.name != target.name and "train" in one.splits}
     if named:
         check_choice("few.source", named, others)
         return others[named]
+    if not others:
+        raise DataError("no other set has a training split", where=target.name)
     near = [one for one in others.values() if one.domain == target.domain]
     return max(near or others.values(), key=lambda one: len(one.splits["train"]))
 
@@ -81,8 +84,12 @@ def check_unseen(target: LabelledSet, trained_on: Sequence[LabelledSet]) -> list
     alike ("1"), so that is for the reader to judge.
 
     Raises:
-      DataError: the target itself is among the sets that a start was trained on.
+      DataError: the target itself is among the sets that a start was trained on, or it has no
+        training or test split.
     """
+    for split in ("train", "test"):
+        if split not in target.splits:
+            raise DataError(f"the target has no {split} split", where=target.name)
     notes = []
     mine = np.unique(np.concatenate([split.patients for split in target.splits.values()]))
     for one in trained_on:

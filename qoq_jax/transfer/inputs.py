@@ -52,6 +52,10 @@ def find(
         domain, prepare = RECORDS[encoder.kind]
         made = [of_arrays(one, domain, functools.partial(prepare, encoder)) for one in cfg.arrays]
         found = {one.name: one for one in made}
+        if len(found) < len(made):
+            names = [one.name for one in made]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DataError("is in two folders", where=f"data.arrays: {twice}", hint="keep one")
     if not found:
         raise DataError(
             f"there is no data set of kind {encoder.kind}",
@@ -137,7 +141,14 @@ def _eeg(
     """The channels that the encoder was made for, over the length of the set's records."""
     of_labram = isinstance(encoder.cfg, LabramConfig)
     wanted = encoder.cfg.electrodes if of_labram else montage.BIPOLAR
-    samples = int(source.report["arrays"]["signal"]["axes"][-1])
+    forms = source.report["arrays"]
+    if "signal" not in forms:
+        raise ConfigError(
+            f"{source.report['dataset']} has no EEG",
+            where=source.folder,
+            hint="name folders of EEG in data.arrays",
+        )
+    samples = int(forms["signal"]["axes"][-1])
 
     def read(record: Record) -> Inputs:
         return _first(arrays.eeg([record], wanted, samples))
@@ -152,7 +163,7 @@ def _graph(
     forms = source.report["arrays"]
     if "adjacency" not in forms:
         raise ConfigError(
-            f"{source.report['dataset']}: its graphs have no common number of nodes",
+            f"{source.report['dataset']} has no graphs of one number of nodes",
             where=source.folder,
             hint="name folders of connectomes (ABIDE, PPMI, ABCD) in data.arrays",
         )

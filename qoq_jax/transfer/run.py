@@ -49,8 +49,10 @@ def find_sets(cfg: TransferConfig) -> dict[str, LabelledSet]:
     """All sets of the encoder's kind, climb-mini built where it is not there.
 
     Raises:
+      ConfigError: a folder of data.extra has no rows.
       DataError: there are none, or a patient is in two splits of one.
     """
+    datasets.check_extra(cfg.data)
     roots: dict[str, str] = {}
     if cfg.data.mini_rows or cfg.data.real or cfg.data.extra:
         roots, _ = datasets.prepare(cfg)

@@ -220,7 +220,7 @@ class _Draft:
 
 def is_exclusive(name: str, splits: Mapping[str, Split]) -> bool:
     """Whether a sample of a set has exactly one label: by the catalogue or climb-mini where these
-    know the set, else by its training samples.
+    know the set, else whether all its samples have one label.
 
     Raises:
       DataError: a sample of an exclusive set has not.

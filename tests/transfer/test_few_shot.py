@@ -48,6 +48,12 @@ def test_a_start_that_was_trained_on_the_target_is_refused(sets):
         few_shot.check_unseen(sets["skin"], [sets["chest"], sets["skin"]])
 
 
+def test_a_target_without_a_test_split_is_refused(sets):
+    train = {"train": sets["skin"].splits["train"]}
+    with pytest.raises(DataError, match="the target has no test split"):
+        few_shot.check_unseen(dataclasses.replace(sets["skin"], splits=train), [sets["chest"]])
+
+
 def test_patients_that_another_set_names_too_are_told(sets):
     copy = dataclasses.replace(sets["skin"], name="renamed")
     (note,) = few_shot.check_unseen(sets["skin"], [sets["chest"], copy])

@@ -83,6 +83,11 @@ def test_the_target_is_never_pretrained_on(configured, sets):
     assert [one.name for one in found] == ["chest", "heart"]
 
 
+def test_an_extra_folder_without_rows_is_refused(configured, folder, tmp_path):
+    with pytest.raises(ConfigError, match="data.extra: no train.jsonl"):
+        run.find_sets(configured(data={"extra": (folder, str(tmp_path))}))
+
+
 @pytest.mark.parametrize(
     ("name", "encoder", "form"),
     [("eeg-mini", "biot", (16, 2000)), ("connectome-mini", "gcn", (70, 360))],
@@ -95,3 +100,22 @@ def test_records_of_arrays_are_a_set_too(tmp_path, name, encoder, form):
     sample = one.splits["train"].read(0)
     assert {array.shape[0] for array in sample.values()} == {form[0]}
     assert one.splits["train"].gold.shape[1] == len(one.labels)
+
+
+@pytest.fixture(scope="module")
+def connectomes(tmp_path_factory):
+    path = tmp_path_factory.mktemp("connectomes")
+    array_sets.build("connectome-mini", path, patients=12)
+    return str(path)
+
+
+def test_records_of_another_kind_are_refused(connectomes):
+    data = TransferDataConfig(mini_rows=0, arrays=(connectomes,))
+    with pytest.raises(ConfigError, match="connectome-mini has no EEG"):
+        find(encoder_of(TransferConfig(encoder="biot")), data, {})
+
+
+def test_records_in_two_folders_are_refused(connectomes):
+    data = TransferDataConfig(mini_rows=0, arrays=(connectomes, connectomes))
+    with pytest.raises(DataError, match="connectome-mini: is in two folders"):
+        find(encoder_of(TransferConfig(encoder="gcn")), data, {})
