@@ -32,7 +32,7 @@ from qoq_jax.data.answer_format import fold
 from qoq_jax.evaluation import compare, metrics
 from qoq_jax.evaluation.row_files import DONE
 from qoq_jax.evaluation.tasks import scores
-from qoq_jax.report import charts, style
+from qoq_jax.report import charts, style, tables
 from qoq_jax.report.gallery import escape
 from qoq_jax.sweep.evaluation_plan import Cell
 from qoq_jax.sweep.tables import COLOURS
@@ -339,4 +339,4 @@ def _html(rows: Sequence[dict], more: Sequence[str]) -> str:
         return f"<tr>{''.join(made)}</tr>"
 
     body = "".join(line("td", (_cell(row, name) for name in names)) for row in rows)
-    return f'<div class="scroll"><table>{line("th", names)}{body}</table></div>'
+    return tables.scrolling("table", f"<table>{line('th', names)}{body}</table>")
