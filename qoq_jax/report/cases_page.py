@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from qoq_jax.base import files, storage
 from qoq_jax.base.errors import ConfigError
@@ -96,7 +96,7 @@ def opened_run(
         sides.insert(0, _side(against))
     elif last != "sft" and "sft" in found:
         sides.insert(0, viewer.Side(NAMES["sft"], saved.read(found["sft"])["records"]))
-    _check_roots(sides, roots)
+    _check_sides(sides, roots)
     there = known_roots(workdir, roots)
     config = files.read_json(os.path.join(workdir, "config.json"), {}, finite=False)
     length = config.get("data", {}).get("ecg_length", "refuse")
@@ -112,23 +112,28 @@ def opened_file(
     content = saved.read(path)
     sides = [_side(against)] if against else []
     sides.append(viewer.Side(_name(path), content["records"]))
-    _check_roots(sides, roots)
+    _check_sides(sides, roots)
     return sides, Library((), roots, content.get("split", "test"))
 
 
-def _check_roots(sides: list[viewer.Side], roots: Mapping[str, str] | None) -> None:
-    """Raises ConfigError where no row is of one of them, or its folder is not there."""
-    if not roots:
-        return
+def _check_sides(sides: list[viewer.Side], roots: Mapping[str, str] | None) -> None:
     for side in sides:
         saved.check(side.records)
-    sources = sorted({r["source"] for side in sides for r in side.records})
-    for name, folder in roots.items():
+    check_roots({r["source"] for side in sides for r in side.records}, roots)
+
+
+def check_roots(sources: Collection[str], roots: Mapping[str, str] | None) -> None:
+    """Refuses source -> folder of which no row is, since its media would be missing in silence.
+
+    Raises:
+      ConfigError: there is another source than of the rows, or no such folder.
+    """
+    for name, folder in (roots or {}).items():
         if name not in sources:
-            hint = f"--data SOURCE=FOLDER with a source of {', '.join(sources)[:200]}"
-            raise ConfigError(f"no row is of the source {name!r}", where=folder, hint=hint)
-        if not storage.is_dir(folder):
-            raise ConfigError("no such folder", where=folder, hint="check --data")
+            hint = f"name it by the source of its rows, one of {', '.join(sorted(sources))[:200]}"
+            raise ConfigError(f"no row is of the source {name!r}", where=str(folder), hint=hint)
+        if not storage.is_dir(os.fspath(folder)):
+            raise ConfigError("no such folder", where=str(folder), hint="check the path")
 
 
 def _side(path: str) -> viewer.Side:
