@@ -102,6 +102,11 @@ def test_another_sweep_does_not_go_on_there(sweep, on_one):
         evaluations.run(other, str(on_one), devices=jax.devices()[:1])
 
 
+def test_wide_tables_of_the_page_scroll_by_keyboard(on_one):
+    page = (on_one / "table.html").read_text()
+    assert page.count('class="scroll"') == page.count('class="scroll" tabindex="0"') > 0
+
+
 def test_the_best_checkpoint_is_that_of_validation():
     row = {"run": "a", "stage": "rl", "decoding": "greedy", "domain": "", "source": ""}
     scores = {1: (0.2, 0.4), 2: (0.5, 0.5), 3: (0.6, 0.4)}
