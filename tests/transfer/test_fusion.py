@@ -38,7 +38,7 @@ def cfg(tmp_path_factory):
         data__with_media=40,
         tasks=("los",),
         ecg__weights="climb-mini",
-        fit__epochs=8,
+        fit__epochs=3,
         seeds=2,
     )
 
