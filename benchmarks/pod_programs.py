@@ -6,11 +6,11 @@ prints what it needs: `qoq plan --compile` for a size in the place of a config.
     pip install jax-cuda12-pjrt jax-cuda12-plugin --no-deps    # the compiler of GPUs, likewise
     python benchmarks/pod_programs.py --topology h100:1x1x8 --mesh fsdp=8 --attention flash
 
-4,096 prompt and 4,096 response tokens, 5 responses per question, one image of 524,288 pixels
-(2,688 patches) and one ECG per row. Programs: sft, policy (update), scorer (log-probabilities of
-the reference), and, on the mesh of rollouts (--tensor), reshard (the weights of a step on their way
-to it), prefill, and decode (one token of every response). The package's plan/ has the formulas, the
-devices and the reading of optimised programs.
+4,096 prompt and 4,096 response tokens unless said otherwise, 5 responses per question, one image of
+524,288 pixels (2,688 patches) and one ECG per row. Programs: sft, policy (update), scorer
+(log-probabilities of the reference), and, on the mesh of rollouts (--tensor), reshard (the weights
+of a step on their way to it), prefill, and decode (one token of every response). The package's
+plan/ has the formulas, the devices and the reading of optimised programs.
 """
 
 from __future__ import annotations
@@ -41,15 +41,16 @@ def case_of(arguments: argparse.Namespace) -> Case:
     config.model.compute_dtype, config.model.remat = "bfloat16", arguments.remat
     config.model.attention = arguments.attention
     config.model.decode_attention = arguments.decode_attention
-    ways = {"data": 1, "fsdp": 1, "tensor": 1}
+    ways = {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1}
     ways |= {name: int(n) for name, n in (part.split("=") for part in arguments.mesh.split(","))}
     config.mesh.update(ways | {"rollout_tensor": arguments.tensor})
     patches, ecgs = (0, 0) if arguments.no_media else (PATCHES, 1)
     config.data.media_rows, config.data.mean_ecgs = rows, float(ecgs)
     config.data.max_patches = config.data.mean_patches = patches
-    config.data.max_prompt_tokens, config.data.max_response_tokens = PROMPT, RESPONSE
+    prompt, response = arguments.prompt, arguments.response
+    config.data.max_prompt_tokens, config.data.max_response_tokens = prompt, response
     config.sft.rows = config.sft.samples = config.rl.questions = config.eval.rows = rows
-    config.sft.tokens, config.rl.response_tokens = PROMPT + RESPONSE, RESPONSE
+    config.sft.tokens, config.rl.response_tokens = prompt + response, response
     config.rl.rollouts, config.rl.old_logprobs = RESPONSES, "trainer"
     config.sft.accumulate = config.rl.accumulate = arguments.accumulate
     config.rl.rollout_weights = arguments.rollout_weights
@@ -90,6 +91,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--topology", default="v5e:4x4")
     parser.add_argument("--mesh", default="fsdp=16")
     parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--prompt", type=int, default=PROMPT, help="tokens")
+    parser.add_argument("--response", type=int, default=RESPONSE, help="tokens")
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--layers", type=int, default=0, help="0 = as the size has")
     parser.add_argument("--attention", default="splash", choices=("splash", "flash", "einsum"))

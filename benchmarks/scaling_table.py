@@ -118,10 +118,11 @@ def line(row: dict) -> str:
     reduced += moved.get("reduce-scatter", 0) / 1e9
     other = (moved.get("all-to-all", 0) + moved.get("collective-permute", 0)) / 1e9
     bound = f"{row['bound']:.0%}" if row["model_flops"] else ""
+    links = f"{times['links']:.3g}" + (f" + {times['network']:.3g}" if "network" in times else "")
     return (
         f"{start} {row['peak']:.2f} of {row['capacity']} | {row['model_flops']:.3g} | "
         f"{row['hbm'] / 1e9:.1f} | {gathered:.2f} / {reduced:.2f} / {other:.2f} | "
-        f"{times['compute']:.3g} / {times['hbm']:.3g} / {times['links']:.3g} | {bound} |"
+        f"{times['compute']:.3g} / {times['hbm']:.3g} / {links} | {bound} |"
     )
 
 
@@ -143,7 +144,7 @@ def main() -> None:
             f.write(json.dumps(found[case]) + "\n")
     print(
         "| size | program | where | peak, GiB | model FLOPs | HBM, GB | gathers / reductions / "
-        "other, GB | compute / HBM / links, s | bound |"
+        "other, GB | compute / HBM / links (+ network), s | bound |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for case in wanted:

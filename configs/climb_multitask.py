@@ -11,6 +11,7 @@ more devices:
     qoq sweep configs/climb_multitask.py:pod --config.data.extra=data/ham10000,data/busi
 """
 
+from qoq_jax.base.fields import check_choice
 from qoq_jax.sweep.transfer_plan import TransferSweep
 from qoq_jax.transfer import config
 
@@ -19,6 +20,7 @@ SWEEP = TransferSweep("multitask", seeds=4, budgets=("samples",))
 
 
 def get_config(arg: str = "mini"):
+    check_choice("the variant", arg, ("mini", "pod"))
     cfg = config.default()
     cfg.workdir = f"runs/climb_multitask_{arg}"
     cfg.log.tensorboard = False

@@ -72,14 +72,17 @@ class Holder:
 
 
 @contextlib.contextmanager
-def hold(folder: str) -> Iterator[None]:
+def hold(folder: str, other: str = "give another --config.workdir") -> Iterator[None]:
     """Inside, the folder belongs to this process.
+
+    Args:
+      other: what a user can do beside waiting for the one who holds it, for the error.
 
     Raises:
       ConfigError: to another process, which is named.
     """
     lock, mine = os.path.join(storage.absolute(folder), NAME), _this_process()
-    _acquire(lock, mine, folder)
+    _acquire(lock, mine, folder, other)
     ended = threading.Event()
     beat = threading.Thread(
         target=_beat, args=(lock, mine, ended), name="workdir lock", daemon=True
@@ -100,7 +103,7 @@ def hold(folder: str) -> Iterator[None]:
 # --------------------------------------------------------------------------------------- taking it
 
 
-def _acquire(lock: str, mine: Holder, folder: str) -> None:
+def _acquire(lock: str, mine: Holder, folder: str, other: str) -> None:
     while True:
         if _create(lock, mine):
             return
@@ -112,7 +115,7 @@ def _acquire(lock: str, mine: Holder, folder: str) -> None:
             raise ConfigError(
                 f"is in use by {holder}",
                 where=folder,
-                hint="wait for it, end it, or give another --config.workdir",
+                hint=f"wait for it, end it, or {other}",
             )
         marker = f"{lock}.after-{holder.token}"
         if not _create(marker, mine):

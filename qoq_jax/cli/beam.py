@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 
 from qoq_jax.base.errors import ConfigError
@@ -34,14 +35,22 @@ def options(arguments: argparse.Namespace) -> list[str]:
     """What --runner-options says, in words.
 
     Raises:
-      ConfigError: a quotation mark is open, or there is no --runner that they are for.
+      ConfigError: a quotation mark is open, a word belongs to no option (Beam would leave it out),
+        or there is no --runner that they are for.
     """
     text = arguments.runner_options
     if text and not arguments.runner:
         raise ConfigError(f"--runner-options {text}: no runner", hint="name one with --runner")
     try:
-        return shlex.split(text)
+        words = shlex.split(text)
     except ValueError as error:
         raise ConfigError(
             f"--runner-options {text}: {error}", hint="close each quotation mark"
         ) from None
+    for before, word in itertools.pairwise(["", *words]):
+        is_value = before.startswith("--") and "=" not in before
+        if not word.startswith("-") and not is_value:
+            raise ConfigError(
+                f"--runner-options: {word!r} belongs to no option", hint="write --NAME=VALUE"
+            )
+    return words

@@ -148,14 +148,13 @@ def check_config(job: Job) -> list[ConfigError]:
 
 def _processes(at: Place, cfg: Any) -> list[ConfigError]:
     """Whether N processes, which have as many devices each, make up the mesh."""
-    sizes = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    sizes = cfg.mesh.sizes
     _note(f"{at} does not say what devices its processes find: memory and batch are not checked")
     if -1 in sizes or math.prod(sizes) % at.devices == 0:
         return []
     return [
         ConfigError(
-            f"mesh data={sizes[0]}, fsdp={sizes[1]}, tensor={sizes[2]} does not divide over "
-            f"{at.devices} processes",
+            f"mesh {cfg.mesh} does not divide over {at.devices} processes",
             hint=f"--config.mesh.data={at.devices}, or -1 for all that is left",
         )
     ]

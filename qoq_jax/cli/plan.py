@@ -13,7 +13,7 @@ from qoq_jax.base.errors import ConfigError, did_you_mean
 from qoq_jax.cli.parser import Commands, command
 
 MFU = 0.4  # of the hours, unless --mfu says another
-MESH = ("data", "fsdp", "tensor", "rollout_tensor")
+MESH = ("data", "fsdp", "sequence", "tensor", "rollout_tensor")
 
 
 def add(commands: Commands) -> None:
@@ -187,7 +187,7 @@ def _mesh(mesh: Any, text: str) -> Any:
     """Section mesh with the sizes of `--mesh`; a size that is not named is 1 (rollout_tensor: as
     the config has it).
     """
-    sizes = {"data": 1, "fsdp": 1, "tensor": 1}
+    sizes = {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1}
     for part in text.split(","):
         name, _, size = part.partition("=")
         if name not in MESH or not size.removeprefix("-").isdigit():

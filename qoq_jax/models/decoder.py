@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qoq_jax.models import cache as cache_lib
-from qoq_jax.models import decode_attention, int8, layers
+from qoq_jax.models import decode_attention, int8, layers, sequence
 from qoq_jax.models.attention import KeySet, TokenIds, attention, grouped_rows, packed_rows
 from qoq_jax.models.cache import KVCache
 from qoq_jax.models.gathered import gathered, in_compute_dtype
@@ -152,9 +152,16 @@ def mrope_angles(cfg: DecoderConfig, positions: jax.Array) -> jax.Array:
 
 
 def _qkv(
-    layer: dict[str, Any], x: jax.Array, angles: jax.Array, cfg: DecoderConfig
+    layer: dict[str, Any],
+    x: jax.Array,
+    angles: jax.Array,
+    cfg: DecoderConfig,
+    tokens: str | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Layer input [B,T,D] -> rotated q [B,T,K,N,h], rotated k [B,T,K,h], v [B,T,K,h]."""
+    """Layer input [B,T,D] -> rotated q [B,T,K,N,h], rotated k [B,T,K,h], v [B,T,K,h].
+
+    tokens: the logical axis of T; None = whole.
+    """
     x = layers.rms_norm(x, layer["attention_norm"]["scale"], cfg.norm_eps)
     # [B,T,D] x [D,H,h] -> [B,T,H,h], and K in the place of H
     q = layers.linear("btd,dnh->btnh", x, layer["q"]["kernel"], layer["q"].get("bias"))
@@ -164,8 +171,8 @@ def _qkv(
         q = layers.rms_norm(q, layer["q_norm"]["scale"], cfg.norm_eps)
         k = layers.rms_norm(k, layer["k_norm"]["scale"], cfg.norm_eps)
     scale = cfg.yarn.attention_factor if cfg.yarn else 1.0
-    q = constrain(layers.rotate(q, angles, scale), ("batch", None, "heads", None))
-    k = constrain(layers.rotate(k, angles, scale), ("batch", None, "kv_heads", None))
+    q = constrain(layers.rotate(q, angles, scale), ("batch", tokens, "heads", None))
+    k = constrain(layers.rotate(k, angles, scale), ("batch", tokens, "kv_heads", None))
     return einops.rearrange(q, "b t (k n) h -> b t k n h", k=cfg.num_kv_heads), k, v
 
 
@@ -232,7 +239,7 @@ def forward(
     dec = cfg.decoder
     dtype, specs = layers.compute_dtype(cfg), _layer_specs(dec)
     angles = mrope_angles(dec, positions)
-    x = constrain(x.astype(dtype), ("batch", None, None))
+    x = constrain(x.astype(dtype), ("batch", "tokens", None))
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         if shared:
@@ -254,13 +261,14 @@ def forward(
         layer = int8.layer_in(layer, dtype)
         mlp = layer["mlp"]
         layer = gathered({**layer, "mlp": {}}, {**specs, "mlp": {}}, dtype)
-        q, k, v = _qkv(layer, x, angles, dec)
-        x = x + _output(layer, attend(q, k, v))
+        q, k, v = _qkv(layer, x, angles, dec, "tokens")
+        attended = attend(*sequence.row_heads(q, k, v))
+        x = x + _output(layer, sequence.to_tokens(attended, "batch", "tokens"))
         y = layers.rms_norm(x, layer["mlp_norm"]["scale"], dec.norm_eps)
         x = x + swiglu_by_slices(y, mlp, specs["mlp"])
         if deepstack:
             x = add_deepstack(x, i, *deepstack)
-        return constrain(x, ("batch", None, None)), (k, v) if return_kv else None
+        return constrain(x, ("batch", "tokens", None)), (k, v) if return_kv else None
 
     block = layers.rematerialised(block, cfg.remat, offloads=True)
     if isinstance(params["layers"], tuple):

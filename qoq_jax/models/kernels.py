@@ -52,12 +52,9 @@ def _over_devices(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return kernel(q, k, v, segment)
-    whole_heads = k.shape[2] % mesh.shape["tensor"] != 0
-    heads = (None, None) if whole_heads else ("heads", "kv_heads")
-    of_q, of_k = (
-        partition_spec(mesh, (rows, None, axis, None), x.shape)
-        for axis, x in zip(heads, (q, k), strict=True)
-    )
+    of_k = partition_spec(mesh, (rows, None, "row_heads", None), k.shape)
+    # Where key-value heads do not divide, query heads stay whole with them.
+    of_q = PartitionSpec(of_k[0], None, of_k[2], None)
     return jax.shard_map(
         kernel,
         in_specs=(of_q, of_k, of_k, PartitionSpec(*of_q[:1])),

@@ -80,9 +80,8 @@ def take_media(table: jax.Array, media_index: jax.Array) -> jax.Array:
     where the index is -1.
     """
     (B, T), R = media_index.shape, table.shape[0]
-    # The text rows of one media row are folded into one gather: it stays on the device that holds
-    # both.
-    index = jnp.maximum(media_index, 0).reshape(R, -1)
+    # The text rows of one media row are one gather: it stays on the device that holds both.
+    index = jnp.maximum(media_index, 0).reshape(R, -1, T)
     return jax.vmap(lambda rows, at: jnp.take(rows, at, axis=0))(table, index).reshape(B, T, -1)
 
 

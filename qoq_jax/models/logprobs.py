@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from qoq_jax.models import decoder
-from qoq_jax.parallel.mesh import batch_shards, partition_spec, tensor_shards
+from qoq_jax.parallel.mesh import batch_shards, partition_spec, sequence_shards, tensor_shards
 
 SCORES = 1 << 26  # most scores that a device computes at a time, 256 MiB in float32
 LOWEST = -1e30  # finite, so that differences of it stay free of NaN
@@ -52,7 +52,8 @@ def token_logprobs(
     """
     kernel = decoder.head(params).astype(hidden.dtype)
     mesh = jax.sharding.get_abstract_mesh()
-    vocabulary, tokens = kernel.shape[0], hidden.shape[0] * hidden.shape[1] // batch_shards()
+    vocabulary, shards = kernel.shape[0], batch_shards() * sequence_shards()
+    tokens = hidden.shape[0] * hidden.shape[1] // shards
     count = _slices(vocabulary, tensor_shards(), tokens, scores)
     width = -(-vocabulary // count)
     kernel = jnp.pad(kernel, [(0, count * width - vocabulary), (0, 0)])
@@ -66,7 +67,7 @@ def token_logprobs(
         form = dataclasses.replace(
             form,
             kernel=partition_spec(mesh, (None, "vocab", "embed"), kernel.shape),
-            rows=partition_spec(mesh, ("batch", None, None), hidden.shape),
+            rows=partition_spec(mesh, ("batch", "tokens", None), hidden.shape),
         )
     return _logprobs(form, kernel, hidden, targets)
 
@@ -102,9 +103,14 @@ class _Form:
         return self.kernel and self.kernel[1]
 
     @property
-    def width_axis(self) -> str | None:
-        """Mesh axis that the channels of the head are cut over."""
-        return self.kernel and self.kernel[2]
+    def width_axes(self) -> tuple[str, ...]:
+        """Mesh axes that the channels of the head are cut over."""
+        return _names(self.kernel and self.kernel[2])
+
+    @property
+    def token_axes(self) -> tuple[str, ...]:
+        """Mesh axes that rows and their tokens are cut over."""
+        return () if self.rows is None else _names(self.rows[0]) + _names(self.rows[1])
 
     def on_devices(self, body: Callable, inputs: str, outputs: str) -> Callable:
         """`body` on each device's part; `inputs` and `outputs` have a letter for each array: k for
@@ -119,6 +125,11 @@ class _Form:
             out_specs=tuple(specs[letter] for letter in outputs),
             check_vma=False,
         )
+
+
+def _names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """An entry of a PartitionSpec as names."""
+    return (axes,) if isinstance(axes, str) else axes or ()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -150,8 +161,8 @@ def _scores(
     """Slice j on a device: (kernel [v,D] with all channels, scores float32 [B,T,v], bool [B,T,v]:
     the score is the target's).
     """
-    if form.width_axis:
-        kernel = jax.lax.all_gather(kernel, form.width_axis, axis=1, tiled=True)
+    if form.width_axes:
+        kernel = jax.lax.all_gather(kernel, form.width_axes, axis=1, tiled=True)
     # [B,T,D] x [v,D] -> [B,T,v]
     scores = jnp.einsum("btd,vd->btv", hidden, kernel, preferred_element_type=jnp.float32)
     place = jnp.arange(kernel.shape[0])
@@ -231,11 +242,10 @@ def _backward_on_device(
 
 
 def _summed_over_rows(form: _Form, of_kernel: jax.Array) -> jax.Array:
-    """The gradient of a slice [v,D] over all rows, cut along D as the slice is."""
-    axes = () if form.rows is None else form.rows[0]
-    if form.width_axis:
+    """The gradient of a slice [v,D] over all tokens, cut along D as the slice is."""
+    if form.width_axes:
         of_kernel = jax.lax.psum_scatter(
-            of_kernel, form.width_axis, scatter_dimension=1, tiled=True
+            of_kernel, form.width_axes, scatter_dimension=1, tiled=True
         )
-        axes = tuple(axis for axis in axes if axis != form.width_axis)
+    axes = tuple(axis for axis in form.token_axes if axis not in form.width_axes)
     return jax.lax.psum(of_kernel, axes) if axes else of_kernel

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from qoq_jax.models import layers
 from qoq_jax.models.gathered import gathered
-from qoq_jax.parallel.mesh import batch_shards, constrain, tensor_shards
+from qoq_jax.parallel.mesh import batch_shards, constrain, sequence_shards, tensor_shards
 
 HIDDEN = 1 << 27  # most hidden values that a device computes at a time, 256 MiB in bfloat16
 
@@ -39,8 +39,8 @@ def swiglu_by_slices(
     """
     (B, T, D), F = x.shape, params["gate"]["kernel"].shape[1]
     parts = tensor_shards() if F % tensor_shards() == 0 else 1
-    slices = 1
-    while B * T // batch_shards() * F // parts > hidden * slices and F % (2 * slices * parts) == 0:
+    slices, tokens = 1, B * T // (batch_shards() * sequence_shards())
+    while tokens * F // parts > hidden * slices and F % (2 * slices * parts) == 0:
         slices *= 2
     if slices == 1:
         return layers.swiglu(x, gathered(params, specs, x.dtype))
@@ -70,7 +70,7 @@ def swiglu_by_slices(
 
     # A copy of x, and a sum, for each part that tensor cuts: what is summed over tensor is summed
     # once, behind the loop. In float32, since the gradient of x is a sum over slices too.
-    by_part = ("batch", "mlp", None, None)
+    by_part = ("batch", "mlp", "tokens", None)
     x32 = jnp.broadcast_to(x.astype(jnp.float32)[:, None], (B, parts, T, D))
     x32 = constrain(x32, by_part)
     with jax.named_scope("mlp"):

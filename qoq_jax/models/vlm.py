@@ -117,6 +117,8 @@ def media_tables(
     if batch["patches"].shape[1]:
         with jax.named_scope("vision"):
             tokens, features = vision_tower(cfg).tokens(_vision_weights(params, cfg), cfg, batch)
+        if features is not None:  # any token of a row may read any of them
+            features = constrain(features, (None, "media", None, None))
         parts.append(tokens)
     if batch["ecg"].shape[1]:
         parts.append(ecg_tokens(params, cfg, batch["ecg"]))
@@ -161,7 +163,7 @@ def decoder_inputs(
     if table.shape[1]:
         text = place_media(text, table, batch["media_index"])
     deepstack = None if features is None else (features, batch["media_index"])
-    return constrain(text, ("batch", None, None)), deepstack
+    return constrain(text, ("batch", "tokens", None)), deepstack
 
 
 def embed(params: dict[str, Any], cfg: VlmConfig, batch: dict[str, jax.Array]) -> jax.Array:

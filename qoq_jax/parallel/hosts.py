@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import socket
 import sys
@@ -258,17 +259,17 @@ class Share:
 
     @classmethod
     def of(cls, mesh: Mesh) -> Share:
-        """That of this process on a mesh (data, fsdp, tensor) whose rows are cut over the first
-        two axes.
+        """That of this process on a mesh whose rows are cut over its first two axes, data and
+        fsdp.
 
         Raises:
           ConfigError: the rows of a process are not one such part.
         """
         held: dict[int, set[int]] = {}
-        for row, devices in enumerate(mesh.devices.reshape(-1, mesh.devices.shape[-1])):
+        rows = math.prod(mesh.devices.shape[:2])
+        for row, devices in enumerate(mesh.devices.reshape(rows, -1)):
             for device in devices:
                 held.setdefault(device.process_index, set()).add(row)
-        rows = mesh.devices.size // mesh.devices.shape[-1]
         size = len(held[min(held)])
         parts: dict[int, int] = {}  # part -> its first process
         of = {}

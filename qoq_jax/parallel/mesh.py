@@ -4,6 +4,7 @@ Mesh axes:
   data    replicas of the parameters; each sees other rows of the batch.
   fsdp    parameters, gradients and optimizer state are cut along their width; rows of the batch are
           cut too.
+  sequence  parameters are cut as over fsdp; of text rows the tokens are cut (models/sequence.py).
   tensor  attention heads, mlp hidden units and the vocabulary are cut; rows are replicated.
 
 All mesh axes are `AxisType.Auto`: the compiler propagates shardings from the parameters, the batch
@@ -24,7 +25,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.base.fields import NotNegative
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "sequence", "tensor")
+AXIS_TYPES = (AxisType.Auto,) * len(MESH_AXES)
 
 # Logical axis -> mesh axes. A logical axis that is not listed (None, "layers", "head_dim") is never
 # cut.
@@ -32,13 +34,18 @@ AXIS_RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),  # text rows
     # media rows; cut like the text rows, so that gathers between both stay local
     "media": ("data", "fsdp"),
-    "embed": ("fsdp",),
+    "tokens": ("sequence",),  # of text rows, everywhere but in attention
+    "embed": ("fsdp", "sequence"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
+    "patches": ("sequence",),  # of media rows, likewise
+    # while rows attend, when a device has all their tokens
+    "row_heads": ("tensor", "sequence"),
     "mlp": ("tensor",),
     "vocab": ("tensor",),
 }
-BATCH_AXES = ("batch", "media")
+# Never replicated: every device would do the same work.
+STRICT_AXES = ("batch", "media", "tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +54,23 @@ class MeshConfig:
 
     data: int = -1
     fsdp: int = 1
+    sequence: int = 1
     tensor: int = 1
     # rollouts of RL: ways that the weights, cast to the compute dtype, are cut while the other
     # devices share the rows (sampling/layout.py); 0 = on the mesh of training
     rollout_tensor: NotNegative[int] = 0
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """In the order of MESH_AXES."""
+        return self.data, self.fsdp, self.sequence, self.tensor
+
+    def __str__(self) -> str:
+        return text_of(self.sizes)
+
 
 def resolved_sizes(sizes: Sequence[int], devices: int, slices: int = 1) -> tuple[int, ...]:
-    """Sizes of data, fsdp and tensor for so many devices, -1 taken as what is left.
+    """Sizes of the axes (MESH_AXES) for so many devices, -1 taken as what is left.
 
     Raises:
       ConfigError: they do not multiply to the number of devices, or data is no multiple of the
@@ -65,9 +81,8 @@ def resolved_sizes(sizes: Sequence[int], devices: int, slices: int = 1) -> tuple
         known = math.prod(size for size in shape if size != -1)
         shape[shape.index(-1)] = max(devices // max(known, 1), 1)
     if min(shape) < 1 or math.prod(shape) != devices:
-        data, fsdp, tensor = sizes
         raise ConfigError(
-            f"mesh data={data} fsdp={fsdp} tensor={tensor} does not fit {devices} devices",
+            f"mesh {text_of(sizes)} does not fit {devices} devices",
             hint="choose sizes whose product is the number of devices; one of them may be -1",
         )
     if shape[0] % slices:
@@ -79,8 +94,14 @@ def resolved_sizes(sizes: Sequence[int], devices: int, slices: int = 1) -> tuple
     return tuple(shape)
 
 
-def rollout_sizes(devices: int, tensor: int) -> tuple[int, int, int]:
-    """Sizes of data, fsdp and tensor for rollouts, `tensor` devices for each copy of the weights.
+def text_of(sizes: Sequence[int]) -> str:
+    """Sizes of the axes (MESH_AXES) in words; sequence where it cuts."""
+    named = zip(MESH_AXES, sizes, strict=True)
+    return " ".join(f"{name}={n}" for name, n in named if name != "sequence" or n != 1)
+
+
+def rollout_sizes(devices: int, tensor: int) -> tuple[int, ...]:
+    """Sizes of the axes (MESH_AXES) for rollouts, `tensor` devices for each copy of the weights.
 
     Raises:
       ConfigError: that does not divide the devices.
@@ -90,14 +111,17 @@ def rollout_sizes(devices: int, tensor: int) -> tuple[int, int, int]:
             f"mesh.rollout_tensor = {tensor} does not divide {devices} devices",
             hint="use a divisor; 0 samples on the mesh of training",
         )
-    return devices // tensor, 1, tensor
+    return devices // tensor, 1, 1, tensor
 
 
 def make_mesh(
-    data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+    data: int = 1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+    sequence: int = 1,
 ) -> Mesh:
-    """A (data, fsdp, tensor) mesh over `devices` (default: all). One of the sizes may be -1: what
-    is left.
+    """A mesh of MESH_AXES over `devices` (default: all). One of the sizes may be -1: what is left.
 
     Devices of several slices (TPU slices joined by the data centre's network) are laid out with the
     slices along data, so that gradients alone cross the slow network.
@@ -107,17 +131,15 @@ def make_mesh(
     """
     devices = list(jax.devices() if devices is None else devices)
     slices = len({slice_of(device) for device in devices})
-    shape = resolved_sizes((data, fsdp, tensor), len(devices), slices)
+    shape = resolved_sizes((data, fsdp, sequence, tensor), len(devices), slices)
     if slices > 1:
         arranged = across_slices(shape, devices)
-        return Mesh(arranged, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+        return Mesh(arranged, MESH_AXES, axis_types=AXIS_TYPES)
     if len(devices) == jax.device_count():
-        return jax.make_mesh(
-            tuple(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
-        )
+        return jax.make_mesh(tuple(shape), MESH_AXES, axis_types=AXIS_TYPES, devices=devices)
     # A subset of the devices (a test, one host of a sweep) has no torus to follow: the given order
     # is kept.
-    return Mesh(np.array(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    return Mesh(np.array(devices).reshape(shape), MESH_AXES, axis_types=AXIS_TYPES)
 
 
 def slice_of(device: jax.Device) -> int:
@@ -126,14 +148,14 @@ def slice_of(device: jax.Device) -> int:
 
 
 def across_slices(shape: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
-    """Devices [data, fsdp, tensor] with the slices outermost along data, which is a multiple of
+    """Devices, axes as MESH_AXES, with the slices outermost along data, which is a multiple of
     their number.
     """
-    data, fsdp, tensor = shape
+    data, *others = shape
     slices = len({slice_of(device) for device in devices})
     return mesh_utils.create_hybrid_device_mesh(
-        (data // slices, fsdp, tensor),
-        (slices, 1, 1),
+        (data // slices, *others),
+        (slices, *(1 for _ in others)),
         devices=devices,
         allow_split_physical_axes=True,
     )
@@ -155,21 +177,25 @@ def partition_spec(
     """The PartitionSpec of an array with logical `axes` on `mesh` (a Mesh or an AbstractMesh).
 
     A dimension that the mesh axis does not divide (two kv heads on tensor=4) is replicated instead:
-    for parameters and heads that costs memory, not correctness. Batch dimensions never fall back:
-    replicated rows would silently do the same work on every device, so they raise ConfigError.
+    for parameters and heads that costs memory, not correctness. Rows and their tokens never fall
+    back: replicated, every device would silently do the same work, so they raise ConfigError.
     """
     if len(axes) != len(shape):
         raise ConfigError(f"axes {tuple(axes)} do not name every dimension of shape {tuple(shape)}")
     entries: list[str | tuple[str, ...] | None] = []
     for axis, size in zip(axes, shape):
         names = AXIS_RULES.get(axis, ()) if axis is not None else ()
+        if mesh.shape["sequence"] == 1:
+            names = tuple(name for name in names if name != "sequence")
         ways = math.prod(mesh.shape[name] for name in names)
         if names and size % ways:
-            if axis in BATCH_AXES:
+            if axis in STRICT_AXES:
+                what = "tokens" if axis == "tokens" else "rows"
                 raise ConfigError(
-                    f"{axis} dimension of {size} rows does not divide over {ways} devices (mesh "
+                    f"{axis} dimension of {size} {what} does not divide over {ways} devices (mesh "
                     f"{names})",
-                    hint=f"use a multiple of {ways} rows, or a mesh with smaller data * fsdp",
+                    hint=f"use a multiple of {ways} {what}, or a mesh with smaller "
+                    f"{' * '.join(names)}",
                 )
             names = ()
         entries.append(None if not names else names[0] if len(names) == 1 else names)
@@ -202,6 +228,12 @@ def batch_shards() -> int:
     """Over how many devices rows are cut in the current mesh context; 1 without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else math.prod(mesh.shape[name] for name in AXIS_RULES["batch"])
+
+
+def sequence_shards() -> int:
+    """Over how many devices the tokens of a text row are cut in the current mesh context."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape["sequence"]
 
 
 def tensor_shards() -> int:

@@ -9,12 +9,13 @@ import dataclasses
 import functools
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.data.packing import Budget, empty_batch
@@ -69,6 +70,11 @@ class Case:
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     @property
+    def sequence(self) -> int:
+        """Devices that share the tokens of a row in training."""
+        return self.mesh.shape["sequence"]
+
+    @property
     def tensor(self) -> int:
         """Ways that heads and hidden units are cut in training."""
         return self.mesh.shape["tensor"]
@@ -94,7 +100,7 @@ class Case:
         ways = self.config.mesh.rollout_tensor
         if not ways:
             return self.mesh
-        return _abstract(*mesh_lib.rollout_sizes(self.mesh.size, ways))
+        return _abstract(mesh_lib.rollout_sizes(self.mesh.size, ways))
 
     @property
     def rollout_ways(self) -> int:
@@ -186,14 +192,13 @@ def resolved(cfg: MeshConfig, topology: Topology) -> MeshConfig:
         the network between slices.
     """
     try:
-        sizes = (cfg.data, cfg.fsdp, cfg.tensor)
-        data, fsdp, tensor = mesh_lib.resolved_sizes(sizes, topology.size, topology.slices)
+        found = mesh_lib.resolved_sizes(cfg.sizes, topology.size, topology.slices)
         if cfg.rollout_tensor:
             mesh_lib.rollout_sizes(topology.size, cfg.rollout_tensor)
     except ConfigError as error:
         hint = f"{error.hint}; qoq plan --search tries all"
         raise ConfigError(error.what, where=str(topology), hint=hint) from None
-    return dataclasses.replace(cfg, data=data, fsdp=fsdp, tensor=tensor)
+    return dataclasses.replace(cfg, **dict(zip(MESH_AXES, found, strict=True)))
 
 
 def check_stages(cfg: Config) -> None:
@@ -218,11 +223,12 @@ def make(cfg: Config, topology: Topology, stage: str) -> Case:
     """
     check_stages(cfg)
     cfg = dataclasses.replace(cfg, mesh=resolved(cfg.mesh, topology))
-    mesh = _abstract(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    mesh = _abstract(cfg.mesh.sizes)
     planned, model = plan_lib.plan(cfg, stage), model_of(cfg, topology.device.kind)
     if planned.algorithm is not None:
         model = dataclasses.replace(model, kv_cache_dtype=planned.rl.kv_cache_dtype)
     case = Case(cfg, model, topology, mesh, planned)
+    budgets.check_sequence(cfg, model, cfg.mesh.sequence, cfg.mesh.tensor)
     wanted = case.batch_ways * case.parts
     if cfg.data.media_rows % wanted:
         raise ConfigError(
@@ -239,8 +245,8 @@ def make(cfg: Config, topology: Topology, stage: str) -> Case:
     return case
 
 
-def _abstract(data: int, fsdp: int, tensor: int) -> AbstractMesh:
-    return AbstractMesh((data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+def _abstract(sizes: Sequence[int]) -> AbstractMesh:
+    return AbstractMesh(tuple(sizes), MESH_AXES, axis_types=mesh_lib.AXIS_TYPES)
 
 
 # ------------------------------------------------------------------------------------------- shapes
@@ -313,6 +319,16 @@ def rows_on(tree: Any, mesh: Mesh) -> Any:
     """Arrays as shapes with their rows over data and fsdp."""
     at = mesh_lib.batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree)
+
+
+def numbers(mesh: Mesh, one: spec.ParamSpec) -> int:
+    """Numbers of a weight on a device."""
+    return _numbers(mesh, one.axes, one.shape)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _numbers(mesh: Mesh, axes: tuple, shape: tuple[int, ...]) -> int:
+    return math.prod(mesh_lib.named_sharding(mesh, axes, shape).shard_shape(shape))
 
 
 def device_bytes(tree: Any) -> int:

@@ -127,7 +127,7 @@ def described(topology: Topology) -> tuple[Any, ...]:
 def mesh_of(case: Case) -> jax.sharding.Mesh:
     """The mesh of a case over described devices."""
     sizes, there = case.config.mesh, described(case.topology)
-    return mesh_lib.make_mesh(sizes.data, sizes.fsdp, sizes.tensor, devices=there)
+    return mesh_lib.make_mesh(sizes.data, sizes.fsdp, sizes.tensor, there, sizes.sequence)
 
 
 def _first_line(error: Exception) -> str:

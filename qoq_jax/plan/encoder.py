@@ -82,7 +82,7 @@ def plan(cfg: TransferConfig, topology: Topology) -> EncoderPlan:
         have no shape of their own (graphs, sensors, expression).
     """
     encoder = encoder_of(cfg)
-    sizes = mesh_lib.resolved_sizes(_sizes(cfg.mesh), topology.size, topology.slices)
+    sizes = mesh_lib.resolved_sizes(cfg.mesh.sizes, topology.size, topology.slices)
     mesh = AbstractMesh(sizes, mesh_lib.MESH_AXES)
     specs = model.param_specs(encoder, _CLASSES)
     rows = cfg.training.batch // math.prod(sizes[:2])
@@ -119,10 +119,6 @@ def _reduce_seconds(count: int, topology: Topology) -> float:
         return 0.0
     speeds = [topology.links] + [topology.device.dcn] * (topology.near < topology.size)
     return 2 * 4 * count / min(speeds)
-
-
-def _sizes(mesh: mesh_lib.MeshConfig) -> tuple[int, ...]:
-    return tuple(getattr(mesh, name) for name in mesh_lib.MESH_AXES)
 
 
 def sample_shapes(encoder: Encoder, frames: int, rows: int) -> dict[str, jax.ShapeDtypeStruct]:

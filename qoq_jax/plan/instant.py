@@ -8,7 +8,7 @@ import dataclasses
 import math
 
 from qoq_jax.plan import case as case_lib
-from qoq_jax.plan import flops, memory, traffic
+from qoq_jax.plan import flops, memory, slots, traffic
 from qoq_jax.plan.case import Case
 from qoq_jax.plan.devices import Topology
 from qoq_jax.plan.memory import GIB, Parts
@@ -144,13 +144,13 @@ def _calls(case: Case) -> dict[str, int]:
         return {"update": 1}
     rl, algorithm = case.stage.rl, case.stage.algorithm
     again = rl.old_logprobs == "trainer" and rl.minibatches * rl.epochs > 1
-    prompts, width = memory.slots(case)
+    prompts, width = slots.grid(case)
     waves = math.ceil(rl.questions * rl.rollouts / (prompts * width))
     rollouts = 1 + (1 if algorithm.greedy else 0)
     return {
         **({"reshard": 1} if case.copies_weights else {}),
-        **({"embed": rollouts} if memory.waits(case) else {}),
-        "prefill": rollouts * math.ceil(rl.questions / memory.chunk(case)),
+        **({"embed": rollouts} if slots.waits(case) else {}),
+        "prefill": rollouts * math.ceil(rl.questions / slots.chunk(case)),
         "decode": (waves + rollouts - 1) * rl.response_tokens,
         "scorer": 1 + again + bool(algorithm.critic),
         "update": case.updates,
@@ -167,9 +167,9 @@ def load_of(case: Case, name: str) -> flops.Load:
     if case.is_rl:
         responses, length = case.stage.rl.rollouts, case.stage.rl.response_tokens
     if name == "decode":
-        rows, responses = memory.slots(case)
-    if name == "prefill" and memory.waits(case):
-        rows, media_rows = memory.chunk(case), 0
+        rows, responses = slots.grid(case)
+    if name == "prefill" and slots.waits(case):
+        rows, media_rows = slots.chunk(case), 0
     return flops.Load(
         rows=rows,
         prompt=budget.tokens,

@@ -17,24 +17,17 @@ and the hidden values of a slice of the MLP (models/mlp.py), three times and 1.5
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
 
-from qoq_jax.models import int8, mlp, spec
+from qoq_jax.models import mlp, spec
 from qoq_jax.models.attention import QUERY_BLOCK
-from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.plan import tiles
-from qoq_jax.plan.case import Case, Mesh, batch_on, device_bytes, rows_on
-from qoq_jax.sampling import loop
-from qoq_jax.sampling.sampler import CHUNKS
-from qoq_jax.sampling.schedule import Settings
+from qoq_jax.plan import slots, tiles
+from qoq_jax.plan.case import Case, batch_on, device_bytes, numbers, rows_on
 
 GIB = 2**30
 Parts = dict[str, float]  # what -> bytes on a device
@@ -90,7 +83,7 @@ def checkpoint(case: Case) -> int:
 
 def reference(case: Case) -> int:
     """The reference policy, or what adapters are added to, in float32."""
-    return sum(4 * _shard(case, one) for one in spec.flatten(case.specs).values())
+    return sum(4 * numbers(case.mesh, one) for one in spec.flatten(case.specs).values())
 
 
 def state_padding(case: Case) -> int:
@@ -124,10 +117,10 @@ def gradients(case: Case) -> int:
     found = 0
     for path, one in spec.flatten(_moved_specs(case)).items():
         if not _frozen(case, path):
-            found += _shard(case, one) * (case.compute_bytes if _is_cast(path) else 4)
+            found += numbers(case.mesh, one) * (case.compute_bytes if _is_cast(path) else 4)
     if case.stage.accumulate > 1:
         found += sum(
-            _shard(case, one) * 4
+            numbers(case.mesh, one) * 4
             for path, one in spec.flatten(case.trained).items()
             if not _frozen(case, path)
         )
@@ -141,7 +134,7 @@ def cast_weights(case: Case) -> int:
     found = 0
     if case.compute_bytes < 4:
         found = sum(
-            _shard(case, one) * case.compute_bytes
+            numbers(case.mesh, one) * case.compute_bytes
             for path, one in spec.flatten(case.specs).items()
             if _is_cast(path)
         )
@@ -154,92 +147,10 @@ def merged(case: Case) -> int:
         return 0
     paths = {path.rsplit("/", 1)[0] for path in spec.flatten(case.trained["lora"])}
     return sum(
-        4 * _shard(case, one) for path, one in spec.flatten(case.specs).items() if path in paths
+        4 * numbers(case.mesh, one)
+        for path, one in spec.flatten(case.specs).items()
+        if path in paths
     )
-
-
-def sampling_weights(case: Case) -> int:
-    """What the sampler reads, beside the trainer's own weights."""
-    layers = case.specs["decoder"]["layers"]
-    if not case.copies_weights:
-        return sum(_shard(case, one) * case.compute_bytes for one in spec.flatten(layers).values())
-    if case.rollout_weights == "int8":
-        layers = int8.layer_specs(layers)
-    specs = case.specs | {"decoder": case.specs["decoder"] | {"layers": layers}}
-    return sum(_sampling_bytes(case, one) for one in spec.flatten(specs).values())
-
-
-def _sampling_bytes(case: Case, one: spec.ParamSpec | int8.Int8) -> int:
-    """Bytes of a weight of the sampler on a device."""
-    if isinstance(one, int8.Int8):
-        mesh = case.rollout_mesh
-        return _shard(case, one.quantised, mesh) + _sampling_bytes(case, one.scale)
-    size = 4 if one.compute_in_float32 else case.compute_bytes
-    return _shard(case, one, case.rollout_mesh) * size
-
-
-def waits(case: Case) -> bool:
-    """Whether fewer responses are sampled at the same time than a step asks for."""
-    rl = case.stage.rl
-    return 0 < rl.rollout_rows < rl.questions * rl.rollouts
-
-
-def chunk(case: Case) -> int:
-    """Prompts that are prefilled together (sampling/sampler.py)."""
-    prompts, ways = slots(case)[0], case.rollout_ways
-    return -(-prompts // (CHUNKS * ways)) * ways if waits(case) else prompts
-
-
-def slots(case: Case) -> tuple[int, int]:
-    """(prompts, responses of each) that are sampled at the same time."""
-    rl = case.stage.rl
-    settings = Settings(rl.response_tokens, num_samples=rl.rollouts, rows=rl.rollout_rows)
-    if not waits(case):
-        return rl.questions, rl.rollouts
-    return settings.slots(rl.questions, case.rollout_ways)
-
-
-def cache_bytes(case: Case) -> int:
-    """The keys and values of the prompts and responses that are sampled at the same time."""
-    # of one layer, since all are alike
-    decoder = dataclasses.replace(case.model.decoder, num_layers=1)
-    model = dataclasses.replace(case.model, decoder=decoder, remat="full", attention="einsum")
-    layer, once = _cache_of_layer(model, case.rollout_mesh, slot_sizes(case))
-    return case.model.decoder.num_layers * layer + once
-
-
-@functools.lru_cache(maxsize=1 << 10)
-def _cache_of_layer(
-    model: VlmConfig, mesh: AbstractMesh, sizes: tuple[int, int, int, int]
-) -> tuple[int, int]:
-    """(bytes of a layer's keys and values, of what is there once)."""
-    cache = slot_shapes(model, mesh, sizes).cache
-    layer = (cache.prompt_k, cache.prompt_v, cache.response_k, cache.response_v)
-    return device_bytes(layer), device_bytes((cache.prompt_mask, cache.step, cache.length))
-
-
-def slot_sizes(case: Case) -> tuple[int, int, int, int]:
-    """(slots, rows of a slot, places for prompts, places for responses)."""
-    return (*slots(case), case.budget.tokens, case.stage.rl.response_tokens)
-
-
-def slot_shapes(model: VlmConfig, mesh: Mesh, sizes: tuple[int, int, int, int]) -> Any:
-    """The slots of sampling as shapes: rows over data and fsdp, kv heads of the cache over
-    tensor.
-    """
-    prompts = sizes[0]
-    shapes = jax.eval_shape(lambda: loop.empty_slots(model, *sizes))
-
-    def on_mesh(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        axes: list[str | None] = [None] * len(x.shape)
-        if axes and x.shape[0] == prompts:
-            axes[0] = "batch"
-            if len(axes) > 3 and x.shape[1] == model.decoder.num_kv_heads:
-                axes[1] = "kv_heads"
-        at = mesh_lib.named_sharding(mesh, axes, x.shape)
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at)
-
-    return jax.tree.map(on_mesh, shapes)
 
 
 def batch(case: Case) -> int:
@@ -263,7 +174,7 @@ def tokens(case: Case, rows: float | None = None) -> float:
     if case.is_rl:
         length += case.stage.rl.rollouts * case.stage.rl.response_tokens
     micro = budget.rows / case.batch_ways / case.parts if rows is None else rows
-    return micro * length
+    return micro * length / case.sequence
 
 
 def layer_inputs(case: Case, remat: str) -> float:
@@ -287,10 +198,20 @@ def media(case: Case) -> float:
     """Inputs of the towers' blocks, which wait for the backward pass."""
     budget, vision, b = case.budget, case.model.vision, case.compute_bytes
     rows = budget.media_rows / case.batch_ways / case.parts
-    found = vision.depth * budget.patches * vision.width * b
+    found = vision.depth * patches(case) * vision.width * b
     if (ecg := case.model.ecg) is not None:
         found += ecg.depth * budget.ecgs * ecg.leads * ecg.patches * ecg.width * b
     return rows * found
+
+
+def patches(case: Case) -> float:
+    """Patches of a media row that a device computes in training."""
+    found = case.budget.patches
+    return (
+        found / case.sequence
+        if found % (case.sequence * case.model.vision.merge_unit) == 0
+        else found
+    )
 
 
 def channels(case: Case, tensor: int | None = None) -> tuple[float, float]:
@@ -372,7 +293,7 @@ def _scorer(case: Case) -> Parts:
 
 
 def _reshard(case: Case) -> Parts:
-    weights = float(sampling_weights(case))
+    weights = float(slots.sampling_weights(case))
     return _kept(case, False) | {
         "merged weights": float(merged(case)),
         "weights of the sampler": weights,
@@ -384,20 +305,20 @@ def _sampling(case: Case) -> dict[str, Parts]:
     """Prefill and decoding. With fewer places than responses (rl.rollout_rows) the prompts of the
     whole batch are embedded first, and wait for places (sampling/sampler.py).
     """
-    (prompts, width), ways, rl = slots(case), case.rollout_ways, case.stage.rl
-    decoder, b, ring = case.model.decoder, case.compute_bytes, float(cache_bytes(case))
+    (prompts, width), ways, rl = slots.grid(case), case.rollout_ways, case.stage.rl
+    decoder, b, ring = case.model.decoder, case.compute_bytes, float(slots.cache_bytes(case))
     common = _kept(case, False)
     common["merged weights"] = float(merged(case))
-    common["weights of the sampler"] = float(sampling_weights(case))
+    common["weights of the sampler"] = float(slots.sampling_weights(case))
     common["batch"] = float(device_bytes(batch_on(case.budget, case.rollout_mesh)))
     inputs = rl.questions / ways * case.budget.tokens * decoder.width * b
-    n = chunk(case) / ways * case.budget.tokens
+    n = slots.chunk(case) / ways * case.budget.tokens
     layer = layer_at_work(case, n, backward=False, tensor=case.rollout_tensor)
     keys = decoder.num_layers * n * 2 * channels(case, case.rollout_tensor)[1] * b
     # a few arrays of the logits of a token
     logits = 6 * 4 * prompts / ways * width * decoder.vocab_size / case.rollout_tensor
     found = {}
-    if waits(case):
+    if slots.waits(case):
         common["prompts"] = inputs
         found["embed"] = common | {"at work": towers_at_work(case)}
         work = keys + layer
@@ -419,16 +340,6 @@ def towers_at_work(case: Case) -> float:
 
 
 # ------------------------------------------------------------------------------------------- leaves
-
-
-def _shard(case: Case, one: spec.ParamSpec, mesh: Any = None) -> int:
-    """Numbers of a weight on a device."""
-    return _numbers(case.mesh if mesh is None else mesh, one.axes, one.shape)
-
-
-@functools.lru_cache(maxsize=1 << 14)
-def _numbers(mesh: AbstractMesh, axes: tuple, shape: tuple[int, ...]) -> int:
-    return math.prod(mesh_lib.named_sharding(mesh, axes, shape).shard_shape(shape))
 
 
 def _moved_specs(case: Case) -> dict[str, Any]:

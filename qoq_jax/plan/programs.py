@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.plan import memory
+from qoq_jax.plan import slots
 from qoq_jax.plan.case import Case, batch_on, rows_on, state_on, weights_on
 from qoq_jax.plan.instant import load_of
 from qoq_jax.rl.batches import UpdateBatch
@@ -52,7 +52,7 @@ def lower(case: Case, name: str, mesh: Mesh) -> jax.stages.Lowered:
         batch, embed = batch_on(case.budget, there.mesh), _embed(case)
         if name == "embed":
             return jit(embed).lower(weights, batch)
-        if memory.waits(case):
+        if slots.waits(case):
             admit = functools.partial(loop.admit_rows, case.model)
             prompts = jax.eval_shape(embed, weights, batch)
             return jit(admit, donate_argnums=1).lower(
@@ -87,15 +87,15 @@ def _embed(case: Case) -> Callable[..., loop.Prompts]:
 def _admitted(case: Case, mesh: Mesh, prompts: loop.Prompts) -> tuple[Any, ...]:
     """The slots, and a chunk of the prompts on its way to them."""
     whole = mesh_lib.named_sharding(mesh, (None,), (1,))
-    where = jax.ShapeDtypeStruct((memory.chunk(case),), jnp.int32, sharding=whole)
+    where = jax.ShapeDtypeStruct((slots.chunk(case),), jnp.int32, sharding=whole)
     rows = rows_on(prompts.replace(features=None), mesh)
     if prompts.features is not None:  # [J,R,M,D]
         x = prompts.features
         at = mesh_lib.named_sharding(mesh, (None, "media", None, None), x.shape)
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at)
         rows = rows.replace(features=shape)
-    slots = memory.slot_shapes(case.model, mesh, memory.slot_sizes(case))
-    return slots, rows, where, where
+    there = slots.shapes(case.model, mesh, slots.sizes(case))
+    return there, rows, where, where
 
 
 def _responses(
@@ -153,15 +153,15 @@ def _decoding(case: Case, mesh: Mesh) -> tuple[loop.DecodeState, loop.Orders]:
         functools.partial(jax.ShapeDtypeStruct, sharding=at)
         for at in (mesh_lib.batch_sharding(mesh), mesh_lib.named_sharding(mesh, (), ()))
     )
-    grid, places = memory.slots(case), case.stage.rl.response_tokens
+    grid, places = slots.grid(case), case.stage.rl.response_tokens
     decoded = loop.Decoded(
         tokens=rows((*grid, places), jnp.int32),
         logprobs=rows((*grid, places), jnp.float32),
         count=rows(grid, jnp.int32),
         steps=whole((), jnp.int32),
     )
-    slots = memory.slot_shapes(case.model, mesh, memory.slot_sizes(case))
-    decoding = loop.DecodeState(slots, decoded, rows(grid, bool), rows(grid, bool))
+    there = slots.shapes(case.model, mesh, slots.sizes(case))
+    decoding = loop.DecodeState(there, decoded, rows(grid, bool), rows(grid, bool))
     orders = loop.Orders(
         start=rows(grid, bool),
         live=rows(grid, bool),

@@ -100,8 +100,9 @@ def _layouts(cfg: Config, topology: Topology) -> Iterator[dict]:
     heads = model.decoder.num_kv_heads
     tensors = [n for n in range(1, heads + 1) if heads % n == 0 and size % n == 0]
     rl = any(SECTION[name] == "rl" for name in cfg.stages)
-    for tensor in tensors:
-        rest = size // tensor
+    sequence = max(cfg.mesh.sequence, 1)  # as the config has it
+    for tensor in (n for n in tensors if size % (n * sequence) == 0):
+        rest = size // (tensor * sequence)
         for fsdp in (n for n in range(1, rest + 1) if rest % n == 0):
             data = rest // fsdp
             if data % topology.slices or cfg.data.media_rows % (data * fsdp):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from qoq_jax.base import terminal
+from qoq_jax.parallel.mesh import text_of
 from qoq_jax.plan.advice import Proposal
 from qoq_jax.plan.change import overrides
 from qoq_jax.plan.cost import Cost
@@ -19,7 +20,7 @@ from qoq_jax.train.config import Config
 def show_stage(plan: StagePlan) -> None:
     """Memory, programs and verdict of a stage."""
     case = plan.case
-    mesh = " ".join(f"{name}={n}" for name, n in case.mesh.shape.items())
+    mesh = text_of(case.mesh.axis_sizes)
     ways = case.config.mesh.rollout_tensor
     sampling = f", sampling on tensor={ways}" if case.is_rl and ways else ""
     micro = f", {case.parts} parts of a batch" if case.parts > 1 else ""

@@ -4,8 +4,9 @@ slice or a node, and over the network between them.
 Collectives follow from the package's own rules: weights that lie cut over fsdp are gathered once a
 direction in the compute dtype, their gradients summed once (models/gathered.py, logprobs.py),
 embeddings of tokens travel instead of their table (embedding.py), activations are summed over
-tensor behind attention and MLP. An all-reduce is a reduce-scatter and an all-gather, and counts
-twice; TPUs make every reduce-scatter one (docs/scaling.md).
+tensor behind attention and MLP, and trade tokens for heads over sequence around attention
+(sequence.py). An all-reduce is a reduce-scatter and an all-gather, and counts twice; TPUs make
+every reduce-scatter one (docs/scaling.md).
 
 Memory traffic counts passes over arrays: those of a layer's forward pass, and of its backward pass
 with the layer computed again as three more. Compilers differ in how much they fuse: `FUSION`,
@@ -18,13 +19,15 @@ import dataclasses
 import functools
 import math
 
-from jax.sharding import AbstractMesh, PartitionSpec
+import jax
+from jax.sharding import AbstractMesh
 
 from qoq_jax.models import logprobs, mlp, spec
-from qoq_jax.parallel.mesh import partition_spec
-from qoq_jax.plan import flops, memory
+from qoq_jax.parallel.mesh import AXIS_RULES, partition_spec
+from qoq_jax.plan import flops, memory, slots
 from qoq_jax.plan.case import Case
 
+WEIGHT_AXES = AXIS_RULES["embed"]  # that weights are cut over along their width
 FUSION = {"tpu": 1.06, "gpu": 1.45}
 BACKWARD = 4  # passes of a layer in an update, in forward passes
 SCORE_PASSES = 6  # over the scores of attention without a kernel, float32
@@ -69,13 +72,15 @@ def _pass(case: Case, program: str, load: flops.Load, found: Moved) -> None:
     tensor = case.rollout_tensor if prefill else case.tensor
     micro = case.stage.accumulate if training else 1
     decoder, b = case.model.decoder, case.compute_bytes
-    length = load.prompt if prefill else load.tokens
+    length = load.prompt if prefill else load.tokens / case.sequence
     scored = 0 if prefill else (load.responses * load.response or load.prompt)
     n = load.rows / ways / micro * length  # tokens of a micro-batch on a device
-    scored *= load.rows / ways / micro
+    scored *= load.rows / ways / micro / case.sequence
 
     layers = 0.0 if program == "embed" else decoder.num_layers * layer_bytes(case, n, tensor)
-    towers = tower_bytes(case, load, ways * micro, tensor)
+    patches = load.patches if prefill else memory.patches(case)
+    of_device = dataclasses.replace(load, patches=patches)
+    towers = tower_bytes(case, of_device, ways * micro, tensor)
     found.hbm = (layers + towers) * (BACKWARD if training else 1)
     if training and case.model.remat == "none":
         found.hbm += KEPT_PASSES * memory.layer_inputs(case, "none")
@@ -91,9 +96,13 @@ def _pass(case: Case, program: str, load: flops.Load, found: Moved) -> None:
         _weights_over_fsdp(case, training, micro, bool(scored), found)
     at_layers = 0.0 if program == "embed" else n * micro
     _activations_over_tensor(case, at_layers, load, (ways, tensor), training, found)
-    if case.mesh.shape["fsdp"] > 1 and not prefill:  # embeddings of tokens
-        amount = n * decoder.width * (b + (4 if training else 0))
-        _over(case, "fsdp", amount * micro, found)
+    if prefill:
+        return
+    amount = micro * n * decoder.width * (b + (4 if training else 0))  # embeddings of tokens
+    for axis in (axis for axis in WEIGHT_AXES if case.mesh.shape[axis] > 1):
+        _over(case, axis, amount, found)
+    if case.sequence > 1:
+        _activations_over_sequence(case, n * micro, load, training, found)
 
 
 def layer_bytes(case: Case, n: float, tensor: int) -> float:
@@ -152,16 +161,32 @@ def _weights_over_fsdp(case: Case, training: bool, micro: int, head: bool, found
         if path in ("decoder/embedding", "decoder/lm_head") and not head:
             continue
         cut = _cut(case.mesh, one.axes, one.shape)
-        ways = math.prod(case.mesh.shape[x] for x in cut if x == "tensor")
+        ways = case.tensor if "tensor" in cut else 1
         whole = math.prod(one.shape) / ways * (4 if one.compute_in_float32 else b)
-        if "fsdp" in cut and case.mesh.shape["fsdp"] > 1:
+        if any(axis in cut and case.mesh.shape[axis] > 1 for axis in WEIGHT_AXES):
             _over(case, "fsdp", directions * micro * whole, found)
             if training:
                 _over(case, "fsdp", micro * whole * (2 if tpu else 1), found)
-        elif training and case.batch_ways > 1:
+        elif training and case.batch_ways * case.sequence > 1:
             _over(case, "fsdp", 2 * micro * whole, found)
     if training and case.mesh.shape["data"] > 1:
         _over(case, "data", 2 * micro * memory.gradients(case), found)
+
+
+def _activations_over_sequence(
+    case: Case, n: float, load: flops.Load, training: bool, found: Moved
+) -> None:
+    """Queries, keys and values of n tokens of a device on their way to other devices of its rows,
+    what attention returns on its way back, and the last layer's output, which these gather.
+    """
+    decoder, vision, b = case.model.decoder, case.model.vision, case.compute_bytes
+    q, kv = memory.channels(case)
+    layer = n * 2 * (q + kv)
+    media = load.media_rows / case.batch_ways * memory.patches(case)
+    block = media * 4 * vision.width / case.tensor
+    traded = (decoder.num_layers * layer + vision.depth * block) * (3 if training else 1)
+    whole = n * case.sequence * decoder.width * (2 if training else 1) if load.response else 0.0
+    _over(case, "sequence", b * (traded + whole), found)
 
 
 def _activations_over_tensor(
@@ -197,7 +222,7 @@ def _decode(case: Case, load: flops.Load, found: Moved) -> None:
     layers = spec.count(case.specs["decoder"]["layers"])
     of_layers = 1 if case.rollout_weights == "int8" else b
     weights = (of_layers * layers + b * decoder.vocab_size * D) / tensor
-    cache = memory.cache_bytes(case)
+    cache = slots.cache_bytes(case)
     # A part of the ring is fetched once more; off a TPU, where it is written first, all of it.
     again = 1.35 if case.model.attention == "splash" else 2
     q, kv = memory.channels(case, tensor)
@@ -209,7 +234,8 @@ def _decode(case: Case, load: flops.Load, found: Moved) -> None:
     if tensor > 1:
         sums = (2 * decoder.num_layers + 1) * rows * D * b * 2 + rows * decoder.vocab_size * 4
         _over(case, "tensor", sums, found, tensor)
-    if not case.config.mesh.rollout_tensor and case.mesh.shape["fsdp"] > 1:
+    cut = math.prod(case.mesh.shape[axis] for axis in WEIGHT_AXES)
+    if not case.config.mesh.rollout_tensor and cut > 1:
         # the mesh of training: each token gathers the weights, or computes all rows everywhere
         _over(case, "fsdp", b * (layers + decoder.vocab_size * D) / tensor, found)
         found.hbm += b * (layers + decoder.vocab_size * D) / tensor
@@ -217,7 +243,7 @@ def _decode(case: Case, load: flops.Load, found: Moved) -> None:
 
 def _reshard(case: Case) -> Moved:
     """Weights cast, and laid over the devices of sampling."""
-    there = float(memory.sampling_weights(case))
+    there = float(slots.sampling_weights(case))
     here = memory.reference(case) / 4 * case.compute_bytes
     found = Moved(hbm=memory.reference(case) + 3 * here + 5 * there)
     _over(case, "fsdp", there + here, found)
@@ -230,7 +256,8 @@ def _over(case: Case, axis: str, amount: float, found: Moved, tensor: int = 0) -
     """
     mesh = case.mesh.shape
     inner = {"tensor": tensor or mesh["tensor"]}
-    inner["fsdp"] = mesh["fsdp"] * mesh["tensor"]
+    inner["sequence"] = mesh["sequence"] * mesh["tensor"]
+    inner["fsdp"] = mesh["fsdp"] * inner["sequence"]
     inner["data"] = case.mesh.size
     if inner[axis] > case.topology.near:
         found.network += amount
@@ -239,5 +266,7 @@ def _over(case: Case, axis: str, amount: float, found: Moved, tensor: int = 0) -
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def _cut(mesh: AbstractMesh, axes: tuple, shape: tuple[int, ...]) -> PartitionSpec:
-    return partition_spec(mesh, axes, shape)
+def _cut(mesh: AbstractMesh, axes: tuple, shape: tuple[int, ...]) -> frozenset[str]:
+    """Mesh axes that a weight is cut over."""
+    found = partition_spec(mesh, axes, shape)
+    return frozenset(jax.tree.leaves(tuple(found)))

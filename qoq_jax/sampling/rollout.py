@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from qoq_jax.models import vlm
+from qoq_jax.models import sequence, vlm
 from qoq_jax.models.logprobs import token_logprobs
 from qoq_jax.models.sizes import VlmConfig
+from qoq_jax.parallel.mesh import constrain
 from qoq_jax.sampling import loop
 from qoq_jax.sampling import tokens as sampling
 from qoq_jax.sampling.loop import Draw, Orders
@@ -135,23 +136,24 @@ def group_rows(batch: Batch, tokens: jax.Array, mask: jax.Array) -> Batch:
 def answer_hidden(
     params: Any, cfg: VlmConfig, batch: Batch, tokens: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """The hidden state that predicts each response token, [Q, G, S, D]: position t has seen the
-    prompt and the t tokens before it.
+    """The hidden state that predicts each response token, [Q, G * S, D], response by response:
+    position t has seen the prompt and the t tokens before it.
 
     Args:
       batch: one prompt per row.
       tokens, mask: [Q, G, S].
     """
-    q, g, s = tokens.shape
-    prompt = batch["tokens"].shape[1]
+    prompt, g = batch["tokens"].shape[1], tokens.shape[1]
     hidden = vlm.hidden(params, cfg, group_rows(batch, tokens, mask), shared=(prompt, g))
     # The first response token is predicted by the prompt's last token, every other one by its
     # predecessor.
     end = jnp.maximum((batch["segment_ids"] > 0).sum(axis=1) - 1, 0)
-    first = jnp.take_along_axis(hidden, end[:, None, None], axis=1)
-    first = jnp.broadcast_to(first[:, None], (q, g, 1, hidden.shape[-1]))
-    responses = hidden[:, prompt:].reshape(q, g, s, -1)
-    return jnp.concatenate([first, responses[:, :, :-1]], axis=2)
+    return sequence.predecessors(hidden, prompt, g, end)
+
+
+def by_response(x: jax.Array, responses: int) -> jax.Array:
+    """Numbers of response tokens [Q, G * S], cut by tokens or not, as [Q, G, S]."""
+    return constrain(x, ("batch", None)).reshape(x.shape[0], responses, -1)
 
 
 def score_hidden(
@@ -166,13 +168,11 @@ def score_hidden(
     `answer_hidden`.
     """
     q, g, s = tokens.shape
-    logprobs, entropy = token_logprobs(
-        params["decoder"],
-        hidden.reshape(q, g * s, -1),
-        tokens.reshape(q, g * s),
-        temperature=temperature,
+    found = token_logprobs(
+        params["decoder"], hidden, tokens.reshape(q, g * s), temperature=temperature
     )
-    return logprobs.reshape(q, g, s) * mask, entropy.reshape(q, g, s) * mask
+    logprobs, entropy = (by_response(x, g) * mask for x in found)
+    return logprobs, entropy
 
 
 def score(

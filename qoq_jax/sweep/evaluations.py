@@ -230,7 +230,7 @@ def _over_devices(
     """
     count = jax.device_count() if devices is None else len(devices)
     mesh = sweep.mesh
-    data, fsdp, _ = mesh_lib.resolved_sizes((mesh.data, mesh.fsdp, mesh.tensor), count)
+    data, fsdp, *_ = mesh_lib.resolved_sizes(mesh.sizes, count)
     rows = sweep.rows or cfg.eval.rows
     together = max(cfg.eval.rows // cfg.data.media_rows, 1)
     together = next(n for n in range(min(together, rows), 0, -1) if rows % n == 0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.data.packing import Budget
+from qoq_jax.models import sequence
 from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.train import stages
 from qoq_jax.train.config import Config
@@ -59,3 +61,29 @@ def training_budget(cfg: Config, model: VlmConfig, stage: str, answers: bool) ->
         return budget(cfg, model, cfg.sft.rows, cfg.sft.tokens, cfg.sft.samples)
     tokens = cfg.data.max_prompt_tokens + (cfg.data.max_response_tokens if answers else 0)
     return budget(cfg, model, cfg.rl.questions, tokens)
+
+
+def check_sequence(cfg: Config, model: VlmConfig, ways: int, tensor: int) -> None:
+    """Checks that the rows of all stages can be cut by tokens over `ways` devices, and the heads
+    over these and `tensor`.
+
+    Raises:
+      ConfigError: they cannot.
+    """
+    if ways == 1:
+        return
+    sequence.repeats(model.decoder.num_heads, model.decoder.num_kv_heads, ways * tensor)
+    data, rl = cfg.data, cfg.rl
+    lengths = {"data.max_prompt_tokens": data.max_prompt_tokens}
+    for stage in cfg.stages:
+        if stages.get(stage).packed:
+            lengths["sft.tokens"] = cfg.sft.tokens
+        else:
+            lengths["rl.rollouts * rl.response_tokens"] = rl.rollouts * rl.response_tokens
+            lengths["data.max_response_tokens"] = data.max_response_tokens
+    for name, tokens in lengths.items():
+        if tokens % ways:
+            raise ConfigError(
+                f"{name} = {tokens} does not divide over mesh.sequence = {ways}",
+                hint=f"make it a multiple of {ways}",
+            )

@@ -46,7 +46,7 @@ def make_critic(model: VlmConfig) -> Callable:
         weights: Any, critic: Any, prompts: Batch, tokens: jax.Array, mask: jax.Array
     ) -> jax.Array:
         hidden = rollout.answer_hidden(weights, model, prompts, tokens, mask)
-        return critic_lib.values(critic, hidden) * mask
+        return rollout.by_response(critic_lib.values(critic, hidden), mask.shape[1]) * mask
 
     return jax.jit(values)
 
@@ -152,7 +152,7 @@ def _critic_loss(
 ) -> tuple[jax.Array, jax.Array]:
     """(sum of the value loss, number of tokens whose value was clipped) of a micro-batch."""
     error, _, facts = losses.value_loss(
-        _rows(critic_lib.values(critic, hidden)),
+        _rows(rollout.by_response(critic_lib.values(critic, hidden), batch.mask.shape[1])),
         _rows(batch.values),
         _rows(batch.returns),
         _rows(batch.mask),

@@ -24,7 +24,7 @@ from qoq_jax.models import attention, decode_attention
 from qoq_jax.models import sizes as variants
 from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.train import datasets
+from qoq_jax.train import budgets, datasets
 from qoq_jax.train.batches import Batches
 from qoq_jax.train.config import Config
 
@@ -156,7 +156,7 @@ def assemble(
     """
     model = model_config(cfg)
     tokenizer = tokenizer_lib.load(tokenizer_source(cfg))
-    mesh = mesh_lib.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor, devices)
+    mesh = _mesh(cfg, model, devices)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     micro = {
         "sft": cfg.sft.accumulate,
@@ -215,6 +215,16 @@ def assemble(
         mesh=mesh,
         share=hosts.Share.of(mesh),
     )
+
+
+def _mesh(
+    cfg: Config, model: variants.VlmConfig, devices: Sequence[jax.Device] | None
+) -> jax.sharding.Mesh:
+    """The mesh of a config; raises ConfigError when it does not fit the devices or the rows."""
+    sizes = cfg.mesh
+    mesh = mesh_lib.make_mesh(sizes.data, sizes.fsdp, sizes.tensor, devices, sizes.sequence)
+    budgets.check_sequence(cfg, model, mesh.shape["sequence"], mesh.shape["tensor"])
+    return mesh
 
 
 def _check_rollout_rows(cfg: Config, mesh: jax.sharding.Mesh, prepare: bool) -> None:

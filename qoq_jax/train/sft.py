@@ -86,12 +86,18 @@ def sft_loss(
     `with_domains` also the sums of each domain.
     """
     hidden = vlm.hidden(params, cfg, batch)
-    weight = batch["loss_mask"][:, 1:]
-    logprobs, entropy = token_logprobs(params["decoder"], hidden[:, :-1], batch["tokens"][:, 1:])
+    # The last token predicts one that does not exist, and does not count.
+    next_one = {
+        name: jnp.pad(batch[name][:, 1:], [(0, 0), (0, 1)])
+        for name in ("tokens", "loss_mask", "domains")
+        if name in batch
+    }
+    weight = next_one["loss_mask"]
+    logprobs, entropy = token_logprobs(params["decoder"], hidden, next_one["tokens"])
     loss = -(logprobs * weight).sum() / denominator
     sums = {"loss": loss, "entropy": (entropy * weight).sum() / denominator}
-    if "domains" in batch:
-        sums[domains.LOSS] = domains.loss_sums(-logprobs, weight, batch["domains"][:, 1:])
+    if "domains" in next_one:
+        sums[domains.LOSS] = domains.loss_sums(-logprobs, weight, next_one["domains"])
     return loss, LossMetrics(sums, {})
 
 

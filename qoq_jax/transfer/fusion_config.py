@@ -25,7 +25,7 @@ class FusionDataConfig:
     mimic: str = ""
     root: str = "data_cache"  # folder for generated data sets
     patients: Positive[int] = 2000  # made-up ones
-    with_media: NotNegative[int] = 800  # of them, those with ECGs and X-rays
+    with_media: NotNegative[int] = 1200  # of them, those with ECGs and X-rays
     data_seed: int = 0
 
 

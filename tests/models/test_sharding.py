@@ -90,15 +90,17 @@ def test_slices_are_outermost_along_data():
         )
         for i in range(16)
     ]
-    slices = np.vectorize(mesh_lib.slice_of)(mesh_lib.across_slices((4, 2, 2), devices))
-    assert slices.shape == (4, 2, 2)
+    slices = np.vectorize(mesh_lib.slice_of)(mesh_lib.across_slices((4, 2, 1, 2), devices))
+    assert slices.shape == (4, 2, 1, 2)
     assert (slices[:2] == 0).all() and (slices[2:] == 1).all()
     with pytest.raises(ConfigError, match="data=1 over 2 slices"):
         mesh_lib.make_mesh(1, 8, 2, devices)
 
 
 def test_mesh_sizes_must_multiply_to_the_devices():
-    assert dict(mesh_lib.make_mesh(data=-1, tensor=2).shape) == {"data": 4, "fsdp": 1, "tensor": 2}
+    found = mesh_lib.make_mesh(data=-1, tensor=2).shape
+    assert dict(found) == {"data": 4, "fsdp": 1, "sequence": 1, "tensor": 2}
+    assert mesh_lib.make_mesh(data=2, sequence=4).shape["sequence"] == 4
     assert mesh_lib.make_mesh(data=2, devices=jax.devices()[:2]).size == 2
     with pytest.raises(ConfigError, match="does not fit 8 devices"):
         mesh_lib.make_mesh(data=3)

@@ -28,8 +28,11 @@ def compile_log(*arguments: object) -> str:
     return done.stderr
 
 
-# data, fsdp, tensor; ways of tensor for rollouts
-@pytest.mark.parametrize("ways", [(2, 2, 2, 2), (1, 8, 1, 4)])
+# data, fsdp, sequence, tensor; ways of tensor for rollouts
+@pytest.mark.parametrize(
+    "ways",
+    [(2, 2, 1, 2, 2), (1, 8, 1, 1, 4), pytest.param((1, 4, 2, 1, 2), marks=pytest.mark.slow)],
+)
 def test_no_array_is_replicated_for_want_of_a_way(ways):
     assert COMPLAINT not in compile_log(*ways)
 

@@ -10,7 +10,7 @@ from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import hosts
 from qoq_jax.parallel import mesh as mesh_lib
 from qoq_jax.plan import case as case_lib
-from qoq_jax.plan import memory
+from qoq_jax.plan import memory, slots
 from qoq_jax.sampling import layout, loop
 from qoq_jax.train import setup as setup_lib
 from qoq_jax.train import stage_run
@@ -64,15 +64,15 @@ def test_the_cache_of_sampling(ways, dtype):
     there = mesh_lib.rollout_mesh(mesh_of(case), ways)
 
     def empty():
-        return loop.empty_slots(case.model, *memory.slot_sizes(case))
+        return loop.empty_slots(case.model, *slots.sizes(case))
 
     with jax.set_mesh(there):
         cache = jax.jit(empty)().cache
     keys = (cache.prompt_k, cache.prompt_v, cache.response_k, cache.response_v)
-    planned = memory.slot_shapes(case.model, case.rollout_mesh, memory.slot_sizes(case)).cache
+    planned = slots.shapes(case.model, case.rollout_mesh, slots.sizes(case)).cache
     exact = (planned.prompt_k, planned.prompt_v, planned.response_k, planned.response_v)
     assert bytes_of_devices(keys) == {memory.device_bytes(exact)}
-    assert memory.cache_bytes(case) == memory.device_bytes(planned)
+    assert slots.cache_bytes(case) == memory.device_bytes(planned)
 
 
 @pytest.mark.parametrize(("ways", "form"), [(2, "auto"), (2, "int8"), (0, "int8")])
@@ -89,7 +89,7 @@ def test_the_weights_of_the_sampler(ways, form):
     )()
     with jax.set_mesh(mesh):
         laid = there.weights(weights)
-    assert bytes_of_devices(laid) == {memory.sampling_weights(case)}
+    assert bytes_of_devices(laid) == {slots.sampling_weights(case)}
     assert bytes_of_devices(weights) == {memory.reference(case)}
 
 

@@ -120,6 +120,19 @@ def test_an_update_moves_each_weight_three_times():
     assert moved["v5e:2x4"] - moved["h100:1x8"] == pytest.approx(weights)
 
 
+def test_rows_cut_by_tokens_are_between_rows_and_heads():
+    """As much memory as rows alone, more over the links, but less than sums over tensor."""
+    rows, tokens, heads = (
+        stage_of(config_7b(**{"mesh.fsdp": 4, "mesh.rollout_tensor": 4} | changes))
+        for changes in ({"mesh.fsdp": 16}, {"mesh.sequence": 4}, {"mesh.tensor": 4})
+    )
+    for part in ("parameters", "moments", "layer inputs", "layer at work"):
+        assert tokens.phases["update"][part] == rows.phases["update"][part] > 0
+    links = [plan.programs[-1].links for plan in (rows, tokens, heads)]
+    assert [plan.programs[-1].name for plan in (rows, tokens, heads)] == ["update"] * 3
+    assert links == sorted(links) and links[0] < links[1]
+
+
 # ------------------------------------------------------------------------------ what does not go
 
 
@@ -127,6 +140,11 @@ def test_an_update_moves_each_weight_three_times():
     ("changes", "message"),
     [
         ({"mesh.fsdp": 8}, "v5e:4x4: mesh data=1 fsdp=8 tensor=1 does not fit 16 devices"),
+        ({"mesh.fsdp": 2, "mesh.sequence": 8}, "4 key-value heads do not divide over 8 devices"),
+        (
+            {"mesh.fsdp": 4, "mesh.sequence": 4, "data.max_prompt_tokens": 4095},
+            "data.max_prompt_tokens = 4095 does not divide over mesh.sequence = 4",
+        ),
         ({"mesh.fsdp": 4, "mesh.tensor": 4, "rl.accumulate": 64}, "set data.media_rows"),
         ({"mesh.rollout_tensor": 3}, "does not divide 16 devices"),
         ({"model.variant": "Qwen/Qwen9"}, "planned without a download"),

@@ -8,7 +8,7 @@ from helpers.plan import nano_case
 
 from qoq_jax.models import vlm
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.plan import compiled, instant, memory, programs
+from qoq_jax.plan import compiled, instant, memory, programs, slots
 
 CASE = nano_case(mesh__rollout_tensor=2, model__attention="einsum")
 
@@ -52,7 +52,7 @@ def test_arguments_of_a_compiled_program_are_the_planned_bytes(mesh):
     """Moving the weights takes the parameters and makes the sampler's."""
     facts = programs.lower(CASE, "reshard", mesh).compile().memory_analysis()
     assert facts.argument_size_in_bytes == memory.reference(CASE)
-    assert facts.output_size_in_bytes == pytest.approx(memory.sampling_weights(CASE), rel=0.01)
+    assert facts.output_size_in_bytes == pytest.approx(slots.sampling_weights(CASE), rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["embed", "prefill", "decode"])

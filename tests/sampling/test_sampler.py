@@ -109,9 +109,16 @@ def test_no_batch_has_no_answers(banned):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [0, Q * G // 2])
-def test_eight_devices_equal_one(batch, banned, at_once, rows):
-    mesh = mesh_lib.make_mesh(data=2, fsdp=2, tensor=2)
+@pytest.mark.parametrize(
+    "rows, ways",
+    [
+        (0, dict(data=2, fsdp=2, tensor=2)),
+        (Q * G // 2, dict(data=2, fsdp=2, tensor=2)),
+        (Q * G // 2, dict(data=2, fsdp=2, sequence=2)),
+    ],
+)
+def test_eight_devices_equal_one(batch, banned, at_once, rows, ways):
+    mesh = mesh_lib.make_mesh(**ways)
     params = jax.device_put(weights(), spec.shardings(vlm.param_specs(CFG), mesh))
     media = ("patches", "patch_hw", "patch_frame", "patch_window", "ecg")
     # four media rows, one for each device that rows are cut over

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,6 +19,8 @@ from qoq_jax.climb.qa import Question
 from qoq_jax.data.attributes import Attributes
 
 Box = tuple[float, float, float, float]
+_MISSING = "a file that the tables name is not there"
+LEADS_OUT = "a file is behind a link that leads out of the data folder"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +128,7 @@ class Converter:
             for one in self.records(folder):
                 if isinstance(one, Record):
                     one = dataclasses.replace(one, place=folder.place)
+                check_text(one, folder)
                 yield one
 
     def found(self, record: Record, folder: Folder) -> Found:
@@ -137,8 +141,23 @@ class Converter:
         with _errors_at(folder.root, lambda: record.place):
             for one in self.examples(record, folder):
                 if isinstance(one, Example) and not all(map(folder.has, one.media)):
-                    one = Dropped(one.id, "a file that the tables name is not there")
+                    out = any(map(folder.leads_out, one.media))
+                    one = Dropped(one.id, LEADS_OUT if out else _MISSING)
                 yield one
+
+
+def check_text(one: Record | Example | Dropped, folder: Folder) -> None:
+    """Refuses names of files that are not UTF-8, as some archives unpack: JSON cannot hold them."""
+    try:
+        json.dumps(vars(one), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        before, after = error.object[: error.start], error.object[error.start :]
+        name = before.rpartition('"')[2] + after.partition('"')[0]
+        raise DataError(
+            f"the name of a file is not UTF-8: {name!a}",
+            where=folder.root,
+            hint="rename it (convmv renames whole folders)",
+        ) from None
 
 
 @contextlib.contextmanager

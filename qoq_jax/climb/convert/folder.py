@@ -7,12 +7,19 @@ import fnmatch
 import functools
 import gzip
 import io
+import itertools
 import math
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NoReturn
 
 from qoq_jax.base.errors import DataError, did_you_mean
+from qoq_jax.data import paths
+
+# Of folders that hold nothing of a data set; a disk's own lost+found is not for its users to read.
+_HIDDEN = (".", "__MACOSX", "lost+found")
+_END = "\x1eend"  # a line of its own after the last one of a table
 
 
 class Folder:
@@ -40,22 +47,36 @@ class Folder:
 
     @functools.cached_property
     def files(self) -> frozenset[str]:
-        """Paths of all files below the root, with "/", found by one walk."""
+        """Paths of all files below the root, with "/", found by one walk.
+
+        Raises:
+          OSError: a folder cannot be read; what is in it would be missing without a word.
+        """
         found = []
-        for where, folders, names in os.walk(self.root, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        for where, folders, names in os.walk(self.root, onerror=_refuse, followlinks=True):
+            folders[:] = [name for name in folders if not name.startswith(_HIDDEN)]
             base = os.path.relpath(where, self.root).replace(os.sep, "/")
             prefix = "" if base == "." else f"{base}/"
             found += [prefix + name for name in names if not name.startswith("._")]
         return frozenset(found)
 
     def has(self, path: str) -> bool:
-        """Whether `files` has a path; asks for this one alone, without the walk."""
+        """Whether `files` has a path; asks for this one alone, without the walk. A link that leads
+        out of the root is no file here, since no reader follows it.
+        """
         *folders, name = path.split("/")
-        hidden = any(part.startswith((".", "__MACOSX")) for part in folders)
+        hidden = any(part.startswith(_HIDDEN) for part in folders)
         refused = hidden or "" in folders or name in ("", ".", "..") or name.startswith("._")
-        self.asked[path] = not refused and os.path.isfile(os.path.join(self.root, path))
+        self.asked[path] = not refused and os.path.isfile(place := os.path.join(self.root, path))
+        self.asked[path] = self.asked[path] and paths.is_inside(place, self.root)
         return self.asked[path]
+
+    def leads_out(self, path: str) -> bool:
+        """Whether a path, or the file that it names a part of, is a file by a link that leads out
+        of the root.
+        """
+        place = os.path.join(self.root, paths.split_member(path)[0])
+        return os.path.isfile(place) and not paths.is_inside(place, self.root)
 
     @functools.cached_property
     def _by_folder(self) -> dict[str, list[str]]:
@@ -125,28 +146,29 @@ class Folder:
           encoding: of the text.
 
         Raises:
-          DataError: a column is missing, or a line is longer than the header.
+          DataError: a column is missing, a line is longer than the header, or a quotation mark is
+            open at the end, as in a file that was cut short.
         """
         where = os.path.join(self.root, path)
         opener = gzip.open if path.endswith(".gz") else open
         with opener(where, "rb") as raw, io.TextIOWrapper(raw, encoding, newline="") as text:
             tabs = path.removesuffix(".gz").endswith((".tsv", ".tab", ".txt"))
-            reader = csv.reader(text, delimiter="\t" if tabs else ",")
+            lines = _lines(text, "\t" if tabs else ",", where)
             try:
-                header = [name.strip() for name in next(reader, [])]
+                header = [name.strip() for name in next(lines, (1, []))[1]]
                 need_columns(columns, header, where)
-                for line in reader:
+                for number_of_line, line in lines:
                     cells = [cell.strip() for cell in line]
                     if not any(cells):
                         continue
                     if len(line) > len(header):
                         raise DataError(
-                            f"line {reader.line_num} has {len(line)} fields, the header "
+                            f"line {number_of_line} has {len(line)} fields, the header "
                             f"{len(header)}",
                             where=where,
                             hint="download the file again",
                         )
-                    self.place = f"{path}, line {reader.line_num}"
+                    self.place = f"{path}, line {number_of_line}"
                     yield dict(zip(header, cells, strict=False)) | dict.fromkeys(
                         header[len(line) :], ""
                     )
@@ -155,6 +177,27 @@ class Folder:
                 raise DataError(
                     f"is not a table of text: {error}", where=where, hint="download it again"
                 ) from error
+
+
+def _lines(text: Iterable[str], delimiter: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """(number of the line, cells) of each record of a CSV text.
+
+    Raises:
+      DataError: a quotation mark is open at its end: the last cell holds the rest of the text.
+    """
+    reader = csv.reader(itertools.chain(text, [_END]), delimiter=delimiter)
+    for cells in reader:
+        if cells == [_END]:
+            return
+        if cells and cells[-1].endswith(_END):
+            raise DataError(
+                "a quotation mark is open at its end", where=where, hint="download it again"
+            )
+        yield reader.line_num, cells
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise error
 
 
 def need_columns(columns: Sequence[str], header: Sequence[str], where: str) -> None:

@@ -12,6 +12,7 @@ gone since.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -22,7 +23,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from qoq_jax.base import exit_codes, files
+from qoq_jax.base import exit_codes, files, lock
 from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.example import Converter, Dropped, Record
 from qoq_jax.climb.convert.folder import Folder
@@ -75,6 +76,32 @@ class Task:
     done: bool
 
 
+@contextlib.contextmanager
+def alone(work: Conversion) -> Iterator[None]:
+    """Inside, no other process converts in this folder.
+
+    Raises:
+      DataError: there is no such folder.
+      ConfigError: another process does.
+    """
+    Folder(work.root)
+    os.makedirs(work.folder, exist_ok=True)
+    try:
+        with lock.hold(work.folder, "convert a copy of the data set"):
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # what is in it is for the next one
+            os.rmdir(work.folder)
+
+
+def remove(work: Conversion) -> None:
+    """Removes records and parts, whole or cut short by a kill."""
+    for path in pathlib.Path(work.folder).iterdir():
+        if not path.name.startswith(lock.NAME):
+            with contextlib.suppress(OSError):  # the rows are there; NFS may still hold a name
+                path.unlink()
+
+
 def plan(work: Conversion) -> tuple[list[Task], list[Dropped]]:
     """(tasks, what is left out before any of them), with the records of the tasks that are not done
     in their files.
@@ -91,7 +118,6 @@ def plan(work: Conversion) -> tuple[list[Task], list[Dropped]]:
         task = Task(len(planned), _key(work, content), False)
         done = _is_done(_body(task, work), folder)
         if not done:
-            os.makedirs(work.folder, exist_ok=True)
             with open(work.records(task.number), "wb") as file:  # no worker runs yet
                 file.write(content)
         planned.append(dataclasses.replace(task, done=done))

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,14 +37,16 @@ def convert(
     Raises:
       DataError: the folder is not laid out as published, or gives no row; or a file or cell of a
         task cannot be read, after the other tasks.
+      ConfigError: another process converts in this folder.
     """
     work = tasks.Conversion(converter, os.fspath(root), seed)
-    planned, dropped = tasks.plan(work)
-    run(tasks.make, [task.number for task in planned if not task.done], work)
-    with tempfile.TemporaryFile(dir=work.root) as spool:
-        known = _gather(work, planned, dropped, spool)
-        report = _merge(work, known, dropped, spool)
-    shutil.rmtree(work.folder, ignore_errors=True)
+    with tasks.alone(work):
+        planned, dropped = tasks.plan(work)
+        run(tasks.make, [task.number for task in planned if not task.done], work)
+        with tempfile.TemporaryFile(dir=work.root) as spool:
+            known = _gather(work, planned, dropped, spool)
+            report = _merge(work, known, dropped, spool)
+        tasks.remove(work)
     return report
 
 

@@ -18,7 +18,7 @@ from qoq_jax.base.errors import ConfigError, DataError, did_you_mean
 from qoq_jax.climb import qa
 from qoq_jax.climb.convert import splits
 from qoq_jax.climb.convert import write as convert_lib
-from qoq_jax.climb.convert.example import Dropped, Example
+from qoq_jax.climb.convert.example import LEADS_OUT, Dropped, Example, check_text
 from qoq_jax.climb.convert.folder import Folder
 from qoq_jax.climb.convert.row import row_of
 from qoq_jax.data import rows as schema
@@ -124,13 +124,16 @@ def write(
       patients: whether examples name their patients; else each is one of its own.
 
     Raises:
-      DataError: nothing becomes a row, an id is there twice, labels that no question can list, or
-        rows are there that no import has written.
+      DataError: nothing becomes a row, a file's name is not UTF-8, an id is there twice, labels
+        that no question can list, or rows are there that no import has written.
     """
     check_free(folder.root)
     examples: dict[str, Example] = {}
     dropped: dict[str, list[str]] = {}
     for one in found:
+        check_text(one, folder)
+        if isinstance(one, Example) and any(map(folder.leads_out, one.media)):
+            one = Dropped(one.id, LEADS_OUT)
         if isinstance(one, Dropped):
             dropped.setdefault(one.reason, []).append(one.id)
         elif task.labels and not set(one.labels) <= set(task.labels):

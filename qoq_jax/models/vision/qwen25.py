@@ -18,7 +18,7 @@ from typing import Any
 import einops
 import jax
 
-from qoq_jax.models import layers
+from qoq_jax.models import layers, sequence
 from qoq_jax.models.attention import segment_rows
 from qoq_jax.models.gathered import gathered
 from qoq_jax.models.sizes import VisionConfig, VlmConfig
@@ -118,13 +118,17 @@ def block(
     kernel: str,
 ) -> jax.Array:
     """One transformer block, x [R,P,W]; its attention stays within `segments` [R,P]."""
+    patches = sequence.patch_axis(x.shape[1], cfg.merge_unit)
     y = layers.rms_norm(x, params["attention_norm"]["scale"], cfg.norm_eps)
     # [R,P,W] x [W,X,K,h] -> X of [R,P,K,h]
     qkv = layers.linear("rpw,wxkh->rpxkh", y, params["qkv"]["kernel"], params["qkv"]["bias"])
-    q, k, v = (constrain(qkv[:, :, i], ("media", None, "heads", None)) for i in range(3))
-    attended = segment_rows(
-        layers.rotate(q, angles), layers.rotate(k, angles), v, segments, max_segment, kernel
+    q, k, v = (constrain(qkv[:, :, i], ("media", patches, "heads", None)) for i in range(3))
+    q, k, v = (
+        sequence.to_heads(one, "media", patches)
+        for one in (layers.rotate(q, angles), layers.rotate(k, angles), v)
     )
+    attended = segment_rows(q, k, v, segments, max_segment, kernel)
+    attended = sequence.to_tokens(attended, "media", patches)
     # One axis f of heads and channels: XLA would contract two in an order of its own, and transpose
     # the kernel for it.
     attended = einops.rearrange(attended, "r p k h -> r p (k h)")
@@ -132,7 +136,7 @@ def block(
     # [R,P,K*h] x [K*h,W] -> [R,P,W]
     x = x + layers.linear("rpf,fw->rpw", attended, kernel, params["o"]["bias"])
     y = layers.rms_norm(x, params["mlp_norm"]["scale"], cfg.norm_eps)
-    return constrain(x + layers.swiglu(y, params["mlp"]), ("media", None, None))
+    return constrain(x + layers.swiglu(y, params["mlp"]), ("media", patches, None))
 
 
 def tower(
@@ -156,9 +160,8 @@ def tower(
     specs = _block_specs(vision)
     x = normalise(patches, vision, dtype)
     # [R,P,i] x [i,W] -> [R,P,W]
-    x = constrain(
-        layers.linear("rpi,iw->rpw", x, params["patch_embed"]["kernel"]), ("media", None, None)
-    )
+    cut = ("media", sequence.patch_axis(x.shape[1], vision.merge_unit), None)
+    x = constrain(layers.linear("rpi,iw->rpw", x, params["patch_embed"]["kernel"]), cut)
     angles = rotary_angles(vision, patch_hw)
 
     def window_block(x: jax.Array, weights: dict[str, Any]) -> tuple[jax.Array, None]:

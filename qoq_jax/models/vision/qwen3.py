@@ -19,7 +19,7 @@ import einops
 import jax
 import jax.numpy as jnp
 
-from qoq_jax.models import layers
+from qoq_jax.models import layers, sequence
 from qoq_jax.models.attention import segment_rows
 from qoq_jax.models.gathered import gathered
 from qoq_jax.models.sizes import Qwen3VisionConfig, VlmConfig
@@ -138,12 +138,17 @@ def block(
     kernel: str,
 ) -> jax.Array:
     """One transformer block, x [R,P,W]; its attention stays within `segments` [R,P] (frames)."""
+    patches = sequence.patch_axis(x.shape[1], cfg.merge_unit)
     y = layers.layer_norm(x, params["attention_norm"], cfg.norm_eps)
     # [R,P,W] x [W,X,K,h] -> X of [R,P,K,h]
     qkv = layers.linear("rpw,wxkh->rpxkh", y, **params["qkv"])
-    q, k, v = (constrain(qkv[:, :, i], ("media", None, "heads", None)) for i in range(3))
-    q, k = layers.rotate(q, angles), layers.rotate(k, angles)
+    q, k, v = (constrain(qkv[:, :, i], ("media", patches, "heads", None)) for i in range(3))
+    q, k, v = (
+        sequence.to_heads(one, "media", patches)
+        for one in (layers.rotate(q, angles), layers.rotate(k, angles), v)
+    )
     attended = segment_rows(q, k, v, segments, cfg.max_frame_patches, kernel)
+    attended = sequence.to_tokens(attended, "media", patches)
     # [R,P,K,h] x [K,h,W] -> [R,P,W]
     x = x + layers.linear("rpkh,khw->rpw", attended, **params["o"])
     y = layers.layer_norm(x, params["mlp_norm"], cfg.norm_eps)
@@ -151,7 +156,7 @@ def block(
         # [R,P,W] x [W,F] -> [R,P,F] and back
         y = jax.nn.gelu(layers.linear("rpw,wf->rpf", y, **params["mlp"]["up"]), approximate=True)
         y = layers.linear("rpf,fw->rpw", y, **params["mlp"]["down"])
-    return constrain(x + y, ("media", None, None))
+    return constrain(x + y, ("media", patches, None))
 
 
 def tower(
@@ -171,7 +176,8 @@ def tower(
     positions = position_embeddings(
         params["positions"], vision.position_grid, patch_hw, patch_frame
     )
-    x = constrain(x + positions.astype(dtype), ("media", None, None))
+    cut = ("media", sequence.patch_axis(x.shape[1], vision.merge_unit), None)
+    x = constrain(x + positions.astype(dtype), cut)
     angles = rotary_angles(vision, patch_hw)
 
     def one(x: jax.Array, weights: dict[str, Any]) -> tuple[jax.Array, None]:

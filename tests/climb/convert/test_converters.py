@@ -404,6 +404,12 @@ def test_the_same_folder_gives_the_same_bytes(tmp_path):
     [
         ("train.csv", "id_code,diagnose\n1,2\n", "there is no column 'diagnosis'"),
         ("train.csv", "id_code,diagnosis\n1,2,3\n", "line 2 has 3 fields, the header 2"),
+        (
+            "train.csv",
+            'id_code,diagnosis\n000c,2\n"001a,0\n',
+            "a quotation mark is open at its end",
+        ),
+        ("train.csv", '"id_code,diagnosis\n000c,2\n', "a quotation mark is open at its end"),
         ("train.csv", "id_code,diagnosis\n000c,two\n", "no label for 'two'"),
         ("train.csv", b"id_code,diagnosis\n\xff\xfe,1\n", "is not a table of text"),
         ("train.csv", "", "there is no column 'id_code'"),

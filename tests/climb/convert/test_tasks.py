@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 
+import apache_beam
 import pytest
 from helpers import original_layouts
 from PIL import Image
 
-from qoq_jax.base.errors import DataError
+from qoq_jax.base.errors import ConfigError, DataError, QoqError, RetryError
 from qoq_jax.cli import main
 from qoq_jax.climb import pipeline
 from qoq_jax.climb.convert import sets, tasks, write
@@ -252,10 +253,107 @@ def test_two_records_of_one_id_are_an_error(tree):
         (["mimic-iv", "--runner", "DirectRunner"], "MIMIC-IV are read by one process"),
         (["lndb", "--runner-options=--direct_num_workers=2"], "no runner"),
         (["lndb", "--runner", "NoSuchRunner"], "refuses the runner 'NoSuchRunner'"),
+        (
+            ["lndb", "--runner", "DirectRunner", "--runner-options=direct_num_workers=2"],
+            "'direct_num_workers=2' belongs to no option",
+        ),
+        (
+            ["lndb", "--runner", "DirectRunner", "--runner-options=--direct_num_workrs=2"],
+            "no option --direct_num_workrs (hint: did you mean '--direct_num_workers'?)",
+        ),
+        (
+            ["lndb", "--runner", "DirectRunner", "--runner-options=--direct_num_workers=two"],
+            "argument --direct_num_workers: invalid int value: 'two'",
+        ),
     ],
 )
 def test_options_that_say_nothing_are_one_line(tmp_path, capsys, arguments, said):
     name, *options = arguments
     assert main.main(["data", "convert", name, str(tmp_path), *options]) == 2
-    assert said in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert said in shown and "usage:" not in shown
     assert os.listdir(tmp_path) == []
+
+
+def stale(number):
+    raise OSError(errno.ESTALE, "Stale file handle", "g1/E00001.hea")
+
+
+def interrupted(number):
+    raise KeyboardInterrupt
+
+
+def broken(number):
+    raise KeyError("a bug")
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "said"),
+    [
+        (stale, RetryError, r"DirectRunner has failed \(OSError: \[Errno 116\] Stale"),
+        (interrupted, KeyboardInterrupt, "^$"),
+        (broken, KeyError, "a bug"),
+    ],
+)
+def test_beam_raises_in_one_line_what_is_no_bug_of_a_task(function, error, said):
+    with pytest.raises(error, match=said):
+        pipeline.beam("DirectRunner")(function, [0])
+
+
+def test_a_runner_that_cannot_work_is_one_line(monkeypatch):
+    def unreachable(self):
+        raise RuntimeError("Unable to fetch\njob server")
+
+    monkeypatch.setattr(apache_beam.Pipeline, "run", unreachable)
+    with pytest.raises(QoqError, match=r"^DirectRunner has failed \(Unable to fetch job server\)"):
+        pipeline.beam("DirectRunner")(broken, [0])
+
+
+def test_one_process_at_a_time_converts_in_a_folder(tree):
+    root = tree("aptos2019")
+
+    def second(function, elements, *arguments):
+        with pytest.raises(ConfigError, match=r"is in use by process \d+"):
+            convert(root, "aptos2019")
+        pipeline.here(function, elements, *arguments)
+
+    assert convert(root, "aptos2019", second)["rows"]["train"] == 2
+    assert not (root / tasks.FOLDER).exists()
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tree):
+    root = tree("aptos2019")
+    (root / tasks.FOLDER).mkdir()
+    (root / tasks.FOLDER / ".00000.part.1-2.partial").write_text("{")
+    convert(root, "aptos2019")
+    assert not (root / tasks.FOLDER).exists()
+
+
+def test_media_behind_a_link_that_leads_out_are_left_out_until_they_are_there(tree, tmp_path):
+    root, whole = tree("aptos2019"), contents_of(tree("aptos2019", "whole"), "aptos2019")
+    (root / "train_images").rename(tmp_path / "elsewhere")
+    (root / "train_images").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="2 a file is behind a link that leads out"):
+        convert(root, "aptos2019")
+    (root / "train_images").unlink()
+    (tmp_path / "elsewhere").rename(root / "train_images")
+    convert(root, "aptos2019")
+    assert contents(root) == whole
+
+
+def test_a_name_that_is_not_utf_8_is_shown(tree):
+    root = tree("brain-tumor-2")
+    picture = next(root.rglob("*.jpg"))
+    picture.rename(os.fsdecode(bytes(picture.parent) + b"/Tum\xf6r.jpg"))
+    with pytest.raises(DataError, match=r"not UTF-8: '.*Tum\\udcf6r.jpg'"):
+        convert(root, "brain-tumor-2")
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tree, monkeypatch):
+    def walk(top, onerror, followlinks):
+        onerror(PermissionError(errno.EACCES, "Permission denied", f"{top}/train_images"))
+        return iter(())
+
+    monkeypatch.setattr(os, "walk", walk)
+    with pytest.raises(PermissionError, match="train_images"):
+        convert(tree("aptos2019"), "aptos2019")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import datasets
 import numpy as np
@@ -281,3 +282,22 @@ def test_missing_cells_of_a_hugging_face_data_set_are_not_their_names(tmp_path):
         made("three", label="tags")
     with pytest.raises(DataError, match="no Image"):
         made("four", media=("all",))
+
+
+def test_pictures_behind_a_link_out_of_the_folder_are_left_out(tmp_path):
+    root = tmp_path / "own"
+    for label in ("Nevus", "Melanoma"):
+        picture(root / label / "a.png")
+    picture(tmp_path / "elsewhere" / "b.png")
+    (root / "Nevus" / "more").symlink_to(tmp_path / "elsewhere")
+    dropped = tables.from_folder(str(root), SKIN)["dropped"]
+    reason = "a file is behind a link that leads out of the data folder"
+    assert dropped == {reason: {"records": 1, "as": ["Nevus/more/b.png"]}}
+
+
+def test_a_picture_whose_name_is_not_utf_8_is_named(tmp_path):
+    for label in ("Nevus", "Melanoma"):
+        picture(tmp_path / label / "a.png")
+    (tmp_path / "Nevus" / "a.png").rename(os.fsdecode(bytes(tmp_path) + b"/Nevus/\xf6.png"))
+    with pytest.raises(DataError, match=r"not UTF-8: 'Nevus/\\udcf6.png'"):
+        tables.from_folder(str(tmp_path), SKIN)
