@@ -77,8 +77,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("no model is named", hint="qoq evaluate WORKDIR, or --list-tasks")
     if arguments.tasks is not None:
         return _on_tasks(arguments)
+    from qoq_jax.base import storage
     from qoq_jax.train import run as training
 
+    if not storage.is_dir(arguments.model):
+        hint = "qoq evaluate WORKDIR; other models and files of predictions need --tasks"
+        raise ConfigError("is no workdir of a run", where=arguments.model, hint=hint)
     scores, fit = arguments.scores or arguments.temperature, arguments.temperature
     if fit and arguments.split != "test":
         raise ConfigError("--temperature is judged on test", hint="leave out --split")

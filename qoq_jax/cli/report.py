@@ -92,6 +92,9 @@ def _grading(arguments: argparse.Namespace, roots: dict[str, str]) -> int:
         out = arguments.out or "grading.html"
         key = grading.write(out, *cases_page.opened_file(path, against, roots), count, seed)
     else:
+        if not storage.is_dir(path):
+            hint = "name the workdir of a run, or an eval/*.json"
+            raise ConfigError("no such file or folder", where=path, hint=hint)
         out = arguments.out or os.path.join(path, "grading.html")
         with cases_page.opened_run(path, against, roots) as (sides, library):
             key = grading.write(out, sides, library, count, seed)

@@ -17,7 +17,7 @@ from qoq_jax.base.errors import DataError
 
 BINS = 10
 _LEAST = 1e-30  # a probability of 0 counts as this
-_TEMPERATURES = (0.01, 100.0)
+TEMPERATURES = (0.01, 100.0)  # that are tried
 
 
 def confidences(records: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +124,7 @@ def summarize(records: Sequence[dict]) -> dict | None:
 
 def fit_temperature(records: Sequence[dict]) -> float:
     """The T > 0 of least mean negative log-likelihood of the gold labels under softmax(log p / T)
-    (temperature scaling, Guo et al., arXiv 1706.04599, section 4.2), between 0.01 and 100.
+    (temperature scaling, Guo et al., arXiv 1706.04599, section 4.2), within TEMPERATURES.
 
     The loss is convex in 1/T, so its slope is followed to zero by halving. Rows of several gold
     labels count each alike; rows without scores or gold labels among them are passed over.
@@ -137,7 +137,7 @@ def fit_temperature(records: Sequence[dict]) -> float:
         raise DataError(
             "no record has scores to fit a temperature on", hint="qoq evaluate --scores"
         )
-    low, high = (1 / bound for bound in reversed(_TEMPERATURES))
+    low, high = (1 / bound for bound in reversed(TEMPERATURES))
 
     def slope(inverse: float) -> float:
         return sum(float(_softmax(inverse * z) @ z - z[gold].mean()) for z, gold in rows)

@@ -53,9 +53,9 @@ class RowFiles:
         changed = sorted(k for k in identity if theirs and theirs.get(k) != identity[k])
         if changed:
             raise ConfigError(
-                f"was begun with another {', '.join(changed)}",
+                f"was begun with other {', '.join(changed)}",
                 where=self._folder,
-                hint="give another --out, or delete the folder",
+                hint="name another folder for the results, or delete this one",
             )
         if not theirs:
             files.write_json(os.path.join(self._folder, _IDENTITY), identity)

@@ -16,10 +16,13 @@ def find(path: str) -> str:
     """The file itself, or that of a workdir's last evaluation of the test split.
 
     Raises:
-      DataError: the workdir has none.
+      DataError: there is neither, or the workdir has none.
     """
-    if not storage.is_dir(path):
+    if storage.is_file(path):
         return path
+    if not storage.is_dir(path):
+        hint = "name the workdir of a run, or an eval/*.json of one"
+        raise DataError("no such file or folder", where=path, hint=hint)
     names = (os.path.join(path, "eval", f"{stage}.json") for stage in STAGES)
     found = next(filter(storage.is_file, names), None)
     if found is None:

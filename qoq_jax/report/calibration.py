@@ -52,6 +52,7 @@ def _temperature(run: Run, sides: Mapping[str, Sequence[dict]]) -> str:
     found = run.parts("temperature")
     if not found:
         return ""
+    low, high = numbers.TEMPERATURES
     headings = {"nll": "NLL", "ece": "calibration error", "brier": "Brier score", "aurc": "AURC"}
     rows = [
         [
@@ -70,7 +71,8 @@ def _temperature(run: Run, sides: Mapping[str, Sequence[dict]]) -> str:
     return (
         "<h3>Before and after one temperature</h3><p>The probabilities of the test rows, p, become "
         "softmax(log p / T), with the T of least negative log-likelihood (NLL) on the validation "
-        "rows. A T above 1 says that the model was too sure. The likeliest label stays.</p>"
+        f"rows, from {low:g} to {high:g}. A T above 1 says that the model was too sure. The "
+        "likeliest label stays.</p>"
         + tables.table(["evaluation", "T", "validation rows", *headings.values()], rows)
         + '<p class="note">Of all data sets together. Grey: at T = 1. AURC: area under the '
         f'risk-coverage curve.</p><div class="grid2">{"".join(tiles)}</div>'

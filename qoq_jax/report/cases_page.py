@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from qoq_jax.base import files, storage
+from qoq_jax.base.errors import ConfigError
 from qoq_jax.evaluation import saved
 from qoq_jax.report import viewer
 from qoq_jax.report.shown import Library
@@ -29,7 +30,7 @@ def of_run(
       report: address of the report that the page links to.
 
     Raises:
-      DataError: an evaluation cannot be read.
+      DataError: an evaluation cannot be read. ConfigError: `roots` has what no row is of.
     """
     out = os.path.join(folder, "cases.html")
     with opened_run(workdir, against, roots) as (sides, library):
@@ -60,7 +61,7 @@ def of_file(
       against, roots: as for `opened_run`; without roots there are no media.
 
     Raises:
-      DataError: an evaluation cannot be read.
+      DataError: an evaluation cannot be read. ConfigError: `roots` has what no row is of.
     """
     sides, library = opened_file(path, against, roots)
     viewer.write(out, sides, library, "Cases")
@@ -81,7 +82,7 @@ def opened_run(
       roots: source -> folder of rows and media, beside those that the run read.
 
     Raises:
-      DataError: an evaluation cannot be read.
+      DataError: an evaluation cannot be read. ConfigError: `roots` has what no row is of.
     """
     workdir = os.fspath(workdir)
     paths = {stage: os.path.join(workdir, "eval", f"{stage}.json") for stage in saved.STAGES}
@@ -95,6 +96,7 @@ def opened_run(
         sides.insert(0, _side(against))
     elif last != "sft" and "sft" in found:
         sides.insert(0, viewer.Side(NAMES["sft"], saved.read(found["sft"])["records"]))
+    _check_sides(sides, roots)
     there = known_roots(workdir, roots)
     config = files.read_json(os.path.join(workdir, "config.json"), {}, finite=False)
     length = config.get("data", {}).get("ecg_length", "refuse")
@@ -110,7 +112,28 @@ def opened_file(
     content = saved.read(path)
     sides = [_side(against)] if against else []
     sides.append(viewer.Side(_name(path), content["records"]))
+    _check_sides(sides, roots)
     return sides, Library((), roots, content.get("split", "test"))
+
+
+def _check_sides(sides: list[viewer.Side], roots: Mapping[str, str] | None) -> None:
+    for side in sides:
+        saved.check(side.records)
+    check_roots({r["source"] for side in sides for r in side.records}, roots)
+
+
+def check_roots(sources: Collection[str], roots: Mapping[str, str] | None) -> None:
+    """Refuses source -> folder of which no row is, since its media would be missing in silence.
+
+    Raises:
+      ConfigError: there is another source than of the rows, or no such folder.
+    """
+    for name, folder in (roots or {}).items():
+        if name not in sources:
+            hint = f"name it by the source of its rows, one of {', '.join(sorted(sources))[:200]}"
+            raise ConfigError(f"no row is of the source {name!r}", where=str(folder), hint=hint)
+        if not storage.is_dir(os.fspath(folder)):
+            raise ConfigError("no such folder", where=str(folder), hint="check the path")
 
 
 def _side(path: str) -> viewer.Side:

@@ -130,16 +130,23 @@ def results(
       split: of the rows, where the file does not say it.
 
     Raises:
-      DataError: there is no evaluation, or it cannot be read.
+      DataError: there is no evaluation, or it cannot be read. ConfigError: `data` has a source that
+        no row is of, or a folder that is not there.
     """
     path = os.fspath(path)
     file, content = saved.find(path), saved.read(path)
     saved.check(content["records"])
     workdir = path if storage.is_dir(path) else ""
     roots = dict(data) if isinstance(data, Mapping) else {}
-    if workdir or not isinstance(data, Mapping):
-        roots = cases_page.known_roots(workdir or os.fspath(data or ""), roots)
-    config = files.read_json(os.path.join(workdir, "config.json"), {}, finite=False)
+    cases_page.check_roots({r["source"] for r in content["records"]}, roots)
+    read_by = workdir or (os.fspath(data) if isinstance(data, (str, os.PathLike)) else "")
+    if read_by:
+        if not storage.is_dir(read_by):
+            raise ConfigError("no such folder", where=read_by, hint="data is a run's workdir")
+        roots = cases_page.known_roots(read_by, roots)
+    config = {}
+    if workdir:
+        config = files.read_json(os.path.join(workdir, "config.json"), {}, finite=False)
     stage = os.path.splitext(os.path.basename(file))[0]
     kept = pathlib.Path(workdir, "gallery", stage)
     return Results(

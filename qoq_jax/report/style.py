@@ -49,7 +49,7 @@ figure { margin:0; min-width:0; } svg { display:block; width:100%; height:auto; 
   vertical-align:-1px; }
 .keys { font-size:14px; color:var(--muted); } .keys span { margin-right:18px; white-space:nowrap; }
 .small { display:grid; grid-template-columns:repeat(auto-fill,minmax(185px,1fr)); gap:20px 22px;
-  margin:16px 0; }
+  margin:16px 0; } .small svg { max-width:300px; }
 .domain { display:grid; grid-template-columns:1fr 1fr 1fr 2.15fr; gap:14px 22px;
   margin:6px 0 20px; }
 @media (max-width:860px) { .domain { grid-template-columns:1fr 1fr; } }

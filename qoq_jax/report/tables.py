@@ -32,16 +32,17 @@ def table(
         for place, row in enumerate(rows)
     )
     head = f"<tr>{cells('th', headings)}</tr>"
-    return _scrolling("table", f"<table>{head}{''.join(lines)}</table>")
+    return scrolling("table", f"<table>{head}{''.join(lines)}</table>")
 
 
 def figure(chart: str, caption: str = "") -> str:
     """A chart (charts.py) over the whole page; `caption` is HTML."""
     words = caption and f"<figcaption>{caption}</figcaption>"
-    return f"<figure>{_scrolling('chart', chart)}{words}</figure>"
+    return f"<figure>{scrolling('chart', chart)}{words}</figure>"
 
 
-def _scrolling(name: str, content: str) -> str:
+def scrolling(name: str, content: str) -> str:
+    """HTML that may be wider than the page, to scroll with keys too; `name` is read out."""
     return f'<div class="scroll" tabindex="0" role="group" aria-label="{name}">{content}</div>'
 
 

@@ -91,6 +91,7 @@ def collect(
             hint=f"qoq evaluate {workdir}",
         )
     parts = [part for part in parts if part.rows]
+    cases_page.check_roots({row["source"] for part in parts for row in part.rows}, roots)
     provenance = traces_card.Provenance(
         config_sha256=_sha256(config_file) if storage.is_file(config_file) else "",
         run=files.read_json(os.path.join(workdir, "run.json"), {}, finite=False),

@@ -4,8 +4,9 @@ A row is what an evaluation says of one domain of one source: `domain` "" is all
 "" all sources. Metrics are those of evaluation/metrics.py, over `responses`; of published questions
 that are not classification those of evaluation/tasks/scores.py, where `domain` "" is all questions
 and "closed", "open", "choice" or "set" those of a kind. `metric` names the first one, `value` is
-its value again, and `stderr` the spread of a Bayesian bootstrap over patients (scores.py). With
-several samples each response counts as a row, and of each row
+its value again, and `stderr` the spread of a Bayesian bootstrap over patients (scores.py), empty
+where all rows are of one patient. With several samples each response counts as a row, and of each
+row
 
   any_exact_match    share of rows with at least one sample that is exactly right (pass@k)
   vote_exact_match   share of rows whose most frequent predicted set of labels is exactly right, the
@@ -31,7 +32,7 @@ from qoq_jax.data.answer_format import fold
 from qoq_jax.evaluation import compare, metrics
 from qoq_jax.evaluation.row_files import DONE
 from qoq_jax.evaluation.tasks import scores
-from qoq_jax.report import charts, style
+from qoq_jax.report import charts, style, tables
 from qoq_jax.report.gallery import escape
 from qoq_jax.sweep.evaluation_plan import Cell
 from qoq_jax.sweep.tables import COLOURS
@@ -167,9 +168,10 @@ def _of_answers(records: Sequence[dict]) -> Iterator[_Part]:
         yield "", part, mine, _first(first, named[first], error) | named
 
 
-def _first(metric: str, value: float, error: float) -> dict[str, Any]:
+def _first(metric: str, value: float, error: float | str | None) -> dict[str, Any]:
     """Without the rounding of sums, which differs between machines."""
-    return {"metric": metric, "value": value, "stderr": round(error, 6)}
+    shown = round(error, 6) if isinstance(error, float) else None
+    return {"metric": metric, "value": value, "stderr": shown}
 
 
 def of_samples(records: Sequence[dict]) -> dict[str, float]:
@@ -337,4 +339,4 @@ def _html(rows: Sequence[dict], more: Sequence[str]) -> str:
         return f"<tr>{''.join(made)}</tr>"
 
     body = "".join(line("td", (_cell(row, name) for name in names)) for row in rows)
-    return f'<div class="scroll"><table>{line("th", names)}{body}</table></div>'
+    return tables.scrolling("table", f"<table>{line('th', names)}{body}</table>")

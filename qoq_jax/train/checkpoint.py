@@ -32,16 +32,24 @@ from qoq_jax.train.checkpoint_store import has_checkpoint
 from qoq_jax.train.checksums import CHECKSUMS, damage, raise_what_may_pass, write_checksums
 from qoq_jax.train.sections import CheckpointConfig
 
-# Orbax raises a failed write and also logs its traceback from each of its threads; the raised one
-# becomes our one line.
-logging.getLogger("absl").addFilter(
-    lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname
-)
-
 __all__ = ["Checkpointer", "has_checkpoint", "model_fingerprint"]
 SCORE = "macro_f1"  # of the validation rows, by which `keep_best` ranks
 # What does not change what a checkpoint holds.
 _RUNTIME_FIELDS = ("compute_dtype", "remat", "attention", "decode_attention", "kv_cache_dtype")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Orbax raises a failed write and also logs its traceback from each of its threads: the raised
+    one becomes our one line. It warns that a folder is opened for reading, too, as was asked.
+    """
+    if "orbax" not in record.pathname:
+        return True
+    text = record.getMessage()
+    asked = "read_only=True" in text or "is read only=" in text
+    return record.levelno < logging.ERROR and not asked
+
+
+logging.getLogger("absl").addFilter(_is_news)
 
 
 def model_fingerprint(cfg: Any) -> str:

@@ -170,9 +170,10 @@ def fit_temperature(workdir: str, stage: str) -> None:
     result = files.read_json(path, finite=False)
     found = calibration.temperature(validation["records"], result["records"])
     files.write_json(path, result | {"temperature": found}, indent=None)
-    before, after = (found[side] for side in ("before", "after"))
+    (low, high), (before, after) = calibration.TEMPERATURES, (found["before"], found["after"])
     print(
-        f"temperature {found['temperature']:.3f} of {found['fitted_on']} validation rows; test: "
+        f"temperature {found['temperature']:.3f} (of {low:g} to {high:g}), fitted on "
+        f"{found['fitted_on']} validation rows; test: "
         f"NLL {before['nll']:.3f} -> {after['nll']:.3f}, "
         f"calibration error {before['ece']:.3f} -> {after['ece']:.3f}"
     )

@@ -23,7 +23,7 @@ from qoq_jax.climb.mimic import admissions, convert, synthetic
 from qoq_jax.climb.mimic.admissions import Admissions
 from qoq_jax.models import spec
 from qoq_jax.models.encoders import registry
-from qoq_jax.models.fusion import FusionConfig
+from qoq_jax.models.fusion import FusionConfig, Inputs, Modality
 from qoq_jax.train import config as train_config
 from qoq_jax.transfer import fusion_fit, fusion_inputs, fusion_table, weights
 from qoq_jax.transfer.fusion_config import FusionDataConfig, FusionRunConfig, PretrainedConfig
@@ -129,14 +129,19 @@ def compare(cfg: FusionRunConfig, found: Admissions) -> dict[str, Any]:
     seeds = range(cfg.seeds)
     add("record", "concat", "", _fit(cfg, found, "concat", [table], seeds)["fused"])
     starts = [RANDOM, PRETRAINED] if any(getattr(cfg, name).weights for name in media) else [RANDOM]
+    # random encoders differ from seed to seed, pretrained ones do not
+    groups = {RANDOM: [[seed] for seed in seeds], PRETRAINED: [list(seeds)]}
+    encoded = [_encoded(cfg, found, name, starts) for name in media]
     for start in starts if media else []:
-        # random encoders differ from seed to seed, pretrained ones do not
-        groups = [[seed] for seed in seeds] if start == RANDOM else [seeds]
-        features = [[table, *_features(cfg, found, media, start, group[0])] for group in groups]
+        first = 0 if start == RANDOM else cfg.seeds
+        features = [
+            [table, *((sizes, made[first + n]) for sizes, made in encoded)]
+            for n in range(len(groups[start]))
+        ]
         for method in cfg.methods:
             made = [
                 _fit(cfg, found, method, parts, group)
-                for parts, group in zip(features, groups, strict=True)
+                for parts, group in zip(features, groups[start], strict=True)
             ]
             scores = {name: np.concatenate([one[name] for one in made]) for name in made[0]}
             add("all", method, start, scores.pop("fused"))
@@ -153,23 +158,21 @@ def compare(cfg: FusionRunConfig, found: Admissions) -> dict[str, Any]:
     }
 
 
-def _features(
-    cfg: FusionRunConfig, found: Admissions, media: Sequence[str], start: str, seed: int
-) -> list[Any]:
-    """(sizes, features) of each medium, by encoders of one start."""
-    made = []
-    for name in media:
-        about: PretrainedConfig = getattr(cfg, name)
-        encoder = registry.get(about.name)
-        if start == PRETRAINED and about.weights:
-            params = weights.load_encoder(encoder, about.weights)
-        else:
-            params = spec.init_params(encoder.param_specs(encoder.cfg), jax.random.key(seed))
-        paths, train = getattr(found, name), found.rows_of("train")
-        made.append(
-            fusion_inputs.medium(name, encoder, params, paths, train, cfg.tokens, cfg.batch)
-        )
-    return made
+def _encoded(
+    cfg: FusionRunConfig, found: Admissions, name: str, starts: Sequence[str]
+) -> tuple[Inputs, list[Modality]]:
+    """A medium by random encoders, one per seed, and then by the pretrained one if it is a start;
+    where only other media have pretrained weights, that one is the random one of seed 0.
+    """
+    about: PretrainedConfig = getattr(cfg, name)
+    encoder = registry.get(about.name)
+    specs = encoder.param_specs(encoder.cfg)
+    params = [spec.init_params(specs, jax.random.key(seed)) for seed in range(cfg.seeds)]
+    if PRETRAINED in starts:
+        pretrained = weights.load_encoder(encoder, about.weights) if about.weights else params[0]
+        params.append(pretrained)
+    paths, train = getattr(found, name), found.rows_of("train")
+    return fusion_inputs.medium(name, encoder, params, paths, train, cfg.tokens, cfg.batch)
 
 
 def _fit(

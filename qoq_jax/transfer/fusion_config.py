@@ -25,7 +25,7 @@ class FusionDataConfig:
     mimic: str = ""
     root: str = "data_cache"  # folder for generated data sets
     patients: Positive[int] = 2000  # made-up ones
-    with_media: NotNegative[int] = 800  # of them, those with ECGs and X-rays
+    with_media: NotNegative[int] = 1200  # of them, those with ECGs and X-rays
     data_seed: int = 0
 
 
@@ -68,6 +68,8 @@ class FusionRunConfig:
         for name in ("tasks", "methods"):
             if not getattr(self, name):
                 raise ConfigError(f"{name} is empty", hint="name one at least")
+        if min(self.fit.rates, default=-1.0) < 0:
+            raise ConfigError(f"fit.rates = {self.fit.rates}", hint="one at least, none below 0")
         if self.width % 4:
             raise ConfigError(f"width = {self.width}", hint="a multiple of 4, the heads")
 

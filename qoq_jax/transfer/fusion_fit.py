@@ -1,8 +1,8 @@
 """Fits a fusion on the features of frozen encoders: all seeds in one program.
 
 What encoders say of a patient is computed once, so a fusion is small and its whole training, epochs
-and validation, is one scan. Of each seed the weights of the epoch with the lowest validation loss
-are kept.
+and validation, is one scan. Of each seed the weights of the epoch and the learning rate with the
+lowest validation loss are kept: a linear head and a transformer need different ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class FitConfig:
 
     epochs: Positive[int] = 60
     batch: Positive[int] = 64  # admissions
-    lr: NotNegative[float] = 1e-3  # of AdamW, to 0 by a cosine
+    # of AdamW, to 0 by a cosine; the best by validation is kept
+    rates: tuple[float, ...] = (1e-3, 1e-2)
     weight_decay: NotNegative[float] = 0.05
 
 
@@ -64,7 +65,10 @@ def fit(
     """
     run = _program(cfg, how, len(rows.train))
     keys = jax.vmap(jax.random.key)(np.asarray(seeds))
-    params = run(keys, dict(patients), labels, rows.train, rows.validation)
+    rates = np.asarray(how.rates, np.float32)
+    params, losses = run(keys, rates, dict(patients), labels, rows.train, rows.validation)
+    best = np.asarray(losses).argmin(axis=1)
+    params = jax.tree.map(lambda x: x[np.arange(len(seeds)), best], params)
     if cfg.method != "late":
         return {"fused": np.asarray(_scores(cfg)(params, dict(patients)))}
     heads = {name: np.asarray(x) for name, x in _scores(cfg)(params, dict(patients)).items()}
@@ -110,11 +114,13 @@ def macro_auroc(scores: np.ndarray, labels: np.ndarray) -> float | None:
 
 @functools.lru_cache(maxsize=32)
 def _program(cfg: FusionConfig, how: FitConfig, count: int) -> Any:
-    """Compiled (keys [seeds], patients, labels, train, validation) -> weights, stacked by seed."""
+    """Compiled (keys [seeds], rates, patients, labels, train, validation) -> weights and validation
+    losses, stacked by seed and rate.
+    """
     batch = min(how.batch, count)
     steps = count // batch  # in an epoch; which admissions are left out changes with the epoch
     optimizer = optax.adamw(
-        optax.cosine_decay_schedule(how.lr, how.epochs * steps), weight_decay=how.weight_decay
+        optax.cosine_decay_schedule(1.0, how.epochs * steps), weight_decay=how.weight_decay
     )
 
     def mean_loss(params: Any, patients: Any, labels: jax.Array, rows: jax.Array) -> jax.Array:
@@ -123,7 +129,12 @@ def _program(cfg: FusionConfig, how: FitConfig, count: int) -> Any:
         return total / jnp.maximum(number, 1)
 
     def one(
-        key: jax.Array, patients: Any, labels: jax.Array, train: jax.Array, validation: jax.Array
+        key: jax.Array,
+        rate: jax.Array,
+        patients: Any,
+        labels: jax.Array,
+        train: jax.Array,
+        validation: jax.Array,
     ) -> Any:
         start, order = jax.random.split(key)
         params = spec.init_params(fusion.param_specs(cfg), start)
@@ -132,6 +143,7 @@ def _program(cfg: FusionConfig, how: FitConfig, count: int) -> Any:
             params, state = carry
             gradient = jax.grad(mean_loss)(params, patients, labels, rows)
             updates, state = optimizer.update(gradient, state, params)
+            updates = jax.tree.map(lambda x: rate * x, updates)
             return (optax.apply_updates(params, updates), state), None
 
         def epoch(carry: Any, key: jax.Array) -> Any:
@@ -144,10 +156,11 @@ def _program(cfg: FusionConfig, how: FitConfig, count: int) -> Any:
             return (trained, best, jnp.minimum(loss, lowest)), None
 
         first = ((params, optimizer.init(params)), params, jnp.inf)
-        (_, best, _), _ = jax.lax.scan(epoch, first, jax.random.split(order, how.epochs))
-        return best
+        (_, best, loss), _ = jax.lax.scan(epoch, first, jax.random.split(order, how.epochs))
+        return best, loss
 
-    return jax.jit(jax.vmap(one, in_axes=(0, None, None, None, None)))
+    by_rate = jax.vmap(one, in_axes=(None, 0, None, None, None, None))
+    return jax.jit(jax.vmap(by_rate, in_axes=(0, None, None, None, None, None)))
 
 
 @functools.lru_cache(maxsize=32)

@@ -32,13 +32,14 @@ def table(found: Admissions) -> tuple[Inputs, Modality]:
 def medium(
     name: str,
     encoder: Encoder,
-    params: Params,
+    params: Sequence[Params],
     paths: Sequence[str],
     train: np.ndarray,
     tokens: int,
     batch: int,
-) -> tuple[Inputs, Modality]:
-    """What an encoder says of one file per admission.
+) -> tuple[Inputs, list[Modality]]:
+    """What an encoder says of one file per admission, with each of several weights: a file is read
+    once.
 
     Each feature is standardised by the training admissions that have the file: random and
     pretrained weights differ in the size of what they say, which is not what is compared.
@@ -54,20 +55,23 @@ def medium(
     wanted = np.flatnonzero(there)
     read = _ecg if encoder.kind == "ecg" else _picture(int(encoder.cfg.image_size))
     run = _program(encoder, tokens)
-    parts = []
+    parts: list[list[Any]] = [[] for _ in params]
     for start in range(0, len(wanted), batch):
         progress.beat()
         some = wanted[start : start + batch]
         made = [read(paths[n]) for n in some]
         made += [made[0]] * (batch - len(made))  # one shape
         arrays = {key: np.stack([one[key] for one in made]) for key in made[0]}
-        parts.append([np.asarray(x)[: len(some)] for x in run(params, arrays)])
-    pooled, seen, valid = (np.concatenate(part) for part in zip(*parts, strict=True))
-    learned = np.isin(wanted, train)
-    pooled = _standardised(pooled, pooled[learned])
-    seen = _standardised(seen, seen[learned][valid[learned]])
-    modality = Modality(*(_spread(x, wanted, len(paths)) for x in (pooled, seen, valid)))
-    return Inputs(name, pooled.shape[1], seen.shape[1], seen.shape[2]), modality
+        for part, one in zip(parts, params, strict=True):
+            part.append([np.asarray(x)[: len(some)] for x in run(one, arrays)])
+    learned, made = np.isin(wanted, train), []
+    for part in parts:
+        pooled, seen, valid = (np.concatenate(arrays) for arrays in zip(*part, strict=True))
+        pooled = _standardised(pooled, pooled[learned])
+        seen = _standardised(seen, seen[learned][valid[learned]])
+        made.append(Modality(*(_spread(x, wanted, len(paths)) for x in (pooled, seen, valid))))
+    sizes = Inputs(name, made[0].pooled.shape[1], *made[0].tokens.shape[1:])
+    return sizes, made
 
 
 def _standardised(x: np.ndarray, seen: np.ndarray) -> np.ndarray:

@@ -111,3 +111,5 @@ def test_the_command(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main.main(["compare", str(tmp_path / "empty"), paths[0]]) == 1
     assert "no evaluation of the test split" in capsys.readouterr().err
+    assert main.main(["compare", str(tmp_path / "nowhere"), paths[0]]) == 1
+    assert "no such file or folder" in capsys.readouterr().err

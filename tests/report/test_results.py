@@ -59,8 +59,10 @@ def test_text_with_dollar_signs_is_no_formula(tmp_path):
     assert "no data set holds this row" in empty.texts[0].get_text() and not results[0].right
 
 
-def test_media_come_from_the_run_that_is_named(run, tmp_path):
+def test_media_come_from_the_run_that_is_named(run, tmp_path, monkeypatch):
     path = cases.write_evaluation(tmp_path / "evaluation.json", cases.records())
+    monkeypatch.chdir(tmp_path)  # where a data.json is no run's
+    (tmp_path / "data.json").write_text("[]")
     assert not qoq_jax.results(path)[3].media().pictures
     assert len(qoq_jax.results(path, data=run)[3].media().pictures) == 1
     assert len(qoq_jax.results(path, data={cases.SOURCE: run / "data"})[3].media().pictures) == 1
@@ -69,6 +71,12 @@ def test_media_come_from_the_run_that_is_named(run, tmp_path):
 def test_mistakes_are_named(run, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="no evaluation"):
         qoq_jax.results(tmp_path)
+    path = cases.write_evaluation(tmp_path / "evaluation.json", cases.records())
+    for data in (tmp_path / "nowhere", {cases.SOURCE: tmp_path / "nowhere"}):
+        with pytest.raises(ConfigError, match="no such folder"):
+            qoq_jax.results(path, data=data)
+    with pytest.raises(ConfigError, match="no row is of the source 'other'"):
+        qoq_jax.results(path, data={"other": tmp_path})
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ConfigError, match="needs the package pandas"):
         qoq_jax.results(run).to_frame()

@@ -199,6 +199,17 @@ def test_data_brings_the_media_of_an_evaluation(tmp_path, named):
     assert len(page.names()) == 14 and cases.EVIL[:9] in page.block("cases")["cases"][0]["prompt"]
 
 
+def test_data_of_another_name_or_nowhere_is_refused(tmp_path, capsys):
+    (tmp_path / "rl.json").write_text(json.dumps({"records": cases.records()}))
+    (tmp_path / "elsewhere").mkdir()
+    for data, said in (
+        (tmp_path / "elsewhere", "no row is of the source 'elsewhere'"),
+        (f"{cases.SOURCE}={tmp_path / 'nowhere'}", "no such folder"),
+    ):
+        assert main.main(["report", str(tmp_path / "rl.json"), "--data", str(data)]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_media_of_a_large_page_are_files_that_the_page_names(tmp_path, monkeypatch):
     root = cases.write_data(tmp_path / "data")
     library = Library(roots={cases.SOURCE: str(root)})

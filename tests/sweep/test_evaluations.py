@@ -98,8 +98,13 @@ def test_a_killed_sweep_goes_on_with_the_same_table(sweep, on_one, tmp_path, mon
 
 def test_another_sweep_does_not_go_on_there(sweep, on_one):
     other = dataclasses.replace(sweep, limit=2)
-    with pytest.raises(ConfigError, match="begun with another rows"):
+    with pytest.raises(ConfigError, match="begun with other rows"):
         evaluations.run(other, str(on_one), devices=jax.devices()[:1])
+
+
+def test_wide_tables_of_the_page_scroll_by_keyboard(on_one):
+    page = (on_one / "table.html").read_text()
+    assert page.count('class="scroll"') == page.count('class="scroll" tabindex="0"') > 0
 
 
 def test_the_best_checkpoint_is_that_of_validation():

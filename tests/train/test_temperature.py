@@ -17,4 +17,6 @@ def test_files_of_a_run(tmp_path, capsys):
     written = json.loads((tmp_path / "eval/sft.json").read_text())
     assert written["temperature"]["temperature"] == pytest.approx(3.17, abs=0.01)
     assert written["temperature"]["fitted_on"] == 3 and len(written["records"]) == 2
-    assert "temperature 3.170 of 3 validation rows" in capsys.readouterr().out
+    assert (
+        "temperature 3.170 (of 0.01 to 100), fitted on 3 validation rows" in capsys.readouterr().out
+    )

@@ -38,7 +38,7 @@ def cfg(tmp_path_factory):
         data__with_media=40,
         tasks=("los",),
         ecg__weights="climb-mini",
-        fit__epochs=8,
+        fit__epochs=3,
         seeds=2,
     )
 
@@ -86,7 +86,7 @@ def test_a_finished_task_is_not_done_again_and_another_config_is_refused(cfg, re
         fusion.run(dataclasses.replace(cfg, seeds=3))
 
 
-def test_a_seed_gives_the_same_scores_whatever_is_fitted_beside_it(found):
+def test_a_seed_gives_the_same_scores_whatever_is_fitted_beside_it_and_the_best_rate(found):
     sizes, table = fusion_inputs.table(found)
     small = FusionConfig("concat", (sizes,), len(found.classes), width=8)
     how = fusion_fit.FitConfig(epochs=2)
@@ -96,6 +96,10 @@ def test_a_seed_gives_the_same_scores_whatever_is_fitted_beside_it(found):
     two = fusion_fit.fit(small, how, patients, found.labels, rows, [0, 1])["fused"]
     np.testing.assert_allclose(two[1], one[0], atol=1e-5)
     assert np.abs(two[0] - two[1]).max() > 1e-3
+    # a rate that learns nothing is not the one that is kept
+    how = dataclasses.replace(how, rates=(0.0, *how.rates))
+    again = fusion_fit.fit(small, how, patients, found.labels, rows, [1])["fused"]
+    np.testing.assert_allclose(again, one, atol=1e-5)
 
 
 def test_heads_count_by_their_validation_score():
@@ -139,6 +143,8 @@ def test_an_encoder_of_another_kind_is_refused():
         ("fit__batch", 0, "fit.batch = 0 must be positive"),
         ("tasks", (), "tasks is empty"),
         ("methods", (), "methods is empty"),
+        ("fit__rates", (), r"fit.rates = \(\)"),
+        ("fit__rates", (-1e-3,), "fit.rates = "),
     ],
 )
 def test_what_compares_nothing_is_refused(field, value, message):

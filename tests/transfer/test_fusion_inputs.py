@@ -49,9 +49,10 @@ def paths(tmp_path):
 
 
 def test_each_admission_has_what_the_encoder_says_of_its_file(paths):
-    params = {"scale": jnp.ones(())}
+    params = [{"scale": jnp.zeros(())}, {"scale": jnp.ones(())}]
     train = np.array([0, 1, 2, 3])
-    sizes, found = fusion_inputs.medium("xray", TINY, params, paths, train, 4, batch=2)
+    sizes, (blind, found) = fusion_inputs.medium("xray", TINY, params, paths, train, 4, batch=2)
+    assert not blind.pooled.any() and (blind.valid == found.valid).all()
     assert (sizes.pooled, sizes.tokens, sizes.width) == (8, 4, 8)
     np.testing.assert_array_equal(found.valid.any(axis=1), [True, False, True, True, True])
     pixels = [np.asarray(Image.open(path)) / 255 * 2 - 1 for path in paths if path]

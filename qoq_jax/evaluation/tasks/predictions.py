@@ -68,6 +68,8 @@ def _line(content: object, where: str, tasks: list[str]) -> tuple[tuple[str, str
     task = content.get("task", tasks[0] if len(tasks) == 1 else None)
     if task not in tasks:
         hint = "evaluated are " + ", ".join(tasks)[:200]
+        if task is None:
+            raise DataError("names no task", where=where, hint=hint)
         raise DataError(f"belongs to the task {task!r}", where=where, hint=hint)
     identity, text = content.get("id"), content.get("response")
     if type(identity) not in (str, int) or not isinstance(text, str):

@@ -9,7 +9,8 @@
     iou, iou_over_half   of regions, 0 where the response has no box
 
 Standard errors are the spread of a Bayesian bootstrap (Rubin 1981) that weighs groups (patients;
-pictures where no patient is known), since questions of one are alike.
+pictures where no patient is known), since questions of one are alike. Of one group there is none:
+"N/A".
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _of_answers(records: Sequence[dict]) -> Numbers:
     made: Numbers = {}
     for (name, how), values in columns.items():
         made[f"{name},{how}"] = float(np.mean(values))
-        made[f"{name}_stderr,{how}"] = spread(records, _mean_of(values))
+        made[f"{name}_stderr,{how}"] = _error(records, _mean_of(values))
     return made
 
 
@@ -82,7 +83,7 @@ def _of_labels(records: Sequence[dict]) -> Numbers:
         if name in whole:
             made[f"{name},none"] = whole[name]
             made[f"{name}_stderr,none"] = "N/A"
-    made["macro_f1_stderr,none"] = spread(records, lambda w: compare.macro_f1(records, w))
+    made["macro_f1_stderr,none"] = _error(records, lambda w: compare.macro_f1(records, w))
     return made
 
 
@@ -91,7 +92,7 @@ def _of_regions(records: Sequence[dict]) -> Numbers:
     ious = [r["iou"] or 0.0 for r in records]
     for name, values in (("iou", ious), ("iou_over_half", [iou > 0.5 for iou in ious])):
         made[f"{name},none"] = float(np.mean(values))
-        made[f"{name}_stderr,none"] = spread(records, _mean_of(values))
+        made[f"{name}_stderr,none"] = _error(records, _mean_of(values))
     return made
 
 
@@ -104,10 +105,19 @@ def _mean_of(values: Sequence[float]) -> Callable[[np.ndarray], np.ndarray]:
     return mean
 
 
+def _error(records: Sequence[dict], statistic: Callable[[np.ndarray], np.ndarray]) -> float | str:
+    found = spread(records, statistic)
+    return "N/A" if found is None else found
+
+
 def spread(
     records: Sequence[dict], statistic: Callable[[np.ndarray], np.ndarray], draws: int = DRAWS
-) -> float:
-    """Standard deviation over draws of a statistic of weights [draws, rows]."""
+) -> float | None:
+    """Standard deviation over draws of a statistic of weights [draws, rows]; None where all rows
+    are of one group, whose weight cancels.
+    """
+    if len(set(_groups(records))) < 2:
+        return None
     drawn = [statistic(weights) for weights in group_weights(records, draws)]
     return float(np.std(np.concatenate(drawn), ddof=1))
 
@@ -116,11 +126,14 @@ def group_weights(
     records: Sequence[dict], draws: int = DRAWS, seed: int = 0
 ) -> Iterator[np.ndarray]:
     """Weights [draws, rows] in parts that fit into memory: Exp(1) per group."""
-    names = [
-        r.get("patient") or f"row {r.get('source')} {r.get('id', place)}"  # samples of a row too
-        for place, r in enumerate(records)
-    ]
-    groups, index = np.unique(names, return_inverse=True)
+    groups, index = np.unique(_groups(records), return_inverse=True)
     rng, size = np.random.default_rng(seed), max(1, _AT_ONCE // len(records))
     for start in range(0, draws, size):
         yield rng.exponential(size=(min(size, draws - start), len(groups)))[:, index]
+
+
+def _groups(records: Sequence[dict]) -> list[str]:
+    return [
+        r.get("patient") or f"row {r.get('source')} {r.get('id', place)}"  # samples of a row too
+        for place, r in enumerate(records)
+    ]

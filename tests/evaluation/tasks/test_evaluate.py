@@ -177,7 +177,7 @@ def test_mistakes_are_one_line(root, tmp_path, capsys):
     file = lines(tmp_path / "p.jsonl", {"id": 0, "response": "yes"})
     assert "did you mean 'vqa-rad'" in said(file, "--tasks", "vqa-rd")
     assert "no response to '1' of vqa-rad" in said(file, "--tasks", "vqa-rad")
-    assert "belongs to the task None" in said(file, "--tasks", "vqa-rad,slake")
+    assert "names no task" in said(file, "--tasks", "vqa-rad,slake")
     assert main.main(["evaluate", "--list-tasks"]) == 0
     assert "medxpertqa-mm" in capsys.readouterr().out
     assert main.main(["evaluate"]) == 2
@@ -195,6 +195,8 @@ def test_lines_of_predictions(tmp_path):
     twice = lines(tmp_path / "p.jsonl", *[{"id": 1, "response": ""}] * 2)
     with pytest.raises(DataError, match="twice"):
         predictions.read(twice, ["a"])
+    with pytest.raises(DataError, match="names no task"):
+        predictions.read(twice, ["a", "b"])
 
 
 def test_the_standard_error_counts_groups_not_questions():
@@ -208,6 +210,13 @@ def test_the_standard_error_counts_groups_not_questions():
     alike = scores.of_task(rows(4))[""]["exact_match_stderr,none"]
     assert alone == pytest.approx(0.025, rel=0.1)  # sqrt(0.25 / 400)
     assert alike > 5 * alone
+
+
+def test_questions_of_one_group_have_no_standard_error():
+    rows = [
+        {"kind": "yes_no", "exact": i == 0, "predicted": ["x"], "patient": "p"} for i in range(3)
+    ]
+    assert scores.of_task(rows)[""]["exact_match_stderr,none"] == "N/A"
 
 
 def test_a_task_of_several_data_sets_is_averaged_as_the_table_is():
