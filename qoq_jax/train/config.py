@@ -245,7 +245,7 @@ def _read_value(text: str, like: Any, key: str) -> Any:
             return float(text)
         if isinstance(like, (tuple, list)):
             words = text.strip("()[]").replace("'", "").replace('"', "").split(",")
-            of = int if like and isinstance(like[0], int) else str
+            of = type(like[0]) if like and isinstance(like[0], int | float) else str
             return tuple(of(word) for word in words if word)
     except (KeyError, ValueError):
         raise ConfigError(

@@ -13,6 +13,7 @@ import pytest
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.evaluation.metrics import auroc
 from qoq_jax.models.fusion import FusionConfig
+from qoq_jax.train import config as train_config
 from qoq_jax.transfer import fusion, fusion_config, fusion_fit, fusion_inputs
 from qoq_jax.transfer.fusion_scores import HeldOut
 
@@ -157,3 +158,7 @@ def test_no_test_admission_with_all_media_has_no_score(found):
     scores = np.zeros((1, len(found.ids), len(found.classes)))
     assert none.area(scores) is None
     assert none.sensitivity_and_specificity(scores, np.ones(len(found.classes))) == {}
+
+
+def test_rates_are_read_from_the_command_line():
+    assert train_config._read_value("(0.01,0.001)", (1e-3,), "fit.rates") == (0.01, 0.001)
