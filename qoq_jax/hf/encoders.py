@@ -47,10 +47,10 @@ def load(
       CheckpointError: the file cannot be read, or weights are missing, left over, or of another
         shape or type than the encoder's; all are named, and nothing is loaded.
     """
-    names = _layouts(encoder)
     local = storage.local(path)
     stored = files.open_directory(local) if os.path.isdir(local) else files.header(local)
     shapes = _shapes(encoder)
+    names = _layouts(encoder)
     layout = max((LAYOUTS[name] for name in names), key=lambda x: _known(x, stored, shapes))
     theirs = layout.opened(_own(layout, stored))
     problems = _problems(layout, theirs, shapes)
