@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from qoq_jax.models.encoders.encoder import Encoder
 from qoq_jax.models.encoders.labram import LabramConfig
 from qoq_jax.transfer.config import TransferDataConfig
 from qoq_jax.transfer.sets import Inputs, LabelledSet, of_arrays, of_rows
+
+MOTION_STEPS = 512  # of a stretch of inertial sensors: 8.5 s at the 60 Hz of HuGaDB
 
 
 def find(
@@ -175,6 +177,58 @@ def _graph(
     return (nodes, features), read
 
 
+def _motion(
+    encoder: Encoder, source: ArraySource
+) -> tuple[tuple[int, ...], Callable[[Record], Inputs]]:
+    """The middle of a stretch of one activity, standardised by the training records."""
+    channels = encoder.cfg.channels
+    if source[0].arrays.get("motion", np.zeros((0, 0))).shape[1] != channels:
+        raise ConfigError(
+            f"{source.report['dataset']} has no motion of {channels} channels",
+            where=source.folder,
+            hint="name folders of inertial sensors (HuGaDB) in data.arrays",
+        )
+    standard = arrays.Standard.of(record.arrays["motion"] for record in _each(source))
+
+    def read(record: Record) -> Inputs:
+        start = max(len(record.arrays["motion"]) - MOTION_STEPS, 0) // 2
+        stop = min(start + MOTION_STEPS, len(record.arrays["motion"]))
+        return _first(arrays.motion([(record, (start, stop))], MOTION_STEPS, standard))
+
+    return (MOTION_STEPS, channels), read
+
+
+def _expression(
+    encoder: Encoder, source: ArraySource
+) -> tuple[tuple[int, ...], Callable[[Record], Inputs]]:
+    """The probes that vary most over the training records, as many as the encoder takes."""
+    if "values" not in source.report["arrays"]:
+        raise ConfigError(
+            f"{source.report['dataset']} has no values of probes",
+            where=source.folder,
+            hint="name folders of GEO in data.arrays",
+        )
+    genes, names = encoder.cfg.genes, source[0].names.get("probe", ())
+    if any(record.names.get("probe") != names for record in _each(source)):
+        raise ConfigError(
+            f"{source.report['dataset']} has records of several platforms",
+            where=source.folder,
+            hint="keep the files of one platform (GPL)",
+        )
+    whole = arrays.Standard.of((record.arrays["values"][None] for record in _each(source)), names)
+    standard = arrays.most_varying(whole, genes)
+
+    def read(record: Record) -> Inputs:
+        return _first(arrays.expression([record], standard, genes))
+
+    return (genes,), read
+
+
+def _each(source: ArraySource) -> Iterator[Record]:
+    """The records, one after the other: they need not fit into memory."""
+    return (source[number] for number in range(len(source)))
+
+
 def _first(batch: Inputs) -> Inputs:
     """The one sample of a batch."""
     return {name: array[0] for name, array in batch.items()}
@@ -184,4 +238,6 @@ def _first(batch: Inputs) -> Inputs:
 RECORDS: dict[str, tuple[str, Callable[..., Any]]] = {
     "eeg": ("eeg", _eeg),
     "graph": ("brain_network", _graph),
+    "motion": ("gait", _motion),
+    "expression": ("genomics", _expression),
 }

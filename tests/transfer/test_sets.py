@@ -7,9 +7,10 @@ import pytest
 from helpers import transfer as tiny
 
 from qoq_jax.base.errors import ConfigError, DataError
+from qoq_jax.climb.arrays.record import Record
 from qoq_jax.climb.labels import union
 from qoq_jax.climb.mini import array_sets
-from qoq_jax.transfer import run
+from qoq_jax.transfer import inputs, run
 from qoq_jax.transfer.config import TransferConfig, TransferDataConfig, encoder_of
 from qoq_jax.transfer.inputs import find
 from qoq_jax.transfer.sets import Vocabulary
@@ -90,7 +91,11 @@ def test_an_extra_folder_without_rows_is_refused(configured, folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "encoder", "form"),
-    [("eeg-mini", "biot", (16, 2000)), ("connectome-mini", "gcn", (70, 360))],
+    [
+        ("eeg-mini", "biot", (16, 2000)),
+        ("connectome-mini", "gcn", (70, 360)),
+        ("gait-mini", "motion", (512, 36)),
+    ],
 )
 def test_records_of_arrays_are_a_set_too(tmp_path, name, encoder, form):
     array_sets.build(name, tmp_path, patients=12)
@@ -100,6 +105,33 @@ def test_records_of_arrays_are_a_set_too(tmp_path, name, encoder, form):
     sample = one.splits["train"].read(0)
     assert {array.shape[0] for array in sample.values()} == {form[0]}
     assert one.splits["train"].gold.shape[1] == len(one.labels)
+
+
+class Tables(list):
+    """Records of gene expression as a source gives them."""
+
+    def __init__(self, records):
+        super().__init__(records)
+        self.folder = "here"
+        self.report = {"dataset": "tables", "arrays": {"values": {}}}
+
+
+def table(values, probes=("a", "b", "c")):
+    values = np.array(values, np.float32)
+    return Record("1", "1", ("x",), {"values": values}, {"probe": probes}, {}, "train")
+
+
+def test_of_expression_the_probes_that_vary_most_are_taken():
+    row = encoder_of(TransferConfig(encoder="expression_mlp"))
+    two = dataclasses.replace(row, cfg=dataclasses.replace(row.cfg, genes=2))
+    source = Tables([table([1, 0, 5]), table([3, 0, -5]), table([2, 1, np.nan])])
+    form, read = inputs.RECORDS["expression"][1](two, source)
+    assert form == (2,)
+    sample = read(source[2])
+    np.testing.assert_allclose(sample["values"], [0, 0])  # the mean of a; c is not known
+    np.testing.assert_array_equal(sample["value_valid"], [True, False])
+    with pytest.raises(ConfigError, match="tables has records of several platforms"):
+        inputs.RECORDS["expression"][1](two, Tables([*source, table([1, 2, 3], ("a", "b", "d"))]))
 
 
 @pytest.fixture(scope="module")
