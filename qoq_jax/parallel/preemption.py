@@ -89,6 +89,11 @@ def forget(lost: Callable[[], bool]) -> None:
         _unsaved.remove(lost)
 
 
+def forget_all() -> None:
+    """Takes every `keep` back: a loop has failed, and nothing of it can be saved any more."""
+    _unsaved.clear()
+
+
 def is_noticed() -> bool:
     """Whether all processes are to leave now; they must all ask, and as often as each other."""
     number = next(_polls)

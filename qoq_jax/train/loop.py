@@ -119,6 +119,9 @@ def run(loop: Loop, step: Callable[[Any, int], StepResult], hooks: Sequence[Hook
             hook.preempted(loop)
         where = f"{loop.name} step {loop.done}"
         raise Preempted("SIGTERM: left", where=where, hint=preemption.AGAIN) from None
+    except BaseException:
+        preemption.forget_all()  # another run may follow in this process
+        raise
     for hook in hooks:
         hook.end(loop)
     return loop.state

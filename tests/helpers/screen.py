@@ -23,7 +23,9 @@ class Screen:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env=os.environ | {"TERM": term},
+            # the size is the terminal's, not that which variables say
+            env={k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+            | {"TERM": term},
             start_new_session=True,
         )
         os.close(theirs)

@@ -34,7 +34,7 @@ def test_responses_are_those_of_one_device(rows):
     wanted = one_device()
     mesh = mesh_lib.make_mesh(fsdp=8)
     layout = Layout(CFG, mesh, tensor=2)
-    assert dict(layout.mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
+    assert dict(layout.mesh.shape) == {"data": 4, "fsdp": 1, "sequence": 1, "tensor": 2}
     with jax.set_mesh(mesh):
         cut = spec.shardings(vlm.param_specs(CFG), mesh)
         there = layout.weights(jax.device_put(weights(), cut))

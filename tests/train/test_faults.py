@@ -117,6 +117,17 @@ def test_a_validation_in_a_loop_is_not_left_half_way(notice):
         preemption.poll(within_loop=False)
 
 
+def test_a_loop_that_failed_keeps_nobody_waiting(notice):
+    def stepping(state, number):
+        raise ValueError("fails")
+
+    with pytest.raises(ValueError):
+        run(Loop("sft", 0, 9, 0), stepping, [hooks.SaveCheckpoints(Checkpoints(), 2, Data())])
+    notice()
+    with pytest.raises(Preempted):
+        preemption.poll(within_loop=False)
+
+
 def test_a_run_that_dies_without_progress_stops(tmp_path):
     for _ in range(3):
         with pytest.raises(ValueError), restarts.counted(str(tmp_path), 3):
