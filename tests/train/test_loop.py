@@ -296,7 +296,7 @@ def test_generate_answers_about_a_file(finished, data_root, capsys, tmp_path):
     ("arguments", "code", "message"),
     [
         (["report", "nowhere"], 1, "nothing to report"),
-        (["evaluate", "nowhere"], 1, "config.json is missing"),
+        (["evaluate", "nowhere"], 2, "nowhere: is no workdir of a run"),
         (["data", "validate", "nowhere.jsonl"], 1, "nowhere.jsonl"),
     ],
 )
