@@ -16,17 +16,18 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
 from qoq_jax.base import progress, storage
-from qoq_jax.base.errors import ConfigError, DataError
+from qoq_jax.base.errors import DataError
 from qoq_jax.data import index_build, media, paths, readers, sources
 from qoq_jax.data.pipeline import Reading, count_ecg_lengths
 from qoq_jax.data.readers import ecg_arrays
+from qoq_jax.data.resumable import ResumableBatches, own_share
 
 SUFFIXES = (".hea", ".npz", ".dcm")  # of a WFDB record only the header is listed
 ARCHIVES = (".h5", ".hdf5")  # listed when a JSON file beside it says what it holds
@@ -108,7 +109,7 @@ def find(folder: str | os.PathLike, split: str) -> list[Recording]:
     return found
 
 
-class EcgBatches:
+class EcgBatches(ResumableBatches):
     """Endless shuffled batches, float32 [B / processes, 8, 2500] in mV at 250 Hz; exactly
     resumable.
 
@@ -137,91 +138,44 @@ class EcgBatches:
         reading: Reading | None = None,
     ) -> None:
         reading = reading or Reading(threads=2)
-        on_error, max_bad = reading.on_error, reading.max_bad
-        process_index, process_count = reading.process_index, reading.process_count
         if len(recordings) < batch:
             raise DataError(
                 f"{len(recordings)} ECGs do not fill a batch of {batch}",
                 hint="use a smaller batch or more ECGs",
             )
-        if batch % process_count:
-            raise ConfigError(
-                f"a batch of {batch} ECGs does not divide over {process_count} processes"
-            )
+        own = own_share(batch, reading, "ECGs")
         names = _names(recordings)
-        self.fingerprint = hashlib.sha256(
+        fingerprint = hashlib.sha256(
             json.dumps([names, seed, batch] + ([] if length == "refuse" else [length])).encode()
         ).hexdigest()
-        self._limit = max(1, int(max_bad * len(recordings))) if on_error == "skip" else 0
-        self._on_error, self.quarantined = on_error, {}
         self.ecg_lengths: dict[str, str] = {}
-        share = batch // process_count
-        own = slice(process_index * share, (process_index + 1) * share)
         read = functools.partial(_read, length=length)
         read = functools.cache(read) if reading.cache else read
         order = grain.MapDataset.range(len(recordings)).shuffle(seed=seed).repeat().batch(batch)
         made = order.map(
             functools.partial(
-                _make, recordings=recordings, read=read, own=own, strict=on_error == "raise"
+                _make,
+                recordings=recordings,
+                read=read,
+                own=own,
+                strict=reading.on_error == "raise",
             )
         )
-        self._iterator = iter(
-            made.to_iter_dataset(
-                grain.ReadOptions(
-                    num_threads=reading.threads, prefetch_buffer_size=2 * reading.threads
-                )
-            )
+        iterator = made.to_iter_dataset(
+            grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=2 * reading.threads)
         )
-
-    def __iter__(self) -> EcgBatches:
-        return self
+        super().__init__(iter(iterator), fingerprint, len(recordings), reading, "ECGs")
 
     @progress.phase("input")
     def __next__(self) -> np.ndarray:
         batch, bad, lengths = next(self._iterator)
         self.ecg_lengths |= lengths
-        if bad and self._on_error == "raise":
-            raise next(iter(bad.values()))
-        self.quarantined |= {path: str(error) for path, error in bad.items()}
-        self.check_limit(self.quarantined)
+        self.quarantine(bad)
         return batch
-
-    def check_limit(self, quarantined: Mapping[str, str]) -> None:
-        """Raises DataError when these are more files than a run may leave out."""
-        if len(quarantined) > self._limit:
-            path, reason = list(quarantined.items())[-1]
-            raise DataError(
-                f"{len(quarantined)} ECGs could not be read, the limit is {self._limit}; "
-                f"the last: {reason}",
-                where=path,
-                hint="correct the data, or raise data.max_bad_fraction",
-            )
 
     def count_ecg_lengths(self) -> dict[str, int]:
         """Recordings that were cut or repeated, since this process began."""
         return count_ecg_lengths(self.ecg_lengths)
-
-    def get_state(self) -> dict[str, Any]:
-        """JSON-able: the next batch after `set_state` equals the next batch now."""
-        return {
-            "fingerprint": self.fingerprint,
-            "iterator": self._iterator.get_state(),
-            "quarantined": dict(self.quarantined),
-        }
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues from a state.
-
-        Raises:
-          DataError: the state belongs to other recordings, another seed or another batch size.
-        """
-        if state["fingerprint"] != self.fingerprint:
-            raise DataError(
-                "the saved data state belongs to other ECGs, another seed or another batch size",
-                hint="resume with the data and config of the run, or start a new run",
-            )
-        self._iterator.set_state(state["iterator"])
-        self.quarantined = dict(state["quarantined"])
 
 
 def read_all(recordings: Sequence[Recording], length: readers.EcgLength = "refuse") -> np.ndarray:

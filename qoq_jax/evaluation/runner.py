@@ -27,16 +27,14 @@ from qoq_jax.sampling.schedule import Response, Settings
 Samples: TypeAlias = list[tuple[int, Placed]]  # those of a batch, with their numbers
 
 
-class Evaluable(Protocol):
-    """What an evaluation needs of a run; train.setup.Setup has it.
+class OnDevices(Protocol):
+    """A model on a mesh; train.setup.Setup is one.
 
     Attributes:
-      config: with the sections data, eval, rollout and rl.reward, and the workdir.
       model: VlmConfig. mesh: of the parameters.
       banned: bool [V], tokens that are never sampled. share: the rows of this process.
     """
 
-    config: Any
     model: VlmConfig
     tokenizer: Tokenizer
     mesh: jax.sharding.Mesh
@@ -50,6 +48,16 @@ class Evaluable(Protocol):
 
     def own(self, tree: Any) -> Any:
         """Its inverse: this process's rows as numpy arrays."""
+
+
+class Evaluable(OnDevices, Protocol):
+    """What an evaluation needs of a run; train.setup.Setup has it.
+
+    Attributes:
+      config: with the sections data, eval, rollout and rl.reward, and the workdir.
+    """
+
+    config: Any
 
     def evaluation_iterator(self, split: str, limit: int) -> BatchIterator:
         """One pass over a split, `limit` rows per domain of each source."""

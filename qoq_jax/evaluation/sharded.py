@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
-import jax
 import numpy as np
 
 from qoq_jax.base import progress
@@ -30,40 +29,14 @@ from qoq_jax.data.index import Rows
 from qoq_jax.data.meta import SampleMeta
 from qoq_jax.data.packing import Budget, Placed
 from qoq_jax.data.pipeline import BatchIterator
-from qoq_jax.data.tokenizer import Tokenizer
 from qoq_jax.evaluation import calibration, likelihood, metrics, runner
 from qoq_jax.evaluation.row_files import RowFiles
-from qoq_jax.models.sizes import VlmConfig
 from qoq_jax.parallel import hosts
-from qoq_jax.parallel.hosts import Share
 from qoq_jax.rewards import score as rewards
 from qoq_jax.sampling.sampler import PackedBatch, make_sampler
 from qoq_jax.sampling.schedule import Settings
 
 Batch: TypeAlias = tuple[dict[str, np.ndarray], list[Placed]]
-
-
-class OnDevices(Protocol):
-    """A model on a mesh; train.setup.Setup is one.
-
-    Attributes:
-      model: VlmConfig. mesh: of the parameters.
-      banned: bool [V], tokens that are never sampled. share: the rows of this process.
-    """
-
-    model: VlmConfig
-    tokenizer: Tokenizer
-    mesh: jax.sharding.Mesh
-    share: Share
-
-    @property
-    def banned(self) -> jax.Array: ...
-
-    def put(self, batch: Any) -> Any:
-        """A host batch on the mesh."""
-
-    def own(self, tree: Any) -> Any:
-        """Its inverse: this process's rows as numpy arrays."""
 
 
 class Asked(Protocol):
@@ -176,7 +149,7 @@ class Speed:
     seconds: float
 
 
-def evaluate(model: OnDevices, params: Any, work: Work, files: RowFiles) -> Speed:
+def evaluate(model: runner.OnDevices, params: Any, work: Work, files: RowFiles) -> Speed:
     """Answers the rows that are not answered yet; process 0 then writes the whole evaluation.
 
     All processes must call it, within `jax.set_mesh` of the model's mesh.
@@ -205,7 +178,11 @@ def evaluate(model: OnDevices, params: Any, work: Work, files: RowFiles) -> Spee
 
 @progress.phase("evaluation")
 def _answer(
-    model: OnDevices, params: Any, work: Work, left: Mapping[str, np.ndarray], files: RowFiles
+    model: runner.OnDevices,
+    params: Any,
+    work: Work,
+    left: Mapping[str, np.ndarray],
+    files: RowFiles,
 ) -> tuple[int, int]:
     """Writes the records of this process; (rows, tokens) of all processes."""
     if not any(map(len, left.values())):
@@ -234,7 +211,7 @@ def _answer(
 
 
 def _score(
-    model: OnDevices,
+    model: runner.OnDevices,
     params: Any,
     work: Work,
     sample: int,

@@ -17,9 +17,10 @@ import grain
 import numpy as np
 
 from qoq_jax.base import progress
-from qoq_jax.base.errors import ConfigError, DataError
+from qoq_jax.base.errors import DataError
 from qoq_jax.data import pipeline
 from qoq_jax.data.pipeline import Reading
+from qoq_jax.data.resumable import ResumableBatches, own_share
 from qoq_jax.transfer import sets as sets_lib
 from qoq_jax.transfer.sets import Inputs, LabelledSet, Split, Vocabulary
 
@@ -48,7 +49,7 @@ def labels_of(one: LabelledSet, vocabulary: Vocabulary, gold: np.ndarray) -> dic
     return {"gold": wide, "own": own, "exclusive": np.full(rows, one.exclusive)}
 
 
-class Batches:
+class Batches(ResumableBatches):
     """Endless batches of this process's share of the rows.
 
     A batch is {"inputs": arrays of the encoder's kind, "gold" float32 [B, V], "own" bool [B, V],
@@ -77,78 +78,27 @@ class Batches:
         temperature: float,
         reading: Reading,
     ):
-        if batch % reading.process_count:
-            raise ConfigError(
-                f"a batch of {batch} samples does not divide over {reading.process_count} processes"
-            )
+        self._own = own_share(batch, reading, "samples")
         for one in sets:
             if "train" not in one.splits:
                 raise DataError("has no training split", where=one.name, hint="leave it out")
         self._sets, self._vocabulary = sets, vocabulary
         self.counts = {one.name: len(one.splits["train"]) for one in sets}
         facts = [sets_lib.fingerprint(sets), vocabulary.classes, batch, seed, temperature]
-        self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        self.quarantined: dict[str, str] = {}
+        fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         self.ecg_lengths: dict[str, str] = {}
-        self._strict = reading.on_error == "raise"
-        self._limit = (
-            0 if self._strict else max(1, int(reading.max_bad * sum(self.counts.values())))
-        )
-        share = batch // reading.process_count
-        self._own = slice(reading.process_index * share, (reading.process_index + 1) * share)
         order = _order(sets, shares(self.counts, temperature), batch, seed)
-        self._iterator = iter(
-            order.map(self._make).to_iter_dataset(
-                grain.ReadOptions(
-                    num_threads=reading.threads, prefetch_buffer_size=2 * reading.threads
-                )
-            )
+        iterator = order.map(self._make).to_iter_dataset(
+            grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=2 * reading.threads)
         )
-
-    def __iter__(self) -> Batches:
-        return self
+        samples = sum(self.counts.values())
+        super().__init__(iter(iterator), fingerprint, samples, reading, "samples")
 
     @progress.phase("input")
     def __next__(self) -> Batch:
         batch, bad = next(self._iterator)
-        if bad and self._strict:
-            raise next(iter(bad.values()))
-        self.quarantined |= {name: str(error) for name, error in bad.items()}
-        self.check_limit(self.quarantined)
+        self.quarantine(bad)
         return batch
-
-    def check_limit(self, quarantined: Mapping[str, str]) -> None:
-        """Raises DataError when these are more bad samples than a run may leave out."""
-        if len(quarantined) > self._limit:
-            name, reason = list(quarantined.items())[-1]
-            raise DataError(
-                f"{len(quarantined)} samples could not be read, the limit is {self._limit}; the "
-                f"last: {reason}",
-                where=name,
-                hint="correct the data, or raise data.max_bad_fraction",
-            )
-
-    def get_state(self) -> dict[str, Any]:
-        """JSON-able: the next batch after `set_state` equals the next batch now."""
-        return {
-            "fingerprint": self.fingerprint,
-            "iterator": self._iterator.get_state(),
-            "quarantined": dict(self.quarantined),
-        }
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues from a state.
-
-        Raises:
-          DataError: the state belongs to other sets, another seed or another config.
-        """
-        if state["fingerprint"] != self.fingerprint:
-            raise DataError(
-                "the saved data state belongs to other data sets, another seed or another config",
-                hint="resume with the data and config of the run, or start a new run",
-            )
-        self._iterator.set_state(state["iterator"])
-        self.quarantined = dict(state["quarantined"])
 
     def _make(self, places: np.ndarray) -> tuple[Batch, dict[str, DataError]]:
         """places int [B, 2]: (set, sample)."""

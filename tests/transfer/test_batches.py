@@ -79,7 +79,7 @@ def test_a_resumed_stream_goes_on_with_the_same_batches(sets):
 
 def test_a_state_of_other_sets_is_refused(sets):
     state = batches({"skin": sets["skin"]}).get_state()
-    with pytest.raises(DataError, match="other data sets, another seed"):
+    with pytest.raises(DataError, match="other samples, another seed"):
         batches(sets).set_state(state)
 
 
