@@ -16,8 +16,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
+
+from helpers.flags import FASTER
+
 REPOSITORY = pathlib.Path(__file__).parents[1]
-FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+FLAGS = " ".join(FASTER)
 HEARTBEAT = 10  # seconds without a sign of life after which another process is dead
 OVERRIDES = {
     "data.mini_rows": 80,

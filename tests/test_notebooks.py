@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.flags import FASTER
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
@@ -32,7 +33,11 @@ def code(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_and_draws(name, tmp_path):
     environment = dict(
-        os.environ, PYTHONPATH=str(ROOT), MPLBACKEND="Agg", JAX_PLATFORMS="cpu", XLA_FLAGS=""
+        os.environ,
+        PYTHONPATH=str(ROOT),
+        MPLBACKEND="Agg",
+        JAX_PLATFORMS="cpu",
+        XLA_FLAGS=" ".join(FASTER),
     )
     environment.pop("PYTEST_CURRENT_TEST", None)
     script = tmp_path / "cells.py"

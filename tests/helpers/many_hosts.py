@@ -1,10 +1,11 @@
 """One process of a run with the tiny model: `python -m helpers.many_hosts WORKDIR JSON`.
 
 The JSON says what to do, in order: [{"stage": "rl", "algorithm": "drpo", "steps": 2, ...}, ...].
-Each part has a workdir of its own below WORKDIR, named by its place, or by "name". "evaluate" adds
-an evaluation of the weights reached; "until" ends the work on it after so many steps, as if it had
-been stopped then, and the same part again goes on. Process 0 writes WORKDIR/result.json: of each
-part the SHA-256 of all weights, the rows of metrics.jsonl without times, and the evaluation.
+Each part has a workdir of its own below WORKDIR, named by its place, or by "name", which may be a
+path elsewhere. "evaluate" adds an evaluation of the weights reached; "until" ends the work on it
+after so many steps, as if it had been stopped then, and the same part again goes on. Process 0
+writes WORKDIR/result.json: of each part the SHA-256 of all weights, the rows of metrics.jsonl
+without times, and the evaluation.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from helpers import compile_cache
 from helpers.train import tiny_model
 from qoq_jax.base import interrupt
 from qoq_jax.evaluation import runner
@@ -69,6 +71,7 @@ TIMES = ("time", "seconds", "tokens_per_second", "recompiles", "ecgs_per_second"
 def main(workdir: str, parts: list[dict[str, Any]]) -> int:
     """Does the parts; returns the exit code."""
     hosts.join()
+    compile_cache.every_process_writes()
     setup_lib.model_config = lambda cfg: dataclasses.replace(tiny_model(), remat="none")
     return run(pathlib.Path(workdir), parts)
 

@@ -41,7 +41,7 @@ def environment(count: int, index: int, devices: int, port: int, cache: str = ""
         "QOQ_HEARTBEAT_SECONDS": "10",
         **(
             {
-                "JAX_COMPILATION_CACHE_DIR": cache,
+                "JAX_COMPILATION_CACHE_DIR": os.path.join(cache, str(index)),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             }
             if cache
@@ -56,7 +56,7 @@ class Processes:
     Args:
       arguments: of all processes, or a list for each.
       count, devices: processes, and devices of each.
-      cache: folder of compiled programs, or none.
+      cache: folder of compiled programs, in which each process has one of its own; or none.
 
     Attributes:
       all: the processes, by index; their output goes to a pipe, stderr too.

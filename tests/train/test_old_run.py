@@ -17,6 +17,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from helpers.flags import FASTER
 
 from qoq_jax.train import config as config_lib
 from qoq_jax.train.plan import plan
@@ -40,12 +41,12 @@ def resumed(tmp_path_factory):
     """The workdir in which the old run was gone on with, to its end: on one device, as it began."""
     folder = tmp_path_factory.mktemp("old")
     shutil.copytree(OLD / "run", folder / "runs" / "old")
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     paths = os.pathsep.join([str(pathlib.Path(__file__).parents[2]), str(OLD)])
     done = subprocess.run(
         [sys.executable, "-c", GO_ON, str(OLD / "run" / "config.json")],
         cwd=folder,
-        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"},
+        env=os.environ
+        | {"XLA_FLAGS": " ".join(FASTER), "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         check=False,
