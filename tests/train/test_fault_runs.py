@@ -9,16 +9,21 @@ import pytest
 from benchmarks import kill_storm, signal_matrix
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of all runs of this file: they share the data set and the compiled programs."""
+    return tmp_path_factory.mktemp("faults")
+
+
 @pytest.mark.slow
-def test_killed_at_random_moments_and_while_saving_a_run_ends_with_the_same_bits(tmp_path):
-    tally = kill_storm.storm(tmp_path, kills=3, saving=1, seed=1)
+def test_killed_at_random_moments_and_while_saving_a_run_ends_with_the_same_bits(folder):
+    tally = kill_storm.storm(folder, kills=3, saving=1, seed=1)
     assert tally.kills >= 3 and tally.saving >= 1
     assert tally.lost == tally.different == 0
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("matrix")
+def prepared(folder):
     signal_matrix.prepare(folder, processes=1)
     return folder
 
