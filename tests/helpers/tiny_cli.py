@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from helpers import compile_cache
 from helpers.train import tiny_model
 from qoq_jax.cli import main
 from qoq_jax.train import setup as setup_lib
@@ -18,5 +19,6 @@ def _tiny(cfg: Config):
 
 
 if __name__ == "__main__":
+    compile_cache.every_process_writes()
     setup_lib.model_config = weights_lib.model_config = _tiny
     main.entry()
