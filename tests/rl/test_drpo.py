@@ -356,7 +356,10 @@ bulk = hypothesis.settings(max_examples=40, deadline=None)  # 10,000 cases
 seeds = st.integers(0, 2**32 - 1)
 
 
-@functools.partial(jax.jit, static_argnames="cfg")
+# Run some hundred times: compiled with optimisation, unlike the programs of most tests.
+@functools.partial(
+    jax.jit, static_argnames="cfg", compiler_options={"xla_backend_optimization_level": 1}
+)
 def in_bulk(rewards, domains, kl, valid, cfg=PAPER):
     def one(r, d, k, v):
         found, _, facts = drpo.advantages(r, d, k, cfg=cfg, valid=v)
