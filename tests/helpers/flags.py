@@ -6,4 +6,5 @@ NO_OPTIMISATION = "--xla_backend_optimization_level=0"
 # The fusion emitters take three quarters of a compilation. Later releases have no such flag, and
 # XLA ends the process on one that it does not know.
 OLD = importlib.metadata.version("jaxlib").startswith("0.10.")
-FASTER = [NO_OPTIMISATION, *(["--xla_cpu_use_fusion_emitters=false"] if OLD else [])]
+OLD_EMITTERS = ["--xla_cpu_use_fusion_emitters=false"] if OLD else []
+FASTER = [NO_OPTIMISATION, *OLD_EMITTERS]
