@@ -31,7 +31,8 @@ from qoq_jax.models.lora import LoraConfig
 from qoq_jax.parallel.mesh import MeshConfig
 from qoq_jax.rewards.score import PRESETS, RewardConfig
 from qoq_jax.rl import algorithms
-from qoq_jax.rl.config import RlConfig
+from qoq_jax.rl.config import RlConfig, with_all_domains
+from qoq_jax.rl.drpo import DRPOConfig
 from qoq_jax.sampling.config import RolloutConfig
 from qoq_jax.train import stages
 from qoq_jax.train.sections import (
@@ -219,6 +220,8 @@ def differences(config: RunSettings, other: dict) -> list[str]:
             # Runs from before this field wrote pixels, whatever the family.
             if prefix + key == "model.box_coordinates" and key not in theirs and a == PIXELS:
                 continue
+            if prefix == "rl.drpo." and with_all_domains({key: b}) == {key: a}:
+                continue
             if isinstance(a, dict) and isinstance(b, dict):
                 yield from compare(
                     a, b, usual if isinstance(usual, dict) else {}, f"{prefix}{key}."
@@ -268,8 +271,8 @@ def _build(cls: type, values: dict, prefix: str) -> Any:
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, dict):
                 raise ConfigError(f"{where} must be a section, got {value!r}")
-            section = _reward_preset(value) if kind is RewardConfig else value
-            kwargs[key] = _build(kind, section, where + ".")
+            complete = {RewardConfig: _reward_preset, DRPOConfig: with_all_domains}.get(kind, dict)
+            kwargs[key] = _build(kind, complete(value), where + ".")
         else:
             kwargs[key] = _typed(value, kind, where)
     return cls(**kwargs)

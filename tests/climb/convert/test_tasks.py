@@ -23,7 +23,7 @@ from qoq_jax.climb.convert.folder import Folder
 ROOT = pathlib.Path(__file__).parents[3]
 FAMILIES = (
     *("georgia", "mimic-iv-ecg", "mimic-cxr", "cmmd", "ham10000", "lndb"),
-    *("hemorrhage", "covid-us", "echonet-dynamic", "brain-tumor-2", "bcss"),
+    *("hemorrhage", "covid-us", "echonet-dynamic", "brain-tumor-2", "bcss", "cholec80"),
 )
 
 
