@@ -25,7 +25,7 @@ def add(actions: Commands) -> None:
         "--frames",
         type=int,
         default=4,
-        help="frames of an interval of a video, as data.frames of training; default: 4",
+        help="frames of an interval of a video, as training reads; default: 4",
     )
     beam.add(parser, "DirectRunner", "DirectRunner")
     tfds = command(

@@ -29,7 +29,7 @@ def run(
       root: folder with {split}.jsonl and the media.
       out: folder of the shards; it gets copies of the row files.
       shard_bytes: media of a shard.
-      frames: of an interval of a video, as data.frames of the runs to come.
+      frames: of an interval of a video, as the runs to come read (4; data.frames of encoders).
       runner, options: of Beam, as ("--direct_num_workers=8",).
 
     Raises:

@@ -53,7 +53,7 @@ def plan(root: str, out: str, shard_bytes: int, frames: int = 4) -> list[Task]:
     Args:
       shard_bytes: media of a shard; it ends with the row that reaches them. A part of a slide or a
         video counts as 2 MiB.
-      frames: of an interval of a video, as data.frames of the runs to come.
+      frames: of an interval of a video, as the runs to come read (4; data.frames of encoders).
 
     Raises:
       DataError: `root` has no rows, broken ones, or is `out` itself.

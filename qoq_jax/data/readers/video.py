@@ -170,7 +170,7 @@ def _kept(path: pathlib.Path, count: int) -> np.ndarray:
         raise DataError(
             f"the shards hold {len(frames)} frames of it, not {count}",
             where=str(path),
-            hint=f"set data.frames={len(frames)}, or make the shards with --frames {count}",
+            hint=f"make the shards again: qoq data shards --frames {count}",
         )
     return frames
 
