@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import pathlib
 
+from qoq_jax.base import storage
 from qoq_jax.base.errors import ConfigError, QoqError
 from qoq_jax.cli.parser import Commands, command, may_be_distributed
 
@@ -69,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     file, _, variant = arguments.file.partition(":")
     name = pathlib.Path(file).stem + (f"-{variant}" if variant else "")
     out = arguments.out or f"runs/{name}"
+    storage.check_local(out)
     only = [name for name in arguments.only.split(",") if name]
     if transfers.is_of_encoders(arguments.file):
         if only or arguments.jobs not in (None, 1):
