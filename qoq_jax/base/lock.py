@@ -99,32 +99,49 @@ class Watch:
 
 
 def holder_of(folder: str, watch: Watch, name: str = NAME) -> Holder | None:
-    """Who holds the folder; None when `hold` would get it: nobody does, or one that is known to be
-    dead.
-    """
+    """Who holds the folder; None when nobody does, or a process that is known to be dead."""
     chain = _chain(os.path.join(storage.absolute(folder), name))
     return chain[-1][1] if chain and watch.alive(*chain[-1]) is not False else None
 
 
+def take(folder: str, watch: Watch, name: str = NAME) -> contextlib.ExitStack | None:
+    """`hold` without waiting: the lock, held until it is closed; None while another process has it,
+    or may have it.
+
+    Args:
+      watch: knows which holders of other machines are dead.
+      name: of the lock file, where a folder has several.
+    """
+    with contextlib.ExitStack() as held:
+        lock = os.path.join(storage.absolute(folder), name)
+        try:
+            held.enter_context(_held(lock, lambda *of: watch.alive(*of) is not False, folder))
+        except ConfigError:
+            return None
+        return held.pop_all()
+
+
 @contextlib.contextmanager
-def hold(
-    folder: str,
-    other: str = "give another --config.workdir",
-    name: str = NAME,
-    watch: Watch | None = None,
-) -> Iterator[None]:
+def hold(folder: str, other: str = "give another --config.workdir") -> Iterator[None]:
     """Inside, the folder belongs to this process.
 
     Args:
       other: what a user can do beside waiting for the one who holds it, for the error.
-      name: of the lock file, where a folder has several.
-      watch: that knows already who is dead: nothing is waited for. None = it is found out.
 
     Raises:
       ConfigError: to another process, which is named.
     """
-    lock, mine = os.path.join(storage.absolute(folder), name), _this_process()
-    _acquire(lock, mine, lambda path, holder: _lives(path, holder, folder, watch), folder, other)
+    lock = os.path.join(storage.absolute(folder), NAME)
+    with _held(lock, lambda path, holder: _alive(path, holder, folder), folder, other):
+        yield
+
+
+@contextlib.contextmanager
+def _held(
+    lock: str, lives: Callable[[str, Holder], bool], folder: str, other: str = ""
+) -> Iterator[None]:
+    mine = _this_process()
+    _acquire(lock, mine, lives, folder, other)
     ended = threading.Event()
     beat = threading.Thread(
         target=_beat, args=(lock, mine, ended), name="workdir lock", daemon=True
@@ -260,7 +277,8 @@ def _beat(lock: str, mine: Holder, ended: threading.Event) -> None:
         if holder is not None and holder != mine and not ended.is_set():
             print(
                 f"qoq: {lock}: was taken over by {holder}, since this process had not refreshed it "
-                f"for {PATIENCE:.0f} s (hint: give each run a workdir of its own)",
+                f"for {PATIENCE:.0f} s (hint: start it again where the machine stood still, else "
+                "give each run a workdir of its own)",
                 file=sys.stderr,
                 flush=True,
             )
@@ -278,10 +296,8 @@ def _beat_of(path: str, holder: Holder) -> str:
     return f"{path.partition('.after-')[0]}.beat-{holder.token}"
 
 
-def _lives(path: str, holder: Holder, folder: str, watch: Watch | None) -> bool:
-    """Whether the holder of a lock lives, as far as `watch` knows; without one this waits."""
-    if watch is not None:
-        return watch.alive(path, holder) is not False
+def _alive(path: str, holder: Holder, folder: str) -> bool:
+    """Whether the holder of a lock lives; waits until that is known."""
     watch = Watch()
     alive = watch.alive(path, holder)
     if alive is None:

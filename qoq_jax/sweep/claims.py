@@ -24,7 +24,6 @@ import uuid
 from collections.abc import Sequence
 
 from qoq_jax.base import exit_codes, files, lock
-from qoq_jax.base.errors import ConfigError
 from qoq_jax.sweep.plan import Job
 
 # Codes of a run that was asked to leave: another host may do it.
@@ -52,17 +51,15 @@ class Claims:
         # Both are looked at in each round, so that both are watched for the same time.
         claimed = lock.holder_of(parent, self._watch, f"{name}.lock")
         at_work = lock.holder_of(folder, self._watch)
-        if claimed or at_work:
-            return None
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(lock.hold(parent, name=f"{name}.lock", watch=self._watch))
-                if os.path.exists(os.path.join(folder, lock.NAME)):
-                    with lock.hold(folder, watch=self._watch):
-                        pass  # a dead process's lock: the run would watch it for a minute
-            except ConfigError:  # another process was faster
+        claim = None if claimed or at_work else lock.take(parent, self._watch, f"{name}.lock")
+        if claim and os.path.exists(os.path.join(folder, lock.NAME)):
+            # A dead process's lock, which the run would watch for a minute.
+            if left := lock.take(folder, self._watch):
+                left.close()
+            else:
+                claim.close()
                 return None
-            return held.pop_all()
+        return claim
 
     def failure(self, folder: str) -> int:
         """Exit code with which a run has failed since this process began, here or elsewhere; 0 when

@@ -9,7 +9,6 @@ on where it was; finished runs are not done again.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -186,13 +185,12 @@ def _write(sweep: Sweep, out: str, final: bool) -> None:
       final: waits for another process; else that one, or a later one, will write it.
     """
     watch = lock.Watch()
-    while True:
-        with contextlib.suppress(ConfigError), lock.hold(out, name="report.lock", watch=watch):
-            sweep_report.write(sweep, out)
-            return
+    while not (held := lock.take(out, watch, "report.lock")):
         if not final:
             return
         time.sleep(LOOK)
+    with held:
+        sweep_report.write(sweep, out)
 
 
 def places(count: int, apart: bool) -> list[Place]:
