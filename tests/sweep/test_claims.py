@@ -60,16 +60,34 @@ def test_each_run_is_done_once_and_that_of_a_killed_host_again(shared):
     assert len(twice) == 1 and twice[0][0] == "2" and twice[0][1] in "01"
 
 
-def test_the_tables_are_those_of_one_host_to_the_byte(shared, tmp_path, monkeypatch):
-    one = tmp_path / "one"
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """The folder of a sweep that is to run in this process."""
     monkeypatch.setattr(sweep, "load", lambda file: sweep_hosts.PLAN)
     monkeypatch.setattr(sweep, "_check_finished", lambda *_: None)
     monkeypatch.setattr(
-        sweep, "_train", lambda file, job, *_: sweep_hosts.train(job, str(tmp_path / "begun"))
+        sweep, "_train", lambda file, job, *_: sweep_hosts.train(job, f"{tmp_path / 'out'}.begun")
     )
-    assert sweep.run("evidence.py", str(one)) == 0
+    return tmp_path / "out"
+
+
+def test_the_tables_are_those_of_one_host_to_the_byte(shared, alone):
+    assert sweep.run("evidence.py", str(alone)) == 0
     for name in TABLES:
-        assert (shared[0] / name).read_bytes() == (one / name).read_bytes()
+        assert (shared[0] / name).read_bytes() == (alone / name).read_bytes()
+
+
+def test_a_process_of_runs_over_all_processes_does_each_and_writes_no_report(alone, monkeypatch):
+    for name, to in {
+        "COORDINATOR": "10.0.0.5:84",
+        "PROCESS_COUNT": "2",
+        "PROCESS_INDEX": "1",
+    }.items():
+        monkeypatch.setenv(f"QOQ_{name}", to)
+    monkeypatch.setattr(claims, "Claims", None)  # nothing is claimed
+    assert sweep.run("evidence.py", str(alone)) == 0
+    assert [line[1:] for line in begun(alone)][:3] == [["start", "0"], ["grpo", "0"], ["drpo", "0"]]
+    assert len(begun(alone)) == 9 and not (alone / "report.md").exists()
 
 
 def test_no_lock_is_left(shared):
