@@ -164,6 +164,10 @@ class Board:
                 self._finished.add(job.folder)
             self._changed.notify_all()
 
+    def leave(self) -> None:
+        """This process is asked to leave: it begins no other run."""
+        self.leaving = True
+
     def wait(self, seconds: float) -> bool:
         """Waits until a run of this process has ended, so long at most; False when it has none."""
         with self._changed:

@@ -12,7 +12,6 @@ import concurrent.futures
 import dataclasses
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from collections.abc import Callable, Sequence
 from qoq_jax.base import exit_codes, files, lock, terminal
 from qoq_jax.base.errors import ConfigError, QoqError
 from qoq_jax.parallel import hosts
-from qoq_jax.sweep import claims, subsets
+from qoq_jax.sweep import children, claims, subsets
 from qoq_jax.sweep import tables as sweep_report
 from qoq_jax.sweep.evaluation_plan import EvaluationSweep
 from qoq_jax.sweep.plan import Job, Sweep
@@ -130,7 +129,8 @@ def run(
             print(f"{job.folder}  ({done} of {len(others)} runs)", flush=True)
             bar.update(done)
 
-    with terminal.Bar("sweep: runs", len(others)) as bar:
+    bar = terminal.Bar("sweep: runs", len(others))
+    with bar, children.passing_on(board.leave):
         waits = False
         while left := board.open():
             begun = sum(_drain(board, *group, do, report) for group in groups)
@@ -143,7 +143,7 @@ def run(
         _write(sweep, out, final=True)
         sweep_report.show(sweep, out)
         print(f"report: {os.path.join(out, 'report.md')}")
-    return exit_code(list(board.codes.values()))
+    return exit_code([*board.codes.values(), *[exit_codes.PREEMPTED] * board.leaving])
 
 
 def _drain(
@@ -349,12 +349,6 @@ def _train(
     environment = hosts.environment_apart() if place.apart else hosts.environment_of_job(number)
     with open(_log(job, place), "a", encoding="utf-8") as log:
         try:
-            return subprocess.run(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                check=False,
-                env=environment | place.devices,
-            ).returncode
+            return children.run(command, stdout=log, stderr=log, env=environment | place.devices)
         except OSError as error:
             raise QoqError(f"cannot start a run: {error.strerror}", where=job.folder) from error

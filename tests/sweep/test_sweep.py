@@ -1,11 +1,14 @@
 """The sweep: which runs it makes, that it goes on where it was, the statistics of its tables."""
 
+import concurrent.futures
 import dataclasses
 import json
 import math
 import os
 import pathlib
-import subprocess
+import signal
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -168,11 +171,9 @@ def test_runs_side_by_side_see_their_own_devices(tmp_path):
 def test_a_run_is_started_at_its_place(tmp_path, monkeypatch):
     started = []
 
-    def run(command, env, **more):
-        started.append(env)
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(
+        sweep.children, "run", lambda command, env, **more: started.append(env) or 0
+    )
     others = {
         "QOQ_COORDINATOR": "10.0.0.5:8476",
         "QOQ_PROCESS_COUNT": "2",
@@ -192,6 +193,25 @@ def test_a_run_is_started_at_its_place(tmp_path, monkeypatch):
         "seed0.log",
         "seed0.process1.log",
     ]
+
+
+def test_sigterm_goes_on_to_what_runs_and_nothing_more_is_begun(tmp_path):
+    left, ready = [], tmp_path / "ready"
+    program = (
+        "import pathlib, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); "
+        "pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(ready)]
+    with (
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+        sweep.children.passing_on(lambda: left.append(True)),
+    ):
+        code = pool.submit(sweep.children.run, command)
+        while not ready.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert code.result(30) == 7 and left == [True]
+        assert sweep.children.run(command) == 143
 
 
 def test_intervals_and_areas():
