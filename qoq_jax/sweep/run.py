@@ -118,7 +118,8 @@ def run(
     def do(job: Job, at: Place) -> int:
         code = _train(file, job, out, at, overrides, numbers[job])
         if code:
-            said = f"{job.folder} failed with exit code {code}"
+            what = "was left" if code == exit_codes.PREEMPTED else "failed"
+            said = f"{job.folder} {what} with exit code {code}"
             print(f"{said}; its output is in {_log(job, at)}", flush=True)
         return code
 
