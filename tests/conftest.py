@@ -52,7 +52,7 @@ def compiled_programs():
     (vm.max_map_count). The mapping after that fails, and the process ends with SIGSEGV.
     """
     yield
-    if "jax" in sys.modules and _memory_maps() > 20_000:
+    if "jax" in sys.modules and _memory_maps() > 12_000:
         sys.modules["jax"].clear_caches()
         gc.collect()
 
