@@ -365,11 +365,8 @@ def _check_stages(config: Config) -> None:
             hint="run it with stages = ('ecg',) and give its file to the other run as "
             "model.ecg_weights",
         )
-    if alone and config.mesh.sequence != 1:
-        raise ConfigError(
-            f"mesh.sequence = {config.mesh.sequence}: ECG pretraining has no rows of text to cut",
-            hint="set mesh.sequence=1 and a larger mesh.data",
-        )
+    if alone:
+        config.mesh.check_no_text("ECG pretraining")
     in_order = [name for name in stages.MODEL_STAGES if name in config.stages]
     if not alone and list(config.stages) != in_order:
         raise ConfigError(
