@@ -145,7 +145,7 @@ class RlStep:
         scored = {"ref_logprobs": self._score(reference, *sampled)}
         if rl.old_logprobs == "sampler":
             scored["old_logprobs"] = groups.sampler_logprobs
-        elif rl.minibatches * rl.epochs > 1:  # else the update's own log-probabilities are the old
+        elif self._plan.scores_old:  # else the update's own log-probabilities are the old
             scored["old_logprobs"] = self._score(weights, *sampled)
         if self._values is not None:
             scored["values"] = self._values(weights, state.params["critic"], *sampled)
