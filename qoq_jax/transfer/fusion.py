@@ -182,6 +182,5 @@ def _fit(
         method, tuple(inputs for inputs, _ in parts), len(found.classes), cfg.width
     )
     patients = {inputs.name: modality for inputs, modality in parts}
-    train, validation = found.rows_of("train"), found.rows_of("validation")
-    rows = fusion_fit.Rows(train, validation if len(validation) else train)
+    rows = fusion_fit.Rows(found.rows_of("train"), found.rows_of("validation"))
     return fusion_fit.fit(sizes, cfg.fit, patients, found.labels, rows, seeds)
