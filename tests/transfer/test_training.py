@@ -34,7 +34,7 @@ def whole(configured, sets, tmp_path_factory):
 
 
 def test_eight_devices_train_what_one_trains(whole, configured, sets, tmp_path):
-    cfg = configured(workdir=str(tmp_path), mesh={"data": 4, "fsdp": 2})
+    cfg = configured(workdir=str(tmp_path), mesh={"data": 2, "fsdp": 2, "tensor": 2})
     assert_close(trained(cfg, sets), whole[1], rtol=2e-4, atol=2e-6)
 
 
@@ -69,6 +69,12 @@ def test_a_set_trains_its_own_columns_alone(configured, sets, tmp_path):
     other = [k for k in range(len(bench.vocabulary)) if k not in own]
     np.testing.assert_array_equal(after[:, other], before[:, other])
     assert (np.asarray(after)[:, own] != before[:, own]).all()
+
+
+@pytest.mark.parametrize(("name", "value"), [("sequence", 2), ("rollout_tensor", 4)])
+def test_axes_of_text_alone_are_refused(name, value, configured):
+    with pytest.raises(ConfigError, match=rf"mesh.{name} = {value}: an encoder .* no rows of text"):
+        configured(mesh={"data": -1, name: value})
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(configured, sets):
