@@ -83,6 +83,19 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(configured, se
         training.bench_of(cfg, Vocabulary.of(sets.values()))
 
 
+@pytest.mark.parametrize(("target", "trained_on"), [("", ("skin",)), ("skin", ())])
+def test_what_cannot_be_scored_is_said_before_training(
+    configured, sets, tmp_path, target, trained_on
+):
+    split = sets["skin"].splits["test"]
+    part = {**sets["skin"].splits, "test": dataclasses.replace(split, gold=split.gold[::2])}
+    one_sided = sets | {"skin": dataclasses.replace(sets["skin"], splits=part)}
+    cfg = configured(workdir=str(tmp_path / "run"), target=target, sets=trained_on)
+    with pytest.raises(DataError, match="skin: no label is both present and absent in the"):
+        run.run_on(cfg, one_sided)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_what_could_not_be_read_is_in_the_record_of_the_run(configured, sets, tmp_path):
     split = sets["skin"].splits["train"]
 
