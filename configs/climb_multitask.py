@@ -29,8 +29,8 @@ KIND = config.KIND
 SWEEP = TransferSweep("multitask", seeds=4, budgets=("samples",))
 # kind -> encoder, steps, learning rate, made-up sets
 RECORDS = {
-    "eeg": ("biot_small", 200, 3e-3, ("eeg", "eeg-routine", "eeg-headband")),
-    "connectome": ("gcn", 200, 3e-3, ("connectome", "connectome-age", "connectome-motor")),
+    "eeg": ("biot_small", 160, 3e-3, ("eeg", "eeg-routine", "eeg-headband")),
+    "connectome": ("gat", 160, 3e-3, ("connectome", "connectome-age", "connectome-motor")),
     "gait": ("motion", 120, 1e-3, ("gait", "gait-ward", "gait-stroke")),
 }
 
