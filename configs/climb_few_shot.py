@@ -6,10 +6,10 @@
     qoq sweep configs/climb_few_shot.py --config.target=covid-cxr-mini --out runs/few_shot_chest
     qoq sweep configs/climb_few_shot.py --config.target=   # each set as the target
 
-EEG, connectomes and inertial sensors, on made-up sets that are built as configs/climb_multitask.py
-says:
+EEG, connectomes, inertial sensors and ECG, on made-up sets that are built as
+configs/climb_multitask.py says:
 
-    qoq sweep configs/climb_few_shot.py:connectome    # and :eeg, :gait
+    qoq sweep configs/climb_few_shot.py:connectome    # and :eeg, :gait, :ecg
 
     qoq train --config=configs/climb_few_shot.py:pod --config.data.extra=data/ham10000,data/busi \
         --config.target=busi
@@ -28,6 +28,7 @@ TARGETS = {
     "eeg": "eeg-routine-mini",
     "connectome": "connectome-age-mini",
     "gait": "gait-ward-mini",
+    "ecg": "ecg-rhythm-mini",
     "pod": "",
 }
 MULTITASK = str(pathlib.Path(__file__).with_name("climb_multitask.py"))

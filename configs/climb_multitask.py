@@ -4,7 +4,7 @@
     qoq sweep configs/climb_multitask.py           # the comparison, on the pictures of climb-mini
     qoq train --config=configs/climb_multitask.py  # one run on all sets: 5 minutes on 2 CPU cores
 
-EEG, connectomes and inertial sensors, each on three made-up sets, of which two are small:
+EEG, connectomes, inertial sensors and ECG, each on three made-up sets, of which two are small:
 
     for name in eeg eeg-routine eeg-headband; do qoq data arrays $name-mini data/$name-mini; done
     qoq sweep configs/climb_multitask.py:eeg
@@ -13,6 +13,8 @@ EEG, connectomes and inertial sensors, each on three made-up sets, of which two 
     qoq sweep configs/climb_multitask.py:connectome
     for name in gait gait-ward gait-stroke; do qoq data arrays $name-mini data/$name-mini; done
     qoq sweep configs/climb_multitask.py:gait
+    for name in ecg-rhythm ecg-conduction; do qoq data arrays $name-mini data/$name-mini; done
+    qoq sweep configs/climb_multitask.py:ecg
 
 The encoder of the paper at its size, on the sets that `qoq data convert` wrote, for a pod of 16 or
 more devices:
@@ -31,6 +33,7 @@ SWEEP = TransferSweep("multitask", seeds=4, budgets=("samples",))
 RECORDS = {
     "eeg": ("biot_small", 160, 3e-3, ("eeg", "eeg-routine", "eeg-headband")),
     "connectome": ("gat", 160, 3e-3, ("connectome", "connectome-age", "connectome-motor")),
+    "ecg": ("ecg_jepa_nano", 160, 1e-3, ("ecg-rhythm", "ecg-conduction")),
     "gait": ("motion", 120, 1e-3, ("gait", "gait-ward", "gait-stroke")),
 }
 
@@ -59,7 +62,7 @@ def get_config(arg: str = "mini"):
     cfg.training.batch = cfg.few.batch = 16
     if arg in RECORDS:
         cfg.encoder, cfg.training.steps, cfg.training.lr, sets = RECORDS[arg]
-        cfg.data.mini_rows = 0
+        cfg.data.mini_rows = 1200 if arg == "ecg" else 0  # climb-mini has the third set of ECGs
         cfg.data.arrays = tuple(f"data/{name}-mini" for name in sets)
         return cfg
     cfg.encoder = "convnextv2_micro"

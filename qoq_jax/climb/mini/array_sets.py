@@ -28,9 +28,11 @@ from qoq_jax.climb.arrays import gait, montage, read, write
 from qoq_jax.climb.arrays.record import Array, Form, Item, Record
 from qoq_jax.climb.mini import (
     connectome_simulator,
+    ecg_simulator,
     eeg_simulator,
     gait_simulator,
 )
+from qoq_jax.data.readers import leads
 
 _MAIN = 0.75  # probability that a recording shows its patient's main pattern
 _LOST = 0.15  # probability that a recording lacks an electrode, or a scan a region
@@ -276,4 +278,51 @@ _GAIT = (
 )
 
 
-SETS: dict[str, MadeUp] = {one.form.name: one for one in (*_EEG, *_CONNECTOMES, *_GAIT)}
+# --------------------------------------------------------------------------------------------- ECG
+
+
+def _ecg(
+    shows: Mapping[str, tuple[str, str]], noise_mv: float, patient: str, rng: np.random.Generator
+) -> Records:
+    """One recording; `shows`: label -> diagnosis of the simulator, and its variant."""
+    label = str(rng.choice(tuple(shows)))
+    diagnosis, variant = shows[label]
+    kinds = {diagnosis: variant} if variant else {}
+    heart = ecg_simulator.heart(rng, (diagnosis,), float(rng.uniform(0.3, 0.9)), kinds)
+    heart = dataclasses.replace(heart, noise_mv=noise_mv, wander_mv=4 * noise_mv)
+    signal = ecg_simulator.simulate(heart, rng).signal
+    kept = [ecg_simulator.LEADS.index(lead) for lead in leads.NEEDED]
+    yield Record(patient, patient, (label,), {"ecg": signal[kept]}, {"lead": leads.NEEDED})
+
+
+def _ecg_set(name: str, shows: Mapping[str, tuple[str, str]], noise_mv: float) -> MadeUp:
+    form = Form(name, {"ecg": Array(("lead", 2500), "float32", "mV", "10 s at 250 Hz")})
+    records = functools.partial(_ecg, shows, noise_mv)
+    return MadeUp(form, tuple(shows), 160, records, small=True)
+
+
+# Beside the ecg-mini of climb-mini, which has seven classes.
+_ECG = (
+    _ecg_set(
+        "ecg-rhythm-mini",
+        {
+            "Sinus rhythm": ("Normal", ""),
+            "Atrial fibrillation": ("A. Fib/Aflutter", "fibrillation"),
+            "Atrial flutter": ("A. Fib/Aflutter", "flutter"),
+            "Premature beats": ("Other", "premature beats"),
+        },
+        0.06,
+    ),
+    _ecg_set(
+        "ecg-conduction-mini",
+        {
+            "No block": ("Normal", ""),
+            "LBBB": ("CD", "left bundle branch block"),
+            "RBBB": ("CD", "right bundle branch block"),
+        },
+        0.1,
+    ),
+)
+
+
+SETS: dict[str, MadeUp] = {one.form.name: one for one in (*_EEG, *_CONNECTOMES, *_GAIT, *_ECG)}
