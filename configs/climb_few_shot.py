@@ -2,7 +2,7 @@
 2503.07667), with 1, 8 and 32 samples per label.
 
     qoq sweep configs/climb_few_shot.py           # skin lesions; two seeds of pretraining
-    qoq train --config=configs/climb_few_shot.py  # one seed: 5 minutes on 2 CPU cores
+    qoq train --config=configs/climb_few_shot.py  # one seed: 15 minutes on 2 CPU cores
     qoq sweep configs/climb_few_shot.py --config.target=covid-cxr-mini --out runs/few_shot_chest
     qoq sweep configs/climb_few_shot.py --config.target=   # each set as the target
 

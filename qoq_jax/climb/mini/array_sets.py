@@ -7,8 +7,8 @@ patient, and what real sets have: channels that are missing, sites, stretches of
 record depends on (seed, data set, patient) alone. They say nothing of real patients, and are made
 to try encoders and their training without credentials.
 
-A kind has one larger set and two smaller ones, of other labels, people and recorders, with a
-quarter of their patients for training: what learning from several sets should help with. To add a
+A kind has one larger set (of ECGs that of climb-mini) and two smaller ones, of other labels, people
+and recorders, with a quarter of their patients for training: what learning from several sets should help with. To add a
 set: its row in `SETS`.
 """
 
