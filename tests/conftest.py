@@ -1,7 +1,9 @@
 """Test session set-up: eight CPU devices, no silent rank promotion, warnings are errors."""
 
+import gc
 import os
 import signal
+import sys
 import tempfile
 
 import pytest
@@ -40,3 +42,21 @@ def eight_devices():
 
     jax.config.update("jax_numpy_rank_promotion", "raise")
     assert jax.device_count() == 8, f"expected 8 forced CPU devices, found {jax.device_count()}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs():
+    """After the tests of a file: forgets what is compiled before the kernel's limit ends us.
+
+    XLA maps some ten pieces of memory for each program, and Linux allows a process 65,530
+    (vm.max_map_count). The mapping after that fails, and the process ends with SIGSEGV.
+    """
+    yield
+    if "jax" in sys.modules and _memory_maps() > 12_000:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
+
+
+def _memory_maps() -> int:
+    with open("/proc/self/maps", "rb") as file:
+        return sum(1 for _ in file)

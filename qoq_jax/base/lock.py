@@ -9,7 +9,7 @@ The file says who holds it: {"host", "machine", "pid", "ticks", "since", "token"
 same machine and process namespace is dead when its id is free or belongs to a process with another
 start time. Of another machine nothing can be seen but the file's time of change, which its holder
 renews each BEAT seconds: a time that does not change while one watches for PATIENCE seconds is a
-dead holder's. No clocks are compared.
+dead holder's. No clocks are compared. Who looks at many locks keeps a `Watch`, and waits for none.
 
 Taking over the lock of a dead process with token X means to be the one who creates LOCK.after-X.
 Whoever did is the holder from that moment on, for all who follow the chain, and then puts its own
@@ -35,7 +35,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from qoq_jax.base import files, objects, storage
 from qoq_jax.base.errors import ConfigError
@@ -71,6 +71,56 @@ class Holder:
         return f"process {self.pid} on {self.host} since {self.since}"
 
 
+class Watch:
+    """Which holders live, told from several looks of which none waits; of one thread.
+
+    The time between two looks counts as PATIENCE / 4 at most: while the server of a folder does not
+    answer, nobody can show a sign of life, and nobody is dead for that.
+    """
+
+    def __init__(self) -> None:
+        # (lock, token) -> (what was seen, when, seconds for which it was seen unchanged)
+        self._seen: dict[tuple[str, str], tuple[int | str, float, float]] = {}
+
+    def alive(self, path: str, holder: Holder) -> bool | None:
+        """Whether the holder of a lock lives; None while that cannot be said yet."""
+        if holder.machine and holder.machine == _machine():
+            return _ticks(holder.pid) == holder.ticks and _exists(holder.pid)
+        found, now = _changed(path, holder), time.monotonic()
+        if found is None:
+            return False
+        seen = self._seen.get((path, holder.token))
+        if seen is None or seen[0] != found:
+            self._seen[path, holder.token] = found, now, 0.0
+            return None if seen is None else True
+        unchanged = seen[2] + min(now - seen[1], PATIENCE / 4)
+        self._seen[path, holder.token] = found, now, unchanged
+        return False if unchanged >= PATIENCE else None
+
+
+def holder_of(folder: str, watch: Watch, name: str = NAME) -> Holder | None:
+    """Who holds the folder; None when nobody does, or a process that is known to be dead."""
+    chain = _chain(os.path.join(storage.absolute(folder), name))
+    return chain[-1][1] if chain and watch.alive(*chain[-1]) is not False else None
+
+
+def take(folder: str, watch: Watch, name: str = NAME) -> contextlib.ExitStack | None:
+    """`hold` without waiting: the lock, held until it is closed; None while another process has it,
+    or may have it.
+
+    Args:
+      watch: knows which holders of other machines are dead.
+      name: of the lock file, where a folder has several.
+    """
+    with contextlib.ExitStack() as held:
+        lock = os.path.join(storage.absolute(folder), name)
+        try:
+            held.enter_context(_held(lock, lambda *of: watch.alive(*of) is not False, folder))
+        except ConfigError:
+            return None
+        return held.pop_all()
+
+
 @contextlib.contextmanager
 def hold(folder: str, other: str = "give another --config.workdir") -> Iterator[None]:
     """Inside, the folder belongs to this process.
@@ -81,8 +131,17 @@ def hold(folder: str, other: str = "give another --config.workdir") -> Iterator[
     Raises:
       ConfigError: to another process, which is named.
     """
-    lock, mine = os.path.join(storage.absolute(folder), NAME), _this_process()
-    _acquire(lock, mine, folder, other)
+    lock = os.path.join(storage.absolute(folder), NAME)
+    with _held(lock, lambda path, holder: _alive(path, holder, folder), folder, other):
+        yield
+
+
+@contextlib.contextmanager
+def _held(
+    lock: str, lives: Callable[[str, Holder], bool], folder: str, other: str = ""
+) -> Iterator[None]:
+    mine = _this_process()
+    _acquire(lock, mine, lives, folder, other)
     ended = threading.Event()
     beat = threading.Thread(
         target=_beat, args=(lock, mine, ended), name="workdir lock", daemon=True
@@ -103,7 +162,9 @@ def hold(folder: str, other: str = "give another --config.workdir") -> Iterator[
 # --------------------------------------------------------------------------------------- taking it
 
 
-def _acquire(lock: str, mine: Holder, folder: str, other: str) -> None:
+def _acquire(
+    lock: str, mine: Holder, lives: Callable[[str, Holder], bool], folder: str, other: str
+) -> None:
     while True:
         if _create(lock, mine):
             return
@@ -111,7 +172,7 @@ def _acquire(lock: str, mine: Holder, folder: str, other: str) -> None:
         if not chain:  # released just now
             continue
         path, holder = chain[-1]
-        if _alive(path, holder, folder):
+        if lives(path, holder):
             raise ConfigError(
                 f"is in use by {holder}",
                 where=folder,
@@ -216,7 +277,8 @@ def _beat(lock: str, mine: Holder, ended: threading.Event) -> None:
         if holder is not None and holder != mine and not ended.is_set():
             print(
                 f"qoq: {lock}: was taken over by {holder}, since this process had not refreshed it "
-                f"for {PATIENCE:.0f} s (hint: give each run a workdir of its own)",
+                f"for {PATIENCE:.0f} s (hint: start it again where the machine stood still, else "
+                "give each run a workdir of its own)",
                 file=sys.stderr,
                 flush=True,
             )
@@ -235,24 +297,22 @@ def _beat_of(path: str, holder: Holder) -> str:
 
 
 def _alive(path: str, holder: Holder, folder: str) -> bool:
-    if holder.machine and holder.machine == _machine():
-        return _ticks(holder.pid) == holder.ticks and _exists(holder.pid)
-    before, end = _changed(path, holder), time.monotonic() + PATIENCE
-    if before is not None:
+    """Whether the holder of a lock lives; waits until that is known."""
+    watch = Watch()
+    alive = watch.alive(path, holder)
+    if alive is None:
         print(
             f"qoq: {folder}: the last run here was {holder}; checking whether it still runs "
             f"(at most {PATIENCE:.0f} s)",
             file=sys.stderr,
             flush=True,
         )
-    while before is not None and time.monotonic() < end:
+    while alive is None:
         time.sleep(BEAT / 4)
-        now = _changed(path, holder)
-        if now is None or _read(path) != holder:
+        if _read(path) != holder:
             return False  # released or taken over; the caller looks again
-        if now != before:
-            return True
-    return False
+        alive = watch.alive(path, holder)
+    return alive
 
 
 def _changed(path: str, holder: Holder) -> int | str | None:

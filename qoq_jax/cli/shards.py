@@ -21,6 +21,12 @@ def add(actions: Commands) -> None:
     parser.add_argument(
         "--shard-size", default="256MB", metavar="SIZE", help="media per shard; default: 256MB"
     )
+    parser.add_argument(
+        "--frames",
+        type=int,
+        default=4,
+        help="frames of an interval of a video, as training reads; default: 4",
+    )
     beam.add(parser, "DirectRunner", "DirectRunner")
     tfds = command(
         actions, "tfds", _tfds, "Prepare a data set for tensorflow-datasets, as ArrayRecord files."
@@ -37,6 +43,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.root,
         arguments.out,
         shard_bytes(arguments.shard_size),
+        arguments.frames,
         arguments.runner,
         beam.options(arguments),
     )

@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import pathlib
 
+from qoq_jax.base import storage
 from qoq_jax.base.errors import ConfigError, QoqError
 from qoq_jax.cli.parser import Commands, command, may_be_distributed
 
@@ -36,9 +37,9 @@ def add(commands: Commands) -> None:
     sweep.add_argument(
         "--jobs",
         type=int,
-        default=1,
         help="runs that are trained at the same time, each on its share of this machine's "
-        "cores and of its GPUs or TPU chips; default: 1",
+        "cores and of its GPUs or TPU chips; start it on each of several hosts, and they share out "
+        "the runs; default: one, with all processes",
     )
     sweep.add_argument(
         "--dry-run", action="store_true", help="list what would be done, and what is finished"
@@ -69,9 +70,10 @@ def run(arguments: argparse.Namespace) -> int:
     file, _, variant = arguments.file.partition(":")
     name = pathlib.Path(file).stem + (f"-{variant}" if variant else "")
     out = arguments.out or f"runs/{name}"
+    storage.check_local(out)
     only = [name for name in arguments.only.split(",") if name]
     if transfers.is_of_encoders(arguments.file):
-        if only or arguments.jobs != 1:
+        if only or arguments.jobs not in (None, 1):
             raise ConfigError(
                 "--jobs or --only with a sweep of encoders",
                 hint="they are trained one after the other; choose sets in the config",
@@ -82,14 +84,15 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.distributed:
             raise ConfigError(
                 "--distributed with a sweep that trains",
-                hint="set QOQ_COORDINATOR, QOQ_PROCESS_COUNT and QOQ_PROCESS_INDEX (docs/pods.md)",
+                hint="set QOQ_COORDINATOR, QOQ_PROCESS_COUNT and QOQ_PROCESS_INDEX for runs that "
+                "take all processes; --jobs N needs neither (docs/pods.md)",
             )
         if arguments.dry_run:
             return sweeps.dry_run(arguments.file, out, only, arguments.seeds)
         return sweeps.run(
             arguments.file, out, only, arguments.seeds, arguments.jobs, arguments.overrides
         )
-    if arguments.overrides or arguments.jobs != 1:
+    if arguments.overrides or arguments.jobs not in (None, 1):
         raise ConfigError(
             "--jobs or --config... with a sweep of evaluations",
             hint="each takes all devices, with the config of its run",

@@ -5,7 +5,8 @@ Readers and the libraries below them take paths. `opened` gives a folder of its 
 a file of it is fetched whole, with two requests (size, bytes; of shards with all that its record
 holds), when a reader first asks for it, and all are gone when the sample is made. Containers of
 many recordings (HDF5, .mat, .npy), slides of which rows name regions and videos of which they name
-intervals are kept on this machine instead (base/objects.py). Of a local root of plain files nothing
+intervals are kept on this machine instead (base/objects.py), where they are no shards, which hold
+the regions and intervals. Of a local root of plain files nothing
 of this happens.
 """
 
@@ -65,13 +66,15 @@ def fetched(path: str | os.PathLike) -> pathlib.Path:
     """
     file = pathlib.Path(path)
     if _roots and not file.exists():
-        target = os.path.abspath(split_member(path)[0])
+        name, member = split_member(path)
+        target = os.path.abspath(name)
         for folder, root in list(_roots.items()):
             if target.startswith(folder + os.sep):
                 name = os.path.relpath(target, folder).replace(os.sep, "/")
                 found = shards.find(root)
-                if found is not None:
-                    found.extract(name, folder)
+                if found is not None:  # of slides and videos it has parts, each under its name
+                    if not found.extract(name + member, folder):
+                        found.extract(name, folder)
                 else:
                     _fetch(f"{root}/{name}", target, is_part(path))
     return file

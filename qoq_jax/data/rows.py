@@ -28,6 +28,7 @@ from qoq_jax.data import media, row_files
 from qoq_jax.data.labels import listed_labels, split_labels
 from qoq_jax.data.paths import is_inside, split_member
 
+# A domain's place is its number in DRPO's history and in indexes: new ones go to the end.
 DOMAINS = (
     "ecg",
     "chest_xray",
@@ -39,6 +40,7 @@ DOMAINS = (
     "mri",
     "ultrasound",
     "multimodal",
+    "endoscopy",
 )
 SPLITS = ("train", "validation", "test")
 
@@ -54,6 +56,7 @@ _DATASET_DOMAINS = {
     "mri": "brain_tumor brain-tumor brain_tumor_2 brain-tumor-2",
     "ultrasound": "echonet-dynamic busi covid-blues covid_blues covid-us covid_us",
     "multimodal": "mimic-iv vital",
+    "endoscopy": "cholec80",
 }
 DATASET_DOMAIN = {
     name: domain for domain, names in _DATASET_DOMAINS.items() for name in names.split()

@@ -6,7 +6,8 @@
     shards.json                             records and SHA-256 of each shard; written last
 
 A record is a ZIP archive whose members are stored, not compressed: `row.json`, and each file that a
-reader of the row opens, under `media/` and its path. `zipfile` reads it, and
+reader of the row opens, under `media/` and its path; regions of slides and intervals of videos as
+`readers.parts.cut` makes them, under the path that names them. `zipfile` reads it, and
 `grain.sources.ArrayRecordDataSource` the shards; training takes the rows from the JSON lines, so
 that indexes, fingerprints and batches are those of the folder that the shards were made from, and
 `data/media.py` the bytes from here.
@@ -30,8 +31,10 @@ from qoq_jax.data import paths
 
 MANIFEST, MEDIA, ROW, BELOW = "shards.json", "media.npy", "row.json", "media/"
 VERSION = 1
-# path: hash of the path; record: its number over all shards in the order of the manifest.
+# path: hash of the path; record: its number over all shards in the order of the manifest, or ABSENT
+# for a slide or video of which they hold parts (each under its own name) and know the size.
 DTYPE = np.dtype([("path", "<u8"), ("record", "<u4"), ("size", "<u8")])
+ABSENT = 2**32 - 1
 _AGAIN = "make the shards again: qoq data shards"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of every member: the same row gives the same bytes
 
@@ -151,13 +154,13 @@ class Shards:
 
     def extract(self, path: str, folder: str | os.PathLike) -> bool:
         """Writes the medium of a path, and what else its record holds, below a folder; False when
-        there is no such medium.
+        they do not hold it.
 
         Raises:
           DataError: the record cannot be read, or names a file outside of the folder.
         """
         entry = self._entry(path)
-        if entry is None:
+        if entry is None or int(entry["record"]) == ABSENT:
             return False
         _, media = self.record(int(entry["record"]))
         if path not in media:

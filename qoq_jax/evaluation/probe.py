@@ -63,7 +63,7 @@ def linear_probe(
         raise DataError(
             "no label is both present and absent in training and held-out rows",
             where="linear probe",
-            hint="use more labelled ECGs",
+            hint="use more labelled samples",
         )
 
     def mean_of(key: str) -> float:

@@ -294,10 +294,11 @@ def _engine(job: Job, engine: str, at: Place) -> Iterator[ConfigError]:
     if engine == "slurm" and job.spot:
         yield ConfigError("SLURM has no spot machines", hint="name a preemptible partition")
     detected = at.kind == "tpu" or engine == "slurm"
-    if detected and at.all_hosts > 1 and not process.finds_the_others(job.command):
+    fits = process.finds_the_others(job.command) or process.shares_out(job.command)
+    if detected and at.all_hosts > 1 and not fits:
         yield ConfigError(
-            f"on several hosts of {engine} only qoq train and qoq evaluate run",
-            hint="these take --distributed (docs/pods.md)",
+            f"on several hosts of {engine} only qoq train, qoq evaluate and qoq sweep --jobs run",
+            hint="the first two take --distributed, the third needs nothing (docs/pods.md)",
         )
 
 
@@ -313,6 +314,9 @@ def _workdir(job: Job, at: Place) -> Iterator[ConfigError]:
             yield ConfigError(f"workdir is not set, and {at} has {at.all_hosts} hosts", hint=hint)
     elif not absolute and (at.all_hosts > 1 or where == job.workdir or "://" in where):
         yield ConfigError(f"workdir {where!r}", hint=hint)
+    elif "://" in where and process.is_sweep(job.command):
+        hint = "the absolute path of a folder that all hosts share"
+        yield ConfigError(f"workdir {where!r}: the folder of a sweep is no bucket", hint=hint)
     elif re.search(r"[\s,:]", where.partition("://")[2] or where):
         yield ConfigError(f"workdir {where!r}", hint="no spaces, commas or colons")
 

@@ -28,36 +28,56 @@ def finds_the_others(command: str) -> bool:
     return command.split()[:2] in _DISTRIBUTED
 
 
+def is_sweep(command: str) -> bool:
+    """Whether the command is `qoq sweep`."""
+    return command.split()[:2] == ["qoq", "sweep"]
+
+
+def shares_out(command: str) -> bool:
+    """Whether the command wants one process on each host, which share out its runs by files:
+    `qoq sweep FILE --jobs N`.
+    """
+    return is_sweep(command) and _given(command.split(), "--jobs") is not None
+
+
 def line(job: Job, distributed: bool = False) -> str:
     """The command as a line of a shell.
 
-    `--config.workdir` is added where the command has a config and no workdir yet.
+    `--config.workdir` is added where the command has a config and no workdir yet, `--out` to a
+    sweep.
 
     Args:
       distributed: JAX finds the other processes by itself (`--distributed`).
     """
     words = shlex.split(job.command)
     added = ""
-    if distributed and "--distributed" not in words:
+    if distributed and "--distributed" not in words and not shares_out(job.command):
         added += " --distributed"
-    has_config = any(word == "--config" or word.startswith("--config=") for word in words)
-    if job.workdir and has_config and _given(words) is None:
-        added += f" --config.workdir={shlex.quote(job.workdir)}"
+    option = _folder(job.command)
+    takes = is_sweep(job.command) or _given(words, "--config") is not None
+    if job.workdir and takes and _given(words, option) is None:
+        added += f" {option}={shlex.quote(job.workdir)}"
     return job.command + added
 
 
 def workdir(job: Job) -> str:
-    """The workdir of the run: of the command where it names one, else of the job; "" for none."""
-    given = _given(shlex.split(job.command))
+    """The workdir of the run, or the folder of a sweep: of the command where it names one, else of
+    the job; "" for none.
+    """
+    given = _given(shlex.split(job.command), _folder(job.command))
     return job.workdir if given is None else given
 
 
-def _given(words: list[str]) -> str | None:
-    """The workdir in the words of a command; the last one counts."""
+def _folder(command: str) -> str:
+    return "--out" if is_sweep(command) else "--config.workdir"
+
+
+def _given(words: list[str], option: str) -> str | None:
+    """The value of an option in the words of a command; the last one counts."""
     found = None
     for word, after in zip(words, [*words[1:], ""], strict=True):
         name, equals, value = word.partition("=")
-        if name == "--config.workdir":
+        if name == option:
             found = value if equals else after
     return found
 

@@ -30,14 +30,14 @@ class Job:
 
     Attributes:
       name: of the job, in lower case, digits and "-" (it becomes names in Kubernetes and Cloud).
-      command: what every process runs, as one shell line; `--config.workdir` is added from
-        `workdir`.
+      command: what every process runs, as one shell line; `--config.workdir`, or `--out` of a
+        sweep, is added from `workdir`.
       topology: accelerators of one slice or all nodes: "v5e:4x4", "v5p:2x2x4", "h100:4x8" (nodes x
         GPUs), "cpu:2" (processes of the engine local).
       slices: TPU slices, joined over the data centre's network.
       image: container image with qoq_jax in it; not used by local and tpu-vm.
-      workdir: gs:// or s3:// URL, or a folder that all hosts share; `--config.workdir` in the
-        command comes first.
+      workdir: gs:// or s3:// URL, or a folder that all hosts share; `--config.workdir` or
+        `--out` in the command comes first.
       env: environment variables of every process; values are plain, never secrets.
       secrets: names of environment variables that hold secrets: the engine's own store or the
         launching shell has the values, and nothing that is rendered does.

@@ -33,6 +33,8 @@ from qoq_jax.models import flash, splash
 MASKED = -1e30
 # longer rows attend in blocks of queries, one after the other, so that [T, S] scores never exist
 QUERY_BLOCK = 512
+# on one CPU, towers' rows of so many tokens attend head by head, in blocks of so many queries
+CPU_ROW, CPU_BLOCK = 512, 256
 # rows cut at their segments: blocks larger than this are computed one after the other
 DENSE_BLOCK = 512
 
@@ -118,7 +120,7 @@ def attention(
     own_keys = any("t" in one.k_axes for one in keys)
     biased = any(one.bias is not None for one in keys)
     if "t" in axes and not own_keys and not biased and q.shape[axes.index("t")] > 2 * QUERY_BLOCK:
-        return _in_query_blocks(q, keys, ids, axes)
+        return _in_query_blocks(q, keys, ids, axes, QUERY_BLOCK)
     return _masked_softmax(q, keys, ids, axes)
 
 
@@ -209,15 +211,17 @@ def _spread(x: jax.Array, axes: str, to: str) -> jax.Array:
 # ------------------------------------------------------------------------------- blocks of queries
 
 
-def _in_query_blocks(q: jax.Array, keys: Sequence[KeySet], ids: TokenIds, axes: str) -> jax.Array:
-    """`attention` in blocks of QUERY_BLOCK queries, one after the other, recomputed backwards."""
+def _in_query_blocks(
+    q: jax.Array, keys: Sequence[KeySet], ids: TokenIds, axes: str, size: int
+) -> jax.Array:
+    """`attention` in blocks of `size` queries, one after the other, recomputed backwards."""
     at, at_ids = axes.index("t"), _rows(axes).index("t")
     length = q.shape[at]
-    pad = -length % QUERY_BLOCK
+    pad = -length % size
 
-    def cut(x: jax.Array, axis: int) -> jax.Array:  # [..,T,..] -> [T / block, .., block, ..]
+    def cut(x: jax.Array, axis: int) -> jax.Array:  # [..,T,..] -> [T / size, .., size, ..]
         x = jnp.pad(x, [(0, pad if i == axis else 0) for i in range(x.ndim)])
-        x = x.reshape(*x.shape[:axis], -1, QUERY_BLOCK, *x.shape[axis + 1 :])
+        x = x.reshape(*x.shape[:axis], -1, size, *x.shape[axis + 1 :])
         return jnp.moveaxis(x, axis, 0)
 
     @jax.checkpoint
@@ -385,9 +389,35 @@ def segment_rows(
     if kernel != "einsum" and longest > DENSE_BLOCK:
         module, interpret = _kernel(kernel)
         return module.segment_rows(q, k, v, segments, longest, interpret=interpret)
+    if CPU_ROW <= q.shape[1] <= longest and _on_one_cpu():
+        return _head_by_head(q, k, v, segments)
     ids = TokenIds(segment=segments)
     keys = KeySet(k, v, ids, k_axes="rskh", v_axes="rskh", longest=longest)
     return attention(q, [keys], ids, axes="rtkh")
+
+
+def _on_one_cpu() -> bool:
+    """Whether the program that is being traced is for one CPU."""
+    return jax.sharding.get_abstract_mesh().empty and jax.default_backend() == "cpu"
+
+
+def _head_by_head(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
+    """`segment_rows` of one head of one row after the other, in blocks of CPU_BLOCK queries.
+
+    The products are of plain matrices, and their scores stay in the caches. The scores of 16 heads
+    and 1024 tokens are 64 MiB, pages that the system has to find and to zero in every call.
+    """
+    K = q.shape[2]
+    segments = jnp.repeat(segments, K, axis=0)
+
+    def one(q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array) -> jax.Array:
+        ids = TokenIds(segment=segment)
+        keys = KeySet(k, v, ids, k_axes="sh", v_axes="sh")
+        return _in_query_blocks(q, [keys], ids, "th", CPU_BLOCK)
+
+    heads = (einops.rearrange(x, "r t k h -> (r k) t h") for x in (q, k, v))
+    out = jax.lax.map(lambda head: one(*head), (*heads, segments))
+    return einops.rearrange(out, "(r k) t h -> r t k h", k=K)
 
 
 def kernel_for(platform: str) -> str:

@@ -58,8 +58,22 @@ def linear(equation: str, x: jax.Array, kernel: Stored, bias: jax.Array | None =
     if isinstance(kernel, Int8):
         y = int8.einsum(equation, x, kernel)
     else:
-        y = jnp.einsum(equation, x, kernel.astype(x.dtype))
+        y = jnp.einsum(
+            equation, x, kernel.astype(x.dtype), preferred_element_type=_sum_dtype(x.dtype)
+        ).astype(x.dtype)
     return y if bias is None else y + expand(bias.astype(x.dtype), y.ndim)
+
+
+def _sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """What products of `dtype` are asked for in before they are rounded to it.
+
+    XLA on the CPU uses the processor's bfloat16 products only for results in float32; for others it
+    takes the operands to float32 first. Programs over a mesh stay as they are: it may be of devices
+    that are only described, and sums over devices would be in float32.
+    """
+    # benchmarks/cpu_dtypes.py times it
+    alone = jax.sharding.get_abstract_mesh().empty and jax.default_backend() == "cpu"
+    return jnp.dtype(jnp.float32) if alone else dtype
 
 
 @jax.named_scope("mlp")

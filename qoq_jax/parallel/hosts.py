@@ -31,6 +31,14 @@ from qoq_jax.parallel.leaving import leave as leave  # the other end of `join`
 COORDINATOR, COUNT, INDEX = "QOQ_COORDINATOR", "QOQ_PROCESS_COUNT", "QOQ_PROCESS_INDEX"
 HEARTBEAT = "QOQ_HEARTBEAT_SECONDS"  # without a sign of life for so long, a process is dead
 _HEARTBEAT, _JOIN, _LEAVE = 60, 600, 600  # seconds
+# What tells JAX (jax/_src/clusters) and libtpu of others: variables that begin so. The shape of a
+# slice is among them, as GKE gives it.
+_OTHERS = (
+    *(COORDINATOR, COUNT, INDEX),
+    *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_STEP_", "OMPI_"),
+    *("MEGASCALE_", "TPU_WORKER_", "TPU_PROCESS_", "TPU_HOST_BOUNDS", "TPU_CHIPS_PER_HOST_BOUNDS"),
+    *("TPU_TOPOLOGY", "CLOUD_TPU_TASK_ID"),
+)
 
 # ---------------------------------------------------------------------------------------- joining
 
@@ -93,6 +101,11 @@ def environment_of_job(number: int, environment: Mapping[str, str] = os.environ)
         return dict(environment)
     host, _, port = place[0].rpartition(":")
     return {**environment, COORDINATOR: f"{host}:{int(port) + number}"}
+
+
+def environment_apart(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment for a run of one process on this machine: nothing in it tells of others."""
+    return {name: to for name, to in environment.items() if not name.startswith(_OTHERS)}
 
 
 def initialize(

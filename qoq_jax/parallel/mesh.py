@@ -68,6 +68,20 @@ class MeshConfig:
     def __str__(self) -> str:
         return text_of(self.sizes)
 
+    def check_no_text(self, what: str) -> None:
+        """Raises ConfigError when fields that are of text rows alone are set for `what`, a training
+        that has none.
+        """
+        for name, value, usual in (
+            ("sequence", self.sequence, 1),
+            ("rollout_tensor", self.rollout_tensor, 0),
+        ):
+            if value != usual:
+                raise ConfigError(
+                    f"mesh.{name} = {value}: {what} has no rows of text",
+                    hint=f"set mesh.{name}={usual}; mesh.data and mesh.fsdp share the samples",
+                )
+
 
 def resolved_sizes(sizes: Sequence[int], devices: int, slices: int = 1) -> tuple[int, ...]:
     """Sizes of the axes (MESH_AXES) for so many devices, -1 taken as what is left.

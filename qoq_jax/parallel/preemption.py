@@ -3,7 +3,8 @@
 A signal may come at any moment. In one process, a thread looks whether leaving would lose finished
 steps that are not saved (`keep`): if not, the process ends at once, wherever it is. Else the main
 thread comes to its next `poll` or step end, saves and leaves. After the grace, or at a second
-SIGTERM, the process ends with what the last commit holds.
+SIGTERM, the process ends with what the last commit holds. Two within SAME seconds are one:
+timeout(1) signals its command, and then the group that this is in.
 
 Of several processes one alone may get the signal, and all must save the same step. They agree
 through JAX's preemption service: `poll` is called at the same places by all, and tells all at the
@@ -27,6 +28,7 @@ from qoq_jax.base import exit_codes, interrupt, progress
 from qoq_jax.base.errors import Preempted
 
 CHECK = 0.05  # seconds between looks at what is unsaved
+SAME = 1.0  # seconds within which signals are one
 AGAIN = "the same command resumes from the last checkpoint"
 
 _noticed = threading.Event()  # this process has got the signal
@@ -48,10 +50,14 @@ def listen(grace: float) -> Iterator[None]:
     _noticed.clear()
     _agreed.clear()
     tell_peers = _handler_in_c()
+    calls, first = itertools.count(), [float("inf")]
 
     def act() -> None:
-        if _noticed.is_set():
-            interrupt.leave(exit_codes.PREEMPTED, f"second SIGTERM: left at once; {AGAIN}")
+        if next(calls):
+            if time.monotonic() - first[0] > SAME:
+                interrupt.leave(exit_codes.PREEMPTED, f"second SIGTERM: left at once; {AGAIN}")
+            return
+        first[0] = time.monotonic()
         _noticed.set()
         tell_peers()
         _leave_in_time(grace)

@@ -101,9 +101,7 @@ def _ideas(
         yield {"optimizer.offload": True}, topology, "moments go to the host and back each step"
     if not case.stage.lora.rank and case.stage.name in cfg.lora.stages:
         yield {"lora.rank": LORA_RANK}, topology, "adapters are trained, not the weights"
-    if case.model.decoder.num_kv_heads % (2 * mesh.tensor) == 0 and mesh.fsdp % 2 == 0:
-        changes = {"mesh.fsdp": mesh.fsdp // 2, "mesh.tensor": mesh.tensor * 2}
-        yield changes, topology, "activations are summed over tensor"
+    yield from ((changes, topology, costs) for changes, costs in _by_tokens(cfg, plan))
     if mesh.data % (2 * topology.slices) == 0:
         changes = {"mesh.data": mesh.data // 2, "mesh.fsdp": mesh.fsdp * 2}
         yield changes, topology, ""
@@ -111,11 +109,68 @@ def _ideas(
         yield from _of_sampling(plan, topology)
     if larger := topology.larger():
         times = larger.size // topology.size
-        fit = {"mesh.data": mesh.data, "mesh.fsdp": mesh.fsdp * times, "mesh.tensor": mesh.tensor}
-        wanted = case.batch_ways * times * case.parts
-        if case.config.data.media_rows % wanted:
-            fit["mesh.fsdp"], fit["mesh.tensor"] = mesh.fsdp, mesh.tensor * times
-        yield fit, larger, f"{times} times the devices"
+        for changes in _spread(cfg, plan, larger):
+            yield changes, larger, f"{times} times the devices"
+
+
+def _by_tokens(cfg: Config, plan: StagePlan) -> Iterator[tuple[Changes, str]]:
+    """Rows cut by their tokens in the place of their heads; or over half of the devices that share
+    rows, with as many micro-batches or twice as many, which the rows allow then; where the tokens
+    do not divide, the heads.
+    """
+    case, mesh, topology = plan.case, plan.case.config.mesh, plan.case.topology
+    if mesh.tensor > 1:
+        changes = {"mesh.tensor": 1, "mesh.sequence": mesh.sequence * mesh.tensor}
+        if case.is_rl and not mesh.rollout_tensor:
+            changes["mesh.rollout_tensor"] = mesh.tensor  # sampling stays as it is
+        yield changes, ""
+    if mesh.fsdp % 2:
+        return
+    half = {"mesh.fsdp": mesh.fsdp // 2}
+    tokens = half | {"mesh.sequence": mesh.sequence * 2} | _sampling_beside(case)
+    if _planned(cfg, tokens, topology, case.stage.name) is not None:
+        costs = "two all-to-alls a layer"
+        yield tokens, costs
+        section = "rl" if case.is_rl else "sft"
+        more = tokens | {f"{section}.accumulate": case.stage.accumulate * 2}
+        yield more, f"{costs}; weights are gathered for each micro-batch"
+    elif case.model.decoder.num_kv_heads % (2 * mesh.tensor) == 0:
+        yield half | {"mesh.tensor": mesh.tensor * 2}, "activations are summed over tensor"
+
+
+def _sampling_beside(case: case_lib.Case) -> dict[str, int]:
+    """A layout of its own for sampling, where there is none: devices that share the tokens of a
+    row would all decode the same ones.
+    """
+    mesh, rows = case.config.mesh, case.config.data.media_rows
+    if not case.is_rl or mesh.rollout_tensor:
+        return {}
+    size, heads = case.mesh.size, case.model.decoder.num_kv_heads
+    ways = (n for n in range(1, heads + 1) if heads % n == 0 and size % n == 0)
+    fit = next((n for n in ways if rows % (size // n) == 0), None)
+    return {} if fit is None else {"mesh.rollout_tensor": fit}
+
+
+def _spread(cfg: Config, plan: StagePlan, larger: Topology) -> Iterator[Changes]:
+    """The mesh over more devices: rows over them where they divide, be it in fewer micro-batches,
+    and their tokens where the micro-batches stay; else the heads.
+    """
+    case, mesh = plan.case, plan.case.config.mesh
+    times, section = larger.size // case.topology.size, "rl" if case.is_rl else "sft"
+    names = ("data", "fsdp", "sequence", "tensor")
+    sizes = {f"mesh.{name}": getattr(mesh, name) for name in names}
+    sizes = {name: size for name, size in sizes.items() if size > 1 or name != "mesh.sequence"}
+
+    def with_more(name: str) -> dict[str, int]:
+        return sizes | {name: sizes.get(name, 1) * times}
+
+    rows = with_more("mesh.fsdp")
+    fewer = rows | {f"{section}.accumulate": max(case.stage.accumulate // times, 1)}
+    for group in ([rows], [fewer, with_more("mesh.sequence")], [with_more("mesh.tensor")]):
+        go = [one for one in group if _planned(cfg, one, larger, case.stage.name) is not None]
+        if go:
+            yield from go
+            return
 
 
 def _of_sampling(plan: StagePlan, topology: Topology) -> Iterator[tuple[Changes, Topology, str]]:

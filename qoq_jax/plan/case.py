@@ -234,7 +234,7 @@ def make(cfg: Config, topology: Topology, stage: str) -> Case:
         raise ConfigError(
             f"data.media_rows = {cfg.data.media_rows} does not divide over {case.batch_ways} data "
             f"x fsdp devices in {case.parts} part(s) (stage {stage})",
-            hint=f"set data.media_rows to a multiple of {wanted}, or use --search",
+            hint=f"{budgets.hint_rows(cfg, model, mesh.shape, case.parts)}; --search tries all",
         )
     if case.is_rl and cfg.mesh.rollout_tensor and cfg.data.media_rows % case.rollout_ways:
         raise ConfigError(

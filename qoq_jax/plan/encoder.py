@@ -83,6 +83,7 @@ def plan(cfg: TransferConfig, topology: Topology) -> EncoderPlan:
         have no shape of their own (graphs, sensors, expression).
     """
     encoder = encoder_of(cfg)
+    cfg.mesh.check_no_text("an encoder on labels")  # --mesh came after the config was parsed
     sizes = mesh_lib.resolved_sizes(cfg.mesh.sizes, topology.size, topology.slices)
     mesh = AbstractMesh(sizes, mesh_lib.MESH_AXES)
     specs = model.param_specs(encoder, _CLASSES)

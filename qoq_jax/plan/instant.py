@@ -143,7 +143,6 @@ def _calls(case: Case) -> dict[str, int]:
     if not case.is_rl:
         return {"update": 1}
     rl, algorithm = case.stage.rl, case.stage.algorithm
-    again = rl.old_logprobs == "trainer" and rl.minibatches * rl.epochs > 1
     prompts, width = slots.grid(case)
     waves = math.ceil(rl.questions * rl.rollouts / (prompts * width))
     rollouts = 1 + (1 if algorithm.greedy else 0)
@@ -152,7 +151,7 @@ def _calls(case: Case) -> dict[str, int]:
         **({"embed": rollouts} if slots.waits(case) else {}),
         "prefill": rollouts * math.ceil(rl.questions / slots.chunk(case)),
         "decode": (waves + rollouts - 1) * rl.response_tokens,
-        "scorer": 1 + again + bool(algorithm.critic),
+        "scorer": 1 + case.stage.scores_old + bool(algorithm.critic),
         "update": case.updates,
     }
 

@@ -132,7 +132,7 @@ def _update_batch(case: Case, mesh: Mesh) -> UpdateBatch:
     budget = dataclasses.replace(case.budget, rows=load.rows, media_rows=load.media_rows)
     tokens, mask = _responses(case, mesh, load.rows)
     by_group = rows_on(jax.ShapeDtypeStruct((load.rows, rl.rollouts), jnp.float32), mesh)
-    several = case.updates > 1 or rl.old_logprobs == "sampler"
+    is_given = case.stage.scores_old or rl.old_logprobs == "sampler"
     critic = case.stage.critic
     return UpdateBatch(
         prompts=batch_on(budget, mesh),
@@ -140,7 +140,7 @@ def _update_batch(case: Case, mesh: Mesh) -> UpdateBatch:
         mask=mask,
         sampler_logprobs=mask,
         ref_logprobs=mask,
-        old_logprobs=mask if several else None,
+        old_logprobs=mask if is_given else None,
         advantages=mask if critic else by_group,
         values=mask if critic else None,
         returns=mask if critic else None,

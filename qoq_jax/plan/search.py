@@ -100,21 +100,34 @@ def _layouts(cfg: Config, topology: Topology) -> Iterator[dict]:
     heads = model.decoder.num_kv_heads
     tensors = [n for n in range(1, heads + 1) if heads % n == 0 and size % n == 0]
     rl = any(SECTION[name] == "rl" for name in cfg.stages)
-    sequence = max(cfg.mesh.sequence, 1)  # as the config has it
-    for tensor in (n for n in tensors if size % (n * sequence) == 0):
+    for tensor, sequence in itertools.product(tensors, _sequences(cfg, size)):
+        if size % (tensor * sequence):
+            continue
         rest = size // (tensor * sequence)
         for fsdp in (n for n in range(1, rest + 1) if rest % n == 0):
             data = rest // fsdp
             if data % topology.slices or cfg.data.media_rows % (data * fsdp):
                 continue
             for ways, remat in itertools.product([*([0] if not rl else [0, *tensors])], REMAT):
+                by_tokens = {"mesh.sequence": sequence} if sequence != cfg.mesh.sequence else {}
                 yield {
                     "mesh.data": data,
                     "mesh.fsdp": fsdp,
+                    **by_tokens,
                     "mesh.tensor": tensor,
                     "mesh.rollout_tensor": ways,
                     "model.remat": remat,
                 }
+
+
+def _sequences(cfg: Config, size: int) -> list[int]:
+    """Devices of a row: as the config has it, and where there are fewer rows than devices all that
+    go. With as many rows as devices, cutting them by tokens moves more and saves nothing.
+    """
+    given = max(cfg.mesh.sequence, 1)
+    if cfg.data.media_rows % size == 0:
+        return [given]
+    return [n for n in range(1, size + 1) if size % n == 0 or n == given]
 
 
 def _best_parts(cfg: Config, topology: Topology, changes: Changes) -> Layout | None:

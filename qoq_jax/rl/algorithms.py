@@ -167,6 +167,7 @@ class Algorithm:
       history: keeps a record of each domain's earlier groups (`rl.drpo.history_size`).
       metrics: first part of the names of its diagnostics in metrics.jsonl.
       divides_by_rewards: rewards must not be negative, as they are with KL inside them.
+      reads_kl: advantages depend on the KL of responses, also when it is no part of the reward.
     """
 
     advantage: Callable[[GroupBatch, RlConfig], Estimate]
@@ -182,6 +183,7 @@ class Algorithm:
     history: bool = False
     metrics: str = "advantage"
     divides_by_rewards: bool = False
+    reads_kl: bool = False
 
 
 # The algorithms that the QoQ-Med paper compares share its clip range, dual clip and token mean; the
@@ -189,7 +191,9 @@ class Algorithm:
 SUPERVISED = "sft"  # `rl.algorithm` of the baseline without RL
 ALGORITHMS = {
     # arXiv 2506.00711
-    "drpo": Algorithm(domain_relative, history=True, metrics="drpo", divides_by_rewards=True),
+    "drpo": Algorithm(
+        domain_relative, history=True, metrics="drpo", divides_by_rewards=True, reads_kl=True
+    ),
     "grpo": Algorithm(group(estimators.grpo)),  # arXiv 2402.03300
     "rloo": Algorithm(group(estimators.rloo)),  # arXiv 2402.14740
     "remax": Algorithm(remax, greedy=True),  # arXiv 2310.10505

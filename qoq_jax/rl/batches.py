@@ -53,6 +53,13 @@ class GroupBatch:
     ref_logprobs: Array | None = None
     old_logprobs: Array | None = None
 
+    @property
+    def policy_logprobs(self) -> Array:
+        """float32 [Q, G, S] that the KL of responses is computed from: the trainer's, where it has
+        computed them, else the sampler's.
+        """
+        return self.sampler_logprobs if self.old_logprobs is None else self.old_logprobs
+
 
 @struct.dataclass
 class UpdateBatch:

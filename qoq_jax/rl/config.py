@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.base.fields import AtMostOne, NotNegative, Positive
@@ -26,6 +26,7 @@ Algorithm = Literal[
     "dapo",
     "gspo",
 ]
+_FEWER_DOMAINS = (10,)  # num_domains in configs of versions before the last of DOMAINS came
 # of the learning rate, after the warm-up
 Schedule = Literal["constant", "cosine", "linear"]
 
@@ -135,3 +136,12 @@ class RlConfig:
                 "an adaptive KL coefficient is scaled from its start, and 0 stays 0",
                 hint="set rl.kl_coefficient above 0",
             )
+
+
+def with_all_domains(drpo: dict[str, Any]) -> dict[str, Any]:
+    """Section rl.drpo of any version's config with today's number of domains. A checkpoint of fewer
+    is extended when it is read (train/state.py).
+    """
+    if drpo.get("num_domains") not in _FEWER_DOMAINS:
+        return drpo
+    return drpo | {"num_domains": len(DOMAINS)}

@@ -113,6 +113,17 @@ def init_history(cfg: DRPOConfig, rollouts: int) -> DomainHistory:
     )
 
 
+def extend_history(history: DomainHistory, num_domains: int) -> DomainHistory:
+    """The history with new domains at its end, up to `num_domains`, each as `init_history` has it;
+    those that are there keep their bits.
+    """
+
+    def extend(x: Array) -> Array:
+        return jnp.pad(x, [(0, num_domains - len(x)), *[(0, 0)] * (x.ndim - 1)])
+
+    return jax.tree.map(extend, history)
+
+
 @functools.partial(jax.jit, static_argnames="cfg")
 def advantages(
     rewards: Array,

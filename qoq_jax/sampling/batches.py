@@ -15,6 +15,9 @@ Shape = tuple[int, int, int]  # tokens, patches, ECGs of a batch row
 
 # most of one prefill, so that its activations stay small
 PREFILL_TOKENS, PREFILL_PATCHES = 1 << 15, 1 << 14
+# The same on a CPU, whose products are no faster of more rows, and whose system has to find and to
+# zero the pages of the activations in every call: docs/performance.md.
+CPU_TOKENS, CPU_PATCHES = 1 << 12, 1 << 11
 
 
 def bucket(size: int, least: int = 16) -> int:
@@ -89,12 +92,15 @@ def by_shape(
 
 
 def parts(
-    group: list[int], shape: Shape, shards: int, most: int = 1 << 30
+    group: list[int], shape: Shape, shards: int, most: int = 1 << 30, platform: str = ""
 ) -> Iterator[tuple[list[int], int]]:
-    """Cuts a group into prefills of bounded size; yields (indices, rows of the batch: a power of 2
-    times the shards).
+    """Cuts a group into prefills of bounded size, for a platform as jax.default_backend() names it;
+    yields (indices, rows of the batch: a power of 2 times the shards).
     """
-    room = max(min(PREFILL_TOKENS // shape[0], PREFILL_PATCHES // max(shape[1], 1), most), 1)
+    tokens, patches = PREFILL_TOKENS, PREFILL_PATCHES
+    if platform == "cpu":
+        tokens, patches = CPU_TOKENS, CPU_PATCHES
+    room = max(min(tokens // shape[0], patches // max(shape[1], 1), most), 1)
     room = shards * (1 << (max(room // shards, 1).bit_length() - 1))
     for first in range(0, len(group), room):
         part = group[first : first + room]

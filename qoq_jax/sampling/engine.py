@@ -103,7 +103,7 @@ class Engine:
         out: list[Any] = [None] * len(samples)
         for shape, group in batches.by_shape(range(len(samples)), samples):
             most = max((1 << 28) // (shape[0] * self._cfg.decoder.vocab_size), 1)
-            for part, rows in batches.parts(group, shape, self._shards, most):
+            for part, rows in self._parts(group, shape, most):
                 batch = self._batch([samples[i] for i in part], shape, rows)
                 with self._on_mesh():
                     values = to_host(self._run["logits"](self._params, batch))
@@ -175,7 +175,7 @@ class Engine:
     ) -> Slots:
         """Prefills the arriving prompts (sample -> slot), those of one shape together."""
         for shape, group in batches.by_shape(arriving, samples):
-            for part, rows in batches.parts(group, shape, self._shards):
+            for part, rows in self._parts(group, shape):
                 at = np.full(rows, count, np.int32)
                 at[: len(part)] = [arriving[i] for i in part]
                 batch = self._batch([samples[i] for i in part], shape, rows)
@@ -196,7 +196,7 @@ class Engine:
         part of their own. weights: those of `decode`.
         """
         for shape, group in batches.by_shape(arriving, samples):
-            for part, rows in batches.parts(group, shape, self._shards, self._shards):
+            for part, rows in self._parts(group, shape, self._shards):
                 batch = self._batch([samples[i] for i in part], shape, rows)
                 at = np.full(rows, count, np.int32)
                 at[: len(part)] = [arriving[i] for i in part]
@@ -226,6 +226,12 @@ class Engine:
 
     def _on_mesh(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
+
+    def _parts(
+        self, group: list[int], shape: batches.Shape, most: int = 1 << 30
+    ) -> Iterator[tuple[list[int], int]]:
+        """`batches.parts` for the devices that there are."""
+        return batches.parts(group, shape, self._shards, most, jax.default_backend())
 
     def _batch(
         self, samples: Sequence[Mapping[str, Any]], shape: batches.Shape, rows: int

@@ -12,6 +12,7 @@ rows. veRL calls this resharding (HybridFlow, arXiv 2409.19256, section 5).
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any
 
 import jax
@@ -38,13 +39,15 @@ class Layout:
       mesh: for the sampler.
       moves: whether the sampler has weights of its own.
       reshard: the jitted program of `weights`, where it moves.
+      moved: bytes of the sampler's weights on a device after the last call of `weights`; 0 where
+        it has none of its own.
 
     Raises:
       ConfigError: tensor does not divide the devices.
     """
 
     def __init__(self, cfg: VlmConfig, mesh: jax.sharding.Mesh, tensor: int, weights: str = "auto"):
-        self.mesh, self.moves = mesh, bool(tensor) or weights != "auto"
+        self.mesh, self.moves, self.moved = mesh, bool(tensor) or weights != "auto", 0
         if not self.moves:
             return
         if tensor:
@@ -64,7 +67,14 @@ class Layout:
 
     def weights(self, params: Any) -> Any:
         """The trainer's weights as the sampler reads them: a copy where it has its own."""
-        return self.reshard(params) if self.moves else params
+        if not self.moves:
+            return params
+        found = self.reshard(params)
+        self.moved = sum(
+            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+            for x in jax.tree.leaves(found)
+        )
+        return found
 
     def prompts(self, batch: Batch) -> Batch:
         """A batch of prompts, rows over the sampler's mesh."""

@@ -42,3 +42,13 @@ class Sweep:
         """The starts that a run needs, the first to be made first."""
         start = self.runs[name]
         return [*self.behind(start), start] if start else []
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run: its arg, seed, folder and the folder of the run it starts from ("" = none)."""
+
+    name: str
+    seed: int
+    folder: str
+    start: str

@@ -11,39 +11,36 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import os
-import queue
 import shutil
-import subprocess
 import sys
-import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
-from qoq_jax.base import exit_codes, files, terminal
+from qoq_jax.base import exit_codes, files, lock, terminal
 from qoq_jax.base.errors import ConfigError, QoqError
 from qoq_jax.parallel import hosts
-from qoq_jax.sweep import subsets
+from qoq_jax.sweep import children, claims, subsets
 from qoq_jax.sweep import tables as sweep_report
 from qoq_jax.sweep.evaluation_plan import EvaluationSweep
-from qoq_jax.sweep.plan import Sweep
+from qoq_jax.sweep.plan import Job, Sweep
 from qoq_jax.train import config as config_lib
+
+LOOK = 5.0  # seconds between two looks at what other processes do
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a run is: its cores, () = all, and what its environment has beside this process's."""
+    """Where a run is.
+
+    Attributes:
+      cores: of this machine; () = all.
+      devices: what its environment has beside this process's.
+      apart: the run is on this machine alone, whatever the environment tells of others.
+    """
 
     cores: tuple[int, ...] = ()
     devices: dict[str, str] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One run: its arg, seed, folder and the folder of the run it starts from ("" = none)."""
-
-    name: str
-    seed: int
-    folder: str
-    start: str
+    apart: bool = False
 
 
 def jobs(sweep: Sweep, out: str, only: Sequence[str] = ()) -> tuple[list[Job], list[Job]]:
@@ -81,7 +78,7 @@ def run(
     out: str,
     only: Sequence[str] = (),
     seeds: int | None = None,
-    side_by_side: int = 1,
+    side_by_side: int | None = None,
     overrides: Sequence[str] = (),
 ) -> int:
     """Runs what is not finished, writes OUT/report.md after each run; returns the exit code.
@@ -91,65 +88,120 @@ def run(
       out: folder of all runs.
       only: args to run; () = all.
       seeds: instead of the sweep's own number.
-      side_by_side: runs at a time, each with its share of this machine's cores and devices.
+      side_by_side: runs at a time on this machine, each with its share of the machine's cores and
+        devices; None = one, with all that this process may use.
       overrides: `--config.a.b=value` for every run.
 
-    Of several processes (docs/pods.md) each starts its process of every run, one run after the
-    other, and the first one writes the report.
+    Processes over one folder share out the runs (claims.py), and each stays until the last one has
+    ended, to take over what another one leaves. But of several processes that the environment tells
+    of (docs/pods.md), without `side_by_side`, each starts its process of every run, one run after
+    the other, and the first one writes the report.
 
     Raises:
-      ConfigError: a finished run was trained with another config, several processes are to do
-        several runs at a time, or these are more than there are devices.
+      ConfigError: a finished run was trained with another config, or several runs at a time are
+        more than there are devices.
     """
-    writes = _is_first_process(side_by_side)
+    apart = side_by_side is not None
+    place = None if apart else hosts.told()
     sweep = load(file)
     sweep = dataclasses.replace(sweep, seeds=seeds or sweep.seeds)
     starts, others = jobs(sweep, out, only)
-    subsets.of_runs(max(1, min(side_by_side, len(others))))  # too many are said before any work
+    # A run that others start from is alone on its machine.
+    counts = (starts, 1), (others, min(side_by_side, len(others)) if apart else 1)
+    groups = [(group, places(count, apart)) for group, count in counts if group]
     os.makedirs(out, exist_ok=True)
     for job in (*starts, *others):
         _check_finished(file, job, out, overrides)
     numbers = {job: number for number, job in enumerate((*starts, *others), 1)}
-    lock, codes = threading.Lock(), []
-    free: queue.SimpleQueue[Place] = queue.SimpleQueue()
+    board = claims.Board((*starts, *others), shared=place is None)
 
-    def one(job: Job) -> None:
-        if not os.path.exists(os.path.join(job.folder, "run.json")):
-            if exit_codes.PREEMPTED in codes:
-                return  # the machine will be taken away
-            place = free.get()
-            try:
-                code = _train(file, job, out, place, overrides, numbers[job])
-            finally:
-                free.put(place)
-            if code:
-                with lock:
-                    codes.append(code)
-                    said = f"{job.folder} failed with exit code {code}"
-                    print(f"{said}; its output is in {_log(job)}", flush=True)
-                return
-        with lock:
-            if not writes:
-                return
-            sweep_report.write(sweep, out)
-            done = sum(os.path.exists(os.path.join(j.folder, "run.json")) for j in others)
+    def do(job: Job, at: Place) -> int:
+        code = _train(file, job, out, at, overrides, numbers[job])
+        if code:
+            what = "was left" if code == exit_codes.PREEMPTED else "failed"
+            said = f"{job.folder} {what} with exit code {code}"
+            print(f"{said}; its output is in {_log(job, at)}", flush=True)
+        return code
+
+    def report(job: Job) -> None:
+        if place is None or place[2] == 0:
+            _write(sweep, out, final=False)
+            done = sum(claims.is_finished(one.folder) for one in others)
             print(f"{job.folder}  ({done} of {len(others)} runs)", flush=True)
             bar.update(done)
 
-    with terminal.Bar("sweep: runs", len(others)) as bar:
-        for group in (*([job] for job in starts), others):
-            at_a_time = max(1, min(side_by_side, len(group)))
-            free = queue.SimpleQueue()
-            for share in zip(core_shares(at_a_time), subsets.of_runs(at_a_time), strict=True):
-                free.put(Place(*share))
-            with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
-                list(pool.map(one, group))
-            if codes and group is not others:
-                break
-    if writes:
+    bar = terminal.Bar("sweep: runs", len(others))
+    with bar, children.passing_on(board.leave):
+        waits = False
+        while left := board.open():
+            begun = sum(_drain(board, *group, do, report) for group in groups)
+            if not begun and board.open():
+                if not waits:
+                    print(f"waiting for {left} runs of other processes", flush=True)
+                waits = True
+                time.sleep(LOOK)
+    if place is None or place[2] == 0:
+        _write(sweep, out, final=True)
         sweep_report.show(sweep, out)
         print(f"report: {os.path.join(out, 'report.md')}")
-    return exit_code(codes)
+    return exit_code([*board.codes.values(), *[exit_codes.PREEMPTED] * board.leaving])
+
+
+def _drain(
+    board: claims.Board,
+    group: Sequence[Job],
+    at: Sequence[Place],
+    do: Callable[[Job, Place], int],
+    report: Callable[[Job], None],
+) -> int:
+    """Does the runs of a group, at each place one at a time, until none can be begun and those that
+    were begun have ended; how many these are.
+    """
+
+    def work(place: Place) -> int:
+        begun = 0
+        while True:
+            if taken := board.take(group):
+                job, claim = taken
+                begun += 1
+                with claim:
+                    code = exit_codes.FAILED
+                    try:
+                        code = do(job, place)
+                    finally:
+                        board.ended(job, code)
+                if not code:
+                    report(job)
+            elif not board.wait(LOOK):
+                return begun
+
+    with concurrent.futures.ThreadPoolExecutor(len(at)) as pool:
+        return sum(pool.map(work, at))
+
+
+def _write(sweep: Sweep, out: str, final: bool) -> None:
+    """Writes the report, one process at a time, so that what was read first is not written last.
+
+    Args:
+      final: waits for another process; else that one, or a later one, will write it.
+    """
+    watch = lock.Watch()
+    while not (held := lock.take(out, watch, "report.lock")):
+        if not final:
+            return
+        time.sleep(LOOK)
+    with held:
+        sweep_report.write(sweep, out)
+
+
+def places(count: int, apart: bool) -> list[Place]:
+    """Where so many runs at a time are on this machine.
+
+    Raises:
+      ConfigError: there are fewer devices than that.
+    """
+    devices = subsets.of_runs(count) if apart else [{}] * count
+    return [Place(*share, apart) for share in zip(core_shares(count), devices, strict=True)]
 
 
 def dry_run(file: str, out: str, only: Sequence[str] = (), seeds: int | None = None) -> int:
@@ -165,17 +217,6 @@ def dry_run(file: str, out: str, only: Sequence[str] = (), seeds: int | None = N
     lines = map("  ".join, rows)
     terminal.table(title, ("run", "starts from", "state"), rows, plain=(title, *lines))
     return 0
-
-
-def _is_first_process(side_by_side: int) -> bool:
-    """Whether this process writes the report."""
-    place = hosts.told()
-    if place is not None and side_by_side > 1:
-        raise ConfigError(
-            f"--jobs {side_by_side} in a sweep of {place[1]} processes",
-            hint="each run takes all processes; leave --jobs out",
-        )
-    return place is None or place[2] == 0
 
 
 def exit_code(codes: Sequence[int]) -> int:
@@ -284,9 +325,9 @@ def _check_finished(file: str, job: Job, out: str, overrides: Sequence[str]) -> 
         )
 
 
-def _log(job: Job) -> str:
+def _log(job: Job, at: Place) -> str:
     """Where the output of a run goes: FOLDER.log, or FOLDER.process1.log of a second process."""
-    place = hosts.told()
+    place = None if at.apart else hosts.told()
     of_process = f".process{place[2]}" if place is not None and place[2] else ""
     return f"{job.folder}{of_process}.log"
 
@@ -306,14 +347,9 @@ def _train(
     ]
     if place.cores and shutil.which("taskset"):
         command = ["taskset", "--cpu-list", ",".join(map(str, place.cores)), *command]
-    with open(_log(job), "a", encoding="utf-8") as log:
+    environment = hosts.environment_apart() if place.apart else hosts.environment_of_job(number)
+    with open(_log(job, place), "a", encoding="utf-8") as log:
         try:
-            return subprocess.run(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                check=False,
-                env=hosts.environment_of_job(number) | place.devices,
-            ).returncode
+            return children.run(command, stdout=log, stderr=log, env=environment | place.devices)
         except OSError as error:
             raise QoqError(f"cannot start a run: {error.strerror}", where=job.folder) from error

@@ -2,8 +2,11 @@
 that sees its devices alone, by the variables that JAX and its libraries read when they start.
 
     GPUs    CUDA_VISIBLE_DEVICES
-    TPUs    TPU_VISIBLE_CHIPS with the bounds of one process of 1, 2 or 4 chips (JAX issue 8809)
+    TPUs    TPU_VISIBLE_CHIPS with the bounds of one process of 1, 2, 4 or 8 chips (JAX issue 8809)
     CPU     the number in XLA_FLAGS, where --xla_force_host_platform_device_count gives one
+
+On a host of a TPU slice these bounds also keep a run from waiting for the other hosts, all chips of
+the host being one run's or not (pytorch/xla issue 7714, where they have their older names).
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from collections.abc import Mapping
 from qoq_jax.base.errors import ConfigError
 
 _FORCED = re.compile(r"(--xla_force_host_platform_device_count=)(\d+)")
-_BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1"}  # chips of a process, as they lie side by side
+# Chips of a process, as they lie side by side.
+_BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}
 _PORT = 8476  # of the first process on TPUs; the others have those behind it
 
 
@@ -24,7 +28,7 @@ def of_runs(
     runs: int, environment: Mapping[str, str] = os.environ, dev: str = "/dev"
 ) -> list[dict[str, str]]:
     """What each of so many runs at a time has in its environment beside that of this process; {}
-    for one run alone, or where there is nothing to deal out. Devices that are left over are idle.
+    where there is nothing to deal out. Devices that are left over are idle.
 
     Args:
       dev: where the files of devices are.
@@ -32,8 +36,8 @@ def of_runs(
     Raises:
       ConfigError: there are fewer devices than runs, or a run on TPUs would get 3, 5, ... chips.
     """
-    if runs == 1:
-        return [{}]
+    if runs < 1:
+        raise ConfigError(f"--jobs {runs}", hint="at least 1")
     platforms = environment.get("JAX_PLATFORMS", "")
     forced = _FORCED.search(environment.get("XLA_FLAGS", ""))
     cpu = platforms == "cpu"
@@ -50,9 +54,10 @@ def of_runs(
     if gpus:
         return [{"CUDA_VISIBLE_DEVICES": part} for part in parts]
     if each not in _BOUNDS:
+        fit = ", ".join(str(len(chips) // n) for n in _BOUNDS if n <= len(chips))
         raise ConfigError(
-            f"--jobs {runs} on {len(chips)} TPU chips: a run gets 1, 2 or 4 of them",
-            hint=f"use --jobs {', '.join(str(len(chips) // n) for n in _BOUNDS)}",
+            f"--jobs {runs} on {len(chips)} TPU chips: a run gets 1, 2, 4 or 8 of them",
+            hint=f"use --jobs {fit}",
         )
     return [
         {
@@ -61,6 +66,9 @@ def of_runs(
             "TPU_PROCESS_BOUNDS": "1,1,1",
             "TPU_MESH_CONTROLLER_ADDRESS": f"localhost:{_PORT + i}",
             "TPU_MESH_CONTROLLER_PORT": str(_PORT + i),
+            # GKE names all hosts of a slice here
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "TPU_WORKER_ID": "0",
         }
         for i, part in enumerate(parts)
     ]

@@ -61,14 +61,12 @@ def write(sweep: Sweep, out: str) -> None:
     for i, (title, names) in enumerate((sweep.charts or {"All runs": tuple(compared)}).items()):
         chart = curves(title, {name: compared[name] for name in names if name in compared})
         if chart:
-            with open(os.path.join(out, f"curves-{i}.svg"), "w", encoding="utf-8") as f:
-                f.write(chart)
+            files.write_text(os.path.join(out, f"curves-{i}.svg"), chart)
             parts.append(
                 f"![{title}: macro-F1 on the validation split against steps, mean over "
                 f"seeds](curves-{i}.svg)\n"
             )
-    with open(os.path.join(out, "report.md"), "w", encoding="utf-8") as f:
-        f.write("\n".join(parts))
+    files.write_text(os.path.join(out, "report.md"), "\n".join(parts))
 
 
 def show(sweep: Sweep, out: str) -> None:
@@ -134,7 +132,9 @@ def read_run(folder: str, stage: str, start: str) -> dict | None:
     rows.
     """
     path = os.path.join(folder, "eval", f"{stage}.json")
-    if not os.path.exists(path) or not os.path.exists(os.path.join(folder, "run.json")):
+    # run.json, which comes last, is asked for first: what another host has not written yet, an NFS
+    # client would go on to miss for a while.
+    if not os.path.exists(os.path.join(folder, "run.json")) or not os.path.exists(path):
         return None
     group = files.read_json(path, finite=False)["summary"]["sources"]["climb-mini"]
     domains = {name: _metrics(of) for name, of in group["domains"].items()}

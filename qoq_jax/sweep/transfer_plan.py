@@ -11,7 +11,7 @@ from qoq_jax.base.errors import ConfigError
 from qoq_jax.transfer import batches
 from qoq_jax.transfer.config import TransferConfig
 from qoq_jax.transfer.run import replaced
-from qoq_jax.transfer.sets import LabelledSet, chosen
+from qoq_jax.transfer.sets import LabelledSet, chosen, train_counts
 
 MULTITASK, FEW_SHOT = "multitask", "few_shot"
 
@@ -73,6 +73,7 @@ def cells(
 
     Raises:
       ConfigError: there is no such target.
+      DataError: a set has no training split.
     """
     made = []
 
@@ -88,8 +89,7 @@ def cells(
         made.append(dataclasses.replace(cell, config=cfg))
 
     sets = [one for one in chosen(found, base.sets) if "test" in one.splits]
-    trained = [one for one in chosen(found, base.sets) if "train" in one.splits]
-    counts = {one.name: len(one.splits["train"]) for one in trained}
+    counts = train_counts(chosen(found, base.sets))
     share = batches.shares(counts, base.training.temperature)
     for seed in range(base.seed, base.seed + sweep.seeds):
         if sweep.experiment == FEW_SHOT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.data.packing import Budget
@@ -87,3 +88,40 @@ def check_sequence(cfg: Config, model: VlmConfig, ways: int, tensor: int) -> Non
                 f"{name} = {tokens} does not divide over mesh.sequence = {ways}",
                 hint=f"make it a multiple of {ways}",
             )
+
+
+def tokens_instead(
+    cfg: Config, model: VlmConfig, mesh: Mapping[str, int], parts: int
+) -> dict[str, int] | None:
+    """The mesh with a part of its rows' devices given to tokens, as few as make the media rows
+    divide over the others; None where none do, or heads or tokens do not divide so.
+
+    Args:
+      mesh: sizes of "data", "fsdp", "sequence" and "tensor".
+      parts: that the rows of a batch are cut into.
+    """
+    fsdp = mesh["fsdp"]
+    for more in (n for n in range(2, fsdp + 1) if fsdp % n == 0):
+        new = {**mesh, "fsdp": fsdp // more, "sequence": mesh["sequence"] * more}
+        if cfg.data.media_rows % (new["data"] * new["fsdp"] * parts):
+            continue
+        try:
+            check_sequence(cfg, model, new["sequence"], new["tensor"])
+        except ConfigError:
+            continue
+        return new
+    return None
+
+
+def hint_rows(cfg: Config, model: VlmConfig, mesh: Mapping[str, int], parts: int) -> str:
+    """What to do where the media rows divide neither over the devices that share rows nor into
+    their parts. Arguments: of `tokens_instead`.
+    """
+    hint = f"set data.media_rows to a multiple of {mesh['data'] * mesh['fsdp'] * parts}"
+    new = tokens_instead(cfg, model, mesh, parts)
+    if new is None:
+        return hint
+    return (
+        f"{hint}, or cut rows by their tokens too: mesh.fsdp={new['fsdp']} "
+        f"mesh.sequence={new['sequence']}"
+    )

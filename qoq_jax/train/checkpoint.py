@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import pathlib
 import sys
 import time
 from typing import Any
@@ -26,11 +27,13 @@ from orbax.checkpoint import checkpoint_managers
 
 from qoq_jax.base import append, exit_codes, progress, storage
 from qoq_jax.base.errors import CheckpointError, QoqError, RetryError
+from qoq_jax.data.rows import DOMAINS
 from qoq_jax.parallel import hosts, leaving, messages
 from qoq_jax.train import checkpoint_store
 from qoq_jax.train.checkpoint_store import has_checkpoint
 from qoq_jax.train.checksums import CHECKSUMS, damage, raise_what_may_pass, write_checksums
 from qoq_jax.train.sections import CheckpointConfig
+from qoq_jax.train.state import stored_layout, with_new_domains
 
 __all__ = ["Checkpointer", "has_checkpoint", "model_fingerprint"]
 SCORE = "macro_f1"  # of the validation rows, by which `keep_best` ranks
@@ -128,7 +131,8 @@ class SaveSpeed:
 
 
 class Checkpointer:
-    """Saves and restores one stage of a run.
+    """Saves and restores one stage of a run. One of a version with fewer domains is restored with
+    all of today's.
 
     Args:
       folder: where the numbered step folders live; made when missing.
@@ -276,7 +280,7 @@ class Checkpointer:
             wrong = messages.from_main("damage", functools.partial(damage, folder))
             if wrong is None:
                 try:
-                    return *self._read(step, abstract), step
+                    return *self._read(step, abstract, resume), step
                 except QoqError:
                     raise
                 # Orbax and TensorStore raise whatever their parsers meet
@@ -317,7 +321,7 @@ class Checkpointer:
             "command again: the stage then starts from its beginning",
         )
 
-    def _read(self, step: int, abstract: Any) -> tuple[Any, dict]:
+    def _read(self, step: int, abstract: Any, resume: bool) -> tuple[Any, dict]:
         record = self._manager.restore(
             step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
         )["record"]
@@ -330,13 +334,19 @@ class Checkpointer:
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), abstract
         )
+        folder = pathlib.Path(self._folder, str(step), "state")
+        metadata = functools.partial(ocp.StandardCheckpointHandler().metadata, folder)
+        stored = stored_layout(shapes, metadata)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore()
+                state=ocp.args.StandardRestore(stored), data=ocp.args.JsonRestore()
             ),
         )
-        return restored["state"], restored["data"]
+        if resume and stored is not shapes:
+            new = DOMAINS[stored.history.count.shape[0] :]
+            hosts.say(f"{self._name}/{step}: the history of DRPO is empty for {', '.join(new)}")
+        return with_new_domains(restored["state"], shapes), restored["data"]
 
     def close(self) -> None:
         """Waits for the running save and frees the manager's threads."""

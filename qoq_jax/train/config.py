@@ -31,7 +31,8 @@ from qoq_jax.models.lora import LoraConfig
 from qoq_jax.parallel.mesh import MeshConfig
 from qoq_jax.rewards.score import PRESETS, RewardConfig
 from qoq_jax.rl import algorithms
-from qoq_jax.rl.config import RlConfig
+from qoq_jax.rl.config import RlConfig, with_all_domains
+from qoq_jax.rl.drpo import DRPOConfig
 from qoq_jax.sampling.config import RolloutConfig
 from qoq_jax.train import stages
 from qoq_jax.train.sections import (
@@ -219,6 +220,8 @@ def differences(config: RunSettings, other: dict) -> list[str]:
             # Runs from before this field wrote pixels, whatever the family.
             if prefix + key == "model.box_coordinates" and key not in theirs and a == PIXELS:
                 continue
+            if prefix == "rl.drpo." and with_all_domains({key: b}) == {key: a}:
+                continue
             if isinstance(a, dict) and isinstance(b, dict):
                 yield from compare(
                     a, b, usual if isinstance(usual, dict) else {}, f"{prefix}{key}."
@@ -268,8 +271,8 @@ def _build(cls: type, values: dict, prefix: str) -> Any:
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, dict):
                 raise ConfigError(f"{where} must be a section, got {value!r}")
-            section = _reward_preset(value) if kind is RewardConfig else value
-            kwargs[key] = _build(kind, section, where + ".")
+            complete = {RewardConfig: _reward_preset, DRPOConfig: with_all_domains}.get(kind, dict)
+            kwargs[key] = _build(kind, complete(value), where + ".")
         else:
             kwargs[key] = _typed(value, kind, where)
     return cls(**kwargs)
@@ -337,12 +340,7 @@ def _check_rollout(config: Config) -> None:
             "while it waits for an answer",
             hint="set rollout.timeout below faults.watchdog",
         )
-    others = {
-        "rollout.engine=vllm": vllm,
-        "rl.rollout_weights=int8": rl.rollout_weights != "auto",
-        "rl.kv_cache_dtype=int8": rl.kv_cache_dtype != "auto",
-    }
-    other = next((name for name, is_set in others.items() if is_set), None)
+    other = other_sampler(config)
     algorithm = algorithms.resolve(rl)
     by_sequence = algorithm is not None and algorithm.ratio == "sequence"
     if other and by_sequence and rl.old_logprobs == "sampler":
@@ -351,6 +349,19 @@ def _check_rollout(config: Config) -> None:
             f"{rl.algorithm} would not begin at 1, and its narrow range would clip it",
             hint="set rl.old_logprobs=trainer",
         )
+
+
+def other_sampler(config: Config) -> str | None:
+    """The setting with which responses are sampled from another policy than the trainer's; None
+    where both are the same up to rounding.
+    """
+    rl = config.rl
+    others = {
+        "rollout.engine=vllm": config.rollout.engine == "vllm",
+        "rl.rollout_weights=int8": rl.rollout_weights != "auto",
+        "rl.kv_cache_dtype=int8": rl.kv_cache_dtype != "auto",
+    }
+    return next((name for name, is_set in others.items() if is_set), None)
 
 
 def _check_stages(config: Config) -> None:
@@ -365,11 +376,8 @@ def _check_stages(config: Config) -> None:
             hint="run it with stages = ('ecg',) and give its file to the other run as "
             "model.ecg_weights",
         )
-    if alone and config.mesh.sequence != 1:
-        raise ConfigError(
-            f"mesh.sequence = {config.mesh.sequence}: ECG pretraining has no rows of text to cut",
-            hint="set mesh.sequence=1 and a larger mesh.data",
-        )
+    if alone:
+        config.mesh.check_no_text("ECG pretraining")
     in_order = [name for name in stages.MODEL_STAGES if name in config.stages]
     if not alone and list(config.stages) != in_order:
         raise ConfigError(

@@ -71,8 +71,8 @@ Labels = dict[str, LabelCounts]  # by domain
 def domain_sums(groups: GroupBatch, advantages: jax.Array) -> jax.Array:
     """Sums over the responses of each domain, float32 [3, N].
 
-    Rows: responses; KL to the reference (low-variance estimator, at sampling); |advantage| over
-    tokens.
+    Rows: responses; KL to the reference (low-variance estimator, before the update); |advantage|
+    over tokens.
 
     Args:
       groups: with the log-probabilities of sampler and reference.
@@ -80,7 +80,7 @@ def domain_sums(groups: GroupBatch, advantages: jax.Array) -> jax.Array:
     """
     mask = groups.mask * groups.valid[:, None, None]
     spread = jnp.abs(advantages if advantages.ndim == 3 else advantages[..., None])
-    kl = losses.kl(groups.sampler_logprobs, groups.ref_logprobs, "low_var")
+    kl = losses.kl(groups.policy_logprobs, groups.ref_logprobs, "low_var")
     per_group = [
         groups.valid.astype(jnp.float32) * mask.shape[1],
         jnp.where(mask > 0, kl, 0.0).sum(axis=(1, 2)),

@@ -11,7 +11,7 @@ import numpy as np
 from qoq_jax.models.lora import LoraConfig
 from qoq_jax.rl import algorithms
 from qoq_jax.train import stages
-from qoq_jax.train.config import Config, OptimizerConfig, RlConfig
+from qoq_jax.train.config import Config, OptimizerConfig, RlConfig, other_sampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Plan:
       rl, algorithm: the section that an RL stage reads and the row of its algorithm; both None for
         a supervised stage.
       domains: rows of these domains alone; () = all.
+      other_sampler: whether responses are sampled from another policy than the trainer's.
     """
 
     stage: stages.Stage
@@ -43,6 +44,7 @@ class Plan:
     rl: RlConfig | None = None
     algorithm: algorithms.Algorithm | None = None
     domains: tuple[str, ...] = ()
+    other_sampler: bool = False
 
     @property
     def name(self) -> str:
@@ -53,6 +55,18 @@ class Plan:
     def critic(self) -> bool:
         """Whether a value head is trained beside the weights."""
         return self.algorithm is not None and self.algorithm.critic
+
+    @property
+    def scores_old(self) -> bool:
+        """Whether the trainer computes the log-probabilities of the policy that a step begins with
+        in a pass of their own: with several updates, or when advantages read a KL that would else
+        be that of another policy, the sampler's. With one update they are the update's own.
+        """
+        if self.algorithm is None or self.rl.old_logprobs != "trainer":
+            return False
+        reads_kl = self.algorithm.reads_kl or self.rl.kl_in == "reward" or self.rl.kl_target > 0
+        several = self.rl.minibatches * self.rl.epochs > 1
+        return several or (self.other_sampler and reads_kl)
 
 
 def plan(cfg: Config, name: str) -> Plan:
@@ -101,6 +115,7 @@ def _rl(cfg: Config, row: stages.Stage, lora: LoraConfig) -> Plan:
         rl=None if algorithm is None else rl,
         algorithm=algorithm,
         domains=domains,
+        other_sampler=other_sampler(cfg) is not None,
     )
 
 

@@ -55,15 +55,16 @@ def make_advantages(rl: RlConfig, algorithm: algorithms.Algorithm) -> Callable:
     """Returns the jitted function behind every advantage: `advantages(groups, kl_coefficient) ->
     (algorithms.Estimate, mean KL per response [], next KL coefficient)`.
 
-    groups: a GroupBatch with the log-probabilities of sampler and reference, and greedy rewards,
-    values and history where the algorithm needs them. kl_coefficient: float32 [], or None for the
+    groups: a GroupBatch with the log-probabilities of sampler, reference and, where the trainer has
+    computed them, of the old policy, and greedy rewards, values and history where the algorithm
+    needs them. kl_coefficient: float32 [], or None for the
     config's fixed one, which then has no next.
     """
 
     def advantages(
         groups: GroupBatch, kl_coefficient: jax.Array | None = None
     ) -> tuple[algorithms.Estimate, jax.Array, jax.Array | None]:
-        between = groups.sampler_logprobs, groups.ref_logprobs
+        between = groups.policy_logprobs, groups.ref_logprobs
         kl = (losses.kl(*between, "low_var") * groups.mask).sum(axis=-1)
         coefficient = rl.kl_coefficient if kl_coefficient is None else kl_coefficient
         penalty = None

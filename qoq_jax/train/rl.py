@@ -145,7 +145,7 @@ class RlStep:
         scored = {"ref_logprobs": self._score(reference, *sampled)}
         if rl.old_logprobs == "sampler":
             scored["old_logprobs"] = groups.sampler_logprobs
-        elif rl.minibatches * rl.epochs > 1:  # else the update's own log-probabilities are the old
+        elif self._plan.scores_old:  # else the update's own log-probabilities are the old
             scored["old_logprobs"] = self._score(weights, *sampled)
         if self._values is not None:
             scored["values"] = self._values(weights, state.params["critic"], *sampled)
@@ -192,6 +192,7 @@ class RlStep:
         return (
             whole.log_facts()
             | lost
+            | self._groups.facts
             | {
                 "response_length": float(tokens / max(valid * rl.rollouts, 1)),
                 "tokens": float(tokens),
@@ -221,6 +222,11 @@ class GroupSampler:
         self._settings = {"sampled": sampled, "greedy": greedy}
         self._server = vllm.of_config(setup.config, model, setup.tokenizer)
         self._scorer = ResponseScorer(stage.setup, stage.plan)
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """What of the sampler is logged: bytes of its weights on a device, where it has its own."""
+        return {"reshard_bytes": float(self._layout.moved)} if self._layout.moved else {}
 
     def close(self) -> None:
         """Ends the reward workers, and removes the weights that were written for a server."""

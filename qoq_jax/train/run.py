@@ -54,6 +54,8 @@ def _run(cfg: Config) -> int:
     try:
         with jax.set_mesh(setup.mesh):
             check_stages(setup)
+            if hosts.is_main():
+                print(", ".join(f"{name}={kernel}" for name, kernel in kernels(setup).items()))
             weights = start_weights(setup)
 
             # ---------------------------------------------------------- stages and evaluation
@@ -74,6 +76,12 @@ def _run(cfg: Config) -> int:
         for name, page in pages.write(cfg.workdir).items():
             print(f"{name}: {page}")
     return 0
+
+
+def kernels(setup: Setup) -> dict[str, str]:
+    """The kernels of attention that the config or, with "auto", the platform has chosen."""
+    model = setup.model
+    return {"attention": model.attention, "decode_attention": model.decode_attention}
 
 
 # ------------------------------------------------------------------------------------------- stages
@@ -235,5 +243,6 @@ def _write_run_record(setup: Setup, totals: run_record.RunTotals) -> None:
         model=cfg.model.variant,
         algorithm=cfg.rl.algorithm if "rl" in cfg.stages else algorithms.SUPERVISED,
         parameters=spec.count(vlm.param_specs(setup.model)),
+        kernels=kernels(setup),
         notes=setup.notes,
     )

@@ -175,7 +175,7 @@ def assemble(
             raise ConfigError(
                 f"data.media_rows = {cfg.data.media_rows} does not divide over {shards} data x "
                 f"fsdp devices{what}",
-                hint=f"set data.media_rows to a multiple of {shards * parts}",
+                hint=budgets.hint_rows(cfg, model, mesh.shape, parts),
             )
     _check_rollout_rows(cfg, mesh, prepare)
     images.resampler()  # what resizes pictures is decided, and said, once

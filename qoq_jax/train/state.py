@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -173,3 +175,38 @@ def apply_gradients(
 def empty_history(cfg: drpo.DRPOConfig, rollouts: int) -> drpo.DomainHistory | None:
     """The DRPO history of a new run, or None when the config keeps none."""
     return drpo.init_history(cfg, rollouts) if cfg.history_size else None
+
+
+def stored_layout(wanted: Any, read: Callable[[], Mapping[str, Any]]) -> Any:
+    """The layout to read a checkpoint of `wanted` in. A DRPO history may be of fewer domains there:
+    of all that were in data/rows.py then.
+
+    Args:
+      wanted: as `layout`; what has no history stays as it is.
+      read: gives the tree of the checkpoint, of anything with a shape.
+    """
+    held = (read()["history"] or {}).get("count") if _has_history(wanted) else None
+    if held is None or held.shape[0] >= wanted.history.count.shape[0]:
+        return wanted
+
+    def fewer(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((held.shape[0], *x.shape[1:]), x.dtype, sharding=x.sharding)
+
+    return wanted.replace(history=jax.tree.map(fewer, wanted.history))
+
+
+def with_new_domains(state: Any, wanted: Any) -> Any:
+    """A state that was read in `stored_layout` with the domains of `wanted`: those that it lacks
+    begin as in a new run, and the others keep their bits.
+    """
+    if not _has_history(wanted) or state.history.count.shape == wanted.history.count.shape:
+        return state
+    extend = jax.jit(
+        functools.partial(drpo.extend_history, num_domains=wanted.history.count.shape[0]),
+        out_shardings=jax.tree.map(lambda x: x.sharding, wanted.history),
+    )
+    return state.replace(history=extend(state.history))
+
+
+def _has_history(state: Any) -> bool:
+    return getattr(state, "history", None) is not None

@@ -79,11 +79,8 @@ class Batches(ResumableBatches):
         reading: Reading,
     ):
         self._own = own_share(batch, reading, "samples")
-        for one in sets:
-            if "train" not in one.splits:
-                raise DataError("has no training split", where=one.name, hint="leave it out")
         self._sets, self._vocabulary = sets, vocabulary
-        self.counts = {one.name: len(one.splits["train"]) for one in sets}
+        self.counts = sets_lib.train_counts(sets)
         facts = [sets_lib.fingerprint(sets), vocabulary.classes, batch, seed, temperature]
         fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         self.ecg_lengths: dict[str, str] = {}

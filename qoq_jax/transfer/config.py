@@ -141,4 +141,5 @@ def parse(config: ml_collections.ConfigDict | dict) -> TransferConfig:
         )
     if parsed.target and parsed.few.source == parsed.target:
         raise ConfigError(f"few.source = {parsed.target!r} is the target itself")
+    parsed.mesh.check_no_text("an encoder on labels")
     return parsed

@@ -84,12 +84,19 @@ def check_unseen(target: LabelledSet, trained_on: Sequence[LabelledSet]) -> list
     alike ("1"), so that is for the reader to judge.
 
     Raises:
-      DataError: the target itself is among the sets that a start was trained on, or it has no
-        training or test split.
+      DataError: the target itself is among the sets that a start was trained on, it has no
+        training or test split, or no label that can be learned in the one and scored in the other.
     """
     for split in ("train", "test"):
         if split not in target.splits:
             raise DataError(f"the target has no {split} split", where=target.name)
+    both = [scores.sided(target.splits[split].gold) for split in ("train", "test")]
+    if not (both[0] & both[1]).any():
+        raise DataError(
+            "no label is both present and absent in the target's training and test splits",
+            where=target.name,
+            hint="choose another target",
+        )
     notes = []
     mine = np.unique(np.concatenate([split.patients for split in target.splits.values()]))
     for one in trained_on:

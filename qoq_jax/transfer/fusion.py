@@ -23,6 +23,7 @@ from qoq_jax.climb.mimic import admissions, convert, synthetic
 from qoq_jax.climb.mimic.admissions import Admissions
 from qoq_jax.models import spec
 from qoq_jax.models.encoders import registry
+from qoq_jax.models.encoders.encoder import Params
 from qoq_jax.models.fusion import FusionConfig, Inputs, Modality
 from qoq_jax.train import config as train_config
 from qoq_jax.transfer import fusion_fit, fusion_inputs, fusion_table, weights
@@ -39,6 +40,7 @@ def run(cfg: FusionRunConfig) -> int:
 
     Raises:
       ConfigError: several processes, or the workdir is of another config.
+      CheckpointError: weights cannot be read.
       DataError: the admissions cannot be read, or are too few.
     """
     if jax.process_count() > 1:
@@ -46,6 +48,8 @@ def run(cfg: FusionRunConfig) -> int:
     storage.make_folder(cfg.workdir)
     with lock.hold(cfg.workdir):
         _claim(cfg)
+        for name in _MEDIA:  # a wrong file is said before anything is fitted
+            _pretrained(getattr(cfg, name))
         results = {task: _of_task(cfg, task) for task in cfg.tasks}
         fusion_table.write(cfg.workdir, results)
     return 0
@@ -169,10 +173,16 @@ def _encoded(
     specs = encoder.param_specs(encoder.cfg)
     params = [spec.init_params(specs, jax.random.key(seed)) for seed in range(cfg.seeds)]
     if PRETRAINED in starts:
-        pretrained = weights.load_encoder(encoder, about.weights) if about.weights else params[0]
-        params.append(pretrained)
+        params.append(_pretrained(about) or params[0])
     paths, train = getattr(found, name), found.rows_of("train")
     return fusion_inputs.medium(name, encoder, params, paths, train, cfg.tokens, cfg.batch)
+
+
+def _pretrained(about: PretrainedConfig) -> Params | None:
+    """The pretrained weights of a medium, None of one that has none."""
+    if not (about.name and about.weights):
+        return None
+    return weights.load_encoder(registry.get(about.name), about.weights)
 
 
 def _fit(
@@ -182,6 +192,5 @@ def _fit(
         method, tuple(inputs for inputs, _ in parts), len(found.classes), cfg.width
     )
     patients = {inputs.name: modality for inputs, modality in parts}
-    train, validation = found.rows_of("train"), found.rows_of("validation")
-    rows = fusion_fit.Rows(train, validation if len(validation) else train)
+    rows = fusion_fit.Rows(found.rows_of("train"), found.rows_of("validation"))
     return fusion_fit.fit(sizes, cfg.fit, patients, found.labels, rows, seeds)

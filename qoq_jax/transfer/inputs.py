@@ -15,14 +15,12 @@ import numpy as np
 
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.climb.arrays import batches as arrays
-from qoq_jax.climb.arrays import montage
 from qoq_jax.climb.arrays.record import Record
 from qoq_jax.climb.arrays.source import ArraySource
 from qoq_jax.data import images, media, readers
 from qoq_jax.data import rows as schema
 from qoq_jax.data.sample import check_ecg, read_medium
 from qoq_jax.models.encoders.encoder import Encoder
-from qoq_jax.models.encoders.labram import LabramConfig
 from qoq_jax.transfer.config import TransferDataConfig
 from qoq_jax.transfer.sets import Inputs, LabelledSet, of_arrays, of_rows
 
@@ -144,8 +142,7 @@ def _eeg(
     encoder: Encoder, source: ArraySource
 ) -> tuple[tuple[int, ...], Callable[[Record], Inputs]]:
     """The channels that the encoder was made for, over the length of the set's records."""
-    of_labram = isinstance(encoder.cfg, LabramConfig)
-    wanted = encoder.cfg.electrodes if of_labram else montage.BIPOLAR
+    wanted = encoder.cfg.electrodes
     forms = source.report["arrays"]
     if "signal" not in forms:
         raise ConfigError(

@@ -83,6 +83,7 @@ def _run(cfg: TransferConfig, found: Mapping[str, LabelledSet] | None) -> int:
     found = find_sets(cfg) if found is None else found
     sets = pretraining_sets(cfg, found)
     bench = training.bench_of(cfg, Vocabulary.of(found.values()))
+    _check_scored(sets)
     facts, source = _facts(cfg, sets, bench), None
     if cfg.target:  # what is wrong with it is said before anything is trained
         target = found[cfg.target]
@@ -126,20 +127,21 @@ def _run(cfg: TransferConfig, found: Mapping[str, LabelledSet] | None) -> int:
     return 0
 
 
-def evaluate(
-    bench: training.Bench, params: Params, sets: Sequence[LabelledSet], split: str = "test"
-) -> dict[str, Any]:
-    """`scores.together` of the sets that have the split.
+def _check_scored(sets: Sequence[LabelledSet]) -> None:
+    """Raises DataError where `evaluate` would, before anything is trained."""
+    tested = [one for one in sets if "test" in one.splits]
+    if not tested:
+        raise DataError("no data set has a test split", hint="hold samples out for it")
+    for one in tested:
+        scores.check(one)
 
-    Raises:
-      DataError: none has.
-    """
+
+def evaluate(bench: training.Bench, params: Params, sets: Sequence[LabelledSet]) -> dict[str, Any]:
+    """`scores.together` of the sets that have a test split."""
     made = {}
-    for one in (one for one in sets if split in one.splits):
-        found = predict.logits(bench, params, one.splits[split])
-        made[one.name] = scores.of_set(one, found[:, bench.vocabulary.columns(one)], split)
-    if not made:
-        raise DataError(f"no data set has a {split} split", hint="hold samples out for it")
+    for one in (one for one in sets if "test" in one.splits):
+        found = predict.logits(bench, params, one.splits["test"])
+        made[one.name] = scores.of_set(one, found[:, bench.vocabulary.columns(one)])
     return scores.together(made)
 
 

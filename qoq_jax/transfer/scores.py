@@ -22,6 +22,21 @@ from qoq_jax.transfer.sets import LabelledSet
 NAMES = ("auroc", "sensitivity", "specificity")
 
 
+def check(one: LabelledSet, split: str = "test") -> None:
+    """Raises DataError where `of_set` of that split would: before hours of training are spent."""
+    if not sided(one.splits[split].gold).any():
+        raise DataError(
+            f"no label is both present and absent in the {split} split",
+            where=one.name,
+            hint="leave the set out, or evaluate on more samples",
+        )
+
+
+def sided(gold: np.ndarray) -> np.ndarray:
+    """Bool [K]: whether some samples have a label, and some have not; gold bool [n, K]."""
+    return gold.any(axis=0) & ~gold.all(axis=0)
+
+
 def probabilities(one: LabelledSet, own_logits: np.ndarray) -> np.ndarray:
     """float64 [n, K] from the logits of a set's own labels: a softmax over them where they exclude
     each other, else a sigmoid each.
@@ -44,35 +59,28 @@ def of_set(
 
     Returns:
       {"domain", "count", "auroc", "auroc_interval", "sensitivity", "specificity", "per_label":
-      {label: the same}}. The interval is 95 % of a bootstrap that draws patients.
+      {label: the same}}. The interval is 95 % of a bootstrap that draws patients; [] of one
+      patient, of whom there are no others to draw.
 
     Raises:
       DataError: no label is both present and absent.
     """
+    check(one, split)
     gold = one.splits[split].gold
     score = probabilities(one, own_logits)
     called = score > one.splits["train"].gold.mean(axis=0)[None]
     if one.exclusive:
         called = np.arange(len(one.labels))[None] == score.argmax(axis=1)[:, None]
     per_label: dict[str, dict[str, float]] = {}
-    for k, label in enumerate(one.labels):
+    for k in np.flatnonzero(sided(gold)):
         g, c = gold[:, k], called[:, k]
-        area = auroc(score[:, k], g)
-        if area is None:
-            continue
         counts = ((g & c).sum(), (~g & c).sum(), (g & ~c).sum(), (~g & ~c).sum())
         found = one_vs_rest(*map(int, counts))
-        per_label[label] = {
-            "auroc": area,
+        per_label[one.labels[k]] = {
+            "auroc": auroc(score[:, k], g),
             "sensitivity": found["recall"],
             "specificity": found["specificity"],
         }
-    if not per_label:
-        raise DataError(
-            f"no label is both present and absent in the {split} split",
-            where=one.name,
-            hint="leave the set out, or evaluate on more samples",
-        )
     drawn = _bootstrap(one, score, split, draws, seed)
     means = {name: float(np.mean([of[name] for of in per_label.values()])) for name in NAMES}
     return {
@@ -133,13 +141,14 @@ def _bootstrap(
     person = person.ravel()
     rng = np.random.default_rng([seed, zlib.crc32(one.name.encode())])
     people = person.max() + 1
+    if people == 1:
+        return np.zeros(0)
     chosen = rng.multinomial(people, np.full(people, 1 / people), size=draws)
     weights = chosen[:, person].astype(np.float64)
     areas = np.array(
         [
             weighted_auroc(score[:, k], part.gold[:, k], weights)
-            for k in range(len(one.labels))
-            if 0 < part.gold[:, k].sum() < len(part)
+            for k in np.flatnonzero(sided(part.gold))
         ]
     )
     seen = ~np.isnan(areas)

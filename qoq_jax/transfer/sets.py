@@ -127,6 +127,19 @@ def chosen(sets: Mapping[str, LabelledSet], names: Sequence[str]) -> list[Labell
     return [sets[name] for name in names or sets]
 
 
+def train_counts(sets: Iterable[LabelledSet]) -> dict[str, int]:
+    """Training samples of each set, by name.
+
+    Raises:
+      DataError: one has none.
+    """
+    sets = list(sets)
+    for one in sets:
+        if "train" not in one.splits:
+            raise DataError("has no training split", where=one.name, hint="leave it out")
+    return {one.name: len(one.splits["train"]) for one in sets}
+
+
 def fingerprint(sets: Iterable[LabelledSet]) -> str:
     """SHA-256 of the training samples and labels of the sets."""
     parts = [

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import jax
 import numpy as np
 
 from qoq_jax.base import storage
@@ -46,7 +47,8 @@ def load_encoder(encoder: Encoder, path: str) -> Params:
         (hf/encoders.py); for ECG-JEPA also its own file, or "climb-mini", that of the package.
 
     Raises:
-      CheckpointError: the file cannot be read, or is not of this encoder.
+      CheckpointError: the file cannot be read, is not of this encoder, or has weights that are not
+        finite.
       ConfigError: "climb-mini" for another encoder than ecg_jepa_nano.
     """
     if path == ecg_set.WEIGHTS_NAME:
@@ -60,7 +62,7 @@ def load_encoder(encoder: Encoder, path: str) -> Params:
         path = os.path.join(path, FILE)
     name, arrays = _own(path)
     if name is None and not _is_jepa(encoder):
-        return published.load(encoder, path)
+        return _checked(published.load(encoder, path, dtype=np.float32), path)
     if name is None:
         arrays = spec.flatten(ecg_files.load(path, encoder.cfg.num_heads)[0]["encoder"])
     specs = spec.flatten(encoder.param_specs(encoder.cfg))
@@ -71,7 +73,17 @@ def load_encoder(encoder: Encoder, path: str) -> Params:
             where=path,
             hint="name their encoder",
         )
-    return spec.unflatten(arrays)
+    return _checked(spec.unflatten(arrays), path)
+
+
+def _checked(params: Params, path: str) -> Params:
+    """The weights in float32, as random ones are, all of them finite."""
+    params = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+    if bad := [name for name, x in spec.flatten(params).items() if not np.isfinite(x).all()]:
+        raise CheckpointError(
+            f"weights that are not finite: {', '.join(bad)}", where=path, hint="give another file"
+        )
+    return params
 
 
 def _is_jepa(encoder: Encoder) -> bool:

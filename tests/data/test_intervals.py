@@ -1,50 +1,18 @@
 """Intervals of videos: which frames are sought, and what is refused."""
 
 import sys
-import types
 
-import numpy as np
 import pytest
+from helpers import videos
 
 from qoq_jax.base.errors import DataError
 from qoq_jax.data import media, paths, readers
 from qoq_jax.data.readers import files
 
 
-class Capture:
-    """As cv2.VideoCapture: 100 frames of 25 a second; BGR pictures that hold their number."""
-
-    rate, off = 25.0, 0
-
-    def __init__(self, name):
-        self.at, self.sought = -1, 0
-
-    def get(self, what):
-        return {"count": 100.0, "w": 5.0, "h": 4.0, "fps": self.rate, "pos": self.sought}[what]
-
-    def set(self, what, value):
-        assert what == "pos"
-        self.sought, self.at = value + self.off, value + self.off - 1
-
-    def grab(self):
-        self.at += 1
-        return self.at < 100
-
-    def retrieve(self):
-        return True, np.full((4, 5, 3), (1, 2, self.at), np.uint8)
-
-    def release(self):
-        pass
-
-
 @pytest.fixture
 def video(tmp_path, monkeypatch):
-    names = {"FRAME_COUNT": "count", "FRAME_WIDTH": "w", "FRAME_HEIGHT": "h", "FPS": "fps"}
-    names |= {"POS_FRAMES": "pos"}
-    fake = types.SimpleNamespace(
-        VideoCapture=Capture, **{f"CAP_PROP_{name}": value for name, value in names.items()}
-    )
-    monkeypatch.setitem(sys.modules, "cv2", fake)
+    monkeypatch.setitem(sys.modules, "cv2", videos.fake_cv2())
     (tmp_path / "a.mp4").write_bytes(b"RIFF")
     return tmp_path / "a.mp4"
 
@@ -82,13 +50,13 @@ def test_an_interval_that_is_none_is_refused_by_name(video, interval, said):
 
 
 def test_a_video_that_cannot_be_sought_is_refused(video, monkeypatch):
-    monkeypatch.setattr(Capture, "off", 3)
+    monkeypatch.setattr(videos.Capture, "off", 3)
     with pytest.raises(DataError, match="frame 25 cannot be sought"):
         readers.read_frames(f"{video}#start=1,end=2")
 
 
 def test_a_video_without_a_rate_is_refused(video, monkeypatch):
-    monkeypatch.setattr(Capture, "rate", 0.0)
+    monkeypatch.setattr(videos.Capture, "rate", 0.0)
     with pytest.raises(DataError, match=r"a\.mp4"):
         readers.read_frames(f"{video}#start=1,end=2")
 

@@ -40,7 +40,7 @@ def test_load_fingerprint_and_counts(tmp_path):
         "lndb/Benign": 1,
         "lndb/Normal": 1,
     }
-    assert sources.domains(rows) == ("ct", "ultrasound") and len(sources.domains()) == 10
+    assert sources.domains(rows) == ("ct", "ultrasound") and len(sources.domains()) == 11
     mark = sources.fingerprint(rows)
     assert mark == sources.fingerprint(sources.load(tmp_path, "train")) and len(mark) == 64
     assert mark != sources.fingerprint(rows[::-1]) != sources.fingerprint(rows[:2])

@@ -116,6 +116,14 @@ _STUDY = "study_id,series_id,image_id,laterality,breast_birads,breast_density,sp
 _CT_ICH = "computed-tomography-images-for-intracranial-hemorrhage-detection-and-segmentation-1.0.0"
 _COVIDX = "id,LUSS,source,probe,class,class_on_website,type"
 
+
+def _phases(*runs: tuple[int, str]) -> str:
+    """A phase table of Cholec80: (frames, phase) in turn, a line for every frame."""
+    phases = [phase for frames, phase in runs for _ in range(frames)]
+    lines = (f"{frame}\t{phase}\n" for frame, phase in enumerate(phases))
+    return "Frame\tPhase\n" + "".join(lines)
+
+
 LAYOUTS: dict[str, dict[str, str | bytes | Callable[[str], None] | None]] = {
     "ptb-xl": {
         "ptbxl_database.csv": f"{_PTB}"
@@ -365,6 +373,25 @@ LAYOUTS: dict[str, dict[str, str | bytes | Callable[[str], None] | None]] = {
         "EchoNet-Dynamic/Videos/0X2.avi": None,
         "EchoNet-Dynamic/Videos/0X3.avi": None,
         "EchoNet-Dynamic/Videos/0X4.avi": None,
+    },
+    "cholec80": {
+        "videos/video01.mp4": None,
+        "videos/video01-timestamp.txt": "Frame\n00:00:00.00\n",
+        "phase_annotations/video01-phase.txt": _phases(
+            (4, "Preparation"), (266, "CalotTriangleDissection")
+        ),
+        "tool_annotations/video01-tool.txt": "Frame\tGrasper\tBipolar\tHook\tScissors\tClipper\t"
+        "Irrigator\tSpecimenBag\n0\t1\t0\t0\t0\t0\t0\t0\n",
+        "videos/video02.mp4": None,
+        "videos/video03.mp4": None,
+        "phase_annotations/video03-phase.txt": _phases((179, "Preparation")),
+        "phase_annotations/video04-phase.txt": _phases((180, "Preparation")),
+        "videos/video48.mp4": None,
+        "phase_annotations/video48-phase.txt": _phases((180, "GallbladderPackaging")),
+        "videos/video80.mp4": None,
+        "phase_annotations/video80-phase.txt": _phases(
+            (179, "GallbladderRetraction"), (85, "CleaningCoagulation")
+        ),
     },
     "busi": {
         "Dataset_BUSI_with_GT/benign/benign (1).png": None,

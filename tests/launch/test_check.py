@@ -116,7 +116,11 @@ def test_local_processes_have_no_workdir_on_s3():
         ({"command": "qoq train\nreboot"}, "line break"),
         ({"command": "A=1 qoq train"}, "begins with a variable"),
         ({"command": "qoq train 'x"}, "close the quotation"),
-        ({"command": "qoq sweep configs/evidence.py"}, "only qoq train and qoq evaluate"),
+        (
+            {"command": "qoq sweep configs/evidence.py"},
+            "only qoq train, qoq evaluate and qoq sweep",
+        ),
+        ({"command": "qoq sweep configs/evidence.py --jobs 4"}, "a sweep is no bucket"),
         ({"topology": "v5e:4x4", "grace": 110}, "on 4 hosts takes about 111 s"),
     ],
 )
@@ -135,7 +139,7 @@ def test_mistakes(changes, message):
         (GPU, "tpu-vm", {}, "tpu-vm has no h100"),
         (GPU, "slurm", {"partition": ""}, "engine slurm needs partition"),
         (GPU, "slurm", {"spot": True}, "preemptible partition"),
-        (GPU, "slurm", {"command": "python x.py"}, "only qoq train and qoq evaluate"),
+        (GPU, "slurm", {"command": "python x.py"}, "only qoq train, qoq evaluate"),
         (GPU, "skypilot", {"image": ""}, "engine skypilot needs image"),
         (GPU, "skypilot", {"reservation": "ours"}, "~/.sky/config.yaml"),
         (SLICES, "skypilot", {}, "joins no TPU slices"),

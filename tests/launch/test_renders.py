@@ -128,6 +128,12 @@ def test_slurm_mounts_the_workdir_that_the_run_has():
     assert ",/s/run:/s/run" in module("slurm").render(job)
 
 
+def test_slurm_starts_one_process_a_node_for_a_sweep_that_shares_out_its_runs():
+    text = module("slurm").render(dataclasses.replace(GPU, command="qoq sweep s.py --jobs 8"))
+    assert "--ntasks-per-node=1\n" in text and "--distributed" not in text
+    assert f"  qoq sweep s.py --jobs 8 --out={GPU.workdir} &\n" in text
+
+
 @pytest.mark.parametrize(
     ("topology", "words"),
     [

@@ -96,6 +96,27 @@ def test_segment_attention_is_exact_wherever_segments_start(monkeypatch, dense_b
     )
 
 
+def test_a_tower_attends_head_by_head_on_a_cpu_as_it_does_at_once(monkeypatch):
+    """Values and gradients, with blocks of queries that the row does not fill, and padding."""
+    rng = np.random.default_rng(1)
+    q, k, v = (jnp.asarray(rng.normal(size=(2, 21, 2, 4)), jnp.float32) for _ in range(3))
+    segments = jnp.asarray([[1] * 9 + [2] * 12, [1] * 16 + [0] * 5], jnp.int32)
+    real = (segments > 0)[:, :, None, None]
+
+    def value_and_gradient():
+        def run(q, k, v):  # a new function each time: jit must not reuse the other trace
+            out = attention.segment_rows(q, k, v, segments, 32)
+            return (jnp.where(real, out, 0) ** 3).sum()
+
+        return jax.jit(jax.value_and_grad(run, argnums=(0, 1, 2)))(q, k, v)
+
+    at_once = value_and_gradient()
+    monkeypatch.setattr(attention, "CPU_ROW", 1)
+    monkeypatch.setattr(attention, "CPU_BLOCK", 8)
+    head_by_head = value_and_gradient()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), at_once, head_by_head)
+
+
 def test_scores_of_a_long_row_never_exist_at_once():
     """All scores of the row would be 256 MiB in float32; no half of them is ever there."""
     T = 8192

@@ -13,9 +13,10 @@ import pytest
 from helpers.models import TINY, golden, hf_params, random_params, text_batch
 
 from qoq_jax.models import cache as cache_lib
-from qoq_jax.models import decoder, vlm
+from qoq_jax.models import decoder, layers, vlm
 from qoq_jax.models import sizes as variants
 from qoq_jax.models.attention import TokenIds
+from qoq_jax.parallel import mesh as mesh_lib
 
 HIDDEN = jax.jit(vlm.hidden, static_argnums=1)
 
@@ -212,3 +213,16 @@ def test_rematerialisation_does_not_change_gradients():
             plain,
             gradient(remat),
         )
+
+
+def test_products_in_bfloat16_have_float32_results_on_a_cpu_alone():
+    """Which the processor's own instructions compute; over a mesh sums would cross in float32."""
+    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((2, 3, 4), (4, 5)))
+
+    def program():
+        return jax.jit(lambda *of: layers.linear("btd,df->btf", *of)).lower(x, kernel)
+
+    assert program().out_info.dtype == jnp.bfloat16
+    assert "f32" in program().as_text()
+    with jax.set_mesh(mesh_lib.make_mesh(fsdp=8)):
+        assert "f32" not in program().as_text()

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.encoders import FAMILIES, batch, random_params, tiny
+from helpers.encoders import FAMILIES, batch, encode, random_params, tiny
 
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.models import spec
@@ -155,3 +155,27 @@ def test_the_last_norm_has_the_width_of_the_row():
         if encoder.kind == "image":
             scale = encoder.param_specs(encoder.cfg)["norm"]["scale"]
             assert scale.shape == (encoder.width,), encoder.name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_last_norm_has_the_epsilon_of_the_config(name):
+    """A huge one leaves the bias alone: outputs of small models say little of a small one."""
+    encoder = tiny(name, norm_eps=1e16)
+    params = random_params(encoder)
+    pooled = encode(encoder, params, batch(1))[-1]
+    np.testing.assert_allclose(pooled, params["norm"]["bias"][None], atol=1e-5)
+
+
+def test_scores_of_swin_are_multiplied_by_at_most_a_hundred():
+    encoder = tiny("swinv2_tiny")
+    flat = spec.flatten(random_params(encoder))
+
+    def pooled(log_scale):
+        changed = {
+            path: jnp.full_like(x, log_scale) if path.endswith("log_scale") else x
+            for path, x in flat.items()
+        }
+        return encode(encoder, spec.unflatten(changed), batch(1))[-1]
+
+    np.testing.assert_array_equal(pooled(9.0), pooled(np.log(100)))
+    assert np.abs(pooled(np.log(100)) - pooled(np.log(10))).max() > 1e-3

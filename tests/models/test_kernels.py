@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qoq_jax.models import attention, flash, splash
+from qoq_jax.models import attention, flash, sequence, splash
 from qoq_jax.models.attention import TokenIds
 from qoq_jax.parallel import mesh as mesh_lib
 
@@ -119,3 +119,28 @@ def test_eight_devices_equal_one(kv_heads, interpreted):
         inputs = jax.device_put((q, k, v, segment), mesh_lib.batch_sharding(mesh))
         eight = jax.jit(run)(*inputs)
     np.testing.assert_allclose(one, eight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@KERNELS
+def test_rows_cut_by_their_tokens_equal_whole_ones(interpreted):
+    """A prompt with its responses, tokens and heads over four devices; values and gradients."""
+    rng = np.random.default_rng(4)
+    prompt, G, S, real = 40, 2, 24, 30
+    q, k, v = drawn(rng, (2, 88, 2, 4, 8), (2, 88, 2, 8), (2, 88, 2, 8))
+    segment = np.concatenate([np.arange(n) < min(n, real) for n in (prompt, S, S)])
+    segment = jnp.asarray(np.stack([segment] * 2), jnp.int32)
+
+    def total(kernel):
+        def of(q, k, v):
+            heads = sequence.row_heads(q, k, v)
+            form = dict(prompt=prompt, branches=G, kernel=kernel)
+            out = attention.grouped_rows(*heads, segment, **form)
+            out = sequence.to_tokens(out, "batch", "tokens")
+            return (jnp.where((segment > 0)[..., None, None, None], out, 0) ** 2).mean()
+
+        return jax.jit(jax.value_and_grad(of, argnums=(0, 1, 2)))
+
+    one = total("einsum")(q, k, v)
+    with jax.set_mesh(mesh_lib.make_mesh(fsdp=2, sequence=2, tensor=2)):
+        assert_close((one, total(interpreted)(q, k, v)))

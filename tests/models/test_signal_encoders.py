@@ -301,8 +301,9 @@ def test_a_silent_channel_of_biot_has_a_gradient_that_is_a_number():
     assert np.isfinite(gradient).all()
 
 
-def test_the_electrodes_of_labram_are_those_of_the_records():
-    assert tuple(labram.ROWS) == montage.ELECTRODES
+def test_the_channels_of_eeg_encoders_are_those_of_the_records():
+    assert registry.get("labram_base").cfg.electrodes == montage.ELECTRODES
+    assert registry.get("biot").cfg.electrodes == montage.BIPOLAR
 
 
 def test_labram_refuses_another_montage():

@@ -64,11 +64,13 @@ def test_sigterm_ends_with_143_in_time_and_waits_only_for_what_can_be_saved(wher
     assert (tmp_path / "saved").exists() == (where == "unsaved")
 
 
-def test_a_second_sigterm_ends_at_once(tmp_path):
-    process = start("-c", SCRIPT.replace('"grace"', '"never"'), "unsaved", str(tmp_path / "saved"))
-    process.send_signal(signal.SIGTERM)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.5)
+def test_a_second_sigterm_ends_at_once_and_one_that_is_the_same_does_not(tmp_path):
+    script = SCRIPT.replace('"grace"', '"never"').replace("sleep(2 if", "sleep(60 if")
+    process = start("-c", script, "unsaved", str(tmp_path / "saved"))
+    for wait in (0.1, 1.2):
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(wait)
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=50)
     assert process.returncode == 143 and "second SIGTERM" in error

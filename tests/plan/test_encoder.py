@@ -70,6 +70,8 @@ def test_qoq_plan_takes_the_config_of_an_encoder(capsys):
     assert json.loads(capsys.readouterr().out)["mesh"]["fsdp"] == 16
     assert main.main([*arguments, "--search"]) == 2
     assert "--search is not for the config of an encoder" in capsys.readouterr().err
+    assert main.main([*arguments, "--mesh=fsdp=8,sequence=2"]) == 2
+    assert "mesh.sequence = 2: an encoder on labels" in capsys.readouterr().err
 
 
 def test_a_sample_of_labram_has_its_electrodes():

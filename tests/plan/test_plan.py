@@ -22,6 +22,14 @@ QUICK = [
 ]
 
 
+# 4 questions of up to 32,768 tokens: fewer rows than devices
+LONG = {
+    **dict.fromkeys(("data.media_rows", "rl.questions", "eval.rows", "sft.rows"), 4),
+    "data.max_prompt_tokens": 32768,
+    "rl.accumulate": 1,
+}
+
+
 def config_7b(**changes):
     from qoq_jax.train import config as config_lib
 
@@ -146,6 +154,7 @@ def test_rows_cut_by_tokens_are_between_rows_and_heads():
             "data.max_prompt_tokens = 4095 does not divide over mesh.sequence = 4",
         ),
         ({"mesh.fsdp": 4, "mesh.tensor": 4, "rl.accumulate": 64}, "set data.media_rows"),
+        (LONG | {"mesh.fsdp": 16}, "multiple of 16, or .* mesh.fsdp=4 mesh.sequence=4"),
         ({"mesh.rollout_tensor": 3}, "does not divide 16 devices"),
         ({"model.variant": "Qwen/Qwen9"}, "planned without a download"),
         ({"stages": ("ecg",)}, "trains no multimodal model"),
@@ -173,12 +182,30 @@ def test_proposals_say_what_they_give():
     found = advice.proposals(plan.case.config, plan.case.topology, plan)
     named = [name for one in found for name in one.changes]
     assert {"rl.accumulate", "model.remat", "rl.offload_reference", "lora.rank"} <= set(named)
-    assert "mesh.tensor" in named
+    assert "mesh.sequence" in named
+    assert all(one.changes.get("mesh.tensor", 1) == 1 for one in found)
     assert all(one.plan.peak < plan.peak for one in found)
     for one in found:
         again = stage_of(changed(plan.case.config, one.changes), str(one.topology))
         assert again.peak == one.plan.peak
     assert found[-1].plan.spare >= 0, "together they fit"
+
+
+def test_where_rows_are_fewer_than_devices_tokens_are_cut_and_not_heads():
+    plan = stage_of(config_7b(**LONG, **{"mesh.fsdp": 4, "mesh.tensor": 4}))
+    found = advice.proposals(plan.case.config, plan.case.topology, plan)
+    changes = [dict(one.changes) for one in found]
+    assert {"mesh.tensor": 1, "mesh.sequence": 4} in changes
+    best = search.search(config_7b(**LONG), devices.parse("v5e:4x4"))[0]
+    assert (best.changes["mesh.sequence"], best.changes["mesh.tensor"]) == (4, 1)
+    assert best.peak < plan.peak
+
+
+def test_where_tokens_do_not_divide_heads_are_cut():
+    changes = {"mesh__fsdp": 4, "mesh__tensor": 1, "rl__response_tokens": 45, "rl__rollouts": 3}
+    plan = stage_of(nano_config(stages=("rl",), data__max_prompt_tokens=255, **changes), "v5e:2x2")
+    ideas = [dict(changes) for changes, *_ in advice._by_tokens(plan.case.config, plan)]
+    assert ideas == [{"mesh.fsdp": 2, "mesh.tensor": 2}]
 
 
 def test_einsum_attention_is_told_of():

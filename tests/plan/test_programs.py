@@ -6,9 +6,9 @@ import jax
 import pytest
 from helpers.plan import nano_case
 
-from qoq_jax.models import vlm
+from qoq_jax.models import spec, vlm
 from qoq_jax.parallel import mesh as mesh_lib
-from qoq_jax.plan import compiled, instant, memory, programs, slots
+from qoq_jax.plan import compiled, hlo, instant, memory, programs, slots
 
 CASE = nano_case(mesh__rollout_tensor=2, model__attention="einsum")
 
@@ -40,12 +40,39 @@ def test_other_updates_are_lowered(stage, changes, mesh):
     assert "func.func public @main" in programs.lower(case, "update", there).as_text()
 
 
+@pytest.fixture(scope="module")
+def update():
+    """(its case, a compiled update of supervised training, rows and weights over eight devices)."""
+    where = {"mesh__fsdp": 8, "mesh__tensor": 1}
+    # nothing is padded
+    case = nano_case("sft", "h100:1x8", model__attention="einsum", model__remat="full", **where)
+    return case, programs.lower(case, "update", mesh_lib.make_mesh(fsdp=8)).compile()
+
+
 @pytest.mark.slow
-def test_arguments_of_a_compiled_update_are_the_planned_bytes(mesh):
+def test_arguments_of_a_compiled_update_are_the_planned_bytes(update):
     """Within 1 %: the state, and the batch but for what the loss does not read."""
-    case = nano_case("sft", "h100:1x8", model__attention="einsum")  # nothing is padded
-    facts = programs.lower(case, "update", mesh).compile().memory_analysis()
+    case, program = update
+    facts = program.memory_analysis()
     assert facts.argument_size_in_bytes == pytest.approx(compiled.update_arguments(case), rel=0.01)
+
+
+@pytest.mark.slow
+def test_an_update_gathers_weights_once_a_direction_and_sums_gradients_once(update):
+    case, program = update
+    moved = hlo.traffic(program.as_text()).collectives
+    weights = 4 * spec.count(case.specs)
+    assert moved["all-gather"] < 2.1 * weights
+    assert moved["all-reduce"] + moved["reduce-scatter"] < 1.2 * weights
+
+
+def test_a_decode_step_gathers_no_weights_and_sums_nothing_larger_than_logits(mesh):
+    program = programs.lower(CASE, "decode", mesh).compile()
+    largest = hlo.traffic(program.as_text()).largest
+    rows = CASE.stage.rl.questions * CASE.stage.rl.rollouts / CASE.rollout_ways
+    logits = 4 * rows * CASE.model.decoder.vocab_size / CASE.rollout_tensor
+    assert 0 < largest["all-reduce"][0] <= logits
+    assert largest.get("all-gather", (0,))[0] <= logits
 
 
 def test_arguments_of_a_compiled_program_are_the_planned_bytes(mesh):

@@ -259,6 +259,22 @@ def test_history_keeps_the_last_questions_of_each_domain():
     assert (np.asarray(history.count) < 10).all()  # counts stay small for ever
 
 
+def test_a_history_goes_on_with_a_new_domain_and_the_same_bits():
+    rng, more = np.random.default_rng(2), dataclasses.replace(SHORT_HISTORY, num_domains=4)
+    history, extended = None, None
+    for step in range(4):
+        rewards = rng.random((QUESTIONS, GROUP), np.float32)
+        domains = rng.integers(0, DOMAINS, QUESTIONS, np.int32)
+        here, history, _ = advantages(rewards, domains, history=history, cfg=SHORT_HISTORY)
+        if step:
+            there, extended, _ = advantages(rewards, domains, history=extended, cfg=more)
+            assert np.asarray(here).tobytes() == np.asarray(there).tobytes()
+            assert (np.asarray(extended.vectors[:DOMAINS]) == np.asarray(history.vectors)).all()
+        else:
+            extended = drpo.extend_history(history, DOMAINS + 1)
+    assert extended.count.tolist() == [*history.count.tolist(), 0]
+
+
 # --------------------------------------------------------------------------------------------------
 # Invariances
 

@@ -61,6 +61,8 @@ def test_weights_are_cut_as_often_as_asked_and_layers_lie_apart():
     width, hidden = gate.shape
     assert gate.addressable_shards[0].data.shape == (width, hidden // 2)
     assert len(there["decoder"]["layers"]) == CFG.decoder.num_layers
+    on_first = (x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(there))
+    assert layout.moved == sum(on_first)
     # what decoding reads is this copy itself, not another
     apart = vlm.decode_params(there, CFG)["decoder"]["layers"]
     assert apart[0]["mlp"]["gate"]["kernel"] is gate
@@ -113,6 +115,7 @@ def test_without_a_number_nothing_moves():
     layout = Layout(CFG, mesh, tensor=0)
     params = weights()
     assert layout.mesh is mesh and not layout.moves and layout.weights(params) is params
+    assert layout.moved == 0
 
 
 def test_ways_that_do_not_divide_the_devices_are_refused():

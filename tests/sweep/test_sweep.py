@@ -1,14 +1,18 @@
 """The sweep: which runs it makes, that it goes on where it was, the statistics of its tables."""
 
+import concurrent.futures
 import dataclasses
 import json
 import math
 import os
 import pathlib
-import subprocess
+import signal
+import sys
+import time
 
 import numpy as np
 import pytest
+from helpers.sweep_hosts import finish
 from scipy import stats
 
 from qoq_jax.base.errors import ConfigError
@@ -24,40 +28,6 @@ PLAN = sweep.Sweep(
     seeds=3,
 )
 SCORES = {"grpo": [0.40, 0.44, 0.42], "drpo": [0.46, 0.47, 0.51]}
-
-
-def finish(folder: str, stage: str, score: float, seed: int = 0) -> None:
-    """What a finished run leaves, as far as the report reads it."""
-    os.makedirs(os.path.join(folder, "eval"))
-    of = {"macro_f1": score, "exact_match": score + 0.1}
-    summary = {"sources": {"climb-mini": {"overall": of, "domains": {"ct": of, "ecg": of}}}}
-    cfg = {
-        "data": {
-            "mini_rows": 9,
-            "mini_seed": seed,
-            "mini_imbalance": "climb",
-            "real": False,
-            "extra": [],
-        },
-        "eval": {"validation_rows": 8},
-    }
-    files = {
-        "config.json": cfg,
-        f"eval/{stage}.json": {"summary": summary},
-        "run.json": {},
-        f"validation-{stage}.json": [[10, score / 2], [30, score]],
-    }
-    for name, content in files.items():
-        with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
-            json.dump(content, f)
-    with open(os.path.join(folder, "metrics.jsonl"), "w", encoding="utf-8") as f:
-        for step in (5, 10, 15):
-            f.write(
-                json.dumps(
-                    {"stage": stage, "step": step, "seconds/step": 2.0, "seconds/reward": 0.1}
-                )
-                + "\n"
-            )
 
 
 def test_every_run_is_made_once_from_its_start(tmp_path, monkeypatch):
@@ -184,13 +154,16 @@ def test_runs_side_by_side_see_their_own_devices(tmp_path):
     flags = "--a --xla_force_host_platform_device_count=2"
     assert subsets.of_runs(4, forced, str(tmp_path)) == [{"XLA_FLAGS": flags}] * 4
     assert subsets.of_runs(2, {}, str(tmp_path)) == [{}, {}]
-    assert subsets.of_runs(1, forced, str(tmp_path)) == [{}]
+    assert subsets.of_runs(1, forced, str(tmp_path)) == [{"XLA_FLAGS": forced["XLA_FLAGS"]}]
     for chip in range(8):
         (tmp_path / f"accel{chip}").touch()
     chips = subsets.of_runs(2, {}, str(tmp_path))
     assert [one["TPU_VISIBLE_CHIPS"] for one in chips] == ["0,1,2,3", "4,5,6,7"]
     assert {one["TPU_CHIPS_PER_PROCESS_BOUNDS"] for one in chips} == {"2,2,1"}
     assert chips[0]["TPU_MESH_CONTROLLER_PORT"] != chips[1]["TPU_MESH_CONTROLLER_PORT"]
+    alone = subsets.of_runs(1, {}, str(tmp_path))[0]  # a host of a slice, as one of its own
+    assert alone["TPU_CHIPS_PER_PROCESS_BOUNDS"] == "2,4,1"
+    assert alone["TPU_PROCESS_BOUNDS"] == "1,1,1" and alone["TPU_WORKER_HOSTNAMES"] == "localhost"
     with pytest.raises(ConfigError, match="--jobs 9 with 8 TPU chips"):
         subsets.of_runs(9, {}, str(tmp_path))
 
@@ -198,15 +171,47 @@ def test_runs_side_by_side_see_their_own_devices(tmp_path):
 def test_a_run_is_started_at_its_place(tmp_path, monkeypatch):
     started = []
 
-    def run(command, env, **more):
-        started.append((command, env["CUDA_VISIBLE_DEVICES"]))
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(
+        sweep.children, "run", lambda command, env, **more: started.append(env) or 0
+    )
+    others = {
+        "QOQ_COORDINATOR": "10.0.0.5:8476",
+        "QOQ_PROCESS_COUNT": "2",
+        "QOQ_PROCESS_INDEX": "1",
+    }
+    for name, to in (others | {"SLURM_PROCID": "1", "TPU_WORKER_HOSTNAMES": "a,b"}).items():
+        monkeypatch.setenv(name, to)
     job = sweep.Job("grpo", 0, str(tmp_path / "grpo" / "seed0"), "")
-    place = sweep.Place(devices={"CUDA_VISIBLE_DEVICES": "2,3"})
-    assert sweep._train("evidence.py", job, str(tmp_path), place, (), 1) == 0
-    assert [devices for _, devices in started] == ["2,3"]
+    for place in (sweep.Place(devices={"CUDA_VISIBLE_DEVICES": "2,3"}, apart=True), sweep.Place()):
+        assert sweep._train("evidence.py", job, str(tmp_path), place, (), 3) == 0
+    apart, together = started
+    assert apart["CUDA_VISIBLE_DEVICES"] == "2,3" and "PATH" in apart
+    assert not {*others, "SLURM_PROCID", "TPU_WORKER_HOSTNAMES"} & {*apart}
+    assert together["QOQ_COORDINATOR"] == "10.0.0.5:8479" and together["SLURM_PROCID"] == "1"
+    # what all processes of a run write goes to a log of each
+    assert sorted(path.name for path in (tmp_path / "grpo").iterdir()) == [
+        "seed0.log",
+        "seed0.process1.log",
+    ]
+
+
+def test_sigterm_goes_on_to_what_runs_and_nothing_more_is_begun(tmp_path):
+    left, ready = [], tmp_path / "ready"
+    program = (
+        "import pathlib, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); "
+        "pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", program, str(ready)]
+    with (
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+        sweep.children.passing_on(lambda: left.append(True)),
+    ):
+        code = pool.submit(sweep.children.run, command)
+        while not ready.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert code.result(30) == 7 and left == [True]
+        assert sweep.children.run(command) == 143
 
 
 def test_intervals_and_areas():

@@ -8,7 +8,7 @@ import pathlib
 import pytest
 from helpers import transfer as tiny
 
-from qoq_jax.base.errors import ConfigError
+from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.cli.main import main
 from qoq_jax.climb.mini import array_sets
 from qoq_jax.models.encoders import registry
@@ -74,6 +74,15 @@ def test_a_set_by_itself_sees_as_many_of_its_samples(file):
         "steps-chest-seed0": 4,
     }
     assert [cell.seed for cell in made] == [0] * 5 + [1] * 5
+
+
+def test_a_set_without_training_samples_is_refused(file):
+    _, base = transfers.load(file)
+    found = run.find_sets(base)
+    part = {"test": found["skin"].splits["test"]}
+    found |= {"skin": dataclasses.replace(found["skin"], splits=part)}
+    with pytest.raises(DataError, match="skin: has no training split"):
+        cells(TransferSweep("multitask"), base, found, "out")
 
 
 def test_numbers_of_shots_are_read_from_the_command_line(file):

@@ -8,16 +8,21 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from qoq_jax.base.errors import CheckpointError, RetryError
+from qoq_jax.data.rows import DOMAINS
 from qoq_jax.models import sizes as variants
 from qoq_jax.parallel import hosts, messages
+from qoq_jax.rl import drpo
 from qoq_jax.train import checksums
 from qoq_jax.train.checkpoint import Checkpointer
 from qoq_jax.train.checksums import CHECKSUMS, SEAL, damage, raise_what_may_pass
 from qoq_jax.train.config import EvalConfig
 from qoq_jax.train.sections import CheckpointConfig
+from qoq_jax.train.state import start
 from qoq_jax.train.validation import Validation
 
 # A limit on file size stands for a full disk: the write fails in Orbax's own threads in the same
@@ -119,6 +124,34 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(harm, tmp_path
     checkpoints.close()
     again = Checkpointer(str(tmp_path), variants.get("nano"))
     assert (again.restore(tree(0))[0]["b"] == tree(9)["b"]).all() and capfd.readouterr().err == ""
+
+
+def with_history(domains, seed=0):
+    """A small TrainState whose DRPO history is of so many domains."""
+    cfg = drpo.DRPOConfig(num_domains=domains, history_size=3)
+    mesh = jax.sharding.Mesh(jax.devices()[:1], "x")
+    state = start({"a": jnp.ones(2)}, optax.identity(), mesh, drpo.init_history(cfg, rollouts=4))
+    vectors = jax.random.normal(jax.random.key(seed), state.history.vectors.shape)
+    return state.replace(
+        history=drpo.DomainHistory(vectors, jnp.arange(1, domains + 1, dtype=jnp.int32))
+    )
+
+
+def test_a_state_of_fewer_domains_gets_the_new_ones_empty_and_keeps_its_bits(tmp_path, capfd):
+    before, wanted = with_history(10), with_history(len(DOMAINS), seed=1)
+    checkpoints = Checkpointer(str(tmp_path), variants.get("nano"))
+    checkpoints.save(2, before, {})
+    checkpoints.close()
+    checkpoints = Checkpointer(str(tmp_path), variants.get("nano"))
+    state = checkpoints.restore(wanted, resume=True)[0]
+    line = capfd.readouterr().out
+    assert line == f"{tmp_path}/2: the history of DRPO is empty for endoscopy\n"
+    for found, old in zip(jax.tree.leaves(state.history), jax.tree.leaves(before.history)):
+        assert np.asarray(found[:10]).tobytes() == np.asarray(old).tobytes()
+        assert found.shape[0] == 11 and not np.asarray(found[10:]).any()
+    assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, wanted)
+    checkpoints.restore(wanted)  # to look at
+    assert capfd.readouterr().out == ""
 
 
 def test_without_a_sound_checkpoint_the_error_is_one_line(tmp_path):

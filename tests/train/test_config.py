@@ -123,7 +123,7 @@ def test_dict_and_back():
         ("--config.eval.patience=-1", "must not be negative"),
         ("--config.rl.lr=nan", "rl.lr is not a number"),
         ("--config.rl.kl_in=reward", "set rl.kl_in=loss"),
-        ("--config.rl.drpo.num_domains=3", "set it to 10"),
+        ("--config.rl.drpo.num_domains=3", "set it to 11"),
         ("--config.data.media_rows=5", "not divisible"),
         ("--config.rl.minibatches=3", "does not divide"),
         ("--config.stages=ecg,sft", "a run of its own"),
@@ -182,6 +182,8 @@ def test_a_config_json_of_an_older_version_lacks_fields_and_is_the_same_config()
     cfg = config.parse({"rl": {"lr": 0.5}, "workdir": "here"})
     older = json.loads(json.dumps(dataclasses.asdict(cfg) | {"workdir": "there"}))
     del older["rl"]["drpo"]["quantile"], older["ecg"]
+    older["rl"]["drpo"]["num_domains"] = 10  # of before "endoscopy"
+    assert config.parse(older).rl.drpo == cfg.rl.drpo
     assert config.differences(cfg, older) == []
     older["rl"]["lr"], older["data"]["gone"] = 0.4, 1
     assert config.differences(cfg, older) == ["data.gone", "rl.lr"]

@@ -263,6 +263,44 @@ def test_a_batch_that_is_not_finite_leaves_history_and_kl_coefficient():
     assert np.isnan(mean) and after == coefficient and equal(broken.history, first.history)
 
 
+def test_the_kl_of_advantages_is_the_trainers_where_it_has_one():
+    """A policy that still is its reference has no KL, whatever 8 bits sampled with."""
+    rl = dataclasses.replace(TINY.rl, algorithm="grpo", kl_in="reward", kl_coefficient=1.0)
+    rewards = np.tile(np.float32([0, 1, 1]), (4, 1))
+    rng = np.random.default_rng(0)
+    trainer, sampler = (-rng.random((4, 3, 5)).astype(np.float32) for _ in range(2))
+    function = policy.make_advantages(rl, algorithms.resolve(rl))
+    groups = GroupBatch(
+        rewards=rewards,
+        domains=np.arange(4),
+        valid=np.ones(4, bool),
+        mask=np.ones_like(sampler),
+        sampler_logprobs=sampler,
+        ref_logprobs=trainer,
+    )
+    estimate, kl, _ = function(groups.replace(old_logprobs=trainer))
+    assert kl == 0 and np.ptp(np.asarray(estimate.advantages), axis=0).max() == 0
+    estimate, kl, _ = function(groups)
+    assert kl > 0.01 and np.ptp(np.asarray(estimate.advantages), axis=0).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("fields", "scores"),
+    [
+        (dict(rollout_weights="int8"), True),  # drpo
+        (dict(kv_cache_dtype="int8", algorithm="grpo", kl_in="reward"), True),
+        (dict(rollout_weights="int8", algorithm="grpo", kl_target=0.1), True),
+        (dict(rollout_weights="int8", algorithm="grpo"), False),
+        (dict(rollout_weights="int8", old_logprobs="sampler"), False),
+        (dict(), False),
+        (dict(algorithm="grpo", epochs=2), True),
+    ],
+)
+def test_the_trainer_scores_the_old_policy_where_something_reads_it(fields, scores):
+    rl = dataclasses.replace(TINY.rl, **({"algorithm": "drpo", "old_logprobs": "trainer"} | fields))
+    assert plan(dataclasses.replace(TINY, rl=rl), "rl").scores_old is scores
+
+
 def test_a_step_whose_answers_all_miss_the_deadline_stops_the_run():
     pool = types.SimpleNamespace(
         score=lambda texts, metas: ([workers.LOST] * len(texts), len(texts))

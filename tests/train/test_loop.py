@@ -148,6 +148,9 @@ def test_a_run_leaves_everything(finished):
     assert '"report":"report.html"' in (workdir / "cases.html").read_text()
     assert any((workdir / "tensorboard").iterdir())
     assert "left" in output and "recompiles 0" in output
+    kernels = json.loads((workdir / "run.json").read_text())["kernels"]
+    assert kernels == {"attention": "einsum", "decode_attention": "einsum"}
+    assert "attention=einsum, decode_attention=einsum" in output
 
 
 @pytest.mark.slow

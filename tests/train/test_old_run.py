@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import pytest
 
+from qoq_jax.data.rows import DOMAINS
 from qoq_jax.train import config as config_lib
 from qoq_jax.train.plan import plan
 from qoq_jax.train.setup import assemble
@@ -94,4 +95,9 @@ def test_the_tree_of_a_whole_checkpoint_is_the_old_one(stage, tmp_path):
     for path, leaf in jax.tree_util.tree_flatten_with_path(layout)[0]:
         keys = [str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path]
         shapes["/".join(keys)] = list(np.shape(leaf))
-    assert shapes == json.loads((OLD / "expected" / f"quickstart_{stage}_tree.json").read_text())
+    wanted = json.loads((OLD / "expected" / f"quickstart_{stage}_tree.json").read_text())
+    for name in ("history/count", "history/vectors"):  # a restore extends those of ten domains
+        if name in wanted:
+            assert wanted[name][0] == 10
+            wanted[name][0] = len(DOMAINS)
+    assert shapes == wanted

@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from qoq_jax.base.errors import ConfigError
+from qoq_jax.base.errors import CheckpointError, ConfigError
 from qoq_jax.evaluation.metrics import auroc
 from qoq_jax.models.fusion import FusionConfig
 from qoq_jax.train import config as train_config
@@ -130,6 +130,14 @@ def test_gains_are_paired(found):
     assert area.told()["value"] == pytest.approx(
         fusion_fit.macro_auroc(scores[0, test.rows], test.labels)
     )
+
+
+def test_weights_that_are_not_there_are_said_first(cfg, tmp_path):
+    data = dataclasses.replace(cfg.data, root=str(tmp_path / "data"))
+    gone = dataclasses.replace(cfg.ecg, weights=str(tmp_path / "gone.safetensors"))
+    with pytest.raises(CheckpointError, match="gone.safetensors"):
+        fusion.run(dataclasses.replace(cfg, workdir=str(tmp_path / "run"), data=data, ecg=gone))
+    assert not (tmp_path / "data").exists()
 
 
 def test_an_encoder_of_another_kind_is_refused():

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.encoders import random_params, tiny
 from PIL import Image
 
 from qoq_jax.base.errors import CheckpointError, ConfigError
+from qoq_jax.hf import encoders
 from qoq_jax.models import spec
 from qoq_jax.models.encoders import registry
 from qoq_jax.models.encoders.encoder import Encoder
@@ -94,6 +96,23 @@ def test_the_weights_of_the_package_are_those_of_its_encoder():
     assert jax.tree.map(np.shape, params) == shapes
     with pytest.raises(ConfigError, match="has weights of ecg_jepa_nano, not of units"):
         weights.load_encoder(registry.get("units"), "climb-mini")
+
+
+def test_published_weights_are_made_float32(tmp_path):
+    encoder, path = tiny("vit_small"), str(tmp_path / "half.safetensors")
+    half = jax.tree.map(lambda x: x.astype(jnp.float16), random_params(encoder))
+    encoders.save(encoder, path, half)
+    read = weights.load_encoder(encoder, path)
+    jax.tree.map(np.testing.assert_array_equal, read, half)
+    assert {x.dtype for x in jax.tree.leaves(read)} == {np.dtype(np.float32)}
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    encoder, path = registry.get("gcn"), str(tmp_path / "nan.safetensors")
+    params = spec.init_params(encoder.param_specs(encoder.cfg), jax.random.key(0))
+    weights.save(encoder, path, jax.tree.map(lambda x: x.at[0].set(jnp.nan), params))
+    with pytest.raises(CheckpointError, match="weights that are not finite: "):
+        weights.load_encoder(encoder, path)
 
 
 def test_a_damaged_or_missing_file_is_refused(tmp_path):

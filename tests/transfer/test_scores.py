@@ -73,3 +73,9 @@ def test_a_split_without_both_sides_of_any_label_is_an_error(sets):
     one = with_test(sets["skin"], gold=split.gold[:1], patients=split.patients[:1])
     with pytest.raises(DataError, match="no label is both present and absent"):
         scores.of_set(one, np.zeros((1, 2)))
+
+
+def test_one_patient_has_no_interval(sets):
+    one = with_test(sets["skin"], patients=np.full(12, 7, np.uint64))
+    logits = np.random.default_rng(1).normal(size=(12, 2))
+    assert scores.of_set(one, logits)["auroc_interval"] == []

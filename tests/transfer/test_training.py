@@ -34,7 +34,7 @@ def whole(configured, sets, tmp_path_factory):
 
 
 def test_eight_devices_train_what_one_trains(whole, configured, sets, tmp_path):
-    cfg = configured(workdir=str(tmp_path), mesh={"data": 4, "fsdp": 2})
+    cfg = configured(workdir=str(tmp_path), mesh={"data": 2, "fsdp": 2, "tensor": 2})
     assert_close(trained(cfg, sets), whole[1], rtol=2e-4, atol=2e-6)
 
 
@@ -71,10 +71,29 @@ def test_a_set_trains_its_own_columns_alone(configured, sets, tmp_path):
     assert (np.asarray(after)[:, own] != before[:, own]).all()
 
 
+@pytest.mark.parametrize(("name", "value"), [("sequence", 2), ("rollout_tensor", 4)])
+def test_axes_of_text_alone_are_refused(name, value, configured):
+    with pytest.raises(ConfigError, match=rf"mesh.{name} = {value}: an encoder .* no rows of text"):
+        configured(mesh={"data": -1, name: value})
+
+
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(configured, sets):
     cfg = configured(few={"batch": 12})
     with pytest.raises(ConfigError, match="12 rows does not divide over 8 devices"):
         training.bench_of(cfg, Vocabulary.of(sets.values()))
+
+
+@pytest.mark.parametrize(("target", "trained_on"), [("", ("skin",)), ("skin", ())])
+def test_what_cannot_be_scored_is_said_before_training(
+    configured, sets, tmp_path, target, trained_on
+):
+    split = sets["skin"].splits["test"]
+    part = {**sets["skin"].splits, "test": dataclasses.replace(split, gold=split.gold[::2])}
+    one_sided = sets | {"skin": dataclasses.replace(sets["skin"], splits=part)}
+    cfg = configured(workdir=str(tmp_path / "run"), target=target, sets=trained_on)
+    with pytest.raises(DataError, match="skin: no label is both present and absent in the"):
+        run.run_on(cfg, one_sided)
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_what_could_not_be_read_is_in_the_record_of_the_run(configured, sets, tmp_path):

@@ -28,7 +28,6 @@ DOMAINS = (
     "eeg",
     "brain_network",
     "molecule",
-    "endoscopy",
     "gait",
     "genomics",
 )

@@ -95,15 +95,16 @@ def records(folder: Folder) -> Records:
 
 def examples(record: Record, folder: Folder) -> Found:
     """One question per patch, half of which or more is one of the four tissues. A region is cut
-    when its table is not there.
+    when its table is not there or older than the region or its mask.
     """
     name, picture, mask = record.id, record.facts["picture"], record.facts["mask"]
     if mask is None:
         yield Dropped(name, "its mask is not there")
         return
     table = f"{CUT}/{name}.csv"
-    if not os.path.isfile(os.path.join(folder.root, table)):
-        cut(folder.root, name, *(os.path.join(folder.root, path) for path in (picture, mask)))
+    places = [folder.medium(path) for path in (picture, mask)]
+    if not folder.is_cut([table], picture, mask):
+        cut(folder.root, name, *places)
     for row in folder.read_table(table, *_COLUMNS):
         identity = row["patch"].removeprefix(f"{CUT}/")
         if not row["label"]:

@@ -8,6 +8,7 @@ patient, in the order of the stored array, as in the authors' split_raw_data.py.
 from __future__ import annotations
 
 import os
+import pathlib
 from collections import defaultdict
 
 import numpy as np
@@ -48,13 +49,15 @@ def records(folder: Folder) -> Records:
 
 def cut(patient: str, numbers: list[int], scan: str, mask: str, folder: Folder) -> None:
     """Writes the slices of a scan as slices/049/14.png, and beside it 14_mask.png where the mask
-    has a hemorrhage. A scan whose slices are all there, and one of which the table has another
-    number of slices, is passed over.
+    has a hemorrhage. A scan whose slices are all there and newer than it, and one of which the
+    table has another number of slices, is passed over.
     """
-    if all(folder.has(_picture(patient, number)) for number in numbers):
+    where = [folder.medium(path) for path in (scan, mask)]
+    pictures = [_picture(patient, number) for number in numbers]
+    sources = [path for path in (scan, mask) if folder.has(path)]
+    if folder.is_cut(pictures, *sources):
         return
-    where = [os.path.join(folder.root, path) for path in (scan, mask)]
-    if not folder.has(mask):
+    if mask not in sources:
         raise DataError("is not there", where=where[1], hint="unpack masks/ too")
     _cut_scan(folder.root, patient, numbers, *where)
 
@@ -73,6 +76,8 @@ def _cut_scan(root: str, patient: str, numbers: list[int], scan: str, mask: str)
             hint="download both again",
         )
     if len(numbers) != values.shape[2]:
+        for number in numbers:  # of an earlier scan
+            pathlib.Path(root, _picture(patient, number)).unlink(missing_ok=True)
         return
     brain = table.find("hemorrhage").windows[0]
     low, high = brain.level - brain.width / 2, brain.level + brain.width / 2
@@ -90,6 +95,8 @@ def _cut_scan(root: str, patient: str, numbers: list[int], scan: str, mask: str)
         path = os.path.join(root, _picture(patient, numbers[place]))
         if area.any():  # before the picture, which says that both are there
             _save(_mask(path), np.where(area, np.uint8(255), np.uint8(0)))
+        else:  # of an earlier scan
+            pathlib.Path(_mask(path)).unlink(missing_ok=True)
         _save(path, picture)
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import os
 import re
 
 from qoq_jax.base.errors import DataError
@@ -97,7 +96,7 @@ def challenge(names: re.Pattern[str], record: Record, folder: Folder) -> Found:
         yield Dropped(name, "its signals are not there")
         return
     try:
-        found = labels.snomed_classes(_diagnoses(os.path.join(folder.root, path)), name)
+        found = labels.snomed_classes(_diagnoses(folder.medium(path)), name)
     except DataError as error:
         yield Dropped(name, error.what)
         return

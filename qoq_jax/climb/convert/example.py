@@ -17,6 +17,7 @@ from qoq_jax.base.errors import DataError
 from qoq_jax.climb.convert.folder import Folder
 from qoq_jax.climb.qa import Question
 from qoq_jax.data.attributes import Attributes
+from qoq_jax.data.paths import split_member
 
 Box = tuple[float, float, float, float]
 _MISSING = "a file that the tables name is not there"
@@ -58,9 +59,10 @@ class Example:
 
     @property
     def media(self) -> tuple[str, ...]:
-        """All files that a row of this example names."""
+        """All files that a row of this example names, or names a part of."""
         masks = () if self.mask is None else (self.mask,)
-        return self.images + self.videos + self.time_series + masks
+        named = self.images + self.videos + self.time_series + masks
+        return tuple(dict.fromkeys(split_member(path)[0] for path in named))
 
 
 @dataclasses.dataclass(frozen=True)

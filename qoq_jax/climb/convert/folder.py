@@ -10,6 +10,7 @@ import io
 import itertools
 import math
 import os
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NoReturn
@@ -31,13 +32,15 @@ class Folder:
     Attributes:
       place: table, below the root, and line that were read last, for errors about what they say;
         "" before.
-      asked: what `has` has answered, by path.
+      asked: {path: [bytes, nanoseconds of its last change]} of the files that `has` and `medium`
+        were asked for, None for what is not there.
     """
 
     def __init__(self, root: str | os.PathLike):
         self.root = os.fspath(root)
         self.place = ""
-        self.asked: dict[str, bool] = {}
+        self.asked: dict[str, list[int] | None] = {}
+        self._opened: set[str] = set()
         if not os.path.isdir(self.root):
             raise DataError(
                 "there is no such folder",
@@ -64,12 +67,44 @@ class Folder:
         """Whether `files` has a path; asks for this one alone, without the walk. A link that leads
         out of the root is no file here, since no reader follows it.
         """
+        found = self.state(path)
+        if path not in self._opened:
+            self.asked[path] = found
+        return found is not None
+
+    def medium(self, path: str) -> str:
+        """Where a file is that a converter is about to open: another one of its name will be
+        noticed.
+        """
+        self.has(path)
+        self._opened.add(path)
+        return os.path.join(self.root, path)
+
+    def state(self, path: str) -> list[int] | None:
+        """[bytes, nanoseconds of the last change] of a file; None where `has` finds none."""
         *folders, name = path.split("/")
         hidden = any(part.startswith(_HIDDEN) for part in folders)
-        refused = hidden or "" in folders or name in ("", ".", "..") or name.startswith("._")
-        self.asked[path] = not refused and os.path.isfile(place := os.path.join(self.root, path))
-        self.asked[path] = self.asked[path] and paths.is_inside(place, self.root)
-        return self.asked[path]
+        if hidden or "" in folders or name in ("", ".", "..") or name.startswith("._"):
+            return None
+        place = os.path.join(self.root, path)
+        try:
+            found = os.stat(place)
+        except (OSError, ValueError):  # as os.path.isfile
+            return None
+        if not stat.S_ISREG(found.st_mode) or not paths.is_inside(place, self.root):
+            return None
+        return [found.st_size, found.st_mtime_ns]
+
+    def is_cut(self, cut: Iterable[str], *sources: str) -> bool:
+        """Whether files that are cut from others are all there, and none of the others was written,
+        or put under its name, since.
+        """
+        try:
+            made = min(os.stat(os.path.join(self.root, path)).st_mtime_ns for path in cut)
+        except FileNotFoundError:
+            return False
+        # The time of the inode: an archive that is unpacked sets the other one back.
+        return all(os.stat(os.path.join(self.root, one)).st_ctime_ns <= made for one in sources)
 
     def leads_out(self, path: str) -> bool:
         """Whether a path, or the file that it names a part of, is a file by a link that leads out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import zipfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -46,11 +47,15 @@ def _slice_axis(header: metaimage.Header) -> int:
     return int(np.argmax(np.abs(header.to_lps[2]) / np.maximum(steps, 1e-12)))
 
 
-def cut(scan: str, windows: Mapping[str, int], folder: Folder) -> None:
+def cut(scan: str, voxels: str, windows: Mapping[str, int], folder: Folder) -> None:
     """Writes the windows of a scan, {path: first slice}, as uint8 frames in the lung window of the
-    catalogue, when they are not all there.
+    catalogue, when they are not all there or older than the scan.
+
+    Args:
+      scan, voxels: the header, and the file that it names.
     """
-    if all(os.path.isfile(os.path.join(folder.root, window)) for window in windows):
+    folder.medium(voxels)
+    if folder.is_cut(windows, *filter(folder.has, (scan, voxels))):
         return
     lung = table.find("lndb").windows[0]
     low, high = lung.level - lung.width / 2, lung.level + lung.width / 2
@@ -105,9 +110,9 @@ def examples(record: Record, folder: Folder) -> Found:
     if scan is None:
         yield Dropped(name, "its scan is not there")
         return
-    header = metaimage.read_header(os.path.join(folder.root, scan))
+    header = metaimage.read_header(folder.medium(scan))
     windows = _windows(name, header)
-    cut(scan, windows, folder)
+    cut(scan, posixpath.join(posixpath.dirname(scan), header.file), windows, folder)
     found = [(slice_of(point, header), label) for point, label in record.facts["findings"]]
     for window, first in windows.items():
         inside = {label for place, label in found if first <= place < first + SLICES}

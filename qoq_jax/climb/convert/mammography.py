@@ -143,7 +143,7 @@ def cmmd(record: Record, folder: Folder) -> Found:
 
 def _laterality(folder: Folder, path: str) -> str:
     """ "L" or "R" of a DICOM file (Image Laterality, 0020,0062), or what else it says."""
-    where = files.check_file(os.path.join(folder.root, path))
+    where = files.check_file(folder.medium(path))
     with files.decoding(where, "DICOM", ("a DICOM file",)):
         return str(dicom.load(where, ("ImageLaterality",)).get("ImageLaterality", "")).strip()
 

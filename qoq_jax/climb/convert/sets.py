@@ -9,6 +9,7 @@ from qoq_jax.climb.convert import (
     ct,
     ecg,
     echonet,
+    endoscopy,
     folders,
     lndb,
     mammography,
@@ -31,6 +32,7 @@ MODULES = (
     echonet,
     folders,
     bcss,
+    endoscopy,
 )
 CONVERTERS: dict[str, Converter] = {
     converter.name: converter for module in MODULES for converter in module.CONVERTERS

@@ -6,8 +6,8 @@
 
 A part is there whole or not at all and depends on its records and their media alone. So a task may
 be made by any worker and twice, and a conversion that was ended goes on with the parts that are
-missing, damaged, of other records or another version of this package, or whose media have come or
-gone since.
+missing, damaged, of other records or another version of this package, or whose media have come,
+gone or changed since.
 """
 
 from __future__ import annotations
@@ -168,13 +168,13 @@ def read(task: Task, work: Conversion) -> tuple[list[Dropped], list[bytes]]:
 
 
 def _is_done(body: bytes | None, folder: Folder) -> bool:
-    """Whether a part is one that `read` takes, and each file that its task has asked for is there,
-    or not there, as it was then.
+    """Whether a part is one that `read` takes, and each file that its task has asked for is there
+    with the size and time that it had then, or still not there.
     """
     found = json.loads(body.partition(b"\n")[0]) if body else {"error": None}
     if "error" in found:
         return False
-    return all((path in folder.files) == there for path, there in found["asked"].items())
+    return all(folder.state(path) == before for path, before in found["asked"].items())
 
 
 def _without(found: Iterator[Record | Dropped], dropped: list[Dropped]) -> Iterator[Record]:

@@ -78,10 +78,10 @@ def read(folder: str, task: str) -> Admissions:
     labels = np.array([classes.index(line["label"]) for line in lines], np.int32)
     train = split == "train"
     missing = [one for n, one in enumerate(classes) if not (labels[train] == n).any()]
-    if missing or not (split == "test").any():
-        what = (
-            f"no training admission is {missing[0]!r}" if missing else "no admission is for testing"
-        )
+    wanting = [f"no training admission is {one!r}" for one in missing]
+    wanting += [f"no admission is for {one}" for one in ("validation", "test") if one not in split]
+    if wanting:
+        what = wanting[0]
         raise DataError(f"{task}: {what}", where=folder, hint="more patients are needed")
     columns, values, known = _table(lines, train)
     return Admissions(

@@ -8,8 +8,8 @@ record depends on (seed, data set, patient) alone. They say nothing of real pati
 to try encoders and their training without credentials.
 
 A kind has one larger set (of ECGs that of climb-mini) and two smaller ones, of other labels, people
-and recorders, with a quarter of their patients for training: what learning from several sets should help with. To add a
-set: its row in `SETS`.
+and recorders, with a quarter of their patients for training: what learning from several sets should
+help with. To add a set: its row in `SETS`.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ SHOWN = {
     "mri": "an MRI scan of a patient",
     "ultrasound": "an ultrasound of a patient",
     "multimodal": "the findings of a patient",
+    "endoscopy": "an endoscopy of a patient",
 }
 _SPLITS = {
     "train": ("train", "training"),

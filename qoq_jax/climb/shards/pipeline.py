@@ -17,6 +17,7 @@ def run(
     root: str,
     out: str,
     shard_bytes: int = 256 << 20,
+    frames: int = 4,
     runner: str = pipeline.DIRECT,
     options: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -28,6 +29,7 @@ def run(
       root: folder with {split}.jsonl and the media.
       out: folder of the shards; it gets copies of the row files.
       shard_bytes: media of a shard.
+      frames: of an interval of a video, as the runs to come read (4; data.frames of encoders).
       runner, options: of Beam, as ("--direct_num_workers=8",).
 
     Raises:
@@ -35,7 +37,7 @@ def run(
       ConfigError: Beam is not installed or does not know the runner or an option.
     """
     make = pipeline.beam(runner, options)
-    tasks = plan.plan(root, out, shard_bytes)
+    tasks = plan.plan(root, out, shard_bytes, frames)
     todo = [task for task in tasks if not write.is_done(task, out)]
     manifest = files.read_json(os.path.join(out, shards.MANIFEST), missing=None)
     if not todo and manifest and len(manifest["shards"]) == len(tasks):

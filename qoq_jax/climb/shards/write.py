@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from qoq_jax.base.errors import DataError
 from qoq_jax.climb.shards.plan import Task
 from qoq_jax.data import index, media, shards
 from qoq_jax.data import rows as schema
-from qoq_jax.data.paths import split_member
+from qoq_jax.data.paths import is_part, split_member
 from qoq_jax.data.readers import parts
 from qoq_jax.data.readers.files import check_file
 
@@ -29,33 +29,52 @@ _OPTIONS = "group_size:1,uncompressed"
 _MOST = 2**31 - 1  # bytes of a record, as of a medium
 
 
-def record(row: schema.Row, root: str | os.PathLike) -> tuple[bytes, dict[str, int]]:
-    """(the record of a row, {path: bytes} of the files in it).
+class Record(NamedTuple):
+    """A record, {path: bytes} of the files in it, and {path: bytes} of the slides and videos of
+    which it holds parts.
+    """
 
-    The files are those that the row names and those that belong to them (`parts.files_of`: the
-    signals of a WFDB header, the voxels of a MetaImage). No signal, picture or volume is decoded:
-    `qoq data validate` does that.
+    content: bytes
+    sizes: dict[str, int]
+    wholes: dict[str, int]
+
+
+def record(row: schema.Row, root: str | os.PathLike, frames: int) -> Record:
+    """The record of a row.
+
+    Its files are those that the row names and those that belong to them (`parts.files_of`: the
+    signals of a WFDB header, the voxels of a MetaImage), regions of slides and intervals of videos
+    as files of their own (`parts.cut`). No signal, picture or volume is decoded, which
+    `qoq data validate` does, but for the frames of intervals.
 
     Raises:
       DataError: a file is missing, empty, of many recordings, or a record would be over 2 GiB.
     """
     content: dict[str, bytes] = {}
+    wholes: dict[str, int] = {}
+    named = parts.media_of(row)
     with media.opened(root) as folder:
-        for path in parts.media_of(row):
-            if split_member(path)[1]:
+        for path in named:
+            name, member = split_member(path)
+            if is_part(path):
+                place = schema.resolve(folder, path)
+                content[path] = parts.cut(place, frames)
+                wholes[name] = os.path.getsize(split_member(place)[0])
+            elif member:
                 raise DataError(
-                    "is one recording of a file of many, or a part of a slide or video: no record "
-                    "holds it",
+                    "is one recording of a file of many: no record holds it",
                     where=f"row {row.id!r}: {path}",
                     hint="train from the folder itself; such files are read in place",
                 )
         for name in parts.files_of(row, folder):
+            if name in wholes and name not in named:
+                continue
             content[name] = check_file(schema.resolve(folder, name)).read_bytes()
     sizes = {path: len(data) for path, data in content.items()}
     if sum(sizes.values()) > _MOST:
         raise DataError("its media are over 2 GiB", where=f"row {row.id!r}", hint="split the row")
     text = json.dumps(row.to_dict(), ensure_ascii=False, allow_nan=False)
-    return shards.encode(text.encode(), content), sizes
+    return Record(shards.encode(text.encode(), content), sizes, wholes)
 
 
 def rows_of(task: Task, out: str) -> Iterator[schema.Row]:
@@ -93,9 +112,12 @@ def _write(task: Task, root: str, out: str) -> tuple[dict[str, Any], np.ndarray]
         writer = array_record.ArrayRecordWriter(partial, _OPTIONS)
         try:
             for row in rows_of(task, out):
-                content, sizes = record(row, root)
-                writer.write(content)
-                known += [(shards.hashed(path), count, size) for path, size in sizes.items()]
+                made = record(row, root, task.frames)
+                writer.write(made.content)
+                for path, size in made.sizes.items():
+                    known.append((shards.hashed(path), count, size))
+                for path, size in made.wholes.items():
+                    known.append((shards.hashed(path), shards.ABSENT, size))
                 count += 1
         finally:
             writer.close()
@@ -128,13 +150,15 @@ def finish(tasks: list[Task], out: str) -> dict[str, Any]:
             raise DataError(what, where=where, hint=f"{hint}; finished shards are kept")
         with open(storage.local(os.path.join(below, f"{task.name}.npy")), "rb") as file:
             table = np.load(file)
-        table["record"] += before
+        table["record"][table["record"] != shards.ABSENT] += np.uint32(before)
         tables.append(table)
         before += found["records"]
         known.append({"file": task.name, **found})
     _remove_other_splits({task.split for task in tasks}, out)
     table = np.concatenate(tables)
-    # A medium of several rows is in each of their records; the first is as good as any.
+    # A medium of several rows is in each of their records; the first is as good as any. One that is
+    # absent in some is taken from where it is.
+    table = table[np.lexsort((table["record"], table["path"]))]
     _, first = np.unique(table["path"], return_index=True)
     _save(os.path.join(out, shards.MEDIA), table[first])
     manifest = {"version": shards.VERSION, "shards": known}

@@ -11,7 +11,7 @@ import pathlib
 
 from qoq_jax.data import media, paths
 from qoq_jax.data import rows as schema
-from qoq_jax.data.readers import ecg_arrays, files, metaimage, wfdb
+from qoq_jax.data.readers import ecg_arrays, files, metaimage, slide, video, wfdb
 
 _ONE_FILE = (".npz", ".dcm", ".xml")  # ECGs
 
@@ -20,6 +20,20 @@ def media_of(row: schema.Row) -> tuple[str, ...]:
     """The paths that a row names, mask included."""
     mask = (row.segmentation_path,) if row.segmentation_path else ()
     return (*row.images, *row.videos, *row.time_series, *mask)
+
+
+def cut(path: files.Path, frames: int) -> bytes:
+    """A region of a slide or an interval of a video (`paths.is_part`) as a file of its own, which
+    the readers take in its place under the whole name.
+
+    Args:
+      frames: of an interval; readers that ask for another number refuse it.
+
+    Raises:
+      DataError: the slide or the video cannot be read.
+    """
+    of_video = files.suffix(paths.split_member(path)[0]) in paths.VIDEO_SUFFIXES
+    return video.cut(path, frames) if of_video else slide.cut(path)
 
 
 def files_of(row: schema.Row, root: files.Path) -> list[str]:

@@ -20,7 +20,8 @@ import io
 import pathlib
 import re
 import struct
-from typing import BinaryIO, NamedTuple, NoReturn
+from collections.abc import Callable
+from typing import BinaryIO, NamedTuple, NoReturn, TypeVar
 
 from PIL import Image
 
@@ -28,6 +29,7 @@ from qoq_jax.base.errors import DataError
 from qoq_jax.data import paths
 from qoq_jax.data.readers import files, tiff
 
+T = TypeVar("T")
 SUFFIX = ".svs"  # what is always a slide; other TIFFs may be pictures
 EXAMPLE = "#x=0,y=0,width=1024,height=1024"
 _KINDS = ("a TIFF picture", "a BigTIFF picture")
@@ -75,6 +77,19 @@ def parse(member: str, where: str) -> Region:
     return region
 
 
+class _Tiles(NamedTuple):
+    """The tiles that cover a region, as they are stored.
+
+    page: of the level. parts: of each tile, row by row. grid: (columns, rows) of tiles. box: the
+    region in their pixels, (left, top, right, bottom).
+    """
+
+    page: tiff.Page
+    parts: list[bytes]
+    grid: tuple[int, int]
+    box: tuple[int, int, int, int]
+
+
 def region(path: files.Path) -> Image.Image:
     """The region that a path names, as a picture of Pillow: mode L, RGB or RGBA.
 
@@ -82,6 +97,22 @@ def region(path: files.Path) -> Image.Image:
       DataError: no such file, no tiled TIFF, damaged, compressed in another way, or a region that
         is not inside of the slide or covers tiles of over 100 million pixels.
     """
+    return _with_tiles(path, _decoded)
+
+
+def cut(path: files.Path) -> bytes:
+    """A TIFF that holds the tiles of a region alone, as they are stored: shards have it in the
+    place of the slide. Its last columns and rows are the region. As a file of the whole name, with
+    "#x=...", it is what `region` reads.
+
+    Raises:
+      DataError: as `region`, but for tiles that cannot be decoded.
+    """
+    return _with_tiles(path, lambda found: _small(found.page, found.parts, found.box[2:]))
+
+
+def _with_tiles(path: files.Path, use: Callable[[_Tiles], T]) -> T:
+    """What `use` makes of the tiles of a region while its file is open."""
     name, member = paths.split_member(path)
     if files.suffix(name) not in paths.SLIDE_SUFFIXES:
         raise DataError(
@@ -90,7 +121,8 @@ def region(path: files.Path) -> Image.Image:
             hint='list it under "videos"',
         )
     asked = parse(member, str(path))
-    file = files.check_file(name, whole=False)
+    is_cut = pathlib.Path(path).is_file()
+    file = pathlib.Path(path) if is_cut else files.check_file(name, whole=False)
     with files.decoding(file, "a slide", _KINDS), open(file, "rb") as opened:
         levels = _levels(tiff.pages(opened))
         if not levels:
@@ -99,13 +131,18 @@ def region(path: files.Path) -> Image.Image:
                 where=str(path),
                 hint="name regions of tiled TIFFs alone; give other pictures whole",
             )
+        if is_cut:
+            width, length = _size(levels[0])
+            start = width - asked.width, length - asked.height
+            return use(_tiles(opened, levels[0], (*start, width, length), pathlib.Path(path)))
         if asked.level >= len(levels):
             raise DataError(
                 f"has the levels 0 to {len(levels) - 1}, not {asked.level}",
                 where=str(path),
                 hint="name one of them, or leave the level out for the finest",
             )
-        return _decoded(opened, levels, asked, pathlib.Path(path))
+        box = _box(levels, asked, str(path))
+        return use(_tiles(opened, levels[asked.level], box, pathlib.Path(path)))
 
 
 def _size(page: tiff.Page) -> tuple[int, int]:
@@ -124,20 +161,27 @@ def _levels(pages: list[tiff.Page]) -> list[tiff.Page]:
     return levels
 
 
-def _decoded(
-    file: BinaryIO, levels: list[tiff.Page], asked: Region, where: pathlib.Path
-) -> Image.Image:
-    page, finest = levels[asked.level], _size(levels[0])
-    width, length = _size(page)
+def _box(levels: list[tiff.Page], asked: Region, where: str) -> tuple[int, int, int, int]:
+    """The region in pixels of its level: (left, top, right, bottom)."""
+    finest = _size(levels[0])
+    width, length = _size(levels[asked.level])
     left, top = asked.x * width // finest[0], asked.y * length // finest[1]
     right, bottom = left + asked.width, top + asked.height
     if right > width or bottom > length:
         raise DataError(
             f"the region ends at {right}, {bottom}, and level {asked.level} has {width} x {length} "
             "pixels",
-            where=str(where),
+            where=where,
             hint="x and y are pixels of level 0, width and height of the level",
         )
+    return left, top, right, bottom
+
+
+def _tiles(
+    file: BinaryIO, page: tiff.Page, box: tuple[int, int, int, int], where: pathlib.Path
+) -> _Tiles:
+    """The tiles that cover a box (left, top, right, bottom) of a page."""
+    left, top, right, bottom = box
     tile = page.number(_TILE_WIDTH), page.number(_TILE_LENGTH)
     columns = range(left // tile[0], -(-right // tile[0]))
     rows = range(top // tile[1], -(-bottom // tile[1]))
@@ -151,12 +195,15 @@ def _decoded(
     _check_kind(page, where)
     tiles = _read_tiles(file, page, columns, rows, where)
     files.check_declared(pixels // 8, sum(map(len, tiles)), where, True)
-    if page.number(_COMPRESSION) in _BY_LIBTIFF:
-        picture = _by_libtiff(page, tiles, (len(columns), len(rows)))
-    else:
-        picture = _jpeg_2000(page, tiles, (len(columns), len(rows)))
-    at = left - columns.start * tile[0], top - rows.start * tile[1]
-    return picture.crop((*at, at[0] + asked.width, at[1] + asked.height))
+    x, y = columns.start * tile[0], rows.start * tile[1]
+    inside = left - x, top - y, right - x, bottom - y
+    return _Tiles(page, tiles, (len(columns), len(rows)), inside)
+
+
+def _decoded(found: _Tiles) -> Image.Image:
+    by_libtiff = found.page.number(_COMPRESSION) in _BY_LIBTIFF
+    decode = _by_libtiff if by_libtiff else _jpeg_2000
+    return decode(found.page, found.parts, found.grid).crop(found.box)
 
 
 def _read_tiles(
@@ -208,15 +255,27 @@ def _by_libtiff(page: tiff.Page, tiles: list[bytes], grid: tuple[int, int]) -> I
       grid: (columns, rows).
     """
     tile = page.number(_TILE_WIDTH), page.number(_TILE_LENGTH)
+    if page.number(_COMPRESSION) == _JPEG:  # libtiff shows a smaller one with a black rest
+        for one in tiles:
+            _check_tile(Image.open(io.BytesIO(one), formats=("JPEG",)), tile)
+    data = _small(page, tiles, (grid[0] * tile[0], grid[1] * tile[1]))
+    picture = Image.open(io.BytesIO(data), formats=("TIFF",))
+    picture.load()
+    return picture
+
+
+def _small(page: tiff.Page, tiles: list[bytes], size: tuple[int, int]) -> bytes:
+    """A TIFF of one page that holds these tiles, as those of `page` are stored; size: of the
+    picture, (width, height).
+    """
+    tile = page.number(_TILE_WIDTH), page.number(_TILE_LENGTH)
     starts, at = [], 8
     for one in tiles:
-        if page.number(_COMPRESSION) == _JPEG:  # libtiff shows a smaller one with a black rest
-            _check_tile(Image.open(io.BytesIO(one), formats=("JPEG",)), tile)
         starts.append(at)
         at += len(one) + len(one) % 2
     fields = {
-        _WIDTH: ("I", (grid[0] * tile[0],)),
-        _LENGTH: ("I", (grid[1] * tile[1],)),
+        _WIDTH: ("I", (size[0],)),
+        _LENGTH: ("I", (size[1],)),
         _TILE_WIDTH: ("I", (tile[0],)),
         _TILE_LENGTH: ("I", (tile[1],)),
         _OFFSETS: ("I", starts),
@@ -227,10 +286,7 @@ def _by_libtiff(page: tiff.Page, tiles: list[bytes], grid: tuple[int, int]) -> I
     if page.count(_JPEG_TABLES):
         fields[_JPEG_TABLES] = ("B", page.numbers(_JPEG_TABLES))
     body = b"".join(one + b"\0" * (len(one) % 2) for one in tiles)
-    data = _file(page.order, body, fields)
-    picture = Image.open(io.BytesIO(data), formats=("TIFF",))
-    picture.load()
-    return picture
+    return _file(page.order, body, fields)
 
 
 def _check_tile(tile: Image.Image, size: tuple[int, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pathlib
 import re
 from types import ModuleType
@@ -69,6 +70,13 @@ def read_frames(path: files.Path, count: int = 4) -> np.ndarray:
 
 
 def _npz(path: pathlib.Path, count: int) -> np.ndarray:
+    frames = _npz_frames(path)
+    frames = frames[frame_indices(len(frames), count)]
+    return frames if frames.ndim == 4 else grey.grey_to_rgb(frames)
+
+
+def _npz_frames(path: pathlib.Path) -> np.ndarray:
+    """uint8 [n, h, w] or [n, h, w, 3], all that an .npz holds."""
     frames = files.read_npz(path, "frames").get("frames")
     if (
         frames is None
@@ -83,8 +91,7 @@ def _npz(path: pathlib.Path, count: int) -> np.ndarray:
             where=str(path),
             hint="write it with numpy.savez_compressed(path, frames=...)",
         )
-    frames = frames[frame_indices(len(frames), count)]
-    return frames if frames.ndim == 4 else grey.grey_to_rgb(frames)
+    return frames
 
 
 def parse_interval(path: files.Path) -> tuple[float, float]:
@@ -115,6 +122,8 @@ def _interval(path: files.Path, count: int) -> np.ndarray:
     docs/data.md found to be exact; a video of which the position differs is refused.
     """
     start, end = parse_interval(path)
+    if pathlib.Path(path).is_file():
+        return _kept(pathlib.Path(path), count)
     file = files.check_file(paths.split_member(path)[0], whole=False)
     cv2 = files.need("cv2", "video", file, "reading a video file")
     with files.decoding(file, "a video", _VIDEOS):
@@ -144,6 +153,26 @@ def _interval(path: files.Path, count: int) -> np.ndarray:
             return np.stack([frames[place] for place in wanted])
         finally:
             capture.release()
+
+
+def cut(path: files.Path, count: int) -> bytes:
+    """The frames that `read_frames` reads from an interval, as .npz: shards have them in the place
+    of the video. As a file of the whole name, with "#start=...", they are what it reads.
+    """
+    out = io.BytesIO()
+    np.savez(out, frames=_interval(path, count))  # of a fixed date
+    return out.getvalue()
+
+
+def _kept(path: pathlib.Path, count: int) -> np.ndarray:
+    frames = _npz_frames(path)
+    if len(frames) != count:
+        raise DataError(
+            f"the shards hold {len(frames)} frames of it, not {count}",
+            where=str(path),
+            hint=f"make the shards again: qoq data shards --frames {count}",
+        )
+    return frames
 
 
 def _total(cv2: ModuleType, capture: Any) -> int:

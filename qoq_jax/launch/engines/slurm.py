@@ -1,7 +1,8 @@
 """SLURM: a batch script (slurm.schedmd.com/sbatch.html).
 
 On several nodes each GPU has a process of its own, and JAX reads from SLURM's environment who the
-others are; on one node a single process has all GPUs. The script puts the job back into the queue
+others are; on one node, and on each node for a sweep that shares out its runs, a single process has
+all GPUs. The script puts the job back into the queue
 when it ends with a code of process.RESTART.
 
 Of several processes srun gives the highest exit code (slurm.schedmd.com/srun.html), and those that
@@ -25,7 +26,7 @@ DEVICES = ("a100", "h100", "h200", "b200")
 def render(job: Job) -> str:
     """The batch script. Submit it in the repository; secrets come from the submitting shell."""
     at = place.of(job)
-    tasks = at.per_host if at.hosts > 1 else 1
+    tasks = at.per_host if at.hosts > 1 and not process.shares_out(job.command) else 1
     options = {
         "job-name": job.name,
         "partition": job.partition,

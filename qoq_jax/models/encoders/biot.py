@@ -27,6 +27,15 @@ from qoq_jax.models.encoders.masked import Array
 from qoq_jax.models.spec import ParamSpec
 
 _EPS = 1e-5  # of LayerNorm, torch's default
+# of 16 channels, in the order of climb/arrays/montage.py's BIPOLAR
+# fmt: off
+CHANNELS = (
+    "FP1-F7", "F7-T3", "T3-T5", "T5-O1",
+    "FP2-F8", "F8-T4", "T4-T6", "T6-O2",
+    "FP1-F3", "F3-C3", "C3-P3", "P3-O1",
+    "FP2-F4", "F4-C4", "C4-P4", "P4-O2",
+)
+# fmt: on
 _LAYER = "transformer.layers.layers.{}."
 
 
@@ -47,6 +56,11 @@ class BiotConfig:
     num_heads: int = 8
     window: int = 200
     hop: int = 100
+
+    @property
+    def electrodes(self) -> tuple[str, ...]:
+        """What the channels of a batch are."""
+        return CHANNELS
 
 
 def param_specs(cfg: BiotConfig) -> Params:

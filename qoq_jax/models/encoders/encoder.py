@@ -8,7 +8,8 @@ Batches by kind, dicts of arrays; a place that is padded is False in its mask an
               bool [B,Z]. Z is 1 for pictures; slices of a volume or frames of a video are encoded
               one by one and averaged (2.5D, as CLIMB does)
   ecg         signal [B,8,2500] float32, mV at 250 Hz
-  eeg         signal [B,C,T] float32, microvolts at 200 Hz; channel_valid bool [B,C]
+  eeg         signal [B,C,T] float32, microvolts at 200 Hz; channel_valid bool [B,C]. The channels
+              are those of the encoder's `cfg.electrodes`, names as in climb/arrays/montage.py
   graph       nodes [B,N,F] float32; node_valid bool [B,N]; adjacency [B,N,N] float32, weights of
               the edges, 0 where there is none
   motion      signal [B,T,C] float32; step_valid bool [B,T]

@@ -20,6 +20,7 @@ from qoq_jax.data import check, readers
 from qoq_jax.data import rows as schema
 from tests.helpers import original_layouts
 
+CALOT, RETRACTION = "CalotTriangleDissection", "GallbladderRetraction"
 # name -> {id of a row: (answer, own split or "", patient)}
 EXPECTED = {
     "ptb-xl": {
@@ -149,6 +150,23 @@ EXPECTED = {
         "40_grepmed_pneumonia": ("pneumonia", "", "p40"),
         "139_litfl_normal": ("normal", "", "139_litfl_normal"),
     },
+    "cholec80": {
+        f"video{video}-{number:02d}": (answer(number), split, f"video{video}")
+        for video, split, answer in (
+            (
+                "01",
+                "train",
+                lambda n: CALOT if n > 1 else ("Preparation", f"Preparation, {CALOT}")[n],
+            ),
+            ("48", "validation", lambda n: "GallbladderPackaging"),
+            (
+                "80",
+                "test",
+                lambda n: RETRACTION if n < 89 else f"{RETRACTION}, CleaningCoagulation",
+            ),
+        )
+        for number in range(90)
+    },
     "bcss": {
         "TCGA-A1-A0SK-DX1_xmin45749_ymin25055_MPP-0.2500/00000_00000": (
             "Tumor",
@@ -192,6 +210,11 @@ DROPPED = {
     "isic-2020": {"a duplicate of another picture": 1},
     "messidor-2": {"it is not gradable": 1},
     "lndb": {"its scan is not there": 1},
+    "cholec80": {
+        "its phases are not there": 1,
+        "its video is not there": 1,
+        "it has fewer than 180 frames with a phase": 1,
+    },
     "bcss": {"none of the four tissues covers half of it": 2, "its mask is not there": 1},
     "kits23": {"whether it is malignant is not known": 1},
     "echonet-dynamic": {
@@ -205,7 +228,7 @@ DROPPED = {
 PICTURES = tuple(  # sets whose media in miniature can be opened
     name
     for name in EXPECTED
-    if name not in ("inspect", "kits23", "echonet-dynamic", "covid-blues", "covid-us")
+    if name not in ("inspect", "kits23", "echonet-dynamic", "covid-blues", "covid-us", "cholec80")
 )
 
 
@@ -295,6 +318,29 @@ def test_windows_of_lndb_are_slices_from_below_in_the_lung_window(tmp_path):
         frames = readers.read_frames(path, count)[:, 0, 0, 0]
         hounsfield = np.arange(first, first + count) - 600.0
         np.testing.assert_array_equal(frames, np.rint((hounsfield + 1350) * 255 / 1500))
+
+
+def test_rows_of_cholec80_show_intervals_in_seconds(tmp_path):
+    rows, _ = converted(tmp_path, "cholec80")
+    assert rows["video01-01"].videos == ("videos/video01.mp4#start=0.12,end=0.20",)
+    assert rows["video80-89"].videos == ("videos/video80.mp4#start=7.12,end=10.52",)
+    assert rows["video80-89"].problem.count("<video>") == 1
+
+
+@pytest.mark.parametrize(
+    "lines, said",
+    [
+        ("0\tPreparation\n25\tPreparation", "Frame is 25, not 1"),
+        ("0\tIncision", "Phase is 'Incision'"),
+    ],
+)
+def test_a_phase_table_of_cholec80_that_is_another_is_named(tmp_path, lines, said):
+    original_layouts.build(tmp_path, "cholec80")
+    table = tmp_path / "phase_annotations" / "video03-phase.txt"
+    table.write_text(f"Frame\tPhase\n{lines}\n")
+    with pytest.raises(DataError, match=said) as raised:
+        write.convert(sets.get("cholec80"), tmp_path)
+    assert raised.value.where.startswith(str(table))
 
 
 @pytest.mark.parametrize("slices", [1, 24, 25, 36, 37, 300])

@@ -87,6 +87,24 @@ def test_slices_are_cut_once_and_those_that_are_missing_again(tmp_path):
     assert kept.read_bytes() == before and len(rows(tmp_path)) == 3
 
 
+def test_slices_of_a_replaced_scan_are_cut_again_and_old_ones_go(tmp_path):
+    scan(tmp_path, "049", DOWNWARD)
+    table(tmp_path, *LINES)
+    write.convert(sets.get("hemorrhage"), tmp_path)
+    assert any("segmentation_path" in row for row in rows(tmp_path).values())
+    for shape, kept in (((40, 48, 3), 3), ((40, 48, 4), 0)):
+        nothing = nibabel.Nifti1Image(np.zeros(shape, np.int16), DOWNWARD)
+        for path in (tmp_path / "ct_scans" / "049.nii", tmp_path / "masks" / "049.nii"):
+            nibabel.save(nothing, path)
+        if kept:
+            write.convert(sets.get("hemorrhage"), tmp_path)
+            assert not any("segmentation_path" in row for row in rows(tmp_path).values())
+        else:
+            with pytest.raises(DataError, match="3 its scan has another number of slices"):
+                write.convert(sets.get("hemorrhage"), tmp_path)
+        assert len(list((tmp_path / "slices" / "049").iterdir())) == kept
+
+
 def test_a_scan_of_another_number_of_slices_is_left_out(tmp_path):
     scan(tmp_path, "049", DOWNWARD)
     scan(tmp_path, "050", DOWNWARD)

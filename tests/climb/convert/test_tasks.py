@@ -23,7 +23,7 @@ from qoq_jax.climb.convert.folder import Folder
 ROOT = pathlib.Path(__file__).parents[3]
 FAMILIES = (
     *("georgia", "mimic-iv-ecg", "mimic-cxr", "cmmd", "ham10000", "lndb"),
-    *("hemorrhage", "covid-us", "echonet-dynamic", "brain-tumor-2", "bcss"),
+    *("hemorrhage", "covid-us", "echonet-dynamic", "brain-tumor-2", "bcss", "cholec80"),
 )
 
 
@@ -189,6 +189,54 @@ def test_a_part_whose_medium_has_come_or_gone_is_made_again(tree, made, monkeypa
     pictures[1].write_bytes(content)
     convert(root, "aptos2019")
     assert contents(root) == whole
+
+
+def replace(path, content):
+    """Another file under its name, with the times of the first one."""
+    before = path.stat()
+    other = path.with_name("other")
+    other.write_bytes(content)
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    os.replace(other, path)
+
+
+def test_a_header_that_was_replaced_under_its_name_is_read_again(tree, made, monkeypatch):
+    root = tree("georgia")
+    stop(root, "georgia", monkeypatch)
+    made.clear()
+    header = next(root.rglob("E00001.hea"))
+    replace(header, header.read_bytes().replace(b"426783006", b"164889003"))
+    convert(root, "georgia")
+    assert made == [0]
+    rows = "".join(path.read_text() for path in root.glob("*.jsonl"))
+    assert '"answer": "A. Fib/Aflutter"' in rows
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "cut"),
+    [
+        ("lndb", "**/LNDb-0001.raw", "windows/LNDb-0001/0000.npz"),
+        ("bcss", "images/TCGA-A1*.png", "patches/TCGA-A1*/00000_00000.png"),
+    ],
+)
+def test_media_are_cut_again_from_a_file_that_was_replaced(
+    tree, made, monkeypatch, name, source, cut
+):
+    root = tree(name)
+    stop(root, name, monkeypatch)
+    made.clear()
+    (source,), before = root.glob(source), next(root.glob(cut)).read_bytes()
+    content = source.read_bytes()
+    if name == "lndb":
+        content = content[::-1]
+    else:
+        with Image.open(source) as picture:
+            picture.point(lambda level: 255 - level).save(root / "inverted.png")
+        content = (root / "inverted.png").read_bytes()
+        (root / "inverted.png").unlink()
+    replace(source, content)
+    convert(root, name)
+    assert made == [0] and next(root.glob(cut)).read_bytes() != before
 
 
 def test_parts_of_another_version_are_made_again(stopped, made, monkeypatch):

@@ -68,6 +68,14 @@ def test_a_patient_in_two_splits_is_refused(found):
         admissions.check_patients(patients, split, "here")
 
 
+def test_admissions_without_validation_ones_are_refused(tmp_path, folder):
+    """Fusions choose epoch, learning rate and the weights of heads by them."""
+    for name in ("train.jsonl", "test.jsonl", record.INPUTS_FILE):
+        shutil.copy(f"{folder}/{name}", tmp_path)
+    with pytest.raises(DataError, match="los: no admission is for validation"):
+        admissions.read(str(tmp_path), "los")
+
+
 def test_a_folder_that_is_no_conversion_is_refused(tmp_path, folder):
     with pytest.raises(DataError, match="has no rows of mimic-iv-ihm-text"):
         admissions.read(str(tmp_path), "ihm")

@@ -148,11 +148,11 @@ KILLED = """
 import os, signal, sys
 from qoq_jax.climb.shards import pipeline, plan, write
 record, seen = write.record, []
-def dying(row, root):
+def dying(row, root, frames):
     seen.append(row.id)
     if len(seen) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    return record(row, root)
+    return record(row, root, frames)
 write.record = dying
 pipeline.run(sys.argv[1], sys.argv[2], 1)
 """
