@@ -22,17 +22,16 @@ class TransferSweep:
 
     Attributes:
       experiment: "multitask" (RQ1 of CLIMB): all sets together, and each by itself. "few_shot"
-        (RQ2): for each target, pretraining without it and transfer to it.
+        (RQ2): pretraining without the target of the config and transfer to it; without one in the
+        config, each set in its turn.
       seeds: runs of each kind; of "few_shot" the draws give the spread, and one is usual.
       budgets: of a set by itself, beside the run on all: "samples", as many steps as give it as
         many of its samples as it had there; "steps", as many steps.
-      targets: of "few_shot"; () = all sets.
     """
 
     experiment: Literal["multitask", "few_shot"]
     seeds: int = 3
     budgets: tuple[Literal["samples", "steps"], ...] = ("samples",)
-    targets: tuple[str, ...] = ()
 
     def check(self, where: str) -> None:
         """Raises ConfigError when it says nothing that can be done; where: the config file."""
@@ -94,7 +93,7 @@ def cells(
     share = batches.shares(counts, base.training.temperature)
     for seed in range(base.seed, base.seed + sweep.seeds):
         if sweep.experiment == FEW_SHOT:
-            for target in chosen(found, sweep.targets) if sweep.targets else sets:
+            for target in chosen(found, (base.target,)) if base.target else sets:
                 add(FEW_SHOT, target.name, seed, target=target.name)
             continue
         add(MULTITASK, "", seed)

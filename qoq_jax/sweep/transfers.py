@@ -17,7 +17,7 @@ from qoq_jax.base import files, lock, storage, terminal
 from qoq_jax.base.errors import ConfigError
 from qoq_jax.parallel import hosts, messages
 from qoq_jax.sweep import transfer_tables
-from qoq_jax.sweep.transfer_plan import Cell, TransferSweep, cells
+from qoq_jax.sweep.transfer_plan import MULTITASK, Cell, TransferSweep, cells
 from qoq_jax.train import config as train_config
 from qoq_jax.transfer import config as transfer_config
 from qoq_jax.transfer import run as transfer
@@ -37,13 +37,23 @@ def load(path: str, overrides: Sequence[str] = (), seeds: int | None = None) -> 
     """(TransferSweep, TransferConfig) of FILE or FILE:ARG.
 
     Raises:
-      ConfigError: either says nothing that can be done.
+      ConfigError: either says nothing that can be done, or an override is what the sweep decides.
     """
+    for text in overrides:
+        if text.startswith(("--config.workdir=", "--config.compile_cache=")):
+            raise ConfigError(f"{text} in a sweep, whose runs are in OUT/cells", hint="use --out")
     sweep: TransferSweep = train_config.load_module(path.partition(":")[0]).SWEEP
     sweep = dataclasses.replace(sweep, seeds=sweep.seeds if seeds is None else seeds)
     sweep.check(path)
     raw = train_config.override(train_config.load(path), overrides)
-    return sweep, transfer_config.parse(raw)
+    base = transfer_config.parse(raw)
+    if base.target and sweep.experiment == MULTITASK:
+        raise ConfigError(
+            f"target = {base.target!r} in a sweep that leaves no set out",
+            where=path,
+            hint="configs/climb_few_shot.py transfers to a target",
+        )
+    return sweep, base
 
 
 def run(sweep: TransferSweep, base: transfer_config.TransferConfig, out: str) -> int:

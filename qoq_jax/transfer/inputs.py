@@ -24,6 +24,7 @@ from qoq_jax.models.encoders.encoder import Encoder
 from qoq_jax.transfer.config import TransferDataConfig
 from qoq_jax.transfer.sets import Inputs, LabelledSet, of_arrays, of_rows
 
+ECG_FORM = (8, 2500)  # leads, and steps of 10 s at 250 Hz
 MOTION_STEPS = 512  # of a stretch of inertial sensors: 8.5 s at the 60 Hz of HuGaDB
 
 
@@ -39,23 +40,25 @@ def find(
       ConfigError: nothing reads that kind.
       DataError: there is no such set, or something is wrong with one.
     """
+    found: dict[str, LabelledSet] = {}
     if encoder.kind == "image":
         found = of_rows(roots, _image_form(cfg.frames), _image_reader(encoder))
     elif encoder.kind == "ecg":
         found = of_rows(roots, _ecg_form, _ecg_reader(cfg.ecg_length))
-    else:
-        if encoder.kind not in RECORDS:
-            raise ConfigError(
-                f"encoder {encoder.name}: nothing here reads records of kind {encoder.kind}",
-                hint=f"kinds: image, ecg, {', '.join(RECORDS)}",
-            )
+    elif encoder.kind not in RECORDS:
+        raise ConfigError(
+            f"encoder {encoder.name}: nothing here reads records of kind {encoder.kind}",
+            hint=f"kinds: image, {', '.join(RECORDS)}",
+        )
+    if encoder.kind in RECORDS:
         domain, prepare = RECORDS[encoder.kind]
-        made = [of_arrays(one, domain, functools.partial(prepare, encoder)) for one in cfg.arrays]
-        found = {one.name: one for one in made}
-        if len(found) < len(made):
-            names = [one.name for one in made]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise DataError("is in two folders", where=f"data.arrays: {twice}", hint="keep one")
+        for folder in cfg.arrays:
+            one = of_arrays(folder, domain, functools.partial(prepare, encoder))
+            if one.name in found:
+                raise DataError(
+                    "is in two folders", where=f"data.arrays: {one.name}", hint="keep one"
+                )
+            found[one.name] = one
     if not found:
         raise DataError(
             f"there is no data set of kind {encoder.kind}",
@@ -114,7 +117,7 @@ def _image_reader(encoder: Encoder) -> Callable[[schema.Row, str, tuple[int, ...
 def _ecg_form(row: schema.Row) -> tuple[int, ...] | None:
     """(8, 2500) of a row of one ECG alone."""
     alone = len(row.time_series) == 1 and not (row.images or row.videos)
-    return (8, 2500) if alone else None
+    return ECG_FORM if alone else None
 
 
 def _ecg_reader(
@@ -153,6 +156,24 @@ def _eeg(
         return _first(arrays.eeg([record], wanted, samples))
 
     return (len(wanted), samples), read
+
+
+def _ecg_of_records(
+    encoder: Encoder, source: ArraySource
+) -> tuple[tuple[int, ...], Callable[[Record], Inputs]]:
+    """The eight leads over 10 s, as rows have them."""
+    del encoder
+    if "ecg" not in source.report["arrays"]:
+        raise ConfigError(
+            f"{source.report['dataset']} has no ECGs",
+            where=source.folder,
+            hint="name folders of ECGs in data.arrays",
+        )
+
+    def read(record: Record) -> Inputs:
+        return {"signal": check_ecg(record.arrays["ecg"], record.id)}
+
+    return ECG_FORM, read
 
 
 def _graph(
@@ -233,6 +254,7 @@ def _first(batch: Inputs) -> Inputs:
 
 # kind -> (domain of a set that the catalogue does not have, what makes its reader)
 RECORDS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "ecg": ("ecg", _ecg_of_records),
     "eeg": ("eeg", _eeg),
     "graph": ("brain_network", _graph),
     "motion": ("gait", _motion),

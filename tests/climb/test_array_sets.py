@@ -23,11 +23,11 @@ def records(name, patients, seed=0):
     return list(read.in_splits(one.form, one.labels, items, seed))
 
 
-def features(name, record):
-    if name == "eeg-mini":
+def features(record):
+    if "signal" in record.arrays:
         batch = batches.eeg([record], montage.BIPOLAR, 2000)
         return signal_features.eeg(batch["signal"][0])
-    if name == "connectome-mini":
+    if "adjacency" in record.arrays:
         return signal_features.connectome(record.arrays["adjacency"])
     return signal_features.gait(record.arrays["motion"])
 
@@ -35,7 +35,7 @@ def features(name, record):
 def auroc(name, patients):
     """Macro AUROC of a logistic regression on the held-out patients."""
     found, vocabulary = records(name, patients), array_sets.get(name).labels
-    x = np.stack([features(name, record) for record in found])
+    x = np.stack([features(record) for record in found])
     y = batches.targets(found, vocabulary) > 0
     held_out = np.array([record.split == "test" for record in found])
     return linear_probe(x[~held_out], y[~held_out], x[held_out], y[held_out], vocabulary)["auroc"]
@@ -43,7 +43,17 @@ def auroc(name, patients):
 
 @pytest.mark.parametrize(
     "name, patients, least",
-    [("eeg-mini", 50, 0.75), ("connectome-mini", 160, 0.8), ("gait-mini", 40, 0.9)],
+    [
+        ("eeg-mini", 50, 0.75),
+        ("eeg-routine-mini", 24, 0.7),
+        ("eeg-headband-mini", 40, 0.85),
+        ("connectome-mini", 160, 0.8),
+        ("connectome-age-mini", 120, 0.6),
+        ("connectome-motor-mini", 120, 0.54),
+        ("gait-mini", 40, 0.9),
+        ("gait-ward-mini", 24, 0.85),
+        ("gait-stroke-mini", 40, 0.65),
+    ],
 )
 def test_labels_are_in_the_signal_and_no_label_is_given_away(name, patients, least):
     """By hand-written features of other patients than those that are asked for."""
@@ -60,6 +70,17 @@ def test_a_patient_is_in_one_split_and_depends_on_the_seed_alone():
     splits = {}
     for record in many:
         assert splits.setdefault(record.patient, record.split) == record.split
+
+
+def test_of_a_small_set_most_patients_are_for_testing():
+    splits = {record.patient: record.split for record in records("gait-ward-mini", 24)}
+    assert sum(split == "test" for split in splits.values()) == 18
+
+
+def test_a_headband_has_the_electrodes_of_the_temporal_chains():
+    record = next(iter(records("eeg-headband-mini", 1)))
+    valid = batches.eeg([record], montage.BIPOLAR, 2000)["channel_valid"][0]
+    assert valid[:8].sum() >= 6 and not valid[8:].any()  # one electrode may be lost
 
 
 def test_the_command_writes_shards_that_a_source_reads(tmp_path, capsys):

@@ -10,11 +10,13 @@ from helpers import transfer as tiny
 
 from qoq_jax.base.errors import ConfigError, DataError
 from qoq_jax.cli.main import main
+from qoq_jax.climb.mini import array_sets
 from qoq_jax.models.encoders import registry
 from qoq_jax.sweep import transfer_tables, transfers
 from qoq_jax.sweep.transfer_plan import TransferSweep, cells
 from qoq_jax.transfer import run
 
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 CONFIG = """
 from qoq_jax.sweep.transfer_plan import TransferSweep
 from qoq_jax.transfer import config
@@ -90,13 +92,34 @@ def test_numbers_of_shots_are_read_from_the_command_line(file):
         transfers.load(file, ["--config.few.shots=two"])
 
 
-def test_a_target_is_left_out_of_its_run(file):
+@pytest.mark.parametrize(("named", "targets"), [("", ("skin", "chest")), ("chest", ("chest",))])
+def test_a_sweep_has_the_target_of_the_config_or_each_set_as_one(file, named, targets):
     _, base = transfers.load(file)
+    base = dataclasses.replace(base, target=named)
     made = cells(TransferSweep("few_shot", 1), base, run.find_sets(base), "out")
-    assert [(cell.dataset, cell.config.target) for cell in made] == [
-        ("skin", "skin"),
-        ("chest", "chest"),
-    ]
+    assert tuple((cell.dataset, cell.config.target) for cell in made) == tuple(
+        (one, one) for one in targets
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.target=skin", "target = 'skin' in a sweep that leaves no set out"),
+        ("--config.workdir=here", "--config.workdir=here in a sweep, whose runs are in OUT/cells"),
+    ],
+)
+def test_what_a_sweep_decides_is_refused_on_the_command_line(file, override, message):
+    with pytest.raises(ConfigError, match=message):
+        transfers.load(file, [override])
+
+
+@pytest.mark.parametrize("kind", ["eeg", "connectome", "gait", "ecg"])
+def test_the_sets_of_each_kind_are_made_up_and_a_small_one_is_the_target(kind):
+    _, base = transfers.load(f"{CONFIGS / 'climb_few_shot.py'}:{kind}")
+    names = [pathlib.Path(folder).name for folder in base.data.arrays]
+    assert set(names) <= set(array_sets.SETS)
+    assert base.target in names and array_sets.get(base.target).small
 
 
 def test_the_sweep_writes_a_line_per_run_and_set_and_the_table(out):

@@ -95,6 +95,7 @@ def test_an_extra_folder_without_rows_is_refused(configured, folder, tmp_path):
         ("eeg-mini", "biot", (16, 2000)),
         ("connectome-mini", "gcn", (70, 360)),
         ("gait-mini", "motion", (512, 36)),
+        ("ecg-rhythm-mini", "ecg_jepa_nano", (8, 2500)),
     ],
 )
 def test_records_of_arrays_are_a_set_too(tmp_path, name, encoder, form):

@@ -83,6 +83,24 @@ class Head:
     focus: tuple[float, float]
 
 
+@dataclasses.dataclass(frozen=True)
+class Recorder:
+    """How recordings are made.
+
+    Attributes:
+      mains: frequency [Hz].
+      noise: of muscle, drift, mains and electrodes, over the usual.
+      size: of patterns, over the usual.
+    """
+
+    mains: float = 60.0
+    noise: float = 1.0
+    size: float = 1.0
+
+
+USUAL = Recorder()
+
+
 def head(rng: np.random.Generator) -> Head:
     """A patient."""
     side = int(rng.choice((-1, 1)))
@@ -97,15 +115,17 @@ def head(rng: np.random.Generator) -> Head:
     )
 
 
-def simulate(label: str, who: Head, rng: np.random.Generator, seconds: int = SECONDS) -> np.ndarray:
-    """A recording [electrode, seconds * RATE] float32 of `ELECTRODES`, in microvolts.
+def simulate(
+    label: str, who: Head, rng: np.random.Generator, recorder: Recorder = USUAL
+) -> np.ndarray:
+    """A recording [electrode, SECONDS * RATE] float32 of `ELECTRODES`, in microvolts.
 
     Args:
       label: of `LABELS`.
     """
-    n = seconds * RATE
+    n = SECONDS * RATE
     signal = background(who, rng, n)
-    size = rng.uniform(60, 200)  # of the pattern, where it is largest
+    size = recorder.size * rng.uniform(60, 200)  # of the pattern, where it is largest
     t = np.arange(n) / RATE
     if label in ("LPD", "GPD"):
         signal += np.outer(gains(label, who, rng), size * discharges(t, rng))
@@ -114,10 +134,10 @@ def simulate(label: str, who: Head, rng: np.random.Generator, seconds: int = SEC
     elif label == "SZ":
         near = gains("LPD" if rng.random() < 0.6 else "GPD", who, rng)
         far = near ** rng.uniform(0.3, 0.7)
-        spread = t / seconds  # the field grows from `near` to `far`
+        spread = t / SECONDS  # the field grows from `near` to `far`
         wave = size * seizure(t, rng)
         signal += np.outer(near, (1 - spread) * wave) + np.outer(far, spread * wave)
-    artefacts(signal, rng)
+    artefacts(signal, rng, recorder)
     return np.round(signal, 1).astype(np.float32)
 
 
@@ -195,9 +215,9 @@ def coloured(
     return noise / noise.std(axis=1, keepdims=True)
 
 
-def artefacts(signal: np.ndarray, rng: np.random.Generator) -> None:
+def artefacts(signal: np.ndarray, rng: np.random.Generator, recorder: Recorder) -> None:
     """Adds blinks, bursts of muscle, drift, mains and the noise of electrodes, in place."""
-    count, n = signal.shape
+    (count, n), noise = signal.shape, recorder.noise
     t = np.arange(n) / RATE
     eyes = np.clip(_PLACES[:, 1] - 0.55, 0, 1) / 0.45
     for _ in range(rng.poisson(1.0)):
@@ -208,9 +228,10 @@ def artefacts(signal: np.ndarray, rng: np.random.Generator) -> None:
             start, length = rng.uniform(0, t[-1]), rng.uniform(0.5, 4)
             burst = coloured(rng, (1, n), 0, 20, 95)[0] * ((t > start) & (t < start + length))
             jaw = _field(_place(95, side * 80), 0.12)
-            signal += np.outer(jaw, rng.uniform(8, 35) * burst)
+            signal += np.outer(jaw, noise * rng.uniform(8, 35) * burst)
     slow, start = rng.uniform(0.05, 0.2, (count, 1)), rng.uniform(0, 6.28, (count, 1))
     drift = np.sin(2 * np.pi * slow * t + start)
-    signal += rng.uniform(0, 12, (count, 1)) * drift
-    mains = np.sin(2 * np.pi * 60 * t + rng.uniform(0, 6.28))
-    signal += np.outer(rng.exponential(1.0, count), mains) + rng.normal(0, 1.5, (count, n))
+    signal += noise * rng.uniform(0, 12, (count, 1)) * drift
+    mains = np.sin(2 * np.pi * recorder.mains * t + rng.uniform(0, 6.28))
+    hum = np.outer(rng.exponential(1.0, count), mains)
+    signal += noise * (hum + rng.normal(0, 1.5, (count, n)))

@@ -49,6 +49,25 @@ STRIDES = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Cohort:
+    """People and how sensors are put on them.
+
+    Attributes:
+      pace, size: of movements, over the usual.
+      turned: how far all sensors are turned in the plane of walking [degrees].
+      noise: of sensors, over the usual.
+    """
+
+    pace: float = 1.0
+    size: float = 1.0
+    turned: float = 0.0
+    noise: float = 1.0
+
+
+USUAL = Cohort()
+
+
+@dataclasses.dataclass(frozen=True)
 class Walker:
     """What a person keeps: a pace and a size of movements over the average, and how each sensor is
     mounted, turned by angles [6 sensors] in the plane of walking and out of it [degrees].
@@ -59,16 +78,19 @@ class Walker:
     turned: np.ndarray
     tilted: np.ndarray
     bias: np.ndarray  # of each gyroscope [6, 3], degrees per second
+    noise: float  # of the sensors, over the usual
+    legs: tuple[float, float] = (1.0, 1.0)  # size of movements of the right and of the left one
 
 
-def walker(rng: np.random.Generator) -> Walker:
+def walker(rng: np.random.Generator, cohort: Cohort = USUAL) -> Walker:
     """A person."""
     return Walker(
-        float(rng.normal(1, 0.12)),
-        float(rng.normal(1, 0.18)),
-        rng.normal(0, 15, 6),
+        cohort.pace * float(rng.normal(1, 0.12)),
+        cohort.size * float(rng.normal(1, 0.18)),
+        cohort.turned + rng.normal(0, 15, 6),
         rng.normal(0, 15, 6),
         rng.normal(0, 1.5, (6, 3)),
+        cohort.noise,
     )
 
 
@@ -79,9 +101,10 @@ def simulate(label: str, who: Walker, rng: np.random.Generator, seconds: float) 
     every = np.arange(0, t[-1] + 1, 0.5)  # the pace changes slowly
     wander = np.interp(t, every, np.cumsum(rng.normal(0, 0.015, len(every))))
     phase = 2 * np.pi * (mean.rate * who.pace * t + wander) + rng.uniform(0, 2 * np.pi)
-    size = who.size * rng.normal(1, 0.12)
+    whole = who.size * rng.normal(1, 0.12)
     sensors = []
     for leg, behind in enumerate((0.0, np.pi)):
+        size = whole * who.legs[leg]
         # The foot first, then the shin and the thigh, each a little ahead of the one below.
         for i, (swing, lean) in enumerate(zip(mean.swing, mean.lean, strict=True)):
             place = 3 * leg + i
@@ -108,7 +131,7 @@ def _measured(
     rate = np.zeros_like(acceleration)
     rate[:, 2] = np.gradient(angle) * RATE
     both = np.concatenate([acceleration @ across.T, rate @ across.T + who.bias[place]], axis=1)
-    both += rng.normal(0, 1, both.shape) * np.repeat([0.03, 4.0], 3)
+    both += who.noise * rng.normal(0, 1, both.shape) * np.repeat([0.03, 4.0], 3)
     # A converter of 16 bits over 2 g and 2000 degrees per second: what is beyond is cut.
     full = np.repeat([2.0, 2000.0], 3)
     return np.clip(np.round(both / full * 2**15), -(2**15), 2**15 - 1) * full / 2**15
