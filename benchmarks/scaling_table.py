@@ -94,6 +94,9 @@ def too_much(failure: str) -> str:
     used = re.search(r"Used ([\d.]+)G of ([\d.]+)G hbm", failure)
     if used:
         return f"does not fit: {used[1]} of {used[2]}"
+    needed = re.search(r"temporaries \(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", failure)
+    if needed:
+        return f"does not fit: temporaries alone are {needed[1]} of {needed[2]} GiB"
     return f"does not compile: {failure[:120]}"
 
 

@@ -14,8 +14,9 @@ def every_process_writes() -> None:
     contain the index of the process, and all but the first compile everything again.
     """
 
+    # JAX 0.12 does not say which programs call back into Python.
     def write(
-        key: str, seconds: float, name: str, backend: Any, executable: Any, callbacks: Any
+        key: str, seconds: float, name: str, backend: Any, executable: Any, callbacks: Any = ()
     ) -> None:
         if not callbacks:
             compilation_cache.put_executable_and_time(key, name, executable, backend, int(seconds))
