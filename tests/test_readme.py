@@ -20,7 +20,9 @@ PATH = re.compile(
     r"|`((?:[\w-]+/)+)`"
 )
 # Folders that a path of this repository starts with; one of the package may leave out qoq_jax/.
-TOPS = [path.name for path in ROOT.iterdir() if path.is_dir()]
+# What git ignores is of runs (runs/), not of the repository.
+IGNORED = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+TOPS = [path.name for path in ROOT.iterdir() if path.is_dir() and f"{path.name}/" not in IGNORED]
 ROOMS = [path.name for path in (ROOT / "qoq_jax").iterdir() if path.is_dir()]
 
 
