@@ -79,6 +79,17 @@ def handling(number: int, act: Callable[[], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def terminating(act: Callable[[], None]) -> Iterator[None]:
+    """Inside, SIGTERM makes a thread call `act`, and does nothing else; for the main thread."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        with handling(signal.SIGTERM, act):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+@contextlib.contextmanager
 def _watching() -> Iterator[None]:
     """One thread for all signals, which are bytes that Python writes as they come."""
     if _watching_since:

@@ -62,13 +62,11 @@ def listen(grace: float) -> Iterator[None]:
         tell_peers()
         _leave_in_time(grace)
 
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
-        with interrupt.handling(signal.SIGTERM, act):
+        with interrupt.terminating(act):
             yield
     finally:
         # A notice stays one: the grace holds for the end of the process too.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
         _unsaved.clear()
 
 

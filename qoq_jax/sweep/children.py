@@ -36,12 +36,8 @@ def passing_on(leave: Callable[[], None]) -> Iterator[None]:
         for child in list(_running):
             child.terminate()
 
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
-    try:
-        with interrupt.handling(signal.SIGTERM, act):
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+    with interrupt.terminating(act):
+        yield
 
 
 def run(command: Sequence[str], **options: Any) -> int:
